@@ -1,0 +1,1 @@
+"""The llava-st command, one module a subcommand."""

@@ -1,0 +1,1 @@
+"""Token by token: constrained generation over any backend."""

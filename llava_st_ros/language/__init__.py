@@ -1,0 +1,1 @@
+"""Words in and out: tasks, prompts, grammar and answers."""

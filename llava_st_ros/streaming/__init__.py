@@ -1,0 +1,1 @@
+"""From a camera's stream to windows of stamped features."""

@@ -1,0 +1,1 @@
+"""From answers to tracks and events that live on between them."""
