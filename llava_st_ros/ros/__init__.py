@@ -1,1 +1,1 @@
-"""The ROS 2 node: the only part that imports rclpy."""
+"""The ROS 2 side: a thin lifecycle node around the Grounder; rclpy is known here only."""

@@ -1,0 +1,40 @@
+# Two commands matter: make test and make demo. Each sets up what it needs, from nothing.
+
+WITH_ROS := scripts/with_ros
+PYTEST_ARGS ?= -q
+
+.DEFAULT_GOAL := help
+.PHONY: help setup messages test lint demo format
+
+help:
+	@echo "make demo      play a recorded bag to the ROS 2 node and show what it finds"
+	@echo "make test      lint, types and tests (PYTEST_ARGS=... for pytest)"
+	@echo "make setup     virtual environment, pinned requirements and messages only"
+	@echo "make messages  build msg/, srv/ and action/ again"
+	@echo "make format    rewrite the sources as ruff wants them"
+
+# PYTHON=/path/to/python3.11 names the interpreter of a new virtual environment.
+setup:
+	@PYTHON="$(PYTHON)" scripts/set_up
+
+messages:
+	@scripts/build_messages
+
+lint: setup
+	@echo "[lint] ruff format --check"
+	@$(WITH_ROS) ruff format --check -q .
+	@echo "[lint] ruff check"
+	@$(WITH_ROS) ruff check -q .
+	@echo "[lint] mypy on the ROS-free core"
+	@$(WITH_ROS) mypy
+
+test: lint
+	@echo "[test] pytest"
+	@$(WITH_ROS) python -m pytest $(PYTEST_ARGS)
+
+demo: setup
+	@$(WITH_ROS) python -m demo.run
+
+format: setup
+	@$(WITH_ROS) ruff format .
+	@$(WITH_ROS) ruff check --fix .

@@ -1,0 +1,69 @@
+"""The player's process: a bag's images over DDS, at the pace and with the stamps of the bag."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage
+
+from llava_st_ros.evaluation.bags import Bag, ImageMessage
+from llava_st_ros.records import NANOSECONDS
+
+MATCH_SECONDS = 60.0
+
+
+def say(**message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def to_message(image: ImageMessage) -> CompressedImage:
+    message = CompressedImage(format=image.message.format, data=image.message.data.tobytes())
+    message.header.stamp = Time(sec=image.stamp // NANOSECONDS, nanosec=image.stamp % NANOSECONDS)
+    message.header.frame_id = image.frame_id
+    return message
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("topic", help="topic to publish on")
+    arguments = parser.parse_args()
+    bag = Bag(arguments.bag)
+    images = [(image.stamp, to_message(image)) for image in bag.images(bag.image_topic())]
+    rclpy.init()
+    node = Node("bag_player")
+    publisher = node.create_publisher(CompressedImage, arguments.topic, qos_profile_sensor_data)
+    deadline = time.monotonic() + MATCH_SECONDS
+    while publisher.get_subscription_count() == 0:
+        if time.monotonic() > deadline:
+            print(f"nobody subscribed to {arguments.topic} in {MATCH_SECONDS} s", file=sys.stderr)
+            return 1
+        rclpy.spin_once(node, timeout_sec=0.05)
+    say(kind="matched", frames=len(images))
+    first, began = images[0][0], time.monotonic_ns()
+    for stamp, message in images:
+        wait = began + (stamp - first) - time.monotonic_ns()
+        if wait > 0:  # the bag's own pace
+            time.sleep(wait / NANOSECONDS)
+        sent = time.time_ns()
+        publisher.publish(message)
+        say(kind="frame", stamp=stamp, sent=sent)
+    say(kind="done")
+    # A writer that is gone takes what a late reader has not fetched with it: end when told to.
+    rclpy.spin(node)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
+        sys.exit(0)

@@ -1,0 +1,154 @@
+"""What the demo shows while it runs and at its end: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from demo.score import Score, TrueQuery
+from llava_st_ros.evaluation.recording import Recording
+from llava_st_ros.records import NANOSECONDS, Event, EventState, Track
+
+MILLISECONDS = 1_000_000
+
+
+class View:
+    """A table with a line a query and a bar of the bag; off a terminal a line for every change."""
+
+    def __init__(self, queries: Sequence[TrueQuery], first: int, console: Console) -> None:
+        self._queries, self._first, self._console = queries, first, console
+        self._tracks: dict[str, Track] = {}
+        self._known: set[tuple[str, int]] = set()
+        self._events: dict[str, Event] = {}
+        self._answers = dict.fromkeys((query.id for query in queries), 0)
+        self._tenth = -1
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+            TimeElapsedColumn(), console=console,
+        )  # fmt: skip
+        self._task = self._bar.add_task("playing the bag", start=False, total=None)
+        self._live: Live | None = None
+
+    def __enter__(self) -> View:
+        if self._console.is_terminal:
+            self._live = Live(self, console=self._console, refresh_per_second=8)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(text))
+
+    def played(self, frames: int, total: int) -> None:
+        if frames == 1:
+            self._bar.start_task(self._task)
+        self._bar.update(self._task, completed=frames, total=total)
+        tenth = frames * 10 // total
+        if self._live is None and tenth != self._tenth:
+            self._tenth = tenth
+            self.say(f"played {frames} of {total} frames")
+
+    def track(self, track: Track) -> None:
+        shown = self._tracks.get(track.query_id)
+        if shown is None or track.stamp >= shown.stamp:
+            self._tracks[track.query_id] = track
+        key = track.query_id, track.track_id
+        if key not in self._known:
+            self._known.add(key)
+            if self._live is None:
+                self.say(f"track {track.track_id} of {track.query_id}: {track.label}")
+
+    def event(self, event: Event) -> None:
+        self._events[event.query_id] = event
+        if self._live is None and event.state is not EventState.ONGOING:
+            self.say(
+                f"event {event.event_id} of {event.query_id} {event.state.name.lower()}: "
+                f"{event.text} ({self._span(event.span.start, event.span.end)})"
+            )
+
+    def answer(self, query_id: str) -> None:
+        self._answers[query_id] = self._answers.get(query_id, 0) + 1
+
+    def _span(self, start: int, end: int) -> str:
+        return _seconds(start, end, self._first)
+
+    def __rich__(self) -> Group:
+        table = Table(title="standing queries")
+        for name in ("query", "answers", "track", "state", "box (px)", "event (s)", ""):
+            table.add_column(name)
+        for query in self._queries:
+            track, event = self._tracks.get(query.id), self._events.get(query.id)
+            table.add_row(
+                Text(query.text),
+                str(self._answers[query.id]),
+                str(track.track_id) if track else "-",
+                track.state.name if track else "-",
+                _pixels(track) if track else "-",
+                self._span(event.span.start, event.span.end) if event else "-",
+                event.state.name if event else "",
+            )
+        return Group(table, self._bar)
+
+
+def _seconds(start: int, end: int, first: int) -> str:
+    return f"{(start - first) / NANOSECONDS:.1f} - {(end - first) / NANOSECONDS:.1f}"
+
+
+def _pixels(track: Track) -> str:
+    return ", ".join(f"{v:.0f}" for v in track.box.to_pixels(track.width, track.height))
+
+
+def latency_figures(latencies: Sequence[int]) -> dict[str, float]:
+    """Median and 95th percentile of latencies (ns), in milliseconds, and their number."""
+    if not latencies:
+        return {"count": 0}
+    median, p95 = np.percentile(np.asarray(latencies, np.float64), (50, 95)) / MILLISECONDS
+    return {"median_ms": round(median, 1), "p95_ms": round(p95, 1), "count": len(latencies)}
+
+
+def summary_tables(
+    queries: Sequence[TrueQuery], recording: Recording, scores: Sequence[Score], first: int
+) -> Group:
+    """Tracks, events and figures, seconds from the bag's first frame."""
+    tracks = Table(title="tracks")
+    for name in ("query", "track", "from - to (s)", "boxes", "confidence"):
+        tracks.add_column(name)
+    for track in recording.tracks:
+        stamps = track.tube.stamps
+        tracks.add_row(
+            Text(track.label), str(track.track_id), _seconds(stamps[0], stamps[-1], first),
+            str(len(stamps)), f"{track.confidence:.2f}",
+        )  # fmt: skip
+    events = Table(title="events")
+    for name in ("query", "event", "from - to (s)", "state", "confidence"):
+        events.add_column(name)
+    for event in recording.events:
+        events.add_row(
+            Text(event.text), str(event.event_id),
+            _seconds(event.span.start, event.span.end, first), event.state.name,
+            f"{event.confidence:.2f}",
+        )  # fmt: skip
+    figures = Table(title="against the simulator's truth, over every frame of the bag")
+    for name in ("query", "true span (s)", "vIoU", "tIoU", "sIoU"):
+        figures.add_column(name)
+    for query, score in zip(queries, scores):
+        spans = ", ".join(_seconds(span.start, span.end, first) for span in query.spans)
+        values: list[Any] = [f"{v:.3f}" for v in (score.viou, score.tiou, score.siou)]
+        figures.add_row(Text(query.text), spans, *values)
+    return Group(tracks, events, figures)

@@ -1,0 +1,1 @@
+"""From a checkpoint to engines: ONNX export, quantisation, engine builds and their checks."""

@@ -1,0 +1,169 @@
+"""The reference backend: the model as it is, in torch, on a CPU or a CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from llava_st_ros.backends.base import BackendDescription, Cache
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.errors import BackendError
+from llava_st_ros.model.checkpoint import Checkpoint
+from llava_st_ros.model.llava_st import LlavaST, VideoTokens
+from llava_st_ros.model.preprocessing import preprocess
+from llava_st_ros.records import Prompt
+
+
+class TorchCache:
+    """The keys and values of one conversation."""
+
+    def __init__(self) -> None:
+        self.states = DynamicCache()
+
+    @property
+    def length(self) -> int:
+        return int(self.states.get_seq_length())
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from ``length`` on; BackendError unless 0 <= length <= held."""
+        surplus = self.length - length
+        if length < 0 or surplus < 0:
+            raise BackendError(
+                f"truncate({length}) of a cache of {self.length} positions",
+                "a length between 0 and what it holds",
+                "correct the caller",
+            )
+        if surplus:
+            # Negative: how many to remove. What a positive count means depends on the version.
+            self.states.crop(-surplus)
+
+
+class TorchBackend:
+    """Runs a LlavaST; see ``backends.base.Backend`` for the contract.
+
+    The model is moved to ``device`` and ``dtype`` in place. Calls may come from several threads.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | tuple[LlavaST, ModelConfig],
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if isinstance(checkpoint, Checkpoint):
+            model, self.config = checkpoint.model, checkpoint.config
+        else:
+            model, self.config = checkpoint
+        self.device, self.dtype = torch.device(device), dtype
+        self.model = model.to(device=self.device, dtype=dtype).eval()
+        # The rotary frequencies stay float32 whatever the weights are, as in the published runs.
+        self.model.materialise_buffers(self.device)
+
+    def describe(self) -> BackendDescription:
+        precision = str(self.dtype).removeprefix("torch.")
+        return BackendDescription("torch", self.config, str(self.device), precision)
+
+    def encode_frame(self, image: np.ndarray) -> torch.Tensor:
+        return self.encode_pixels(preprocess(image, self.config.image_size)[None])[0]
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: np.ndarray) -> torch.Tensor:
+        """Normalised pixels f32 [B, 3, S, S] -> features [B, N, D] before LAPE."""
+        return self.model.project(self._vision_features(pixels))
+
+    @torch.inference_mode()
+    def vision_features(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalised pixels f32 [B, 3, S, S] -> f32 [B, N, Dv]: what the projector is given."""
+        return self._vision_features(pixels).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def pack(self, features: Sequence[torch.Tensor], time_indices: Sequence[int]) -> VideoTokens:
+        rows = self.config.num_temporal_tokens
+        if any(not 0 <= index < rows for index in time_indices):
+            raise BackendError(
+                f"time indices {min(time_indices)} to {max(time_indices)}",
+                f"rows 0 to {rows - 1} of the temporal table",
+                "index the frames by their place in the window",
+            )
+        if not features:
+            raise BackendError("no frames", "a window of frames", "push frames first")
+        return self.model.pack(torch.stack(tuple(features)), time_indices)
+
+    @torch.inference_mode()
+    def image_tokens(self, features: torch.Tensor) -> torch.Tensor:
+        return self.model.image_tokens(features)
+
+    @torch.inference_mode()
+    def embed(self, prompt: Prompt, visual: VideoTokens | torch.Tensor | None) -> torch.Tensor:
+        self._check_ids(prompt.token_ids)
+        return self.model.embed_prompt(
+            prompt.token_ids,
+            visual,
+            prompt.temporal_inputs,
+            prompt.height_inputs,
+            prompt.width_inputs,
+            prompt.on_image,
+        )
+
+    def new_cache(self) -> TorchCache:
+        return TorchCache()
+
+    @torch.inference_mode()
+    def prefill(self, embeddings: torch.Tensor, cache: Cache) -> np.ndarray:
+        if not len(embeddings):
+            raise BackendError("an empty prompt", "at least one position", "correct the caller")
+        return self._logits(self._append(embeddings, cache)[-1])
+
+    @torch.inference_mode()
+    def extend(self, token_ids: Sequence[int], cache: Cache) -> np.ndarray:
+        if not len(token_ids):
+            return np.empty((0, self.config.vocabulary), dtype=np.float32)
+        ids = np.asarray(token_ids, dtype=np.int64)
+        self._check_ids(ids)
+        embeddings = self.model.embed_tokens(torch.from_numpy(ids).to(self.device))
+        return self._logits(self._append(embeddings, cache))
+
+    def _vision_features(self, pixels: np.ndarray) -> torch.Tensor:
+        return self.model.vision_features(
+            torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, self.dtype)
+        )
+
+    def _append(self, embeddings: torch.Tensor, cache: Cache) -> torch.Tensor:
+        if not isinstance(cache, TorchCache):
+            raise BackendError(
+                f"a {type(cache).__name__}", "a cache of this backend", "use new_cache()"
+            )
+        limit = self.config.language.max_position_embeddings
+        if cache.length + len(embeddings) > limit:
+            raise BackendError(
+                f"{cache.length + len(embeddings)} positions",
+                f"at most the model's {limit}",
+                "ask a shorter question or allow fewer new tokens",
+            )
+        return self.model.decode(embeddings.unsqueeze(0), cache=cache.states)[0]
+
+    def _logits(self, hidden: torch.Tensor) -> np.ndarray:
+        return self.model.logits(hidden).float().cpu().numpy()
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocabulary):
+            raise BackendError(
+                f"token ids {ids.min()} to {ids.max()}",
+                f"ids 0 to {self.config.vocabulary - 1}",
+                "use the tokenizer that belongs to the model",
+            )
+
+
+def check_device(device: str) -> None:
+    """Raise BackendError unless torch can put a tensor on ``device``."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendError(
+            f"device {device!r}: {reason}", "a device of this machine", "use cpu"
+        ) from error

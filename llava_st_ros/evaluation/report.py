@@ -1,0 +1,78 @@
+"""From scored cases to a report: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llava_st_ros.evaluation.metrics import bootstrap_interval, mean
+from llava_st_ros.evaluation.scoring import METRICS, Values
+from llava_st_ros.records import Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One figure with its 95 % bootstrap interval over ``cases``; ``blind`` where it was run."""
+
+    task: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    cases: int
+    blind: float | None = None
+
+
+def summarise(
+    scores: Mapping[Task, Sequence[Values]],
+    blind: Mapping[Task, Sequence[Values]] | None = None,
+) -> list[MetricRow]:
+    """The rows of every task that has cases, in the order of ``scoring.METRICS``."""
+    rows = []
+    for task, metrics in METRICS.items():
+        if not scores.get(task):
+            continue
+        for metric in metrics:
+            values = [metric.value(case[metric.key]) for case in scores[task]]
+            blinded = None
+            if blind is not None and blind.get(task):
+                blinded = mean([metric.value(case[metric.key]) for case in blind[task]])
+            low, high = bootstrap_interval(values)
+            rows.append(
+                MetricRow(task.value, metric.name, mean(values), low, high, len(values), blinded)
+            )
+    return rows
+
+
+def as_json(rows: Sequence[MetricRow], **about: Any) -> dict[str, Any]:
+    """The report as plain values: ``about`` (model, split, ...) and ``metrics``, a row each."""
+    return {**about, "metrics": [asdict(row) for row in rows]}
+
+
+def as_table(rows: Sequence[MetricRow], title: str) -> Table:
+    """The report as a rich table."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in ("task", "metric"):
+        table.add_column(name)
+    for name in ("value", "95% CI", "blind", "cases"):
+        table.add_column(name, justify="right")
+    previous = ""
+    for row in rows:
+        if previous and previous != row.task:
+            table.add_section()
+        table.add_row(
+            row.task if previous != row.task else "",
+            row.metric,
+            f"{row.value:.3f}",
+            f"[{row.low:.3f}, {row.high:.3f}]".replace("[", r"\["),
+            "-" if row.blind is None else f"{row.blind:.3f}",
+            str(row.cases),
+        )
+        previous = row.task
+    return table

@@ -1,0 +1,165 @@
+"""Evaluation on the simulator's clips: questions put to the Grounder as a robot would put them.
+
+Every clip is streamed into the Grounder as a camera's frames, so what is measured is the whole
+path: sampling, encoding, packing, prompt, grammar, decoding, parsing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llava_st_ros.backends.base import Backend
+from llava_st_ros.config import GrounderConfig, ModelConfig, StreamConfig
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.evaluation.scoring import SCORED_TASKS, Values, score
+from llava_st_ros.grounder import Grounder
+from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query, Task
+
+if TYPE_CHECKING:
+    from llava_st_ros.model.tokenizer import Tokenizer
+    from llava_st_ros.training.questions import Sample
+    from llava_st_ros.training.simulator import SimulatedClip
+
+CAMERA = "simulated"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question about one clip. ``frame`` is the image asked about, None for the video."""
+
+    query: Query
+    frame: int | None
+    truth: Answer
+
+
+@dataclass(frozen=True)
+class ClipCases:
+    """A clip's frames, RGB uint8 [F, S, S, 3], and the questions about it."""
+
+    index: int
+    frames: np.ndarray
+    cases: tuple[Case, ...]
+
+
+class BlindBackend:
+    """A backend that sees black wherever it looks: what language and habit alone can answer."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        size = backend.describe().model.image_size
+        self._black = backend.encode_frame(np.zeros((size, size, 3), np.uint8))
+
+    def encode_frame(self, image: np.ndarray) -> Any:
+        return self._black
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def simulated_cases(
+    split: str,
+    clips: int,
+    config: ModelConfig,
+    *,
+    tasks: Sequence[Task] = SCORED_TASKS,
+    store: Path | None = None,
+) -> Iterator[ClipCases]:
+    """Clips 0..clips-1 of a split, each with one question of every task that it can express.
+
+    The choice among a clip's questions depends on the clip's seed and the task alone, so a longer
+    run holds a shorter one, and one of more tasks one of fewer. ``store`` keeps rendered clips for
+    the next run. Raises DataError where the simulator cannot be imported, BackendError where it
+    has no OpenGL, ConfigError on an unknown split.
+    """
+    try:
+        from llava_st_ros.training.questions import clip_samples
+        from llava_st_ros.training.simulator import SPLITS, split_seed
+    except ImportError as error:
+        raise DataError(
+            f"the simulator does not load ({error})",
+            "MuJoCo with EGL or OSMesa",
+            "pip install mujoco, or evaluate on a bag or video",
+        ) from error
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r}", f"one of {', '.join(SPLITS)}", "name one of them")
+
+    def questions() -> Iterator[ClipCases]:
+        for index, clip in enumerate(_rendered(split, clips, config, store)):
+            seed = split_seed(split, index)
+            samples = clip_samples(clip, np.random.default_rng(seed))
+            cases = [_chosen([s for s in samples if s.task is task], index, seed) for task in tasks]
+            yield ClipCases(index, clip.frames, tuple(case for case in cases if case is not None))
+
+    return questions()
+
+
+def _chosen(samples: Sequence[Sample], clip: int, seed: int) -> Case | None:
+    if not samples:
+        return None
+    sample = samples[int(np.random.default_rng([seed, 1]).integers(len(samples)))]
+    name = f"{clip}-{sample.task.value}"
+    query = Query(name, sample.text, sample.task, span=sample.span, box=sample.box)
+    return Case(query, sample.frame, sample.answer)
+
+
+def _rendered(
+    split: str, clips: int, config: ModelConfig, store: Path | None
+) -> Iterator[SimulatedClip]:
+    from llava_st_ros.training.simulator import simulate_clip, split_seed
+
+    frames, size = config.num_frames, config.image_size
+    if store is None:
+        for index in range(clips):
+            yield simulate_clip(split_seed(split, index), num_frames=frames, size=size)
+        return
+    from llava_st_ros.training.clip_store import SHARD_CLIPS, ClipStore, render_shards
+
+    whole = -(-clips // SHARD_CLIPS) * SHARD_CLIPS  # a stored shard must serve any later run
+    folder = store / f"{split}-{frames}x{size}-{_simulator_version()}"
+    for _ in render_shards(folder, split, whole, num_frames=frames, size=size, workers=2):
+        pass
+    stored = ClipStore(folder)
+    yield from (stored[index] for index in range(clips))
+
+
+def _simulator_version() -> str:
+    """A hash of the simulator's sources: clips of another version are other clips."""
+    training = Path(__file__).resolve().parents[1] / "training"
+    parts = ("events", "observation", "physics", "planning", "recording", "rendering", "scenes")
+    text = b"".join((training / f"{name}.py").read_bytes() for name in (*parts, "simulator"))
+    return hashlib.sha256(text).hexdigest()[:8]
+
+
+class SimulatedEvaluation:
+    """Asks and scores; collects per-case values by task in ``scores``."""
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, *, window_seconds: float = 6.0):
+        stream = StreamConfig(window_seconds=window_seconds)
+        self._grounder = Grounder(backend, tokenizer, GrounderConfig(stream=stream))
+        frames = backend.describe().model.num_frames
+        # The clip's frames lie on the window's own grid, so that it picks every one of them.
+        step = round(window_seconds * NANOSECONDS / max(1, frames - 1))
+        self._stamps = [(i + 1) * step for i in range(frames)]
+        self.scores: dict[Task, list[Values]] = {}
+        self.answers: list[tuple[Case, Answer]] = []
+
+    def run(self, clip: ClipCases, on_case: Callable[[], None] = lambda: None) -> None:
+        """Put the clip's questions and add their values to ``scores``."""
+        self._grounder.reset()
+        for stamp, image in zip(self._stamps, clip.frames):
+            self._grounder.push(Frame(image, stamp, CAMERA, CAMERA))
+        for case in clip.cases:
+            now = self._stamps[-1 if case.frame is None else case.frame]
+            grounding = self._grounder.ask(case.query, camera=CAMERA, now=now)
+            seen = list(grounding.window)
+            if seen != ([now] if case.frame is not None else self._stamps):
+                raise AssertionError(f"{case.query.id}: the window held {seen}")
+            self.scores.setdefault(case.query.task, []).append(score(grounding.answer, case.truth))
+            self.answers.append((case, grounding.answer))
+            on_case()

@@ -1,0 +1,142 @@
+"""The tensors of a Hugging Face-layout folder: one safetensors file or several with an index.
+
+Headers are read first, so that a wrong folder is refused before gigabytes are. Pickles never are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from llava_st_ros.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class TensorFiles:
+    """Where each tensor lies (``files``: name -> file) and its shape, from the headers."""
+
+    files: dict[str, Path]
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(
+        self, names: list[str], device: torch.device | str, dtype: torch.dtype
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """The named tensors, file by file, each copied out of its file to ``device``."""
+        for path in sorted({self.files[name] for name in names}):
+            with _opened(path) as file:
+                yield {
+                    name: file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    for name in names
+                    if self.files[name] == path
+                }
+
+
+def find_tensors(folder: Path) -> TensorFiles:
+    """Read the headers of a folder's safetensors files.
+
+    Raises CheckpointError: no such files (or only pickles), a shard or tensor that the index names
+    but that is not there, a damaged file, tensors that are not floating point.
+    """
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, promised in _paths(folder).items():
+        if not path.is_file():
+            raise CheckpointError(
+                f"{INDEX} names {path.name}, which is not there",
+                "every shard beside its index",
+                "fetch the missing file",
+            )
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                if part.get_dtype() not in FLOATS:
+                    raise CheckpointError(
+                        f"{path.name}: {name} of type {part.get_dtype()}",
+                        "floating point weights",
+                        "use a checkpoint that is not quantised",
+                    )
+                files[name], shapes[name] = path, tuple(part.get_shape())
+        absent = sorted(name for name in promised if name not in files)
+        if absent:
+            raise CheckpointError(
+                f"{path.name} without {named(absent)}",
+                f"what {INDEX} promises",
+                "fetch the file again",
+            )
+    return TensorFiles(files, shapes)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; CheckpointError where it is missing, not JSON, or not an object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no {path.name} in {path.parent}", "a Hugging Face-layout folder", "check the path"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {error}", "readable JSON", "fetch the file again"
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{path}: a JSON {type(values).__name__}", "a JSON object", "correct the file"
+        )
+    return values
+
+
+def named(names: list[str], most: int = 3) -> str:
+    """The count and the first few of ``names``, for an error's one line."""
+    more = ", ..." if len(names) > most else ""
+    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({', '.join(names[:most])}{more})"
+
+
+def _paths(folder: Path) -> dict[Path, list[str]]:
+    """The safetensors files and, where an index says so, which tensors each must hold."""
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: []}
+    if (folder / INDEX).is_file():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{INDEX} without a weight_map", "one", "fetch the file again")
+        paths: dict[Path, list[str]] = {}
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or Path(file).name != file:
+                raise CheckpointError(
+                    f"{INDEX} sends {name} to {file!r}",
+                    "a file of the same folder",
+                    "correct the index",
+                )
+            paths.setdefault(folder / file, []).append(name)
+        return paths
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: only pickle files ({', '.join(pickles[:3])})",
+            f"{SINGLE} or {INDEX}: only safetensors are read, for a pickle can run any code",
+            "convert the weights to safetensors where you trust them",
+        )
+    raise CheckpointError(f"{folder}: no weights", f"{SINGLE} or {INDEX}", "check the path")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: {error}", "a whole safetensors file", "fetch the file again"
+        ) from error

@@ -1,0 +1,199 @@
+"""Records to messages and back: pure functions. Fractions become pixels here, and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from builtin_interfaces.msg import Time
+from std_msgs.msg import Header
+
+from llava_st_ros import msg
+from llava_st_ros.errors import QueryError
+from llava_st_ros.records import (
+    NANOSECONDS,
+    Box,
+    BoxTube,
+    Event,
+    Grounding,
+    Query,
+    Span,
+    Task,
+    Track,
+)
+from llava_st_ros.streaming.window import span_of_tokens
+
+
+def stamp_from_msg(time: Time) -> int:
+    """builtin_interfaces/Time -> nanoseconds."""
+    return int(time.sec) * NANOSECONDS + int(time.nanosec)
+
+
+def stamp_to_msg(stamp: int) -> Time:
+    """Nanoseconds -> builtin_interfaces/Time."""
+    seconds, nanoseconds = divmod(stamp, NANOSECONDS)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def header(stamp: int, frame_id: str) -> Header:
+    return Header(stamp=stamp_to_msg(stamp), frame_id=frame_id)
+
+
+def box_to_msg(box: Box, width: int, height: int) -> msg.Box:
+    """A box in [0, 1] -> pixels of a width x height image."""
+    x_min, y_min, x_max, y_max = box.to_pixels(width, height)
+    return msg.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+
+
+def tube_to_msg(tube: BoxTube, width: int, height: int) -> list[msg.GroundedBox]:
+    return [
+        msg.GroundedBox(stamp=stamp_to_msg(stamp), box=box_to_msg(box, width, height))
+        for stamp, box in zip(tube.stamps, tube.boxes)
+    ]
+
+
+def track_to_msg(track: Track) -> msg.GroundedTrack:
+    return msg.GroundedTrack(
+        header=header(track.stamp, track.frame_id),
+        camera=track.camera,
+        query_id=track.query_id,
+        track_id=track.track_id,
+        label=track.label,
+        state=track.state.value,
+        confidence=track.confidence,
+        image_width=track.width,
+        image_height=track.height,
+        box=box_to_msg(track.box, track.width, track.height),
+        tube=tube_to_msg(track.tube, track.width, track.height),
+    )
+
+
+def tracks_to_msg(
+    tracks: Sequence[Track], camera: str, stamp: int, frame_id: str
+) -> msg.GroundedTrackArray:
+    """One camera's tracks; ``stamp`` (ns) and ``frame_id`` are used where there is no track."""
+    newest = max(tracks, key=lambda track: track.stamp, default=None)
+    return msg.GroundedTrackArray(
+        header=header(newest.stamp, newest.frame_id) if newest else header(stamp, frame_id),
+        camera=camera,
+        tracks=[track_to_msg(track) for track in tracks],
+    )
+
+
+def event_to_msg(event: Event) -> msg.GroundedEvent:
+    return msg.GroundedEvent(
+        header=header(event.span.end, event.frame_id),
+        camera=event.camera,
+        query_id=event.query_id,
+        event_id=event.event_id,
+        text=event.text,
+        start=stamp_to_msg(event.span.start),
+        end=stamp_to_msg(event.span.end),
+        state=event.state.value,
+        confidence=event.confidence,
+    )
+
+
+def answer_to_msg(grounding: Grounding) -> msg.Answer:
+    """What the model said, its time tokens as stamps of the window's frames."""
+    answer, width, height = grounding.answer, grounding.width, grounding.height
+    spans = [(grounding.span, "")] if grounding.span else []
+    segments = [(span_of_tokens(span, grounding.window), text) for span, text in answer.segments]
+    return msg.Answer(
+        header=header(grounding.window[-1], grounding.frame_id),
+        camera=grounding.camera,
+        query=query_to_msg(grounding.query),
+        text=answer.text,
+        confidence=grounding.confidence,
+        image_width=width,
+        image_height=height,
+        window_start=stamp_to_msg(grounding.window[0]),
+        window_end=stamp_to_msg(grounding.window[-1]),
+        span=[_segment(*item) for item in spans],
+        tube=tube_to_msg(grounding.tube, width, height),
+        caption=answer.caption or "",
+        phrases=[phrase for phrase, _ in answer.phrases],
+        phrase_boxes=[box_to_msg(box, width, height) for _, box in answer.phrases],
+        segments=[_segment(*item) for item in segments],
+        problems=list(answer.problems),
+    )
+
+
+def query_to_msg(query: Query) -> msg.Query:
+    """A query -> its message; a box is given in pixels of an image of 1 x 1, for any camera."""
+    return msg.Query(
+        id=query.id,
+        text=query.text,
+        task=query.task.value,
+        cameras=list(query.cameras),
+        period=query.period,
+        expiry=query.expiry or 0.0,
+        span=list(query.span or ()),
+        box=[box_to_msg(query.box, 1, 1)] if query.box else [],
+        image_width=1 if query.box else 0,
+        image_height=1 if query.box else 0,
+    )
+
+
+def query_from_msg(message: msg.Query, query_id: str, default_period: float) -> Query:
+    """A message -> a query named ``query_id``; ``default_period`` s where it gives none.
+
+    Raises QueryError for a task or a box that means nothing. Whether the words and the inputs fit
+    the task is for language.tasks to say.
+    """
+    return Query(
+        id=query_id,
+        text=message.text,
+        task=task_named(message.task),
+        cameras=tuple(message.cameras),
+        period=message.period or default_period,
+        expiry=message.expiry or None,
+        span=span_of_fractions(message.span),
+        box=_box_from_msg(message),
+    )
+
+
+def task_named(name: str) -> Task:
+    """A task's name in any case, STVG where it is empty; QueryError for any other name."""
+    try:
+        return Task(name.strip().upper() or Task.STVG.value)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise QueryError(f"task {name!r}", f"one of {known}", "correct the name") from None
+
+
+def span_of_fractions(values: Sequence[float]) -> tuple[float, float] | None:
+    """[] -> None, [start] -> (start, 1.0), [start, end] as it is; fractions of the window."""
+    if not len(values):
+        return None
+    start, end = (float(values[0]), float(values[1]) if len(values) > 1 else 1.0)
+    if len(values) > 2 or not 0.0 <= start <= end <= 1.0:
+        found = f"span {[float(value) for value in values]}"
+        raise QueryError(found, "0 <= start <= end <= 1 of the window", "correct it")
+    return start, end
+
+
+def _box_from_msg(message: msg.Query) -> Box | None:
+    if not message.box:
+        return None
+    box, width, height = message.box[0], message.image_width, message.image_height
+    if not (width and height):
+        raise QueryError(
+            "a box without image_width and image_height", "the size it refers to", "set them"
+        )
+    return checked_box(
+        (box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height)
+    )
+
+
+def checked_box(values: Sequence[float]) -> Box:
+    """x1, y1, x2, y2 in [0, 1] -> Box; QueryError where they are no box inside the image."""
+    numbers = [float(value) for value in values]
+    if len(numbers) != 4 or not (
+        0.0 <= numbers[0] <= numbers[2] <= 1.0 and 0.0 <= numbers[1] <= numbers[3] <= 1.0
+    ):
+        raise QueryError(f"box {numbers}", "x1 <= x2, y1 <= y2 inside the image", "correct it")
+    return Box(*numbers)
+
+
+def _segment(span: Span, text: str) -> msg.Segment:
+    return msg.Segment(start=stamp_to_msg(span.start), end=stamp_to_msg(span.end), text=text)

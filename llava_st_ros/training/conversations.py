@@ -1,0 +1,146 @@
+"""Training batches: many questions about one picture or clip, answered side by side.
+
+A conversation's questions share the visual prefix, which is most of its length. Each question and
+its answer form a *turn* that sees the prefix and itself but no other turn, at the positions it
+would have alone: one forward pass trains every turn exactly as if it were a prompt of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.language.answers import format_answer
+from llava_st_ros.language.prompt import PromptBuilder
+from llava_st_ros.language.tasks import num_templates, question
+from llava_st_ros.training.questions import Sample
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer, without the visual prefix. n tokens."""
+
+    ids: np.ndarray  # int64 [n]
+    answer: np.ndarray  # bool [n], True on the answer and its end token
+    values: np.ndarray  # float32 [n], exact coordinates of the answer, NaN elsewhere
+    temporal_inputs: tuple[float, ...]
+    height_inputs: tuple[float, ...]
+    width_inputs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns about one visual input. ``prefix`` int64 [p] ends with the visual block."""
+
+    prefix: np.ndarray
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B conversations padded to L tokens.
+
+    ``ids`` int64 [B, L]; ``positions`` int64 [B, L]; ``visible`` bool [B, 1, L, L] (query, key);
+    ``answer`` bool [B, L] marks the tokens to be predicted and ``values`` f32 [B, L] their exact
+    coordinates; the inputs are flat, in reading order over the whole batch.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    visible: Tensor
+    answer: Tensor
+    values: Tensor
+    temporal_inputs: Tensor
+    height_inputs: Tensor
+    width_inputs: Tensor
+
+
+class ConversationEncoder:
+    """Samples of the simulator -> conversations in token ids."""
+
+    def __init__(self, builder: PromptBuilder, config: ModelConfig, max_tokens: int) -> None:
+        self.builder, self.config, self.max_tokens = builder, config, max_tokens
+        special = config.special_tokens
+        self._block_ends = (special.im_end, special.slow_vid_end)
+
+    def encode(self, samples: Sequence[Sample], rng: np.random.Generator) -> Conversation:
+        """As many of the samples, in their order, as fit into ``max_tokens`` (at least one)."""
+        prefix: np.ndarray | None = None
+        turns: list[Turn] = []
+        length = 0
+        for sample in samples:
+            asked = question(
+                sample.task,
+                sample.text,
+                span=sample.span,
+                box=sample.box,
+                template=int(rng.integers(num_templates(sample.task))),
+            )
+            answer = format_answer(sample.answer, self.config)
+            whole = self.builder.conversation([(asked, answer)])
+            ids = np.asarray(whole.prompt.token_ids)
+            cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
+            if prefix is None:
+                prefix, length = ids[:cut], cut
+            if turns and length + len(ids) - cut > self.max_tokens:
+                continue
+            length += len(ids) - cut
+            turns.append(
+                Turn(
+                    ids[cut:],
+                    np.asarray(whole.labels_mask)[cut:],
+                    np.asarray(whole.coordinate_values)[cut:],
+                    whole.prompt.temporal_inputs,
+                    whole.prompt.height_inputs,
+                    whole.prompt.width_inputs,
+                )
+            )
+        assert prefix is not None
+        return Conversation(prefix, tuple(turns))
+
+
+def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
+    """Pad to ``length`` tokens, or to the longest where that is longer; see Batch."""
+    lengths = [len(c.prefix) + sum(len(t.ids) for t in c.turns) for c in conversations]
+    shape = (len(conversations), max(length, *lengths))
+    ids = np.zeros(shape, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    turn_of = np.full(shape, -1, dtype=np.int64)
+    answer = np.zeros(shape, dtype=bool)
+    values = np.full(shape, np.nan, dtype=np.float32)
+    for row, conversation in enumerate(conversations):
+        end = len(conversation.prefix)
+        ids[row, :end] = conversation.prefix
+        positions[row, :end] = np.arange(end)
+        turn_of[row, :end] = 0
+        for number, turn in enumerate(conversation.turns, start=1):
+            place = slice(end, end + len(turn.ids))
+            ids[row, place], answer[row, place] = turn.ids, turn.answer
+            values[row, place] = turn.values
+            positions[row, place] = len(conversation.prefix) + np.arange(len(turn.ids))
+            turn_of[row, place] = number
+            end = place.stop
+    same = turn_of[:, :, None] == turn_of[:, None, :]
+    prefix_key = (turn_of == 0)[:, None, :] & (turn_of >= 0)[:, :, None]
+    causal = np.tril(np.ones((shape[1], shape[1]), dtype=bool))
+    visible = (same | prefix_key) & causal  # padding sees padding: no row is empty
+    turns = [turn for conversation in conversations for turn in conversation.turns]
+
+    def flat(name: str) -> Tensor:
+        return torch.tensor([v for t in turns for v in getattr(t, name)], dtype=torch.float32)
+
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(visible)[:, None],
+        torch.from_numpy(answer),
+        torch.from_numpy(values),
+        flat("temporal_inputs"),
+        flat("height_inputs"),
+        flat("width_inputs"),
+    )

@@ -1,0 +1,52 @@
+"""Questions that follow an object whatever it does: dense practice in pointing, frame by frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.training.questions import Sample
+from llava_st_ros.training.simulator import SimulatedClip
+from llava_st_ros.training.wording import object_texts
+
+MIN_FRAMES = 5
+
+
+def object_tube_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
+    """For each object an SVG question over a random stretch in which it is always to be seen."""
+    samples = []
+    last = len(clip.frames) - 1
+    for index in range(len(clip.objects)):
+        run = longest_run(clip.visible[:, index])
+        if run is None or run[1] - run[0] + 1 < MIN_FRAMES:
+            continue
+        frames = int(rng.integers(MIN_FRAMES, run[1] - run[0] + 2))
+        first = int(rng.integers(run[0], run[1] - frames + 2))
+        span = (first, first + frames - 1)
+        visible = [int(i) for i in np.flatnonzero(clip.visible[first])]
+        texts = object_texts(index, clip.objects, visible)
+        boxes = tuple(
+            (frame, Box(*(float(v) for v in clip.boxes[frame, index])))
+            for frame in range(span[0], span[1] + 1)
+        )
+        samples.append(
+            Sample(
+                Task.SVG,
+                texts[int(rng.integers(len(texts)))],
+                (span[0] / last, span[1] / last),
+                None,
+                None,
+                Answer(Task.SVG, span=span, boxes=boxes),
+            )
+        )
+    return samples
+
+
+def longest_run(visible: np.ndarray) -> tuple[int, int] | None:
+    """(first, last) index of the longest stretch of True in bool [F], None where there is none."""
+    edges = np.diff(np.concatenate([[0], visible.astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    if not len(starts):
+        return None
+    best = int(np.argmax(ends - starts))
+    return int(starts[best]), int(ends[best]) - 1

@@ -1,0 +1,109 @@
+"""Headless rendering of MuJoCo scenes: an image and an exact segmentation of the same moment.
+
+The GL context and MuJoCo's render context are made once per process and image size and serve
+every scene, because all scenes share one layout of textures (see ``scenes.scene_xml``). Use it
+from one thread; fork worker processes before the first render.
+"""
+
+from __future__ import annotations
+
+import atexit
+
+import numpy as np
+
+from llava_st_ros.training.headless import gl_context, mujoco
+
+SHADOW = np.array([0.0, 0.0, 0.0, 0.35], dtype=np.float32)
+
+
+class SceneRenderer:
+    """Renders square images of ``size`` pixels."""
+
+    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        self.size = size
+        self._gl = gl_context(size)
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._rect = mujoco.MjrRect(0, 0, size, size)
+        self._option = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._buffer = np.empty((size, size, 3), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Free the contexts while Python still stands: at its end OSMesa's own clean-up fails."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+
+    def begin(self, model: mujoco.MjModel) -> None:
+        """Make ``model`` the one that ``render`` shows."""
+        self._gl.make_current()
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=64)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        for texture in range(model.ntex):
+            mujoco.mjr_uploadTexture(model, self._context, texture)
+
+    def render(
+        self,
+        data: mujoco.MjData,
+        lookat: np.ndarray,
+        distance: float,
+        azimuth: float,
+        elevation: float,
+        shadows: list[tuple[np.ndarray, float]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """RGB uint8 [S, S, 3] and geom ids int16 [S, S] (-1 for background).
+
+        ``shadows`` are discs (centre, radius) drawn dark on the table and absent from the ids.
+        """
+        camera, scene = self._camera, self._scene
+        camera.lookat[:] = lookat
+        camera.distance, camera.azimuth, camera.elevation = distance, azimuth, elevation
+        mujoco.mjv_updateScene(
+            self._model,
+            data,
+            self._option,
+            None,
+            camera,
+            mujoco.mjtCatBit.mjCAT_ALL.value,
+            scene,
+        )
+        identifiers = np.full(256, -1, dtype=np.int16)
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.segid >= 0:
+                identifiers[geom.segid + 1] = geom.objid
+        scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
+        scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
+        labels = identifiers[self._read()[:, :, 0]]
+        scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = False
+        scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
+        for centre, radius in shadows:
+            mujoco.mjv_initGeom(
+                scene.geoms[scene.ngeom],
+                mujoco.mjtGeom.mjGEOM_CYLINDER.value,
+                np.array([radius, radius, 5e-4]),
+                centre,
+                np.eye(3).ravel(),
+                SHADOW,
+            )
+            scene.ngeom += 1
+        return self._read().copy(), labels
+
+    def _read(self) -> np.ndarray:
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        mujoco.mjr_readPixels(self._buffer, None, self._rect, self._context)
+        return self._buffer[::-1]
+
+
+_renderers: dict[int, SceneRenderer] = {}
+
+
+def renderer_for(model: mujoco.MjModel, size: int) -> SceneRenderer:
+    """This process's renderer of that size, showing ``model``. BackendError without OpenGL."""
+    if size not in _renderers:
+        _renderers[size] = SceneRenderer(model, size)
+        atexit.register(_renderers[size].close)
+    _renderers[size].begin(model)
+    return _renderers[size]

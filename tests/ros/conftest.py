@@ -1,0 +1,110 @@
+"""Every test here has a ROS domain of its own, real DDS, and no sleeps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+try:
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.parameter import Parameter
+
+    import llava_st_ros.msg  # noqa: F401
+
+    missing = ""
+except ImportError as error:
+    # The test modules then skip themselves, with their reason.
+    missing = f"rclpy or the built messages are missing (run through scripts/with_ros): {error}"
+
+if TYPE_CHECKING or not missing:
+    from peer import Peer, Spinner
+    from seeing import SeeingBackend, load_seeing
+
+    from llava_st_ros.ros.ground_action import EXECUTOR_THREADS
+    from llava_st_ros.ros.node import GroundingNode
+
+FIRST_PORT = 23410  # of the locks that keep two test runs in different domains
+_numbers = itertools.count(os.getpid())
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A ROS domain that no other test on this machine uses now; set for child processes too."""
+    for _ in range(100):
+        number = 1 + next(_numbers) % 100
+        lock = socket.socket()
+        try:
+            lock.bind(("127.0.0.1", FIRST_PORT + number))
+        except OSError:
+            lock.close()
+            continue
+        with lock:
+            monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
+            if os.environ.get("ROS_DISTRO") == "humble":
+                monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+            else:
+                monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+            yield number
+        return
+    pytest.fail("no free ROS domain")
+
+
+@pytest.fixture
+def context(domain: int) -> Iterator[Context]:
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    yield context
+    context.try_shutdown()
+
+
+@pytest.fixture
+def peer(context: Context) -> Iterator[Peer]:
+    """A second node, in this process, with an executor of its own."""
+    node = Peer(context)
+    spinner = Spinner(context, 2)
+    spinner.add(node)
+    yield node
+    spinner.close()
+    node.destroy_node()
+
+
+@pytest.fixture
+def backend() -> SeeingBackend:
+    return load_seeing()[0]
+
+
+@pytest.fixture
+def start(context: Context, backend: SeeingBackend) -> Iterator[Callable[..., GroundingNode]]:
+    """``start(**parameters)``: a spinning GroundingNode with the seeing backend, active."""
+    running: list[tuple[GroundingNode, Spinner]] = []
+
+    def start(*, active: bool = True, load: Any = None, **parameters: Any) -> GroundingNode:
+        parameters = {"max_frame_rate": 0.0, "log_period": 0.1, **parameters}
+        node = GroundingNode(
+            load=load or (lambda settings: (backend, backend.tokenizer)),
+            context=context,
+            parameter_overrides=[Parameter(name, value=v) for name, v in parameters.items()],
+        )
+        spinner = Spinner(context, EXECUTOR_THREADS)
+        spinner.add(node)
+        running.append((node, spinner))
+        if active:
+            node.trigger_configure()
+            node.trigger_activate()
+        return node
+
+    yield start
+    backend.go_on()
+    for node, spinner in running:
+        spinner.close()
+        node.destroy_node()

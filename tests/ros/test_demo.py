@@ -1,0 +1,143 @@
+"""The demo from end to end with a small bag: real processes, real DDS, a random checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from llava_st_ros.records import NANOSECONDS
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run under scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs this package's messages: make messages")
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+START, STEP, FRAMES = 1_700_000_000 * NANOSECONDS, NANOSECONDS // 10, 30
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of a red square that crosses the picture, and the truth beside it."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    kind = "sensor_msgs/msg/CompressedImage"
+    image, header, time = (
+        store.types[name] for name in (kind, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
+    )
+    folder = tmp_path_factory.mktemp("bag") / "bag"
+    boxes = {}
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topic = writer.add_connection("/camera/image/compressed", kind, typestore=store)
+        for i in range(FRAMES):
+            stamp = START + i * STEP
+            pixels = np.full((96, 128, 3), 90, np.uint8)
+            pixels[40:60, 3 * i : 3 * i + 20] = (40, 40, 220)
+            boxes[stamp] = (3 * i / 128, 40 / 96, (3 * i + 20) / 128, 60 / 96)
+            data = cv2.imencode(".jpg", pixels)[1].ravel()
+            at = time(stamp // NANOSECONDS, stamp % NANOSECONDS)
+            message = image(header(at, "camera_optical"), "jpeg", data)
+            writer.write(topic, stamp, store.serialize_cdr(message, kind))
+    queries = [
+        {
+            "id": f"q{i}",
+            "text": text,
+            "spans": [[START + 5 * STEP, START + 20 * STEP]],
+            "boxes": {str(stamp): box for stamp, box in boxes.items()},
+        }
+        for i, text in enumerate(("the red square moves", "a box", "the ball rolls"))
+    ]
+    (folder / "truth.json").write_text(json.dumps({"queries": queries}))
+    return folder
+
+
+def demo(bag: Path, out: Path, model: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "demo.run", "--bag", bag, "--out", out, "--model", model],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_behind(out: Path) -> list[str]:
+    """Processes of this run that still live: all have the run's log folder in the environment."""
+    marked = f"ROS_LOG_DIR={(out / 'logs').resolve()}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if marked in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes().decode().replace("\0", " "))
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return found
+
+
+def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, random_checkpoint) -> None:
+    run = demo(bag, tmp_path, random_checkpoint)
+    output, errors = run.communicate(timeout=180)
+    assert run.returncode == 0, output + errors
+    assert "played 30 of 30 frames" in output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames"] == FRAMES
+    assert [query["query_id"] for query in summary["queries"]] == ["q0", "q1", "q2"]
+    assert summary["latency"]["stamp_to_answer"]["count"] >= 6  # 3 queries, more than once each
+    assert 0 < summary["latency"]["stamp_to_answer"]["median_ms"] < 60_000
+    assert f"mean vIoU over 3 queries: {summary['mean_viou']:.3f}" in output
+
+    tracks = [json.loads(line) for line in (tmp_path / "tracks.jsonl").open()]
+    assert {track["query_id"] for track in tracks} == {"q0", "q1", "q2"}
+    stamps = {START + i * STEP for i in range(FRAMES)}
+    for track in tracks:
+        assert {row["stamp"] for row in track["tube"]} <= stamps  # the source's, to the nanosecond
+        assert track["frame_id"] == "camera_optical"
+        assert (track["image_width"], track["image_height"]) == (128, 96)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").open()]
+    assert events
+    assert {event["start"] for event in events} | {event["end"] for event in events} <= stamps
+
+    video = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
+    assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[2] == 3
+    assert left_behind(tmp_path) == []
+
+
+def test_a_node_that_dies_is_told_and_nothing_is_left(bag, tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    run = demo(bag, tmp_path / "out", tmp_path / "model")
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 1, output + errors
+    assert errors.startswith("demo: the node")
+    assert len(errors.strip().splitlines()) == 1
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_an_interrupted_demo_leaves_nothing(bag, tmp_path, random_checkpoint) -> None:
+    run = demo(bag, tmp_path, random_checkpoint)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("played"):
+            break
+    assert len(left_behind(tmp_path)) == 3  # the counting works
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130, errors
+    assert left_behind(tmp_path) == []
+
+
+def test_a_bag_that_is_not_there_is_one_line(tmp_path, random_checkpoint) -> None:
+    run = demo(tmp_path / "absent", tmp_path / "out", random_checkpoint)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert errors.startswith("demo: no bag at")

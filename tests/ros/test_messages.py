@@ -1,0 +1,279 @@
+"""Pure functions of the ROS side: no node, no DDS."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from peer import compressed, raw
+from seeing import picture
+
+from llava_st_ros import msg
+from llava_st_ros.errors import ConfigError, FrameError, QueryError
+from llava_st_ros.records import (
+    Answer,
+    Box,
+    BoxTube,
+    Event,
+    EventState,
+    Grounding,
+    Query,
+    Span,
+    Task,
+    Track,
+    TrackState,
+)
+from llava_st_ros.ros import conversions
+from llava_st_ros.ros.images import CvBridge, NumpyBridge, bridge_name, choose_bridge, to_rgb
+from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
+from llava_st_ros.ros.parameters import NodeParameters, parse_cameras
+from llava_st_ros.ros.queries import free_id, parse_queries
+from llava_st_ros.ros.throttle import Throttle
+
+pytestmark = pytest.mark.ros
+SECOND = 10**9
+ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
+
+
+@pytest.mark.parametrize("stamp", [0, 1, 999_999_999, SECOND, 1_700_000_000 * SECOND + 7])
+def test_stamps_keep_every_nanosecond(stamp: int) -> None:
+    message = conversions.stamp_to_msg(stamp)
+    assert (message.sec, message.nanosec) == (stamp // SECOND, stamp % SECOND)
+    assert conversions.stamp_from_msg(message) == stamp
+
+
+def test_a_track_becomes_pixels_of_its_image() -> None:
+    tube = BoxTube((1, 2), (Box(0.0, 0.0, 0.5, 0.5), Box(0.1, 0.2, 0.3, 0.4)))
+    track = Track("q", 7, "the cup", tube, TrackState.PROPAGATED, 0.5, "front", "optical", 640, 480)
+    message = conversions.track_to_msg(track)
+    box = message.box
+    assert (box.x_min, box.y_min, box.x_max, box.y_max) == pytest.approx((64, 96, 192, 192))
+    assert message.tube[-1].box == box
+    assert message.header.stamp.nanosec == message.tube[-1].stamp.nanosec == 2
+    assert (message.header.frame_id, message.camera) == ("optical", "front")
+    assert (message.query_id, message.track_id, message.label) == ("q", 7, "the cup")
+    assert message.state == msg.GroundedTrack.PROPAGATED
+    array = conversions.tracks_to_msg([track], "front", 9, "unused")
+    assert (array.header.stamp.nanosec, array.header.frame_id) == (2, "optical")
+    empty = conversions.tracks_to_msg([], "front", 9, "optical")
+    assert (empty.header.stamp.nanosec, list(empty.tracks)) == (9, [])
+
+
+def test_states_mean_the_same_in_records_and_messages() -> None:
+    for state in TrackState:
+        assert getattr(msg.GroundedTrack, state.name) == state.value
+    for state in EventState:
+        assert getattr(msg.GroundedEvent, state.name) == state.value
+
+
+def test_an_event_keeps_its_span() -> None:
+    event = Event(
+        "q", 3, "it falls", Span(5, 9 * SECOND), EventState.ENDED, 0.5, "front", "optical"
+    )
+    message = conversions.event_to_msg(event)
+    assert (message.start.nanosec, message.end.sec, message.header.stamp.sec) == (5, 9, 9)
+    assert (message.event_id, message.text, message.header.frame_id) == (3, "it falls", "optical")
+
+
+def test_an_answer_lies_on_the_windows_stamps() -> None:
+    query = Query("q", "what happens?", Task.DVC, box=Box(0.1, 0.2, 0.3, 0.4))
+    answer = Answer(
+        Task.DVC,
+        "raw",
+        caption="a cup",
+        phrases=(("cup", Box(0.0, 0.0, 0.5, 1.0)),),
+        segments=(((0, 2), "it falls"),),
+        problems=("one",),
+    )
+    window = (10, 20, 30)
+    tube = BoxTube((30,), (Box(0.0, 0.0, 1.0, 1.0),))
+    grounding = Grounding(
+        query, answer, window, Span(10, 30), tube, 0.5, "front", "optical", 200, 100
+    )
+    message = conversions.answer_to_msg(grounding)
+    assert message.header.stamp.nanosec == message.window_end.nanosec == 30
+    assert message.window_start.nanosec == 10
+    assert (message.span[0].start.nanosec, message.span[0].end.nanosec) == (10, 30)
+    assert (message.segments[0].start.nanosec, message.segments[0].end.nanosec) == (10, 30)
+    assert message.segments[0].text == "it falls"
+    assert (message.phrases[0], message.phrase_boxes[0].x_max) == ("cup", 100.0)
+    assert message.tube[0].box.y_max == 100.0
+    assert list(message.problems) == ["one"]
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_a_query_comes_back_as_it_went(task: Task) -> None:
+    query = Query(
+        "q", "the cup", task, ("front",), 0.5, 3.0, (0.25, 0.75), Box(0.25, 0.5, 0.75, 1.0)
+    )
+    assert conversions.query_from_msg(conversions.query_to_msg(query), "q", 1.0) == query
+    bare = Query("q", "the cup", task)
+    assert conversions.query_from_msg(conversions.query_to_msg(bare), "q", 1.0) == bare
+
+
+def test_the_queries_parameter_takes_words_and_objects() -> None:
+    entries = [
+        "the red box",
+        " ",
+        '{"text": "falls", "task": "tvg", "period": 2}',
+        '{"text": "x"}',
+    ]
+    queries = parse_queries(entries, 0.5)
+    assert [(q.id, q.text, q.task, q.period) for q in queries] == [
+        ("q1", "the red box", Task.STVG, 0.5),
+        ("q2", "falls", Task.TVG, 2.0),
+        ("q3", "x", Task.STVG, 0.5),
+    ]
+    assert free_id(["q1", "q3"]) == "q2"
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{"text": ', "JSON"),
+        ('{"text": "x", "perod": 1}', "perod"),
+        ('{"text": 3}', "text 3"),
+        ('{"text": "x", "period": true}', "period True"),
+        ('{"text": "x", "box": [0, 0, 2, 1]}', "box"),
+        ('{"text": "x", "box": "all"}', "box 'all'"),
+        ('{"text": "x", "span": [0.9, 0.1]}', "span"),
+        ('{"text": "x", "task": "WHO"}', "WHO"),
+    ],
+)
+def test_a_bad_entry_of_the_queries_parameter_is_named(entry: str, words: str) -> None:
+    with pytest.raises(QueryError, match="expected") as caught:
+        parse_queries([entry], 1.0)
+    assert words in str(caught.value)
+
+
+def test_cameras_are_topics_with_or_without_a_name() -> None:
+    sources = parse_cameras(["front=/a/image", "/b/image_raw", "c/compressed", ""], "raw")
+    assert [(s.name, s.topic, s.compressed, s.suffix) for s in sources] == [
+        ("front", "/a/image", False, ""),
+        ("b/image_raw", "/b/image_raw", False, ""),
+        ("c/compressed", "c/compressed", True, ""),
+    ]
+    (source,) = parse_cameras(["/a/image"], "compressed")
+    assert (source.compressed, source.suffix) == (True, "/compressed")
+    for entries in ([""], ["a=/x", "a=/y"], ["=x"], ["x="]):
+        with pytest.raises(ConfigError):
+            parse_cameras(entries, "raw")
+    with pytest.raises(ConfigError, match="transport"):
+        NodeParameters(transport="carrier pigeon")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("padding", [0, 1, 12])
+def test_raw_images_of_every_encoding_and_padding(encoding: str, padding: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (7, 5, 3), np.uint8)
+    if encoding == "mono8":
+        image = np.repeat(image[..., :1], 3, axis=2)
+    message = raw(image, 1, encoding=encoding)
+    if encoding != "mono8":
+        np.testing.assert_array_equal(to_rgb(message), image)
+    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, -1)
+    plain = to_rgb(message)
+    message.data = np.pad(rows, ((0, 0), (0, padding)), constant_values=99).tobytes()
+    message.step += padding
+    message.is_bigendian = 1
+    np.testing.assert_array_equal(to_rgb(message), plain)
+
+
+def test_png_is_exact_and_jpeg_is_near() -> None:
+    image = picture(10, 10, 30, 30)
+    np.testing.assert_array_equal(to_rgb(compressed(image, 1, suffix=".png")), image)
+    assert np.abs(to_rgb(compressed(image, 1)).astype(int) - image).mean() < 2
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_cv_bridge_and_numpy_agree(encoding: str) -> None:
+    try:
+        bridge = CvBridge()
+    except Exception as error:
+        assert bridge_name() == "numpy"
+        pytest.skip(f"no cv_bridge of ROS 2 here: {error!r}")
+    image = np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8)
+    for padding in (0, 1, 12):
+        message = raw(image, 1, encoding=encoding)
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, -1)
+        message.data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
+        message.step += padding
+        np.testing.assert_array_equal(bridge.to_rgb(message), NumpyBridge().to_rgb(message))
+    message.data = message.data[:20]
+    for either in (bridge, NumpyBridge()):
+        with pytest.raises(FrameError):
+            either.to_rgb(message)
+
+
+def test_a_cv_bridge_that_cannot_read_ros_2_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ros1Bridge:
+        def imgmsg_to_cv2(self, message: object, encoding: str) -> object:
+            raise TypeError("'array.array' object is not a string")
+
+    ros1 = types.ModuleType("cv_bridge")
+    ros1.CvBridge = Ros1Bridge
+    monkeypatch.setitem(sys.modules, "cv_bridge", ros1)
+    assert choose_bridge().name == "numpy"
+
+
+def test_the_frame_rate_is_bounded_by_stamp() -> None:
+    intake = FrameIntake("front", max_rate=10.0)
+    image = picture(1, 1, 2, 2)
+    stamps = [SECOND + i * SECOND // 30 for i in range(60)]  # two seconds at 30 Hz
+    frames = [frame for s in stamps if (frame := intake.read(raw(image, s)))]
+    assert len(frames) == 20
+    assert intake.counts.received == 60
+    assert intake.counts.skipped == 40
+    assert intake.counts.dropped == 0
+    assert intake.read(raw(image, SECOND // 2)) is not None  # set back: not too soon
+    assert frames[0].frame_id == "optical"
+
+
+def test_a_new_size_is_taken_over_after_a_while() -> None:
+    intake = FrameIntake("front")
+    image = picture(1, 1, 2, 2)
+    small = np.ascontiguousarray(image[:50, :50])
+    stamp = SECOND
+    assert intake.read(raw(image, stamp))
+    for i in range(SIZE_CHANGE_FRAMES - 1):
+        with pytest.raises(FrameError, match="a frame of 50x50 in a stream of 396x297"):
+            intake.read(raw(small, stamp + i + 1))
+    assert intake.read(raw(small, stamp + 100)) is not None
+    assert intake.counts.resized == SIZE_CHANGE_FRAMES - 1
+    with pytest.raises(FrameError, match="a frame of 396x297 in a stream of 50x50"):
+        intake.read(raw(image, stamp + 101))
+
+
+def test_the_throttle_counts_what_it_holds_back() -> None:
+    now, lines = [0.0], []
+    throttle = Throttle(5.0, lambda: now[0])
+    for i in range(4):
+        throttle(lines.append, "a", f"a{i}")
+        throttle(lines.append, "b", f"b{i}")
+    assert lines == ["a0", "b0"]
+    now[0] = 5.0
+    throttle(lines.append, "a", "a4")
+    assert lines == ["a0", "b0", "a4 (3 more since)"]
+
+
+def test_the_parameter_file_that_ships_holds_every_parameter_with_its_default() -> None:
+    from dataclasses import fields
+    from pathlib import Path
+
+    import yaml
+
+    path = Path(__file__).parents[2] / "config" / "grounding.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    defaults = {f.name: f.default for f in fields(NodeParameters)}
+    assert {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} == defaults
+    # rclpy takes the type from the default and from the file: 1 is no 1.0.
+    assert {k: type(v) for k, v in values.items() if not isinstance(v, list)} == {
+        k: type(v) for k, v in defaults.items() if not isinstance(v, tuple)
+    }

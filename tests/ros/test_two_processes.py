@@ -1,0 +1,171 @@
+"""The node in a process of its own: raw and compressed images in, tracks in source pixels out."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from peer import PATIENCE, Peer, compressed, raw
+from seeing import HEIGHT, STEP_X, STEP_Y, WIDTH, picture
+from sensor_msgs.msg import CompressedImage
+
+from llava_st_ros import msg
+from llava_st_ros.ros.conversions import stamp_from_msg
+
+pytestmark = pytest.mark.ros
+HERE = Path(__file__).parent
+SCRIPTS = HERE.parent.parent / "scripts"
+TENTH = 100_000_000
+BEGIN = 1_000 * 10 * TENTH + 123_456_789  # an odd stamp: every nanosecond must come through
+
+
+@contextmanager
+def process(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A node in a process of its own, interrupted at the end as Ctrl-C would."""
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE,
+        text=True,
+    ) as running:  # fmt: skip
+        try:
+            yield running
+            running.send_signal(signal.SIGINT)
+            output, _ = running.communicate(timeout=PATIENCE)
+            assert running.returncode == 0, output
+            assert "Traceback" not in output, output
+        finally:
+            running.kill()
+
+
+class Cameras:
+    """Two cameras that see the same red box wander, a tenth of a second a frame."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.front = peer.camera("/front/image_raw")
+        self.wrist = peer.camera("/wrist/image_raw/compressed", compressed=True)
+        self.boxes: dict[int, tuple[int, int, int, int]] = {}  # stamp -> pixels
+
+    def shoot(self) -> None:
+        i = len(self.boxes)
+        stamp, left, top = BEGIN + i * TENTH, 5 + i % 60, 10 + i % 40
+        corners = (left, top, left + 30, top + 40)
+        self.boxes[stamp] = tuple(c * s for c, s in zip(corners, (STEP_X, STEP_Y) * 2))
+        image = picture(*corners)
+        self.front.publish(raw(image, stamp, "front_optical", encoding="bgr8"))
+        self.wrist.publish(compressed(image, stamp, "wrist_optical"))
+
+
+def latencies(diagnostics: list[DiagnosticArray]) -> list[str]:
+    values = [v for array in diagnostics for status in array.status for v in status.values]
+    return [v.value for v in values if v.key.startswith("latency") and v.value != "none"]
+
+
+def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
+    arrays = peer.collect(msg.GroundedTrackArray, "/robot/tracks")
+    answers = peer.collect(msg.Answer, "/robot/grounding/answers")
+    events = peer.collect(msg.GroundedEvent, "/robot/events")
+    overlays = peer.collect(CompressedImage, "/robot/grounding/overlay/front/compressed", 1)
+    diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
+    with process(
+        HERE / "seeing_node.py", "--ros-args", "-r", "__ns:=/robot",
+        "-p", "queries:=[the red box]", "-p", "default_period:=0.5",
+        "-p", "max_frame_rate:=0.0",
+        "--params-file", HERE / "two_cameras.yaml",
+    ):  # fmt: skip
+        cameras = Cameras(peer)
+
+        def grown() -> bool:
+            done = {t.camera for a in list(arrays) for t in a.tracks if len(t.tube) >= 8}
+            return done == {"front", "wrist"} and bool(events) and bool(overlays)
+
+        peer.publish_until(cameras.shoot, grown, "tracks of both cameras, events and an overlay")
+        peer.wait(lambda: latencies(diagnostics), "a latency in the diagnostics")
+
+    tolerance = {"front": 0.01, "wrist": max(STEP_X, STEP_Y)}  # JPEG smears a box's edge
+    for array in arrays:
+        for track in array.tracks:
+            assert array.camera == track.camera
+            assert track.header.frame_id == f"{track.camera}_optical"
+            assert array.header.frame_id == track.header.frame_id
+            assert (track.image_width, track.image_height) == (WIDTH, HEIGHT)
+            assert (track.query_id, track.label) == ("q1", "the red box")
+            assert track.state == msg.GroundedTrack.GROUNDED
+            assert track.header.stamp == track.tube[-1].stamp == array.header.stamp
+            assert track.box == track.tube[-1].box
+            for grounded in track.tube:
+                box = grounded.box
+                expected = cameras.boxes[stamp_from_msg(grounded.stamp)]  # of that very image
+                found = (box.x_min, box.y_min, box.x_max, box.y_max)
+                assert found == pytest.approx(expected, abs=tolerance[track.camera])
+    assert len({(t.camera, t.track_id) for a in arrays for t in a.tracks}) == 2
+    for answer in answers:
+        assert stamp_from_msg(answer.header.stamp) in cameras.boxes
+        assert answer.header.stamp == answer.window_end
+        assert answer.query.text == "the red box"
+        assert "<HEIGHT-" in answer.text
+        assert not answer.problems
+    assert events[0].state == msg.GroundedEvent.BEGUN
+    assert stamp_from_msg(events[0].start) in cameras.boxes
+    for overlay in overlays:
+        assert stamp_from_msg(overlay.header.stamp) in cameras.boxes
+        assert overlay.header.frame_id == "front_optical"
+        decoded = cv2.imdecode(np.frombuffer(overlay.data, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_llava_st_node_runs_a_checkpoint(peer: Peer, random_checkpoint: Path) -> None:
+    arrays = peer.collect(msg.GroundedTrackArray, "tracks")
+    answers = peer.collect(msg.Answer, "grounding/answers")
+    with process(
+        "-m", "llava_st_ros.cli", "node", "--ros-args", "-p", f"model:={random_checkpoint}",
+        "-p", "queries:=[a ball]",
+    ):  # fmt: skip
+        camera, stamps = peer.camera("image"), []
+
+        def shoot() -> None:
+            stamps.append(BEGIN + len(stamps) * TENTH)
+            camera.publish(raw(picture(10, 10, 40, 40), stamps[-1]))
+
+        peer.publish_until(shoot, lambda: arrays and answers, "an answer of the network")
+    assert answers[0].query.text == "a ball"
+    assert answers[0].camera == "camera"
+    assert stamp_from_msg(answers[0].header.stamp) in stamps
+    for grounded in answers[0].tube:
+        assert stamp_from_msg(grounded.stamp) in stamps
+        assert 0 <= grounded.box.x_min <= grounded.box.x_max <= WIDTH
+        assert 0 <= grounded.box.y_min <= grounded.box.y_max <= HEIGHT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-p", "model:=/no/such/folder"), ("/no/such/folder",)),
+        (("-p", "cameras:=['']"), ("no camera",)),
+        (("-p", "min_confidence:=2.0"), ("min_confidence", "2.0")),
+        (("-p", "queries:=['{\"text\": 3}']"), ("text 3",)),
+    ],
+)
+def test_a_bad_start_is_one_line_and_exit_code_2(
+    domain: int, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    command = [sys.executable, str(SCRIPTS / "grounding_node"), "--ros-args", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    (line,) = (
+        line for line in lines if "cannot configure" in line or line.startswith("grounding:")
+    )
+    for word in words:
+        assert word in line

@@ -1,0 +1,54 @@
+"""``llava-st eval`` on the simulator's clips, with a random checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from llava_st_ros.cli import eval as command
+from llava_st_ros.errors import ConfigError
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(a) for a in arguments]))
+
+
+def test_the_report_holds_every_task_beside_the_blind_baseline(
+    random_checkpoint, tmp_path, capsys
+) -> None:
+    pytest.importorskip("mujoco", reason="the simulator needs mujoco")
+    arguments = ("--simulated", "test", "--n", 2, "--model", random_checkpoint)
+    assert run(*arguments, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["split"], report["clips"]) == ("test", 2)
+    rows = {(row["task"], row["metric"]): row for row in report["metrics"]}
+    for key in (("REC", "Acc@0.5"), ("STVG", "m_vIoU"), ("STVG", "m_tIoU"), ("TVG", "R1@0.5")):
+        row = rows[key]
+        assert row["cases"] == 2
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+        assert 0 <= row["blind"] <= 1
+    assert rows["STVG", "parsed"]["value"] == 1
+    # The same questions again, without the baseline: the same figures.
+    assert run(*arguments, "--json", "--no-blind", "--tasks", "stvg") == 0
+    again = json.loads(capsys.readouterr().out)["metrics"]
+    assert {row["task"] for row in again} == {"STVG"}
+    for row in again:
+        assert row["blind"] is None
+        assert row["value"] == rows["STVG", row["metric"]]["value"]
+    assert run(*arguments, "--n", 1, "--no-blind", "--tasks", "REC") == 0
+    assert "Acc@0.5" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line(random_checkpoint) -> None:
+    model = ("--model", random_checkpoint)
+    with pytest.raises(ConfigError, match="--n 0"):
+        run("--simulated", "test", "--n", 0, *model)
+    with pytest.raises(ConfigError, match="'MVG'"):
+        run("--simulated", "test", "--tasks", "REC,MVG", *model)
+    pytest.importorskip("mujoco", reason="the simulator needs mujoco")
+    with pytest.raises(ConfigError, match="'tset'"):
+        run("--simulated", "tset", "--n", 1, *model)

@@ -1,0 +1,210 @@
+"""Events: begun once, ended once, over answers of overlapping windows."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_st_ros.records import Answer, BoxTube, Event, EventState, Grounding, Query, Span, Task
+from llava_st_ros.tracking.events import EventTracker
+
+SECOND = 1_000_000_000
+QUERY = Query("fall", "the cup falls")
+BEGUN, ONGOING, ENDED = EventState.BEGUN, EventState.ONGOING, EventState.ENDED
+
+
+def grounding(newest: float, span: tuple[float, float] | None) -> Grounding:
+    window = tuple(round((newest - 6 + i * 6 / 19) * SECOND) for i in range(19))
+    window += (round(newest * SECOND),)
+    return Grounding(
+        query=QUERY,
+        answer=Answer(Task.STVG),
+        window=window,
+        span=span and Span(*(round(s * SECOND) for s in span)),
+        tube=BoxTube(),
+        confidence=0.8,
+        camera="front",
+        frame_id="front_optical",
+        width=640,
+        height=480,
+    )
+
+
+def tracker(gap: float = 1.0) -> EventTracker:
+    return EventTracker(QUERY, itertools.count(), gap)
+
+
+def told(events: tuple[Event, ...]) -> list[tuple[int, EventState, float, float]]:
+    return [(e.event_id, e.state, e.span.start / SECOND, e.span.end / SECOND) for e in events]
+
+
+def seen(newest: float, start: float, end: float) -> Grounding:
+    """What a perfect model says of an event from start to end in the window up to newest."""
+    first, last = max(start, newest - 6), min(end, newest)
+    return grounding(newest, (first, last) if first <= last else None)
+
+
+def test_an_event_begins_goes_on_and_ends():
+    t = tracker()
+    assert told(t.update(seen(7, 8, 11))) == []
+    assert told(t.update(seen(9, 8, 11))) == [(0, BEGUN, 8, 9)]
+    assert told(t.update(seen(10, 8, 11))) == [(0, ONGOING, 8, 10)]
+    assert told(t.update(seen(11, 8, 11))) == [(0, ONGOING, 8, 11)]
+    assert told(t.update(seen(11.8, 8, 11))) == []  # not clearly over, and nothing new
+    assert told(t.update(seen(12.5, 8, 11))) == [(0, ENDED, 8, 11)]
+    for newest in range(13, 30):
+        assert told(t.update(seen(newest, 8, 11))) == []
+
+
+def test_an_event_carries_its_source_and_question():
+    (event,) = tracker().update(seen(9, 8, 11))
+    assert (event.query_id, event.text) == ("fall", "the cup falls")
+    assert (event.camera, event.frame_id, event.confidence) == ("front", "front_optical", 0.8)
+
+
+def test_an_event_over_before_it_was_asked_about_is_begun_and_ended_at_once():
+    t = tracker()
+    assert told(t.update(seen(9, 5, 6))) == [(0, BEGUN, 5, 6), (0, ENDED, 5, 6)]
+    assert told(t.update(seen(10, 5, 6))) == []
+
+
+def test_an_event_longer_than_the_window_keeps_its_beginning():
+    t = tracker()
+    for newest in range(8, 40):
+        events = t.update(seen(newest, 7, 30))
+        for event in events:
+            assert (event.event_id, event.span.start) == (0, 7 * SECOND)
+    assert t.update(seen(40, 7, 30)) == ()
+
+
+def test_the_beginning_is_refined_while_it_is_in_sight():
+    t = tracker()
+    t.update(grounding(9, (8.0, 9.0)))
+    assert told(t.update(grounding(10, (7.5, 10.0)))) == [(0, ONGOING, 7.5, 10)]
+
+
+def test_an_answer_that_has_it_no_longer_ends_it():
+    t = tracker()
+    t.update(seen(9, 8, 20))
+    assert told(t.update(grounding(10, None))) == [(0, ENDED, 8, 9)]
+    assert told(t.update(grounding(11, None))) == []
+
+
+def test_two_events_are_two():
+    t = tracker()
+    t.update(seen(9, 8, 9))
+    t.update(seen(11, 8, 9))
+    assert told(t.update(grounding(13, (12, 13)))) == [(1, BEGUN, 12, 13)]
+    # An answer about the first again says nothing of it; the second is no longer told of.
+    assert told(t.update(grounding(13.5, (8, 9)))) == [(1, ENDED, 12, 13)]
+    assert told(t.update(grounding(14, (8, 9)))) == []
+
+
+def test_a_new_event_ends_the_living_one_first():
+    t = tracker()
+    t.update(grounding(9, (4, 9)))
+    assert told(t.update(grounding(13, (12, 13)))) == [(0, ENDED, 4, 9), (1, BEGUN, 12, 13)]
+
+
+def test_spans_closer_than_the_gap_are_one_event():
+    t = tracker(gap=1.0)
+    t.update(grounding(9, (8, 9)))
+    assert told(t.update(grounding(10.5, (9.9, 10.5)))) == [(0, ONGOING, 9.9, 10.5)]
+    t = tracker(gap=0.5)
+    t.update(grounding(9, (8, 9)))
+    assert told(t.update(grounding(10.5, (9.9, 10.5)))) == [
+        (0, ENDED, 8, 9),
+        (1, BEGUN, 9.9, 10.5),
+    ]
+
+
+def test_a_past_event_that_goes_on_is_told_as_its_rest():
+    """One answer ended it too early: what still happens must not stay untold."""
+    t = tracker()
+    t.update(grounding(9, (8, 9)))
+    assert told(t.update(grounding(10.5, (8, 9.2)))) == [(0, ENDED, 8, 9.2)]
+    assert told(t.update(grounding(11.5, (8, 11.5)))) == [(1, BEGUN, 9.2, 11.5)]
+
+
+def test_a_past_event_told_differently_stays_past():
+    t = tracker()
+    t.update(grounding(9, (5, 6)))
+    for newest, span in ((9.5, (5.2, 6.5)), (10, (5.5, 7.3)), (10.5, (6.5, 8.2)), (11, (8.9, 9.5))):
+        assert told(t.update(grounding(newest, span))) == []
+
+
+def test_ending_and_restarting():
+    t = tracker()
+    assert t.end() == ()
+    t.update(seen(9, 8, 20))
+    assert told(t.end()) == [(0, ENDED, 8, 9)]
+    assert t.end() == ()
+    assert told(t.update(seen(9.5, 8, 20))) == []  # still the event that ended
+
+    t.restart()
+    assert told(t.update(seen(9.5, 8, 20))) == [(1, BEGUN, 8, 9.5)]
+    assert told(t.restart()) == [(1, ENDED, 8, 9.5)]
+
+
+def check_life(events: list[Event]) -> dict[int, list[Event]]:
+    """What must hold of any sequence; returns the events by id."""
+    lives: dict[int, list[Event]] = defaultdict(list)
+    living: set[int] = set()
+    for event in events:
+        life = lives[event.event_id]
+        assert (event.state is BEGUN) == (not life), "begun exactly once, and first"
+        assert not life or life[-1].state is not ENDED, "nothing after the end"
+        life.append(event)
+        (living.discard if event.state is ENDED else living.add)(event.event_id)
+        assert len(living) <= 1, "one event lives at a time"
+    return lives
+
+
+answers = st.lists(
+    st.tuples(
+        st.floats(0.0, 3.0),  # seconds to the next answer
+        st.one_of(st.none(), st.tuples(st.integers(0, 19), st.integers(0, 19)).map(sorted)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(answers, st.floats(0.1, 3.0))
+def test_whatever_is_answered_events_live_by_the_rules(sequence, gap):
+    t, newest, events = tracker(gap), 10.0, []
+    for step, tokens in sequence:
+        newest += step
+        window = grounding(newest, None).window
+        span = tokens and (window[tokens[0]] / SECOND, window[tokens[1]] / SECOND)
+        events.extend(t.update(grounding(newest, span)))
+    events.extend(t.end())
+    lives = check_life(events)
+    assert all(life[-1].state is ENDED for life in lives.values())
+    assert sorted(lives) == list(range(len(lives)))
+    for life in lives.values():
+        for event in life:
+            assert event.span.end <= newest * SECOND + 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.floats(3.0, 15.0),
+    st.floats(0.5, 10.0),
+    st.lists(st.tuples(st.floats(0.2, 1.5), st.floats(-0.3, 0.3), st.floats(-0.3, 0.3))),
+)
+def test_one_true_event_is_told_once_however_unsteadily_it_is_seen(start, length, answers):
+    """Ends off by up to 0.3 s, windows every 0.2 to 1.5 s, a gap of 1 s: one event."""
+    t, newest, events, end = tracker(1.0), 2.0, [], start + length
+    for step, early, late in answers:
+        newest += step
+        if not start + 0.6 < newest < end + 5:
+            events.extend(t.update(grounding(newest, None)))
+            continue
+        first, last = max(start + early, newest - 6), min(end + late, newest)
+        events.extend(t.update(grounding(newest, (first, max(first, last)))))
+    lives = check_life(events)
+    assert len(lives) <= 1

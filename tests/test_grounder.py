@@ -1,0 +1,637 @@
+"""Grounder: due queries, shared work, tracks, events, removal, clocks; with a model that sees.
+
+The model here is an oracle: images spell their time, and it answers from the frames and the
+question that really are in its KV cache, in the words of the real tokenizer. What it says is right
+only if sampling, packing, prompt, prefix and time tokens all are.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llava_st_ros.asking import Asker
+from llava_st_ros.backends.base import BackendDescription
+from llava_st_ros.config import (
+    GrounderConfig,
+    LanguageConfig,
+    ModelConfig,
+    PackerConfig,
+    StreamConfig,
+    VisionConfig,
+)
+from llava_st_ros.errors import ConfigError, FrameError, QueryError
+from llava_st_ros.grounder import Grounder
+from llava_st_ros.language.answers import format_answer
+from llava_st_ros.language.prompt import PromptBuilder
+from llava_st_ros.language.tasks import from_query
+from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
+from llava_st_ros.records import (
+    Answer,
+    Box,
+    EventState,
+    Frame,
+    Query,
+    Task,
+    Tick,
+    TrackState,
+)
+from llava_st_ros.streaming.view import CameraView
+
+SECOND = 1_000_000_000
+BEGUN, ONGOING, ENDED = EventState.BEGUN, EventState.ONGOING, EventState.ENDED
+BALL = Query("ball", "the ball", period=1.0)
+CUP = Query("cup", "the cup", period=1.0)
+
+
+def ball(t: float) -> Box | None:
+    """A ball that rolls through the picture from 8 s to 14 s."""
+    x = 0.1 + 0.1 * (t - 8)
+    return Box(x, 0.2, x + 0.1, 0.3) if 8 <= t <= 14 else None
+
+
+def cup(t: float) -> Box | None:
+    """A cup that stands there all the time."""
+    return Box(0.5, 0.6, 0.7, 0.9)
+
+
+WORLD = {"the ball": ball, "the cup": cup}
+
+
+class WholePrompts(CameraView):
+    """Views whose questions share nothing: every prompt is run through the decoder whole."""
+
+    def visual(self, on_image: bool):
+        shared = super().visual(on_image)
+        shared.begin = lambda prompt: (
+            shared._backend,
+            shared._backend.embed(prompt, shared._tokens),
+        )
+        return shared
+
+
+def stamp(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+def frame(seconds: float, camera: str = "camera", size: tuple[int, int] = (4, 6)) -> Frame:
+    """An image that spells its time in hundredths of a second."""
+    time = round(seconds * 100)
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 0], image[..., 1] = time // 256, time % 256
+    return Frame(image, stamp(seconds), camera, f"{camera}_optical")
+
+
+class OracleCache:
+    def __init__(self) -> None:
+        self.items: list = []
+        self.answer: list[int] = []
+
+    @property
+    def length(self) -> int:
+        return len(self.items)
+
+    def truncate(self, length: int) -> None:
+        assert 0 <= length <= len(self.items)
+        del self.items[length:]
+
+
+class Oracle:
+    """Embeddings are (id, content) pairs: the frames' times where the visual block ends, the value
+    at a coordinate input."""
+
+    def __init__(self, tokenizer: Tokenizer, model: ModelConfig) -> None:
+        self.tokenizer, self.model = tokenizer, model
+        self.encoded: list[float] = []
+        self.sureness = 20.0
+        self.packs = self.images = self.prefilled = 0
+        self.before_extend = lambda: None
+
+    def describe(self) -> BackendDescription:
+        return BackendDescription("oracle", self.model, "cpu", "exact")
+
+    def encode_frame(self, image: np.ndarray) -> float:
+        self.encoded.append((int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])) / 100)
+        return self.encoded[-1]
+
+    def pack(self, features, time_indices):
+        assert tuple(time_indices) == tuple(range(len(features)))
+        self.packs += 1
+        return tuple(features)
+
+    def image_tokens(self, features):
+        self.images += 1
+        return (features,)
+
+    def embed(self, prompt, visual):
+        special, times = self.model.special_tokens, iter(prompt.temporal_inputs)
+        content = {
+            special.im_end if prompt.on_image else special.slow_vid_end: lambda: visual,
+            special.temporal_input: lambda: next(times),
+        }
+        return [(int(i), content.get(int(i), lambda: None)()) for i in prompt.token_ids]
+
+    def new_cache(self) -> OracleCache:
+        return OracleCache()
+
+    def prefill(self, embeddings, cache) -> np.ndarray:
+        self.prefilled += len(embeddings)
+        cache.items.extend(embeddings)
+        assert all(isinstance(item, tuple) for item in cache.items), "a prompt behind an answer"
+        cache.answer = self._answer(cache.items)
+        return self._next(cache)
+
+    def extend(self, token_ids, cache) -> np.ndarray:
+        self.before_extend()
+        logits = []
+        for i in token_ids:
+            cache.items.append(int(i))
+            logits.append(self._next(cache))
+        return np.stack(logits)
+
+    def _next(self, cache) -> np.ndarray:
+        said = sum(1 for item in cache.items if not isinstance(item, tuple))
+        logits = np.zeros(self.model.vocabulary, np.float32)
+        more = said < len(cache.answer)
+        logits[cache.answer[said] if more else self.tokenizer.chat_end] = self.sureness
+        return logits
+
+    def _answer(self, prompt) -> list[int]:
+        (times,) = (seen for _, seen in prompt if isinstance(seen, tuple))
+        inputs = [value for _, value in prompt if isinstance(value, float)]
+        text = self.tokenizer.decode([i for i, _ in prompt])
+        things = [thing for name, thing in WORLD.items() if name in text]
+        if not text.endswith("assistant\n"):
+            return []  # the beginning of a prompt, no question yet
+        (thing,) = things
+        boxes = tuple((i, box) for i, t in enumerate(times) if (box := thing(t)) is not None)
+        if inputs:
+            first, last = (round(value * (len(times) - 1)) for value in inputs)
+            answer = Answer(Task.SVG, boxes=tuple(b for b in boxes if first <= b[0] <= last))
+        elif len(times) == 1:
+            answer = Answer(Task.REC, boxes=((None, thing(times[0]) or Box(0, 0, 0, 0)),))
+        elif not boxes:
+            return self.tokenizer.encode("It does not occur.")
+        else:
+            answer = Answer(Task.STVG, span=(boxes[0][0], boxes[-1][0]), boxes=boxes)
+        return self.tokenizer.encode(format_answer(answer, self.model).text)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    words = ["the ball and the cup in this video: During the span of. Object bounding box: "]
+    return train_tokenizer(words, 400, 20, 100)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> ModelConfig:
+    return ModelConfig(
+        image_size=144,
+        patch_size=16,
+        vision=VisionConfig(16, 32, 1, 2),
+        language=LanguageConfig(32, 64, 2, 2, 1, tokenizer.vocab_size),
+        packer=PackerConfig(embed_dim=16, num_heads=2),
+        special_tokens=tokenizer.special,
+        num_temporal_tokens=20,
+        num_spatial_tokens=100,
+        num_frames=20,
+        compat="paper",
+        end_token_ids=(tokenizer.chat_end,),
+    )
+
+
+@pytest.fixture
+def oracle(tokenizer: Tokenizer, model: ModelConfig) -> Oracle:
+    return Oracle(tokenizer, model)
+
+
+def grounder(oracle: Oracle, **settings) -> Grounder:
+    """Free to say that nothing occurs, which the grammar would not let the oracle say."""
+    return Grounder(oracle, oracle.tokenizer, GrounderConfig(**{"constrained": False, **settings}))
+
+
+def play(
+    g: Grounder,
+    start: float,
+    end: float,
+    *,
+    fps: float = 10.0,
+    every: float = 0.5,
+    cameras: tuple[str, ...] = ("camera",),
+) -> list[Tick]:
+    """Push a stream and tick along; the ticks with their time in order."""
+    ticks = []
+    frames_a_tick = round(every * fps)
+    for i in range(round((end - start) * fps)):
+        now = start + i / fps
+        for camera in cameras:
+            g.push(frame(now, camera))
+        if i % frames_a_tick == 0:
+            ticks.append(g.tick(stamp(now)))
+    return ticks
+
+
+def events_of(ticks: list[Tick]) -> list[tuple[str, int, EventState]]:
+    return [(e.query_id, e.event_id, e.state) for tick in ticks for e in tick.events]
+
+
+def test_a_stream_becomes_tracks_and_an_event(oracle):
+    g = grounder(oracle)
+    g.add_query(BALL)
+    ticks = play(g, 0.0, 25.0)
+    states = [state for _, _, state in events_of(ticks)]
+    assert states[0] is BEGUN
+    assert states[-1] is ENDED
+    assert set(states[1:-1]) == {ONGOING}
+    (end,) = (e for tick in ticks for e in tick.events if e.state is ENDED)
+    assert end.span.start == pytest.approx(8 * SECOND, abs=0.7 * SECOND)
+    assert end.span.end == pytest.approx(14 * SECOND, abs=0.7 * SECOND)
+    tracks = [track for tick in ticks for track in tick.tracks]
+    assert {track.track_id for track in tracks} == {0}
+    for track in tracks:
+        for at, box in track.tube.as_dict().items():
+            assert box.iou(ball(at / SECOND)) > 0.8  # the box of that very frame
+    assert {t.state for t in tracks if t.stamp < stamp(12)} == {TrackState.GROUNDED}
+    assert ticks[-1].tracks == ()
+    assert (tracks[0].query_id, tracks[0].label) == ("ball", "the ball")
+    assert (tracks[0].frame_id, tracks[0].width, tracks[0].height) == ("camera_optical", 6, 4)
+
+
+def test_a_grounding_lies_on_the_windows_stamps(oracle):
+    g = grounder(oracle)
+    for i in range(100):
+        g.push(frame(3 + i / 10))
+    answer = g.ask(BALL)
+    assert len(answer.window) == 20
+    assert answer.window[-1] == stamp(12.9)
+    assert answer.span.end == stamp(12.9)
+    assert answer.span.start == min(s for s in answer.window if s >= stamp(8))
+    assert answer.tube.stamps == tuple(s for s in answer.window if s >= stamp(8))
+    assert answer.confidence > 0.99
+    assert answer.query is BALL
+
+
+def test_each_frame_is_encoded_once_over_a_stream(oracle):
+    g = grounder(oracle)
+    g.add_query(BALL)
+    g.add_query(CUP)
+    ticks = play(g, 0.0, 20.0, fps=30.0, every=1.0)
+    assert sum(len(tick.groundings) for tick in ticks) == 40
+    assert len(set(oracle.encoded)) == len(oracle.encoded)
+    assert len(oracle.encoded) <= 20 / (6 / 19) + 20 + 1
+
+
+def test_queries_of_a_tick_share_the_window_and_the_prompts_beginning(oracle):
+    g = grounder(oracle)
+    for i in range(30):
+        g.push(frame(8 + i / 10))
+    queries = [replace(CUP, id=f"cup {i}") for i in range(4)] + [BALL]
+    for query in queries:
+        g.add_query(query)
+    tick = g.tick(stamp(11))
+    assert [a.query.id for a in tick.groundings] == [q.id for q in queries]
+    assert all(len(a.tube) for a in tick.groundings)
+    assert tick.groundings[0].tube.boxes[0].iou(cup(8)) > 0.8
+    assert tick.groundings[-1].tube.boxes[0].iou(ball(tick.groundings[-1].span.start / 1e9)) > 0.8
+    assert oracle.packs == 1
+    prompts = PromptBuilder(oracle.tokenizer, oracle.model)
+    ids = [list(prompts.build(from_query(query)).token_ids) for query in queries]
+    shared = ids[0].index(oracle.model.special_tokens.slow_vid_end) + 1
+    assert shared > oracle.model.num_fast_tokens + oracle.model.num_slow_tokens
+    assert oracle.prefilled == shared + sum(len(i) - shared for i in ids)
+
+
+def test_a_query_is_asked_when_its_period_has_passed_and_a_frame_has_come(oracle):
+    g = grounder(oracle)
+    g.add_query(replace(CUP, period=2.0))
+    answered = [
+        tick.groundings[0].window[-1] / SECOND
+        for tick in play(g, 0.0, 10.0, every=0.5)
+        if tick.groundings
+    ]
+    assert answered == pytest.approx([0, 2, 4, 6, 8])
+    assert g.tick(stamp(12)).groundings  # a frame since the last answer
+    assert not g.tick(stamp(15)).groundings  # none
+
+
+def test_nothing_is_answered_without_frames(oracle):
+    g = grounder(oracle)
+    g.add_query(BALL)
+    assert g.tick(stamp(1)) == Tick()
+    assert oracle.packs == 0
+
+
+def test_one_model_serves_many_cameras(oracle):
+    g = grounder(oracle)
+    g.add_query(CUP)
+    g.add_query(replace(BALL, cameras=("left",)))
+    ticks = play(g, 8.0, 12.0, cameras=("left", "right"))
+    asked = {(a.query.id, a.camera) for tick in ticks for a in tick.groundings}
+    assert asked == {("cup", "left"), ("cup", "right"), ("ball", "left")}
+    assert max(len(tick.groundings) for tick in ticks) == 3
+    ids = {(t.query_id, t.camera): t.track_id for tick in ticks for t in tick.tracks}
+    assert len(set(ids.values())) == len(ids) == 3
+    assert g.cameras == ("left", "right")
+
+
+def test_an_image_task_sees_the_newest_frame_alone(oracle):
+    g = grounder(oracle, constrained=True, association_iou=0.2)
+    g.add_query(replace(BALL, task=Task.REC, period=0.5))
+    ticks = play(g, 9.0, 13.0)
+    for tick in ticks:
+        for answer in tick.groundings:
+            assert len(answer.window) == 1
+            assert answer.span is None
+            assert answer.tube.stamps == answer.window
+            assert answer.tube.boxes[0].iou(ball(answer.window[0] / SECOND)) > 0.8
+    assert oracle.packs == 0
+    assert oracle.images == sum(len(tick.groundings) for tick in ticks) == 8
+    assert len(oracle.encoded) == 8
+    assert {t.track_id for tick in ticks for t in tick.tracks} == {0}
+    assert events_of(ticks) == []
+
+
+def test_the_grammar_lets_the_same_answers_through(oracle):
+    free, bound = grounder(oracle), grounder(oracle, constrained=True)
+    for g in (free, bound):
+        for i in range(100):
+            g.push(frame(3 + i / 10))
+    a, b = free.ask(BALL), bound.ask(BALL)
+    assert a.tube == b.tube
+    assert a.span == b.span
+
+
+def test_a_real_network_grounds_in_the_stream(tokenizer, model):
+    """Random weights say nothing true, but under the grammar say it in the right form."""
+    torch = pytest.importorskip("torch", reason="the torch backend needs torch")
+    from llava_st_ros.backends.torch import TorchBackend
+    from llava_st_ros.model.llava_st import LlavaST
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    backend = TorchBackend((LlavaST(model), model))
+    g = Grounder(backend, tokenizer)
+    rng = np.random.default_rng(0)
+    queries = [
+        BALL,
+        replace(CUP, task=Task.REC),
+        Query("span", "the cup", Task.SVG, span=(0.3, 0.6)),
+    ]
+    for query in queries:
+        g.add_query(query)
+    for i in range(80):
+        g.push(Frame(rng.integers(0, 256, (48, 64, 3), np.uint8), stamp(i / 10)))
+    tick = g.tick(stamp(8))
+    assert [a.query for a in tick.groundings] == queries
+    stvg, rec, svg = tick.groundings
+    inside = tuple(s for s in stvg.window if stvg.span.start <= s <= stvg.span.end)
+    assert stvg.tube.stamps == inside
+    assert rec.tube.stamps == rec.window == (stamp(7.9),)
+    assert svg.tube.stamps == svg.window[6:12]
+    for answer in tick.groundings:
+        assert not answer.answer.problems
+        assert 0.0 < answer.confidence < 1.0
+        # The shared beginning changes nothing: each prompt run through whole gives the same.
+        asker = Asker(backend, tokenizer, GrounderConfig())
+        view = WholePrompts(backend, g._buffers["camera"])
+        whole = asker.ask(asker.prepare(answer.query), view)
+        assert whole.answer == answer.answer
+        assert whole.confidence == pytest.approx(answer.confidence, rel=1e-4)
+
+
+def test_ask_without_frames_says_which_cameras(oracle):
+    g = grounder(oracle)
+    with pytest.raises(FrameError, match="no frame yet from any camera"):
+        g.ask(BALL)
+    g.push(frame(5.0, "left"))
+    with pytest.raises(FrameError, match=r"no frame yet from camera 'right'.*came from: left"):
+        g.ask(BALL, camera="right")
+    with pytest.raises(FrameError, match="'up' or 'down'"):
+        g.ask(replace(BALL, cameras=("up", "down")))
+    with pytest.raises(FrameError, match="up to 1000 ns"):
+        g.ask(BALL, now=1000)
+    assert g.ask(CUP).camera == "left"
+
+
+def test_ask_takes_the_camera_with_the_newest_frame_and_ends_at_now(oracle):
+    g = grounder(oracle)
+    for i in range(100):
+        g.push(frame(3 + i / 10, "left"))
+    g.push(frame(14.0, "right"))
+    assert g.ask(CUP).camera == "right"
+    assert g.ask(replace(CUP, cameras=("left",))).camera == "left"
+    assert g.ask(CUP, camera="left", now=stamp(10)).window[-1] <= stamp(10)
+
+
+def test_asking_leaves_standing_queries_alone(oracle):
+    g = grounder(oracle)
+    play(g, 8.0, 12.0)
+    g.ask(BALL)
+    assert g.tick(stamp(12)) == Tick()
+    assert g.queries == ()
+
+
+def test_tokens_are_told_as_they_come_and_asking_can_be_cancelled(oracle):
+    g = grounder(oracle)
+    g.push(frame(9.0))
+    told: list[int] = []
+    whole = g.ask(BALL, on_token=told.append)
+    assert len(told) > 20
+    part = g.ask(BALL, cancelled=lambda: len(oracle.encoded) > 0)
+    assert len(part.tube) < len(whole.tube) or part.span is None
+
+
+def test_a_query_that_cannot_be_asked_is_refused(oracle):
+    g = grounder(oracle)
+    for query in (
+        replace(BALL, id=""),
+        replace(BALL, text="  "),
+        replace(BALL, period=0.0),
+        replace(BALL, period=math.nan),
+        replace(BALL, expiry=-1.0),
+        replace(BALL, task=Task.SVG),
+    ):
+        with pytest.raises(QueryError):
+            g.add_query(query)
+    assert g.queries == ()
+    with pytest.raises(QueryError, match="no standing query 'x'"):
+        g.remove_query("x")
+
+
+def test_a_query_expires(oracle):
+    g = grounder(oracle)
+    g.add_query(replace(CUP, expiry=3.0))
+    ticks = play(g, 100.0, 110.0)
+    last = max(a.window[-1] for tick in ticks for a in tick.groundings)
+    assert stamp(102) <= last <= stamp(103)
+    assert g.queries == ()
+    assert ticks[-1].tracks == ()
+    assert [s for _, _, s in events_of(ticks)].count(ENDED) == 1
+
+
+def test_removing_a_query_ends_its_events_and_drops_its_tracks(oracle):
+    g = grounder(oracle)
+    g.add_query(BALL)
+    g.add_query(CUP)
+    play(g, 6.0, 11.0)
+    g.remove_query("ball")
+    tick = g.tick(stamp(11))
+    assert [(e.query_id, e.state) for e in tick.events if e.query_id == "ball"] == [("ball", ENDED)]
+    assert {track.query_id for track in tick.tracks} == {"cup"}
+    assert g.queries == (CUP,)
+    assert not [e for t in play(g, 11.0, 16.0) for e in t.events if e.query_id == "ball"]
+
+
+def test_the_same_query_again_changes_nothing_another_text_begins_anew(oracle):
+    g = grounder(oracle)
+    g.add_query(BALL)
+    (track,) = play(g, 8.0, 11.0)[-1].tracks
+    g.add_query(BALL)
+    assert g.tick(stamp(11)).tracks[0].track_id == track.track_id
+    changed = replace(CUP, id="ball")
+    g.add_query(changed)
+    assert g.queries == (changed,)
+    tick = g.tick(stamp(11.5))
+    assert [e.state for e in tick.events] == [ENDED, BEGUN]
+    assert [e.text for e in tick.events] == ["the ball", "the cup"]
+    assert [t.label for t in tick.tracks] == ["the cup"]
+    assert tick.tracks[0].track_id != track.track_id
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_answer_to_a_query_changed_meanwhile_is_dropped(oracle, again):
+    g = grounder(oracle)
+    for i in range(30):
+        g.push(frame(8 + i / 10))
+    g.add_query(BALL)
+
+    def change() -> None:
+        oracle.before_extend = lambda: None
+        g.remove_query("ball")
+        if again:
+            g.add_query(replace(CUP, id="ball"))
+
+    oracle.before_extend = change  # while the answer is being decoded
+    assert g.tick(stamp(11)) == Tick()
+    tick = g.tick(stamp(12))
+    assert [a.query.text for a in tick.groundings] == (["the cup"] if again else [])
+
+
+def test_a_cancelled_tick_changes_nothing(oracle):
+    g = grounder(oracle)
+    g.push(frame(9.0))
+    g.add_query(BALL)
+    stop = threading.Event()
+    oracle.before_extend = stop.set
+    assert g.tick(stamp(9), cancelled=lambda: len(g.queries) == 1 and stop.is_set()) == Tick()
+
+
+def test_unsure_answers_are_told_but_make_nothing(oracle):
+    oracle.sureness = 3.0
+    g = grounder(oracle, min_confidence=0.5)
+    g.add_query(CUP)
+    ticks = play(g, 0.0, 5.0)
+    answers = [a for t in ticks for a in t.groundings]
+    assert len(answers) == 5
+    assert all(len(a.tube) and 0 < a.confidence < 0.5 for a in answers)
+    assert not any(t.tracks or t.events for t in ticks)
+
+
+def test_a_bag_played_again_begins_anew(oracle):
+    g = grounder(oracle)
+    g.add_query(CUP)
+    first = play(g, 50.0, 60.0)
+    second = play(g, 0.0, 10.0)
+    assert g.counts("camera").resets == 1
+    assert len([a for t in second for a in t.groundings]) == 10
+    assert all(s <= stamp(10) for t in second for a in t.groundings for s in a.window)
+    old, new = ({t.track_id for tick in ticks for t in tick.tracks} for ticks in (first, second))
+    assert len(old) == len(new) == 1
+    assert old != new
+    states = [(i, s) for _, i, s in events_of(second) if s is not ONGOING]
+    assert states == [(0, ENDED), (1, BEGUN)]
+
+
+def test_settings_of_tracks_and_events_change_while_running(oracle):
+    oracle.sureness = 3.0
+    g = grounder(oracle, min_confidence=0.5)
+    g.add_query(CUP)
+    assert not play(g, 0.0, 3.0)[-1].tracks
+    g.configure(GrounderConfig(constrained=False, min_confidence=0.1, track_timeout_seconds=9.0))
+    (track,) = play(g, 3.0, 6.0)[-1].tracks
+    assert g.tick(stamp(14)).tracks[0].track_id == track.track_id
+    g.configure(GrounderConfig(constrained=False, track_timeout_seconds=1.0))
+    g.tick(stamp(17))
+    assert g.tick(stamp(19)).tracks == ()
+    with pytest.raises(ConfigError, match="another stream, constrained"):
+        g.configure(GrounderConfig(stream=StreamConfig(window_seconds=1.0)))
+
+
+def test_reset_forgets_the_stream_and_keeps_the_queries(oracle):
+    g = grounder(oracle)
+    g.add_query(CUP)
+    play(g, 50.0, 60.0)
+    g.reset()
+    assert g.queries == (CUP,)
+    assert g.cameras == ()
+    assert g.tick(stamp(60)) == Tick()
+    ticks = play(g, 0.0, 2.0)
+    assert ticks[0].groundings
+    assert events_of(ticks)[0][2] is BEGUN
+
+
+def test_frames_come_and_questions_are_asked_while_ticking(oracle):
+    """Pushes never wait for an answer; every answer is whole and on true stamps."""
+    g = grounder(oracle)
+    g.push(frame(0.0))
+    g.add_query(CUP)
+    failures: list[BaseException] = []
+    answers = []
+    in_answer, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        in_answer.set()
+        assert go_on.wait(30)
+
+    def tick() -> None:
+        try:
+            answers.extend(g.tick(stamp(0)).groundings)
+        except BaseException as error:
+            failures.append(error)
+
+    def ask() -> None:
+        try:
+            answers.append(g.ask(BALL))
+        except BaseException as error:
+            failures.append(error)
+
+    oracle.before_extend = hold
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    assert in_answer.wait(30)
+    for i in range(1, 100):  # all while the model is held in the middle of an answer
+        g.push(frame(i / 10))
+    assert g.queries == (CUP,)
+    asker = threading.Thread(target=ask)
+    asker.start()
+    go_on.set()
+    ticker.join(30)
+    asker.join(30)
+    assert not failures
+    assert {a.query.id: a.window[-1] for a in answers} == {"cup": 0, "ball": stamp(9.9)}
+
+
+def test_questions_that_differ_in_a_span_alone_are_two_questions(oracle):
+    """Their prompts have the same ids: only the values differ, behind the shared beginning."""
+    g = grounder(oracle)
+    for i in range(100):
+        g.push(frame(3 + i / 10))
+    for span in ((0.0, 0.25), (0.5, 1.0)):
+        g.add_query(Query(f"{span}", "the cup", Task.SVG, span=span))
+    first, second = g.tick(stamp(13)).groundings
+    assert first.tube.stamps == first.window[: round(0.25 * 19) + 1]
+    assert second.tube.stamps == second.window[round(0.5 * 19) :]
