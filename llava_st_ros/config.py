@@ -184,12 +184,15 @@ class StreamConfig:
     """How a camera's stream is kept and sampled. Times in seconds, sizes in bytes."""
 
     window_seconds: float = 6.0
+    history: float = 0.0  # share of the window to be seen before a standing video query is asked
     buffer_frames: int = 600
     buffer_bytes: int = 256 * 2**20
     reset_seconds: float = 1.0  # a stamp that jumps back further than this starts a new stream
 
     def __post_init__(self) -> None:
         _require_positive(self, "window_seconds", "buffer_frames", "buffer_bytes", "reset_seconds")
+        if not 0.0 <= self.history <= 1.0:
+            raise ConfigError(f"history {self.history}", "a share in [0, 1]", "correct it")
 
 
 @dataclass(frozen=True)

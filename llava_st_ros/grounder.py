@@ -208,6 +208,8 @@ class Grounder:
             newest = buffer.newest if buffer is not None else None
             if buffer is None or newest is None or void():
                 return None
+            if not (standing.query.task.on_image or buffer.has_history):
+                return None
             if not standing.due(camera, (buffer.generation, newest), now):
                 return None
             standing.ask(camera, now)

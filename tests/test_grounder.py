@@ -635,3 +635,17 @@ def test_questions_that_differ_in_a_span_alone_are_two_questions(oracle):
     first, second = g.tick(stamp(13)).groundings
     assert first.tube.stamps == first.window[: round(0.25 * 19) + 1]
     assert second.tube.stamps == second.window[round(0.5 * 19) :]
+
+
+def test_a_standing_video_query_waits_for_history_and_again_after_a_reset(oracle):
+    g = grounder(oracle, stream=StreamConfig(window_seconds=6.0, history=0.9))
+    g.add_query(BALL)
+    g.add_query(replace(CUP, task=Task.REC))
+    answered: dict[str, list[float]] = {"ball": [], "cup": []}
+    for tick, now in zip(play(g, 20.0, 32.0), np.arange(20.0, 32.0, 0.5)):
+        for grounding in tick.groundings:
+            answered[grounding.query.id].append(now)
+    assert answered["cup"][0] == 20.0  # a picture needs no history
+    assert 24.5 <= answered["ball"][0] <= 26.0
+    g.push(frame(10.0))  # the bag starts again
+    assert {gr.query.id for gr in g.tick(stamp(10.0)).groundings} <= {"cup"}

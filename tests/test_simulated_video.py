@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_a_video_has_several_events_on_three_objects(video) -> None:
     assert len({event.kind for event in video.events}) == 4
     assert {event.subject for event in video.events} == {0, 1, 2}
     ends = [event.span for event in video.events]
-    assert all(a[1] <= b[0] for a, b in zip(ends, ends[1:]))
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ends))
     for event in video.events:
         seconds = (event.span[1] - event.span[0]) / 6
         assert 0.3 <= seconds <= 6

@@ -70,6 +70,12 @@ class NodeParameters:
     window_seconds: float = _setting(
         6.0, "Length of the past that the model sees, seconds", low=0.1, high=3600.0
     )
+    history: float = _setting(
+        0.9,
+        "Share of the window to be seen before a standing video query is asked; 0: at once",
+        low=0.0,
+        high=1.0,
+    )
     buffer_megabytes: int = _setting(
         256, "Most memory for images not yet encoded, a camera, MiB", low=1, high=65536
     )
@@ -130,6 +136,7 @@ class NodeParameters:
         return GrounderConfig(
             stream=StreamConfig(
                 window_seconds=self.window_seconds,
+                history=self.history,
                 buffer_bytes=self.buffer_megabytes * 2**20,
                 reset_seconds=self.reset_seconds,
             ),

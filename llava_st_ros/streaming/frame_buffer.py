@@ -89,6 +89,16 @@ class FrameBuffer:
             return self._stamps[-1] if self._stamps else None
 
     @property
+    def has_history(self) -> bool:
+        """Whether the frames held reach back as far as ``StreamConfig.history`` asks."""
+        with self._lock:
+            if not self._stamps:
+                return False
+            # A full window reaches back F - 2 whole steps and a part of one.
+            wanted = self._config.history * self._step * (self._num_frames - 2)
+            return self._stamps[-1] - self._stamps[0] >= wanted
+
+    @property
     def raw_bytes(self) -> int:
         """Bytes of images not encoded yet."""
         with self._lock:

@@ -116,24 +116,26 @@ class DenseSampler:
         self.boxes = [store.boxes(index) for index in range(len(store))]
 
     def batch(self, size: int) -> DenseBatch:
-        pixels, classes, boxes = [], [], []
+        images, classes, boxes = [], [], []
         for index in self.rng.integers(len(self.store), size=size):
             frames = self.store.frames(index)
             frame = int(self.rng.integers(len(frames)))
-            image = frames[frame].astype(np.float32) / 127.5 - 1.0
+            image = frames[frame]
             truth = self.boxes[index][frame].copy()
             if self.rng.random() < 0.5:
                 image = image[:, ::-1]
                 truth[:, [0, 2]] = 1.0 - truth[:, [2, 0]]
-            image = image * self.rng.uniform(0.85, 1.15) + self.rng.uniform(-0.1, 0.1)
             target_classes, target_boxes = patch_targets(
                 truth, self.names[index], self.config.grid
             )
-            pixels.append(image.transpose(2, 0, 1).clip(-1, 1))
+            images.append(image)
             classes.append(target_classes)
             boxes.append(target_boxes)
+        gain = torch.from_numpy(self.rng.uniform(0.85, 1.15, (size, 1, 1, 1))).float()
+        shift = torch.from_numpy(self.rng.uniform(-0.1, 0.1, (size, 1, 1, 1))).float()
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         return DenseBatch(
-            torch.from_numpy(np.stack(pixels)),
+            (pixels * gain + shift).clamp(-1, 1),
             torch.from_numpy(np.stack(classes)),
             torch.from_numpy(np.stack(boxes)),
         )

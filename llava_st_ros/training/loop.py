@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from tqdm import tqdm
 
 from llava_st_ros.errors import LlavaStError
 
+T = TypeVar("T")
 LossParts = tuple[Tensor, dict[str, float]]
 
 
@@ -37,6 +40,16 @@ class LoopConfig:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     log_every: int = 20
+
+
+def prefetched(make: Callable[[], T]) -> Iterator[T]:
+    """What ``make`` returns, over and over; the next one is made while this one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(make)
+        while True:
+            ready = waiting.result()
+            waiting = pool.submit(make)
+            yield ready
 
 
 def rate_at(config: LoopConfig, step: int, minutes: float) -> float:

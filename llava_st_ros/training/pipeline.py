@@ -137,8 +137,10 @@ def _dense(
         *heads.parameters(),
     ]
 
+    batches = loop.prefetched(lambda: sampler.batch(rest["batch"]))
+
     def loss(_step: int) -> loop.LossParts:
-        return dense_alignment.dense_loss(model, heads, sampler.batch(rest["batch"]), model.config)
+        return dense_alignment.dense_loss(model, heads, next(batches), model.config)
 
     loop.run("dense_alignment", trained, loss, settings, work / "log.jsonl")
 
@@ -164,7 +166,9 @@ def _converse(
     )
     sampler = ConversationSampler(store, features, encoder, conversation, seed)
 
+    batches = loop.prefetched(sampler.batch)
+
     def loss(_step: int) -> loop.LossParts:
-        return conversation_loss(model, *sampler.batch())
+        return conversation_loss(model, *next(batches))
 
     loop.run(name, model.parameters(), loss, settings, work / "log.jsonl")

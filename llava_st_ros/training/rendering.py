@@ -83,7 +83,7 @@ class SceneRenderer:
             mujoco.mjv_initGeom(
                 scene.geoms[scene.ngeom],
                 mujoco.mjtGeom.mjGEOM_CYLINDER.value,
-                np.array([radius, radius, 5e-4]),
+                np.array([radius, 5e-4, 0.0]),  # a disc: radius, half height
                 centre,
                 np.eye(3).ravel(),
                 SHADOW,

@@ -89,7 +89,7 @@ def start(context: Context, backend: SeeingBackend) -> Iterator[Callable[..., Gr
     running: list[tuple[GroundingNode, Spinner]] = []
 
     def start(*, active: bool = True, load: Any = None, **parameters: Any) -> GroundingNode:
-        parameters = {"max_frame_rate": 0.0, "log_period": 0.1, **parameters}
+        parameters = {"max_frame_rate": 0.0, "log_period": 0.1, "history": 0.0, **parameters}
         node = GroundingNode(
             load=load or (lambda settings: (backend, backend.tokenizer)),
             context=context,

@@ -80,7 +80,7 @@ def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
     with process(
         HERE / "seeing_node.py", "--ros-args", "-r", "__ns:=/robot",
         "-p", "queries:=[the red box]", "-p", "default_period:=0.5",
-        "-p", "max_frame_rate:=0.0",
+        "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
         "--params-file", HERE / "two_cameras.yaml",
     ):  # fmt: skip
         cameras = Cameras(peer)
@@ -129,7 +129,7 @@ def test_llava_st_node_runs_a_checkpoint(peer: Peer, random_checkpoint: Path) ->
     answers = peer.collect(msg.Answer, "grounding/answers")
     with process(
         "-m", "llava_st_ros.cli", "node", "--ros-args", "-p", f"model:={random_checkpoint}",
-        "-p", "queries:=[a ball]",
+        "-p", "queries:=[a ball]", "-p", "history:=0.0",
     ):  # fmt: skip
         camera, stamps = peer.camera("image"), []
 

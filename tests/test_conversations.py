@@ -1,0 +1,153 @@
+"""Training batches: questions side by side must be the same as questions one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from tiny_model import tiny_config, tiny_model, tiny_tokenizer
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.language.prompt import PromptBuilder
+from llava_st_ros.language.tasks import question
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
+from llava_st_ros.training.questions import Sample
+from llava_st_ros.training.stages import conversation_loss, embed, weighted_order
+
+
+def paper_config(tokenizer: Tokenizer) -> ModelConfig:
+    return dataclasses.replace(tiny_config(tokenizer), compat="paper")
+
+
+def video_samples() -> list[Sample]:
+    boxes = tuple((t, Box(0.13, 0.21, 0.52, 0.61 + t / 100)) for t in range(2, 5))
+    return [
+        Sample(
+            Task.STVG,
+            "the blue ball",
+            None,
+            None,
+            None,
+            Answer(Task.STVG, span=(2, 4), boxes=boxes),
+        ),
+        Sample(
+            Task.ELC,
+            "",
+            (0.2, 0.2),
+            Box(0.13, 0.21, 0.52, 0.63),
+            None,
+            Answer(Task.ELC, span=(2, 4), caption="the ball rolls", boxes=boxes),
+        ),
+        Sample(Task.TVG, "the box", None, None, None, Answer(Task.TVG, span=(1, 7))),
+    ]
+
+
+def hidden(model: LlavaST, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+    return model.model(
+        inputs_embeds=embed(model, batch, features, False),
+        attention_mask=batch.visible,
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def test_turns_side_by_side_equal_turns_alone() -> None:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    model = tiny_model(config)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    rng = np.random.default_rng(0)
+    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
+    whole = encoder.encode(video_samples(), rng)
+    assert len(whole.turns) == 3
+    with torch.inference_mode():
+        together = hidden(model, collate([whole], 900), features)[0]
+        start = len(whole.prefix)
+        for turn in whole.turns:
+            alone = hidden(
+                model, collate([dataclasses.replace(whole, turns=(turn,))]), features
+            )[0]
+            length = len(turn.ids)
+            assert torch.allclose(
+                together[start : start + length], alone[len(whole.prefix) :], atol=1e-4
+            )
+            start += length
+
+
+def test_embedding_equals_the_models_own() -> None:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    model = tiny_model(config)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=10)
+    sample = video_samples()[1]
+    conversation = encoder.encode([sample], np.random.default_rng(0))
+    batch = collate([conversation])
+    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
+    with torch.inference_mode():
+        ours = embed(model, batch, features, False)[0]
+        visual = model.pack(model.project(features[0]), range(config.num_frames))
+        turn = conversation.turns[0]
+        expected = model.embed_prompt(
+            batch.ids[0],
+            visual,
+            turn.temporal_inputs,
+            turn.height_inputs,
+            turn.width_inputs,
+        )
+    assert turn.width_inputs and turn.temporal_inputs
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_labels_are_the_answers_with_exact_values() -> None:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    conversation = encoder.encode(video_samples()[2:], np.random.default_rng(0))
+    turn = conversation.turns[0]
+    answered = turn.ids[turn.answer]
+    assert tokenizer.decode(answered.tolist()) == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
+    values = turn.values[turn.answer]
+    assert np.allclose(values[~np.isnan(values)], [1 / 9, 7 / 9])
+    asked = question(Task.TVG, "the box", template=0)
+    prompt = PromptBuilder(tokenizer, config).build(asked)
+    assert np.array_equal(
+        np.concatenate([conversation.prefix, turn.ids[~turn.answer]]), prompt.token_ids
+    )
+
+
+def test_a_full_conversation_leaves_turns_out_but_never_all() -> None:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=1)
+    assert len(encoder.encode(video_samples(), np.random.default_rng(0)).turns) == 1
+
+
+def test_the_loss_falls_when_the_answer_is_learned() -> None:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    model = tiny_model(config)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    batch = collate([encoder.encode(video_samples(), np.random.default_rng(0))])
+    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss, parts = conversation_loss(model, batch, features, False)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert {"video_text", "video_time", "video_space"} <= set(parts)
+
+
+def test_a_task_without_weight_is_not_asked() -> None:
+    rng = np.random.default_rng(0)
+    order = [weighted_order(video_samples(), {"STVG": 1.0, "TVG": 9.0}, rng) for _ in range(200)]
+    assert all({s.task for s in samples} == {Task.STVG, Task.TVG} for samples in order)
+    first = sum(samples[0].task is Task.TVG for samples in order)
+    assert 150 < first < 200  # nine of ten on the average
