@@ -20,7 +20,7 @@ def shared_files() -> Iterator[tuple[str, list[str]]]:
         folders = [Path(top), *(path for path in sorted(Path(top).rglob("*")) if path.is_dir())]
         for folder in folders:
             files = [str(path) for path in sorted(folder.iterdir()) if path.is_file()]
-            if files:
+            if files and folder.name != "__pycache__":
                 yield f"share/llava_st_ros/{folder.as_posix()}", files
 
 

@@ -51,7 +51,14 @@ def parser() -> argparse.ArgumentParser:
 def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) -> None:
     """The node's parameters file: one camera and the truth's queries, in words."""
     standing = [
-        json.dumps({"id": query.id, "text": query.text, "period": arguments.period})
+        json.dumps(
+            {
+                "id": query.id,
+                "text": query.text,
+                "task": query.task.value,
+                "period": arguments.period,
+            }
+        )
         for query in queries
     ]
     parameters = {

@@ -27,7 +27,7 @@ from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation import metrics
 from llava_st_ros.evaluation.metrics import Tube
 from llava_st_ros.evaluation.recording import Recording
-from llava_st_ros.records import Box, Span
+from llava_st_ros.records import Box, Span, Task
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class TrueQuery:
     text: str
     spans: tuple[Span, ...]
     boxes: Mapping[int, Box]
+    task: Task = Task.STVG
 
     def happens_at(self, stamp: int) -> bool:
         return any(span.start <= stamp <= span.end for span in self.spans)
@@ -67,6 +68,7 @@ def read_truth(path: Path) -> tuple[TrueQuery, ...]:
                 entry["text"],
                 tuple(Span(*span) for span in entry["spans"]),
                 {int(stamp): Box(*box) for stamp, box in entry["boxes"].items()},
+                Task(entry.get("task", Task.STVG.value)),
             )
             for entry in loaded["queries"]
         )

@@ -188,8 +188,8 @@ class Prompt:
 class Answer:
     """What the model said, in time tokens, as ``language.answers.parse`` reads it.
 
-    ``span`` is (first, last) time token, both included; for ELC, where only the end is said, the
-    start is the question's or None's place is taken by the first box. ``boxes`` pairs each time
+    ``span`` is (first, last) time token, both included; ELC says only the end, so its first is
+    that of the first box. ``boxes`` pairs each time
     token (None for an image) with a box, in rising order. ``problems`` says, a line each, what of
     the text could not be read; the rest is whole.
     """
@@ -263,7 +263,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Event:
-    """Something a query describes that happened. An ONGOING event's span ends at its newest frame."""
+    """Something described that happened. An ONGOING event's span ends at its newest frame."""
 
     query_id: str
     event_id: int

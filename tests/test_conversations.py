@@ -68,9 +68,7 @@ def test_turns_side_by_side_equal_turns_alone() -> None:
         together = hidden(model, collate([whole], 900), features)[0]
         start = len(whole.prefix)
         for turn in whole.turns:
-            alone = hidden(
-                model, collate([dataclasses.replace(whole, turns=(turn,))]), features
-            )[0]
+            alone = hidden(model, collate([dataclasses.replace(whole, turns=(turn,))]), features)[0]
             length = len(turn.ids)
             assert torch.allclose(
                 together[start : start + length], alone[len(whole.prefix) :], atol=1e-4
@@ -109,7 +107,9 @@ def test_labels_are_the_answers_with_exact_values() -> None:
     conversation = encoder.encode(video_samples()[2:], np.random.default_rng(0))
     turn = conversation.turns[0]
     answered = turn.ids[turn.answer]
-    assert tokenizer.decode(answered.tolist()) == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
+    assert (
+        tokenizer.decode(answered.tolist()) == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
+    )
     values = turn.values[turn.answer]
     assert np.allclose(values[~np.isnan(values)], [1 / 9, 7 / 9])
     asked = question(Task.TVG, "the box", template=0)

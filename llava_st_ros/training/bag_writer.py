@@ -14,7 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from llava_st_ros.errors import DataError
-from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.records import NANOSECONDS, Task
 from llava_st_ros.training.simulator import SimulatedClip, SimulatedEvent
 from llava_st_ros.training.wording import sentence
 
@@ -31,12 +31,14 @@ def write_bag(
     quality: int = 85,
     start: int = START,
     queries: Sequence[SimulatedEvent] | None = None,
+    followed: Sequence[int] = (),
 ) -> None:
     """Write ``video`` to the new folder ``path``: metadata.yaml, an MCAP file and truth.json.
 
     The images are sensor_msgs/CompressedImage, JPEG of ``quality``, stamped ``start`` (ns) + the
     video's stamps and recorded at these times. ``queries`` are the events that truth.json asks
-    about, by default the first of each object. Raises DataError where ``path`` exists or cannot be
+    about as STVG, by default the first of each object; ``followed`` are objects that it asks about
+    as REC, picture by picture, all the time. Raises DataError where ``path`` exists or cannot be
     written; then nothing is left behind.
     """
     path = Path(path)
@@ -46,7 +48,7 @@ def write_bag(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_images(video.frames, stamps, path, topic, frame_id, quality)
-        truth = _truth(video, stamps, topic, frame_id, _queries(video, queries))
+        truth = _truth(video, stamps, topic, frame_id, _queries(video, queries), followed)
         (path / TRUTH).write_text(json.dumps(truth) + "\n", encoding="utf-8")
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
@@ -89,6 +91,7 @@ def _truth(
     topic: str,
     frame_id: str,
     queries: Sequence[SimulatedEvent],
+    followed: Sequence[int],
 ) -> dict[str, Any]:
     """Stamps in ns, boxes x1, y1, x2, y2 in [0, 1] by stamp; a frame without a box is left out."""
 
@@ -124,9 +127,20 @@ def _truth(
             {
                 "id": f"{video.objects[e.subject].name} {e.kind.value}".replace(" ", "-"),
                 "text": sentence(e, video.objects),
+                "task": Task.STVG.value,
                 "spans": [span(e)],
                 "boxes": boxes(e.subject),
             }
             for e in queries
+        ]
+        + [
+            {
+                "id": video.objects[index].name.replace(" ", "-"),
+                "text": f"the {video.objects[index].name}",
+                "task": Task.REC.value,
+                "spans": [[stamps[0], stamps[-1]]],
+                "boxes": boxes(index),
+            }
+            for index in followed
         ],
     }

@@ -90,9 +90,7 @@ def _truth(clip: SimulatedClip) -> dict[str, Any]:
 
 def _event(truth: dict[str, Any]) -> SimulatedEvent:
     first, last = truth["span"]
-    return SimulatedEvent(
-        EventKind(truth["kind"]), truth["subject"], truth["other"], (first, last)
-    )
+    return SimulatedEvent(EventKind(truth["kind"]), truth["subject"], truth["other"], (first, last))
 
 
 def _boxes(rows: list[list[list[float] | None]]) -> np.ndarray:

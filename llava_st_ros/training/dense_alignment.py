@@ -63,9 +63,7 @@ class DenseHeads(nn.Module):
         return self.norm(self.edges(tokens).unflatten(-1, (4, -1)))
 
 
-def patch_targets(
-    boxes: np.ndarray, names: np.ndarray, grid: int
-) -> tuple[np.ndarray, np.ndarray]:
+def patch_targets(boxes: np.ndarray, names: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """What covers each patch's centre.
 
     ``boxes`` f32 [objects, 4] with NaN for unseen ones, ``names`` int64 [objects, 3] -> classes
@@ -125,9 +123,7 @@ class DenseSampler:
             if self.rng.random() < 0.5:
                 image = image[:, ::-1]
                 truth[:, [0, 2]] = 1.0 - truth[:, [2, 0]]
-            target_classes, target_boxes = patch_targets(
-                truth, self.names[index], self.config.grid
-            )
+            target_classes, target_boxes = patch_targets(truth, self.names[index], self.config.grid)
             images.append(image)
             classes.append(target_classes)
             boxes.append(target_boxes)

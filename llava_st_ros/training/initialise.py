@@ -28,13 +28,11 @@ def smooth_table(rows: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def smooth_plane(patches: int, width: int, generator: torch.Generator) -> Tensor:
-    """Position embeddings f32 [patches, width] of a square grid: half for the row, half the column."""
+    """Position embeddings f32 [patches, width] of a square grid, the row's beside the column's."""
     grid = math.isqrt(patches)
     rows = smooth_table(grid, width // 2, generator)
     columns = smooth_table(grid, width - width // 2, generator)
-    return torch.cat(
-        [rows.repeat_interleave(grid, dim=0), columns.repeat(grid, 1)], dim=1
-    )
+    return torch.cat([rows.repeat_interleave(grid, dim=0), columns.repeat(grid, 1)], dim=1)
 
 
 def initialise(module: nn.Module, seed: int) -> None:

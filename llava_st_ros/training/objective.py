@@ -90,12 +90,8 @@ def two_hot_targets(token_ids: Tensor, values: Tensor, config: ModelConfig) -> T
     where the token is a coordinate, NaN where it is text (whose target is the id itself).
     """
     time, height, width = config.temporal_offset, config.height_offset, config.width_offset
-    offset = torch.where(
-        token_ids >= width, width, torch.where(token_ids >= height, height, time)
-    )
-    rows = torch.where(
-        token_ids >= height, config.num_spatial_tokens, config.num_temporal_tokens
-    )
+    offset = torch.where(token_ids >= width, width, torch.where(token_ids >= height, height, time))
+    rows = torch.where(token_ids >= height, config.num_spatial_tokens, config.num_temporal_tokens)
     is_coordinate = ~values.isnan() & (token_ids >= time)
     low, high, upper = two_hot(values.nan_to_num(0.0), rows)
     ids = torch.stack([offset + low, offset + high], dim=-1)

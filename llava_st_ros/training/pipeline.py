@@ -84,7 +84,7 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
 
 
 def compile_parts(model: LlavaST) -> None:
-    """Let torch.compile (it needs a C++ compiler) fuse the parts that stages spend their time in."""
+    """Let torch.compile (it needs a C++ compiler) fuse the parts where the time goes."""
     for part in (model.model.vision_tower, model.model.vision_resampler, model.model):
         part.compile()
 

@@ -23,8 +23,8 @@ from llava_st_ros.model.preprocessing import preprocess
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
 from llava_st_ros.training.loop import LoopConfig
-from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.object_tubes import object_tube_samples
+from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.questions import Sample, clip_samples, image_samples
 
 

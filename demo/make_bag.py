@@ -1,0 +1,45 @@
+"""Makes demo/bag: a simulated video of the test split as a rosbag2 recording.
+
+    scripts/with_ros .venv/bin/python -m demo.make_bag [--index 2] [--out demo/bag]
+
+Needs the renderer (EGL or OSMesa); the demo itself does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llava_st_ros.errors import LlavaStError
+from llava_st_ros.training.bag_writer import write_bag
+from llava_st_ros.training.simulator import simulate_video, split_seed
+
+INDEX = 2  # of the test split: three objects of three colours, five events
+EVENTS = (0, 2)  # asked about as events; the object of event 1 is followed from picture to picture
+FOLLOWED = 1
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--index", type=int, default=INDEX, help="video of the test split")
+    arguments.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "bag")
+    options = arguments.parse_args()
+    try:
+        video = simulate_video(split_seed("test", options.index))
+        write_bag(
+            video,
+            options.out,
+            topic="/camera/image/compressed",
+            queries=[video.events[i] for i in EVENTS],
+            followed=[video.events[FOLLOWED].subject],
+        )
+    except LlavaStError as error:
+        print(f"make_bag: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
