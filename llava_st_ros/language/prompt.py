@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.errors import CheckpointError, ConfigError, QueryError
+from llava_st_ros.errors import ConfigError, QueryError
 from llava_st_ros.language.answer_format import FormattedAnswer
 from llava_st_ros.language.tasks import Question
 from llava_st_ros.model.tokenizer import (
@@ -47,7 +47,7 @@ class PromptBuilder:
     """Lays out prompts for one checkpoint. Raises CheckpointError if the tokenizer is another's."""
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
-        _check_match(tokenizer, config)
+        tokenizer.check_fits(config)
         self._tokenizer, self._config = tokenizer, config
         head, special = tokenizer.encode(_HEAD), config.special_tokens
         image = _block(special.im_start, special.im_patch, special.im_end, config.tokens_per_frame)
@@ -176,18 +176,3 @@ def _block(start: int, patch: int, end: int, tokens: int) -> list[int]:
             f"a visual block of {tokens} token", "two or more", "raise num_frames or image_size"
         )
     return [start] + [patch] * (tokens - 2) + [end]
-
-
-def _check_match(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    for what, found, expected in (
-        ("id of <TEMP-000>", tokenizer.vocab_size, config.language.vocab_size),
-        ("time tokens", tokenizer.num_temporal, config.num_temporal_tokens),
-        ("height and width tokens", tokenizer.num_spatial, config.num_spatial_tokens),
-        ("structural tokens", tokenizer.special, config.special_tokens),
-    ):
-        if found != expected:
-            raise CheckpointError(
-                f"a tokenizer whose {what}: {found}",
-                f"{expected}, as the checkpoint's config says",
-                "take the tokenizer files that belong to the checkpoint",
-            )

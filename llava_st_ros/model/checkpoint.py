@@ -67,7 +67,7 @@ def load_checkpoint(
     special = None if tokenizer is None else tokenizer.special
     config = read_config(values, tensors.shapes, special, overrides)
     if tokenizer is not None:
-        _check_tokenizer(config, tokenizer)
+        tokenizer.check_fits(config)
         config = replace(config, end_token_ids=_end_tokens(folder, config, tokenizer))
 
     with torch.device("meta"):
@@ -164,21 +164,6 @@ def _check_tensors(config: ModelConfig, model: LlavaST, tensors: TensorFiles) ->
 def _is_stray(name: str, num_layers: int) -> bool:
     layer = _VISION_LAYER.match(name)
     return bool(STRAYS.fullmatch(name)) or (layer is not None and int(layer[1]) >= num_layers)
-
-
-def _check_tokenizer(config: ModelConfig, tokenizer: Tokenizer) -> None:
-    for what, found, expected in (
-        ("<TEMP-000> at id", tokenizer.vocab_size, config.language.vocab_size),
-        ("time tokens", tokenizer.num_temporal, config.num_temporal_tokens),
-        ("height and width tokens", tokenizer.num_spatial, config.num_spatial_tokens),
-        ("structural token ids", tokenizer.special, config.special_tokens),
-    ):
-        if found != expected:
-            raise CheckpointError(
-                f"the tokenizer's {what} {found}",
-                f"{expected}, as lm_head.weight and config.json say",
-                "use the tokenizer that belongs to the weights",
-            )
 
 
 def _end_tokens(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:

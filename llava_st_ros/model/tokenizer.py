@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from llava_st_ros.config import SpecialTokens
+from llava_st_ros.config import ModelConfig, SpecialTokens
 from llava_st_ros.errors import CheckpointError
 
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
@@ -144,6 +144,21 @@ class Tokenizer:
             part = folder / (name + ".part")
             part.write_text(content, encoding="utf-8")
             part.replace(folder / name)
+
+    def check_fits(self, config: ModelConfig) -> None:
+        """Raise CheckpointError unless the tokenizer belongs to a model of this geometry."""
+        for what, found, expected in (
+            ("<TEMP-000> at id", self.vocab_size, config.language.vocab_size),
+            ("time tokens", self.num_temporal, config.num_temporal_tokens),
+            ("height and width tokens", self.num_spatial, config.num_spatial_tokens),
+            ("structural token ids", self.special, config.special_tokens),
+        ):
+            if found != expected:
+                raise CheckpointError(
+                    f"the tokenizer's {what} {found}",
+                    f"{expected}, as lm_head.weight and config.json say",
+                    "use the tokenizer that belongs to the weights",
+                )
 
     def encode(self, text: str) -> list[int]:
         """Ids of trusted text: special tokens in it are recognised."""
