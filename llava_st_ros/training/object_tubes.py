@@ -9,18 +9,22 @@ from llava_st_ros.training.questions import Sample
 from llava_st_ros.training.simulator import SimulatedClip
 from llava_st_ros.training.wording import object_texts
 
-MIN_FRAMES = 5
 
+def object_tube_samples(
+    clip: SimulatedClip, rng: np.random.Generator, shortest: int, longest: int
+) -> list[Sample]:
+    """For each object an SVG question over a random stretch in which it is always to be seen.
 
-def object_tube_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
-    """For each object an SVG question over a random stretch in which it is always to be seen."""
+    The stretch has ``shortest`` to ``longest`` frames. In a long tube all boxes but the first can
+    be learned from the one before; many short tubes teach to find the object.
+    """
     samples = []
     last = len(clip.frames) - 1
     for index in range(len(clip.objects)):
         run = longest_run(clip.visible[:, index])
-        if run is None or run[1] - run[0] + 1 < MIN_FRAMES:
+        if run is None or run[1] - run[0] + 1 < shortest:
             continue
-        frames = int(rng.integers(MIN_FRAMES, run[1] - run[0] + 2))
+        frames = int(rng.integers(shortest, min(longest, run[1] - run[0] + 1) + 1))
         first = int(rng.integers(run[0], run[1] - frames + 2))
         span = (first, first + frames - 1)
         visible = [int(i) for i in np.flatnonzero(clip.visible[first])]

@@ -6,7 +6,7 @@ last finished stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
-from llava_st_ros.errors import ConfigError
 from llava_st_ros.language.answer_format import FIXED_WORDS
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import num_templates, question
@@ -41,6 +40,7 @@ from llava_st_ros.training.stages import (
     stage_from_mapping,
 )
 
+DENSE = "dense_alignment"  # the name of the first stage; any other is one of questions
 OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
 
 
@@ -56,18 +56,7 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
     initialise(model, settings["seed"])
     print(f"{parameter_count(model) / 1e6:.2f}M parameters, {len(store)} clips")
 
-    stages: dict[str, Callable[[Mapping[str, Any]], None]] = {
-        "dense_alignment": lambda s: _dense(model, store, s, settings["seed"], work),
-        "coordinate_alignment": lambda s: _converse(
-            "coordinate_alignment", model, store, tokenizer, s, settings["seed"] + 1, work
-        ),
-        "multi_task": lambda s: _converse(
-            "multi_task", model, store, tokenizer, s, settings["seed"] + 2, work
-        ),
-    }
-    for name, stage in settings["stages"].items():
-        if name not in stages:
-            raise ConfigError(f"stage {name!r}", f"one of {', '.join(stages)}", "correct the name")
+    for number, (name, stage) in enumerate(settings["stages"].items()):
         kept = work / f"{name}.safetensors"
         if kept.exists():
             print(f"{name}: done before, read from {kept}")
@@ -75,7 +64,11 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
             continue
         propagate_to_neighbours(model)
         compile_parts(model)
-        stages[name](stage)
+        seed = settings["seed"] + number
+        if name == DENSE:
+            _dense(model, store, stage, seed, work)
+        else:
+            _converse(name, model, store, tokenizer, stage, seed, work)
         stop_propagation(model)
         part = kept.with_suffix(".part")
         save_file(dict(model.state_dict()), part)
@@ -142,7 +135,7 @@ def _dense(
     def loss(_step: int) -> loop.LossParts:
         return dense_alignment.dense_loss(model, heads, next(batches), model.config)
 
-    loop.run("dense_alignment", trained, loss, settings, work / "log.jsonl")
+    loop.run(DENSE, trained, loss, settings, work / "log.jsonl")
 
 
 def _converse(

@@ -2,8 +2,11 @@
 
 1. dense alignment: vision tower, projector and coordinate tables (see dense_alignment);
 2. coordinate alignment: the language model and the packers learn to point, on pictures and short
-   conversations about clips; 3. multi-task tuning on every task. From stage 2 on the vision tower
-is frozen, as in LLaVA-ST (section 4.1), and its features are computed once and kept on disk.
+   conversations about clips;
+3. multi-task tuning on every task, in a stage or more.
+
+From stage 2 on the vision tower is frozen, as in LLaVA-ST (section 4.1), and its features are
+computed once and kept on disk.
 """
 
 from __future__ import annotations
@@ -30,13 +33,17 @@ from llava_st_ros.training.questions import Sample, clip_samples, image_samples
 
 @dataclass(frozen=True)
 class ConversationStage:
-    """Stage 2 or 3: ``mix`` weighs the tasks, ``video`` is the share of clip batches."""
+    """A stage of questions: ``mix`` weighs the tasks, ``video`` is the share of clip batches.
+
+    ``follow`` is the (least, greatest) number of frames of questions that follow an object.
+    """
 
     loop: LoopConfig
     batch: int
     video: float
     max_tokens: int
     mix: Mapping[str, float]
+    follow: tuple[int, int] = (5, 20)
 
 
 def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
@@ -84,7 +91,7 @@ class ConversationSampler:
                 feature = self.features[index, frame]
             else:
                 samples = [s for s in clip_samples(clip, self.rng) if not s.task.on_image]
-                samples += object_tube_samples(clip, self.rng)
+                samples += object_tube_samples(clip, self.rng, *self.stage.follow)
                 feature = self.features[index]
             chosen = weighted_order(samples, self.stage.mix, self.rng)
             if chosen:
