@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
         "--period", type=float, default=1.0, help="s between two asks of a query"
     )
     arguments.add_argument("--min-confidence", type=float, default=0.0)
+    arguments.add_argument(
+        "--history", type=float, default=0.9, help="share of the window seen before the first ask"
+    )
     return arguments
 
 
@@ -66,6 +69,7 @@ def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) ->
         "cameras": [f"camera={IMAGES}"],
         "queries": standing,
         "min_confidence": arguments.min_confidence,
+        "history": arguments.history,
     }
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
 

@@ -249,7 +249,7 @@ def test_broken_indexes_are_named(folder: Path) -> None:
 
 def test_a_tokenizer_of_another_vocabulary(folder: Path) -> None:
     tiny_tokenizer(num_temporal=5).save(folder)
-    assert "time tokens 5" in refused(folder)
+    assert "time tokens: 5" in refused(folder)
     tiny_tokenizer(num_spatial=100).save(folder)
     assert "height and width tokens 100" in refused(folder)
 

@@ -148,14 +148,14 @@ class Tokenizer:
     def check_fits(self, config: ModelConfig) -> None:
         """Raise CheckpointError unless the tokenizer belongs to a model of this geometry."""
         for what, found, expected in (
-            ("<TEMP-000> at id", self.vocab_size, config.language.vocab_size),
+            ("id of <TEMP-000>", self.vocab_size, config.language.vocab_size),
             ("time tokens", self.num_temporal, config.num_temporal_tokens),
             ("height and width tokens", self.num_spatial, config.num_spatial_tokens),
             ("structural token ids", self.special, config.special_tokens),
         ):
             if found != expected:
                 raise CheckpointError(
-                    f"the tokenizer's {what} {found}",
+                    f"the tokenizer's {what}: {found}",
                     f"{expected}, as lm_head.weight and config.json say",
                     "use the tokenizer that belongs to the weights",
                 )

@@ -62,7 +62,19 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def demo(bag: Path, out: Path, model: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "demo.run", "--bag", bag, "--out", out, "--model", model],
+        [
+            sys.executable,
+            "-m",
+            "demo.run",
+            "--bag",
+            bag,
+            "--out",
+            out,
+            "--model",
+            model,
+            "--history",
+            "0.0",
+        ],  # the bag is shorter than a window
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
