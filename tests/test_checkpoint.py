@@ -251,7 +251,7 @@ def test_a_tokenizer_of_another_vocabulary(folder: Path) -> None:
     tiny_tokenizer(num_temporal=5).save(folder)
     assert "time tokens: 5" in refused(folder)
     tiny_tokenizer(num_spatial=100).save(folder)
-    assert "height and width tokens 100" in refused(folder)
+    assert "height and width tokens: 100" in refused(folder)
 
 
 @pytest.mark.parametrize(
