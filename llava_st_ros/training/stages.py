@@ -11,7 +11,6 @@ computed once and kept on disk.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,17 +128,16 @@ def conversation_loss(
     ids = batch.ids[:, 1:][predicted]
     targets = two_hot_targets(ids, batch.values[:, 1:][predicted], config)
     losses = soft_cross_entropy(model.logits(hidden[:, :-1][predicted]), targets)
-    parts = {"text": math.nan, "time": math.nan, "space": math.nan}
+    parts: dict[str, float] = {}
     kinds = {
         "text": ids < config.temporal_offset,
         "time": (ids >= config.temporal_offset) & (ids < config.height_offset),
         "space": ids >= config.height_offset,
     }
-    with torch.no_grad():
-        for name, kind in kinds.items():
-            if kind.any():
-                medium = "image" if on_image else "video"
-                parts[f"{medium}_{name}"] = float(losses[kind].mean())
+    medium = "image" if on_image else "video"
+    for name, kind in kinds.items():
+        if kind.any():
+            parts[f"{medium}_{name}"] = losses[kind].mean().item()
     return losses.mean(), parts
 
 
