@@ -119,6 +119,51 @@ def test_labels_are_the_answers_with_exact_values() -> None:
     )
 
 
+def decisive_text(task: Task, sample: Sample) -> list[str]:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    turn = encoder.encode([sample], np.random.default_rng(0)).turns[0]
+    assert sample.task is task and not (turn.decisive & ~turn.answer).any()
+    return [tokenizer.decode([int(i)]) for i in turn.ids[turn.decisive]]
+
+
+def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
+    config = paper_config(tiny_tokenizer())
+    stvg, elc, tvg = video_samples()
+    left = f"<WIDTH-{round(0.13 * (config.num_spatial_tokens - 1)):03d}>"
+    span = ["<TEMP-002>", "<TEMP-004>"]
+    assert decisive_text(Task.STVG, stvg) == [*span, "<TEMP-002>", left]
+    assert decisive_text(Task.ELC, elc) == ["<TEMP-004>", "<TEMP-002>", left]
+    assert decisive_text(Task.TVG, tvg) == ["<TEMP-001>", "<TEMP-007>"]
+
+
+def test_every_left_edge_in_a_picture_decides() -> None:
+    config = paper_config(tiny_tokenizer())
+    boxes = (("a red ball", Box(0.1, 0.2, 0.3, 0.4)), ("a box", Box(0.5, 0.6, 0.7, 0.8)))
+    answer = Answer(Task.DGC, caption="a red ball and a box", phrases=boxes)
+    sample = Sample(Task.DGC, "", None, None, 0, answer)
+    rows = [round(x * (config.num_spatial_tokens - 1)) for x in (0.1, 0.5)]
+    assert decisive_text(Task.DGC, sample) == [f"<WIDTH-{row:03d}>" for row in rows]
+
+
+def test_deciding_tokens_weigh_what_they_are_told() -> None:
+    tokenizer = tiny_tokenizer()
+    config = paper_config(tokenizer)
+    model = tiny_model(config)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    batch = collate([encoder.encode(video_samples(), np.random.default_rng(0))])
+    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
+    with torch.inference_mode():
+        total, parts = conversation_loss(model, batch, features, False)
+        heavy, _ = conversation_loss(model, batch, features, False, decisive=1e6)
+    deciding = int(batch.decisive.sum())
+    times = deciding - 2  # two tubes, a left edge each
+    expected = (parts["video_span"] * times + parts["video_left"] * 2) / deciding
+    assert abs(heavy.item() - expected) < 1e-3
+    assert abs(total.item() - expected) > 1e-2
+
+
 def test_a_full_conversation_leaves_turns_out_but_never_all() -> None:
     tokenizer = tiny_tokenizer()
     config = paper_config(tokenizer)
@@ -142,7 +187,7 @@ def test_the_loss_falls_when_the_answer_is_learned() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    assert {"video_text", "video_time", "video_space"} <= set(parts)
+    assert {"video_text", "video_span", "video_time", "video_left", "video_space"} == set(parts)
 
 
 def test_a_task_without_weight_is_not_asked() -> None:

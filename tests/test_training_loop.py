@@ -14,21 +14,73 @@ from torch import nn
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.training.clip_store import ClipStore, render_shards
 from llava_st_ros.training.dense_alignment import patch_targets
-from llava_st_ros.training.loop import LoopConfig, TrainingError, prefetched, rate_at, run
+from llava_st_ros.training.loop import (
+    LoopConfig,
+    TrainingError,
+    optimisers,
+    prefetched,
+    rate_share,
+    run,
+)
 from llava_st_ros.training.settings import read_settings
 from llava_st_ros.training.simulator import simulate_clip, split_seed
 
 
 def test_rate_warms_up_and_cools_down() -> None:
     config = LoopConfig(steps=1000, rate=1.0, warmup=10)
-    assert rate_at(config, 0, 0.0) == pytest.approx(0.1)
-    assert rate_at(config, 10, 0.0) == pytest.approx(1.0, abs=1e-3)
-    assert rate_at(config, 1000, 0.0) == pytest.approx(0.02)
+    assert rate_share(config, 0, 0.0) == pytest.approx(0.1)
+    assert rate_share(config, 10, 0.0) == pytest.approx(1.0, abs=1e-3)
+    assert rate_share(config, 1000, 0.0) == pytest.approx(0.02)
 
 
 def test_rate_follows_the_clock_where_the_machine_is_slow() -> None:
     config = LoopConfig(steps=1000, rate=1.0, warmup=1, minutes=10.0)
-    assert rate_at(config, 1, 10.0) == pytest.approx(0.02)
+    assert rate_share(config, 1, 10.0) == pytest.approx(0.02)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 8)
+        self.inside = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.lm_head = nn.Linear(8, 5, bias=False)
+
+    def loss(self, _step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x = self.words(torch.arange(5))
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        logits = self.lm_head(torch.tanh(self.inside(x)))
+        return nn.functional.cross_entropy(logits, torch.arange(5)), {}
+
+
+def test_muon_takes_the_matrices_inside_and_adamw_the_rest() -> None:
+    net = Net()
+    net.inside.weight.requires_grad_(False)
+    config = LoopConfig(steps=1, rate=0.01, matrix_rate=0.02)
+    adamw, muon = optimisers([net, net.attention], config)
+    matrices = [net.attention.in_proj_weight, net.attention.out_proj.weight]
+    assert {id(p) for p in muon.param_groups[0]["params"]} == set(map(id, matrices))
+    decayed, plain = (group["params"] for group in adamw.param_groups)
+    assert {id(p) for p in decayed} == {id(net.words.weight), id(net.lm_head.weight)}
+    assert {p.ndim for p in plain} == {1}
+    count = sum(p.requires_grad for p in net.parameters())
+    assert len(matrices) + len(decayed) + len(plain) == count
+    (alone,) = optimisers([net], LoopConfig(steps=1, rate=0.01))
+    assert sum(len(group["params"]) for group in alone.param_groups) == count
+
+
+def test_both_optimisers_follow_the_schedule_and_learn(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    before = net.attention.in_proj_weight.detach().clone()
+    config = LoopConfig(steps=60, rate=0.02, matrix_rate=0.02, warmup=5)
+    run("net", [net], net.loss, config, tmp_path / "log")
+    assert net.loss(0)[0] < 0.4  # a guess: 1.6
+    assert not torch.allclose(net.attention.in_proj_weight, before)
+    still = LoopConfig(steps=3, rate=0.0, matrix_rate=0.0)
+    after = net.attention.in_proj_weight.detach().clone()
+    run("still", [net], net.loss, still, tmp_path / "log")
+    assert torch.equal(net.attention.in_proj_weight, after)
 
 
 def test_a_loop_learns_and_logs(tmp_path: Path) -> None:
@@ -42,7 +94,7 @@ def test_a_loop_learns_and_logs(tmp_path: Path) -> None:
 
     log = tmp_path / "log.jsonl"
     config = LoopConfig(steps=300, rate=0.05, warmup=5, weight_decay=0.0)
-    assert run("line", layer.parameters(), loss, config, log) == 300
+    assert run("line", [layer], loss, config, log) == 300
     assert torch.allclose(layer.weight, wanted, atol=0.05)
     last = json.loads(log.read_text().splitlines()[-1])
     assert last["stage"] == "line" and last["step"] == 300 and last["part"] == 1.0
@@ -56,7 +108,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
         return (value * math.nan if step == 3 else value), {}
 
     with pytest.raises(TrainingError, match="stage bad, step 3"):
-        run("bad", layer.parameters(), loss, LoopConfig(steps=9, rate=0.1), tmp_path / "log")
+        run("bad", [layer], loss, LoopConfig(steps=9, rate=0.1), tmp_path / "log")
 
 
 def test_clips_come_back_from_disk_as_they_were(tmp_path: Path) -> None:

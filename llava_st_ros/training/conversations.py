@@ -28,6 +28,7 @@ class Turn:
     ids: np.ndarray  # int64 [n]
     answer: np.ndarray  # bool [n], True on the answer and its end token
     values: np.ndarray  # float32 [n], exact coordinates of the answer, NaN elsewhere
+    decisive: np.ndarray  # bool [n], True on the answer's tokens that decide what follows
     temporal_inputs: tuple[float, ...]
     height_inputs: tuple[float, ...]
     width_inputs: tuple[float, ...]
@@ -46,8 +47,9 @@ class Batch:
     """B conversations padded to L tokens.
 
     ``ids`` int64 [B, L]; ``positions`` int64 [B, L]; ``visible`` bool [B, 1, L, L] (query, key);
-    ``answer`` bool [B, L] marks the tokens to be predicted and ``values`` f32 [B, L] their exact
-    coordinates; the inputs are flat, in reading order over the whole batch.
+    ``answer`` bool [B, L] marks the tokens to be predicted, ``values`` f32 [B, L] their exact
+    coordinates, ``decisive`` bool [B, L] those that decide what follows; the inputs are flat, in
+    reading order over the whole batch.
     """
 
     ids: Tensor
@@ -55,6 +57,7 @@ class Batch:
     visible: Tensor
     answer: Tensor
     values: Tensor
+    decisive: Tensor
     temporal_inputs: Tensor
     height_inputs: Tensor
     width_inputs: Tensor
@@ -84,6 +87,7 @@ class ConversationEncoder:
             answer = format_answer(sample.answer, self.config)
             whole = self.builder.conversation([(asked, answer)])
             ids = np.asarray(whole.prompt.token_ids)
+            decisive = decisive_tokens(ids, whole.labels_mask, sample.task.on_image, self.config)
             cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
             if prefix is None:
                 prefix, length = ids[:cut], cut
@@ -95,6 +99,7 @@ class ConversationEncoder:
                     ids[cut:],
                     np.asarray(whole.labels_mask)[cut:],
                     np.asarray(whole.coordinate_values)[cut:],
+                    decisive[cut:],
                     whole.prompt.temporal_inputs,
                     whole.prompt.height_inputs,
                     whole.prompt.width_inputs,
@@ -102,6 +107,21 @@ class ConversationEncoder:
             )
         assert prefix is not None
         return Conversation(prefix, tuple(turns))
+
+
+def decisive_tokens(
+    ids: np.ndarray, answer: np.ndarray, on_image: bool, config: ModelConfig
+) -> np.ndarray:
+    """Which tokens choose the object or the time: bool [n] of ids int64 [n], answer bool [n].
+
+    The left edge of a box says which object is meant; the other edges follow from it, and so do the
+    later boxes of a tube. Times decide before a tube; inside it they count on.
+    """
+    edges = answer & (ids >= config.height_offset)
+    left = edges & (np.cumsum(edges) % 4 == 1)
+    opened = np.cumsum(left)
+    times = answer & (ids >= config.temporal_offset) & (ids < config.height_offset)
+    return (left if on_image else left & (opened == 1)) | (times & (opened == 0))
 
 
 def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
@@ -112,6 +132,7 @@ def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
     positions = np.zeros(shape, dtype=np.int64)
     turn_of = np.full(shape, -1, dtype=np.int64)
     answer = np.zeros(shape, dtype=bool)
+    decisive = np.zeros(shape, dtype=bool)
     values = np.full(shape, np.nan, dtype=np.float32)
     for row, conversation in enumerate(conversations):
         end = len(conversation.prefix)
@@ -121,7 +142,7 @@ def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
         for number, turn in enumerate(conversation.turns, start=1):
             place = slice(end, end + len(turn.ids))
             ids[row, place], answer[row, place] = turn.ids, turn.answer
-            values[row, place] = turn.values
+            values[row, place], decisive[row, place] = turn.values, turn.decisive
             positions[row, place] = len(conversation.prefix) + np.arange(len(turn.ids))
             turn_of[row, place] = number
             end = place.stop
@@ -140,6 +161,7 @@ def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
         torch.from_numpy(visible)[:, None],
         torch.from_numpy(answer),
         torch.from_numpy(values),
+        torch.from_numpy(decisive),
         flat("temporal_inputs"),
         flat("height_inputs"),
         flat("width_inputs"),

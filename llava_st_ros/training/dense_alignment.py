@@ -9,6 +9,7 @@ words share their embeddings). The heads that read this out are thrown away afte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +46,18 @@ class DenseBatch:
 class DenseHeads(nn.Module):
     """Reads color, shape, size and box off a visual token [.., D]."""
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, config: ModelConfig, vocabulary: Vocabulary, encode: Callable[[str], list[int]]
+    ) -> None:
+        """``encode`` gives the token ids of a word as it stands within a question."""
         super().__init__()
         width = config.language.hidden_size
-        names = (vocabulary.colors, vocabulary.shapes, vocabulary.sizes)
-        self.classes = nn.ModuleList(nn.Linear(width, len(n) + 1) for n in names)
+        self.words = [
+            [torch.tensor(encode(f" {word}")) for word in names]
+            for names in (vocabulary.colors, vocabulary.shapes, vocabulary.sizes)
+        ]
+        # What a patch without an object is like, one row an axis: color, shape, size.
+        self.nothing = nn.Parameter(torch.zeros(len(self.words), width))
         self.edges = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, width),
@@ -57,6 +65,18 @@ class DenseHeads(nn.Module):
             nn.Linear(width, 4 * width),
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
+
+    def names(self, tokens: Tensor, embeddings: Tensor) -> list[Tensor]:
+        """Tokens [n, D] and the text embeddings [V, D] -> per axis logits [n, 1 + words].
+
+        Column 0 is "nothing there"; a word of several pieces stands for the mean of them.
+        """
+        tokens = self.norm(tokens)
+        logits = []
+        for axis, words in enumerate(self.words):
+            rows = torch.stack([self.nothing[axis], *(embeddings[ids].mean(0) for ids in words)])
+            logits.append(tokens @ rows.T)
+        return logits
 
     def edge_states(self, tokens: Tensor) -> Tensor:
         """Tokens [n, D] -> [n, 4, D]: one state an edge, x1, y1, x2, y2."""
@@ -148,8 +168,8 @@ def dense_loss(
     weight = torch.where(covered, 1.0, BACKGROUND_WEIGHT)
     naming = torch.zeros(())
     right = {}
-    for axis, (name, head) in enumerate(zip(("color", "shape", "size"), heads.classes)):
-        logits = head(tokens)
+    named = heads.names(tokens, model.model.embed_tokens.weight)
+    for axis, (name, logits) in enumerate(zip(("color", "shape", "size"), named)):
         losses = F.cross_entropy(logits, classes[:, axis], reduction="none")
         naming = naming + (losses * weight).sum() / weight.sum()
         right[name] = float((logits.argmax(-1) == classes[:, axis])[covered].float().mean())

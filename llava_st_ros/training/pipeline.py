@@ -25,8 +25,13 @@ from llava_st_ros.records import Box, Task
 from llava_st_ros.training import dense_alignment, loop
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.conversations import ConversationEncoder
+from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.initialise import initialise
-from llava_st_ros.training.objective import propagate_to_neighbours, stop_propagation
+from llava_st_ros.training.objective import (
+    coordinate_tables,
+    propagate_to_neighbours,
+    stop_propagation,
+)
 from llava_st_ros.training.questions import all_texts
 from llava_st_ros.training.scenes import COLORS, SHAPES, SIZES
 from llava_st_ros.training.settings import read_settings
@@ -34,10 +39,10 @@ from llava_st_ros.training.stages import (
     ConversationSampler,
     ConversationStage,
     cache_vision_features,
-    conversation_loss,
     freeze_vision,
     parameter_count,
     stage_from_mapping,
+    stage_loss,
 )
 
 DENSE = "dense_alignment"  # the name of the first stage; any other is one of questions
@@ -66,7 +71,7 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
         compile_parts(model)
         seed = settings["seed"] + number
         if name == DENSE:
-            _dense(model, store, stage, seed, work)
+            _dense(model, store, tokenizer, stage, seed, work)
         else:
             _converse(name, model, store, tokenizer, stage, seed, work)
         stop_propagation(model)
@@ -118,17 +123,19 @@ def model_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> ModelConfig:
 
 
 def _dense(
-    model: LlavaST, store: ClipStore, stage: Mapping[str, Any], seed: int, work: Path
+    model: LlavaST,
+    store: ClipStore,
+    tokenizer: Tokenizer,
+    stage: Mapping[str, Any],
+    seed: int,
+    work: Path,
 ) -> None:
     settings, rest = stage_from_mapping(stage)
-    heads = dense_alignment.DenseHeads(model.config, OBJECT_NAMES)
+    heads = dense_alignment.DenseHeads(model.config, OBJECT_NAMES, tokenizer.encode)
     sampler = dense_alignment.DenseSampler(store, model.config, OBJECT_NAMES, seed)
-    trained = [
-        *model.model.vision_tower.parameters(),
-        *model.model.mm_projector.parameters(),
-        *(p for name, p in model.named_parameters() if "put_embeddings" in name),
-        *heads.parameters(),
-    ]
+    inner = model.model
+    trained = [inner.vision_tower, inner.mm_projector, inner.embed_tokens, heads]
+    trained += coordinate_tables(model)
 
     batches = loop.prefetched(lambda: sampler.batch(rest["batch"]))
 
@@ -159,9 +166,10 @@ def _converse(
     )
     sampler = ConversationSampler(store, features, encoder, conversation, seed)
 
+    heads = EventHeads(model.config)
     batches = loop.prefetched(sampler.batch)
 
     def loss(_step: int) -> loop.LossParts:
-        return conversation_loss(model, *next(batches))
+        return stage_loss(model, heads, conversation, next(batches))
 
-    loop.run(name, model.parameters(), loss, settings, work / "log.jsonl")
+    loop.run(name, [model, heads], loss, settings, work / "log.jsonl")

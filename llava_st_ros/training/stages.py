@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from llava_st_ros.model.llava_st import AXES, LlavaST
 from llava_st_ros.model.preprocessing import preprocess
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
+from llava_st_ros.training.event_alignment import EventHeads, event_labels, event_loss
 from llava_st_ros.training.loop import LoopConfig
 from llava_st_ros.training.object_tubes import object_tube_samples
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
@@ -35,6 +37,8 @@ class ConversationStage:
     """A stage of questions: ``mix`` weighs the tasks, ``video`` is the share of clip batches.
 
     ``follow`` is the (least, greatest) number of frames of questions that follow an object.
+    ``decisive`` weighs the tokens that choose the object or the time against the others' 1, and
+    ``events`` the loss of event_alignment against the answers'.
     """
 
     loop: LoopConfig
@@ -43,6 +47,25 @@ class ConversationStage:
     max_tokens: int
     mix: Mapping[str, float]
     follow: tuple[int, int] = (5, 20)
+    decisive: float = 1.0
+    events: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageBatch:
+    """B conversations and what they are about.
+
+    ``features`` f32 [B, F, N, Dv] of clips or [B, N, Dv] of pictures; ``labels`` bool
+    [B, F * n_fast, NUM_LABELS] of event_alignment, None for pictures.
+    """
+
+    conversations: Batch
+    features: Tensor
+    labels: Tensor | None
+
+    @property
+    def on_image(self) -> bool:
+        return self.features.ndim == 3
 
 
 def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
@@ -76,11 +99,11 @@ class ConversationSampler:
         self.store, self.features, self.encoder, self.stage = store, features, encoder, stage
         self.rng = np.random.default_rng(seed)
 
-    def batch(self) -> tuple[Batch, Tensor, bool]:
-        """A batch, the vision features of its clips [B, F, N, Dv] or pictures [B, N, Dv], and
-        whether it is about pictures."""
+    def batch(self) -> StageBatch:
+        """A batch all about clips or all about pictures."""
         on_image = bool(self.rng.random() >= self.stage.video)
-        conversations, features = [], []
+        config = self.encoder.config
+        conversations, features, labels = [], [], []
         while len(conversations) < self.stage.batch:
             index = int(self.rng.integers(len(self.store)))
             clip = self.store[index]
@@ -96,9 +119,17 @@ class ConversationSampler:
             if chosen:
                 conversations.append(self.encoder.encode(chosen, self.rng))
                 features.append(np.asarray(feature, dtype=np.float32))
+                if not on_image:
+                    labels.append(
+                        event_labels(clip, config.grid // config.packer.spatial_region**2)
+                    )
         # Always the same length, so that a compiled model meets one shape.
         padded = collate(conversations, self.stage.max_tokens)
-        return padded, torch.from_numpy(np.stack(features)), on_image
+        return StageBatch(
+            padded,
+            torch.from_numpy(np.stack(features)),
+            torch.from_numpy(np.stack(labels)).flatten(1, 2) if labels else None,
+        )
 
 
 def weighted_order(
@@ -112,33 +143,71 @@ def weighted_order(
 
 
 def conversation_loss(
-    model: LlavaST, batch: Batch, features: Tensor, on_image: bool
+    model: LlavaST, batch: Batch, features: Tensor, on_image: bool, decisive: float = 1.0
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss over the answers' tokens, and the text's and the coordinates' means."""
-    config = model.config
-    embeddings = embed(model, batch, features, on_image)
-    hidden = model.model(
-        inputs_embeds=embeddings,
+    """Mean loss over the answers' tokens, and the means of their kinds, to log.
+
+    A token that decides (see decisive_tokens) counts ``decisive`` times.
+    """
+    hidden = decode(model, batch, features, on_image).last_hidden_state
+    return answer_loss(model, batch, hidden, on_image, decisive)
+
+
+def stage_loss(
+    model: LlavaST, heads: EventHeads, stage: ConversationStage, batch: StageBatch
+) -> tuple[Tensor, dict[str, float]]:
+    """The answers' loss and, about clips, that of event_alignment."""
+    conversations, on_image = batch.conversations, batch.on_image
+    with_events = batch.labels is not None and stage.events > 0
+    out = decode(model, conversations, batch.features, on_image, hidden_states=with_events)
+    loss, parts = answer_loss(model, conversations, out.last_hidden_state, on_image, stage.decisive)
+    if not with_events:
+        return loss, parts
+    assert batch.labels is not None
+    start = _visual_start(model, conversations, on_image)
+    hidden = out.hidden_states[heads.layer][:, start : start + batch.labels.shape[1]]
+    aligned, more = event_loss(heads, hidden, batch.labels)
+    return loss + stage.events * aligned, {**parts, **more}
+
+
+def decode(
+    model: LlavaST, batch: Batch, features: Tensor, on_image: bool, hidden_states: bool = False
+) -> Any:
+    """The decoder's output for a batch; with ``hidden_states`` those of every layer too."""
+    return model.model(
+        inputs_embeds=embed(model, batch, features, on_image),
         attention_mask=batch.visible,
         position_ids=batch.positions,
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=hidden_states,
+    )
+
+
+def answer_loss(
+    model: LlavaST, batch: Batch, hidden: Tensor, on_image: bool, decisive: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of the answers' tokens given the last hidden states [B, L, D]; see conversation_loss."""
+    config = model.config
     # Position i predicts token i + 1; a turn's answer is never the first token of its turn.
     predicted = batch.answer[:, 1:]
     ids = batch.ids[:, 1:][predicted]
+    deciding = batch.decisive[:, 1:][predicted]
     targets = two_hot_targets(ids, batch.values[:, 1:][predicted], config)
     losses = soft_cross_entropy(model.logits(hidden[:, :-1][predicted]), targets)
-    parts: dict[str, float] = {}
+    is_time = (ids >= config.temporal_offset) & (ids < config.height_offset)
     kinds = {
         "text": ids < config.temporal_offset,
-        "time": (ids >= config.temporal_offset) & (ids < config.height_offset),
-        "space": ids >= config.height_offset,
+        "span": deciding & is_time,
+        "time": ~deciding & is_time,
+        "left": deciding & ~is_time,
+        "space": ~deciding & (ids >= config.height_offset),
     }
     medium = "image" if on_image else "video"
-    for name, kind in kinds.items():
-        if kind.any():
-            parts[f"{medium}_{name}"] = losses[kind].mean().item()
-    return losses.mean(), parts
+    parts = {
+        f"{medium}_{name}": losses[kind].mean().item() for name, kind in kinds.items() if kind.any()
+    }
+    weights = torch.where(deciding, decisive, 1.0)
+    return (losses * weights).sum() / weights.sum(), parts
 
 
 def embed(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Tensor:
@@ -147,12 +216,10 @@ def embed(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Ten
     projected = model.project(features)
     if on_image:
         visual = model.image_tokens(projected)
-        start_id = special.im_start
     else:
+        # The fast block ends where the slow one starts.
         visual = torch.cat(model.pack(projected, range(features.shape[1])), dim=-2)
-        start_id = special.vid_start
-    # The fast block ends where the slow one starts, and every row has the same prefix.
-    start = int((batch.ids[0] == start_id).nonzero()[0])
+    start = _visual_start(model, batch, on_image)
     embeddings = model.embed_tokens(batch.ids)
     embeddings = torch.cat(
         [embeddings[:, :start], visual, embeddings[:, start + visual.shape[1] :]], dim=1
@@ -164,6 +231,13 @@ def embed(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Ten
             mixed = model.table(axis, "input").mix(values)
             embeddings = embeddings.masked_scatter(places[..., None], mixed)
     return embeddings
+
+
+def _visual_start(model: LlavaST, batch: Batch, on_image: bool) -> int:
+    """Where the visual block begins; every row of a batch has the same prefix."""
+    special = model.config.special_tokens
+    start_id = special.im_start if on_image else special.vid_start
+    return int((batch.ids[0] == start_id).nonzero()[0])
 
 
 def freeze_vision(model: LlavaST) -> None:

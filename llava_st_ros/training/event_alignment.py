@@ -1,0 +1,93 @@
+"""A second reading of clips while the language model learns: what moves, where, in every frame.
+
+An answer tells of an event by its two ends, some two tokens in a hundred; whether anything moves in
+a frame is hard to learn from so little. Here each fast token, as the decoder sees it after half of
+its layers, also says which objects its cell of the frame holds and what is happening to them. The
+decoder is causal: a fast token has seen the frames before its own, which is what motion takes. The
+heads are thrown away afterwards, like those of dense_alignment.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.training.events import EventKind
+from llava_st_ros.training.scenes import COLORS, SHAPES, SimulatedObject
+from llava_st_ros.training.simulator import SimulatedClip
+
+NAMES = (*COLORS, *SHAPES)
+KINDS = tuple(EventKind)
+NUM_LABELS = 2 * len(NAMES) + len(KINDS)  # names there, names in an event, kinds of event
+POSITIVE_WEIGHT = 4.0  # most labels are false most of the time
+
+
+def event_labels(clip: SimulatedClip, side: int) -> np.ndarray:
+    """What is true of each cell, bool [F, side * side, NUM_LABELS].
+
+    A frame has side x side cells; an object belongs to the one that holds its box's centre. The
+    labels: colors and shapes of the objects there, colors and shapes of those that are the subject
+    of an event in this frame, and the kinds of these events.
+    """
+    frames = len(clip.frames)
+    labels = np.zeros((frames, side * side, NUM_LABELS), dtype=bool)
+    names = [_names(item) for item in clip.objects]
+    cells = np.full((frames, len(names)), -1)
+    for frame, index in np.argwhere(clip.visible):
+        x1, y1, x2, y2 = clip.boxes[frame, index]
+        column = min(side - 1, int((x1 + x2) / 2 * side))
+        row = min(side - 1, int((y1 + y2) / 2 * side))
+        cells[frame, index] = row * side + column
+        labels[frame, cells[frame, index], names[index]] = True
+    for event in clip.events:
+        first, last = event.span
+        moved = [len(NAMES) + name for name in names[event.subject]]
+        moved.append(2 * len(NAMES) + KINDS.index(event.kind))
+        for frame in range(first, last + 1):
+            if cells[frame, event.subject] >= 0:
+                labels[frame, cells[frame, event.subject], moved] = True
+    return labels
+
+
+class EventHeads(nn.Module):
+    """Hidden states of fast tokens [..., D] -> logits [..., NUM_LABELS]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.language.hidden_size
+        self.layer = config.language.num_hidden_layers // 2
+        self.norm = nn.LayerNorm(width)
+        self.labels = nn.Linear(width, NUM_LABELS)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.labels(self.norm(hidden))
+
+
+def event_loss(
+    heads: EventHeads, hidden: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Binary cross-entropy of hidden states [B, n, D] against bool labels [B, n, NUM_LABELS].
+
+    With it, to log: the loss, and the F1 score of the names that are ``there`` and of what is
+    ``happening``.
+    """
+    logits = heads(hidden)
+    weight = torch.tensor(POSITIVE_WEIGHT)
+    loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weight)
+    sure = logits.detach().sigmoid()
+    split = len(NAMES)
+    parts = {"events": loss.item()}
+    for name, part in (("there", slice(0, split)), ("happening", slice(split, None))):
+        true = labels[..., part]
+        if true.any():
+            chosen = sure[..., part] > 0.5
+            both = (chosen & true).sum()
+            parts[name] = float(2 * both / (chosen.sum() + true.sum()))  # F1
+    return loss, parts
+
+
+def _names(item: SimulatedObject) -> list[int]:
+    return [NAMES.index(item.color), NAMES.index(item.shape)]
