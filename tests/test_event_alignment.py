@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
-from tiny_model import tiny_config, tiny_tokenizer
+from rolling_clip import rolling_clip
+from tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
+from llava_st_ros.language.prompt import PromptBuilder
+from llava_st_ros.records import Answer, Task
+from llava_st_ros.training.conversations import ConversationEncoder, collate
 from llava_st_ros.training.event_alignment import (
     KINDS,
     NAMES,
@@ -14,31 +20,9 @@ from llava_st_ros.training.event_alignment import (
     event_labels,
     event_loss,
 )
-from llava_st_ros.training.events import EventKind
-from llava_st_ros.training.scenes import SimulatedObject
-from llava_st_ros.training.simulator import SimulatedClip, SimulatedEvent
-
-BALL = SimulatedObject("red", "ball", "small", 0.05)
-BOX = SimulatedObject("blue", "box", "large", 0.07)
-
-
-def clip() -> SimulatedClip:
-    """The ball rolls from the upper left to the upper right in frames 1 and 2; the box hides."""
-    hidden = [np.nan] * 4
-    boxes = [
-        [[0.1, 0.1, 0.2, 0.2], [0.6, 0.7, 0.8, 0.9]],
-        [[0.3, 0.1, 0.4, 0.2], [0.6, 0.7, 0.8, 0.9]],
-        [[0.7, 0.1, 0.8, 0.2], hidden],
-        [[0.9, 0.1, 1.0, 0.2], hidden],
-    ]
-    return SimulatedClip(
-        seed=0,
-        frames=np.zeros((4, 8, 8, 3), dtype=np.uint8),
-        boxes=np.array(boxes, dtype=np.float32),
-        objects=(BALL, BOX),
-        events=(SimulatedEvent(EventKind.ROLLS, 0, None, (1, 2)),),
-        stamps=np.arange(4.0),
-    )
+from llava_st_ros.training.loop import LoopConfig
+from llava_st_ros.training.questions import Sample
+from llava_st_ros.training.stages import ConversationStage, StageBatch, stage_loss
 
 
 def said(labels: np.ndarray) -> set[str]:
@@ -51,7 +35,7 @@ def said(labels: np.ndarray) -> set[str]:
 
 
 def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
-    labels = event_labels(clip(), 2)
+    labels = event_labels(rolling_clip(), 2)
     assert labels.shape == (4, 4, NUM_LABELS)
     ball = {"there: red", "there: ball"}
     rolling = ball | {"subject: red", "subject: ball", "rolls"}
@@ -69,7 +53,7 @@ def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
     torch.manual_seed(0)
     config = tiny_config(tiny_tokenizer())
     heads = EventHeads(config)
-    labels = torch.from_numpy(event_labels(clip(), 2)).flatten(0, 1)[None]
+    labels = torch.from_numpy(event_labels(rolling_clip(), 2)).flatten(0, 1)[None]
     hidden = torch.randn(1, 16, config.language.hidden_size)
     optimiser = torch.optim.Adam(heads.parameters(), lr=0.03)
     before, _ = event_loss(heads, hidden, labels)
@@ -80,3 +64,28 @@ def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
         optimiser.step()
     assert loss < 0.2 * before
     assert parts["there"] > 0.9 and parts["happening"] > 0.9
+
+
+def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
+    tokenizer = tiny_tokenizer()
+    config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
+    model, heads = tiny_model(config), EventHeads(config)
+    torch.nn.init.normal_(heads.labels.weight)  # as after some learning
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    sample = Sample(Task.TVG, "the box", None, None, None, Answer(Task.TVG, span=(1, 7)))
+    batch = StageBatch(
+        collate([encoder.encode([sample], np.random.default_rng(0))]),
+        torch.randn(1, config.num_frames, config.tokens_per_frame, 24),
+        torch.rand(1, config.num_fast_tokens, NUM_LABELS) < 0.1,
+    )
+    stage = ConversationStage(LoopConfig(1, 0.1), 1, 1.0, 2000, {"TVG": 1.0})
+    answers, _ = stage_loss(model, heads, stage, batch)
+    both, parts = stage_loss(model, heads, dataclasses.replace(stage, events=2.0), batch)
+    assert torch.isclose(both - answers, torch.tensor(2.0 * parts["events"]), atol=1e-4)
+    model.zero_grad()
+    (both - answers).backward()
+    moved = [layer.mlp.up_proj.weight.grad for layer in model.model.layers]
+    assert heads.layer == len(moved) // 2
+    assert all(g is not None and g.abs().max() > 1e-4 for g in moved[: heads.layer])
+    assert all(g is None or g.abs().max() < 1e-6 for g in moved[heads.layer :])
+    assert model.model.vision_resampler.token_packer_fast.devide_attention.to_out.weight.grad.any()

@@ -158,7 +158,7 @@ class DenseSampler:
 
 
 def dense_loss(
-    model: LlavaST, heads: DenseHeads, batch: DenseBatch, config: ModelConfig
+    model: LlavaST, heads: DenseHeads, batch: DenseBatch
 ) -> tuple[Tensor, dict[str, float]]:
     """The stage's loss and its parts: names by cross-entropy, edges by two-hot soft labels."""
     # With LAPE, as the language model will see them: an edge is an offset from the patch's place.
@@ -173,21 +173,27 @@ def dense_loss(
         losses = F.cross_entropy(logits, classes[:, axis], reduction="none")
         naming = naming + (losses * weight).sum() / weight.sum()
         right[name] = float((logits.argmax(-1) == classes[:, axis])[covered].float().mean())
-    states = heads.edge_states(tokens[covered])  # [n, 4, D]
+    pointing, iou = edge_loss(model, heads.edge_states(tokens[covered]), boxes[covered])
+    parts = {"naming": naming.item(), "pointing": pointing.item(), **right, "iou": iou}
+    return naming + pointing, parts
+
+
+def edge_loss(model: LlavaST, states: Tensor, boxes: Tensor) -> tuple[Tensor, float]:
+    """States [n, 4, D] of the edges of boxes f32 [n, 4], read in the model's output tables.
+
+    Returns the mean two-hot cross-entropy, and the mean IoU of the likeliest boxes.
+    """
     _, _, _, height, _, width = (table.weight for table in coordinate_tables(model))
-    rows = config.num_spatial_tokens
     pointing = torch.zeros(())
     estimate = []
     for edge, table in enumerate((width, height, width, height)):
         log_probability = (states[:, edge] @ table.T).log_softmax(-1)
-        low, high, upper = two_hot(boxes[covered][:, edge], rows)
+        low, high, upper = two_hot(boxes[:, edge], len(table))
         chosen = (1 - upper) * log_probability.gather(1, low[:, None])[:, 0]
         chosen = chosen + upper * log_probability.gather(1, high[:, None])[:, 0]
         pointing = pointing - chosen.mean() / 4
-        estimate.append(log_probability.argmax(-1).float() / (rows - 1))
-    parts = {"naming": naming.item(), "pointing": pointing.item(), **right}
-    parts["iou"] = float(_iou(torch.stack(estimate, -1), boxes[covered]).mean())
-    return naming + pointing, parts
+        estimate.append(log_probability.argmax(-1).float() / (len(table) - 1))
+    return pointing, float(_iou(torch.stack(estimate, -1), boxes).mean())
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:

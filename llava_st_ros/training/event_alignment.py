@@ -35,21 +35,28 @@ def event_labels(clip: SimulatedClip, side: int) -> np.ndarray:
     frames = len(clip.frames)
     labels = np.zeros((frames, side * side, NUM_LABELS), dtype=bool)
     names = [_names(item) for item in clip.objects]
-    cells = np.full((frames, len(names)), -1)
-    for frame, index in np.argwhere(clip.visible):
-        x1, y1, x2, y2 = clip.boxes[frame, index]
-        column = min(side - 1, int((x1 + x2) / 2 * side))
-        row = min(side - 1, int((y1 + y2) / 2 * side))
-        cells[frame, index] = row * side + column
-        labels[frame, cells[frame, index], names[index]] = True
+    where = cells(clip, side)
+    for frame, index in np.argwhere(where >= 0):
+        labels[frame, where[frame, index], names[index]] = True
     for event in clip.events:
         first, last = event.span
         moved = [len(NAMES) + name for name in names[event.subject]]
         moved.append(2 * len(NAMES) + KINDS.index(event.kind))
         for frame in range(first, last + 1):
-            if cells[frame, event.subject] >= 0:
-                labels[frame, cells[frame, event.subject], moved] = True
+            if where[frame, event.subject] >= 0:
+                labels[frame, where[frame, event.subject], moved] = True
     return labels
+
+
+def cells(clip: SimulatedClip, side: int) -> np.ndarray:
+    """The cell that each object's centre lies in, int64 [F, objects], -1 where it is not seen."""
+    found = np.full(clip.visible.shape, -1, dtype=np.int64)
+    for frame, index in np.argwhere(clip.visible):
+        x1, y1, x2, y2 = clip.boxes[frame, index]
+        column = min(side - 1, int((x1 + x2) / 2 * side))
+        row = min(side - 1, int((y1 + y2) / 2 * side))
+        found[frame, index] = row * side + column
+    return found
 
 
 class EventHeads(nn.Module):
@@ -61,6 +68,8 @@ class EventHeads(nn.Module):
         self.layer = config.language.num_hidden_layers // 2
         self.norm = nn.LayerNorm(width)
         self.labels = nn.Linear(width, NUM_LABELS)
+        # New heads must not disturb what they read: no gradient passes until they know something.
+        nn.init.zeros_(self.labels.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.labels(self.norm(hidden))

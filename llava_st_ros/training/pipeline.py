@@ -22,7 +22,7 @@ from llava_st_ros.model.checkpoint import save_checkpoint
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.records import Box, Task
-from llava_st_ros.training import dense_alignment, loop
+from llava_st_ros.training import dense_alignment, loop, packer_alignment
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.conversations import ConversationEncoder
 from llava_st_ros.training.event_alignment import EventHeads
@@ -45,7 +45,8 @@ from llava_st_ros.training.stages import (
     stage_loss,
 )
 
-DENSE = "dense_alignment"  # the name of the first stage; any other is one of questions
+# Stages by name; any other is one of questions.
+DENSE, PACKERS = "dense_alignment", "packer_alignment"
 OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
 
 
@@ -72,6 +73,8 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
         seed = settings["seed"] + number
         if name == DENSE:
             _dense(model, store, tokenizer, stage, seed, work)
+        elif name == PACKERS:
+            _pack(model, store, tokenizer, stage, seed, work)
         else:
             _converse(name, model, store, tokenizer, stage, seed, work)
         stop_propagation(model)
@@ -140,9 +143,39 @@ def _dense(
     batches = loop.prefetched(lambda: sampler.batch(rest["batch"]))
 
     def loss(_step: int) -> loop.LossParts:
-        return dense_alignment.dense_loss(model, heads, next(batches), model.config)
+        return dense_alignment.dense_loss(model, heads, next(batches))
 
     loop.run(DENSE, trained, loss, settings, work / "log.jsonl")
+
+
+def _pack(
+    model: LlavaST,
+    store: ClipStore,
+    tokenizer: Tokenizer,
+    stage: Mapping[str, Any],
+    seed: int,
+    work: Path,
+) -> None:
+    settings, rest = stage_from_mapping(stage)
+    heads = packer_alignment.PackerHeads(model.config, tokenizer.encode)
+    features = _vision_features(model, store, work)
+    sampler = packer_alignment.PackerSampler(store, features, model.config, seed)
+    batches = loop.prefetched(lambda: sampler.batch(rest["batch"]))
+
+    def loss(_step: int) -> loop.LossParts:
+        return packer_alignment.packer_loss(model, heads, *next(batches))
+
+    # The projector and the tables stay as pictures know them.
+    loop.run(PACKERS, [model.model.vision_resampler, heads], loss, settings, work / "log.jsonl")
+
+
+def _vision_features(model: LlavaST, store: ClipStore, work: Path) -> np.ndarray:
+    """Float16 [clips, F, N, Dv], computed once: the tower is frozen after its own stage."""
+    cache = work / "vision_features.npy"
+    if not cache.exists():
+        cache_vision_features(model, store, cache)
+    features: np.ndarray = np.load(cache, mmap_mode="r", allow_pickle=False)
+    return features
 
 
 def _converse(
@@ -157,10 +190,7 @@ def _converse(
     settings, rest = stage_from_mapping(stage)
     conversation = ConversationStage(loop=settings, **rest)
     freeze_vision(model)
-    cache = work / "vision_features.npy"
-    if not cache.exists():
-        cache_vision_features(model, store, cache)
-    features = np.load(cache, mmap_mode="r", allow_pickle=False)
+    features = _vision_features(model, store, work)
     encoder = ConversationEncoder(
         PromptBuilder(tokenizer, model.config), model.config, conversation.max_tokens
     )

@@ -1,0 +1,141 @@
+"""The packers learn to lose nothing that a question may be about.
+
+Dense alignment taught each patch to name and box the object over it; a packer folds regions of
+such tokens into one. Here its tokens are read off as densely, without the language model: asked for
+an object of its cell by the embeddings of its name's words, a fast token gives the object's box in
+its frame and a slow token the one in the middle of its frames, in the coordinate tables; both say
+which objects are there and what happens (event_alignment). LLaVA-ST likewise trains its packers and
+embeddings first (section 4.1, content alignment). The heads are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.training.clip_store import ClipStore
+from llava_st_ros.training.dense_alignment import edge_loss
+from llava_st_ros.training.event_alignment import NAMES, EventHeads, cells, event_labels, event_loss
+from llava_st_ros.training.simulator import SimulatedClip
+
+
+@dataclass(frozen=True)
+class StreamTargets:
+    """What n tokens of B clips hold.
+
+    ``labels`` bool [B, n, NUM_LABELS]; of m objects within them ``tokens`` int64 [m] (flat, of
+    B * n), ``names`` int64 [m, 2] (color and shape, of NAMES) and ``boxes`` f32 [m, 4].
+    """
+
+    labels: Tensor
+    tokens: Tensor
+    names: Tensor
+    boxes: Tensor
+
+
+class StreamHeads(nn.Module):
+    """Reads one stream's tokens [n, D]."""
+
+    def __init__(self, config: ModelConfig, encode: Callable[[str], list[int]]) -> None:
+        """``encode`` gives the token ids of a word as it stands within a question."""
+        super().__init__()
+        width = config.language.hidden_size
+        self.words = [torch.tensor(encode(f" {name}")) for name in NAMES]
+        self.events = EventHeads(config)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.edges = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, 4 * width)
+        )
+
+    def edge_states(self, tokens: Tensor, names: Tensor, embeddings: Tensor) -> Tensor:
+        """Tokens [m, D], asked for names [m, 2] in the text embeddings [V, D] -> [m, 4, D]."""
+        words = torch.stack([embeddings[ids].mean(0) for ids in self.words])
+        asked = words[names].sum(1)
+        states = self.edges(torch.cat([self.norm(tokens), self.norm(asked)], dim=-1))
+        return self.norm(states.unflatten(-1, (4, -1)))
+
+
+class PackerHeads(nn.Module):
+    """The heads of both streams."""
+
+    def __init__(self, config: ModelConfig, encode: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        self.fast, self.slow = StreamHeads(config, encode), StreamHeads(config, encode)
+
+
+class PackerSampler:
+    """Random clips of the store, as vision features and targets."""
+
+    def __init__(
+        self, store: ClipStore, features: np.ndarray, config: ModelConfig, seed: int
+    ) -> None:
+        self.store, self.features, self.config = store, features, config
+        self.rng = np.random.default_rng(seed)
+
+    def batch(self, size: int) -> tuple[Tensor, StreamTargets, StreamTargets]:
+        """Features f32 [B, F, N, Dv] and the targets of the fast and of the slow tokens."""
+        chosen = [int(i) for i in self.rng.integers(len(self.store), size=size)]
+        clips = [self.store[i] for i in chosen]
+        features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in chosen])
+        packer, grid = self.config.packer, self.config.grid
+        fast, slow = grid // packer.spatial_region**2, grid // packer.spatial_region
+        return (
+            torch.from_numpy(features),
+            stream_targets(clips, fast, 1),
+            stream_targets(clips, slow, packer.temporal_region),
+        )
+
+
+def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> StreamTargets:
+    """Targets of tokens that each stand for one of side x side cells over ``length`` frames."""
+    labels, tokens, names, boxes = [], [], [], []
+    for row, clip in enumerate(clips):
+        per_frame = event_labels(clip, side)
+        frames = len(per_frame) // length
+        labels.append(per_frame.reshape(frames, length, *per_frame.shape[1:]).any(1))
+        where = cells(clip, side)
+        for step in range(frames):
+            frame = step * length + length // 2
+            for index in np.flatnonzero(where[frame] >= 0):
+                item = clip.objects[index]
+                tokens.append((row * frames + step) * side * side + where[frame, index])
+                names.append((NAMES.index(item.color), NAMES.index(item.shape)))
+                boxes.append(clip.boxes[frame, index])
+    return StreamTargets(
+        torch.from_numpy(np.stack(labels)).flatten(1, 2),
+        torch.tensor(tokens, dtype=torch.int64),
+        torch.tensor(names, dtype=torch.int64).reshape(-1, 2),
+        torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4)),
+    )
+
+
+def packer_loss(
+    model: LlavaST,
+    heads: PackerHeads,
+    features: Tensor,
+    fast: StreamTargets,
+    slow: StreamTargets,
+) -> tuple[Tensor, dict[str, float]]:
+    """The stage's loss and its parts."""
+    packed = model.pack(model.project(features), range(features.shape[1]))
+    embeddings = model.model.embed_tokens.weight
+    total = torch.zeros(())
+    parts: dict[str, float] = {}
+    for name, tokens, reader, targets in (
+        ("fast", packed.fast, heads.fast, fast),
+        ("slow", packed.slow, heads.slow, slow),
+    ):
+        events, said = event_loss(reader.events, tokens, targets.labels)
+        asked = tokens.flatten(0, 1)[targets.tokens]
+        states = reader.edge_states(asked, targets.names, embeddings)
+        pointing, iou = edge_loss(model, states, targets.boxes)
+        total = total + pointing + 2.0 * events
+        parts |= {f"{name}_{key}": value for key, value in said.items()}
+        parts |= {f"{name}_pointing": pointing.item(), f"{name}_iou": iou}
+    return total, parts
