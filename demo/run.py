@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--out", type=Path, default=Path("out/demo"))
     arguments.add_argument("--model", type=Path, help="checkpoint (default: llava-st-tiny)")
     arguments.add_argument(
-        "--period", type=float, default=1.0, help="s between two asks of a query"
+        "--period", type=float, default=1.0, help="s between two asks about the window"
+    )
+    # Boxes of a track further apart than a second are not joined, and pictures are cheap to ask.
+    arguments.add_argument(
+        "--picture-period", type=float, default=0.5, help="s between two asks about a picture"
     )
     arguments.add_argument("--min-confidence", type=float, default=0.0)
     arguments.add_argument(
@@ -59,7 +63,7 @@ def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) ->
                 "id": query.id,
                 "text": query.text,
                 "task": query.task.value,
-                "period": arguments.period,
+                "period": arguments.picture_period if query.task.on_image else arguments.period,
             }
         )
         for query in queries

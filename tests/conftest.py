@@ -18,30 +18,17 @@ TEXTS = ("When does the red ball roll behind the box? Object bounding box: Durin
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder like llava-st-tiny's, a hundredth of its size, with random weights.
 
-    144 px, patch 16, 20 frames, 20 time and 100 place rows, paper mode. It grounds nothing: under
-    the grammar its answers are well formed all the same.
+    It grounds nothing: under the grammar its answers are well formed all the same.
     """
     import torch
+    from stream_config import stream_config
 
-    from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
     from llava_st_ros.model.checkpoint import save_checkpoint
     from llava_st_ros.model.llava_st import LlavaST
     from llava_st_ros.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(TEXTS, 400, 20, 100)
-    config = ModelConfig(
-        image_size=144,
-        patch_size=16,
-        vision=VisionConfig(32, 64, 1, 2),
-        language=LanguageConfig(32, 64, 1, 2, 1, tokenizer.vocab_size, rope_theta=10_000.0),
-        packer=PackerConfig(embed_dim=32, num_heads=2),
-        special_tokens=tokenizer.special,
-        num_temporal_tokens=20,
-        num_spatial_tokens=100,
-        num_frames=20,
-        compat="paper",
-        end_token_ids=(tokenizer.chat_end,),
-    )
+    config = stream_config(tokenizer)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     save_checkpoint(folder, LlavaST(config), config, tokenizer, "float32")

@@ -13,16 +13,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stream_config import stream_config
 
 from llava_st_ros.asking import Asker
 from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.config import (
     GrounderConfig,
-    LanguageConfig,
     ModelConfig,
-    PackerConfig,
     StreamConfig,
-    VisionConfig,
 )
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.grounder import Grounder
@@ -189,19 +187,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Tokenizer) -> ModelConfig:
-    return ModelConfig(
-        image_size=144,
-        patch_size=16,
-        vision=VisionConfig(16, 32, 1, 2),
-        language=LanguageConfig(32, 64, 2, 2, 1, tokenizer.vocab_size),
-        packer=PackerConfig(embed_dim=16, num_heads=2),
-        special_tokens=tokenizer.special,
-        num_temporal_tokens=20,
-        num_spatial_tokens=100,
-        num_frames=20,
-        compat="paper",
-        end_token_ids=(tokenizer.chat_end,),
-    )
+    return stream_config(tokenizer)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+from stream_config import stream_config
 
 from llava_st_ros.backends.base import BackendDescription
-from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
 from llava_st_ros.language.answers import format_answer
 from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.records import Answer, Box, Task
@@ -52,19 +52,7 @@ class SeeingBackend:
         self.tokenizer = tokenizer
         self._gate: threading.Semaphore | None = None
         self.threads: set[str] = set()  # where it was called
-        self.model = ModelConfig(
-            image_size=144,
-            patch_size=16,
-            vision=VisionConfig(16, 32, 1, 2),
-            language=LanguageConfig(32, 64, 2, 2, 1, tokenizer.vocab_size),
-            packer=PackerConfig(embed_dim=16, num_heads=2),
-            special_tokens=tokenizer.special,
-            num_temporal_tokens=20,
-            num_spatial_tokens=100,
-            num_frames=20,
-            compat="paper",
-            end_token_ids=(tokenizer.chat_end,),
-        )
+        self.model = stream_config(tokenizer)
 
     def hold(self, steps: int = 1) -> None:
         """From now on take ``steps`` steps, and for ever over the next."""
