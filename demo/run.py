@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -135,6 +136,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(logs.resolve()),
         "PYTHONUNBUFFERED": "1",
+        # Player, collector and DDS run beside the network: threads that wait for each other on
+        # busy cores made answers six times as late (docs/lab_notes.md).
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     view = View(queries, stamps[0], console)
     playback = Playback(queries, len(stamps), view)
