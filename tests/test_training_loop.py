@@ -45,6 +45,7 @@ class Net(nn.Module):
         self.inside = nn.Linear(8, 8)
         self.attention = nn.MultiheadAttention(8, 2)
         self.lm_head = nn.Linear(8, 5, bias=False)
+        self.inner = nn.ModuleDict({"labels": nn.Linear(8, 3)})  # a head, wherever it stands
 
     def loss(self, _step: int) -> tuple[torch.Tensor, dict[str, float]]:
         x = self.words(torch.arange(5))
@@ -61,7 +62,11 @@ def test_muon_takes_the_matrices_inside_and_adamw_the_rest() -> None:
     matrices = [net.attention.in_proj_weight, net.attention.out_proj.weight]
     assert {id(p) for p in muon.param_groups[0]["params"]} == set(map(id, matrices))
     decayed, plain = (group["params"] for group in adamw.param_groups)
-    assert {id(p) for p in decayed} == {id(net.words.weight), id(net.lm_head.weight)}
+    assert {id(p) for p in decayed} == {
+        id(net.words.weight),
+        id(net.lm_head.weight),
+        id(net.inner["labels"].weight),
+    }
     assert {p.ndim for p in plain} == {1}
     count = sum(p.requires_grad for p in net.parameters())
     assert len(matrices) + len(decayed) + len(plain) == count

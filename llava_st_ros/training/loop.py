@@ -102,7 +102,7 @@ def inner_matrices(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
     """Weights of linear layers and attention, but not of layers named as heads."""
     for module in modules:
         for name, child in module.named_modules():
-            if isinstance(child, nn.Linear) and name not in HEADS:
+            if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in HEADS:
                 yield child.weight
             elif isinstance(child, nn.MultiheadAttention):
                 yield child.in_proj_weight

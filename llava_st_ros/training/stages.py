@@ -1,12 +1,13 @@
 """The stages that train a tiny LLaVA-ST from nothing, and their settings.
 
 1. dense alignment: vision tower, projector and coordinate tables (see dense_alignment);
-2. coordinate alignment: the language model and the packers learn to point, on pictures and short
-   conversations about clips;
-3. multi-task tuning on every task, in a stage or more.
+2. picture alignment: the language model learns from words to point, on pictures;
+3. coordinate alignment: the same in clips, by short questions;
+4. packer alignment: the packers alone (see packer_alignment);
+5. multi-task tuning on every task, in a stage or more.
 
-From stage 2 on the vision tower is frozen, as in LLaVA-ST (section 4.1), and its features are
-computed once and kept on disk.
+Stages of questions (2, 3, 5) are made here. From stage 2 on the vision tower is frozen, as in
+LLaVA-ST (section 4.1), and its features are computed once and kept on disk.
 """
 
 from __future__ import annotations
