@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.base import Backend
@@ -29,11 +31,13 @@ from llava_st_ros.ros.images import bridge_name
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.publications import Publications
 from llava_st_ros.ros.queries import check_cameras, parse_queries
+from llava_st_ros.ros.spinning import Spinner
 from llava_st_ros.ros.throttle import Throttle
 from llava_st_ros.ros.watch import Watch
 from llava_st_ros.ros.worker import Worker
 
 NODE_NAME = "grounding"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Load = Callable[[NodeParameters], tuple[Backend, Tokenizer]]
 
@@ -50,8 +54,8 @@ class GroundingNode(LifecycleNode):
     """Cameras in, tracks and events out; msg/, srv/ and action/ say what is exchanged.
 
     ``load`` gives the model on configure. The constructor raises ConfigError for parameters that
-    cannot work. Spin it in a MultiThreadedExecutor of EXECUTOR_THREADS threads: a goal that waits
-    for its answer holds one, and cancelling needs another.
+    cannot work. Spin it in EXECUTOR_THREADS threads (see Spinner): a goal that waits for its
+    answer holds one, and cancelling needs another.
     """
 
     def __init__(self, *, load: Load = load_model, **options: Any) -> None:
@@ -96,6 +100,12 @@ class GroundingNode(LifecycleNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._step("recover", self._release)
+
+    def interrupt(self) -> None:
+        """Cut short what the model is doing, so that no callback waits for it any more."""
+        worker = self._worker
+        if worker is not None:
+            worker.pause(self.settings.stop_timeout)
 
     def destroy_node(self) -> None:
         """Stop everything, whatever the state, and destroy the node. Stop spinning it first."""
@@ -225,29 +235,44 @@ class GroundingNode(LifecycleNode):
 
 
 def main(args: Sequence[str] | None = None, *, load: Load = load_model) -> int:
-    """Run the node until it is interrupted; exit code 2 where it cannot start."""
-    rclpy.init(args=None if args is None else list(args))
-    node: GroundingNode | None = None
-    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
+    """Run the node until SIGINT or SIGTERM; exit code 2 where it cannot start.
+
+    For the main thread of a process: it takes over the two signals.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop_once)
     try:
-        node = GroundingNode(load=load)
-        executor.add_node(node)
-        if not node.settings.autostart:
-            node.get_logger().info("unconfigured: waiting for a lifecycle manager")
-        elif not _start(node):
-            return 2
-        executor.spin()
+        with ExitStack() as ending:  # the last to come is the first to go
+            # rclpy's own handlers would shut the context down under a running node.
+            rclpy.init(
+                args=None if args is None else list(args),
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
+            ending.callback(rclpy.try_shutdown)
+            node = GroundingNode(load=load)
+            ending.callback(node.destroy_node)
+            if not node.settings.autostart:
+                node.get_logger().info("unconfigured: waiting for a lifecycle manager")
+            elif not _start(node):
+                return 2
+            spinner = Spinner(node.context, EXECUTOR_THREADS)
+            ending.callback(spinner.close)
+            ending.callback(node.interrupt)
+            spinner.add(node)
+            spinner.wait()
     except ConfigError as error:
         print(f"{NODE_NAME}: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:
         pass
-    finally:
-        executor.shutdown()
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
     return 0
+
+
+def _stop_once(number: int, frame: object) -> None:
+    # A launch file and a terminal both pass Ctrl-C on: the second must not cut the end short.
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 def _start(node: GroundingNode) -> bool:

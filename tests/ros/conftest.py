@@ -27,11 +27,12 @@ except ImportError as error:
     missing = f"rclpy or the built messages are missing (run through scripts/with_ros): {error}"
 
 if TYPE_CHECKING or not missing:
-    from peer import Peer, Spinner
+    from peer import Peer
     from seeing import SeeingBackend, load_seeing
 
     from llava_st_ros.ros.ground_action import EXECUTOR_THREADS
     from llava_st_ros.ros.node import GroundingNode
+    from llava_st_ros.ros.spinning import Spinner
 
 FIRST_PORT = 23410  # of the locks that keep two test runs in different domains
 _numbers = itertools.count(os.getpid())

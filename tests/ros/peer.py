@@ -12,7 +12,6 @@ import numpy as np
 from rcl_interfaces.msg import Log
 from rclpy.action import ActionClient
 from rclpy.context import Context
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
@@ -20,32 +19,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from llava_st_ros.ros.conversions import header
 
 PATIENCE = 30.0  # seconds; far beyond what anything here takes
-
-
-class Spinner:
-    """Nodes of one context in an executor's thread, until ``close``."""
-
-    def __init__(self, context: Context, threads: int) -> None:
-        self.executor = MultiThreadedExecutor(threads, context=context)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def add(self, node: Node) -> None:
-        self.executor.add_node(node)
-
-    def close(self) -> None:
-        """End what runs, then the executor: rclpy's shutdown would pull it from under it."""
-        self._stopped.set()
-        self.executor.wake()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-        self.executor._executor.shutdown()
-        self.executor.shutdown()
-
-    def _spin(self) -> None:
-        while not self._stopped.is_set():
-            self.executor.spin_once(timeout_sec=0.1)
 
 
 class Peer(Node):

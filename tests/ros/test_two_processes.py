@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,15 +33,18 @@ BEGIN = 1_000 * 10 * TENTH + 123_456_789  # an odd stamp: every nanosecond must 
 
 
 @contextmanager
-def process(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A node in a process of its own, interrupted at the end as Ctrl-C would."""
+def process(
+    *command: str | Path, signals: Sequence[signal.Signals] = (signal.SIGINT,)
+) -> Iterator[subprocess.Popen[str]]:
+    """A node in a process of its own, ended by ``signals``, by default as Ctrl-C would."""
     with subprocess.Popen(
         [sys.executable, *map(str, command)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE,
         text=True,
     ) as running:  # fmt: skip
         try:
             yield running
-            running.send_signal(signal.SIGINT)
+            for number in signals:
+                running.send_signal(number)
             output, _ = running.communicate(timeout=PATIENCE)
             assert running.returncode == 0, output
             assert "Traceback" not in output, output
@@ -145,6 +149,24 @@ def test_llava_st_node_runs_a_checkpoint(peer: Peer, random_checkpoint: Path) ->
         assert stamp_from_msg(grounded.stamp) in stamps
         assert 0 <= grounded.box.x_min <= grounded.box.x_max <= WIDTH
         assert 0 <= grounded.box.y_min <= grounded.box.y_max <= HEIGHT
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+def test_the_node_ends_in_order_in_the_middle_of_its_work(
+    peer: Peer, signals: tuple[signal.Signals, ...]
+) -> None:
+    answers = peer.collect(msg.Answer, "grounding/answers")
+    with process(
+        HERE / "seeing_node.py", "--ros-args", "-p", "queries:=[the red box]",
+        "-p", "default_period:=0.01", "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
+        signals=signals,
+    ):  # fmt: skip
+        camera, count = peer.camera("image"), itertools.count()
+
+        def shoot() -> None:
+            camera.publish(raw(picture(10, 10, 40, 40), BEGIN + next(count) * TENTH))
+
+        peer.publish_until(shoot, lambda: len(answers) >= 5, "answers")
 
 
 @pytest.mark.parametrize(
