@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -71,6 +70,8 @@ def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) ->
     ]
     parameters = {
         "model": str((arguments.model or default_model()).resolve()),
+        # Player, collector and DDS need the cores too (docs/lab_notes.md).
+        "threads": 1,
         "cameras": [f"camera={IMAGES}"],
         "queries": standing,
         "min_confidence": arguments.min_confidence,
@@ -136,9 +137,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(logs.resolve()),
         "PYTHONUNBUFFERED": "1",
-        # Player, collector and DDS run beside the network: threads that wait for each other on
-        # busy cores made answers six times as late (docs/lab_notes.md).
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     view = View(queries, stamps[0], console)
     playback = Playback(queries, len(stamps), view)

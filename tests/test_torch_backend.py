@@ -247,6 +247,14 @@ def test_load_backend(tmp_path: Path) -> None:
         b.extend(ids, b.new_cache()) for b in (backend, TorchBackend((model, config)))
     )
     np.testing.assert_array_equal(found, expected)
+    before = torch.get_num_threads()
+    try:
+        load_backend(tmp_path, threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+        load_backend(tmp_path)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
     with pytest.raises(BackendError, match="backend 'abacus'"):
         load_backend(tmp_path, "abacus")
     with pytest.raises(BackendError, match="precision 'float8'"):

@@ -167,3 +167,12 @@ def check_device(device: str) -> None:
         raise BackendError(
             f"device {device!r}: {reason}", "a device of this machine", "use cpu"
         ) from error
+
+
+def limit_threads(threads: int) -> None:
+    """Let no operation of torch in this process use more than so many CPU threads, 1 or more.
+
+    Threads that wait for each other on cores they share with a robot's other processes cost more
+    than they bring (docs/lab_notes.md).
+    """
+    torch.set_num_threads(threads)

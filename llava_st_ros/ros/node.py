@@ -46,7 +46,11 @@ def load_model(settings: NodeParameters) -> tuple[Backend, Tokenizer]:
     """The backend and tokenizer that the parameters name."""
     path = settings.model or default_model()
     return load_backend(
-        path, settings.backend, device=settings.device, precision=settings.precision
+        path,
+        settings.backend,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
     )
 
 

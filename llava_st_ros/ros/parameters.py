@@ -48,6 +48,12 @@ class NodeParameters:
     backend: str = _setting("torch", "Runtime of the network")
     device: str = _setting("cpu", "Device of the runtime, such as cpu or cuda:0")
     precision: str = _setting("float32", "float32, bfloat16 or float16")
+    threads: int = _setting(
+        0,
+        "CPU threads of the network; 0: as the runtime chooses (OMP_NUM_THREADS)",
+        low=0,
+        high=1024,
+    )
     autostart: bool = _setting(
         True, "Configure and activate at start; false where a lifecycle manager does it"
     )

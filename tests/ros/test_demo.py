@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -76,7 +75,6 @@ def demo(bag: Path, out: Path, model: Path) -> subprocess.Popen[str]:
             "0.0",
         ],  # the bag is shorter than a window
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
