@@ -143,12 +143,22 @@ class ModelConfig:
         return self.grid**2
 
     @property
+    def slow_side(self) -> int:
+        """Slow tokens on a side of the frame."""
+        return self.grid // self.packer.spatial_region
+
+    @property
+    def fast_side(self) -> int:
+        """Fast tokens on a side of the frame."""
+        return self.slow_side // self.packer.spatial_region
+
+    @property
     def slow_tokens_per_frame(self) -> int:
-        return (self.grid // self.packer.spatial_region) ** 2
+        return self.slow_side**2
 
     @property
     def fast_tokens_per_frame(self) -> int:
-        return (self.grid // self.packer.spatial_region**2) ** 2
+        return self.fast_side**2
 
     @property
     def num_fast_tokens(self) -> int:

@@ -8,19 +8,42 @@ import numpy as np
 import torch
 from tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
-from llava_st_ros.config import ModelConfig
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import question
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
+from llava_st_ros.training.conversations import (
+    Batch,
+    Conversation,
+    ConversationEncoder,
+    collate,
+)
 from llava_st_ros.training.questions import Sample
-from llava_st_ros.training.stages import conversation_loss, embed, weighted_order
+from llava_st_ros.training.stages import answer_loss, decode, embed, weighted_order
 
 
-def paper_config(tokenizer: Tokenizer) -> ModelConfig:
-    return dataclasses.replace(tiny_config(tokenizer), compat="paper")
+class Tiny:
+    """A small model in paper mode and what makes batches for it."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tiny_tokenizer()
+        self.config = dataclasses.replace(tiny_config(self.tokenizer), compat="paper")
+        self.builder = PromptBuilder(self.tokenizer, self.config)
+        frames, tokens = self.config.num_frames, self.config.tokens_per_frame
+        self.features = torch.randn(1, frames, tokens, self.config.vision.hidden_size)
+
+    def model(self) -> LlavaST:
+        return tiny_model(self.config)
+
+    def encode(self, samples: list[Sample], max_tokens: int = 2000) -> Conversation:
+        encoder = ConversationEncoder(self.builder, self.config, max_tokens)
+        return encoder.encode(samples, np.random.default_rng(0))
+
+    def loss(
+        self, model: LlavaST, batch: Batch, decisive: float = 1.0
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        states = decode(model, batch, self.features, False).last_hidden_state
+        return answer_loss(model, batch, states, False, decisive)
 
 
 def video_samples() -> list[Sample]:
@@ -47,22 +70,12 @@ def video_samples() -> list[Sample]:
 
 
 def hidden(model: LlavaST, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-    return model.model(
-        inputs_embeds=embed(model, batch, features, False),
-        attention_mask=batch.visible,
-        position_ids=batch.positions,
-        use_cache=False,
-    ).last_hidden_state
+    return decode(model, batch, features, False).last_hidden_state
 
 
 def test_turns_side_by_side_equal_turns_alone() -> None:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    model = tiny_model(config)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
-    rng = np.random.default_rng(0)
-    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
-    whole = encoder.encode(video_samples(), rng)
+    tiny = Tiny()
+    model, features, whole = tiny.model(), tiny.features, tiny.encode(video_samples())
     assert len(whole.turns) == 3
     with torch.inference_mode():
         together = hidden(model, collate([whole], 900), features)[0]
@@ -77,17 +90,13 @@ def test_turns_side_by_side_equal_turns_alone() -> None:
 
 
 def test_embedding_equals_the_models_own() -> None:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    model = tiny_model(config)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=10)
-    sample = video_samples()[1]
-    conversation = encoder.encode([sample], np.random.default_rng(0))
+    tiny = Tiny()
+    model, features = tiny.model(), tiny.features
+    conversation = tiny.encode(video_samples()[1:2], max_tokens=10)
     batch = collate([conversation])
-    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
     with torch.inference_mode():
         ours = embed(model, batch, features, False)[0]
-        visual = model.pack(model.project(features[0]), range(config.num_frames))
+        visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
         turn = conversation.turns[0]
         expected = model.embed_prompt(
             batch.ids[0],
@@ -101,35 +110,30 @@ def test_embedding_equals_the_models_own() -> None:
 
 
 def test_labels_are_the_answers_with_exact_values() -> None:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
-    conversation = encoder.encode(video_samples()[2:], np.random.default_rng(0))
+    tiny = Tiny()
+    conversation = tiny.encode(video_samples()[2:])
     turn = conversation.turns[0]
     answered = turn.ids[turn.answer]
-    assert (
-        tokenizer.decode(answered.tolist()) == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
-    )
+    text = tiny.tokenizer.decode(answered.tolist())
+    assert text == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
     values = turn.values[turn.answer]
     assert np.allclose(values[~np.isnan(values)], [1 / 9, 7 / 9])
     asked = question(Task.TVG, "the box", template=0)
-    prompt = PromptBuilder(tokenizer, config).build(asked)
+    prompt = tiny.builder.build(asked)
     assert np.array_equal(
         np.concatenate([conversation.prefix, turn.ids[~turn.answer]]), prompt.token_ids
     )
 
 
 def decisive_text(task: Task, sample: Sample) -> list[str]:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
-    turn = encoder.encode([sample], np.random.default_rng(0)).turns[0]
+    tiny = Tiny()
+    turn = tiny.encode([sample]).turns[0]
     assert sample.task is task and not (turn.decisive & ~turn.answer).any()
-    return [tokenizer.decode([int(i)]) for i in turn.ids[turn.decisive]]
+    return [tiny.tokenizer.decode([int(i)]) for i in turn.ids[turn.decisive]]
 
 
 def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
-    config = paper_config(tiny_tokenizer())
+    config = Tiny().config
     stvg, elc, tvg = video_samples()
     left = f"<WIDTH-{round(0.13 * (config.num_spatial_tokens - 1)):03d}>"
     span = ["<TEMP-002>", "<TEMP-004>"]
@@ -139,7 +143,7 @@ def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
 
 
 def test_every_left_edge_in_a_picture_decides() -> None:
-    config = paper_config(tiny_tokenizer())
+    config = Tiny().config
     boxes = (("a red ball", Box(0.1, 0.2, 0.3, 0.4)), ("a box", Box(0.5, 0.6, 0.7, 0.8)))
     answer = Answer(Task.DGC, caption="a red ball and a box", phrases=boxes)
     sample = Sample(Task.DGC, "", None, None, 0, answer)
@@ -148,15 +152,11 @@ def test_every_left_edge_in_a_picture_decides() -> None:
 
 
 def test_deciding_tokens_weigh_what_they_are_told() -> None:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    model = tiny_model(config)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
-    batch = collate([encoder.encode(video_samples(), np.random.default_rng(0))])
-    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
+    tiny = Tiny()
+    model, batch = tiny.model(), collate([tiny.encode(video_samples())])
     with torch.inference_mode():
-        total, parts = conversation_loss(model, batch, features, False)
-        heavy, _ = conversation_loss(model, batch, features, False, decisive=1e6)
+        total, parts = tiny.loss(model, batch)
+        heavy, _ = tiny.loss(model, batch, decisive=1e6)
     deciding = int(batch.decisive.sum())
     times = deciding - 2  # two tubes, a left edge each
     expected = (parts["video_span"] * times + parts["video_left"] * 2) / deciding
@@ -165,23 +165,16 @@ def test_deciding_tokens_weigh_what_they_are_told() -> None:
 
 
 def test_a_full_conversation_leaves_turns_out_but_never_all() -> None:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=1)
-    assert len(encoder.encode(video_samples(), np.random.default_rng(0)).turns) == 1
+    assert len(Tiny().encode(video_samples(), max_tokens=1).turns) == 1
 
 
 def test_the_loss_falls_when_the_answer_is_learned() -> None:
-    tokenizer = tiny_tokenizer()
-    config = paper_config(tokenizer)
-    model = tiny_model(config)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
-    batch = collate([encoder.encode(video_samples(), np.random.default_rng(0))])
-    features = torch.randn(1, config.num_frames, config.tokens_per_frame, 24)
+    tiny = Tiny()
+    model, batch = tiny.model(), collate([tiny.encode(video_samples())])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
-        loss, parts = conversation_loss(model, batch, features, False)
+        loss, parts = tiny.loss(model, batch)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

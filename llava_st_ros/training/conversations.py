@@ -18,6 +18,7 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.language.answers import format_answer
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import num_templates, question
+from llava_st_ros.training.evidence import evidence, leading_times, left_edges
 from llava_st_ros.training.questions import Sample
 
 
@@ -29,6 +30,8 @@ class Turn:
     answer: np.ndarray  # bool [n], True on the answer and its end token
     values: np.ndarray  # float32 [n], exact coordinates of the answer, NaN elsewhere
     decisive: np.ndarray  # bool [n], True on the answer's tokens that decide what follows
+    choices: np.ndarray  # int64 [k], places of the tokens that have evidence
+    evidence: np.ndarray  # bool [k, V], the visual tokens that show them to be right
     temporal_inputs: tuple[float, ...]
     height_inputs: tuple[float, ...]
     width_inputs: tuple[float, ...]
@@ -48,8 +51,9 @@ class Batch:
 
     ``ids`` int64 [B, L]; ``positions`` int64 [B, L]; ``visible`` bool [B, 1, L, L] (query, key);
     ``answer`` bool [B, L] marks the tokens to be predicted, ``values`` f32 [B, L] their exact
-    coordinates, ``decisive`` bool [B, L] those that decide what follows; the inputs are flat, in
-    reading order over the whole batch.
+    coordinates, ``decisive`` bool [B, L] those that decide what follows. ``choices`` int64 [n, 2]
+    are the (row, position) of states that write a token with ``evidence`` bool [n, V]. The inputs
+    are flat, in reading order over the whole batch.
     """
 
     ids: Tensor
@@ -58,6 +62,8 @@ class Batch:
     answer: Tensor
     values: Tensor
     decisive: Tensor
+    choices: Tensor
+    evidence: Tensor
     temporal_inputs: Tensor
     height_inputs: Tensor
     width_inputs: Tensor
@@ -86,8 +92,9 @@ class ConversationEncoder:
             )
             answer = format_answer(sample.answer, self.config)
             whole = self.builder.conversation([(asked, answer)])
-            ids = np.asarray(whole.prompt.token_ids)
-            decisive = decisive_tokens(ids, whole.labels_mask, sample.task.on_image, self.config)
+            ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
+            decisive = decisive_tokens(ids, answered, sample.task.on_image, self.config)
+            choices, shown = evidence(ids, answered, sample, self.config)
             cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
             if prefix is None:
                 prefix, length = ids[:cut], cut
@@ -97,9 +104,11 @@ class ConversationEncoder:
             turns.append(
                 Turn(
                     ids[cut:],
-                    np.asarray(whole.labels_mask)[cut:],
+                    answered[cut:],
                     np.asarray(whole.coordinate_values)[cut:],
                     decisive[cut:],
+                    choices - cut,
+                    shown,
                     whole.prompt.temporal_inputs,
                     whole.prompt.height_inputs,
                     whole.prompt.width_inputs,
@@ -117,11 +126,10 @@ def decisive_tokens(
     The left edge of a box says which object is meant; the other edges follow from it, and so do the
     later boxes of a tube. Times decide before a tube; inside it they count on.
     """
-    edges = answer & (ids >= config.height_offset)
-    left = edges & (np.cumsum(edges) % 4 == 1)
-    opened = np.cumsum(left)
-    times = answer & (ids >= config.temporal_offset) & (ids < config.height_offset)
-    return (left if on_image else left & (opened == 1)) | (times & (opened == 0))
+    left = left_edges(ids, answer, config)
+    if not on_image:
+        left &= np.cumsum(left) == 1
+    return left | leading_times(ids, answer, config)
 
 
 def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
@@ -134,6 +142,7 @@ def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
     answer = np.zeros(shape, dtype=bool)
     decisive = np.zeros(shape, dtype=bool)
     values = np.full(shape, np.nan, dtype=np.float32)
+    choices = []
     for row, conversation in enumerate(conversations):
         end = len(conversation.prefix)
         ids[row, :end] = conversation.prefix
@@ -143,6 +152,7 @@ def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
             place = slice(end, end + len(turn.ids))
             ids[row, place], answer[row, place] = turn.ids, turn.answer
             values[row, place], decisive[row, place] = turn.values, turn.decisive
+            choices += [(row, end + token - 1) for token in turn.choices]
             positions[row, place] = len(conversation.prefix) + np.arange(len(turn.ids))
             turn_of[row, place] = number
             end = place.stop
@@ -162,6 +172,8 @@ def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
         torch.from_numpy(answer),
         torch.from_numpy(values),
         torch.from_numpy(decisive),
+        torch.tensor(choices, dtype=torch.int64).reshape(-1, 2),
+        torch.from_numpy(np.concatenate([turn.evidence for turn in turns])),
         flat("temporal_inputs"),
         flat("height_inputs"),
         flat("width_inputs"),

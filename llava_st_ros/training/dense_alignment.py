@@ -21,6 +21,7 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.objective import coordinate_tables, two_hot
+from llava_st_ros.training.word_embeddings import WordEmbeddings
 
 BACKGROUND_WEIGHT = 0.1
 
@@ -53,7 +54,7 @@ class DenseHeads(nn.Module):
         super().__init__()
         width = config.language.hidden_size
         self.words = [
-            [torch.tensor(encode(f" {word}")) for word in names]
+            WordEmbeddings(names, encode)
             for names in (vocabulary.colors, vocabulary.shapes, vocabulary.sizes)
         ]
         # What a patch without an object is like, one row an axis: color, shape, size.
@@ -69,12 +70,12 @@ class DenseHeads(nn.Module):
     def names(self, tokens: Tensor, embeddings: Tensor) -> list[Tensor]:
         """Tokens [n, D] and the text embeddings [V, D] -> per axis logits [n, 1 + words].
 
-        Column 0 is "nothing there"; a word of several pieces stands for the mean of them.
+        Column 0 is "nothing there".
         """
         tokens = self.norm(tokens)
         logits = []
         for axis, words in enumerate(self.words):
-            rows = torch.stack([self.nothing[axis], *(embeddings[ids].mean(0) for ids in words)])
+            rows = torch.cat([self.nothing[axis : axis + 1], words(embeddings)])
             logits.append(tokens @ rows.T)
         return logits
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.training.events import EventKind
+from llava_st_ros.training.evidence import cell
 from llava_st_ros.training.scenes import COLORS, SHAPES, SimulatedObject
 from llava_st_ros.training.simulator import SimulatedClip
 
@@ -23,6 +24,11 @@ NAMES = (*COLORS, *SHAPES)
 KINDS = tuple(EventKind)
 NUM_LABELS = 2 * len(NAMES) + len(KINDS)  # names there, names in an event, kinds of event
 POSITIVE_WEIGHT = 4.0  # most labels are false most of the time
+
+
+def name_labels(item: SimulatedObject) -> list[int]:
+    """Color and shape of an object, as indices of NAMES."""
+    return [NAMES.index(item.color), NAMES.index(item.shape)]
 
 
 def event_labels(clip: SimulatedClip, side: int) -> np.ndarray:
@@ -34,7 +40,7 @@ def event_labels(clip: SimulatedClip, side: int) -> np.ndarray:
     """
     frames = len(clip.frames)
     labels = np.zeros((frames, side * side, NUM_LABELS), dtype=bool)
-    names = [_names(item) for item in clip.objects]
+    names = [name_labels(item) for item in clip.objects]
     where = cells(clip, side)
     for frame, index in np.argwhere(where >= 0):
         labels[frame, where[frame, index], names[index]] = True
@@ -52,10 +58,7 @@ def cells(clip: SimulatedClip, side: int) -> np.ndarray:
     """The cell that each object's centre lies in, int64 [F, objects], -1 where it is not seen."""
     found = np.full(clip.visible.shape, -1, dtype=np.int64)
     for frame, index in np.argwhere(clip.visible):
-        x1, y1, x2, y2 = clip.boxes[frame, index]
-        column = min(side - 1, int((x1 + x2) / 2 * side))
-        row = min(side - 1, int((y1 + y2) / 2 * side))
-        found[frame, index] = row * side + column
+        found[frame, index] = cell(clip.boxes[frame, index], side)
     return found
 
 
@@ -96,7 +99,3 @@ def event_loss(
             both = (chosen & true).sum()
             parts[name] = float(2 * both / (chosen.sum() + true.sum()))  # F1
     return loss, parts
-
-
-def _names(item: SimulatedObject) -> list[int]:
-    return [NAMES.index(item.color), NAMES.index(item.shape)]

@@ -111,13 +111,13 @@ def inner_matrices(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
 def run(
     name: str,
     modules: Iterable[nn.Module],
-    loss: Callable[[int], LossParts],
+    loss: Callable[[], LossParts],
     config: LoopConfig,
     log: Path,
 ) -> int:
     """Train the modules until the steps or the minutes are used up; returns the steps taken.
 
-    ``loss(step)`` makes a batch and returns its loss and the parts to log, as JSON lines in
+    ``loss()`` makes a batch and returns its loss and the parts to log, as JSON lines in
     ``log``. Raises TrainingError when the loss is not finite.
     """
     steppers = optimisers(modules, config)
@@ -135,7 +135,7 @@ def run(
             share = rate_share(config, step, minutes)
             for group, peak in zip(groups, peaks):
                 group["lr"] = peak * share
-            total, parts = loss(step)
+            total, parts = loss()
             if not math.isfinite(total.item()):
                 raise TrainingError(
                     f"a loss of {total.item()} in stage {name}, step {step}",

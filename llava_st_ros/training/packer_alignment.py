@@ -21,8 +21,16 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.dense_alignment import edge_loss
-from llava_st_ros.training.event_alignment import NAMES, EventHeads, cells, event_labels, event_loss
+from llava_st_ros.training.event_alignment import (
+    NAMES,
+    EventHeads,
+    cells,
+    event_labels,
+    event_loss,
+    name_labels,
+)
 from llava_st_ros.training.simulator import SimulatedClip
+from llava_st_ros.training.word_embeddings import WordEmbeddings
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class StreamHeads(nn.Module):
         """``encode`` gives the token ids of a word as it stands within a question."""
         super().__init__()
         width = config.language.hidden_size
-        self.words = [torch.tensor(encode(f" {name}")) for name in NAMES]
+        self.words = WordEmbeddings(NAMES, encode)
         self.events = EventHeads(config)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.edges = nn.Sequential(
@@ -55,8 +63,7 @@ class StreamHeads(nn.Module):
 
     def edge_states(self, tokens: Tensor, names: Tensor, embeddings: Tensor) -> Tensor:
         """Tokens [m, D], asked for names [m, 2] in the text embeddings [V, D] -> [m, 4, D]."""
-        words = torch.stack([embeddings[ids].mean(0) for ids in self.words])
-        asked = words[names].sum(1)
+        asked = self.words(embeddings)[names].sum(1)
         states = self.edges(torch.cat([self.norm(tokens), self.norm(asked)], dim=-1))
         return self.norm(states.unflatten(-1, (4, -1)))
 
@@ -83,12 +90,11 @@ class PackerSampler:
         chosen = [int(i) for i in self.rng.integers(len(self.store), size=size)]
         clips = [self.store[i] for i in chosen]
         features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in chosen])
-        packer, grid = self.config.packer, self.config.grid
-        fast, slow = grid // packer.spatial_region**2, grid // packer.spatial_region
+        config = self.config
         return (
             torch.from_numpy(features),
-            stream_targets(clips, fast, 1),
-            stream_targets(clips, slow, packer.temporal_region),
+            stream_targets(clips, config.fast_side, 1),
+            stream_targets(clips, config.slow_side, config.packer.temporal_region),
         )
 
 
@@ -103,9 +109,8 @@ def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> Stream
         for step in range(frames):
             frame = step * length + length // 2
             for index in np.flatnonzero(where[frame] >= 0):
-                item = clip.objects[index]
                 tokens.append((row * frames + step) * side * side + where[frame, index])
-                names.append((NAMES.index(item.color), NAMES.index(item.shape)))
+                names.append(name_labels(clip.objects[index]))
                 boxes.append(clip.boxes[frame, index])
     return StreamTargets(
         torch.from_numpy(np.stack(labels)).flatten(1, 2),

@@ -6,15 +6,18 @@ last finished stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.language.answer_format import FIXED_WORDS
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import num_templates, question
@@ -41,18 +44,30 @@ from llava_st_ros.training.stages import (
     cache_vision_features,
     freeze_vision,
     parameter_count,
-    stage_from_mapping,
     stage_loss,
 )
 
 # Stages by name; any other is one of questions.
 DENSE, PACKERS = "dense_alignment", "packer_alignment"
 OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
+# The modules that a stage trains, and the loss of its next batch.
+_Trained = tuple[list[nn.Module], Callable[[], loop.LossParts]]
+
+
+@dataclass(frozen=True)
+class AlignmentStage:
+    """A stage without questions: ``batch`` frames or clips at a time."""
+
+    batch: int
+
+
+Stage = ConversationStage | AlignmentStage
 
 
 def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
     """Train as the YAML says on the clips under ``data`` and write the checkpoint to ``out``."""
     settings = read_settings(config_path)
+    plans = {name: read_stage(name, values) for name, values in settings["stages"].items()}
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings["seed"])
     store = ClipStore(data)
@@ -62,7 +77,8 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
     initialise(model, settings["seed"])
     print(f"{parameter_count(model) / 1e6:.2f}M parameters, {len(store)} clips")
 
-    for number, (name, stage) in enumerate(settings["stages"].items()):
+    stages = _Stages(model, store, tokenizer, work)
+    for number, (name, (loop_config, stage)) in enumerate(plans.items()):
         kept = work / f"{name}.safetensors"
         if kept.exists():
             print(f"{name}: done before, read from {kept}")
@@ -70,18 +86,26 @@ def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
             continue
         propagate_to_neighbours(model)
         compile_parts(model)
-        seed = settings["seed"] + number
-        if name == DENSE:
-            _dense(model, store, tokenizer, stage, seed, work)
-        elif name == PACKERS:
-            _pack(model, store, tokenizer, stage, seed, work)
-        else:
-            _converse(name, model, store, tokenizer, stage, seed, work)
+        trained, loss = stages.prepare(name, stage, settings["seed"] + number)
+        loop.run(name, trained, loss, loop_config, work / "log.jsonl")
         stop_propagation(model)
         part = kept.with_suffix(".part")
         save_file(dict(model.state_dict()), part)
         part.rename(kept)
     save_checkpoint(out, model, config, tokenizer, "float16")
+
+
+def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, Stage]:
+    """A stage of the YAML; raises ConfigError where a setting is unknown or missing."""
+    in_loop = {key for key in values if key in loop.LoopConfig.__dataclass_fields__}
+    kind = AlignmentStage if name in (DENSE, PACKERS) else ConversationStage
+    try:
+        config = loop.LoopConfig(**{key: values[key] for key in in_loop})
+        return config, kind(**{key: values[key] for key in values if key not in in_loop})
+    except TypeError as error:
+        raise ConfigError(
+            f"stage {name}: {error}", "the settings of LoopConfig and of its kind", "correct it"
+        ) from error
 
 
 def compile_parts(model: LlavaST) -> None:
@@ -125,81 +149,51 @@ def model_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> ModelConfig:
     )
 
 
-def _dense(
-    model: LlavaST,
-    store: ClipStore,
-    tokenizer: Tokenizer,
-    stage: Mapping[str, Any],
-    seed: int,
-    work: Path,
-) -> None:
-    settings, rest = stage_from_mapping(stage)
-    heads = dense_alignment.DenseHeads(model.config, OBJECT_NAMES, tokenizer.encode)
-    sampler = dense_alignment.DenseSampler(store, model.config, OBJECT_NAMES, seed)
-    inner = model.model
-    trained = [inner.vision_tower, inner.mm_projector, inner.embed_tokens, heads]
-    trained += coordinate_tables(model)
+class _Stages:
+    """What every stage works on, and what each kind of stage trains on it."""
 
-    batches = loop.prefetched(lambda: sampler.batch(rest["batch"]))
+    def __init__(self, model: LlavaST, store: ClipStore, tokenizer: Tokenizer, work: Path) -> None:
+        self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
 
-    def loss(_step: int) -> loop.LossParts:
-        return dense_alignment.dense_loss(model, heads, next(batches))
+    def prepare(self, name: str, stage: Stage, seed: int) -> _Trained:
+        """The modules that the stage trains, and the loss of its batches."""
+        if isinstance(stage, ConversationStage):
+            return self._questions(stage, seed)
+        return (self._dense if name == DENSE else self._packers)(stage.batch, seed)
 
-    loop.run(DENSE, trained, loss, settings, work / "log.jsonl")
+    def _dense(self, batch: int, seed: int) -> _Trained:
+        model, config = self.model, self.model.config
+        heads = dense_alignment.DenseHeads(config, OBJECT_NAMES, self.tokenizer.encode)
+        sampler = dense_alignment.DenseSampler(self.store, config, OBJECT_NAMES, seed)
+        batches = loop.prefetched(lambda: sampler.batch(batch))
+        inner = model.model
+        trained = [inner.vision_tower, inner.mm_projector, inner.embed_tokens, heads]
+        trained += coordinate_tables(model)
+        return trained, lambda: dense_alignment.dense_loss(model, heads, next(batches))
 
+    def _packers(self, batch: int, seed: int) -> _Trained:
+        model, config = self.model, self.model.config
+        heads = packer_alignment.PackerHeads(config, self.tokenizer.encode)
+        sampler = packer_alignment.PackerSampler(self.store, self._features(), config, seed)
+        batches = loop.prefetched(lambda: sampler.batch(batch))
+        # The projector and the tables stay as pictures know them.
+        trained = [model.model.vision_resampler, heads]
+        return trained, lambda: packer_alignment.packer_loss(model, heads, *next(batches))
 
-def _pack(
-    model: LlavaST,
-    store: ClipStore,
-    tokenizer: Tokenizer,
-    stage: Mapping[str, Any],
-    seed: int,
-    work: Path,
-) -> None:
-    settings, rest = stage_from_mapping(stage)
-    heads = packer_alignment.PackerHeads(model.config, tokenizer.encode)
-    features = _vision_features(model, store, work)
-    sampler = packer_alignment.PackerSampler(store, features, model.config, seed)
-    batches = loop.prefetched(lambda: sampler.batch(rest["batch"]))
+    def _questions(self, stage: ConversationStage, seed: int) -> _Trained:
+        model = self.model
+        freeze_vision(model)
+        builder = PromptBuilder(self.tokenizer, model.config)
+        encoder = ConversationEncoder(builder, model.config, stage.max_tokens)
+        sampler = ConversationSampler(self.store, self._features(), encoder, stage, seed)
+        heads = EventHeads(model.config)
+        batches = loop.prefetched(sampler.batch)
+        return [model, heads], lambda: stage_loss(model, heads, stage, next(batches))
 
-    def loss(_step: int) -> loop.LossParts:
-        return packer_alignment.packer_loss(model, heads, *next(batches))
-
-    # The projector and the tables stay as pictures know them.
-    loop.run(PACKERS, [model.model.vision_resampler, heads], loss, settings, work / "log.jsonl")
-
-
-def _vision_features(model: LlavaST, store: ClipStore, work: Path) -> np.ndarray:
-    """Float16 [clips, F, N, Dv], computed once: the tower is frozen after its own stage."""
-    cache = work / "vision_features.npy"
-    if not cache.exists():
-        cache_vision_features(model, store, cache)
-    features: np.ndarray = np.load(cache, mmap_mode="r", allow_pickle=False)
-    return features
-
-
-def _converse(
-    name: str,
-    model: LlavaST,
-    store: ClipStore,
-    tokenizer: Tokenizer,
-    stage: Mapping[str, Any],
-    seed: int,
-    work: Path,
-) -> None:
-    settings, rest = stage_from_mapping(stage)
-    conversation = ConversationStage(loop=settings, **rest)
-    freeze_vision(model)
-    features = _vision_features(model, store, work)
-    encoder = ConversationEncoder(
-        PromptBuilder(tokenizer, model.config), model.config, conversation.max_tokens
-    )
-    sampler = ConversationSampler(store, features, encoder, conversation, seed)
-
-    heads = EventHeads(model.config)
-    batches = loop.prefetched(sampler.batch)
-
-    def loss(_step: int) -> loop.LossParts:
-        return stage_loss(model, heads, conversation, next(batches))
-
-    loop.run(name, [model, heads], loss, settings, work / "log.jsonl")
+    def _features(self) -> np.ndarray:
+        """Float16 [clips, F, N, Dv], computed once: the tower is frozen after its own stage."""
+        cache = self.work / "vision_features.npy"
+        if not cache.exists():
+            cache_vision_features(self.model, self.store, cache)
+        features: np.ndarray = np.load(cache, mmap_mode="r", allow_pickle=False)
+        return features

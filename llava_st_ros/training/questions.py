@@ -30,7 +30,8 @@ class Sample:
     ``text`` is the query without the task's template, empty where the task needs none. ``span``
     holds the input of SVG, TR and ELC (its start twice) as fractions of the window: frame k of F
     is k/(F-1). ``box`` is the input of ELC and REG. ``frame`` is the picture of an image task, None
-    for a video. ``answer`` counts in frames (= time tokens) and has unrounded boxes.
+    for a video. ``answer`` counts in frames (= time tokens) and has unrounded boxes. ``tube`` is
+    what shows an answer of times without boxes to be right: its subject meanwhile.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class Sample:
     box: Box | None
     frame: int | None
     answer: Answer
+    tube: tuple[tuple[int, Box], ...] = ()
 
 
 def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
@@ -95,7 +97,9 @@ def _event_samples(
     return [
         Sample(Task.STVG, text(), None, None, None, Answer(Task.STVG, span=event.span, boxes=tube)),
         Sample(Task.SVG, text(), span, None, None, Answer(Task.SVG, span=event.span, boxes=tube)),
-        Sample(Task.TVG, statement(), None, None, None, Answer(Task.TVG, span=event.span)),
+        Sample(
+            Task.TVG, statement(), None, None, None, Answer(Task.TVG, span=event.span), tube=tube
+        ),
         Sample(Task.TR, "", span, None, None, Answer(Task.TR, caption=said)),
         Sample(
             Task.ELC,

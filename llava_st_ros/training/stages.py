@@ -2,11 +2,11 @@
 
 1. dense alignment: vision tower, projector and coordinate tables (see dense_alignment);
 2. picture alignment: the language model learns from words to point, on pictures;
-3. coordinate alignment: the same in clips, by short questions;
-4. packer alignment: the packers alone (see packer_alignment);
-5. multi-task tuning on every task, in a stage or more.
+3. packer alignment: the packers alone (see packer_alignment);
+4. coordinate alignment: as 2 in clips, by short questions;
+5. multi-task tuning on every task.
 
-Stages of questions (2, 3, 5) are made here. From stage 2 on the vision tower is frozen, as in
+Stages of questions (2, 4, 5) are made here. From stage 2 on the vision tower is frozen, as in
 LLaVA-ST (section 4.1), and its features are computed once and kept on disk.
 """
 
@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from llava_st_ros.model.llava_st import AXES, LlavaST
 from llava_st_ros.model.preprocessing import preprocess
+from llava_st_ros.training.attention_alignment import attention_loss, taught_layer
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
 from llava_st_ros.training.event_alignment import EventHeads, event_labels, event_loss
-from llava_st_ros.training.loop import LoopConfig
 from llava_st_ros.training.object_tubes import object_tube_samples
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.questions import Sample, clip_samples, image_samples
@@ -39,10 +39,11 @@ class ConversationStage:
 
     ``follow`` is the (least, greatest) number of frames of questions that follow an object.
     ``decisive`` weighs the tokens that choose the object or the time against the others' 1, and
-    ``events`` the loss of event_alignment against the answers'.
+    ``events`` and ``attention`` the losses of event_alignment and attention_alignment against the
+    answers'. ``lone`` is how often a clip with a lone event is kept when drawn: it can be answered
+    about without a look at the words.
     """
 
-    loop: LoopConfig
     batch: int
     video: float
     max_tokens: int
@@ -50,6 +51,8 @@ class ConversationStage:
     follow: tuple[int, int] = (5, 20)
     decisive: float = 1.0
     events: float = 0.0
+    attention: float = 0.0
+    lone: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,11 @@ class ConversationSampler:
             clip = self.store[index]
             if on_image:
                 frame = int(self.rng.integers(len(clip.frames)))
-                samples = image_samples(clip, frame, self.rng)
+                # Several wordings of a question fill a conversation.
+                samples = [s for _ in range(3) for s in image_samples(clip, frame, self.rng)]
                 feature = self.features[index, frame]
+            elif len(clip.events) < 2 and self.rng.random() >= self.stage.lone:
+                continue
             else:
                 samples = [s for s in clip_samples(clip, self.rng) if not s.task.on_image]
                 samples += object_tube_samples(clip, self.rng, *self.stage.follow)
@@ -121,9 +127,7 @@ class ConversationSampler:
                 conversations.append(self.encoder.encode(chosen, self.rng))
                 features.append(np.asarray(feature, dtype=np.float32))
                 if not on_image:
-                    labels.append(
-                        event_labels(clip, config.grid // config.packer.spatial_region**2)
-                    )
+                    labels.append(event_labels(clip, config.fast_side))
         # Always the same length, so that a compiled model meets one shape.
         padded = collate(conversations, self.stage.max_tokens)
         return StageBatch(
@@ -143,51 +147,45 @@ def weighted_order(
     return [kept[i] for i in np.argsort(rings)]
 
 
-def conversation_loss(
-    model: LlavaST, batch: Batch, features: Tensor, on_image: bool, decisive: float = 1.0
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss over the answers' tokens, and the means of their kinds, to log.
-
-    A token that decides (see decisive_tokens) counts ``decisive`` times.
-    """
-    hidden = decode(model, batch, features, on_image).last_hidden_state
-    return answer_loss(model, batch, hidden, on_image, decisive)
-
-
 def stage_loss(
     model: LlavaST, heads: EventHeads, stage: ConversationStage, batch: StageBatch
 ) -> tuple[Tensor, dict[str, float]]:
-    """The answers' loss and, about clips, that of event_alignment."""
+    """The answers' loss with those of attention_alignment and, about clips, event_alignment."""
     conversations, on_image = batch.conversations, batch.on_image
-    with_events = batch.labels is not None and stage.events > 0
-    out = decode(model, conversations, batch.features, on_image, hidden_states=with_events)
+    out = decode(model, conversations, batch.features, on_image)
     loss, parts = answer_loss(model, conversations, out.last_hidden_state, on_image, stage.decisive)
-    if not with_events:
-        return loss, parts
-    assert batch.labels is not None
     start = _visual_start(model, conversations, on_image)
-    hidden = out.hidden_states[heads.layer][:, start : start + batch.labels.shape[1]]
-    aligned, more = event_loss(heads, hidden, batch.labels)
-    return loss + stage.events * aligned, {**parts, **more}
+    medium = "image" if on_image else "video"
+    if stage.attention > 0:
+        states = out.hidden_states[taught_layer(model)]
+        looking, said = attention_loss(model, conversations, states, start)
+        loss = loss + stage.attention * looking
+        parts |= {f"{medium}_{name}": value for name, value in said.items()}
+    if stage.events > 0 and batch.labels is not None:
+        seen = out.hidden_states[heads.layer][:, start : start + batch.labels.shape[1]]
+        aligned, said = event_loss(heads, seen, batch.labels)
+        loss = loss + stage.events * aligned
+        parts |= said
+    return loss, parts
 
 
-def decode(
-    model: LlavaST, batch: Batch, features: Tensor, on_image: bool, hidden_states: bool = False
-) -> Any:
-    """The decoder's output for a batch; with ``hidden_states`` those of every layer too."""
+def decode(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Any:
+    """The decoder's output for a batch, with the hidden states of every layer."""
     return model.model(
         inputs_embeds=embed(model, batch, features, on_image),
         attention_mask=batch.visible,
         position_ids=batch.positions,
         use_cache=False,
-        output_hidden_states=hidden_states,
+        output_hidden_states=True,
     )
 
 
 def answer_loss(
     model: LlavaST, batch: Batch, hidden: Tensor, on_image: bool, decisive: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of the answers' tokens given the last hidden states [B, L, D]; see conversation_loss."""
+    """Mean loss of the answers' tokens given the last hidden states [B, L, D], and, to log, the
+    means of their kinds. A token that decides (see decisive_tokens) counts ``decisive`` times.
+    """
     config = model.config
     # Position i predicts token i + 1; a turn's answer is never the first token of its turn.
     predicted = batch.answer[:, 1:]
@@ -244,13 +242,6 @@ def _visual_start(model: LlavaST, batch: Batch, on_image: bool) -> int:
 def freeze_vision(model: LlavaST) -> None:
     """No gradient for the vision tower; the projector goes on learning."""
     model.model.vision_tower.requires_grad_(False)
-
-
-def stage_from_mapping(values: Mapping[str, object]) -> tuple[LoopConfig, dict[str, object]]:
-    """A stage's YAML -> its loop and the rest."""
-    loop_names = LoopConfig.__dataclass_fields__
-    loop = LoopConfig(**{k: v for k, v in values.items() if k in loop_names})  # type: ignore[arg-type]
-    return loop, {k: v for k, v in values.items() if k not in loop_names}
 
 
 def parameter_count(model: LlavaST) -> int:

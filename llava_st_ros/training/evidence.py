@@ -1,0 +1,89 @@
+"""Which visual tokens show that an answer is right.
+
+A token of an answer that *chooses*, the left edge of a box or an end of a span, should be read off
+the place that shows what was asked about. attention_alignment teaches the decoder to look there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.records import Box
+from llava_st_ros.training.questions import Sample
+
+
+def left_edges(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """The left edges of an answer's boxes: bool [n] of ids int64 [n], answer bool [n]."""
+    edges = answer & (ids >= config.height_offset)
+    return edges & (np.cumsum(edges) % 4 == 1)
+
+
+def leading_times(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """An answer's time tokens up to its first box, which they choose: bool [n]."""
+    times = answer & (ids >= config.temporal_offset) & (ids < config.height_offset)
+    return times & (np.cumsum(left_edges(ids, answer, config)) == 0)
+
+
+def evidence(
+    ids: np.ndarray, answer: np.ndarray, sample: Sample, config: ModelConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """The choosing tokens of an answer to ``sample`` and what shows that they are right.
+
+    Returns their places int64 [k] in ids, and bool [k, V] of the V visual tokens: for a left edge
+    those that show the box, for a time all that show the tube.
+    """
+    boxes = [*sample.answer.boxes, *((sample.frame, box) for _, box in sample.answer.phrases)]
+    places, shown = [], []
+    for place, (frame, box) in zip(np.flatnonzero(left_edges(ids, answer, config)), boxes):
+        places.append(place)
+        shown.append(showing(frame, box, sample.task.on_image, config))
+    tube = sample.tube or sample.answer.boxes
+    if tube and not sample.task.on_image:
+        whole = np.any([showing(*seen, False, config) for seen in tube], axis=0)
+        for place in np.flatnonzero(leading_times(ids, answer, config)):
+            places.append(place)
+            shown.append(whole)
+    tokens = config.tokens_per_frame
+    if not sample.task.on_image:
+        tokens = config.num_fast_tokens + config.num_slow_tokens
+    return np.array(places, dtype=np.int64), np.array(shown, dtype=bool).reshape(-1, tokens)
+
+
+def showing(frame: int | None, box: Box, on_image: bool, config: ModelConfig) -> np.ndarray:
+    """The visual tokens that show a box, bool [V].
+
+    Of a picture the patches whose centres it covers and that of its own centre; of a clip the
+    fast token of its frame and the slow one of its frames at the box's centre.
+    """
+    if on_image:
+        return np.outer(
+            _covered(box.y1, box.y2, config.grid), _covered(box.x1, box.x2, config.grid)
+        ).ravel()
+    assert frame is not None
+    fast, slow = config.fast_tokens_per_frame, config.slow_tokens_per_frame
+    shown = np.zeros(config.num_fast_tokens + config.num_slow_tokens, dtype=bool)
+    corners = (box.x1, box.y1, box.x2, box.y2)
+    shown[frame * fast + cell(corners, config.fast_side)] = True
+    step = frame // config.packer.temporal_region
+    shown[config.num_fast_tokens + step * slow + cell(corners, config.slow_side)] = True
+    return shown
+
+
+def cell(corners: Sequence[float] | np.ndarray, side: int) -> int:
+    """Which of side x side cells, row-major, holds the centre of the box x1, y1, x2, y2."""
+    x1, y1, x2, y2 = corners
+    return _middle(y1, y2, side) * side + _middle(x1, x2, side)
+
+
+def _covered(low: float, high: float, side: int) -> np.ndarray:
+    centres = (np.arange(side) + 0.5) / side
+    covered = (centres >= low) & (centres <= high)
+    covered[_middle(low, high, side)] = True
+    return covered
+
+
+def _middle(low: float, high: float, side: int) -> int:
+    return min(side - 1, max(0, int((low + high) / 2 * side)))

@@ -1,0 +1,165 @@
+"""What shows that an answer is right, and that the decoder's own heads are taught to look there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from stream_config import stream_config
+from tiny_model import tiny_config, tiny_model, tiny_tokenizer
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.language.prompt import PromptBuilder
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.training.attention_alignment import attention, attention_loss, taught_layer
+from llava_st_ros.training.conversations import ConversationEncoder, Turn, collate
+from llava_st_ros.training.event_alignment import EventHeads
+from llava_st_ros.training.evidence import showing
+from llava_st_ros.training.questions import Sample
+from llava_st_ros.training.stages import ConversationStage, StageBatch, decode, stage_loss
+
+# Upper left; in a grid of 8 it covers columns 1 and 2 of row 1.
+BOX = Box(0.15, 0.15, 0.35, 0.24)
+TUBE = ((6, BOX), (7, Box(0.6, 0.1, 0.7, 0.3)))
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def stream_tokenizer() -> Tokenizer:
+    return tiny_tokenizer(20, 100)
+
+
+def fast(frame: int, row: int, column: int) -> int:
+    return frame * 4 + row * 2 + column
+
+
+def slow(step: int, row: int, column: int) -> int:
+    return 20 * 4 + step * 16 + row * 4 + column
+
+
+def encode(samples: list[Sample], tokenizer: Tokenizer, config: ModelConfig) -> tuple[Turn, ...]:
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    return encoder.encode(samples, np.random.default_rng(0)).turns
+
+
+def chosen(sample: Sample, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
+    """The text of each choosing token, and the visual tokens that show it to be right."""
+    (turn,) = encode([sample], tokenizer, stream_config(tokenizer))
+    return [
+        (tokenizer.decode([int(turn.ids[place])]), np.flatnonzero(shown).tolist())
+        for place, shown in zip(turn.choices, turn.evidence)
+    ]
+
+
+def video(task: Task, answer: Answer, **more: object) -> Sample:
+    return Sample(task, "the ball", None, None, None, answer, **more)  # type: ignore[arg-type]
+
+
+def test_a_picture_shows_a_box_in_the_patches_under_it(stream_tokenizer: Tokenizer) -> None:
+    config = stream_config(stream_tokenizer)
+    assert np.flatnonzero(showing(None, BOX, True, config)).tolist() == [9, 10]
+    # Too small to cover a patch's centre: the patch that it lies in.
+    small = Box(0.64, 0.9, 0.66, 0.92)
+    assert np.flatnonzero(showing(None, small, True, config)).tolist() == [7 * 8 + 5]
+
+
+def test_every_left_edge_has_the_evidence_of_its_own_box(stream_tokenizer: Tokenizer) -> None:
+    phrases = (("a ball", BOX), ("a box", Box(0.64, 0.9, 0.66, 0.92)))
+    answer = Answer(Task.DGC, caption="a ball and a box", phrases=phrases)
+    found = chosen(Sample(Task.DGC, "", None, None, 0, answer), stream_tokenizer)
+    assert found == [("<WIDTH-015>", [9, 10]), ("<WIDTH-063>", [61])]
+
+
+def test_a_tube_shows_its_times_and_a_frame_its_box(stream_tokenizer: Tokenizer) -> None:
+    first, second = [fast(6, 0, 0), slow(1, 0, 1)], [fast(7, 0, 1), slow(1, 0, 2)]
+    whole = sorted(first + second)
+    found = chosen(video(Task.STVG, Answer(Task.STVG, span=(6, 7), boxes=TUBE)), stream_tokenizer)
+    assert sorted(found) == [
+        # Both ends of the span, and the time of the first box.
+        ("<TEMP-006>", whole),
+        ("<TEMP-006>", whole),
+        ("<TEMP-007>", whole),
+        ("<WIDTH-015>", first),
+        ("<WIDTH-059>", second),
+    ]
+
+
+def test_a_span_without_boxes_is_shown_by_the_subjects_tube(stream_tokenizer: Tokenizer) -> None:
+    whole = [fast(6, 0, 0), fast(7, 0, 1), slow(1, 0, 1), slow(1, 0, 2)]
+    answer = Answer(Task.TVG, span=(6, 7))
+    found = chosen(video(Task.TVG, answer, tube=TUBE), stream_tokenizer)
+    assert found == [("<TEMP-006>", whole), ("<TEMP-007>", whole)]
+    assert chosen(video(Task.TVG, answer), stream_tokenizer) == []  # nobody knows where it happened
+
+
+def tiny(tokenizer: Tokenizer) -> tuple[LlavaST, StageBatch]:
+    """Two clips with a tube and a span each."""
+    config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    boxes = tuple((t, Box(0.1, 0.2, 0.3, 0.4 + t / 100)) for t in (2, 3))
+    samples = [
+        video(Task.STVG, Answer(Task.STVG, span=(2, 3), boxes=boxes)),
+        video(Task.TVG, Answer(Task.TVG, span=(2, 3)), tube=boxes),
+    ]
+    rng = np.random.default_rng(0)
+    conversations = collate([encoder.encode(order, rng) for order in (samples, samples[:0:-1])])
+    frames, tokens = config.num_frames, config.tokens_per_frame
+    features = torch.randn(2, frames, tokens, config.vision.hidden_size)
+    return tiny_model(config), StageBatch(conversations, features, None)
+
+
+def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> None:
+    model, batch = tiny(tokenizer)
+    model.model.set_attn_implementation("eager")
+    conversations = batch.conversations
+    with torch.inference_mode():
+        mask = torch.where(conversations.visible, 0.0, torch.finfo(torch.float32).min)
+        eager = dataclasses.replace(conversations, visible=mask)
+        states = decode(model, eager, batch.features, False).hidden_states
+        maps: list[torch.Tensor] = []
+        inner = model.model.layers[taught_layer(model)].self_attn
+        inner.register_forward_hook(lambda _module, _inputs, output: maps.append(output[1]))
+        decode(model, eager, batch.features, False)
+        ours = attention(model, conversations, states[taught_layer(model)])
+    rows, places = conversations.choices.T
+    expected = maps[0][rows, : ours.shape[1], places]
+    assert len(ours) == 7 + 2  # two ends, a time and two left edges; two ends twice
+    assert torch.allclose(ours, expected, atol=1e-5)
+    # A choice is written by the state before it.
+    assert conversations.answer[rows, places + 1].all()
+
+
+def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    model, batch = tiny(tokenizer)
+    heads = EventHeads(model.config)
+    stage = ConversationStage(2, 1.0, 2000, {}, attention=1.0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    looks = []
+    for _ in range(25):
+        loss, parts = stage_loss(model, heads, stage, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        looks.append(parts["video_looks"])
+    assert looks[0] < 0.2 and looks[-1] > 2 * looks[0]
+
+
+def test_a_batch_without_evidence_costs_nothing(tokenizer: Tokenizer) -> None:
+    model, batch = tiny(tokenizer)
+    hidden = torch.randn(2, batch.conversations.ids.shape[1], model.config.language.hidden_size)
+    none = dataclasses.replace(
+        batch.conversations,
+        choices=torch.zeros(0, 2, dtype=torch.int64),
+        evidence=torch.zeros(0, 5, dtype=torch.bool),
+    )
+    loss, parts = attention_loss(model, none, hidden, 0)
+    assert loss.item() == 0.0 and not parts

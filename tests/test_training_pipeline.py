@@ -1,0 +1,171 @@
+"""From rendered clips and a YAML to a checkpoint that loads, through every kind of stage."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from rolling_clip import rolling_clip
+from safetensors.torch import load_file
+
+from llava_st_ros.errors import ConfigError
+from llava_st_ros.language.prompt import PromptBuilder
+from llava_st_ros.model.checkpoint import load_checkpoint
+from llava_st_ros.training import pipeline
+from llava_st_ros.training.clip_store import render_shards
+from llava_st_ros.training.conversations import ConversationEncoder
+from llava_st_ros.training.events import EventKind
+from llava_st_ros.training.simulator import SimulatedEvent
+from llava_st_ros.training.stages import ConversationSampler, ConversationStage
+
+CLIPS, FRAMES, SIZE = 3, 5, 48
+QUESTIONS = {"batch": 2, "max_tokens": 60, "mix": {"REC": 1, "STVG": 1}, "attention": 1.0}
+SETTINGS: dict[str, Any] = {
+    "seed": 3,
+    "data": {"clips": CLIPS},
+    "model": {
+        "image_size": SIZE,
+        "patch_size": 6,
+        "num_frames": FRAMES,
+        "num_temporal_tokens": FRAMES,
+        "num_spatial_tokens": 12,
+        "text_vocabulary": 320,
+        "compat": "paper",
+        "vision": {
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_layers": 1,
+            "num_attention_heads": 2,
+        },
+        "language": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 512,
+        },
+        "packer": {"embed_dim": 16, "num_heads": 2, "spatial_region": 2, "temporal_region": 5},
+    },
+    "stages": {
+        "dense_alignment": {"steps": 2, "rate": 0.01, "batch": 2},
+        "pictures": {"steps": 2, "rate": 0.01, "matrix_rate": 0.01, "video": 0.0, **QUESTIONS},
+        "packer_alignment": {"steps": 2, "rate": 0.01, "batch": 2},
+        "clips": {"steps": 2, "rate": 0.01, "video": 1.0, "events": 1.0, **QUESTIONS},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    list(render_shards(folder, "train", CLIPS, num_frames=FRAMES, size=SIZE, workers=1))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Compiling takes minutes; what is compiled computes the same."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+def train(folder: Path, data: Path, settings: dict[str, Any] = SETTINGS) -> Path:
+    config = folder / "run.yaml"
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
+    pipeline.train(config, data, folder / "work", folder / "out")
+    return folder / "work"
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    """Parts of the model (the first words of their parameters' names) that differ."""
+    a, b = load_file(before), load_file(after)
+    assert a.keys() == b.keys()
+    return {".".join(name.split(".")[:2]) for name in a if not torch.equal(a[name], b[name])}
+
+
+def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, data: Path) -> None:
+    work = train(tmp_path, data)
+    dense, pictures, packers, clips = (work / f"{name}.safetensors" for name in SETTINGS["stages"])
+    tower, projector, resampler = "vision_tower", "mm_projector", "vision_resampler"
+    moved = {part.removeprefix("model.") for part in changed(dense, pictures)}
+    assert {projector, "layers", "embed_tokens", "spatial_width_output_embeddings"} <= moved
+    assert not {tower, resampler} & moved  # frozen; not used by pictures
+    assert changed(pictures, packers) == {f"model.{resampler}"}
+    moved = {part.removeprefix("model.") for part in changed(packers, clips)}
+    assert {projector, resampler, "layers", "temporal_output_embeddings"} <= moved
+    assert tower not in moved
+
+    checkpoint = load_checkpoint(tmp_path / "out")
+    assert checkpoint.tokenizer is not None
+    last = load_file(clips)
+    for name, value in checkpoint.model.state_dict().items():
+        assert torch.allclose(value.float(), last[name], atol=1e-3), name
+    log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in log] == list(SETTINGS["stages"])
+    assert log[1]["image_looks"] > 0 and log[3]["video_looks"] > 0 and log[3]["events"] > 0
+
+
+def test_a_run_goes_on_after_its_last_finished_stage(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    del settings["stages"]["packer_alignment"], settings["stages"]["clips"]
+    work = train(tmp_path, data, settings)
+    first = (work / "dense_alignment.safetensors").read_bytes()
+    (work / "pictures.safetensors").unlink()
+    capsys.readouterr()
+    train(tmp_path, data, settings)
+    assert "dense_alignment: done before" in capsys.readouterr().out
+    assert (work / "dense_alignment.safetensors").read_bytes() == first
+    assert (work / "pictures.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "words"),
+    [
+        ("clips", {"decisiv": 3}, "stage clips: .*decisiv"),
+        ("dense_alignment", {"mix": {}}, "stage dense_alignment: .*mix"),
+    ],
+)
+def test_a_wrong_setting_is_found_before_anything_is_trained(
+    tmp_path: Path, data: Path, stage: str, change: dict[str, Any], words: str
+) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"][stage] |= change
+    with pytest.raises(ConfigError, match=words):
+        train(tmp_path, data, settings)
+    assert not (tmp_path / "work").exists()
+
+
+def test_clips_with_a_lone_event_can_be_left_out() -> None:
+    lone = rolling_clip()
+    pushed = SimulatedEvent(EventKind.PUSHED, 1, None, (0, 1))
+    crowded = dataclasses.replace(lone, events=(*lone.events, pushed))
+    clips = [lone, crowded]
+    tokenizer = pipeline.learn_tokenizer(SETTINGS["model"])
+    config = pipeline.model_config(SETTINGS["model"], tokenizer)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, 60)
+    # Features that say which clip they are of.
+    shape = (len(clips), FRAMES, config.tokens_per_frame, 1)
+    features = np.broadcast_to(np.arange(len(clips))[:, None, None, None], shape)
+
+    def drawn(share: float) -> float:
+        """How many of the batch are the lone one."""
+        stage = ConversationStage(40, 1.0, 60, {"STVG": 1.0}, lone=share)
+        store: Any = clips
+        batch = ConversationSampler(store, features, encoder, stage, 0).batch()
+        return float((batch.features[:, 0, 0, 0] == 0).float().mean())
+
+    assert drawn(0.0) == 0.0
+    assert 0.3 < drawn(1.0) < 0.7  # half of all
+    assert 0.0 < drawn(0.2) < 0.3  # a sixth
