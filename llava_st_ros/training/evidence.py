@@ -37,7 +37,8 @@ def evidence(
     """
     boxes = [*sample.answer.boxes, *((sample.frame, box) for _, box in sample.answer.phrases)]
     places, shown = [], []
-    for place, (frame, box) in zip(np.flatnonzero(left_edges(ids, answer, config)), boxes):
+    edges = np.flatnonzero(left_edges(ids, answer, config))
+    for place, (frame, box) in zip(edges, boxes, strict=True):
         places.append(place)
         shown.append(showing(frame, box, sample.task.on_image, config))
     tube = sample.tube or sample.answer.boxes
