@@ -8,6 +8,8 @@ from rclpy.context import Context
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
+POLL = 0.1  # seconds
+
 
 class Spinner:
     """A MultiThreadedExecutor that spins in a thread of its own until ``close``.
@@ -19,7 +21,7 @@ class Spinner:
     def __init__(self, context: Context, threads: int) -> None:
         self._context = context
         self._executor = MultiThreadedExecutor(threads, context=context)
-        self._closing = threading.Event()
+        self._closing, self._ended = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._spin, name="ros-spinner", daemon=True)
         self._thread.start()
@@ -28,8 +30,13 @@ class Spinner:
         self._executor.add_node(node)
 
     def wait(self) -> None:
-        """Until the context is shut down or a callback raised; a signal interrupts it."""
-        self._thread.join()
+        """Until the context is shut down or a callback raised; a signal's handler may raise here.
+
+        Not a plain ``join``: one that an exception interrupts takes the thread for ended (CPython
+        3.10 to 3.12), and a signal that another thread takes does not wake it.
+        """
+        while not self._ended.wait(POLL):
+            pass
 
     def close(self) -> None:
         """Return once no callback runs any more: now the nodes may be destroyed.
@@ -47,6 +54,8 @@ class Spinner:
     def _spin(self) -> None:
         try:
             while self._context.ok() and not self._closing.is_set():
-                self._executor.spin_once(timeout_sec=0.1)
+                self._executor.spin_once(timeout_sec=POLL)
         except Exception as error:  # of a callback
             self._failure = error
+        finally:
+            self._ended.set()
