@@ -77,6 +77,7 @@ def test_a_signal_ends_the_wait_and_close_still_waits(context: Context, in_main:
         sender.start()
         with pytest.raises(InterruptedWaitError):
             spinner.wait()
+        assert spinner._thread.is_alive()  # an interrupted join would take it for ended
     finally:
         signal.signal(signal.SIGUSR1, before)
     close_waits(node, spinner)
