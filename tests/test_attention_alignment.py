@@ -15,7 +15,7 @@ from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.training.attention_alignment import attention, attention_loss, taught_layer
+from llava_st_ros.training.attention_alignment import attention, attention_loss, middle_layer
 from llava_st_ros.training.conversations import ConversationEncoder, Turn, collate
 from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.evidence import showing
@@ -125,10 +125,10 @@ def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> N
         eager = dataclasses.replace(conversations, visible=mask)
         states = decode(model, eager, batch.features, False).hidden_states
         maps: list[torch.Tensor] = []
-        inner = model.model.layers[taught_layer(model)].self_attn
+        inner = model.model.layers[middle_layer(model)].self_attn
         inner.register_forward_hook(lambda _module, _inputs, output: maps.append(output[1]))
         decode(model, eager, batch.features, False)
-        ours = attention(model, conversations, states[taught_layer(model)])
+        ours = attention(model, conversations, states[middle_layer(model)])
     rows, places = conversations.choices.T
     expected = maps[0][rows, : ours.shape[1], places]
     assert len(ours) == 7 + 2  # two ends, a time and two left edges; two ends twice

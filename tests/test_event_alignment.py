@@ -11,12 +11,14 @@ from tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.records import Answer, Task
+from llava_st_ros.training.attention_alignment import middle_layer
 from llava_st_ros.training.conversations import ConversationEncoder, collate
 from llava_st_ros.training.event_alignment import (
     KINDS,
     NAMES,
     NUM_LABELS,
     EventHeads,
+    cells,
     event_labels,
     event_loss,
 )
@@ -35,7 +37,7 @@ def said(labels: np.ndarray) -> set[str]:
 
 
 def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
-    labels = event_labels(rolling_clip(), 2)
+    labels = event_labels(rolling_clip(), cells(rolling_clip(), 2), 2)
     assert labels.shape == (4, 4, NUM_LABELS)
     ball = {"there: red", "there: ball"}
     rolling = ball | {"subject: red", "subject: ball", "rolls"}
@@ -53,7 +55,9 @@ def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
     torch.manual_seed(0)
     config = tiny_config(tiny_tokenizer())
     heads = EventHeads(config)
-    labels = torch.from_numpy(event_labels(rolling_clip(), 2)).flatten(0, 1)[None]
+    labels = torch.from_numpy(event_labels(rolling_clip(), cells(rolling_clip(), 2), 2)).flatten(
+        0, 1
+    )[None]
     hidden = torch.randn(1, 16, config.language.hidden_size)
     optimiser = torch.optim.Adam(heads.parameters(), lr=0.03)
     before, _ = event_loss(heads, hidden, labels)
@@ -85,7 +89,8 @@ def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
     model.zero_grad()
     (both - answers).backward()
     moved = [layer.mlp.up_proj.weight.grad for layer in model.model.layers]
-    assert heads.layer == len(moved) // 2
-    assert all(g is not None and g.abs().max() > 1e-4 for g in moved[: heads.layer])
-    assert all(g is None or g.abs().max() < 1e-6 for g in moved[heads.layer :])
+    middle = middle_layer(model)
+    assert middle == len(moved) // 2
+    assert all(g is not None and g.abs().max() > 1e-4 for g in moved[:middle])
+    assert all(g is None or g.abs().max() < 1e-6 for g in moved[middle:])
     assert model.model.vision_resampler.token_packer_fast.devide_attention.to_out.weight.grad.any()

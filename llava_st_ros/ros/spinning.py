@@ -22,7 +22,7 @@ class Spinner:
         self._context = context
         self._executor = MultiThreadedExecutor(threads, context=context)
         self._closing, self._ended = threading.Event(), threading.Event()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._spin, name="ros-spinner", daemon=True)
         self._thread.start()
 

@@ -18,8 +18,9 @@ from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.training.conversations import Batch
 
 
-def taught_layer(model: LlavaST) -> int:
-    """The layer whose attention is taught: the first of the upper half, after words could meet."""
+def middle_layer(model: LlavaST) -> int:
+    """The first layer of the upper half: its attention is taught, as words could meet before it,
+    and what enters it is read for events (event_alignment)."""
     return model.config.language.num_hidden_layers // 2
 
 
@@ -28,7 +29,7 @@ def attention_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean negative logarithm of the share of attention that falls on the evidence.
 
-    ``hidden`` [B, L, D] is what enters ``taught_layer``; ``visual_start`` where the visual tokens
+    ``hidden`` [B, L, D] is what enters ``middle_layer``; ``visual_start`` where the visual tokens
     begin. Half of the layer's heads are taught, the others stay free. With the loss, to log:
     the share itself, as ``looks``.
     """
@@ -42,7 +43,7 @@ def attention_loss(
 
 def attention(model: LlavaST, batch: Batch, hidden: Tensor) -> Tensor:
     """Attention of the taught heads at the batch's n choices to every position, [n, heads, L]."""
-    layer = model.model.layers[taught_layer(model)]
+    layer = model.model.layers[middle_layer(model)]
     inner = layer.self_attn
     states = layer.input_layernorm(hidden)
     split = (*states.shape[:2], -1, inner.head_dim)

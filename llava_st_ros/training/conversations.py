@@ -93,14 +93,14 @@ class ConversationEncoder:
             answer = format_answer(sample.answer, self.config)
             whole = self.builder.conversation([(asked, answer)])
             ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
-            decisive = decisive_tokens(ids, answered, sample.task.on_image, self.config)
-            choices, shown = evidence(ids, answered, sample, self.config)
             cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
             if prefix is None:
                 prefix, length = ids[:cut], cut
             if turns and length + len(ids) - cut > self.max_tokens:
                 continue
             length += len(ids) - cut
+            decisive = decisive_tokens(ids, answered, sample.task.on_image, self.config)
+            choices, shown = evidence(ids, answered, sample, self.config)
             turns.append(
                 Turn(
                     ids[cut:],

@@ -31,17 +31,16 @@ def name_labels(item: SimulatedObject) -> list[int]:
     return [NAMES.index(item.color), NAMES.index(item.shape)]
 
 
-def event_labels(clip: SimulatedClip, side: int) -> np.ndarray:
+def event_labels(clip: SimulatedClip, where: np.ndarray, side: int) -> np.ndarray:
     """What is true of each cell, bool [F, side * side, NUM_LABELS].
 
-    A frame has side x side cells; an object belongs to the one that holds its box's centre. The
-    labels: colors and shapes of the objects there, colors and shapes of those that are the subject
-    of an event in this frame, and the kinds of these events.
+    A frame has side x side cells; ``where`` says which of them each object belongs to (see cells).
+    The labels: colors and shapes of the objects there, colors and shapes of those that are the
+    subject of an event in this frame, and the kinds of these events.
     """
     frames = len(clip.frames)
     labels = np.zeros((frames, side * side, NUM_LABELS), dtype=bool)
     names = [name_labels(item) for item in clip.objects]
-    where = cells(clip, side)
     for frame, index in np.argwhere(where >= 0):
         labels[frame, where[frame, index], names[index]] = True
     for event in clip.events:
@@ -68,7 +67,6 @@ class EventHeads(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.language.hidden_size
-        self.layer = config.language.num_hidden_layers // 2
         self.norm = nn.LayerNorm(width)
         self.labels = nn.Linear(width, NUM_LABELS)
         # New heads must not disturb what they read: no gradient passes until they know something.

@@ -35,22 +35,20 @@ def evidence(
     Returns their places int64 [k] in ids, and bool [k, V] of the V visual tokens: for a left edge
     those that show the box, for a time all that show the tube.
     """
+    on_image = sample.task.on_image
     boxes = [*sample.answer.boxes, *((sample.frame, box) for _, box in sample.answer.phrases)]
-    places, shown = [], []
-    edges = np.flatnonzero(left_edges(ids, answer, config))
-    for place, (frame, box) in zip(edges, boxes, strict=True):
-        places.append(place)
-        shown.append(showing(frame, box, sample.task.on_image, config))
-    tube = sample.tube or sample.answer.boxes
-    if tube and not sample.task.on_image:
-        whole = np.any([showing(*seen, False, config) for seen in tube], axis=0)
-        for place in np.flatnonzero(leading_times(ids, answer, config)):
-            places.append(place)
-            shown.append(whole)
-    tokens = config.tokens_per_frame
-    if not sample.task.on_image:
-        tokens = config.num_fast_tokens + config.num_slow_tokens
-    return np.array(places, dtype=np.int64), np.array(shown, dtype=bool).reshape(-1, tokens)
+    shown = [showing(frame, box, on_image, config) for frame, box in boxes]
+    places = np.flatnonzero(left_edges(ids, answer, config))
+    assert len(places) == len(shown), "an answer whose boxes are not the sample's"
+    tube = [showing(frame, box, on_image, config) for frame, box in sample.tube] or shown
+    if tube and not on_image:
+        times = np.flatnonzero(leading_times(ids, answer, config))
+        places = np.concatenate([places, times])
+        shown = [*shown, *[np.any(tube, axis=0)] * len(times)]
+    tokens = config.num_fast_tokens + config.num_slow_tokens
+    if on_image:
+        tokens = config.tokens_per_frame
+    return places, np.array(shown, dtype=bool).reshape(-1, tokens)
 
 
 def showing(frame: int | None, box: Box, on_image: bool, config: ModelConfig) -> np.ndarray:

@@ -102,10 +102,10 @@ def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> Stream
     """Targets of tokens that each stand for one of side x side cells over ``length`` frames."""
     labels, tokens, names, boxes = [], [], [], []
     for row, clip in enumerate(clips):
-        per_frame = event_labels(clip, side)
+        where = cells(clip, side)
+        per_frame = event_labels(clip, where, side)
         frames = len(per_frame) // length
         labels.append(per_frame.reshape(frames, length, *per_frame.shape[1:]).any(1))
-        where = cells(clip, side)
         for step in range(frames):
             frame = step * length + length // 2
             for index in np.flatnonzero(where[frame] >= 0):

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from llava_st_ros.model.llava_st import AXES, LlavaST
 from llava_st_ros.model.preprocessing import preprocess
-from llava_st_ros.training.attention_alignment import attention_loss, taught_layer
+from llava_st_ros.training.attention_alignment import attention_loss, middle_layer
 from llava_st_ros.training.clip_store import ClipStore
 from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
-from llava_st_ros.training.event_alignment import EventHeads, event_labels, event_loss
+from llava_st_ros.training.event_alignment import EventHeads, cells, event_labels, event_loss
 from llava_st_ros.training.object_tubes import object_tube_samples
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.questions import Sample, clip_samples, image_samples
@@ -127,7 +127,9 @@ class ConversationSampler:
                 conversations.append(self.encoder.encode(chosen, self.rng))
                 features.append(np.asarray(feature, dtype=np.float32))
                 if not on_image:
-                    labels.append(event_labels(clip, config.fast_side))
+                    labels.append(
+                        event_labels(clip, cells(clip, config.fast_side), config.fast_side)
+                    )
         # Always the same length, so that a compiled model meets one shape.
         padded = collate(conversations, self.stage.max_tokens)
         return StageBatch(
@@ -155,14 +157,14 @@ def stage_loss(
     out = decode(model, conversations, batch.features, on_image)
     loss, parts = answer_loss(model, conversations, out.last_hidden_state, on_image, stage.decisive)
     start = _visual_start(model, conversations, on_image)
+    half_way = out.hidden_states[middle_layer(model)]
     medium = "image" if on_image else "video"
     if stage.attention > 0:
-        states = out.hidden_states[taught_layer(model)]
-        looking, said = attention_loss(model, conversations, states, start)
+        looking, said = attention_loss(model, conversations, half_way, start)
         loss = loss + stage.attention * looking
         parts |= {f"{medium}_{name}": value for name, value in said.items()}
     if stage.events > 0 and batch.labels is not None:
-        seen = out.hidden_states[heads.layer][:, start : start + batch.labels.shape[1]]
+        seen = half_way[:, start : start + batch.labels.shape[1]]
         aligned, said = event_loss(heads, seen, batch.labels)
         loss = loss + stage.events * aligned
         parts |= said
