@@ -190,8 +190,9 @@ class Answer:
 
     ``span`` is (first, last) time token, both included; ELC says only the end, so its first is
     that of the first box. ``boxes`` pairs each time
-    token (None for an image) with a box, in rising order. ``problems`` says, a line each, what of
-    the text could not be read; the rest is whole.
+    token (None for an image) with a box, in rising order. ``nothing`` is True where the model says
+    that nothing in sight is what the words describe. ``problems`` says, a line each, what of the
+    text could not be read; the rest is whole.
     """
 
     task: Task
@@ -201,6 +202,7 @@ class Answer:
     caption: str | None = None
     phrases: tuple[tuple[str, Box], ...] = ()
     segments: tuple[tuple[tuple[int, int], str], ...] = ()
+    nothing: bool = False
     problems: tuple[str, ...] = ()
 
 
@@ -209,8 +211,7 @@ class Grounding:
     """An answer laid on the stream: time tokens became the stamps of the frames they mean.
 
     ``window`` holds the stamps (ns) of the frames that the model saw; ``width`` and ``height`` the
-    source image in pixels; ``confidence`` in [0, 1] is the mean probability of the coordinate
-    tokens.
+    source image in pixels; ``confidence`` in [0, 1] is explained at ``Generation.confidence``.
     """
 
     query: Query

@@ -7,7 +7,7 @@ from functools import lru_cache
 from hypothesis import strategies as st
 
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
-from llava_st_ros.language.answer_format import FIXED_WORDS
+from llava_st_ros.language.answer_format import FIXED_WORDS, REFUSABLE
 from llava_st_ros.language.tasks import num_templates, question
 from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.records import Answer, Box, Task
@@ -71,6 +71,8 @@ sentences = st.lists(_WORD, min_size=1, max_size=6).map(" ".join)
 @st.composite
 def answers(draw: st.DrawFn, task: Task, frames: int) -> Answer:
     """A whole answer of the task, as a model that makes no mistake would mean it."""
+    if task in REFUSABLE and draw(st.integers(0, 9)) == 0:
+        return Answer(task, nothing=True)
     if task is Task.REC:
         return Answer(task, boxes=((None, draw(boxes())),))
     if task in (Task.TR, Task.REG):

@@ -11,6 +11,7 @@ from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.decoding.generate import Generation, generate
 from llava_st_ros.errors import BackendError
+from llava_st_ros.language.answer_format import NOTHING, REFUSABLE
 from llava_st_ros.language.answers import parse
 from llava_st_ros.language.grammar import Grammar
 from llava_st_ros.records import Task
@@ -73,7 +74,8 @@ def test_whatever_the_model_says_a_constrained_answer_is_whole(task: Task, seed:
     assert generation.finished
     assert answer.problems == ()
     parts = (answer.span, answer.boxes, answer.caption, answer.phrases, answer.segments)
-    assert any(part for part in parts)
+    assert answer.nothing != any(part for part in parts)
+    assert not answer.nothing or task in REFUSABLE
     assert 0.0 < generation.confidence <= 1.0
 
 
@@ -112,23 +114,50 @@ def check_coordinate(found: float, token: int, share: np.ndarray) -> None:
         assert np.isnan(found)
 
 
+@pytest.mark.parametrize("more", [-4.0, 4.0])
+def test_the_model_may_say_that_nothing_matches_and_how_sure_it_is(more: float) -> None:
+    first = tokenizer().encode(NOTHING)[0], tokenizer().encode("It appears at [")[0]
+    backend = FakeBackend(config(), 1)
+    backend.favour = {first[0]: more - float(np.subtract(*backend.logits()[list(first)]))}
+    generation = run(backend, Task.REC)
+    sure = np.exp(4) / (1 + np.exp(4))  # the two are 4 apart
+    assert generation.decided == pytest.approx(sure, abs=1e-4)
+    answer = parse(generation.ids, Task.REC, config(), tokenizer())
+    assert answer.nothing == (more > 0)
+    assert len(answer.boxes) == (more < 0)
+    if answer.nothing:
+        assert tokenizer().decode(generation.ids) == NOTHING
+        assert generation.confidence == pytest.approx(sure, abs=1e-4)
+        assert len(backend.calls) == 0  # no pass through the network for closing words
+    else:
+        boxes = [p for p in generation.coordinate_probabilities if p == p]
+        assert generation.confidence == pytest.approx(sure * np.mean(boxes), abs=1e-4)
+
+
+def telling(seed: int) -> FakeBackend:
+    """One that never says that nothing matches."""
+    return FakeBackend(config(), seed, {tokenizer().encode(NOTHING)[0]: -50.0})
+
+
 def test_forced_tokens_go_through_the_network_together() -> None:
-    backend = FakeBackend(config(), 3)
+    backend = telling(3)
     generation = run(backend, Task.STVG)
     decoded = [tokenizer().decode(call) for call in backend.calls]
     assert decoded[0] == "During the span of {"
     assert decoded[2].endswith("}. Object bounding box: " + decoded[2][-len("<TEMP-000>: [") :])
     chosen = [i for i, forced in zip(generation.ids, generation.forced) if not forced]
-    assert len(backend.calls) == len(chosen)  # one for the opener, none for the last choice
+    assert len(backend.calls) == len(chosen) - 1  # none for the last choice
     assert [i for call in backend.calls for i in call] == list(generation.ids[:-2])
     assert tokenizer().decode(generation.ids[-1:]) == "]"
 
 
 def test_forced_tokens_come_even_where_the_model_abhors_them() -> None:
-    opener = tokenizer().encode("It appears at [")
-    generation = run(FakeBackend(config(), 1, dict.fromkeys(opener, -50.0)), Task.REC)
-    assert list(generation.ids[: len(opener)]) == opener
-    assert all(logprob < -20 for logprob in generation.logprobs[: len(opener)])
+    words = tokenizer().encode("It appears at [")[1:]
+    backend = telling(1)
+    backend.favour |= dict.fromkeys(words, -50.0)
+    generation = run(backend, Task.REC)
+    assert list(generation.ids[1 : 1 + len(words)]) == words
+    assert all(logprob < -20 for logprob in generation.logprobs[1 : 1 + len(words)])
     assert generation.confidence > 1e-6  # of the coordinates, not of the words
 
 
@@ -153,8 +182,8 @@ def test_unconstrained_decoding_stops_when_its_tokens_are_spent() -> None:
 
 @pytest.mark.parametrize("budget", range(1, 40))
 def test_a_constrained_answer_never_exceeds_its_tokens(budget: int) -> None:
-    whole = run(FakeBackend(config(), 4), Task.STVG)
-    cut = run(FakeBackend(config(), 4), Task.STVG, max_new_tokens=budget)
+    whole = run(telling(4), Task.STVG)
+    cut = run(telling(4), Task.STVG, max_new_tokens=budget)
     assert cut.ids == whole.ids[:budget]
     assert cut.finished == (budget >= len(whole.ids))
     missing = tokenizer().decode(whole.ids[budget:])
@@ -162,9 +191,9 @@ def test_a_constrained_answer_never_exceeds_its_tokens(budget: int) -> None:
 
 
 def test_a_cancelled_answer_keeps_what_was_written() -> None:
-    whole = run(FakeBackend(config(), 4), Task.STVG)
+    whole = run(telling(4), Task.STVG)
     asked = iter([False] * 4 + [True] * 99)
-    cut = run(FakeBackend(config(), 4), Task.STVG, cancelled=lambda: next(asked))
+    cut = run(telling(4), Task.STVG, cancelled=lambda: next(asked))
     assert not cut.finished
     assert 0 < len(cut.ids) < len(whole.ids)
     assert cut.ids == whole.ids[: len(cut.ids)]

@@ -48,9 +48,28 @@ def test_what_training_shows_is_what_the_grammar_allows(data, task: Task, rows: 
     assert walk.done
 
 
+@pytest.mark.parametrize(
+    ("task", "opener"),
+    [
+        (Task.STVG, "During the span of {"),
+        (Task.SVG, "Object bounding box: "),
+        (Task.TVG, "During the period {"),
+        (Task.REC, "It appears at ["),
+    ],
+)
+def test_an_answer_opens_or_says_that_nothing_matches(task: Task, opener: str) -> None:
+    walk = Grammar(task, tokenizer(), config()).begin()
+    assert not walk.forced
+    first = {ids(opener)[0], ids("Nothing matches.")[0]}
+    assert set(np.flatnonzero(walk.allowed.mask(config().vocabulary))) == first
+    refused = after("Nothing matches.", task)
+    assert refused.done
+    assert not after(opener, task).done
+
+
 def test_literal_words_are_forced_in_one_run() -> None:
-    walk = Grammar(Task.STVG, tokenizer(), config()).begin()
-    assert tokenizer().decode(walk.forced) == "During the span of {"
+    walk = Grammar(Task.STVG, tokenizer(), config()).after(ids("During the span of {")[:1])
+    assert tokenizer().decode(walk.forced) == tokenizer().decode(ids("During the span of {")[1:])
     assert walk.allowed is None
     walk = after("During the span of {<TEMP-003><TEMP-004>", Task.STVG)
     assert tokenizer().decode(walk.forced) == "}. Object bounding box: <TEMP-003>: ["
@@ -90,8 +109,8 @@ def test_a_box_keeps_its_corners_in_order() -> None:
 
 def test_the_times_of_a_question_bound_the_tube() -> None:
     asked = question(Task.SVG, "ball", span=(0.5, 0.55))  # of 20 frames: 10
-    walk = Grammar.for_question(asked, tokenizer(), config()).begin()
-    assert tokenizer().decode(walk.forced) == "Object bounding box: <TEMP-010>: ["
+    walk = Grammar.for_question(asked, tokenizer(), config()).after(ids("Object bounding box: "))
+    assert tokenizer().decode(walk.forced) == "<TEMP-010>: ["
     asked = question(Task.ELC, span=(0.5, 1.0), box=HALF)
     walk = Grammar.for_question(asked, tokenizer(), config()).after(ids("Ends in "))
     assert allowed(walk) == (row("<TEMP-010>"), row("<TEMP-019>") + 1)
@@ -166,8 +185,10 @@ def test_choices_agree_with_their_masks() -> None:
 
 
 def test_what_is_not_allowed_is_refused() -> None:
-    with pytest.raises(ValueError, match="is forced"):
+    with pytest.raises(ValueError, match="may not come here"):
         after("Somewhere", Task.STVG)
+    with pytest.raises(ValueError, match="is forced"):
+        after("Duringg", Task.STVG)
     with pytest.raises(ValueError, match="may not come here"):
         after("During the period {<TEMP-007><TEMP-006>", Task.TVG)
     corners = "<WIDTH-000><HEIGHT-000><WIDTH-009><HEIGHT-009>"
@@ -185,7 +206,7 @@ def test_unconstrained_allows_everything_until_an_end_token() -> None:
 
 
 def test_a_short_answer_costs_few_choices() -> None:
-    """Four chosen tokens a box and two for the span, whatever the words cost."""
+    """Whether anything matches, two for the span and four a box, whatever the words cost."""
     tube = tuple((time, Box(0.0, 0.0, 0.5, 0.5)) for time in range(3, 8))
     text = format_answer(Answer(Task.STVG, span=(3, 7), boxes=tube), config()).text
     walk, rest, choices = Grammar(Task.STVG, tokenizer(), config()).begin(), ids(text), 0
@@ -195,4 +216,4 @@ def test_a_short_answer_costs_few_choices() -> None:
         walk.advance(rest[:step])
         rest = rest[step:]
     assert walk.done
-    assert choices == 2 + 4 * 5
+    assert choices == 1 + 2 + 4 * 5

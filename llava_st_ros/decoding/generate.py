@@ -16,6 +16,7 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
+from llava_st_ros.language.choices import Either
 from llava_st_ros.language.grammar import Grammar, Unconstrained
 from llava_st_ros.model.tokenizer import Tokenizer
 
@@ -27,7 +28,9 @@ class Generation:
     ``logprobs`` are the model's own, over its whole vocabulary; of closing words that were forced
     and not put to the model any more, 0. ``coordinate_probabilities`` are the probabilities of
     coordinate tokens among the rows of their table, NaN for other tokens. ``forced`` marks tokens
-    that the grammar left no choice about. ``finished`` is False where the token budget or
+    that the grammar left no choice about. ``decided`` is the probability with which the model
+    chose to answer, or to say that nothing matches, against the other; None where its grammar
+    leaves no such choice. ``finished`` is False where the token budget or
     ``cancelled`` cut the answer short.
     """
 
@@ -36,17 +39,24 @@ class Generation:
     coordinate_probabilities: tuple[float, ...]
     forced: tuple[bool, ...]
     finished: bool
+    decided: float | None = None
 
     @property
     def confidence(self) -> float:
-        """Mean probability of the chosen coordinates in [0, 1]; of all tokens where none was."""
+        """How sure the model is, in [0, 1].
+
+        Mean probability of the chosen coordinates, times ``decided``. Of an answer without chosen
+        coordinates ``decided``, or else the mean over all tokens.
+        """
         chosen = [
             p
             for p, forced in zip(self.coordinate_probabilities, self.forced)
             if not forced and p == p
         ]
-        chosen = chosen or [float(np.exp(value)) for value in self.logprobs]
-        return float(np.mean(chosen)) if chosen else 0.0
+        if not chosen and self.decided is None:
+            chosen = [float(np.exp(value)) for value in self.logprobs] or [0.0]
+        decided = 1.0 if self.decided is None else self.decided
+        return decided * float(np.mean(chosen or [1.0]))
 
 
 def generate(
@@ -94,6 +104,8 @@ def generate(
             writing.add(token, rows[number], forced=True)
         assert walk.allowed is not None
         token = walk.allowed.best(rows[-1])
+        if isinstance(walk.allowed, Either):
+            writing.decided = walk.allowed.probability(token, rows[-1])
         walk.advance((token,))
         if token in walk.ends:
             break
@@ -107,6 +119,7 @@ class _Writing:
 
     def __init__(self, config: ModelConfig, on_token: Callable[[int], None] | None) -> None:
         self._config, self._on_token = config, on_token
+        self.decided: float | None = None
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._coordinates: list[float] = []
@@ -137,6 +150,7 @@ class _Writing:
             tuple(self._coordinates),
             tuple(self._forced),
             finished,
+            self.decided,
         )
 
     def _append(self, token: int, logprob: float, coordinate: float, forced: bool) -> None:

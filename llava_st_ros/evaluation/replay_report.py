@@ -56,6 +56,7 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
             for (first, last), text in answer.segments
             if last < len(stamps)
         ],
+        "nothing": answer.nothing,
         "problems": list(answer.problems),
         "confidence": round(grounding.confidence, 4),
     }

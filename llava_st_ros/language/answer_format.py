@@ -15,10 +15,14 @@ from llava_st_ros.records import Answer, Box, Task
 STVG_OPENER, TVG_OPENER = "During the span of {", "During the period {"
 ELC_OPENER, REC_OPENER = "Ends in ", "It appears at ["
 TUBE_OPENER = "Object bounding box: "
+# The answer to a question about something that is not there. The published models were never
+# taught to say it; a task that looks for what words describe may be answered so.
+NOTHING = "Nothing matches."
+REFUSABLE = (Task.STVG, Task.SVG, Task.TVG, Task.REC)
 
 # All fixed words, as they stand between coordinate tokens: a tokenizer should know them well.
 FIXED_WORDS = (
-    *(STVG_OPENER, TVG_OPENER, ELC_OPENER, REC_OPENER, TUBE_OPENER),
+    *(STVG_OPENER, TVG_OPENER, ELC_OPENER, REC_OPENER, TUBE_OPENER, NOTHING),
     *("}. " + TUBE_OPENER, ". " + TUBE_OPENER, ": [", "], ", "]", "}", "{", "},", ". {", " ["),
 )
 _Part = TypeVar("_Part")
@@ -85,7 +89,9 @@ class _Writer:
 def format_answer(answer: Answer, config: ModelConfig) -> FormattedAnswer:
     """The canonical text of an answer. Raises QueryError where the task's parts are missing."""
     writer, task = _Writer(config), answer.task
-    if task in (Task.STVG, Task.TVG):
+    if answer.nothing and task in REFUSABLE:
+        writer.words(NOTHING)
+    elif task in (Task.STVG, Task.TVG):
         writer.words(STVG_OPENER if task is Task.STVG else TVG_OPENER)
         writer.span(_given(answer.span, answer))
         writer.words("}")

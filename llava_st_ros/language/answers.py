@@ -12,7 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.language.answer_format import FormattedAnswer, format_answer
+from llava_st_ros.language.answer_format import (
+    NOTHING,
+    REFUSABLE,
+    FormattedAnswer,
+    format_answer,
+)
 from llava_st_ros.language.answer_text import Place, Reading, read_ids, read_text
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Answer, Box, Task
@@ -49,7 +54,10 @@ def parse(
         reading = read_text(answer, config)
     else:
         reading = read_ids(answer, config, tokenizer)
-    fields = _READERS[task](reading)
+    if task in REFUSABLE and reading.text.startswith(NOTHING):
+        fields: dict[str, Any] = {"nothing": True}
+    else:
+        fields = _READERS[task](reading)
     reading.report_rest()
     return Answer(task=task, text=reading.text, problems=tuple(reading.problems), **fields)
 

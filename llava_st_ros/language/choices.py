@@ -63,6 +63,20 @@ class IdSet:
         return IdSet(members)
 
 
+class Either(IdSet):
+    """Two ids that begin two different answers."""
+
+    def __init__(self, one: int, other: int) -> None:
+        members = np.zeros(max(one, other) + 1, dtype=bool)
+        members[[one, other]] = True
+        super().__init__(members)
+
+    def probability(self, token: int, logits: np.ndarray) -> float:
+        """Of one of the two against the other, given logits [vocabulary]."""
+        pair = np.exp(logits[self._ids] - logits[self._ids].max())
+        return float(pair[self._ids == token].sum() / pair.sum())
+
+
 class Words:
     """Which ids of a tokenizer's text vocabulary are what kind of words; made once for each."""
 

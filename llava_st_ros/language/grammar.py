@@ -13,12 +13,13 @@ from collections.abc import Generator, Iterable, Sequence
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.language.answer_format import (
     ELC_OPENER,
+    NOTHING,
     REC_OPENER,
     STVG_OPENER,
     TUBE_OPENER,
     TVG_OPENER,
 )
-from llava_st_ros.language.choices import IdRange, IdSet, Words
+from llava_st_ros.language.choices import Either, IdRange, IdSet, Words
 from llava_st_ros.language.tasks import Question
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Task
@@ -130,15 +131,17 @@ class Grammar:
         return walk
 
     def _stvg(self) -> Rules:
-        yield self._literal(STVG_OPENER)
+        if (yield from self._nothing_or(STVG_OPENER)):
+            return
         first, last = yield from self._times()
         yield from self._tube("}. " + TUBE_OPENER, range(first, last + 1))
 
     def _svg(self) -> Rules:
-        if self._span is not None:
-            yield from self._tube(TUBE_OPENER, range(self._span[0], self._span[1] + 1))
+        if (yield from self._nothing_or(TUBE_OPENER)):
             return
-        yield self._literal(TUBE_OPENER)
+        if self._span is not None:
+            yield from self._tube("", range(self._span[0], self._span[1] + 1))
+            return
         time = yield from self._time()
         more, end = self._literal("], "), self._literal("]")
         shared = 0
@@ -176,14 +179,24 @@ class Grammar:
             yield from self._tube("", range(start, end + 1))
 
     def _tvg(self) -> Rules:
-        yield self._literal(TVG_OPENER)
+        if (yield from self._nothing_or(TVG_OPENER)):
+            return
         yield from self._times()
         yield self._literal("}")
 
     def _rec(self) -> Rules:
-        yield self._literal(REC_OPENER)
+        if (yield from self._nothing_or(REC_OPENER)):
+            return
         yield from self._corners()
         yield self._literal("]")
+
+    def _nothing_or(self, opener: str) -> Generator[tuple | Choice, int, bool]:
+        """That nothing matches, or the answer's opening words; True for the former."""
+        nothing, opening = self._literal(NOTHING), self._literal(opener)
+        token = yield Either(nothing[0], opening[0])
+        chosen = nothing if token == nothing[0] else opening
+        yield chosen[1:]
+        return chosen is nothing
 
     def _free(self) -> Rules:
         """Words up to an end token."""

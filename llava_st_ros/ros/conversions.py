@@ -114,6 +114,7 @@ def answer_to_msg(grounding: Grounding) -> msg.Answer:
         phrases=[phrase for phrase, _ in answer.phrases],
         phrase_boxes=[box_to_msg(box, width, height) for _, box in answer.phrases],
         segments=[_segment(*item) for item in segments],
+        nothing=answer.nothing,
         problems=list(answer.problems),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,11 @@ def test_an_answer_lies_on_the_windows_stamps() -> None:
     assert (message.phrases[0], message.phrase_boxes[0].x_max) == ("cup", 100.0)
     assert message.tube[0].box.y_max == 100.0
     assert list(message.problems) == ["one"]
+    assert not message.nothing
+    refused = replace(grounding, answer=Answer(Task.STVG, nothing=True), span=None, tube=BoxTube())
+    message = conversions.answer_to_msg(refused)
+    assert message.nothing
+    assert not (message.span or message.tube)
 
 
 @pytest.mark.parametrize("task", list(Task))
@@ -264,9 +271,6 @@ def test_the_throttle_counts_what_it_holds_back() -> None:
 
 
 def test_the_parameter_file_that_ships_holds_every_parameter_with_its_default() -> None:
-    from dataclasses import fields
-    from pathlib import Path
-
     import yaml
 
     path = Path(__file__).parents[2] / "config" / "grounding.yaml"
