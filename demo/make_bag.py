@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from llava_st_ros.errors import LlavaStError
-from llava_st_ros.training.bag_writer import write_bag
-from llava_st_ros.training.simulator import simulate_video, split_seed
+from llava_st_ros.simulation.bag_writer import write_bag
+from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
 INDEX = 2  # of the test split: three objects of three colours, five events
 EVENTS = (0, 2)  # asked about as events; the object of event 1 is followed from picture to picture

@@ -18,11 +18,13 @@ TEXTS = ("When does the red ball roll behind the box? Object bounding box: Durin
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder like llava-st-tiny's, a hundredth of its size, with random weights.
 
-    It grounds nothing: under the grammar its answers are well formed all the same.
+    It grounds nothing: under the grammar its answers are well formed all the same, and it never
+    says that nothing matches.
     """
     import torch
     from stream_config import stream_config
 
+    from llava_st_ros.language.answer_format import NOTHING
     from llava_st_ros.model.checkpoint import save_checkpoint
     from llava_st_ros.model.llava_st import LlavaST
     from llava_st_ros.model.tokenizer import train_tokenizer
@@ -31,5 +33,10 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = stream_config(tokenizer)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
-    save_checkpoint(folder, LlavaST(config), config, tokenizer, "float32")
+    model = LlavaST(config)
+    with torch.no_grad():
+        # One feature that every state has, and that speaks against the word.
+        model.model.embed_tokens.weight[:, 0] = 5.0
+        model.lm_head.weight[tokenizer.encode(NOTHING)[0], 0] = -100.0
+    save_checkpoint(folder, model, config, tokenizer, "float32")
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.evaluation.report import as_json, summarise
-from llava_st_ros.evaluation.scoring import METRICS, SCORED_TASKS, score
+from llava_st_ros.evaluation.scoring import METRICS, NOTHING, score
 from llava_st_ros.evaluation.simulated import (
     BlindBackend,
     Case,
@@ -31,7 +32,8 @@ def tube(first: int, last: int, box: Box = A):
 
 def test_stvg_scores_time_and_place() -> None:
     truth = answer(Task.STVG, (4, 7), tube(4, 7))
-    assert score(truth, truth) == {"parsed": 1.0, "tIoU": 1.0, "vIoU": 1.0, "sIoU": 1.0}
+    perfect = {"parsed": 1.0, "answered": 1.0, "tIoU": 1.0, "vIoU": 1.0, "sIoU": 1.0}
+    assert score(truth, truth) == perfect
     shifted = score(answer(Task.STVG, (6, 9), tube(6, 9, HALF)), truth)
     assert shifted["tIoU"] == pytest.approx(2 / 6)
     assert shifted["sIoU"] == pytest.approx(0.5)
@@ -60,18 +62,50 @@ def test_rec_and_tvg() -> None:
     assert score(answer(Task.TVG, (0, 4)), answer(Task.TVG, (0, 9)))["tIoU"] == 0.5
 
 
-@pytest.mark.parametrize("task", SCORED_TASKS)
+def test_a_caption_is_held_against_the_words_it_must_hold() -> None:
+    said = "the red ball hits the blue box"
+    truth = Answer(Task.ELC, span=(4, 7), boxes=tuple(tube(4, 7)), caption=said)
+    words = ("red", "ball", "hits the", "blue box")
+    assert score(truth, truth, words) == {
+        "parsed": 1.0,
+        "tIoU": 1.0,
+        "vIoU": 1.0,
+        "attributes": 1.0,
+        "caption": 1.0,
+    }
+    other = Answer(Task.ELC, span=(4, 5), boxes=tuple(tube(4, 5)), caption="the red balloon hits")
+    scores = score(other, truth, words)
+    assert (scores["attributes"], scores["caption"], scores["tIoU"]) == (0.25, 0.0, 0.5)
+
+
+def test_refusing_is_right_where_nothing_matches_and_wrong_elsewhere() -> None:
+    refused, told = Answer(Task.TVG, nothing=True), answer(Task.TVG, (0, 4))
+    assert score(refused, refused) == {"refused": 1.0}
+    assert score(told, refused) == {"refused": 0.0}
+    assert score(refused, told) == {"parsed": 1.0, "answered": 0.0, "tIoU": 0.0}
+    assert score(told, told)["answered"] == 1.0
+    rows = summarise({NOTHING: [{"refused": 1.0}, {"refused": 0.0}]})
+    assert [(row.task, row.metric, row.value) for row in rows] == [("nothing", "refused", 0.5)]
+
+
+@pytest.mark.parametrize("task", [Task.STVG, Task.SVG, Task.TVG, Task.REC, Task.ELC])
 def test_an_answer_that_says_nothing_stays_in_the_mean_as_zero(task: Task) -> None:
     boxes = [(None, A)] if task is Task.REC else tube(2, 5)
     truth = answer(task, (2, 5), boxes)
-    scores = score(answer(task, problems=["no word of it"]), truth)
+    if task is Task.ELC:
+        truth = dataclasses.replace(truth, caption="the ball rolls")
+    scores = score(answer(task, problems=["no word of it"]), truth, ["ball"])
+    scores.pop("answered", None)  # it did not say that nothing matches
     assert set(scores.values()) == {0.0}
-    rows = summarise({task: [score(truth, truth), scores]}, blind={task: [scores]})
+    scores["answered"] = 0.0
+    name = task.value
+    rows = summarise({name: [score(truth, truth, ["ball"]), scores]}, blind={name: [scores]})
     assert {(row.value, row.blind, row.cases) for row in rows} == {(0.5, 0.0, 2)}
 
 
 def test_thresholds_and_the_report() -> None:
-    scores = {Task.REC: [{"parsed": 1.0, "IoU": v} for v in (0.5, 0.49, 1.0, 0.0)]}
+    values = (0.5, 0.49, 1.0, 0.0)
+    scores = {"REC": [{"parsed": 1.0, "answered": 1.0, "IoU": v} for v in values]}
     rows = {row.metric: row for row in summarise(scores)}
     assert rows["Acc@0.5"].value == 0.5  # at or above
     assert rows["mIoU"].value == pytest.approx(0.4975)
@@ -79,7 +113,7 @@ def test_thresholds_and_the_report() -> None:
     assert rows["Acc@0.5"].blind is None
     report = as_json(list(rows.values()), split="test")
     assert report["split"] == "test"
-    assert [row["metric"] for row in report["metrics"]] == [m.name for m in METRICS[Task.REC]]
+    assert [row["metric"] for row in report["metrics"]] == [m.name for m in METRICS["REC"]]
 
 
 class Watched:
@@ -127,7 +161,7 @@ def test_each_question_sees_the_whole_clip_or_its_own_frame(loaded) -> None:
     assert len(watched.images) == 20  # each frame once, for all four questions
     assert {tuple(i[0, 0]) for i in watched.images} == {tuple(f[0, 0]) for f in one.frames}
     assert {task: len(scores) for task, scores in evaluation.scores.items()} == dict.fromkeys(
-        (Task.REC, Task.STVG, Task.TVG, Task.SVG), 1
+        ("REC", "STVG", "TVG", "SVG"), 1
     )
     # Under the grammar even random weights answer in full.
     assert all(scores[0]["parsed"] == 1.0 for scores in evaluation.scores.values())

@@ -14,9 +14,9 @@ from demo.score import read_truth
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.evaluation.bags import Bag
 from llava_st_ros.records import NANOSECONDS
-from llava_st_ros.training.bag_writer import START, TRUTH, write_bag
-from llava_st_ros.training.simulator import SimulatedClip, simulate_video, split_seed
-from llava_st_ros.training.wording import sentence
+from llava_st_ros.simulation.bag_writer import START, TRUTH, write_bag
+from llava_st_ros.simulation.simulator import SimulatedClip, simulate_video, split_seed
+from llava_st_ros.simulation.wording import sentence
 
 
 @pytest.fixture(scope="module")

@@ -6,31 +6,42 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from llava_st_ros.errors import BackendError, ConfigError
-from llava_st_ros.training import headless
-from llava_st_ros.training.events import EventKind, InfeasibleError
-from llava_st_ros.training.headless import mujoco
-from llava_st_ros.training.physics import Tabletop
-from llava_st_ros.training.planning import Planner
-from llava_st_ros.training.rendering import renderer_for
-from llava_st_ros.training.scenes import COLORS, sample_scene, scene_xml
-from llava_st_ros.training.simulator import (
+from llava_st_ros.simulation import headless
+from llava_st_ros.simulation.events import EventKind, InfeasibleError
+from llava_st_ros.simulation.headless import mujoco
+from llava_st_ros.simulation.mjcf import scene_xml
+from llava_st_ros.simulation.physics import Tabletop
+from llava_st_ros.simulation.planning import Planner
+from llava_st_ros.simulation.rendering import renderer_for
+from llava_st_ros.simulation.scenes import COLORS, sample_scene
+from llava_st_ros.simulation.simulator import (
     SPLITS,
+    Rehearsal,
     SimulatedClip,
     SimulatedEvent,
+    rehearse,
     simulate_clip,
     split_seed,
 )
+from llava_st_ros.simulation.worlds import world_of
 
 
 @pytest.fixture(scope="module")
-def clips() -> list[SimulatedClip]:
-    return [simulate_clip(split_seed("train", index)) for index in range(40)]
+def rehearsals() -> list[Rehearsal]:
+    return [rehearse(split_seed("train", index)) for index in range(40)]
+
+
+@pytest.fixture(scope="module")
+def clips(rehearsals) -> list[SimulatedClip]:
+    """Filmed after all rehearsals: nothing may linger from one to another."""
+    return [r.film(split_seed("train", index)) for index, r in enumerate(rehearsals)]
 
 
 def digest(clip: SimulatedClip) -> str:
@@ -44,12 +55,6 @@ def events_of(
     found = [(c, e) for c in clips for e in c.events if e.kind in kinds]
     assert found, f"no clip with {kinds}"
     return found
-
-
-def static(clip: SimulatedClip) -> bool:
-    """Whether the camera stood still, read from the table's pixels in three corners."""
-    corners = np.concatenate([clip.frames[:, -12:, :12], clip.frames[:, :12, -12:]], axis=1)
-    return bool((corners == corners[:1]).all())
 
 
 def centres(clip: SimulatedClip, index: int) -> np.ndarray:
@@ -66,7 +71,7 @@ def test_a_seed_gives_the_same_bytes_whatever_was_simulated_before(clips) -> Non
 
 def test_a_seed_gives_the_same_bytes_in_another_process(clips) -> None:
     code = (
-        "from llava_st_ros.training.simulator import simulate_clip; import hashlib;"
+        "from llava_st_ros.simulation.simulator import simulate_clip; import hashlib;"
         f"c = simulate_clip({clips[1].seed});"
         "print(hashlib.sha256(c.frames.tobytes() + c.boxes.tobytes()"
         " + repr((c.objects, c.events)).encode()).hexdigest())"
@@ -78,7 +83,7 @@ def test_a_seed_gives_the_same_bytes_in_another_process(clips) -> None:
 
 
 def test_splits_never_meet() -> None:
-    assert set(SPLITS) == {"train", "validation", "test"}
+    assert {"train", "validation", "test"} < set(SPLITS)
     for first, second in combinations(SPLITS.values(), 2):
         assert max(first.start, second.start) >= min(first.stop, second.stop)
     assert split_seed("test", 7) in SPLITS["test"]
@@ -96,9 +101,8 @@ def test_shapes_and_names(clips) -> None:
         assert clip.boxes.dtype == np.float32
         assert clip.stamps[0] == 0
         assert 5 <= clip.stamps[-1] <= 7
-        assert len({item.name for item in clip.objects}) == count
-        assert 1 <= count <= 4
-        assert 1 <= len(clip.events) <= 2
+        assert 1 <= count <= 8
+        assert 1 <= len(clip.events) <= 3
         assert len({(e.kind, e.subject) for e in clip.events}) == len(clip.events)
         seen = clip.boxes[clip.visible]
         assert (seen >= 0).all()
@@ -111,17 +115,26 @@ def test_kinds_and_sizes_are_spread(clips) -> None:
     assert kinds == set(EventKind)
     sides = np.concatenate([(c.boxes[c.visible][:, 2:] - c.boxes[c.visible][:, :2]) for c in clips])
     assert 20 <= np.median(sides.max(axis=1) * 144) <= 36
-    assert 0.25 <= np.mean([static(clip) for clip in clips]) <= 0.75
+    assert {len(clip.objects) for clip in clips} >= {1, 2, 3, 4, 5, 6, 7}
+    twins = [len({o.name for o in c.objects}) < len(c.objects) for c in clips]
+    assert 0.15 <= np.mean(twins) <= 0.6
+    repeated = [len({e.kind for e in c.events}) < len(c.events) for c in clips]
+    assert sum(repeated) >= 4
 
 
-def test_boxes_lie_where_the_camera_geometry_puts_a_ball() -> None:
-    """The projection is computed apart from OpenGL: a sphere's outline, from its tangent cone."""
+@pytest.mark.parametrize("split", ["train", "unseen_lens"])
+def test_boxes_lie_where_the_camera_geometry_puts_a_ball(split) -> None:
+    """The projection is computed apart from OpenGL: a sphere's outline, from its tangent cone.
+
+    Also under the shake of a camera and through a lens of another angle.
+    """
     checked = 0
-    for seed in range(40):
+    for seed in range(60):
         rng = np.random.default_rng(seed)
-        scene = sample_scene(rng, 1)
+        scene = sample_scene(rng, 1, world_of(split_seed(split, 0)))
         if scene.objects[0].shape != "ball":
             continue
+        scene = replace(scene, foreground=None, distractors=())
         time = float(rng.uniform(0, 6))
         model = mujoco.MjModel.from_xml_string(scene_xml(scene, 144))
         try:
@@ -129,15 +142,17 @@ def test_boxes_lie_where_the_camera_geometry_puts_a_ball() -> None:
         except InfeasibleError:
             continue
         pose = scene.camera.at(time)
-        _, labels = renderer_for(model, 144).render(
-            table.data, pose.lookat, pose.distance, pose.azimuth, pose.elevation, []
-        )
+        labels = renderer_for(model, 144).labels(table.data, pose)
         rows, columns = np.nonzero(labels == model.geom("object0").id)
-        u, v, depth = pose.project(table.positions)[0]
-        half = scene.objects[0].scale * pose.scale_at(depth)
-        expected = np.array([u - half, v - half, u + half, v + half]) * 144
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert np.abs(expected - found).max() < 2.0
+        x, y, z = pose.axes @ (table.positions[0] - pose.eye)
+        radius = scene.objects[0].scale
+        focal = 72 / np.tan(np.radians(scene.camera.fovy) / 2)
+        # The angle between the axis and the centre, and half that of the cone, in either plane.
+        across, upward = np.arctan2(x, z), np.arctan2(-y, z)
+        wide, high = np.arcsin(radius / np.hypot(x, z)), np.arcsin(radius / np.hypot(y, z))
+        tangents = np.tan([across - wide, upward - high, across + wide, upward + high])
+        assert np.abs(72 + focal * tangents - found).max() < 1.0, (seed, found)
         checked += 1
     assert checked >= 5
 
@@ -150,13 +165,19 @@ def test_boxes_hold_the_object_of_their_colour(clips) -> None:
             for frame in np.flatnonzero(clip.visible[:, index])[::6]:
                 x1, y1, x2, y2 = np.round(clip.boxes[frame, index] * 144).astype(int)
                 patch = clip.frames[frame, y1:y2, x1:x2].reshape(-1, 3).astype(float)
+                if len(patch) < 100:
+                    continue  # a sliver that a blurred picture mixes with what hides the rest
                 hue = patch / np.maximum(np.linalg.norm(patch, axis=1, keepdims=True), 1.0)
                 alike = hue @ (channels / np.linalg.norm(channels)) > 0.95
                 assert alike.mean() > 0.05, (clip.seed, item.name, frame)
 
 
-def test_subjects_move_in_their_spans_and_rest_outside_them(clips) -> None:
-    fixed = [clip for clip in clips if static(clip)]
+def test_subjects_move_in_their_spans_and_rest_outside_them(clips, rehearsals) -> None:
+    fixed = [
+        clip
+        for clip, rehearsal in zip(clips, rehearsals)
+        if not rehearsal.take.scene.camera.moving and rehearsal.take.scene.foreground is None
+    ]
     moved, rests = 0, 0
     for clip in fixed:
         for event in clip.events:
@@ -204,10 +225,9 @@ def test_what_each_kind_looks_like(clips) -> None:
 
 
 def test_what_rolls_behind_crosses_the_other_and_is_partly_hidden(clips) -> None:
-    more = [simulate_clip(split_seed("train", index)) for index in range(40, 60)]
     found = [
         (clip, event, event.other)
-        for clip, event in events_of(clips + more, EventKind.ROLLS)
+        for clip, event in events_of(clips, EventKind.ROLLS)
         if event.other is not None
     ]
     assert found
@@ -229,6 +249,8 @@ def test_spans_are_neither_flashes_nor_the_whole_clip(clips) -> None:
     assert lengths.max() <= 15
     assert 3 <= np.median(lengths) <= 9
     for clip in clips:
+        for event in clip.events:
+            assert clip.visible[event.span[0] : event.span[1] + 1, event.subject].all()
         for earlier, later in zip(clip.events, clip.events[1:]):
             assert earlier.span[1] <= later.span[0]
 

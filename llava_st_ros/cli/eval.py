@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.records import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="device (default cpu)")
     parser.add_argument(
         "--tasks",
-        default="REC,STVG,TVG,SVG",
-        help="comma-separated (default %(default)s)",
+        default="REC,STVG,TVG,SVG,ELC,nothing",
+        help="comma-separated; nothing: questions that nothing answers (default %(default)s)",
     )
     parser.add_argument(
         "--no-blind",
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.n < 1:
         raise ConfigError(f"--n {args.n}", "at least one clip", "correct it")
-    tasks = _tasks(args.tasks)
+    subjects = _subjects(args.tasks)
     folder = args.model or default_model()
     backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
     config = backend.describe().model
@@ -66,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if args.blind:
         runs.append(SimulatedEvaluation(BlindBackend(backend), tokenizer))
     began = time.monotonic()
-    clips = simulated_cases(args.simulated, args.n, config, tasks=tasks, store=args.store)
-    with _progress(args.n * len(tasks) * len(runs)) as advance:
+    clips = simulated_cases(args.simulated, args.n, config, subjects=subjects, store=args.store)
+    with _progress(args.n * len(subjects) * len(runs)) as advance:
         for clip in clips:
             for evaluation in runs:
                 evaluation.run(clip, advance)
@@ -91,18 +90,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tasks(text: str) -> tuple[Task, ...]:
-    from llava_st_ros.evaluation.scoring import SCORED_TASKS
+def _subjects(text: str) -> tuple[str, ...]:
+    from llava_st_ros.evaluation.scoring import SUBJECTS
 
-    names = [name.strip().upper() for name in text.split(",") if name.strip()]
+    known = {name.upper(): name for name in SUBJECTS}
+    names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in {task.value for task in SCORED_TASKS}:
-            raise ConfigError(
-                f"task {name!r}", f"some of {', '.join(SCORED_TASKS)}", "correct --tasks"
-            )
+        if name.upper() not in known:
+            raise ConfigError(f"task {name!r}", f"some of {', '.join(SUBJECTS)}", "correct --tasks")
     if not names:
-        raise ConfigError("no task", f"some of {', '.join(SCORED_TASKS)}", "correct --tasks")
-    return tuple(dict.fromkeys(Task(name) for name in names))
+        raise ConfigError("no task", f"some of {', '.join(SUBJECTS)}", "correct --tasks")
+    return tuple(dict.fromkeys(known[name.upper()] for name in names))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.evaluation.metrics import bootstrap_interval, mean
 from llava_st_ros.evaluation.scoring import METRICS, Values
-from llava_st_ros.records import Task
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,10 +27,10 @@ class MetricRow:
 
 
 def summarise(
-    scores: Mapping[Task, Sequence[Values]],
-    blind: Mapping[Task, Sequence[Values]] | None = None,
+    scores: Mapping[str, Sequence[Values]],
+    blind: Mapping[str, Sequence[Values]] | None = None,
 ) -> list[MetricRow]:
-    """The rows of every task that has cases, in the order of ``scoring.METRICS``."""
+    """The rows of every subject (``scoring.subject``) that has cases, in the order of METRICS."""
     rows = []
     for task, metrics in METRICS.items():
         if not scores.get(task):
@@ -42,9 +41,7 @@ def summarise(
             if blind is not None and blind.get(task):
                 blinded = mean([metric.value(case[metric.key]) for case in blind[task]])
             low, high = bootstrap_interval(values)
-            rows.append(
-                MetricRow(task.value, metric.name, mean(values), low, high, len(values), blinded)
-            )
+            rows.append(MetricRow(task, metric.name, mean(values), low, high, len(values), blinded))
     return rows
 
 

@@ -7,19 +7,35 @@ from dataclasses import dataclass
 
 from llava_st_ros.evaluation import metrics
 from llava_st_ros.evaluation.metrics import Tube
+from llava_st_ros.language.answer_format import REFUSABLE
 from llava_st_ros.records import Answer, Task
 
 Values = Mapping[str, float]
 
 
-def score(answer: Answer, truth: Answer) -> dict[str, float]:
-    """The per-case values of the truth's task, each in [0, 1].
+def score(answer: Answer, truth: Answer, attributes: Sequence[str] = ()) -> dict[str, float]:
+    """The per-case values of the truth's subject (see ``subject``), each in [0, 1].
 
-    STVG: tIoU, vIoU, sIoU. SVG: sIoU over every frame asked about. TVG: tIoU. REC: IoU. What an
-    answer lacks counts 0; ``parsed`` is 1 where nothing was lacking or malformed. Frames of the
-    true span in which the object can't be seen have no truth and are left out.
+    STVG: tIoU, vIoU, sIoU. SVG: sIoU over every frame asked about. TVG: tIoU. REC: IoU. ELC: tIoU,
+    vIoU, and of the words in ``attributes``, which a right caption holds, the share that it holds
+    and whether it holds all. What an answer lacks counts 0; ``parsed`` is 1 where nothing was
+    lacking or malformed, ``answered`` where it did not say that nothing matches. Where nothing
+    does: ``refused``. Frames of the true span in which the object can't be seen have no truth and
+    are left out.
     """
-    return {"parsed": float(_parsed(answer, truth.task)), **_SCORES[truth.task](answer, truth)}
+    if truth.nothing:
+        return {"refused": float(answer.nothing)}
+    values = {"parsed": float(_parsed(answer, truth.task))}
+    if truth.task in REFUSABLE:
+        values["answered"] = float(not answer.nothing)
+    if truth.task is Task.ELC:
+        values |= _score_caption(answer, attributes)
+    return values | _SCORES[truth.task](answer, truth)
+
+
+def subject(truth: Answer) -> str:
+    """What a case is an example of: its task, or NOTHING."""
+    return NOTHING if truth.nothing else truth.task.value
 
 
 def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tube[int | None]:
@@ -32,7 +48,9 @@ def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tub
 
 
 def _parsed(answer: Answer, task: Task) -> bool:
-    spanned = task in (Task.STVG, Task.TVG) and answer.span is None
+    if answer.nothing:
+        return not answer.problems
+    spanned = task in (Task.STVG, Task.TVG, Task.ELC) and answer.span is None
     boxed = task is not Task.TVG and not answer.boxes
     return not (answer.problems or spanned or boxed)
 
@@ -59,6 +77,21 @@ def _score_stvg(answer: Answer, truth: Answer) -> dict[str, float]:
     }
 
 
+def _score_elc(answer: Answer, truth: Answer) -> dict[str, float]:
+    predicted = answer_tube(answer, without=_unseen(truth))
+    actual: Tube[int | None] = dict(truth.boxes)
+    return {"tIoU": _span_iou(answer, truth), "vIoU": metrics.viou(predicted, actual)}
+
+
+def _score_caption(answer: Answer, attributes: Sequence[str]) -> dict[str, float]:
+    said = f" {answer.caption or ''} "
+    held = [f" {words} " in said for words in attributes]
+    return {
+        "attributes": metrics.mean([float(h) for h in held]) if held else 0.0,
+        "caption": float(bool(held) and all(held)),
+    }
+
+
 def _score_svg(answer: Answer, truth: Answer) -> dict[str, float]:
     boxes = dict(answer.boxes)
     asked: Tube[int | None] = {frame: boxes.get(frame) for frame, _ in truth.boxes}
@@ -81,8 +114,10 @@ _SCORES: Mapping[Task, Callable[[Answer, Answer], dict[str, float]]] = {
     Task.SVG: _score_svg,
     Task.TVG: _score_tvg,
     Task.REC: _score_rec,
+    Task.ELC: _score_elc,
 }
-SCORED_TASKS = tuple(_SCORES)
+NOTHING = "nothing"  # questions that nothing answers, of every task that may say so
+SUBJECTS = (*(task.value for task in _SCORES), NOTHING)
 
 
 @dataclass(frozen=True)
@@ -102,31 +137,43 @@ def _reaching(threshold: float) -> Callable[[float], float]:
     return lambda value: metrics.share_reaching([value], threshold)
 
 
-METRICS: Mapping[Task, Sequence[Metric]] = {
-    Task.STVG: (
+METRICS: Mapping[str, Sequence[Metric]] = {
+    "STVG": (
         Metric("m_tIoU", "tIoU"),
         Metric("m_vIoU", "vIoU"),
         Metric("m_sIoU", "sIoU"),
         Metric("vIoU@0.3", "vIoU", _above(0.3)),
         Metric("vIoU@0.5", "vIoU", _above(0.5)),
+        Metric("answered", "answered"),
         Metric("parsed", "parsed"),
     ),
-    Task.SVG: (
+    "SVG": (
         Metric("m_sIoU", "sIoU"),
         Metric("sIoU@0.3", "sIoU", _reaching(0.3)),
         Metric("sIoU@0.5", "sIoU", _reaching(0.5)),
+        Metric("answered", "answered"),
         Metric("parsed", "parsed"),
     ),
-    Task.TVG: (
+    "TVG": (
         Metric("mIoU", "tIoU"),
         Metric("R1@0.3", "tIoU", _above(0.3)),
         Metric("R1@0.5", "tIoU", _above(0.5)),
         Metric("R1@0.7", "tIoU", _above(0.7)),
+        Metric("answered", "answered"),
         Metric("parsed", "parsed"),
     ),
-    Task.REC: (
+    "REC": (
         Metric("Acc@0.5", "IoU", _reaching(0.5)),
         Metric("mIoU", "IoU"),
+        Metric("answered", "answered"),
         Metric("parsed", "parsed"),
     ),
+    "ELC": (
+        Metric("m_tIoU", "tIoU"),
+        Metric("m_vIoU", "vIoU"),
+        Metric("attributes", "attributes"),
+        Metric("caption", "caption"),
+        Metric("parsed", "parsed"),
+    ),
+    NOTHING: (Metric("refused", "refused"),),
 }

@@ -17,25 +17,27 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig, ModelConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.evaluation.scoring import SCORED_TASKS, Values, score
+from llava_st_ros.evaluation.scoring import SUBJECTS, Values, score, subject
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query, Task
+from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query
 
 if TYPE_CHECKING:
     from llava_st_ros.model.tokenizer import Tokenizer
-    from llava_st_ros.training.questions import Sample
-    from llava_st_ros.training.simulator import SimulatedClip
+    from llava_st_ros.simulation.questions import Sample
+    from llava_st_ros.simulation.simulator import SimulatedClip
 
 CAMERA = "simulated"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question about one clip. ``frame`` is the image asked about, None for the video."""
+    """One question about one clip. ``frame`` is the image asked about, None for the video;
+    ``attributes`` are the words that a right caption holds."""
 
     query: Query
     frame: int | None
     truth: Answer
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,19 @@ def simulated_cases(
     clips: int,
     config: ModelConfig,
     *,
-    tasks: Sequence[Task] = SCORED_TASKS,
+    subjects: Sequence[str] = SUBJECTS,
     store: Path | None = None,
 ) -> Iterator[ClipCases]:
-    """Clips 0..clips-1 of a split, each with one question of every task that it can express.
+    """Clips 0..clips-1 of a split, each with one question of every subject that it offers.
 
-    The choice among a clip's questions depends on the clip's seed and the task alone, so a longer
-    run holds a shorter one, and one of more tasks one of fewer. ``store`` keeps rendered clips for
-    the next run. Raises DataError where the simulator cannot be imported, BackendError where it
-    has no OpenGL, ConfigError on an unknown split.
+    The choice among a clip's questions depends on the clip's seed and the subject alone, so a
+    longer run holds a shorter one, and one of more subjects one of fewer. ``store`` keeps rendered
+    clips for the next run. Raises DataError where the simulator cannot be imported, BackendError
+    where it has no OpenGL, ConfigError on an unknown split.
     """
     try:
-        from llava_st_ros.training.questions import clip_samples
-        from llava_st_ros.training.simulator import SPLITS, split_seed
+        from llava_st_ros.simulation.questions import clip_samples
+        from llava_st_ros.simulation.simulator import SPLITS, split_seed
     except ImportError as error:
         raise DataError(
             f"the simulator does not load ({error})",
@@ -93,7 +95,8 @@ def simulated_cases(
         for index, clip in enumerate(_rendered(split, clips, config, store)):
             seed = split_seed(split, index)
             samples = clip_samples(clip, np.random.default_rng(seed))
-            cases = [_chosen([s for s in samples if s.task is task], index, seed) for task in tasks]
+            by_subject = [[s for s in samples if subject(s.answer) == name] for name in subjects]
+            cases = [_chosen(offered, index, seed) for offered in by_subject]
             yield ClipCases(index, clip.frames, tuple(case for case in cases if case is not None))
 
     return questions()
@@ -103,22 +106,22 @@ def _chosen(samples: Sequence[Sample], clip: int, seed: int) -> Case | None:
     if not samples:
         return None
     sample = samples[int(np.random.default_rng([seed, 1]).integers(len(samples)))]
-    name = f"{clip}-{sample.task.value}"
+    name = f"{clip}-{subject(sample.answer)}"
     query = Query(name, sample.text, sample.task, span=sample.span, box=sample.box)
-    return Case(query, sample.frame, sample.answer)
+    return Case(query, sample.frame, sample.answer, sample.attributes)
 
 
 def _rendered(
     split: str, clips: int, config: ModelConfig, store: Path | None
 ) -> Iterator[SimulatedClip]:
-    from llava_st_ros.training.simulator import simulate_clip, split_seed
+    from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 
     frames, size = config.num_frames, config.image_size
     if store is None:
         for index in range(clips):
             yield simulate_clip(split_seed(split, index), num_frames=frames, size=size)
         return
-    from llava_st_ros.training.clip_store import SHARD_CLIPS, ClipStore, render_shards
+    from llava_st_ros.simulation.clip_store import SHARD_CLIPS, ClipStore, render_shards
 
     whole = -(-clips // SHARD_CLIPS) * SHARD_CLIPS  # a stored shard must serve any later run
     folder = store / f"{split}-{frames}x{size}-{_simulator_version()}"
@@ -130,14 +133,19 @@ def _rendered(
 
 def _simulator_version() -> str:
     """A hash of the simulator's sources: clips of another version are other clips."""
-    training = Path(__file__).resolve().parents[1] / "training"
-    parts = ("events", "observation", "physics", "planning", "recording", "rendering", "scenes")
-    text = b"".join((training / f"{name}.py").read_bytes() for name in (*parts, "simulator"))
+    folder = Path(__file__).resolve().parents[1] / "simulation"
+    # What is said about a clip and where it is kept do not change it.
+    beside = (
+        *("bag_writer", "clip_store"),
+        *("descriptions", "negatives", "object_tubes", "placing", "questions", "wording"),
+    )
+    sources = [path for path in sorted(folder.glob("*.py")) if path.stem not in beside]
+    text = b"".join(path.read_bytes() for path in sources)
     return hashlib.sha256(text).hexdigest()[:8]
 
 
 class SimulatedEvaluation:
-    """Asks and scores; collects per-case values by task in ``scores``."""
+    """Asks and scores; collects per-case values by subject in ``scores``."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, *, window_seconds: float = 6.0):
         stream = StreamConfig(window_seconds=window_seconds)
@@ -146,7 +154,7 @@ class SimulatedEvaluation:
         # The clip's frames lie on the window's own grid, so that it picks every one of them.
         step = round(window_seconds * NANOSECONDS / max(1, frames - 1))
         self._stamps = [(i + 1) * step for i in range(frames)]
-        self.scores: dict[Task, list[Values]] = {}
+        self.scores: dict[str, list[Values]] = {}
         self.answers: list[tuple[Case, Answer]] = []
 
     def run(self, clip: ClipCases, on_case: Callable[[], None] = lambda: None) -> None:
@@ -160,6 +168,7 @@ class SimulatedEvaluation:
             seen = list(grounding.window)
             if seen != ([now] if case.frame is not None else self._stamps):
                 raise AssertionError(f"{case.query.id}: the window held {seen}")
-            self.scores.setdefault(case.query.task, []).append(score(grounding.answer, case.truth))
+            values = score(grounding.answer, case.truth, case.attributes)
+            self.scores.setdefault(subject(case.truth), []).append(values)
             self.answers.append((case, grounding.answer))
             on_case()

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.training.simulator import SimulatedClip, SimulatedEvent
-from llava_st_ros.training.wording import (
+from llava_st_ros.simulation.negatives import missing_event, missing_object
+from llava_st_ros.simulation.placing import Scenery
+from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.simulation.wording import (
     all_texts,
+    attributes,
     caption,
-    event_texts,
-    object_texts,
+    event_text,
+    object_text,
     phrase,
-    predicates,
     sentence,
 )
 
@@ -31,7 +33,8 @@ class Sample:
     holds the input of SVG, TR and ELC (its start twice) as fractions of the window: frame k of F
     is k/(F-1). ``box`` is the input of ELC and REG. ``frame`` is the picture of an image task, None
     for a video. ``answer`` counts in frames (= time tokens) and has unrounded boxes. ``tube`` is
-    what shows an answer of times without boxes to be right: its subject meanwhile.
+    what shows an answer of times without boxes to be right: its subject meanwhile. ``attributes``
+    are the words that a right caption of an event must hold.
     """
 
     task: Task
@@ -41,32 +44,37 @@ class Sample:
     frame: int | None
     answer: Answer
     tube: tuple[tuple[int, Box], ...] = ()
+    attributes: tuple[str, ...] = ()
 
 
 def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
-    """Every question that the clip supports, and those about one of its frames."""
+    """The questions that the clip supports, some that nothing in it answers, and those about one
+    of its frames."""
     samples = []
     for event in clip.events:
         samples += _event_samples(clip, event, rng)
     segments = tuple((e.span, sentence(e, clip.objects)) for e in clip.events)
     samples.append(Sample(Task.DVC, "", None, None, None, Answer(Task.DVC, segments=segments)))
+    samples += _unanswered(clip, rng)
     return samples + image_samples(clip, int(rng.integers(len(clip.frames))), rng)
 
 
 def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> list[Sample]:
-    """REC and REG for every object that shows well in a frame, and DGC of all of them."""
+    """REC and REG for the objects that show well in a frame, DGC of all of them, and a REC for an
+    object that is not there."""
     boxes = {}
     for index, values in enumerate(clip.boxes[frame]):
         box = _box(values)
         if box is not None and min(box.x2 - box.x1, box.y2 - box.y1) >= MIN_SIDE:
             boxes[index] = box
-    visible = [int(i) for i in np.flatnonzero(clip.visible[frame])]
+    scenery = Scenery.of(clip.objects, clip.boxes[frame])
     samples = []
     for index, box in boxes.items():
-        text = _choose(rng, object_texts(index, clip.objects, visible))
-        found = Answer(Task.REC, boxes=((None, box),))
+        text = object_text(index, scenery, rng)
+        if text is not None:
+            found = Answer(Task.REC, boxes=((None, box),))
+            samples.append(Sample(Task.REC, text, None, None, frame, found))
         named = Answer(Task.REG, caption=phrase(clip.objects[index]))
-        samples.append(Sample(Task.REC, text, None, None, frame, found))
         samples.append(Sample(Task.REG, "", None, box, frame, named))
     if boxes:
         order = sorted(boxes, key=lambda i: boxes[i].x1 + boxes[i].x2)
@@ -74,6 +82,10 @@ def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> 
         phrases = tuple((phrase(clip.objects[i]), boxes[i]) for i in order)
         described = Answer(Task.DGC, caption=caption(items), phrases=phrases)
         samples.append(Sample(Task.DGC, "", None, None, frame, described))
+    absent = missing_object(scenery, rng)
+    if absent is not None:
+        nothing = Answer(Task.REC, nothing=True)
+        samples.append(Sample(Task.REC, absent, None, None, frame, nothing))
     return samples
 
 
@@ -86,37 +98,44 @@ def _event_samples(
     )
     said, last = sentence(event, clip.objects), len(clip.frames) - 1
     span = (event.span[0] / last, event.span[1] / last)
-
-    def text() -> str:
-        return _choose(rng, event_texts(event, clip.objects, clip.events))
-
-    def statement() -> str:
-        name = clip.objects[event.subject].name
-        return f"the {name} {_choose(rng, predicates(event, clip.objects))}"
-
-    return [
-        Sample(Task.STVG, text(), None, None, None, Answer(Task.STVG, span=event.span, boxes=tube)),
-        Sample(Task.SVG, text(), span, None, None, Answer(Task.SVG, span=event.span, boxes=tube)),
-        Sample(
-            Task.TVG, statement(), None, None, None, Answer(Task.TVG, span=event.span), tube=tube
-        ),
-        Sample(Task.TR, "", span, None, None, Answer(Task.TR, caption=said)),
-        Sample(
-            Task.ELC,
-            "",
-            (span[0], span[0]),
-            tube[0][1],
-            None,
-            Answer(Task.ELC, span=event.span, caption=said, boxes=tube),
-        ),
+    right = attributes(event, clip.objects)
+    told = Answer(Task.ELC, span=event.span, caption=said, boxes=tube)
+    start = (span[0], span[0])
+    samples = [
+        Sample(Task.TR, "", span, None, None, Answer(Task.TR, caption=said), attributes=right),
+        Sample(Task.ELC, "", start, tube[0][1], None, told, attributes=right),
     ]
+    # Each in words of its own; some events have none that mean them alone.
+    answers: dict[Task, tuple[tuple[float, float] | None, Answer]] = {
+        Task.STVG: (None, Answer(Task.STVG, span=event.span, boxes=tube)),
+        Task.SVG: (span, Answer(Task.SVG, span=event.span, boxes=tube)),
+        Task.TVG: (None, Answer(Task.TVG, span=event.span)),
+    }
+    for task, (given, answer) in answers.items():
+        text = event_text(clip, event, rng)
+        if text is not None:
+            shown = tube if task is Task.TVG else ()
+            samples.append(Sample(task, text, given, None, None, answer, tube=shown))
+    return samples
+
+
+def _unanswered(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
+    """A STVG, a TVG and a SVG question about what does not happen."""
+    samples = []
+    last = len(clip.frames) - 1
+    for task in (Task.STVG, Task.TVG, Task.SVG):
+        text = missing_event(clip, rng)
+        if text is None:
+            continue
+        span = None
+        if task is Task.SVG:
+            first, length = int(rng.integers(last - 1)), int(rng.integers(2, last))
+            span = (first / last, min(last, first + length) / last)
+        samples.append(Sample(task, text, span, None, None, Answer(task, nothing=True)))
+    return samples
 
 
 def _box(values: np.ndarray) -> Box | None:
     if np.isnan(values[0]):
         return None
     return Box(*(float(v) for v in values))
-
-
-def _choose(rng: np.random.Generator, texts: list[str] | tuple[str, ...]) -> str:
-    return texts[int(rng.integers(len(texts)))]

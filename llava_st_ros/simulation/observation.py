@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llava_st_ros.records import Box
-from llava_st_ros.training.events import EventKind, InfeasibleError, SimulatedEvent, Slot
-from llava_st_ros.training.recording import MOVED, Take
+from llava_st_ros.simulation.events import EventKind, InfeasibleError, SimulatedEvent, Slot
+from llava_st_ros.simulation.recording import MOVED, Take
 
 
 def observe(take: Take, slot: Slot, boxes: np.ndarray) -> SimulatedEvent:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.training.questions import Sample
-from llava_st_ros.training.simulator import SimulatedClip
-from llava_st_ros.training.wording import object_texts
+from llava_st_ros.simulation.placing import Scenery
+from llava_st_ros.simulation.questions import Sample
+from llava_st_ros.simulation.simulator import SimulatedClip
+from llava_st_ros.simulation.wording import object_text
 
 
 def object_tube_samples(
@@ -27,8 +28,9 @@ def object_tube_samples(
         frames = int(rng.integers(shortest, min(longest, run[1] - run[0] + 1) + 1))
         first = int(rng.integers(run[0], run[1] - frames + 2))
         span = (first, first + frames - 1)
-        visible = [int(i) for i in np.flatnonzero(clip.visible[first])]
-        texts = object_texts(index, clip.objects, visible)
+        text = object_text(index, Scenery.of(clip.objects, clip.boxes[first]), rng)
+        if text is None:
+            continue
         boxes = tuple(
             (frame, Box(*(float(v) for v in clip.boxes[frame, index])))
             for frame in range(span[0], span[1] + 1)
@@ -36,7 +38,7 @@ def object_tube_samples(
         samples.append(
             Sample(
                 Task.SVG,
-                texts[int(rng.integers(len(texts)))],
+                text,
                 (span[0] / last, span[1] / last),
                 None,
                 None,

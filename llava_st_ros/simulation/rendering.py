@@ -1,19 +1,30 @@
 """Headless rendering of MuJoCo scenes: an image and an exact segmentation of the same moment.
 
 The GL context and MuJoCo's render context are made once per process and image size and serve
-every scene, because all scenes share one layout of textures (see ``scenes.scene_xml``). Use it
+every scene, because all scenes share one layout of textures (see ``mjcf.scene_xml``). Use it
 from one thread; fork worker processes before the first render.
 """
 
 from __future__ import annotations
 
 import atexit
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from llava_st_ros.training.headless import gl_context, mujoco
+from llava_st_ros.simulation.camera import CameraPose
+from llava_st_ros.simulation.headless import gl_context, mujoco
+from llava_st_ros.simulation.mjcf import MAX_GEOMS
 
-SHADOW = np.array([0.0, 0.0, 0.0, 0.35], dtype=np.float32)
+_DARK = np.array([0.0, 0.0, 0.0, 0.35], dtype=np.float32)
+
+
+class Shadow(NamedTuple):
+    """A disc drawn dark on the table; segmentation does not see it. Metres."""
+
+    centre: np.ndarray
+    radius: float
 
 
 class SceneRenderer:
@@ -36,40 +47,21 @@ class SceneRenderer:
         self._gl.free()
 
     def begin(self, model: mujoco.MjModel) -> None:
-        """Make ``model`` the one that ``render`` shows."""
+        """Make ``model`` the one to be shown, as yet with the textures of the one before."""
         self._gl.make_current()
         self._model = model
-        self._scene = mujoco.MjvScene(model, maxgeom=64)
+        self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        for texture in range(model.ntex):
-            mujoco.mjr_uploadTexture(model, self._context, texture)
 
-    def render(
-        self,
-        data: mujoco.MjData,
-        lookat: np.ndarray,
-        distance: float,
-        azimuth: float,
-        elevation: float,
-        shadows: list[tuple[np.ndarray, float]],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """RGB uint8 [S, S, 3] and geom ids int16 [S, S] (-1 for background).
+    def upload_textures(self) -> None:
+        """Take over the pixels of the model's textures."""
+        for texture in range(self._model.ntex):
+            mujoco.mjr_uploadTexture(self._model, self._context, texture)
 
-        ``shadows`` are discs (centre, radius) drawn dark on the table and absent from the ids.
-        """
-        camera, scene = self._camera, self._scene
-        camera.lookat[:] = lookat
-        camera.distance, camera.azimuth, camera.elevation = distance, azimuth, elevation
-        mujoco.mjv_updateScene(
-            self._model,
-            data,
-            self._option,
-            None,
-            camera,
-            mujoco.mjtCatBit.mjCAT_ALL.value,
-            scene,
-        )
+    def labels(self, data: mujoco.MjData, pose: CameraPose) -> np.ndarray:
+        """Geom ids int16 [S, S], -1 for background."""
+        scene = self._aim(data, pose)
         identifiers = np.full(256, -1, dtype=np.int16)
         for geom in scene.geoms[: scene.ngeom]:
             if geom.segid >= 0:
@@ -79,17 +71,39 @@ class SceneRenderer:
         labels = identifiers[self._read()[:, :, 0]]
         scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = False
         scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
-        for centre, radius in shadows:
+        return labels
+
+    def picture(
+        self, data: mujoco.MjData, pose: CameraPose, shadows: Sequence[Shadow] = ()
+    ) -> np.ndarray:
+        """RGB uint8 [S, S, 3], valid until the next call."""
+        scene = self._aim(data, pose)
+        for shadow in shadows:
             mujoco.mjv_initGeom(
                 scene.geoms[scene.ngeom],
                 mujoco.mjtGeom.mjGEOM_CYLINDER.value,
-                np.array([radius, 5e-4, 0.0]),  # a disc: radius, half height
-                centre,
+                np.array([shadow.radius, 2e-4, 0.0]),  # a disc: radius, half height
+                shadow.centre,
                 np.eye(3).ravel(),
-                SHADOW,
+                _DARK,
             )
             scene.ngeom += 1
-        return self._read().copy(), labels
+        return self._read()
+
+    def _aim(self, data: mujoco.MjData, pose: CameraPose) -> mujoco.MjvScene:
+        camera = self._camera
+        camera.lookat[:] = pose.lookat
+        camera.distance, camera.azimuth, camera.elevation = (
+            pose.distance,
+            pose.azimuth,
+            pose.elevation,
+        )
+        self._model.vis.global_.fovy = pose.fovy
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, camera, everything, self._scene
+        )
+        return self._scene
 
     def _read(self) -> np.ndarray:
         mujoco.mjr_render(self._rect, self._scene, self._context)

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.training.events import EventKind, InfeasibleError, SimulatedEvent, sample_slots
-from llava_st_ros.training.observation import observe
-from llava_st_ros.training.recording import Take, render
-from llava_st_ros.training.scenes import SimulatedObject, sample_scene
+from llava_st_ros.simulation.events import (
+    EventKind,
+    InfeasibleError,
+    SimulatedEvent,
+    Slot,
+    sample_slots,
+)
+from llava_st_ros.simulation.observation import observe
+from llava_st_ros.simulation.recording import Take, measure, photograph
+from llava_st_ros.simulation.scenes import Scene, SimulatedObject, sample_scene
+from llava_st_ros.simulation.worlds import SPLITS, World, world_of
 
 __all__ = [
     "SPLITS",
@@ -22,11 +29,9 @@ __all__ = [
     "split_seed",
 ]
 
-SPLITS: dict[str, range] = {
-    "train": range(100_000_000),
-    "validation": range(100_000_000, 110_000_000),
-    "test": range(200_000_000, 210_000_000),
-}
+_COUNTS = (0.06, 0.12, 0.18, 0.2, 0.17, 0.12, 0.09, 0.06)  # of clips with 1, 2, ... 8 objects
+_EVENTS = (0.4, 0.5, 0.1)  # of clips with 1, 2, 3 events
+_REPEAT = 0.35  # of events after the first: how often of the kind of the one before
 _ATTEMPTS = 200
 _VIDEO_ATTEMPTS = 20_000  # most fall at once, over their script
 _VIDEO_KINDS = (
@@ -71,22 +76,64 @@ def split_seed(split: str, index: int) -> int:
     return SPLITS[split][index]
 
 
-def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> SimulatedClip:
-    """One clip of 5 to 7 s with one to four objects and one or two events.
+@dataclass(frozen=True)
+class Rehearsal:
+    """A clip of which all is known but its pictures."""
 
-    The same seed gives the same bytes in one environment. Raises BackendError without OpenGL.
+    take: Take
+    boxes: np.ndarray
+    events: tuple[SimulatedEvent, ...]
+
+    def film(self, seed: int) -> SimulatedClip:
+        scene, stamps = self.take.scene, self.take.stamps
+        frames = photograph(self.take)
+        return SimulatedClip(seed, frames, self.boxes, scene.objects, self.events, stamps)
+
+
+def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> SimulatedClip:
+    """One clip of 5 to 7 s with one to eight objects and one to three events.
+
+    The seed's split decides which world it comes from. The same seed gives the same bytes in one
+    environment. Raises BackendError without OpenGL.
     """
+    return rehearse(seed, num_frames=num_frames, size=size).film(seed)
+
+
+def rehearse(seed: int, *, num_frames: int = 20, size: int = 144) -> Rehearsal:
+    """What ``simulate_clip`` shows, before it is shown."""
+    world = world_of(seed)
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         stamps = np.linspace(0.0, rng.uniform(5.0, 7.0), num_frames)
-        scene = sample_scene(rng, int(rng.choice([1, 2, 3, 4], p=[0.1, 0.25, 0.4, 0.25])))
-        num_events = int(rng.choice([1, 2], p=[0.45, 0.55]))
+        count = 1 + int(rng.choice(len(_COUNTS), p=_COUNTS))
+        num_events = 1 + int(rng.choice(len(_EVENTS), p=_EVENTS))
+        scene = sample_scene(rng, count, world)
         try:
-            slots, first = sample_slots(rng, scene, float(stamps[-1]), num_events)
-            return _film(seed, Take(rng, scene, stamps, slots, first, size))
+            slots, first = _script(rng, scene, world, float(stamps[-1]), num_events)
+            return _rehearse(Take(rng, scene, stamps, slots, first, size))
         except InfeasibleError:
             continue
     raise RuntimeError(f"no clip came of seed {seed} in {_ATTEMPTS} attempts")
+
+
+def _script(
+    rng: np.random.Generator, scene: Scene, world: World, duration: float, num_events: int
+) -> tuple[list[Slot], list[str]]:
+    """A script that shows what ``world`` wants to be shown."""
+    for _ in range(_ATTEMPTS):
+        slots, first = sample_slots(rng, scene, duration, num_events, repeat=_REPEAT)
+        subjects = [scene.objects[slot.subject] for slot in slots]
+        if not world.wanted or any((o.color, o.shape) in world.wanted for o in subjects):
+            return slots, first
+    raise InfeasibleError("nothing wanted happens")
+
+
+def _rehearse(take: Take) -> Rehearsal:
+    boxes = measure(take)
+    events = tuple(observe(take, slot, boxes) for slot in take.slots)
+    if np.isnan(boxes[:, :, 0]).all(axis=0).any():
+        raise InfeasibleError("an object is never seen")
+    return Rehearsal(take, boxes, events)
 
 
 def simulate_video(
@@ -103,22 +150,16 @@ def simulate_video(
             "at least 10 s, 1 frame/s and 32 px",
             "raise them",
         )
-    stamps = np.arange(int(duration * fps)) / fps
+    world, stamps = world_of(seed), np.arange(int(duration * fps)) / fps
     num_events = min(len(_VIDEO_KINDS), max(3, round(duration / 5)))
     for attempt in range(_VIDEO_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
-        scene = sample_scene(rng, 3)
+        scene = sample_scene(rng, 3, world, twins=False)
         try:
             slots, first = sample_slots(rng, scene, duration, num_events, _VIDEO_KINDS)
             kinds, subjects = {s.kind for s in slots}, {s.subject for s in slots}
             if len(kinds) == num_events and len(subjects) == 3:
-                return _film(seed, Take(rng, scene, stamps, slots, first, size))
+                return _rehearse(Take(rng, scene, stamps, slots, first, size)).film(seed)
         except InfeasibleError:
             continue
     raise RuntimeError(f"no video came of seed {seed} in {_VIDEO_ATTEMPTS} attempts")
-
-
-def _film(seed: int, take: Take) -> SimulatedClip:
-    frames, boxes = render(take)
-    events = tuple(observe(take, slot, boxes) for slot in take.slots)
-    return SimulatedClip(seed, frames, boxes, take.scene.objects, events, take.stamps)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.errors import DataError
-from llava_st_ros.training.events import EventKind
-from llava_st_ros.training.scenes import SimulatedObject
-from llava_st_ros.training.simulator import (
+from llava_st_ros.simulation.events import EventKind
+from llava_st_ros.simulation.scenes import SimulatedObject
+from llava_st_ros.simulation.simulator import (
     SimulatedClip,
     SimulatedEvent,
     simulate_clip,
@@ -116,6 +116,7 @@ class ClipStore:
         self.folder = folder
         self._truths: list[dict[str, Any]] = []
         self._frames: list[tuple[np.ndarray, int]] = []
+        self._sources: list[str] = []
         for shard in shards:
             try:
                 frames = np.load(shard / "frames.npy", mmap_mode="r", allow_pickle=False)
@@ -132,6 +133,7 @@ class ClipStore:
                 )
             self._truths += truths
             self._frames += [(frames, index) for index in range(len(frames))]
+            self._sources += [f"{shard.name}:{index}" for index in range(len(frames))]
 
     def __len__(self) -> int:
         return len(self._truths)
@@ -140,6 +142,10 @@ class ClipStore:
         """uint8 [F, S, S, 3] of one clip."""
         frames, row = self._frames[index]
         return frames[row]
+
+    def source(self, index: int) -> str:
+        """Where a clip lies: its shard and its row there, "train-000050:17"."""
+        return self._sources[index]
 
     def boxes(self, index: int) -> np.ndarray:
         """float32 [F, objects, 4], NaN where an object is not to be seen."""

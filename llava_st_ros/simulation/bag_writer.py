@@ -15,8 +15,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.records import NANOSECONDS, Task
-from llava_st_ros.training.simulator import SimulatedClip, SimulatedEvent
-from llava_st_ros.training.wording import sentence
+from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.simulation.wording import sentence
 
 TRUTH = "truth.json"
 START = 1_700_000_000 * NANOSECONDS  # stamp of the first frame unless told otherwise

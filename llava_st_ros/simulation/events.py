@@ -13,7 +13,7 @@ from enum import Enum
 
 import numpy as np
 
-from llava_st_ros.training.scenes import Scene
+from llava_st_ros.simulation.scenes import Scene, SimulatedObject
 
 
 class EventKind(str, Enum):
@@ -120,22 +120,31 @@ def sample_slots(
     duration: float,
     num_events: int,
     kinds: Sequence[EventKind] = tuple(EventKind),
+    *,
+    repeat: float = 0.0,
 ) -> tuple[list[Slot], list[str]]:
-    """A script and each object's first state: "table", "air", "outside" or "moving"."""
+    """A script and each object's first state: "table", "air", "outside" or "moving".
+
+    With probability ``repeat`` an event is of the kind of the one before, its subject mostly one
+    that is easily confused with that one's.
+    """
     times = _sample_times(rng, duration, num_events)
-    state: list[str | None] = [None] * len(scene.objects)
-    first = ["table"] * len(scene.objects)
+    objects = scene.objects
+    state: list[str | None] = [None] * len(objects)
+    first = ["table"] * len(objects)
     slots: list[Slot] = []
     weights = np.array([_WEIGHTS[k] for k in kinds])
     for index, (start, end) in enumerate(times):
-        for _ in range(60):
+        again = index > 0 and rng.random() < repeat
+        for attempt in range(60):
             kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
-            subject = int(rng.integers(len(scene.objects)))
+            subject = int(rng.integers(len(objects)))
+            if again and attempt < 20:
+                kind = slots[-1].kind
+                subject = _lookalike(rng, objects, slots[-1].subject)
             if any(s.kind is kind and s.subject == subject for s in slots):
                 continue
-            if scene.objects[subject].shape not in _SHAPES.get(
-                kind, (scene.objects[subject].shape,)
-            ):
+            if objects[subject].shape not in _SHAPES.get(kind, (objects[subject].shape,)):
                 continue
             before = _BEFORE.get(kind, "table")
             if state[subject] not in (None, before) or (before == "moving" and index > 0):
@@ -156,6 +165,19 @@ def sample_slots(
         else:
             raise InfeasibleError("no event fits")
     return slots, first
+
+
+def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], index: int) -> int:
+    """An object, the likelier the more it has in common with object ``index``."""
+    item = objects[index]
+    alike = [
+        1.0
+        + 3.0 * (o.shape == item.shape)
+        + 2.0 * (o.color == item.color)
+        + 8.0 * (o.name == item.name)
+        for o in objects
+    ]
+    return int(rng.choice(len(objects), p=np.array(alike) / sum(alike)))
 
 
 def _sample_times(

@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from llava_st_ros.training.events import EventKind, InfeasibleError, Motion, Slot
-from llava_st_ros.training.scenes import Scene
+from llava_st_ros.simulation.events import EventKind, InfeasibleError, Motion, Slot
+from llava_st_ros.simulation.room import Room, from_way
+from llava_st_ros.simulation.scenes import Scene
+
+_CANDIDATES = 160  # places to choose from
 
 
 class Planner:
@@ -16,9 +19,10 @@ class Planner:
 
     def __init__(self, rng: np.random.Generator, scene: Scene, duration: float) -> None:
         self.rng, self.scene = rng, scene
-        self._poses = [
-            scene.camera.at(t) for t in np.linspace(0, duration, max(5, int(duration / 1.4)))
-        ]
+        # How far apart objects stand in the picture, in sums of their half sizes.
+        apartness = 0.8 if rng.random() < 0.65 else 0.5
+        self._room = Room(scene, duration, apartness)
+        self._spread = 0.44 * scene.camera.width
 
     def layout(self, first: list[str], slots: list[Slot]) -> tuple[np.ndarray, np.ndarray]:
         """Positions [n, 3] and yaws [n] (radians) at the start."""
@@ -26,29 +30,49 @@ class Planner:
         positions = np.zeros((len(objects), 3))
         yaws = rng.uniform(0, 2 * math.pi, len(objects))
         rolling = {s.subject for s in slots if s.kind is EventKind.ROLLS}
-        # Those that roll come late, to stand beside what they may pass behind; those outside last:
-        # they have no place to keep free.
-        order = sorted(range(len(objects)), key=lambda i: (first[i] == "outside", i in rolling))
+        lifted = {s.subject for s in slots if s.kind is EventKind.LIFTED}
+        hits = {s.subject: s.other for s in slots if s.other is not None}
+        # What is hit and what hits it come first, to keep the way between them free; then the
+        # large ones, that find room hardest. Those that roll come late, to stand beside what they
+        # may pass behind; those outside last: they have no place to keep free.
+        order = sorted(
+            range(len(objects)),
+            key=lambda i: (
+                first[i] == "outside",
+                0 if i in hits.values() else 1 if i in hits else 3 if i in rolling else 2,
+                -objects[i].reach,
+            ),
+        )
+        ways: list[tuple[np.ndarray, np.ndarray, float]] = []
         for done, i in enumerate(order):
             placed = [j for j in order[:done] if first[j] != "outside"]
-            for _ in range(80):
-                place = np.array([*rng.uniform(-0.3, 0.3, 2), objects[i].height])
-                if first[i] == "outside":
-                    place[:2] = self._outside(i, place)
-                    toward = np.arctan2(-place[1], -place[0]) + rng.uniform(-0.15, 0.15)
-                    yaws[i] = toward + math.pi / 2
-                    positions[i] = place
-                    break
-                if first[i] == "air":
-                    place[2] += rng.uniform(0.14, 0.22)
-                if i in rolling and placed and rng.random() < 0.8:
+            if first[i] == "outside":
+                positions[i] = self._outside(i)
+                toward = np.arctan2(-positions[i, 1], -positions[i, 0]) + rng.uniform(-0.15, 0.15)
+                yaws[i] = toward + math.pi / 2
+                continue
+            places = np.empty((_CANDIDATES, 3))
+            places[:, :2] = rng.uniform(-self._spread, self._spread, (_CANDIDATES, 2))
+            places[:, 2] = objects[i].height
+            if first[i] == "air":
+                places[:, 2] += rng.uniform(0.14, 0.22, _CANDIDATES)
+            if i in rolling and placed:
+                for place in places[: int(0.8 * _CANDIDATES)]:
                     place[:2] = self._beside(i, int(rng.choice(placed)), positions)
-                    yaws[i] = math.radians(self.scene.camera.azimuth)
-                if self.in_view(i, place) and self._apart(i, place, positions, placed):
-                    positions[i] = place
-                    break
-            else:
+                yaws[i] = math.radians(self.scene.camera.azimuth)
+            hit = hits.get(i)
+            if hit in placed:
+                places[:, :2] = self._before(i, hit, positions)
+            fit = self._room.all_in_view(i, places) & self._room.apart(i, places, positions, placed)
+            if i in lifted:
+                fit &= self._room.all_in_view(i, places + np.array([0.0, 0.0, 0.13]))
+            for start, end, reach in ways:
+                fit &= from_way(places[:, :2], start, end) > reach + objects[i].reach + 0.03
+            if not fit.any():
                 raise InfeasibleError("no room on the table")
+            positions[i] = places[np.argmax(fit)]
+            if hit in placed:
+                ways.append((positions[i, :2], positions[hit, :2], objects[i].reach))
         return positions, yaws
 
     def plan(self, slot: Slot, positions: np.ndarray, axis: np.ndarray | None) -> Motion | None:
@@ -79,29 +103,10 @@ class Planner:
             motion = replace(motion, brake_at=float(brake))
         return motion
 
-    def in_view(self, index: int, point: np.ndarray) -> bool:
-        """Whether the whole object is in the picture there, whatever the camera does."""
-        reach = self.scene.objects[index].reach
-        for pose in self._poses:
-            u, v, depth = pose.project(point)[0]
-            margin = reach * pose.scale_at(depth) + 0.005
-            if not (margin < u < 1 - margin and margin < v < 1 - margin):
-                return False
-        return True
-
-    def out_of_view(self, index: int, point: np.ndarray) -> bool:
-        reach = self.scene.objects[index].reach
-        for pose in self._poses:
-            u, _, depth = pose.project(point)[0]
-            margin = 1.1 * reach * pose.scale_at(depth) + 0.02
-            if -margin < u < 1 + margin:
-                return False
-        return True
-
     def _lift(self, slot: Slot, motion: Motion) -> Motion:
         for _ in range(20):
             goal = motion.origin + np.array([0.0, 0.0, self.rng.uniform(0.11, 0.2)])
-            if self.in_view(slot.subject, goal):
+            if self._room.in_view(slot.subject, goal):
                 return replace(motion, goal=goal, lift=True)
         raise InfeasibleError("no room above")
 
@@ -117,31 +122,32 @@ class Planner:
             distance = float(np.linalg.norm(way))
             free = distance - item.reach - hit.reach
             shove = way / distance * rng.uniform(0.06, 0.1)
-            if free < 0.05 or not self.in_view(slot.other, positions[slot.other] + 1.5 * shove):
+            if free < 0.05 or not self._room.in_view(
+                slot.other, positions[slot.other] + 1.5 * shove
+            ):
                 return None
             goal = origin + way / distance * free + shove
-            return goal if self.in_view(i, goal) else None
+            return goal if self._room.in_view(i, goal) else None
         if slot.kind is EventKind.LEAVES:
-            pose = self._poses[0]
             side = rng.choice([-1.0, 1.0])
-            angle = math.radians(pose.azimuth - 90) + rng.uniform(-0.4, 0.4)
+            angle = math.radians(self.scene.camera.at(0.0).azimuth - 90) + rng.uniform(-0.4, 0.4)
             direction = side * np.array([math.cos(angle), math.sin(angle), 0.0])
             direction = _across(direction, axis, 0.7)
             if direction is None:
                 return None
-            for length in np.arange(0.2, 1.4, 0.05):
-                if self.out_of_view(i, origin + length * direction):
+            for length in np.arange(0.3, 4.0, 0.08) * self._spread:
+                if self._room.out_of_view(i, origin + length * direction):
                     return origin + length * direction
             return None
         if slot.kind is EventKind.ENTERS:
             if axis is None:
-                goal = np.array([*rng.uniform(-0.28, 0.28, 2), origin[2]])
+                goal = np.array([*rng.uniform(-self._spread, self._spread, 2), origin[2]])
             else:
                 direction = _across(-origin * np.array([1.0, 1.0, 0.0]), axis, 0.5)
                 if direction is None:
                     return None
-                goal = origin + direction * rng.uniform(0.3, 1.3)
-            return goal if self.in_view(i, goal) else None
+                goal = origin + direction * rng.uniform(1.0, 4.0) * self._spread
+            return goal if self._room.in_view(i, goal) else None
         if slot.kind is EventKind.ROLLS and len(positions) > 1 and rng.random() < 0.7:
             way = self._around(i, positions)
             length = float(np.linalg.norm(way)) * rng.uniform(1.3, 2.2)
@@ -152,7 +158,7 @@ class Planner:
         if direction is None or not 0.14 <= length <= 0.6:
             return None
         goal = origin + direction * length
-        return goal if self.in_view(i, goal) else None
+        return goal if self._room.in_view(i, goal) else None
 
     def _around(self, index: int, positions: np.ndarray) -> np.ndarray:
         """From an object to a place close behind another, as the camera sees it."""
@@ -172,45 +178,46 @@ class Planner:
         right = np.array([math.cos(angle), math.sin(angle)])
         return self._behind(index, other, positions) + across * right
 
-    def _outside(self, index: int, place: np.ndarray) -> np.ndarray:
-        side = self.rng.choice([-1.0, 1.0])
-        angle = math.radians(self._poses[0].azimuth - 90)
-        right = side * np.array([math.cos(angle), math.sin(angle), 0.0])
-        for length in np.arange(0.3, 1.5, 0.04):
-            point = np.array([0.0, 0.6 * place[1], place[2]]) + length * right
-            if self.out_of_view(index, point):
-                return point[:2]
-        raise InfeasibleError("no place outside the picture")
+    def _before(self, index: int, other: int, positions: np.ndarray) -> np.ndarray:
+        """Places [N, 2] from which an object can be run into ``other`` and shove it on."""
+        item, hit = self.scene.objects[index], self.scene.objects[other]
+        angle = self.rng.uniform(0, 2 * math.pi, _CANDIDATES)
+        ways = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        gaps = item.reach + hit.reach + self.rng.uniform(0.06, 0.25, _CANDIDATES)
+        places = positions[other, :2] - gaps[:, None] * ways
+        ends = np.column_stack(
+            [positions[other, :2] + 0.15 * ways, np.full(_CANDIDATES, hit.height)]
+        )
+        return np.where(self._room.all_in_view(other, ends)[:, None], places, 1e3)
 
-    def _apart(
-        self, index: int, place: np.ndarray, positions: np.ndarray, placed: list[int]
-    ) -> bool:
-        objects = self.scene.objects
-        for j in placed:
-            gap = np.linalg.norm((place - positions[j])[:2])
-            if gap < objects[index].reach + objects[j].reach + 0.03:
-                return False
-            for pose in (self._poses[0], self._poses[-1]):
-                (u1, v1, d1), (u2, v2, d2) = pose.project(np.stack([place, positions[j]]))
-                reach = objects[index].scale * pose.scale_at(d1)
-                reach += objects[j].scale * pose.scale_at(d2)
-                if math.hypot(u1 - u2, v1 - v2) < 0.8 * reach:
-                    return False
-        return True
+    def _outside(self, index: int) -> np.ndarray:
+        item = self.scene.objects[index]
+        turn = math.radians(self.scene.camera.at(0.0).azimuth - 90)
+        right = np.array([math.cos(turn), math.sin(turn), 0.0])
+        for _ in range(8):
+            y = self.rng.uniform(-0.4, 0.4) * self._spread
+            for length in self.rng.choice([-1.0, 1.0]) * np.arange(0.4, 2.2, 0.05) * self._spread:
+                point = np.array([0.0, y, item.height]) + length * right
+                free = point[1] + item.reach < self.scene.table_edge
+                if free and self._room.out_of_view(index, point) and self._room.free(index, point):
+                    return point
+        raise InfeasibleError("no place outside the picture")
 
     def _clear(
         self, slot: Slot, origin: np.ndarray, goal: np.ndarray, positions: np.ndarray
     ) -> bool:
-        """Whether nothing but the collision's other object stands in the way."""
-        way = (goal - origin)[:2]
-        for j, item in enumerate(self.scene.objects):
-            if j in (slot.subject, slot.other):
-                continue
-            along = np.clip(
-                np.dot(positions[j][:2] - origin[:2], way) / max(np.dot(way, way), 1e-9), 0, 1
-            )
-            gap = np.linalg.norm(positions[j][:2] - origin[:2] - along * way)
-            if gap < self.scene.objects[slot.subject].reach + item.reach + 0.02:
+        """Whether nothing but the collision's other object stands in the way, on the table."""
+        reach = self.scene.objects[slot.subject].reach
+        if goal[1] + reach > self.scene.table_edge:
+            return False
+        obstacles = [
+            (positions[j][:2], item.reach)
+            for j, item in enumerate(self.scene.objects)
+            if j not in (slot.subject, slot.other)
+        ]
+        obstacles += [(np.array(item.place), item.reach) for item in self._room.solid]
+        for place, size in obstacles:
+            if from_way(place[None], origin[:2], goal[:2])[0] < reach + size + 0.02:
                 return False
         return True
 
@@ -218,11 +225,12 @@ class Planner:
         self, slot: Slot, origin: np.ndarray, goal: np.ndarray, positions: np.ndarray
     ) -> bool:
         view = self.scene.camera.at(slot.start)
+        places = view.project(positions)
         path = view.project(origin + np.linspace(0, 1, 9)[:, None] * (goal - origin))
         for j, item in enumerate(self.scene.objects):
             if j == slot.subject:
                 continue
-            u, v, depth = view.project(positions[j])[0]
+            u, v, depth = places[j]
             scale = item.scale + 0.5 * self.scene.objects[slot.subject].scale
             near = np.abs(path[:, :2] - [u, v]).max(axis=1) < scale * view.scale_at(depth)
             if (near & (path[:, 2] > depth)).any() and not near[-1]:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from llava_st_ros.training.events import Motion
-from llava_st_ros.training.headless import mujoco
-from llava_st_ros.training.scenes import GRAVITY, TIMESTEP, Scene
+from llava_st_ros.simulation.events import Motion
+from llava_st_ros.simulation.headless import mujoco
+from llava_st_ros.simulation.scenes import GRAVITY, TIMESTEP, Scene
 
 # Of the hand, per unit of mass: stiffness 1/s^2, damping 1/s, damping of turning 1/s.
 _STIFFNESS, _DAMPING, _TURN_DAMPING = 900.0, 60.0, 25.0

@@ -1,0 +1,67 @@
+"""Prints how many clips a minute the simulator renders, and where one process's time goes.
+
+scripts/with_ros .venv/bin/python -m benchmarks.simulator [--clips 100] [--workers 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from llava_st_ros.simulation import recording, simulator
+from llava_st_ros.simulation.clip_store import render_shards
+from llava_st_ros.simulation.imaging import Imaging
+from llava_st_ros.simulation.simulator import simulate_clip, split_seed
+
+STAGES = {
+    "physics": (simulator, "Take"),
+    "boxes": (simulator, "measure"),
+    "pictures": (simulator, "photograph"),
+    "textures (of pictures)": (recording, "paint"),
+    "camera faults (of pictures)": (Imaging, "develop"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        for _ in render_shards(
+            Path(folder), "train", options.clips, num_frames=20, size=144, workers=options.workers
+        ):
+            pass
+        minutes = (time.perf_counter() - start) / 60
+    print(f"{options.clips / minutes:.0f} clips/min with {options.workers} workers")
+    spent = {name: _timed(*place) for name, place in STAGES.items()}
+    start = time.perf_counter()
+    for index in range(options.clips // 4):
+        simulate_clip(split_seed("train", index))
+    whole = time.perf_counter() - start
+    print(f"one process: {1000 * whole / (options.clips // 4):.0f} ms a clip")
+    for name, seconds in spent.items():
+        print(f"  {name:28} {sum(seconds) / whole:5.0%}")
+
+
+def _timed(owner: object, name: str) -> list[float]:
+    """Replace a function by one that notes how long each call takes."""
+    function = getattr(owner, name)
+    seconds: list[float] = []
+
+    def wrapped(*arguments: object) -> object:
+        start = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    setattr(owner, name, wrapped)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

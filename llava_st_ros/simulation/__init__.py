@@ -1,0 +1,1 @@
+"""Simulated tabletops: physics, pictures, truth, and questions about them. Without torch."""

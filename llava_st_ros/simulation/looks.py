@@ -1,0 +1,146 @@
+"""How a scene looks: surfaces, materials and light, and their pixels for MuJoCo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from llava_st_ros.simulation.headless import mujoco
+from llava_st_ros.simulation.textures import PHOTOS, grain, surface
+from llava_st_ros.simulation.worlds import World
+
+Color = tuple[float, float, float]
+SURFACES = {"table": 256, "floor": 128, "wall": 256}  # name and side in pixels of their textures
+GRAINS = ("flat", "wood", "speckle", "stripes", "noise")  # of objects: one cube texture each
+GRAIN_SIZE = 64
+TABLES: tuple[Color, ...] = (
+    (0.62, 0.47, 0.33),
+    (0.45, 0.32, 0.22),
+    (0.75, 0.70, 0.62),
+    (0.55, 0.55, 0.55),
+    (0.30, 0.30, 0.32),
+    (0.80, 0.80, 0.80),
+    (0.40, 0.45, 0.48),
+    (0.52, 0.50, 0.42),
+)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A texture of ``textures`` with a tint; ``contrast`` 0 leaves only the tint."""
+
+    name: str
+    tint: Color
+    contrast: float
+    per_metre: float  # repetitions
+
+    def pixels(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """uint8 [size, size, 3]."""
+        light = 1 + self.contrast * (2 * surface(self.name, rng, size) - 1)
+        return np.clip(255 * np.array(self.tint) * light, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Material:
+    """An object's skin: ``grain`` darkens the colour to ``darkest`` of itself at most."""
+
+    grain: str
+    specular: float
+    shininess: float
+
+
+MATERIALS: dict[str, Material] = {
+    "matte": Material("flat", 0.0, 0.1),
+    "glossy": Material("flat", 0.5, 0.5),
+    "metal": Material("noise", 0.8, 0.3),
+    "wooden": Material("wood", 0.1, 0.2),
+    "speckled": Material("speckle", 0.1, 0.3),
+    "striped": Material("stripes", 0.15, 0.4),
+}
+_DARKEST = {"flat": 1.0, "wood": 0.7, "speckle": 0.7, "stripes": 0.65, "noise": 0.75}
+
+
+@dataclass(frozen=True)
+class Look:
+    """``materials`` are names, one for each object; colours of light are products with white."""
+
+    table: Surface
+    floor: Surface
+    wall: Surface
+    materials: tuple[str, ...]
+    ambient: Color
+    headlight: float
+    light: Color
+    light_direction: Color
+    seed: int  # of the pixels
+
+
+def sample_look(rng: np.random.Generator, world: World, num_objects: int) -> Look:
+    names = list(MATERIALS)
+    weights = np.array([0.36, 0.2, 0.1, 0.12, 0.11, 0.11])
+    angle, tilt = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.9)
+    ambient, light = rng.uniform(0.36, 0.52), rng.uniform(0.28, 0.5)
+    warmth = rng.uniform(-0.08, 0.08)  # of the lamp; the rest of the room lies nearer to white
+    tone = np.array([1 + warmth, 1.0, 1 - warmth])
+    return Look(
+        table=_surface(rng, _table_name(rng, world), _table_tint(rng)),
+        floor=_surface(rng, str(rng.choice(world.backdrops)), _grey(rng, 0.15, 0.6)),
+        wall=_surface(rng, str(rng.choice(world.backdrops)), _grey(rng, 0.25, 0.8), 0.35),
+        materials=tuple(str(rng.choice(names, p=weights)) for _ in range(num_objects)),
+        ambient=_color(ambient * (1 + tone) / 2),
+        headlight=float(rng.uniform(0.25, 0.38)),
+        light=_color(light * tone),
+        light_direction=(tilt * math.cos(angle), tilt * math.sin(angle), -1.0),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def paint(model: mujoco.MjModel, look: Look) -> None:
+    """Write the textures' pixels into ``model``."""
+    rng = np.random.default_rng(look.seed)
+    for name, size in SURFACES.items():
+        pixels: np.ndarray = getattr(look, name).pixels(rng, size)
+        _write(model, name, pixels)
+    for name in GRAINS:
+        darkest = _DARKEST[name]
+        light = darkest + (1 - darkest) * grain(name, rng, GRAIN_SIZE)
+        if name == "flat":
+            light = np.ones_like(light)
+        face = np.repeat((255 * light)[:, :, None], 3, axis=2).astype(np.uint8)
+        _write(model, f"grain-{name}", np.concatenate([face] * 6))
+
+
+def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> None:
+    texture = model.texture(name).id
+    start = int(model.tex_adr[texture])
+    model.tex_data[start : start + pixels.size] = pixels.ravel()
+
+
+def _table_name(rng: np.random.Generator, world: World) -> str:
+    """Plain tables are as frequent as all others together, where there are any."""
+    plain = [name for name in world.tables if name in ("flat", "gradient", "checker")]
+    others = [name for name in world.tables if name not in plain]
+    return str(rng.choice(plain if plain and rng.random() < 0.4 else others))
+
+
+def _table_tint(rng: np.random.Generator) -> Color:
+    return _color(np.array(TABLES[rng.integers(len(TABLES))]) + rng.uniform(-0.06, 0.06))
+
+
+def _grey(rng: np.random.Generator, low: float, high: float) -> Color:
+    return _color(np.full(3, rng.uniform(low, high)) + rng.uniform(-0.06, 0.06, 3))
+
+
+def _surface(
+    rng: np.random.Generator, name: str, tint: Color, per_metre: float | None = None
+) -> Surface:
+    contrast = rng.uniform(0.35, 0.9) if name in PHOTOS else rng.uniform(0.2, 0.7)
+    repeated = per_metre or rng.uniform(0.7, 2.0)
+    return Surface(name, tint, float(contrast), float(repeated))
+
+
+def _color(values: np.ndarray) -> Color:
+    red, green, blue = (float(v) for v in np.clip(values, 0, 1))
+    return red, green, blue

@@ -1,0 +1,134 @@
+"""A scene as MuJoCo XML."""
+
+from __future__ import annotations
+
+import math
+
+from llava_st_ros.simulation.clutter import CONE, Distractor, Foreground
+from llava_st_ros.simulation.looks import GRAIN_SIZE, GRAINS, MATERIALS, SURFACES
+from llava_st_ros.simulation.scenes import COLORS, GRAVITY, TIMESTEP, Scene
+
+MAX_GEOMS = 200  # of a scene with its shadows; ids of up to 254 fit into one colour channel
+FLOOR = -0.75  # z
+_DENSITY = 300.0  # kg/m^3
+_PASSABLE = 'contype="0" conaffinity="0"'
+
+
+def scene_xml(scene: Scene, size: int) -> str:
+    """Object i is body and geom ``object<i>`` with a free joint; ``size`` is the picture's side.
+
+    Every scene has the same number and sizes of textures and the same mesh, so that one render
+    context serves all; the textures are flat until ``looks.paint`` fills them.
+    """
+    look = scene.look
+    half_depth = (scene.table_edge + 1.6) / 2
+    return f"""<mujoco>
+  <option timestep="{TIMESTEP}" gravity="0 0 {-GRAVITY}"/>
+  <statistic extent="1" center="0 0 0"/>
+  <visual>
+    <global offwidth="{size}" offheight="{size}" fovy="{scene.camera.fovy}"/>
+    <quality shadowsize="0" offsamples="0" numslices="24" numstacks="14"/>
+    <map znear="0.03" zfar="30"/>
+    <headlight ambient="{_text(look.ambient)}" diffuse="{_text([look.headlight] * 3)}"
+      specular="0 0 0"/>
+  </visual>
+  <asset>
+    {_textures()}
+    {_materials(scene)}
+    <mesh name="cone" vertex="{_cone()}"/>
+  </asset>
+  <default><geom condim="6" friction="0.5 0.01 0.002" solref="0.012 0.7"/></default>
+  <worldbody>
+    <light directional="true" dir="{_text(look.light_direction)}" castshadow="false"
+      diffuse="{_text(look.light)}" specular="{_text(look.light)}" ambient="0 0 0"/>
+    <geom name="floor" type="box" size="8 8 0.05" pos="0 0 {FLOOR - 0.05}" material="floor"
+      {_PASSABLE}/>
+    <geom name="wall" type="box" size="8 3 0.05" pos="0 {scene.wall} 1" euler="90 0 0"
+      material="wall" {_PASSABLE}/>
+    <geom name="table" type="box" size="1.8 {half_depth} 0.02"
+      pos="0 {scene.table_edge - half_depth} -0.02" material="table"/>
+    {"".join(_object(scene, i) for i in range(len(scene.objects)))}
+    {"".join(_distractor(item) for item in scene.distractors)}
+    {_foreground(scene.foreground) if scene.foreground else ""}
+  </worldbody>
+</mujoco>"""
+
+
+def _textures() -> str:
+    flat = [(name, "2d", size) for name, size in SURFACES.items()]
+    flat += [(f"grain-{name}", "cube", GRAIN_SIZE) for name in GRAINS]
+    return "".join(
+        f'<texture name="{name}" type="{kind}" builtin="flat" width="{size}" height="{size}"/>'
+        for name, kind, size in flat
+    )
+
+
+def _materials(scene: Scene) -> str:
+    found = [
+        f'<material name="{name}" texture="{name}" texuniform="true" specular="0" '
+        f'texrepeat="{_text([getattr(scene.look, name).per_metre] * 2)}"/>'
+        for name in SURFACES
+    ]
+    found += [
+        f'<material name="{name}" texture="grain-{skin.grain}" specular="{skin.specular}" '
+        f'shininess="{skin.shininess}"/>'
+        for name, skin in MATERIALS.items()
+    ]
+    return "".join(found)
+
+
+def _object(scene: Scene, index: int) -> str:
+    item = scene.objects[index]
+    shape = {"ball": "sphere"}.get(item.shape, item.shape)
+    return (
+        f'<body name="object{index}"><freejoint/><geom name="object{index}" type="{shape}" '
+        f'size="{_text(item.geom_size)}" rgba="{_text(COLORS[item.color])} 1" '
+        f'material="{scene.look.materials[index]}" density="{_DENSITY}"/></body>'
+    )
+
+
+def _distractor(item: Distractor) -> str:
+    x, y, height = item.half
+    kind, size, z = {
+        "mat": ("box", [x, y, height], height),
+        "plate": ("cylinder", [x, height], height),
+        "book": ("box", [x, y, height], height),
+        "stone": ("ellipsoid", [x, y, height], 0.9 * height),
+        "cone": ("mesh", [], CONE[1] / 4),  # a mesh lies with its centre of mass at its place
+    }[item.kind]
+    form = 'mesh="cone"' if item.kind == "cone" else f'size="{_text(size)}"'
+    return (
+        f'<geom type="{kind}" {form} pos="{_text([*item.place, z])}" '
+        f'euler="0 0 {math.degrees(item.yaw):.4g}" rgba="{_text(item.color)} 1" '
+        f"{'' if item.solid else _PASSABLE}/>"
+    )
+
+
+def _foreground(item: Foreground) -> str:
+    """A pole through the whole picture, or an arm from above that ends in a gripper."""
+    radius, skin = item.radius, f'rgba="{_text(item.color)} 1" {_PASSABLE}'
+    if item.kind == "pole":
+        parts = f'<geom type="cylinder" size="{radius} 1" {skin}/>'
+    else:
+        finger = f"{0.35 * radius} {1.1 * radius}"
+        parts = (
+            f'<geom type="capsule" fromto="0 0 {2 * radius} 0 0 1" size="{radius}" {skin}/>'
+            f'<geom type="sphere" size="{1.25 * radius}" {skin}/>'
+            + "".join(
+                f'<geom type="capsule" pos="{sign * 0.7 * radius} 0 {-2 * radius}" '
+                f'size="{finger}" {skin}/>'
+                for sign in (-1, 1)
+            )
+        )
+    return f'<body name="foreground" mocap="true">{parts}</body>'
+
+
+def _cone() -> str:
+    radius, height = CONE
+    turns = [2 * math.pi * k / 20 for k in range(20)]
+    rim = [(radius * math.cos(t), radius * math.sin(t), 0.0) for t in turns]
+    return " ".join(_text(p) for p in [*rim, (0.0, 0.0, height)])
+
+
+def _text(values: object) -> str:
+    return " ".join(f"{float(v):.6g}" for v in values)  # type: ignore[attr-defined]

@@ -1,0 +1,149 @@
+"""What stands on the table, how it looks and which camera sees it: everything that is sampled.
+
+Lengths in metres, angles in degrees, z = 0 is the table's top, the camera looks roughly along +y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llava_st_ros.simulation.camera import CameraPath, sample_camera
+from llava_st_ros.simulation.clutter import (
+    Distractor,
+    Foreground,
+    sample_distractors,
+    sample_foreground,
+)
+from llava_st_ros.simulation.imaging import Imaging, sample_imaging
+from llava_st_ros.simulation.looks import Look, sample_look
+from llava_st_ros.simulation.worlds import World
+
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.06, 0.06),
+    "green": (0.08, 0.55, 0.12),
+    "blue": (0.08, 0.18, 0.85),
+    "yellow": (0.95, 0.85, 0.08),
+    "purple": (0.42, 0.10, 0.58),
+    "orange": (1.00, 0.42, 0.02),
+    "cyan": (0.10, 0.80, 0.85),
+    "pink": (1.00, 0.50, 0.70),
+}
+SHAPES = ("ball", "box", "cylinder", "capsule")
+SIZES: dict[str, tuple[float, float]] = {"small": (0.044, 0.050), "large": (0.070, 0.077)}
+TIMESTEP = 0.004  # s
+GRAVITY = 9.81
+_CLEAN = 0.34  # share of clips without faults of the camera
+_TWINS = 0.36  # share of scenes of three and more objects with two of the same name
+
+
+@dataclass(frozen=True)
+class SimulatedObject:
+    """One thing on the table; ``scale`` is its half size in metres."""
+
+    color: str
+    shape: str
+    size: str
+    scale: float
+
+    @property
+    def name(self) -> str:
+        """For example "red ball"; other objects of a clip may have the same."""
+        return f"{self.color} {self.shape}"
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.size} {self.name}"
+
+    @property
+    def geom_size(self) -> tuple[float, ...]:
+        """As MuJoCo's ``size`` of this shape."""
+        s = self.scale
+        if self.shape == "box":
+            return (0.9 * s, 0.9 * s, 0.9 * s)
+        if self.shape == "cylinder":
+            return (0.8 * s, 1.0 * s)
+        if self.shape == "capsule":
+            return (0.62 * s, 0.75 * s)
+        return (s,)
+
+    @property
+    def height(self) -> float:
+        """Of the centre above the table at rest."""
+        return {"box": 0.9, "cylinder": 1.0, "capsule": 0.62, "ball": 1.0}[self.shape] * self.scale
+
+    @property
+    def reach(self) -> float:
+        """Radius of the upright cylinder that holds it, however it is turned on the table."""
+        return {"box": 1.27, "cylinder": 0.85, "capsule": 1.37, "ball": 1.0}[
+            self.shape
+        ] * self.scale
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything about a clip that does not change while it runs."""
+
+    objects: tuple[SimulatedObject, ...]
+    camera: CameraPath
+    look: Look
+    table_edge: float  # y of the far edge, metres
+    wall: float  # y of the backdrop, metres
+    distractors: tuple[Distractor, ...]
+    foreground: Foreground | None
+    imaging: Imaging
+
+
+def sample_scene(
+    rng: np.random.Generator, num_objects: int, world: World, *, twins: bool = True
+) -> Scene:
+    """A scene of ``world``; where ``twins`` may be, two of its objects sometimes share a name."""
+    objects = sample_objects(rng, num_objects, world, twins=twins)
+    clean = rng.random() < _CLEAN
+    width = (0.6 + 0.036 * num_objects) * rng.uniform(0.94, 1.08)
+    camera = sample_camera(rng, world.fovy, float(width), shaken=not clean)
+    table_edge = float(rng.uniform(0.62, 1.3) * width)
+    imaging = Imaging() if clean else sample_imaging(rng)
+    return Scene(
+        objects=objects,
+        camera=camera,
+        look=sample_look(rng, world, num_objects),
+        table_edge=table_edge,
+        wall=table_edge + float(rng.uniform(0.5, 2.5)),
+        distractors=sample_distractors(rng, camera.width, table_edge),
+        foreground=sample_foreground(rng),
+        imaging=imaging,
+    )
+
+
+def sample_objects(
+    rng: np.random.Generator, count: int, world: World, *, twins: bool = True
+) -> tuple[SimulatedObject, ...]:
+    """Objects that often share a colour or a shape; one is wanted where ``world`` wants any."""
+    objects: list[SimulatedObject] = []
+    if world.wanted:
+        wanted = sorted(world.wanted)
+        objects.append(_object(rng, count, *wanted[rng.integers(len(wanted))]))
+    while len(objects) < count:
+        color, shape = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
+        alike = rng.random()
+        if objects and alike < 0.5:
+            model = objects[rng.integers(len(objects))]
+            color, shape = (model.color, shape) if alike < 0.25 else (color, model.shape)
+        taken = {(o.color, o.shape) for o in objects} | world.forbidden
+        if (color, shape) not in taken:
+            objects.append(_object(rng, count, color, shape))
+    if twins and count >= 3 and rng.random() < _TWINS:
+        model, others = objects[0], [size for size in SIZES if size != objects[0].size]
+        size = model.size if rng.random() < 0.4 else str(rng.choice(others))
+        scale = float(rng.uniform(*SIZES[size]))
+        objects[-1] = replace(model, size=size, scale=scale)
+    order = rng.permutation(count)
+    return tuple(objects[i] for i in order)
+
+
+def _object(rng: np.random.Generator, count: int, color: str, shape: str) -> SimulatedObject:
+    """Of a crowd more are small."""
+    size = str(rng.choice(["small", "large"], p=[0.5, 0.5] if count < 6 else [0.65, 0.35]))
+    return SimulatedObject(color, shape, size, float(rng.uniform(*SIZES[size])))
