@@ -4,11 +4,12 @@ WITH_ROS := scripts/with_ros
 PYTEST_ARGS ?= -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup messages test lint demo format
+.PHONY: help setup messages test lint demo train-tiny format
 
 help:
 	@echo "make demo      play a recorded bag to the ROS 2 node and show what it finds"
 	@echo "make test      lint, types and tests (PYTEST_ARGS=... for pytest)"
+	@echo "make train-tiny  train models/llava-st-tiny anew; goes on where it was stopped (docs/training.md)"
 	@echo "make setup     virtual environment, pinned requirements and messages only"
 	@echo "make messages  build msg/, srv/ and action/ again"
 	@echo "make format    rewrite the sources as ruff wants them"
@@ -34,6 +35,12 @@ test: lint
 
 demo: setup
 	@$(WITH_ROS) python -m demo.run
+
+# data/ holds the clips and the run's state; delete it to begin anew.
+train-tiny: setup
+	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config config/training/tiny.yaml --data data/train
+	@$(WITH_ROS) python -m llava_st_ros.cli train run --config config/training/tiny.yaml \
+	  --data data/train --work data/run --out models/llava-st-tiny
 
 format: setup
 	@$(WITH_ROS) ruff format .

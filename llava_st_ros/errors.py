@@ -15,6 +15,10 @@ class LlavaStError(Exception):
         )
         super().__init__(f"{self.found}; expected {self.expected}; {self.remedy}")
 
+    def __reduce__(self) -> tuple[type[LlavaStError], tuple[str, str, str]]:
+        """From one process to another whole: by its three parts, not by the message."""
+        return type(self), (self.found, self.expected, self.remedy)
+
 
 class ConfigError(LlavaStError):
     """A setting or a geometry that cannot work."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from llava_st_ros.training.events import EventKind
-from llava_st_ros.training.scenes import SimulatedObject
-from llava_st_ros.training.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.simulation.events import EventKind
+from llava_st_ros.simulation.scenes import SimulatedObject
+from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
 
 BALL = SimulatedObject("red", "ball", "small", 0.05)
 BOX = SimulatedObject("blue", "box", "large", 0.07)

@@ -15,12 +15,18 @@ from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.training.attention_alignment import attention, attention_loss, middle_layer
 from llava_st_ros.training.conversations import ConversationEncoder, Turn, collate
 from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.evidence import showing
-from llava_st_ros.training.questions import Sample
-from llava_st_ros.training.stages import ConversationStage, StageBatch, decode, stage_loss
+from llava_st_ros.training.losses import weighted_sum
+from llava_st_ros.training.stages import (
+    ConversationStage,
+    ConversationStep,
+    StageBatch,
+    decode,
+)
 
 # Upper left; in a grid of 8 it covers columns 1 and 2 of row 1.
 BOX = Box(0.15, 0.15, 0.35, 0.24)
@@ -113,7 +119,7 @@ def tiny(tokenizer: Tokenizer) -> tuple[LlavaST, StageBatch]:
     conversations = collate([encoder.encode(order, rng) for order in (samples, samples[:0:-1])])
     frames, tokens = config.num_frames, config.tokens_per_frame
     features = torch.randn(2, frames, tokens, config.vision.hidden_size)
-    return tiny_model(config), StageBatch(conversations, features, None)
+    return tiny_model(config), StageBatch(conversations, features, None, ("a", "b"))
 
 
 def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> None:
@@ -140,16 +146,17 @@ def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> N
 def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
     torch.manual_seed(0)
     model, batch = tiny(tokenizer)
-    heads = EventHeads(model.config)
     stage = ConversationStage(2, 1.0, 2000, {}, attention=1.0)
+    step = ConversationStep(model, EventHeads(model.config), stage)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     looks = []
     for _ in range(25):
-        loss, parts = stage_loss(model, heads, stage, batch)
+        terms = step(batch)
+        loss = weighted_sum(terms, [term.count for term in terms.values()])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        looks.append(parts["video_looks"])
+        looks.append(terms["video_looks"].total / terms["video_looks"].count)
     assert looks[0] < 0.2 and looks[-1] > 2 * looks[0]
 
 
@@ -161,5 +168,7 @@ def test_a_batch_without_evidence_costs_nothing(tokenizer: Tokenizer) -> None:
         choices=torch.zeros(0, 2, dtype=torch.int64),
         evidence=torch.zeros(0, 5, dtype=torch.bool),
     )
-    loss, parts = attention_loss(model, none, hidden, 0)
-    assert loss.item() == 0.0 and not parts
+    terms = attention_loss(model, none, hidden, 0)
+    assert terms.keys() == {"attention", "looks"}
+    assert all(term.total == 0 and term.count == 0 for term in terms.values())
+    assert weighted_sum(terms, [term.count for term in terms.values()]) == 0

@@ -12,14 +12,14 @@ from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import question
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.training.conversations import (
     Batch,
     Conversation,
     ConversationEncoder,
     collate,
 )
-from llava_st_ros.training.questions import Sample
-from llava_st_ros.training.stages import answer_loss, decode, embed, weighted_order
+from llava_st_ros.training.stages import answer_terms, decode, embed, weighted_order
 
 
 class Tiny:
@@ -43,7 +43,9 @@ class Tiny:
         self, model: LlavaST, batch: Batch, decisive: float = 1.0
     ) -> tuple[torch.Tensor, dict[str, float]]:
         states = decode(model, batch, self.features, False).last_hidden_state
-        return answer_loss(model, batch, states, False, decisive)
+        terms = answer_terms(model, batch, states, decisive)
+        means = {f"video_{name}": (t.total / t.count).item() for name, t in terms.items()}
+        return terms["answer"].total / terms["answer"].count, means
 
 
 def video_samples() -> list[Sample]:
@@ -133,13 +135,26 @@ def decisive_text(task: Task, sample: Sample) -> list[str]:
 
 
 def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
-    config = Tiny().config
+    tiny = Tiny()
+    config = tiny.config
+    first = [tiny.tokenizer.decode(tiny.tokenizer.encode("During")[:1])]
     stvg, elc, tvg = video_samples()
     left = f"<WIDTH-{round(0.13 * (config.num_spatial_tokens - 1)):03d}>"
     span = ["<TEMP-002>", "<TEMP-004>"]
-    assert decisive_text(Task.STVG, stvg) == [*span, "<TEMP-002>", left]
+    assert decisive_text(Task.STVG, stvg) == [*first, *span, "<TEMP-002>", left]
     assert decisive_text(Task.ELC, elc) == ["<TEMP-004>", "<TEMP-002>", left]
-    assert decisive_text(Task.TVG, tvg) == ["<TEMP-001>", "<TEMP-007>"]
+    assert decisive_text(Task.TVG, tvg) == [*first, "<TEMP-001>", "<TEMP-007>"]
+
+
+def test_that_nothing_matches_is_decided_by_the_first_word() -> None:
+    tiny = Tiny()
+    nothing = Answer(Task.TVG, nothing=True)
+    sample = Sample(Task.TVG, "the box", None, None, None, nothing)
+    ids = tiny.tokenizer.encode("Nothing matches.")
+    assert decisive_text(Task.TVG, sample) == [tiny.tokenizer.decode(ids[:1])]
+    turn = tiny.encode([sample]).turns[0]
+    assert turn.ids[turn.answer].tolist() == [*ids, tiny.tokenizer.chat_end]
+    assert len(turn.choices) == 0  # there is nothing to look at
 
 
 def test_every_left_edge_in_a_picture_decides() -> None:
@@ -158,8 +173,10 @@ def test_deciding_tokens_weigh_what_they_are_told() -> None:
         total, parts = tiny.loss(model, batch)
         heavy, _ = tiny.loss(model, batch, decisive=1e6)
     deciding = int(batch.decisive.sum())
-    times = deciding - 2  # two tubes, a left edge each
-    expected = (parts["video_span"] * times + parts["video_left"] * 2) / deciding
+    # Two tubes with a left edge each; STVG and TVG say first that there is something.
+    times = deciding - 2 - 2
+    expected = parts["video_span"] * times + parts["video_left"] * 2 + parts["video_match"] * 2
+    expected /= deciding
     assert abs(heavy.item() - expected) < 1e-3
     assert abs(total.item() - expected) > 1e-2
 
@@ -180,7 +197,8 @@ def test_the_loss_falls_when_the_answer_is_learned() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    assert {"video_text", "video_span", "video_time", "video_left", "video_space"} == set(parts)
+    kinds = {"match", "text", "span", "time", "left", "space"}
+    assert {f"video_{kind}" for kind in kinds} | {"video_answer"} == set(parts)
 
 
 def test_a_task_without_weight_is_not_asked() -> None:

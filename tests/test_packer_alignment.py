@@ -12,7 +12,13 @@ from tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 from llava_st_ros.training.event_alignment import NAMES, NUM_LABELS, cells
 from llava_st_ros.training.loop import LoopConfig, run
-from llava_st_ros.training.packer_alignment import PackerHeads, packer_loss, stream_targets
+from llava_st_ros.training.losses import Terms, weighted_sum
+from llava_st_ros.training.packer_alignment import (
+    PackerBatch,
+    PackerHeads,
+    PackerStep,
+    stream_targets,
+)
 
 
 def test_cells_follow_the_centres() -> None:
@@ -61,15 +67,17 @@ def test_packers_learn_and_what_is_around_them_stays(tmp_path: Path) -> None:
     fast = stream_targets([clip], side, 1)
     slow = stream_targets([clip], config.slow_side, length)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    first, parts = packer_loss(model, heads, features, fast, slow)
-    assert {"fast_iou", "slow_iou", "fast_there", "slow_happening"} <= set(parts)
+    batch = PackerBatch(features, fast, slow, ("a clip",))
+    step = PackerStep(model, heads)
 
-    def loss() -> tuple[torch.Tensor, dict[str, float]]:
-        return packer_loss(model, heads, features, fast, slow)
+    def loss(terms: Terms) -> torch.Tensor:
+        return weighted_sum(terms, [term.count for term in terms.values()])
 
-    packers = model.model.vision_resampler
-    run("packers", [packers, heads], loss, LoopConfig(40, 0.01, warmup=5), tmp_path / "log")
-    assert loss()[0] < 0.5 * first
+    terms = step(batch)
+    assert {"fast_iou", "slow_iou", "fast_there", "slow_happening"} <= set(terms)
+    first = loss(terms).item()
+    run("packers", step, lambda _: batch, LoopConfig(steps=40, rate=0.01, warmup=5), tmp_path)
+    assert loss(step(batch)) < 0.5 * first
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all("vision_resampler" in name for name in changed)
     assert {name.split(".")[2] for name in changed} == {

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.model.checkpoint import load_checkpoint
+from llava_st_ros.simulation.clip_store import render_shards
+from llava_st_ros.simulation.events import EventKind
+from llava_st_ros.simulation.simulator import SimulatedEvent
 from llava_st_ros.training import pipeline
-from llava_st_ros.training.clip_store import render_shards
 from llava_st_ros.training.conversations import ConversationEncoder
-from llava_st_ros.training.events import EventKind
-from llava_st_ros.training.simulator import SimulatedEvent
 from llava_st_ros.training.stages import ConversationSampler, ConversationStage
 
 CLIPS, FRAMES, SIZE = 3, 5, 48
@@ -152,6 +152,14 @@ def test_clips_with_a_lone_event_can_be_left_out() -> None:
     pushed = SimulatedEvent(EventKind.PUSHED, 1, None, (0, 1))
     crowded = dataclasses.replace(lone, events=(*lone.events, pushed))
     clips = [lone, crowded]
+
+    class Store(list[Any]):
+        def __init__(self) -> None:
+            super().__init__(clips)
+
+        def source(self, index: int) -> str:
+            return str(index)
+
     tokenizer = pipeline.learn_tokenizer(SETTINGS["model"])
     config = pipeline.model_config(SETTINGS["model"], tokenizer)
     encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, 60)
@@ -162,8 +170,7 @@ def test_clips_with_a_lone_event_can_be_left_out() -> None:
     def drawn(share: float) -> float:
         """How many of the batch are the lone one."""
         stage = ConversationStage(40, 1.0, 60, {"STVG": 1.0}, lone=share)
-        store: Any = clips
-        batch = ConversationSampler(store, features, encoder, stage, 0).batch()
+        batch = ConversationSampler(Store(), features, encoder, stage, 0).batch(0)
         return float((batch.features[:, 0, 0, 0] == 0).float().mean())
 
     assert drawn(0.0) == 0.0

@@ -1,1 +1,1 @@
-"""The simulator and the training stages."""
+"""Training: the objective, the tiny model's stages, fine-tuning on ST-Align, adapters."""

@@ -16,6 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repea
 
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.training.conversations import Batch
+from llava_st_ros.training.losses import Terms, logged_mean, mean
 
 
 def middle_layer(model: LlavaST) -> int:
@@ -25,20 +26,18 @@ def middle_layer(model: LlavaST) -> int:
 
 
 def attention_loss(
-    model: LlavaST, batch: Batch, hidden: Tensor, visual_start: int
-) -> tuple[Tensor, dict[str, float]]:
+    model: LlavaST, batch: Batch, hidden: Tensor, visual_start: int, weight: float = 1.0
+) -> Terms:
     """Mean negative logarithm of the share of attention that falls on the evidence.
 
     ``hidden`` [B, L, D] is what enters ``middle_layer``; ``visual_start`` where the visual tokens
-    begin. Half of the layer's heads are taught, the others stay free. With the loss, to log:
-    the share itself, as ``looks``.
+    begin. Half of the layer's heads are taught, the others stay free. ``attention`` counts with
+    ``weight``; to log, the share itself, as ``looks``.
     """
-    if not len(batch.choices):
-        return hidden.new_zeros(()), {}
     shares = attention(model, batch, hidden)
     shown = shares[..., visual_start : visual_start + batch.evidence.shape[1]]
     share = (shown * batch.evidence[:, None]).sum(-1).mean(-1)
-    return -(share + 1e-6).log().mean(), {"looks": share.mean().item()}
+    return {"attention": mean(-(share + 1e-6).log(), weight), "looks": logged_mean(share)}
 
 
 def attention(model: LlavaST, batch: Batch, hidden: Tensor) -> Tensor:

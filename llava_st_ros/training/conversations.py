@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.language.answers import format_answer
+from llava_st_ros.language.answer_format import REFUSABLE, format_answer
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import num_templates, question
+from llava_st_ros.records import Task
+from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.training.evidence import evidence, leading_times, left_edges
-from llava_st_ros.training.questions import Sample
+
+MISFITS = 3
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ class ConversationEncoder:
         self._block_ends = (special.im_end, special.slow_vid_end)
 
     def encode(self, samples: Sequence[Sample], rng: np.random.Generator) -> Conversation:
-        """As many of the samples, in their order, as fit into ``max_tokens`` (at least one)."""
+        """Samples in their order, at least one, as they fit into ``max_tokens``; those that do not
+        are left out, and after ``MISFITS`` of them it is taken to be full."""
         prefix: np.ndarray | None = None
         turns: list[Turn] = []
-        length = 0
+        length = misfits = 0
         for sample in samples:
             asked = question(
                 sample.task,
@@ -97,9 +101,12 @@ class ConversationEncoder:
             if prefix is None:
                 prefix, length = ids[:cut], cut
             if turns and length + len(ids) - cut > self.max_tokens:
+                misfits += 1
+                if misfits == MISFITS:
+                    break
                 continue
             length += len(ids) - cut
-            decisive = decisive_tokens(ids, answered, sample.task.on_image, self.config)
+            decisive = decisive_tokens(ids, answered, sample.task, self.config)
             choices, shown = evidence(ids, answered, sample, self.config)
             turns.append(
                 Turn(
@@ -119,17 +126,22 @@ class ConversationEncoder:
 
 
 def decisive_tokens(
-    ids: np.ndarray, answer: np.ndarray, on_image: bool, config: ModelConfig
+    ids: np.ndarray, answer: np.ndarray, task: Task, config: ModelConfig
 ) -> np.ndarray:
-    """Which tokens choose the object or the time: bool [n] of ids int64 [n], answer bool [n].
+    """Which tokens choose the object or the time, or say that there is none: bool [n] of ids int64
+    [n], answer bool [n].
 
-    The left edge of a box says which object is meant; the other edges follow from it, and so do the
-    later boxes of a tube. Times decide before a tube; inside it they count on.
+    The first word of an answer says whether anything matches. The left edge of a box says which
+    object is meant; the other edges follow from it, and so do the later boxes of a tube. Times
+    decide before a tube; inside it they count on.
     """
     left = left_edges(ids, answer, config)
-    if not on_image:
+    if not task.on_image:
         left &= np.cumsum(left) == 1
-    return left | leading_times(ids, answer, config)
+    first = np.zeros_like(left)
+    if task in REFUSABLE:
+        first[np.flatnonzero(answer)[:1]] = True
+    return first | left | leading_times(ids, answer, config)
 
 
 def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:

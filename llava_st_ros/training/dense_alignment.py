@@ -19,8 +19,11 @@ from torch import Tensor, nn
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.training.clip_store import ClipStore
+from llava_st_ros.simulation.clip_store import ClipStore
+from llava_st_ros.training.batches import WHOLE, Share, item_rng
+from llava_st_ros.training.losses import Term, Terms, logged_mean, mean
 from llava_st_ros.training.objective import coordinate_tables, two_hot
+from llava_st_ros.training.optimisers import train_only
 from llava_st_ros.training.word_embeddings import WordEmbeddings
 
 BACKGROUND_WEIGHT = 0.1
@@ -42,6 +45,7 @@ class DenseBatch:
     pixels: Tensor
     classes: Tensor
     boxes: Tensor
+    sources: tuple[str, ...]
 
 
 class DenseHeads(nn.Module):
@@ -53,10 +57,10 @@ class DenseHeads(nn.Module):
         """``encode`` gives the token ids of a word as it stands within a question."""
         super().__init__()
         width = config.language.hidden_size
-        self.words = [
+        self.words = nn.ModuleList(
             WordEmbeddings(names, encode)
             for names in (vocabulary.colors, vocabulary.shapes, vocabulary.sizes)
-        ]
+        )
         # What a patch without an object is like, one row an axis: color, shape, size.
         self.nothing = nn.Parameter(torch.zeros(len(self.words), width))
         self.edges = nn.Sequential(
@@ -114,10 +118,17 @@ class DenseSampler:
     """Random frames of the store, half of them mirrored, with brightness and gain varied."""
 
     def __init__(
-        self, store: ClipStore, config: ModelConfig, vocabulary: Vocabulary, seed: int
+        self,
+        store: ClipStore,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        size: int,
+        seed: int,
+        share: Share = WHOLE,
     ) -> None:
+        """Batches of ``size`` over all processes, of which those here hold ``share``."""
         self.store, self.config = store, config
-        self.rng = np.random.default_rng(seed)
+        self.size, self.seed, self.share = size, seed, share
         self.names = [
             np.array(
                 [
@@ -134,67 +145,83 @@ class DenseSampler:
         ]
         self.boxes = [store.boxes(index) for index in range(len(store))]
 
-    def batch(self, size: int) -> DenseBatch:
-        images, classes, boxes = [], [], []
-        for index in self.rng.integers(len(self.store), size=size):
-            frames = self.store.frames(index)
-            frame = int(self.rng.integers(len(frames)))
-            image = frames[frame]
-            truth = self.boxes[index][frame].copy()
-            if self.rng.random() < 0.5:
-                image = image[:, ::-1]
-                truth[:, [0, 2]] = 1.0 - truth[:, [2, 0]]
-            target_classes, target_boxes = patch_targets(truth, self.names[index], self.config.grid)
-            images.append(image)
-            classes.append(target_classes)
-            boxes.append(target_boxes)
-        gain = torch.from_numpy(self.rng.uniform(0.85, 1.15, (size, 1, 1, 1))).float()
-        shift = torch.from_numpy(self.rng.uniform(-0.1, 0.1, (size, 1, 1, 1))).float()
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    def batch(self, step: int) -> DenseBatch:
+        """This process's part of the step's batch."""
+        pixels, classes, boxes, sources = zip(
+            *(self._item(item_rng(self.seed, step, i)) for i in self.share.items(self.size))
+        )
         return DenseBatch(
-            (pixels * gain + shift).clamp(-1, 1),
+            torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(np.stack(classes)),
             torch.from_numpy(np.stack(boxes)),
+            sources,
         )
 
-
-def dense_loss(
-    model: LlavaST, heads: DenseHeads, batch: DenseBatch
-) -> tuple[Tensor, dict[str, float]]:
-    """The stage's loss and its parts: names by cross-entropy, edges by two-hot soft labels."""
-    # With LAPE, as the language model will see them: an edge is an offset from the patch's place.
-    tokens = model.image_tokens(model.encode_images(batch.pixels)).flatten(0, 1)  # [B * N, D]
-    classes, boxes = batch.classes.flatten(0, 1), batch.boxes.flatten(0, 1)
-    covered = classes[:, 0] > 0
-    weight = torch.where(covered, 1.0, BACKGROUND_WEIGHT)
-    naming = torch.zeros(())
-    right = {}
-    named = heads.names(tokens, model.model.embed_tokens.weight)
-    for axis, (name, logits) in enumerate(zip(("color", "shape", "size"), named)):
-        losses = F.cross_entropy(logits, classes[:, axis], reduction="none")
-        naming = naming + (losses * weight).sum() / weight.sum()
-        right[name] = float((logits.argmax(-1) == classes[:, axis])[covered].float().mean())
-    pointing, iou = edge_loss(model, heads.edge_states(tokens[covered]), boxes[covered])
-    parts = {"naming": naming.item(), "pointing": pointing.item(), **right, "iou": iou}
-    return naming + pointing, parts
+    def _item(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+        """Pixels f32 [S, S, 3], classes and boxes of its patches, and the frame's name."""
+        index = int(rng.integers(len(self.store)))
+        frames = self.store.frames(index)
+        frame = int(rng.integers(len(frames)))
+        image = frames[frame]
+        truth = self.boxes[index][frame].copy()
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+            truth[:, [0, 2]] = 1.0 - truth[:, [2, 0]]
+        classes, boxes = patch_targets(truth, self.names[index], self.config.grid)
+        gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-0.1, 0.1)
+        pixels = (image.astype(np.float32) / 127.5 - 1.0) * np.float32(gain) + np.float32(shift)
+        return pixels.clip(-1, 1), classes, boxes, f"{self.store.source(index)} frame {frame}"
 
 
-def edge_loss(model: LlavaST, states: Tensor, boxes: Tensor) -> tuple[Tensor, float]:
+class DenseStep(nn.Module):
+    """The stage: vision tower, projector, word embeddings and tables learn, with heads."""
+
+    def __init__(self, model: LlavaST, heads: DenseHeads) -> None:
+        super().__init__()
+        self.model, self.heads = model, heads
+        inner = model.model
+        train_only(model, inner.vision_tower, inner.mm_projector, inner.embed_tokens)
+        for table in coordinate_tables(model):
+            table.requires_grad_(True)
+
+    def forward(self, batch: DenseBatch) -> Terms:
+        """Names by cross-entropy, edges by two-hot soft labels."""
+        model = self.model
+        # With LAPE, as the language model will see them: an edge is an offset from the patch.
+        tokens = model.image_tokens(model.encode_images(batch.pixels)).flatten(0, 1)  # [B * N, D]
+        classes, boxes = batch.classes.flatten(0, 1), batch.boxes.flatten(0, 1)
+        covered = classes[:, 0] > 0
+        weight = torch.where(covered, 1.0, BACKGROUND_WEIGHT)
+        naming = tokens.new_zeros(())
+        right = {}
+        named = self.heads.names(tokens, model.model.embed_tokens.weight)
+        for axis, (name, logits) in enumerate(zip(("color", "shape", "size"), named)):
+            losses = F.cross_entropy(logits, classes[:, axis], reduction="none")
+            naming = naming + (losses * weight).sum()
+            hits = (logits.argmax(-1) == classes[:, axis])[covered]
+            right[name] = logged_mean(hits)
+        pointing, iou = edge_loss(model, self.heads.edge_states(tokens[covered]), boxes[covered])
+        terms = {"naming": Term(naming, weight.sum()), "pointing": mean(pointing)}
+        return {**terms, **right, "iou": logged_mean(iou)}
+
+
+def edge_loss(model: LlavaST, states: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """States [n, 4, D] of the edges of boxes f32 [n, 4], read in the model's output tables.
 
-    Returns the mean two-hot cross-entropy, and the mean IoU of the likeliest boxes.
+    Returns the two-hot cross-entropy of each box, mean over its edges [n], and the IoU [n] of the
+    likeliest boxes.
     """
     _, _, _, height, _, width = (table.weight for table in coordinate_tables(model))
-    pointing = torch.zeros(())
+    pointing = boxes.new_zeros(len(boxes))
     estimate = []
     for edge, table in enumerate((width, height, width, height)):
-        log_probability = (states[:, edge] @ table.T).log_softmax(-1)
+        log_probability = (states[:, edge] @ table.T).float().log_softmax(-1)
         low, high, upper = two_hot(boxes[:, edge], len(table))
         chosen = (1 - upper) * log_probability.gather(1, low[:, None])[:, 0]
         chosen = chosen + upper * log_probability.gather(1, high[:, None])[:, 0]
-        pointing = pointing - chosen.mean() / 4
+        pointing = pointing - chosen / 4
         estimate.append(log_probability.argmax(-1).float() / (len(table) - 1))
-    return pointing, float(_iou(torch.stack(estimate, -1), boxes).mean())
+    return pointing, _iou(torch.stack(estimate, -1), boxes)
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:

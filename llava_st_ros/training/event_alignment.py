@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.training.events import EventKind
+from llava_st_ros.simulation.events import EventKind
+from llava_st_ros.simulation.scenes import COLORS, SHAPES, SimulatedObject
+from llava_st_ros.simulation.simulator import SimulatedClip
 from llava_st_ros.training.evidence import cell
-from llava_st_ros.training.scenes import COLORS, SHAPES, SimulatedObject
-from llava_st_ros.training.simulator import SimulatedClip
+from llava_st_ros.training.losses import Terms, logged, mean
 
 NAMES = (*COLORS, *SHAPES)
 KINDS = tuple(EventKind)
@@ -76,24 +77,23 @@ class EventHeads(nn.Module):
         return self.labels(self.norm(hidden))
 
 
-def event_loss(
-    heads: EventHeads, hidden: Tensor, labels: Tensor
-) -> tuple[Tensor, dict[str, float]]:
+def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float = 1.0) -> Terms:
     """Binary cross-entropy of hidden states [B, n, D] against bool labels [B, n, NUM_LABELS].
 
-    With it, to log: the loss, and the F1 score of the names that are ``there`` and of what is
-    ``happening``.
+    ``events`` counts with ``weight``; to log, the F1 score of the names that are ``there`` and of
+    what is ``happening``.
     """
     logits = heads(hidden)
-    weight = torch.tensor(POSITIVE_WEIGHT)
-    loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weight)
+    losses = F.binary_cross_entropy_with_logits(
+        logits,
+        labels.float(),
+        pos_weight=torch.tensor(POSITIVE_WEIGHT, device=logits.device),
+        reduction="none",
+    )
+    terms = {"events": mean(losses, weight)}
     sure = logits.detach().sigmoid()
     split = len(NAMES)
-    parts = {"events": loss.item()}
     for name, part in (("there", slice(0, split)), ("happening", slice(split, None))):
-        true = labels[..., part]
-        if true.any():
-            chosen = sure[..., part] > 0.5
-            both = (chosen & true).sum()
-            parts[name] = float(2 * both / (chosen.sum() + true.sum()))  # F1
-    return loss, parts
+        true, chosen = labels[..., part], sure[..., part] > 0.5
+        terms[name] = logged(2 * (chosen & true).sum(), chosen.sum() + true.sum())  # F1
+    return terms

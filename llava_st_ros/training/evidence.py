@@ -12,7 +12,7 @@ import numpy as np
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.records import Box
-from llava_st_ros.training.questions import Sample
+from llava_st_ros.simulation.questions import Sample
 
 
 def left_edges(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.ndarray:

@@ -1,162 +1,251 @@
-"""The optimisation loop that every stage runs: Muon and AdamW, warm-up, cosine, log, time limit."""
+"""The optimisation loop that every stage runs, in one process or in many (accelerate).
+
+One process with a batch and N processes that share it out take the same steps: terms are divided by
+their counts over all processes, gradients are summed, and everything that ends or interrupts
+the loop (steps, minutes, signals, a loss that is no number) is agreed upon.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
 import math
+import os
+import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
+from torch import nn
 
-from llava_st_ros.errors import LlavaStError
-
-T = TypeVar("T")
-LossParts = tuple[Tensor, dict[str, float]]
-HEADS = ("lm_head", "labels")  # linear layers that give logits
+from llava_st_ros.errors import ConfigError, LlavaStError
+from llava_st_ros.training import run_state
+from llava_st_ros.training.batches import B, item_rng, prefetched
+from llava_st_ros.training.gradients import Gradients, gradients
+from llava_st_ros.training.interrupts import Interrupts
+from llava_st_ros.training.optimisers import RateConfig, optimisers, rate_share
+from llava_st_ros.training.progress import Progress, RunningMeans
+from llava_st_ros.training.run_state import RunState
 
 
 class TrainingError(LlavaStError):
     """Training that cannot go on, a loss that is no number for example."""
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """``rate`` is AdamW's peak learning rate; ``minutes`` ends the cosine early on a slow machine.
+class TrainingInterrupted(TrainingError):  # noqa: N818 (it went well)
+    """A run that was told to stop and saved its state. ``code`` is the exit code that says so."""
 
-    With ``matrix_rate`` the weights of linear layers are trained by Muon at that peak rate.
-    The rate follows the larger of the two shares, steps done and minutes spent, so that a run cut
-    by its time limit still cools down.
+    def __init__(self, found: str, expected: str, remedy: str, code: int) -> None:
+        super().__init__(found, expected, remedy)
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig(RateConfig):
+    """How long a stage lasts and how it is watched; see RateConfig for the rates.
+
+    ``minutes`` ends the cosine early on a slow machine: the rate follows the larger of the two
+    shares, steps done and minutes spent, so that a run cut by its time limit still cools down.
+    A step is ``accumulate`` batches, one after another, whose gradients are averaged.
+    ``explosion``: after the warm-up a loss is taken to have exploded beyond so many times its
+    running mean, or so many nats where the mean is less than one (a model that is nearly
+    always sure may jump from 0.01 to 0.5). Ten: an ordinary batch stays below two or three.
+    ``workers`` as of batches.prefetched. State is saved every ``save_minutes`` and, if set,
+    ``save_steps``.
     """
 
     steps: int
-    rate: float
-    matrix_rate: float | None = None
     minutes: float = math.inf
     warmup: int = 100
-    weight_decay: float = 0.05
     clip_norm: float = 1.0
+    accumulate: int = 1
+    explosion: float = 10.0
+    seed: int = 0
     log_every: int = 20
+    save_minutes: float = 5.0
+    save_steps: int | None = None
+    workers: int = 0
 
 
-def prefetched(make: Callable[[], T]) -> Iterator[T]:
-    """What ``make`` returns, over and over; the next one is made while this one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make)
-        while True:
-            ready = waiting.result()
-            waiting = pool.submit(make)
-            yield ready
+def make_accelerator() -> Accelerator:
+    """As ``accelerate launch`` or the machine says; a batch need not use every parameter.
 
-
-def rate_share(config: LoopConfig, step: int, minutes: float) -> float:
-    """The learning rate of a step (from 0) after ``minutes``, as a share of its peak."""
-    done = min(1.0, max(step / config.steps, minutes / config.minutes))
-    warm = min(1.0, (step + 1) / config.warmup)
-    return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done)))
-
-
-def optimisers(
-    modules: Iterable[nn.Module], config: LoopConfig
-) -> list[torch.optim.AdamW | torch.optim.Muon]:
-    """What trains every parameter of ``modules`` that has a gradient, each once.
-
-    Muon (torch.optim.Muon, with AdamW's root mean square) takes the matrices inside the network;
-    embeddings, tables, the layers that give logits and all vectors stay with AdamW.
+    Raises ConfigError where several processes were launched that would each train alone.
     """
-    modules = list(modules)
-    trained = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
-    inner = set(map(id, inner_matrices(modules))) if config.matrix_rate is not None else set()
-    outer = [p for key, p in trained.items() if key not in inner]
-    found: list[torch.optim.AdamW | torch.optim.Muon] = [
-        torch.optim.AdamW(
-            [
-                {"params": [p for p in outer if p.ndim >= 2], "weight_decay": config.weight_decay},
-                {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=config.rate,
-            betas=(0.9, 0.98),
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes, each of which would train alone",
+            "an accelerator for each, or ACCELERATE_USE_CPU=true",
+            "launch as docs/training.md says",
         )
-    ]
-    matrices = [p for key, p in trained.items() if key in inner]
-    if matrices:
-        assert config.matrix_rate is not None
-        found.append(
-            torch.optim.Muon(
-                matrices,
-                lr=config.matrix_rate,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    return found
-
-
-def inner_matrices(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
-    """Weights of linear layers and attention, but not of layers named as heads."""
-    for module in modules:
-        for name, child in module.named_modules():
-            if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in HEADS:
-                yield child.weight
-            elif isinstance(child, nn.MultiheadAttention):
-                yield child.in_proj_weight
+    return accelerator
 
 
 def run(
     name: str,
-    modules: Iterable[nn.Module],
-    loss: Callable[[], LossParts],
+    step: nn.Module,
+    batches: Callable[[int], B],
     config: LoopConfig,
-    log: Path,
+    folder: Path,
+    accelerator: Accelerator | None = None,
 ) -> int:
-    """Train the modules until the steps or the minutes are used up; returns the steps taken.
+    """Train ``step`` until the steps or the minutes are used up; returns the steps taken.
 
-    ``loss()`` makes a batch and returns its loss and the parts to log, as JSON lines in
-    ``log``. Raises TrainingError when the loss is not finite.
+    ``step(batch)`` returns Terms; every parameter of it that requires a gradient is trained.
+    ``batches(i)`` must be a pure function of i, this process's part of the batch (batches.Share).
+    Writes ``folder``/log.jsonl and the run's state (run_state) and goes on from that state when
+    called again, to the same losses: a finished stage returns at once.
+    Raises TrainingError when the loss explodes or is not finite, TrainingInterrupted on SIGTERM
+    and SIGINT, once the step is done and the state saved.
     """
-    steppers = optimisers(modules, config)
-    groups = [group for stepper in steppers for group in stepper.param_groups]
-    peaks = [group["lr"] for group in groups]
-    trained = [p for group in groups for p in group["params"]]
-    began = time.monotonic()
-    mean: dict[str, float] = {}
-    step = 0
-    with log.open("a", encoding="utf-8") as lines, tqdm(total=config.steps, desc=name) as bar:
-        while step < config.steps:
-            minutes = (time.monotonic() - began) / 60
-            if minutes >= config.minutes:
-                break
-            share = rate_share(config, step, minutes)
-            for group, peak in zip(groups, peaks):
-                group["lr"] = peak * share
-            total, parts = loss()
-            if not math.isfinite(total.item()):
-                raise TrainingError(
-                    f"a loss of {total.item()} in stage {name}, step {step}",
-                    "a finite number",
-                    "lower the stage's rate",
-                )
-            for stepper in steppers:
-                stepper.zero_grad(set_to_none=True)
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(trained, config.clip_norm)
-            for stepper in steppers:
-                stepper.step()
-            parts = {"loss": total.item(), "norm": float(norm), **parts}
-            for key, value in parts.items():
-                if math.isfinite(value):
-                    mean[key] = value + 0.95 * (mean.get(key, value) - value)
-            step += 1
-            bar.update()
-            if step % config.log_every == 0 or step == config.steps:
-                bar.set_postfix({k: f"{v:.3f}" for k, v in mean.items()}, refresh=False)
-                record = {"stage": name, "step": step, "minutes": round(minutes, 2), **mean}
-                lines.write(json.dumps(record) + "\n")
-                lines.flush()
-    return step
+    accelerator = accelerator or make_accelerator()
+    return _Loop(name, step, batches, config, folder, accelerator).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        name: str,
+        step: nn.Module,
+        batches: Callable[[int], Any],
+        config: LoopConfig,
+        folder: Path,
+        accelerator: Accelerator,
+    ) -> None:
+        self.name, self.config, self.folder, self.accelerator = name, config, folder, accelerator
+        self.batches = batches
+        folder.mkdir(parents=True, exist_ok=True)
+        steppers = optimisers(step, config)
+        self.model, *self.steppers = accelerator.prepare(step, *steppers)
+        self.step = accelerator.unwrap_model(self.model)
+        self.groups = [group for stepper in self.steppers for group in stepper.param_groups]
+        self.peaks = [group["lr"] for group in self.groups]
+        state = run_state.load(folder, name, self.step, self._inner_steppers())
+        self.done, self.minutes, self.means = state.step, state.minutes, RunningMeans(state.means)
+        self.saved = (state.step, state.minutes)
+        self.began = time.monotonic() - 60 * state.minutes
+
+    def run(self) -> int:
+        config, first = self.config, self.done
+        steps = range(first * config.accumulate, config.steps * config.accumulate)
+        made = prefetched(self.batches, steps, config.workers, self.accelerator.device)
+        log = self.folder / "log.jsonl"
+        shown = self.accelerator.is_main_process
+        try:
+            with (
+                contextlib.closing(made),
+                Interrupts() as self.interrupts,
+                Progress(self.name, config.steps, first, log, shown) as progress,
+            ):
+                self._train(made, progress)
+        finally:
+            # Whatever wraps the step lets go of its parameters: the next stage may train them too.
+            del self.model, self.steppers, self.groups
+            self.accelerator.free_memory()
+        return self.done
+
+    def _train(self, made: Iterator[Any], progress: Progress) -> None:
+        config = self.config
+        began, samples = time.monotonic(), 0  # since the last line of the log
+        here, first = time.monotonic(), self.done
+        while self.done < config.steps and self.minutes < config.minutes:
+            rate = self._set_rates()
+            found = self._take_step(made)
+            self.done, self.minutes = self.done + 1, found.minutes
+            self.means.update(found.values)
+            samples += found.samples
+            per_step = (time.monotonic() - here) / 60 / (self.done - first)
+            by_steps = (config.steps - self.done) * per_step
+            progress.advance(min(by_steps, config.minutes - self.minutes))
+            if self.done % config.log_every == 0 or self._over():
+                record = {"step": self.done, "minutes": round(self.minutes, 2), **self.means.values}
+                speed = samples / (time.monotonic() - began)
+                progress.write({**record, "rate": rate, "samples_per_second": round(speed, 2)})
+                began, samples = time.monotonic(), 0
+            if found.stop or self._over() or self._save_is_due():
+                self._save()
+            if found.stop and not self._over():
+                raise self._interrupted()
+
+    def _over(self) -> bool:
+        return self.done >= self.config.steps or self.minutes >= self.config.minutes
+
+    def _set_rates(self) -> float:
+        """Give every group its rate for the next step; returns that of ``config.rate``."""
+        spent = max(self.done / self.config.steps, self.minutes / self.config.minutes)
+        share = rate_share(min(1.0, spent), self.done, self.config.warmup)
+        for group, peak in zip(self.groups, self.peaks):
+            group["lr"] = peak * share
+        return self.config.rate * share
+
+    def _take_step(self, made: Iterator[Any]) -> Gradients:
+        config, accelerator = self.config, self.accelerator
+        # Dropout's noise: of this step and process, so that it needs no saving.
+        noise = item_rng(config.seed, self.done, accelerator.process_index)
+        torch.manual_seed(int(noise.integers(2**62)))
+        found = gradients(
+            self.model,
+            itertools.islice(made, config.accumulate),
+            config.accumulate,
+            config.clip_norm,
+            accelerator,
+            minutes=lambda: (time.monotonic() - self.began) / 60,
+            told=lambda: self.interrupts.received is not None,
+        )
+        self._check(found)
+        for stepper in self.steppers:
+            stepper.step()
+            stepper.zero_grad()
+        return found
+
+    def _check(self, found: Gradients) -> None:
+        """Raises TrainingError, before the step is taken, where it would do harm."""
+        wrong = expected = ""
+        values = found.values
+        for name in ("loss", "norm"):
+            if not math.isfinite(values[name]):
+                wrong, expected = f"a {name} of {values[name]}", "a finite number"
+        if not wrong and self.done >= self.config.warmup and "loss" in self.means.values:
+            limit = self.config.explosion * max(1.0, self.means.values["loss"])
+            if values["loss"] > limit:
+                wrong, expected = f"a loss of {values['loss']:.3g}", f"at most {limit:.3g}"
+        if wrong:
+            everywhere = ", ".join(gather_object(list(found.sources)))
+            raise TrainingError(
+                f"{wrong} in stage {self.name}, step {self.done}, from {everywhere}",
+                expected,
+                "look at these samples or lower the stage's rate; the run's last saved state stays",
+            )
+
+    def _save_is_due(self) -> bool:
+        step, minutes = self.saved
+        every = self.config.save_steps or math.inf
+        return self.done - step >= every or self.minutes - minutes >= self.config.save_minutes
+
+    def _save(self) -> None:
+        state = RunState(self.done, self.minutes, self.means.values)
+        run_state.save(
+            self.folder, self.name, state, self.step, self._inner_steppers(), self.accelerator
+        )
+        self.saved = (self.done, self.minutes)
+
+    def _inner_steppers(self) -> list[torch.optim.Optimizer]:
+        return [stepper.optimizer for stepper in self.steppers]
+
+    def _interrupted(self) -> TrainingInterrupted:
+        number = self.interrupts.received or signal.SIGTERM
+        return TrainingInterrupted(
+            f"{number.name} in stage {self.name}: its state at step {self.done} is saved",
+            f"{self.config.steps} steps",
+            "run the same command again to go on",
+            128 + number,
+        )

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.training.clip_store import ClipStore
+from llava_st_ros.simulation.clip_store import ClipStore
+from llava_st_ros.simulation.simulator import SimulatedClip
+from llava_st_ros.training.batches import WHOLE, Share, item_rng
 from llava_st_ros.training.dense_alignment import edge_loss
 from llava_st_ros.training.event_alignment import (
     NAMES,
@@ -29,7 +31,8 @@ from llava_st_ros.training.event_alignment import (
     event_loss,
     name_labels,
 )
-from llava_st_ros.training.simulator import SimulatedClip
+from llava_st_ros.training.losses import Terms, logged_mean, mean
+from llava_st_ros.training.optimisers import train_only
 from llava_st_ros.training.word_embeddings import WordEmbeddings
 
 
@@ -76,25 +79,44 @@ class PackerHeads(nn.Module):
         self.fast, self.slow = StreamHeads(config, encode), StreamHeads(config, encode)
 
 
+@dataclass(frozen=True)
+class PackerBatch:
+    """Vision features f32 [B, F, N, Dv] and the targets of the fast and of the slow tokens."""
+
+    features: Tensor
+    fast: StreamTargets
+    slow: StreamTargets
+    sources: tuple[str, ...]
+
+
 class PackerSampler:
     """Random clips of the store, as vision features and targets."""
 
     def __init__(
-        self, store: ClipStore, features: np.ndarray, config: ModelConfig, seed: int
+        self,
+        store: ClipStore,
+        features: np.ndarray,
+        config: ModelConfig,
+        size: int,
+        seed: int,
+        share: Share = WHOLE,
     ) -> None:
+        """Batches of ``size`` over all processes, of which those here hold ``share``."""
         self.store, self.features, self.config = store, features, config
-        self.rng = np.random.default_rng(seed)
+        self.size, self.seed, self.share = size, seed, share
 
-    def batch(self, size: int) -> tuple[Tensor, StreamTargets, StreamTargets]:
-        """Features f32 [B, F, N, Dv] and the targets of the fast and of the slow tokens."""
-        chosen = [int(i) for i in self.rng.integers(len(self.store), size=size)]
+    def batch(self, step: int) -> PackerBatch:
+        """This process's part of the step's batch."""
+        items = self.share.items(self.size)
+        chosen = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
         clips = [self.store[i] for i in chosen]
         features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in chosen])
         config = self.config
-        return (
+        return PackerBatch(
             torch.from_numpy(features),
             stream_targets(clips, config.fast_side, 1),
             stream_targets(clips, config.slow_side, config.packer.temporal_region),
+            tuple(self.store.source(i) for i in chosen),
         )
 
 
@@ -120,27 +142,28 @@ def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> Stream
     )
 
 
-def packer_loss(
-    model: LlavaST,
-    heads: PackerHeads,
-    features: Tensor,
-    fast: StreamTargets,
-    slow: StreamTargets,
-) -> tuple[Tensor, dict[str, float]]:
-    """The stage's loss and its parts."""
-    packed = model.pack(model.project(features), range(features.shape[1]))
-    embeddings = model.model.embed_tokens.weight
-    total = torch.zeros(())
-    parts: dict[str, float] = {}
-    for name, tokens, reader, targets in (
-        ("fast", packed.fast, heads.fast, fast),
-        ("slow", packed.slow, heads.slow, slow),
-    ):
-        events, said = event_loss(reader.events, tokens, targets.labels)
-        asked = tokens.flatten(0, 1)[targets.tokens]
-        states = reader.edge_states(asked, targets.names, embeddings)
-        pointing, iou = edge_loss(model, states, targets.boxes)
-        total = total + pointing + 2.0 * events
-        parts |= {f"{name}_{key}": value for key, value in said.items()}
-        parts |= {f"{name}_pointing": pointing.item(), f"{name}_iou": iou}
-    return total, parts
+class PackerStep(nn.Module):
+    """The stage: the packers learn, with heads; projector and tables stay as pictures know them."""
+
+    def __init__(self, model: LlavaST, heads: PackerHeads) -> None:
+        super().__init__()
+        self.model, self.heads = model, heads
+        train_only(model, model.model.vision_resampler)
+
+    def forward(self, batch: PackerBatch) -> Terms:
+        """Of each stream where the objects are and, twice as heavy, what is there and happens."""
+        model, features = self.model, batch.features
+        packed = model.pack(model.project(features), range(features.shape[1]))
+        embeddings = model.model.embed_tokens.weight
+        terms: Terms = {}
+        for name, tokens, reader, targets in (
+            ("fast", packed.fast, self.heads.fast, batch.fast),
+            ("slow", packed.slow, self.heads.slow, batch.slow),
+        ):
+            found = event_loss(reader.events, tokens, targets.labels, weight=2.0)
+            asked = tokens.flatten(0, 1)[targets.tokens]
+            states = reader.edge_states(asked, targets.names, embeddings)
+            pointing, iou = edge_loss(model, states, targets.boxes)
+            found |= {"pointing": mean(pointing), "iou": logged_mean(iou)}
+            terms |= {f"{name}_{key}": term for key, term in found.items()}
+        return terms

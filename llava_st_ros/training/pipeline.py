@@ -1,11 +1,12 @@
 """From a YAML and rendered clips to a checkpoint: tokenizer, stages, save.
 
-A finished stage leaves its weights in the work folder; a run that was killed starts again after the
-last finished stage.
+A finished stage leaves its weights in the work folder, a stage at work its state (run_state): a run
+that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,33 +27,31 @@ from llava_st_ros.model.checkpoint import save_checkpoint
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.records import Box, Task
-from llava_st_ros.training import dense_alignment, loop, packer_alignment
-from llava_st_ros.training.clip_store import ClipStore
+from llava_st_ros.simulation.clip_store import ClipStore
+from llava_st_ros.simulation.questions import all_texts
+from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES
+from llava_st_ros.training import dense_alignment, loop, packer_alignment, run_state
+from llava_st_ros.training.batches import Batch, Share
 from llava_st_ros.training.conversations import ConversationEncoder
 from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.initialise import initialise
 from llava_st_ros.training.objective import (
-    coordinate_tables,
     propagate_to_neighbours,
     stop_propagation,
 )
-from llava_st_ros.training.questions import all_texts
-from llava_st_ros.training.scenes import COLORS, SHAPES, SIZES
 from llava_st_ros.training.settings import read_settings
 from llava_st_ros.training.stages import (
     ConversationSampler,
     ConversationStage,
+    ConversationStep,
     cache_vision_features,
-    freeze_vision,
     parameter_count,
-    stage_loss,
 )
+from llava_st_ros.training.variants import PAPER, Variant
 
 # Stages by name; any other is one of questions.
 DENSE, PACKERS = "dense_alignment", "packer_alignment"
 OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
-# The modules that a stage trains, and the loss of its next batch.
-_Trained = tuple[list[nn.Module], Callable[[], loop.LossParts]]
 
 
 @dataclass(frozen=True)
@@ -62,37 +62,67 @@ class AlignmentStage:
 
 
 Stage = ConversationStage | AlignmentStage
+_Prepared = tuple[nn.Module, Callable[[int], Batch]]  # what is trained, and its batches
 
 
-def train(config_path: Path, data: Path, work: Path, out: Path) -> None:
-    """Train as the YAML says on the clips under ``data`` and write the checkpoint to ``out``."""
+def train(
+    config_path: Path,
+    data: Path,
+    work: Path,
+    out: Path | None,
+    workers: int = 0,
+    variant: Variant = PAPER,
+) -> None:
+    """Train as the YAML says on the clips under ``data`` and write the checkpoint to ``out``.
+
+    ``workers`` processes make batches (see loop.LoopConfig); what they are changes nothing.
+    ``variant`` changes the network (see variants). Without ``out`` only the stages' weights are
+    left, in ``work``: a variant's are no checkpoint.
+    """
     settings = read_settings(config_path)
     plans = {name: read_stage(name, values) for name, values in settings["stages"].items()}
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings["seed"])
+    accelerator = loop.make_accelerator()
+    main = accelerator.is_main_process
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
     store = ClipStore(data)
     tokenizer = learn_tokenizer(settings["model"])
     config = model_config(settings["model"], tokenizer)
-    model = LlavaST(config)
+    torch.manual_seed(settings["seed"])
+    model = variant.model(config)
     initialise(model, settings["seed"])
-    print(f"{parameter_count(model) / 1e6:.2f}M parameters, {len(store)} clips")
+    model.to(accelerator.device)
+    size, processes = parameter_count(model) / 1e6, accelerator.num_processes
+    accelerator.print(
+        f"{size:.2f}M parameters, {len(store)} clips, {processes} x {accelerator.device.type}"
+    )
 
-    stages = _Stages(model, store, tokenizer, work)
+    stages = _Stages(model, store, tokenizer, work, accelerator)
     for number, (name, (loop_config, stage)) in enumerate(plans.items()):
+        seed = settings["seed"] + number
         kept = work / f"{name}.safetensors"
-        if kept.exists():
-            print(f"{name}: done before, read from {kept}")
+        if not kept.exists():
+            # New heads start alike, whether the stages before were trained now or in another run.
+            torch.manual_seed(seed)
+            propagate_to_neighbours(model)
+            compile_parts(model)
+            step, batches = variant.prepared(*stages.prepare(name, stage, seed))
+            loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
+            loop.run(name, step, batches, loop_config, work, accelerator)
+            stop_propagation(model)
+            if main:
+                part = kept.with_suffix(".part")
+                save_file(dict(model.state_dict()), part)
+                part.rename(kept)
+                run_state.discard(work, name)
+        else:
+            accelerator.print(f"{name}: done before, read from {kept}")
             model.load_state_dict(load_file(kept))
-            continue
-        propagate_to_neighbours(model)
-        compile_parts(model)
-        trained, loss = stages.prepare(name, stage, settings["seed"] + number)
-        loop.run(name, trained, loss, loop_config, work / "log.jsonl")
-        stop_propagation(model)
-        part = kept.with_suffix(".part")
-        save_file(dict(model.state_dict()), part)
-        part.rename(kept)
-    save_checkpoint(out, model, config, tokenizer, "float16")
+        accelerator.wait_for_everyone()
+    if main and out is not None:
+        save_checkpoint(out, model.cpu(), config, tokenizer, "float16")
+    accelerator.wait_for_everyone()
 
 
 def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, Stage]:
@@ -152,48 +182,62 @@ def model_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> ModelConfig:
 class _Stages:
     """What every stage works on, and what each kind of stage trains on it."""
 
-    def __init__(self, model: LlavaST, store: ClipStore, tokenizer: Tokenizer, work: Path) -> None:
+    def __init__(
+        self,
+        model: LlavaST,
+        store: ClipStore,
+        tokenizer: Tokenizer,
+        work: Path,
+        accelerator: Accelerator,
+    ) -> None:
         self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
+        self.accelerator, self._cache = accelerator, work / "vision_features.npy"
+        self.share = Share(accelerator.process_index, accelerator.num_processes)
 
-    def prepare(self, name: str, stage: Stage, seed: int) -> _Trained:
-        """The modules that the stage trains, and the loss of its batches."""
+    def prepare(self, name: str, stage: Stage, seed: int) -> _Prepared:
+        """The step that the stage trains, and its batches."""
+        if stage.batch < self.share.processes:
+            raise ConfigError(
+                f"stage {name}: a batch of {stage.batch} for {self.share.processes} processes",
+                "an item for each at least",
+                "launch fewer processes or enlarge the batch",
+            )
         if isinstance(stage, ConversationStage):
             return self._questions(stage, seed)
         return (self._dense if name == DENSE else self._packers)(stage.batch, seed)
 
-    def _dense(self, batch: int, seed: int) -> _Trained:
-        model, config = self.model, self.model.config
+    def _dense(self, size: int, seed: int) -> _Prepared:
+        config = self.model.config
+        if self.accelerator.is_main_process:
+            self._cache.unlink(missing_ok=True)  # of the tower as it was
         heads = dense_alignment.DenseHeads(config, OBJECT_NAMES, self.tokenizer.encode)
-        sampler = dense_alignment.DenseSampler(self.store, config, OBJECT_NAMES, seed)
-        batches = loop.prefetched(lambda: sampler.batch(batch))
-        inner = model.model
-        trained = [inner.vision_tower, inner.mm_projector, inner.embed_tokens, heads]
-        trained += coordinate_tables(model)
-        return trained, lambda: dense_alignment.dense_loss(model, heads, next(batches))
+        sampler = dense_alignment.DenseSampler(
+            self.store, config, OBJECT_NAMES, size, seed, self.share
+        )
+        return dense_alignment.DenseStep(self.model, heads), sampler.batch
 
-    def _packers(self, batch: int, seed: int) -> _Trained:
-        model, config = self.model, self.model.config
+    def _packers(self, size: int, seed: int) -> _Prepared:
+        config = self.model.config
         heads = packer_alignment.PackerHeads(config, self.tokenizer.encode)
-        sampler = packer_alignment.PackerSampler(self.store, self._features(), config, seed)
-        batches = loop.prefetched(lambda: sampler.batch(batch))
-        # The projector and the tables stay as pictures know them.
-        trained = [model.model.vision_resampler, heads]
-        return trained, lambda: packer_alignment.packer_loss(model, heads, *next(batches))
+        sampler = packer_alignment.PackerSampler(
+            self.store, self._features(), config, size, seed, self.share
+        )
+        return packer_alignment.PackerStep(self.model, heads), sampler.batch
 
-    def _questions(self, stage: ConversationStage, seed: int) -> _Trained:
+    def _questions(self, stage: ConversationStage, seed: int) -> _Prepared:
         model = self.model
-        freeze_vision(model)
         builder = PromptBuilder(self.tokenizer, model.config)
         encoder = ConversationEncoder(builder, model.config, stage.max_tokens)
-        sampler = ConversationSampler(self.store, self._features(), encoder, stage, seed)
-        heads = EventHeads(model.config)
-        batches = loop.prefetched(sampler.batch)
-        return [model, heads], lambda: stage_loss(model, heads, stage, next(batches))
+        sampler = ConversationSampler(
+            self.store, self._features(), encoder, stage, seed, self.share
+        )
+        return ConversationStep(model, EventHeads(model.config), stage), sampler.batch
 
     def _features(self) -> np.ndarray:
-        """Float16 [clips, F, N, Dv], computed once: the tower is frozen after its own stage."""
-        cache = self.work / "vision_features.npy"
-        if not cache.exists():
-            cache_vision_features(self.model, self.store, cache)
-        features: np.ndarray = np.load(cache, mmap_mode="r", allow_pickle=False)
+        """Float16 [clips, F, N, Dv], computed once, by the main process: the tower is frozen after
+        its own stage."""
+        if not self._cache.exists() and self.accelerator.is_main_process:
+            cache_vision_features(self.model, self.store, self._cache)
+        self.accelerator.wait_for_everyone()
+        features: np.ndarray = np.load(self._cache, mmap_mode="r", allow_pickle=False)
         return features

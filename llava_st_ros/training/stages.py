@@ -19,18 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from llava_st_ros.model.llava_st import AXES, LlavaST
 from llava_st_ros.model.preprocessing import preprocess
+from llava_st_ros.simulation.clip_store import ClipStore
+from llava_st_ros.simulation.object_tubes import object_tube_samples
+from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
 from llava_st_ros.training.attention_alignment import attention_loss, middle_layer
-from llava_st_ros.training.clip_store import ClipStore
-from llava_st_ros.training.conversations import Batch, ConversationEncoder, collate
+from llava_st_ros.training.batches import WHOLE, Share, item_rng
+from llava_st_ros.training.conversations import Batch, Conversation, ConversationEncoder, collate
 from llava_st_ros.training.event_alignment import EventHeads, cells, event_labels, event_loss
-from llava_st_ros.training.object_tubes import object_tube_samples
+from llava_st_ros.training.losses import Term, Terms, logged
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
-from llava_st_ros.training.questions import Sample, clip_samples, image_samples
+from llava_st_ros.training.optimisers import train_only
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class StageBatch:
     conversations: Batch
     features: Tensor
     labels: Tensor | None
+    sources: tuple[str, ...]
 
     @property
     def on_image(self) -> bool:
@@ -74,7 +78,7 @@ class StageBatch:
 
 def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
     """Write float16 [clips, F, N, Dv]: the frozen tower's output for every frame of the store."""
-    config = model.config
+    config, device = model.config, next(model.parameters()).device
     shape = (len(store), config.num_frames, config.tokens_per_frame, config.vision.hidden_size)
     part = path.with_suffix(".part")
     cache = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
@@ -83,7 +87,7 @@ def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: i
         images = [image for clip in clips for image in store.frames(clip)]
         pixels = torch.from_numpy(np.stack([preprocess(i, config.image_size) for i in images]))
         with torch.inference_mode():
-            features = model.vision_features(pixels)
+            features = model.vision_features(pixels.to(device)).half().cpu()
         cache[first : first + len(clips)] = features.numpy().reshape(len(clips), *shape[1:])
     cache.flush()
     part.rename(path)
@@ -99,44 +103,70 @@ class ConversationSampler:
         encoder: ConversationEncoder,
         stage: ConversationStage,
         seed: int,
+        share: Share = WHOLE,
     ) -> None:
+        """Batches of ``stage.batch`` over all processes, of which those here hold ``share``."""
         self.store, self.features, self.encoder, self.stage = store, features, encoder, stage
-        self.rng = np.random.default_rng(seed)
+        self.seed, self.share = seed, share
 
-    def batch(self) -> StageBatch:
-        """A batch all about clips or all about pictures."""
-        on_image = bool(self.rng.random() >= self.stage.video)
-        config = self.encoder.config
-        conversations, features, labels = [], [], []
-        while len(conversations) < self.stage.batch:
-            index = int(self.rng.integers(len(self.store)))
-            clip = self.store[index]
-            if on_image:
-                frame = int(self.rng.integers(len(clip.frames)))
-                # Several wordings of a question fill a conversation.
-                samples = [s for _ in range(3) for s in image_samples(clip, frame, self.rng)]
-                feature = self.features[index, frame]
-            elif len(clip.events) < 2 and self.rng.random() >= self.stage.lone:
-                continue
-            else:
-                samples = [s for s in clip_samples(clip, self.rng) if not s.task.on_image]
-                samples += object_tube_samples(clip, self.rng, *self.stage.follow)
-                feature = self.features[index]
-            chosen = weighted_order(samples, self.stage.mix, self.rng)
-            if chosen:
-                conversations.append(self.encoder.encode(chosen, self.rng))
-                features.append(np.asarray(feature, dtype=np.float32))
-                if not on_image:
-                    labels.append(
-                        event_labels(clip, cells(clip, config.fast_side), config.fast_side)
-                    )
-        # Always the same length, so that a compiled model meets one shape.
-        padded = collate(conversations, self.stage.max_tokens)
+    def batch(self, step: int) -> StageBatch:
+        """This process's part of the step's batch, which is all about clips or all about pictures.
+
+        Padded to the same length always, so that a compiled model meets one shape.
+        """
+        size = self.stage.batch
+        on_image = bool(item_rng(self.seed, step, size).random() >= self.stage.video)
+        item = self._about_a_picture if on_image else self._about_a_clip
+        items = [item(item_rng(self.seed, step, i)) for i in self.share.items(size)]
+        padded = collate([i.conversation for i in items], self.stage.max_tokens)
+        labels = [i.labels for i in items if i.labels is not None]
         return StageBatch(
             padded,
-            torch.from_numpy(np.stack(features)),
+            torch.from_numpy(np.stack([i.features for i in items])),
             torch.from_numpy(np.stack(labels)).flatten(1, 2) if labels else None,
+            tuple(i.source for i in items),
         )
+
+    def _about_a_picture(self, rng: np.random.Generator) -> _Item:
+        while True:
+            index = int(rng.integers(len(self.store)))
+            clip = self.store[index]
+            frame = int(rng.integers(len(clip.frames)))
+            # Several wordings of a question fill a conversation.
+            samples = [s for _ in range(3) for s in image_samples(clip, frame, rng)]
+            chosen = weighted_order(samples, self.stage.mix, rng)
+            if chosen:
+                source = f"{self.store.source(index)} frame {frame}"
+                features = np.asarray(self.features[index, frame], dtype=np.float32)
+                return _Item(self.encoder.encode(chosen, rng), features, None, source)
+
+    def _about_a_clip(self, rng: np.random.Generator) -> _Item:
+        while True:
+            index = int(rng.integers(len(self.store)))
+            clip = self.store[index]
+            if len(clip.events) < 2 and rng.random() >= self.stage.lone:
+                continue
+            samples = [s for s in clip_samples(clip, rng) if not s.task.on_image]
+            samples += object_tube_samples(clip, rng, *self.stage.follow)
+            chosen = weighted_order(samples, self.stage.mix, rng)
+            if chosen:
+                side = self.encoder.config.fast_side
+                return _Item(
+                    self.encoder.encode(chosen, rng),
+                    np.asarray(self.features[index], dtype=np.float32),
+                    event_labels(clip, cells(clip, side), side),
+                    self.store.source(index),
+                )
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A conversation and what it is about; see StageBatch."""
+
+    conversation: Conversation
+    features: np.ndarray
+    labels: np.ndarray | None
+    source: str
 
 
 def weighted_order(
@@ -149,26 +179,32 @@ def weighted_order(
     return [kept[i] for i in np.argsort(rings)]
 
 
-def stage_loss(
-    model: LlavaST, heads: EventHeads, stage: ConversationStage, batch: StageBatch
-) -> tuple[Tensor, dict[str, float]]:
-    """The answers' loss with those of attention_alignment and, about clips, event_alignment."""
-    conversations, on_image = batch.conversations, batch.on_image
-    out = decode(model, conversations, batch.features, on_image)
-    loss, parts = answer_loss(model, conversations, out.last_hidden_state, on_image, stage.decisive)
-    start = _visual_start(model, conversations, on_image)
-    half_way = out.hidden_states[middle_layer(model)]
-    medium = "image" if on_image else "video"
-    if stage.attention > 0:
-        looking, said = attention_loss(model, conversations, half_way, start)
-        loss = loss + stage.attention * looking
-        parts |= {f"{medium}_{name}": value for name, value in said.items()}
-    if stage.events > 0 and batch.labels is not None:
-        seen = half_way[:, start : start + batch.labels.shape[1]]
-        aligned, said = event_loss(heads, seen, batch.labels)
-        loss = loss + stage.events * aligned
-        parts |= said
-    return loss, parts
+class ConversationStep(nn.Module):
+    """A stage of questions: everything but the vision tower learns, with the heads."""
+
+    def __init__(self, model: LlavaST, heads: EventHeads, stage: ConversationStage) -> None:
+        super().__init__()
+        self.model, self.heads, self.stage = model, heads, stage
+        train_only(model, model)
+        model.model.vision_tower.requires_grad_(False)
+
+    def forward(self, batch: StageBatch) -> Terms:
+        """The answers' terms with those of attention_alignment and, of clips, event_alignment."""
+        model, stage = self.model, self.stage
+        conversations, on_image = batch.conversations, batch.on_image
+        start = _visual_start(model, conversations, on_image)
+        out = decode(model, conversations, batch.features, on_image)
+        terms = answer_terms(model, conversations, out.last_hidden_state, stage.decisive)
+        half_way = out.hidden_states[middle_layer(model)]
+        if stage.attention > 0:
+            terms |= attention_loss(model, conversations, half_way, start, stage.attention)
+        # Pictures and clips apart: their losses are of different sizes.
+        medium = "image" if on_image else "video"
+        terms = {f"{medium}_{name}": term for name, term in terms.items()}
+        if stage.events > 0 and batch.labels is not None:
+            seen = half_way[:, start : start + batch.labels.shape[1]]
+            terms |= event_loss(self.heads, seen, batch.labels, stage.events)
+        return terms
 
 
 def decode(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Any:
@@ -182,11 +218,10 @@ def decode(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> An
     )
 
 
-def answer_loss(
-    model: LlavaST, batch: Batch, hidden: Tensor, on_image: bool, decisive: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss of the answers' tokens given the last hidden states [B, L, D], and, to log, the
-    means of their kinds. A token that decides (see decisive_tokens) counts ``decisive`` times.
+def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) -> Terms:
+    """``answer``, the mean loss of the answers' tokens given the last hidden states [B, L, D], and,
+    to log, the means of their kinds. A token that decides (see decisive_tokens) counts ``decisive``
+    times.
     """
     config = model.config
     # Position i predicts token i + 1; a turn's answer is never the first token of its turn.
@@ -196,40 +231,47 @@ def answer_loss(
     targets = two_hot_targets(ids, batch.values[:, 1:][predicted], config)
     losses = soft_cross_entropy(model.logits(hidden[:, :-1][predicted]), targets)
     is_time = (ids >= config.temporal_offset) & (ids < config.height_offset)
+    is_word = ids < config.temporal_offset
     kinds = {
-        "text": ids < config.temporal_offset,
+        "match": deciding & is_word,
+        "text": ~deciding & is_word,
         "span": deciding & is_time,
         "time": ~deciding & is_time,
-        "left": deciding & ~is_time,
+        "left": deciding & (ids >= config.height_offset),
         "space": ~deciding & (ids >= config.height_offset),
     }
-    medium = "image" if on_image else "video"
-    parts = {
-        f"{medium}_{name}": losses[kind].mean().item() for name, kind in kinds.items() if kind.any()
-    }
     weights = torch.where(deciding, decisive, 1.0)
-    return (losses * weights).sum() / weights.sum(), parts
+    said = losses.detach()
+    parts = {name: logged((said * kind).sum(), kind.sum()) for name, kind in kinds.items()}
+    return {"answer": Term((losses * weights).sum(), weights.sum()), **parts}
 
 
 def embed(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Tensor:
-    """Embeddings [B, L, D] of a batch, as LlavaST.embed_prompt does for one prompt ("paper")."""
-    special = model.config.special_tokens
+    """Embeddings [B, L, D] of a batch, as LlavaST.embed_prompt does for one prompt."""
+    special, released = model.config.special_tokens, model.config.compat == "released"
     projected = model.project(features)
+    start = _visual_start(model, batch, on_image)
     if on_image:
         visual = model.image_tokens(projected)
     else:
+        fast, slow = model.pack(projected, range(features.shape[1]))
         # The fast block ends where the slow one starts.
-        visual = torch.cat(model.pack(projected, range(features.shape[1])), dim=-2)
-    start = _visual_start(model, batch, on_image)
+        visual = slow if released else torch.cat([fast, slow], dim=-2)
+        start += fast.shape[-2] if released else 0
     embeddings = model.embed_tokens(batch.ids)
     embeddings = torch.cat(
-        [embeddings[:, :start], visual, embeddings[:, start + visual.shape[1] :]], dim=1
+        [
+            embeddings[:, :start],
+            visual.to(embeddings),
+            embeddings[:, start + visual.shape[1] :],
+        ],
+        dim=1,
     )
     inputs = (batch.temporal_inputs, batch.height_inputs, batch.width_inputs)
     for axis, values in zip(AXES, inputs):
-        if len(values):
+        if len(values) and not (released and axis == "spatial_width"):
             places = batch.ids == getattr(special, f"{axis}_input")
-            mixed = model.table(axis, "input").mix(values)
+            mixed = model.table(axis, "input").mix(values).to(embeddings)
             embeddings = embeddings.masked_scatter(places[..., None], mixed)
     return embeddings
 
@@ -239,11 +281,6 @@ def _visual_start(model: LlavaST, batch: Batch, on_image: bool) -> int:
     special = model.config.special_tokens
     start_id = special.im_start if on_image else special.vid_start
     return int((batch.ids[0] == start_id).nonzero()[0])
-
-
-def freeze_vision(model: LlavaST) -> None:
-    """No gradient for the vision tower; the projector goes on learning."""
-    model.model.vision_tower.requires_grad_(False)
 
 
 def parameter_count(model: LlavaST) -> int:

@@ -1,0 +1,52 @@
+"""``llava-st train run``: train on rendered clips.
+
+In many processes: ``accelerate launch ... -m llava_st_ros.cli train run ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HELP = "train on rendered clips; goes on where it was stopped"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=Path("config/training/tiny.yaml"), help="training YAML"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data/train"), help="folder of the clips")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("data/run"),
+        help="folder of the stages' results and state, of features and the log",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    threads = max(1, (os.cpu_count() or 1) // here)
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads of a process")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that make batches, for each that trains; 0: a thread, enough for a CPU",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from llava_st_ros.training.loop import TrainingInterrupted
+    from llava_st_ros.training.pipeline import train
+
+    torch.set_num_threads(args.threads)
+    try:
+        train(args.config, args.data, args.work, args.out, args.workers)
+    except TrainingInterrupted as interrupted:
+        print(f"llava-st: {interrupted}", file=sys.stderr)
+        return interrupted.code
+    print(f"wrote {args.out}")
+    return 0

@@ -1,0 +1,66 @@
+"""``llava-st train simulate``: render simulated clips.
+
+With ``--out`` as files in ST-Align's format (``train finetune`` reads them), else as the shards of
+raw frames that a training YAML asks for (``train run`` reads them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = "render the clips a training YAML asks for, or (--out) data in ST-Align's format"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=Path("config/training/tiny.yaml"), help="training YAML"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data/train"), help="folder to fill")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    files = parser.add_argument_group("files in ST-Align's format")
+    files.add_argument("--out", type=Path, help="folder of the files; no YAML is read then")
+    files.add_argument("--n", type=int, default=100, help="clips")
+    files.add_argument("--split", default="train", help="train, validation or test")
+    files.add_argument("--first", type=int, default=0, help="the split's clip to begin with")
+    files.add_argument("--seed", type=int, default=0, help="chooses questions and wordings")
+    files.add_argument("--frames", type=int, default=20, help="frames of a clip")
+    files.add_argument("--size", type=int, default=144, help="their side in pixels")
+
+
+def run(args: argparse.Namespace) -> int:
+    return _write_shards(args) if args.out is None else _write_files(args)
+
+
+def _write_files(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from llava_st_ros.training.st_align_simulated import SimulatedData, write_simulated
+
+    data = SimulatedData(args.n, args.split, args.first, args.seed, args.frames, args.size)
+    for _ in tqdm(write_simulated(args.out, data, args.workers), total=args.n, unit=" clips"):
+        pass
+    return 0
+
+
+def _write_shards(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from llava_st_ros.simulation.clip_store import SHARD_CLIPS, render_shards
+    from llava_st_ros.training.settings import read_settings
+
+    settings = read_settings(args.config)
+    clips, model = settings["data"]["clips"], settings["model"]
+    shards = render_shards(
+        args.data,
+        "train",
+        clips,
+        num_frames=model["num_frames"],
+        size=model["image_size"],
+        workers=args.workers,
+    )
+    total = -(-clips // SHARD_CLIPS)
+    for _ in tqdm(shards, total=total, unit=f" x {SHARD_CLIPS} clips"):
+        pass
+    return 0
