@@ -1,0 +1,46 @@
+"""``llava-st train finetune``: train a checkpoint on records in ST-Align's format.
+
+In many processes: ``accelerate launch ... -m llava_st_ros.cli train finetune ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "fine-tune a LLaVA-ST checkpoint on conversations in ST-Align's format, by LoRA or whole"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, required=True, help="a stage's YAML, as in config/training/7b"
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint to start from")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of the JSON files and their media"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder of the log, the state and the adapter; default OUT.work"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that read media, for each that trains; 0: a thread",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.training.finetune import finetune
+    from llava_st_ros.training.loop import TrainingInterrupted
+
+    work = args.work or args.out.with_name(args.out.name + ".work")
+    try:
+        finetune(args.config, args.checkpoint, args.data, work, args.out, args.workers)
+    except TrainingInterrupted as interrupted:
+        print(f"llava-st: {interrupted}", file=sys.stderr)
+        return interrupted.code
+    print(f"wrote {args.out}")
+    return 0
