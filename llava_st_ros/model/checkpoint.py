@@ -72,7 +72,7 @@ def load_checkpoint(
 
     with torch.device("meta"):
         model = LlavaST(config)
-    names = _check_tensors(config, model, tensors)
+    names = check_tensors(config, model, tensors)
     for part in tensors.read(names, device, dtype):
         model.load_state_dict(part, strict=False, assign=True)
     model.materialise_buffers(device)
@@ -133,7 +133,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer | None:
     return Tokenizer.load(folder)
 
 
-def _check_tensors(config: ModelConfig, model: LlavaST, tensors: TensorFiles) -> list[str]:
+def check_tensors(config: ModelConfig, model: LlavaST, tensors: TensorFiles) -> list[str]:
     """The names to load; CheckpointError unless the files hold exactly those, in their shapes."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     missing = sorted(expected.keys() - tensors.shapes.keys())

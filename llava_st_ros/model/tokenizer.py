@@ -102,29 +102,15 @@ class Tokenizer:
         Tokens that only ``added_tokens.json`` or ``tokenizer_config.json`` names are added, and
         must get the ids that these files give them. Raises CheckpointError.
         """
-        folder = Path(folder)
-        whole, vocabulary, merges = (
-            folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt")
-        )
-        try:
-            if whole.is_file():
-                tokenizer = tokenizers.Tokenizer.from_str(whole.read_text(encoding="utf-8"))
-            elif vocabulary.is_file() and merges.is_file():
-                model = models.BPE.from_file(str(vocabulary), str(merges))
-                tokenizer = _byte_level(tokenizers.Tokenizer(model))
-            else:
-                raise CheckpointError(
-                    f"{folder}: no tokenizer.json and no vocab.json with merges.txt",
-                    "one of the two",
-                    "copy the tokenizer files into the checkpoint's folder",
-                )
-            _add_tokens(tokenizer, _declared_tokens(folder), folder)
-        except CheckpointError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise CheckpointError(
-                f"{folder}: {error}", "readable tokenizer files", "fetch or save them again"
-            ) from error
+        return cls(_read_files(Path(folder)), str(folder))
+
+    @classmethod
+    def load_completed(cls, folder: str | Path, num_temporal: int, num_spatial: int) -> Tokenizer:
+        """As ``load``, with the structural and coordinate tokens that the files lack added at the
+        end in the published order, as the stage of training that brings them adds them."""
+        tokenizer = _read_files(Path(folder))
+        tokens = [*STRUCTURE.values(), *_coordinate_tokens(num_temporal, num_spatial)]
+        tokenizer.add_special_tokens([_special(t) for t in tokens])
         return cls(tokenizer, str(folder))
 
     def save(self, folder: str | Path) -> None:
@@ -220,13 +206,41 @@ def train_tokenizer(
         "|".join([COORDINATE.pattern.replace("(", "(?:"), *map(re.escape, structure)])
     )
     tokenizer.train_from_iterator((w for text in texts for w in between.split(text)), trainer)
-    coordinates = [
+    coordinates = _coordinate_tokens(num_temporal, num_spatial)
+    tokenizer.add_special_tokens([_special(t) for t in structure + coordinates])
+    return Tokenizer(tokenizer)
+
+
+def _read_files(folder: Path) -> tokenizers.Tokenizer:
+    whole, vocabulary, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if whole.is_file():
+            tokenizer = tokenizers.Tokenizer.from_str(whole.read_text(encoding="utf-8"))
+        elif vocabulary.is_file() and merges.is_file():
+            model = models.BPE.from_file(str(vocabulary), str(merges))
+            tokenizer = _byte_level(tokenizers.Tokenizer(model))
+        else:
+            raise CheckpointError(
+                f"{folder}: no tokenizer.json and no vocab.json with merges.txt",
+                "one of the two",
+                "copy the tokenizer files into the checkpoint's folder",
+            )
+        _add_tokens(tokenizer, _declared_tokens(folder), folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(
+            f"{folder}: {error}", "readable tokenizer files", "fetch or save them again"
+        ) from error
+    return tokenizer
+
+
+def _coordinate_tokens(num_temporal: int, num_spatial: int) -> list[str]:
+    return [
         coordinate_token(kind, row)
         for kind, rows in zip(COORDINATE_KINDS, (num_temporal, num_spatial, num_spatial))
         for row in range(rows)
     ]
-    tokenizer.add_special_tokens([_special(t) for t in structure + coordinates])
-    return Tokenizer(tokenizer)
 
 
 def _byte_level(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -1,0 +1,36 @@
+"""``llava-st train merge``: a published chain, stage 1 and its adapters, into one checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "merge a checkpoint and the LoRA adapters trained on it into one checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", type=Path, help="stage 1: a full checkpoint's folder (safetensors)")
+    parser.add_argument(
+        "adapters",
+        type=Path,
+        nargs="+",
+        help="folders of the later stages, in the order in which they were trained",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from llava_st_ros.training.merge import merge
+
+    with tqdm(desc="merging", unit=" tensors", file=sys.stderr, disable=None) as bar:
+
+        def on_tensor(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        merge(args.base, args.adapters, args.out, on_tensor=on_tensor)
+    print(f"wrote {args.out}")
+    return 0
