@@ -1,0 +1,78 @@
+"""``llava-st train ablate``: what each idea of LLaVA-ST is worth on the simulator's clips."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HELP = "train variants that each lack an idea, with equal budgets, and compare them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("config/training/ablation.yaml"),
+        help="training YAML with a section ablation",
+    )
+    parser.add_argument("--data", type=Path, default=Path("data/train"), help="folder of the clips")
+    parser.add_argument(
+        "--work", type=Path, default=Path("data/ablation"), help="folder of the runs; resumed"
+    )
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep the clips asked about for the next run"
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from llava_st_ros.training.ablations import ablate, as_records
+    from llava_st_ros.training.loop import TrainingInterrupted
+
+    torch.set_num_threads(args.threads)
+    try:
+        # What training says on the way is not the comparison.
+        with contextlib.redirect_stdout(sys.stderr):
+            results = list(ablate(args.config, args.data, args.work, args.store))
+    except TrainingInterrupted as interrupted:
+        print(f"llava-st: {interrupted}", file=sys.stderr)
+        return interrupted.code
+    records = as_records(results)
+    if args.json:
+        print(json.dumps(records, indent=1))
+        return 0
+    from rich.console import Console
+
+    Console().print(_table(records))
+    return 0
+
+
+def _table(records: list[dict[str, Any]]) -> Table:
+    """A row for each metric, a column for each variant: the mean, then the seeds' values."""
+    from rich.table import Table
+
+    variants = list(dict.fromkeys(record["variant"] for record in records))
+    table = Table(title="mean (of each seed)")
+    for name in ("task", "metric"):
+        table.add_column(name)
+    for name in variants:
+        table.add_column(name, justify="right")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for record in records:
+        seeds = ", ".join(f"{value:.3f}" for value in record["seeds"].values())
+        cell = f"{record['mean']:.3f} ({seeds})"
+        rows.setdefault((record["task"], record["metric"]), {})[record["variant"]] = cell
+    for (task, metric), cells in rows.items():
+        table.add_row(task, metric, *(cells.get(name, "-") for name in variants))
+    return table

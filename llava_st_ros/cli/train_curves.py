@@ -1,0 +1,23 @@
+"""``llava-st train curves``: a training log as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "draw a run's losses and rates, stage by stage, as a PNG"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log", type=Path, default=Path("data/run/log.jsonl"), help="the run's log.jsonl"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.training.curves import draw_curves
+
+    draw_curves(args.log, args.out)
+    print(f"wrote {args.out}")
+    return 0
