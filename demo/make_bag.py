@@ -1,6 +1,6 @@
 """Makes demo/bag: a simulated video of the test split as a rosbag2 recording.
 
-    scripts/with_ros .venv/bin/python -m demo.make_bag [--index 2] [--out demo/bag]
+    scripts/with_ros .venv/bin/python -m demo.make_bag [--index 4] [--out demo/bag]
 
 Needs the renderer (EGL or OSMesa); the demo itself does not.
 """
@@ -15,9 +15,9 @@ from llava_st_ros.errors import LlavaStError
 from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
-INDEX = 2  # of the test split: three objects of three colours, five events
-EVENTS = (0, 2)  # asked about as events; the object of event 1 is followed from picture to picture
-FOLLOWED = 1
+INDEX = 4  # of the test split: three objects of three colours, two of one shape, five events
+EVENTS = (1, 2)  # asked about as events; the object of event 4 is followed from picture to picture
+FOLLOWED = 4
 
 
 def main() -> int:
