@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -62,12 +63,14 @@ def read_log(log: Path) -> dict[str, list[Line]]:
 
 def make_figure(stages: Mapping[str, Sequence[Line]]) -> Figure:
     """A column for each stage: its losses, each a curve over the steps, and below its rate."""
-    figure = Figure(figsize=(max(7.0, 4.5 * len(stages)), 6.5), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 5.5 * len(stages)), 6.5), layout="constrained")
     axes = figure.subplots(
         2, len(stages), sharex="col", squeeze=False, gridspec_kw={"height_ratios": (3, 1)}
     )
     for column, (stage, lines) in enumerate(stages.items()):
         losses, rates = axes[0, column], axes[1, column]
+        # Twenty colours: a stage logs more parts than the usual ten.
+        losses.set_prop_cycle(color=colormaps["tab20"].colors)
         names = dict.fromkeys(name for line in lines for name in line if name not in NO_LOSS)
         for name in names:
             heavy = name == "loss"
@@ -79,7 +82,7 @@ def make_figure(stages: Mapping[str, Sequence[Line]]) -> Figure:
             )
         losses.set_title(stage)
         losses.set_ylabel("mean")
-        losses.legend(fontsize="small")
+        losses.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
         rates.plot(*_curve(lines, "rate"), color="tab:gray")
         rates.set_ylabel("rate")
         rates.set_ylim(bottom=0.0)
