@@ -6,8 +6,11 @@ from __future__ import annotations
 class LlavaStError(Exception):
     """Base of every error this package raises on purpose.
 
-    The message is one line so that it reads whole in a ROS log and at a shell prompt.
+    The message is one line so that it reads whole in a ROS log and at a shell prompt. ``code`` is
+    the exit code of a command that ends with it.
     """
+
+    code = 2
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:
         self.found, self.expected, self.remedy = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import signal
@@ -16,7 +15,7 @@ import pytest
 import torch
 from small_run import Points, dies_at, logged, points, small_config, small_net
 
-from llava_st_ros.cli import train_run
+from llava_st_ros.cli.__main__ import main
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.training import pipeline, run_state
 from llava_st_ros.training.loop import TrainingInterrupted, run
@@ -94,10 +93,8 @@ def test_the_command_ends_with_the_signals_code(
         raise TrainingInterrupted("SIGTERM in stage x", "9 steps", "run it again", 143)
 
     monkeypatch.setattr(pipeline, "train", train)
-    parser = argparse.ArgumentParser()
-    train_run.add_arguments(parser)
     threads = torch.get_num_threads()
-    assert train_run.run(parser.parse_args(["--out", "o", "--threads", str(threads)])) == 143
+    assert main(["train", "run", "--out", "o", "--threads", str(threads)]) == 143
     assert capsys.readouterr().err.splitlines() == [
         "llava-st: SIGTERM in stage x; expected 9 steps; run it again"
     ]

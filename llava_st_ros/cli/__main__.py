@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, so that a pipe closed by its reader is noticed below
     except LlavaStError as error:
         print(f"llava-st: {error}", file=sys.stderr)
-        return 2
+        return error.code
     except KeyboardInterrupt:
         print("llava-st: interrupted", file=sys.stderr)
         return 130

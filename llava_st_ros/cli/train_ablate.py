@@ -38,16 +38,11 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from llava_st_ros.training.ablations import ablate, as_records
-    from llava_st_ros.training.loop import TrainingInterrupted
 
     torch.set_num_threads(args.threads)
-    try:
-        # What training says on the way is not the comparison.
-        with contextlib.redirect_stdout(sys.stderr):
-            results = list(ablate(args.config, args.data, args.work, args.store))
-    except TrainingInterrupted as interrupted:
-        print(f"llava-st: {interrupted}", file=sys.stderr)
-        return interrupted.code
+    # What training says on the way is not the comparison.
+    with contextlib.redirect_stdout(sys.stderr):
+        results = list(ablate(args.config, args.data, args.work, args.store))
     records = as_records(results)
     if args.json:
         print(json.dumps(records, indent=1))

@@ -6,7 +6,6 @@ In many processes: ``accelerate launch ... -m llava_st_ros.cli train finetune ..
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 HELP = "fine-tune a LLaVA-ST checkpoint on conversations in ST-Align's format, by LoRA or whole"
@@ -34,13 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.training.finetune import finetune
-    from llava_st_ros.training.loop import TrainingInterrupted
 
     work = args.work or args.out.with_name(args.out.name + ".work")
-    try:
-        finetune(args.config, args.checkpoint, args.data, work, args.out, args.workers)
-    except TrainingInterrupted as interrupted:
-        print(f"llava-st: {interrupted}", file=sys.stderr)
-        return interrupted.code
+    finetune(args.config, args.checkpoint, args.data, work, args.out, args.workers)
     print(f"wrote {args.out}")
     return 0

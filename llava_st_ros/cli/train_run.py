@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 HELP = "train on rendered clips; goes on where it was stopped"
@@ -39,14 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from llava_st_ros.training.loop import TrainingInterrupted
     from llava_st_ros.training.pipeline import train
 
     torch.set_num_threads(args.threads)
-    try:
-        train(args.config, args.data, args.work, args.out, args.workers)
-    except TrainingInterrupted as interrupted:
-        print(f"llava-st: {interrupted}", file=sys.stderr)
-        return interrupted.code
+    train(args.config, args.data, args.work, args.out, args.workers)
     print(f"wrote {args.out}")
     return 0

@@ -19,7 +19,7 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.geometry import read_config, write_config
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tensor_files import SINGLE, TensorFiles, find_tensors, named, read_json
+from llava_st_ros.model.tensor_files import SINGLE, find_tensors, named, read_json
 
 if TYPE_CHECKING:
     from llava_st_ros.model.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def load_checkpoint(
 
     with torch.device("meta"):
         model = LlavaST(config)
-    names = check_tensors(config, model, tensors)
+    names = check_tensors(config, model, tensors.shapes)
     for part in tensors.read(names, device, dtype):
         model.load_state_dict(part, strict=False, assign=True)
     model.materialise_buffers(device)
@@ -133,19 +133,21 @@ def _load_tokenizer(folder: Path) -> Tokenizer | None:
     return Tokenizer.load(folder)
 
 
-def check_tensors(config: ModelConfig, model: LlavaST, tensors: TensorFiles) -> list[str]:
-    """The names to load; CheckpointError unless the files hold exactly those, in their shapes."""
+def check_tensors(
+    config: ModelConfig, model: LlavaST, shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """The names to load; CheckpointError unless there are exactly those, in their shapes."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    missing = sorted(expected.keys() - tensors.shapes.keys())
+    missing = sorted(expected.keys() - shapes.keys())
     extra = sorted(
         name
-        for name in tensors.shapes.keys() - expected.keys()
+        for name in shapes.keys() - expected.keys()
         if not _is_stray(name, config.vision.num_layers)
     )
     misshapen = [
-        f"{name} {list(tensors.shapes[name])} for {list(shape)}"
+        f"{name} {list(shapes[name])} for {list(shape)}"
         for name, shape in expected.items()
-        if name in tensors.shapes and tensors.shapes[name] != shape
+        if name in shapes and shapes[name] != shape
     ]
     problems = [
         f"{kind} {named(names)}"

@@ -20,22 +20,28 @@ from llava_st_ros.errors import CheckpointError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-FLOATS = ("F16", "BF16", "F32", "F64")
+FLOATS = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """Where each tensor lies (``files``: name -> file) and its shape, from the headers."""
+    """Where each tensor lies (``files``: name -> file), its shape and dtype, from the headers."""
 
     files: dict[str, Path]
     shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, torch.dtype]
 
     def read(
         self, names: list[str], device: torch.device | str, dtype: torch.dtype
     ) -> Iterator[dict[str, torch.Tensor]]:
         """The named tensors, file by file, each copied out of its file to ``device``."""
         for path in sorted({self.files[name] for name in names}):
-            with _opened(path) as file:
+            with opened(path) as file:
                 yield {
                     name: file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
                     for name in names
@@ -51,6 +57,7 @@ def find_tensors(folder: Path) -> TensorFiles:
     """
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for path, promised in _paths(folder).items():
         if not path.is_file():
             raise CheckpointError(
@@ -58,7 +65,7 @@ def find_tensors(folder: Path) -> TensorFiles:
                 "every shard beside its index",
                 "fetch the missing file",
             )
-        with _opened(path) as file:
+        with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(name)
                 if part.get_dtype() not in FLOATS:
@@ -68,6 +75,7 @@ def find_tensors(folder: Path) -> TensorFiles:
                         "use a checkpoint that is not quantised",
                     )
                 files[name], shapes[name] = path, tuple(part.get_shape())
+                dtypes[name] = FLOATS[part.get_dtype()]
         absent = sorted(name for name in promised if name not in files)
         if absent:
             raise CheckpointError(
@@ -75,7 +83,7 @@ def find_tensors(folder: Path) -> TensorFiles:
                 f"what {INDEX} promises",
                 "fetch the file again",
             )
-    return TensorFiles(files, shapes)
+    return TensorFiles(files, shapes, dtypes)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -132,7 +140,8 @@ def _paths(folder: Path) -> dict[Path, list[str]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, as safe_open gives it. CheckpointError where it is damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llava_st_ros.language.tasks import Question, num_templates, question
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.simulation.negatives import missing_event, missing_object
 from llava_st_ros.simulation.placing import Scenery
@@ -45,6 +46,16 @@ class Sample:
     answer: Answer
     tube: tuple[tuple[int, Box], ...] = ()
     attributes: tuple[str, ...] = ()
+
+    def asked(self, rng: np.random.Generator) -> Question:
+        """The question in one of the ways in which its task is asked."""
+        return question(
+            self.task,
+            self.text,
+            span=self.span,
+            box=self.box,
+            template=int(rng.integers(num_templates(self.task))),
+        )
 
 
 def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:

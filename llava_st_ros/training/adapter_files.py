@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.tensor_files import named, read_json
+from llava_st_ros.model.tensor_files import named, opened, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 # Settings that say which layers are updated and how strongly: all are kept to.
@@ -91,12 +89,8 @@ def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
 
 
 def _from_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: {error}", "a whole safetensors file", "fetch the file again"
-        ) from error
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

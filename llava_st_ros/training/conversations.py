@@ -17,7 +17,6 @@ from torch import Tensor
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.language.answer_format import REFUSABLE, format_answer
 from llava_st_ros.language.prompt import PromptBuilder
-from llava_st_ros.language.tasks import num_templates, question
 from llava_st_ros.records import Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.training.evidence import evidence, leading_times, left_edges
@@ -87,15 +86,8 @@ class ConversationEncoder:
         turns: list[Turn] = []
         length = misfits = 0
         for sample in samples:
-            asked = question(
-                sample.task,
-                sample.text,
-                span=sample.span,
-                box=sample.box,
-                template=int(rng.integers(num_templates(sample.task))),
-            )
             answer = format_answer(sample.answer, self.config)
-            whole = self.builder.conversation([(asked, answer)])
+            whole = self.builder.conversation([(sample.asked(rng), answer)])
             ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
             cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
             if prefix is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,35 +23,35 @@ from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.checkpoint import TOKENIZER_FILES, check_tensors
 from llava_st_ros.model.geometry import LM_HEAD, read_config
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tensor_files import INDEX, SINGLE, TensorFiles, find_tensors, read_json
+from llava_st_ros.model.tensor_files import (
+    INDEX,
+    SINGLE,
+    TensorFiles,
+    find_tensors,
+    opened,
+    read_json,
+)
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.training.adapter_files import ADAPTER_CONFIG
 from llava_st_ros.training.adapters import Adapter, read_adapter
 from llava_st_ros.training.objective import COORDINATE_TABLES
 
 SHARD_BYTES = 2 * 2**30
-DTYPES = {
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 TABLES = tuple(f"model.{name}.weight" for name in COORDINATE_TABLES)
 CARRIED = ("generation_config.json", "preprocessor_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """What is merged: the base's tensors with their dtypes, the adapters, the shapes after them."""
+    """What is merged: the base's tensors, the adapters, and the shapes after them."""
 
     files: TensorFiles
-    dtypes: dict[str, torch.dtype]
     adapters: tuple[Adapter, ...]
     shapes: dict[str, tuple[int, ...]]
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which it is stored; a table that the base has not is stored as lm_head."""
-        return self.dtypes.get(name, self.dtypes[LM_HEAD])
+        return self.files.dtypes.get(name, self.files.dtypes[LM_HEAD])
 
     def bytes(self, name: str) -> int:
         return math.prod(self.shapes[name]) * self.dtype(name).itemsize
@@ -61,7 +61,7 @@ class _Chain:
         dtype = self.dtype(name)
         weight: Tensor | None = None
         if name in self.files.files:
-            with safe_open(str(self.files.files[name]), framework="pt") as file:
+            with opened(self.files.files[name]) as file:
                 weight = file.get_tensor(name)
         for adapter in self.adapters:
             weight = adapter.applied(name, weight, dtype)
@@ -147,16 +147,7 @@ def _read_chain(base: Path, folders: Sequence[Path]) -> _Chain:
     shapes = dict(files.shapes)
     for adapter in chain:
         shapes = adapter.shapes_after(shapes, TABLES)
-    return _Chain(files, _dtypes(files), tuple(chain), shapes)
-
-
-def _dtypes(files: TensorFiles) -> dict[str, torch.dtype]:
-    found = {}
-    for path in set(files.files.values()):
-        with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                found[name] = DTYPES[file.get_slice(name).get_dtype()]
-    return found
+    return _Chain(files, tuple(chain), shapes)
 
 
 def _write_small_files(folders: Sequence[Path], chain: _Chain, part: Path) -> list[str]:
@@ -193,7 +184,7 @@ def _write_small_files(folders: Sequence[Path], chain: _Chain, part: Path) -> li
         tokenizer.check_fits(config)
     with torch.device("meta"):
         model = LlavaST(config)
-    return check_tensors(config, model, TensorFiles({}, chain.shapes))
+    return check_tensors(config, model, chain.shapes)
 
 
 def _last_with(folders: Sequence[Path], *names: str) -> Path | None:

@@ -35,10 +35,10 @@ from llava_st_ros.config import (
 )
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.language.answer_format import FormattedAnswer, format_answer
-from llava_st_ros.language.tasks import Question, num_templates, question
+from llava_st_ros.language.tasks import Question
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.simulation.events import EventKind
-from llava_st_ros.simulation.questions import Sample, clip_samples
+from llava_st_ros.simulation.questions import clip_samples
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_clip, split_seed
 from llava_st_ros.training.st_align_writing import record, write_json, write_picture, write_video
 
@@ -176,7 +176,8 @@ def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[
             said = [sentence for _, sentence in sample.answer.segments]
             if not said:
                 continue
-        talk = Talk(sample.frame, (_turn(sample, config, rng),))
+        turn = (sample.asked(rng), format_answer(sample.answer, config))
+        talk = Talk(sample.frame, (turn,))
         talks[FAMILIES[sample.task]].append(talk)
         if sample.task.on_image:
             pools[IMAGE_TALK].append(talk)
@@ -192,17 +193,6 @@ def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[
         for family, turns in _words(clip, said, config, rng).items():
             talks[family].append(Talk(None, turns))
     return dict(talks)
-
-
-def _turn(sample: Sample, config: ModelConfig, rng: np.random.Generator) -> _Turn:
-    asked = question(
-        sample.task,
-        sample.text,
-        span=sample.span,
-        box=sample.box,
-        template=int(rng.integers(num_templates(sample.task))),
-    )
-    return asked, format_answer(sample.answer, config)
 
 
 def _words(
