@@ -43,10 +43,23 @@ def test_the_report_holds_every_task_beside_the_blind_baseline(
     assert "Acc@0.5" in capsys.readouterr().out
 
 
+def test_two_processes_find_what_one_finds(random_checkpoint, capsys) -> None:
+    pytest.importorskip("mujoco", reason="the simulator needs mujoco")
+    arguments = ("--simulated", "test", "--n", 7, "--model", random_checkpoint, "--tasks", "REC")
+    found = []
+    for workers in (1, 2):
+        assert run(*arguments, "--json", "--no-blind", "--workers", workers) == 0
+        found.append(json.loads(capsys.readouterr().out)["metrics"])
+    assert found[0] == found[1]
+    assert found[0][0]["cases"] == 7
+
+
 def test_bad_input_is_one_line(random_checkpoint) -> None:
     model = ("--model", random_checkpoint)
     with pytest.raises(ConfigError, match="--n 0"):
         run("--simulated", "test", "--n", 0, *model)
+    with pytest.raises(ConfigError, match="--workers 0"):
+        run("--simulated", "test", "--workers", 0, *model)
     with pytest.raises(ConfigError, match="'MVG'"):
         run("--simulated", "test", "--tasks", "REC,MVG", *model)
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")

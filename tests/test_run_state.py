@@ -187,6 +187,30 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     assert len(states(tmp_path)) == 2 and len(logged(tmp_path)) == 4
 
 
+def test_a_state_of_other_settings_is_refused(
+    tmp_path: Path, unbroken: tuple[dict[str, Any], list[Any]]
+) -> None:
+    said = {"batch": 6, "follow": (1, 2)}
+    dying = dies_at(small_net(), 3, signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted):
+        run("small", dying, points, small_config(), tmp_path, settings=said)
+    for settings, rate, words in (
+        (
+            {**said, "batch": 3},
+            0.01,
+            r"small-0000004, saved with batch 6; expected batch 3, as now",
+        ),
+        ({"batch": 6}, 0.01, r"saved with follow \[1, 2\]; expected follow None"),
+        (said, 0.02, r"saved with rate 0\.01; expected rate 0\.02"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            run("small", small_net(), points, small_config(rate=rate), tmp_path, settings=settings)
+    net = small_net()
+    # What does not change what is learned may change.
+    run("small", net, points, small_config(minutes=1e9, save_steps=None), tmp_path, settings=said)
+    same(net, tmp_path, unbroken)
+
+
 def test_what_is_not_trained_is_not_kept(tmp_path: Path) -> None:
     net = small_net()
     net.unused.requires_grad_(False)
@@ -194,7 +218,7 @@ def test_what_is_not_trained_is_not_kept(tmp_path: Path) -> None:
     kept = run_state.trained_parameters(net)
     assert "unused.weight" not in kept and torch.equal(kept["inside.weight"], net.inside.weight)
     shutil.rmtree(tmp_path / "state")
-    assert run_state.load(tmp_path, "small", net, []).step == 0
+    assert run_state.load(tmp_path, "small", net, [], {}).step == 0
 
 
 def test_a_slow_run_is_saved_by_the_clock(tmp_path: Path) -> None:

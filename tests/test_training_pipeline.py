@@ -16,10 +16,11 @@ import yaml
 from rolling_clip import rolling_clip
 from safetensors.torch import load_file
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.language.answer_format import NOTHING
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.model.checkpoint import load_checkpoint
-from llava_st_ros.simulation.clip_store import render_shards
+from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.simulator import SimulatedEvent
 from llava_st_ros.training import pipeline
@@ -147,32 +148,70 @@ def test_a_wrong_setting_is_found_before_anything_is_trained(
     assert not (tmp_path / "work").exists()
 
 
-def test_clips_with_a_lone_event_can_be_left_out() -> None:
-    lone = rolling_clip()
-    pushed = SimulatedEvent(EventKind.PUSHED, 1, None, (0, 1))
-    crowded = dataclasses.replace(lone, events=(*lone.events, pushed))
-    clips = [lone, crowded]
-
-    class Store(list[Any]):
-        def __init__(self) -> None:
-            super().__init__(clips)
-
-        def source(self, index: int) -> str:
-            return str(index)
-
+@pytest.fixture(scope="module")
+def encoder() -> ConversationEncoder:
     tokenizer = pipeline.learn_tokenizer(SETTINGS["model"])
     config = pipeline.model_config(SETTINGS["model"], tokenizer)
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, 60)
-    # Features that say which clip they are of.
-    shape = (len(clips), FRAMES, config.tokens_per_frame, 1)
-    features = np.broadcast_to(np.arange(len(clips))[:, None, None, None], shape)
+    return ConversationEncoder(PromptBuilder(tokenizer, config), config, 60)
+
+
+class Store(list[Any]):
+    """Clips that lie nowhere."""
+
+    def source(self, index: int) -> str:
+        return str(index)
+
+
+def features(store: Store, encoder: ConversationEncoder) -> np.ndarray:
+    """Features that say which clip they are of, [clips, F, N, 1]."""
+    shape = (len(store), FRAMES, encoder.config.tokens_per_frame, 1)
+    return np.broadcast_to(np.arange(len(store))[:, None, None, None], shape)
+
+
+def test_clips_with_a_lone_event_can_be_left_out(encoder: ConversationEncoder) -> None:
+    lone = rolling_clip()
+    pushed = SimulatedEvent(EventKind.PUSHED, 1, None, (0, 1))
+    store = Store([lone, dataclasses.replace(lone, events=(*lone.events, pushed))])
 
     def drawn(share: float) -> float:
         """How many of the batch are the lone one."""
         stage = ConversationStage(40, 1.0, 60, {"STVG": 1.0}, lone=share)
-        batch = ConversationSampler(Store(), features, encoder, stage, 0).batch(0)
+        batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
         return float((batch.features[:, 0, 0, 0] == 0).float().mean())
 
     assert drawn(0.0) == 0.0
     assert 0.3 < drawn(1.0) < 0.7  # half of all
     assert 0.0 < drawn(0.2) < 0.3  # a sixth
+
+
+def test_questions_that_nothing_answers_can_be_left_out(encoder: ConversationEncoder) -> None:
+    store = Store([rolling_clip()])
+    refusal = pipeline.learn_tokenizer(SETTINGS["model"]).encode(NOTHING)
+
+    def refused(share: float) -> float:
+        """How many of the batch's conversations hold a refusal."""
+        stage = ConversationStage(40, 1.0, 60, {"TVG": 1.0}, refusals=share)
+        batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
+        said = batch.conversations
+        rows = [ids[marked].tolist() for ids, marked in zip(said.ids, said.answer)]
+        return float(np.mean([_holds(row, refusal) for row in rows]))
+
+    assert refused(0.0) == 0.0
+    assert 0.0 < refused(0.3) < refused(1.0)
+
+
+def _holds(row: list[int], part: list[int]) -> bool:
+    return any(row[i : i + len(part)] == part for i in range(len(row)))
+
+
+def test_a_stage_can_do_with_the_first_clips(tmp_path: Path, data: Path) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"] | {"clips": 1}}
+    train(tmp_path, data, settings)
+    one = ClipStore(data).first(1)
+    assert len(one) == 1 and one.source(0) == "train-000000:0"
+    np.testing.assert_array_equal(one[0].frames, ClipStore(data)[0].frames)
+    settings["stages"]["dense_alignment"]["clips"] = CLIPS + 1
+    (tmp_path / "work" / "dense_alignment.safetensors").unlink()
+    with pytest.raises(DataError, match=f"{CLIPS} clips in .* at least {CLIPS + 1}"):
+        train(tmp_path, data, settings)

@@ -41,36 +41,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep rendered clips here for the next run"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes, each with the model; on a CPU as many as cores (default 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.backends import load_backend
     from llava_st_ros.evaluation.report import as_json, as_table, summarise
-    from llava_st_ros.evaluation.simulated import (
-        BlindBackend,
-        SimulatedEvaluation,
-        simulated_cases,
-    )
+    from llava_st_ros.evaluation.simulated_scores import Measurement, measure
     from llava_st_ros.model_path import default_model
 
-    if args.n < 1:
-        raise ConfigError(f"--n {args.n}", "at least one clip", "correct it")
-    subjects = _subjects(args.tasks)
+    for name, value in (("--n", args.n), ("--workers", args.workers)):
+        if value < 1:
+            raise ConfigError(f"{name} {value}", "at least 1", "correct it")
     folder = args.model or default_model()
-    backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
-    config = backend.describe().model
-    seeing = SimulatedEvaluation(backend, tokenizer)
-    runs = [seeing]
-    if args.blind:
-        runs.append(SimulatedEvaluation(BlindBackend(backend), tokenizer))
+    measurement = Measurement(
+        model=folder,
+        split=args.simulated,
+        subjects=_subjects(args.tasks),
+        backend=args.backend,
+        device=args.device,
+        blind=args.blind,
+        store=args.store,
+        # Processes that share the cores do not share them again among threads.
+        threads=1 if args.workers > 1 else 0,
+    )
     began = time.monotonic()
-    clips = simulated_cases(args.simulated, args.n, config, subjects=subjects, store=args.store)
-    with _progress(args.n * len(subjects) * len(runs)) as advance:
-        for clip in clips:
-            for evaluation in runs:
-                evaluation.run(clip, advance)
-    rows = summarise(seeing.scores, runs[1].scores if args.blind else None)
+    with _progress(args.n) as advance:
+        scores = measure(measurement, args.n, args.workers, advance)
+    rows = summarise(scores.seeing, scores.blind if args.blind else None)
     if args.json:
         report = as_json(
             rows,
@@ -104,13 +107,13 @@ def _subjects(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr that moves by one question at each call."""
+def _progress(clips: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that moves on by so many clips at each call."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc="asking", unit="question", file=sys.stderr, disable=None) as bar:
+    with tqdm(total=clips, desc="asking", unit="clip", file=sys.stderr, disable=None) as bar:
 
-        def advance() -> None:
-            bar.update()
+        def advance(clips: int) -> None:
+            bar.update(clips)
 
         yield advance

@@ -7,7 +7,7 @@ path: sampling, encoding, packing, prompt, grammar, decoding, parsing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query
 
 if TYPE_CHECKING:
     from llava_st_ros.model.tokenizer import Tokenizer
+    from llava_st_ros.simulation.clip_store import ClipStore
     from llava_st_ros.simulation.questions import Sample
     from llava_st_ros.simulation.simulator import SimulatedClip
 
@@ -66,13 +67,13 @@ class BlindBackend:
 
 def simulated_cases(
     split: str,
-    clips: int,
+    clips: range,
     config: ModelConfig,
     *,
     subjects: Sequence[str] = SUBJECTS,
     store: Path | None = None,
 ) -> Iterator[ClipCases]:
-    """Clips 0..clips-1 of a split, each with one question of every subject that it offers.
+    """Those clips of a split, each with one question of every subject that it offers.
 
     The choice among a clip's questions depends on the clip's seed and the subject alone, so a
     longer run holds a shorter one, and one of more subjects one of fewer. ``store`` keeps rendered
@@ -92,7 +93,7 @@ def simulated_cases(
         raise ConfigError(f"split {split!r}", f"one of {', '.join(SPLITS)}", "name one of them")
 
     def questions() -> Iterator[ClipCases]:
-        for index, clip in enumerate(_rendered(split, clips, config, store)):
+        for index, clip in zip(clips, _rendered(split, clips, config, store)):
             seed = split_seed(split, index)
             samples = clip_samples(clip, np.random.default_rng(seed))
             by_subject = [[s for s in samples if subject(s.answer) == name] for name in subjects]
@@ -112,23 +113,30 @@ def _chosen(samples: Sequence[Sample], clip: int, seed: int) -> Case | None:
 
 
 def _rendered(
-    split: str, clips: int, config: ModelConfig, store: Path | None
+    split: str, clips: range, config: ModelConfig, store: Path | None
 ) -> Iterator[SimulatedClip]:
     from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 
     frames, size = config.num_frames, config.image_size
     if store is None:
-        for index in range(clips):
+        for index in clips:
             yield simulate_clip(split_seed(split, index), num_frames=frames, size=size)
         return
+    stored = render_split(split, clips.stop, config, store)
+    yield from (stored[index] for index in clips)
+
+
+def render_split(split: str, clips: int, config: ModelConfig, store: Path) -> ClipStore:
+    """Clips 0..clips-1 of a split at least, at the model's frames and size; what ``store`` holds
+    already is not rendered again."""
     from llava_st_ros.simulation.clip_store import SHARD_CLIPS, ClipStore, render_shards
 
+    frames, size = config.num_frames, config.image_size
     whole = -(-clips // SHARD_CLIPS) * SHARD_CLIPS  # a stored shard must serve any later run
     folder = store / f"{split}-{frames}x{size}-{_simulator_version()}"
     for _ in render_shards(folder, split, whole, num_frames=frames, size=size, workers=2):
         pass
-    stored = ClipStore(folder)
-    yield from (stored[index] for index in range(clips))
+    return ClipStore(folder)
 
 
 def _simulator_version() -> str:
@@ -157,7 +165,7 @@ class SimulatedEvaluation:
         self.scores: dict[str, list[Values]] = {}
         self.answers: list[tuple[Case, Answer]] = []
 
-    def run(self, clip: ClipCases, on_case: Callable[[], None] = lambda: None) -> None:
+    def run(self, clip: ClipCases) -> None:
         """Put the clip's questions and add their values to ``scores``."""
         self._grounder.reset()
         for stamp, image in zip(self._stamps, clip.frames):
@@ -171,4 +179,3 @@ class SimulatedEvaluation:
             values = score(grounding.answer, case.truth, case.attributes)
             self.scores.setdefault(subject(case.truth), []).append(values)
             self.answers.append((case, grounding.answer))
-            on_case()

@@ -7,6 +7,7 @@ and renamed when it is whole, so that a killed run leaves no half shard and star
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -137,6 +138,19 @@ class ClipStore:
 
     def __len__(self) -> int:
         return len(self._truths)
+
+    def first(self, clips: int) -> ClipStore:
+        """The store of the first ``clips`` clips; raises DataError when there are fewer."""
+        if clips > len(self):
+            raise DataError(
+                f"{len(self)} clips in {self.folder}",
+                f"at least {clips}",
+                "simulate more or ask for fewer",
+            )
+        store = copy.copy(self)
+        store._truths = self._truths[:clips]
+        store._frames, store._sources = self._frames[:clips], self._sources[:clips]
+        return store
 
     def frames(self, index: int) -> np.ndarray:
         """uint8 [F, S, S, 3] of one clip."""

@@ -112,7 +112,7 @@ def measure(
     model.load_state_dict(load_file(folder / f"{last}.safetensors"))
     backend = TorchBackend((model, config), device="cuda" if torch.cuda.is_available() else "cpu")
     evaluation = SimulatedEvaluation(backend, tokenizer)
-    for clip in simulated_cases(plan.split, plan.clips, config, store=store):
+    for clip in simulated_cases(plan.split, range(plan.clips), config, store=store):
         evaluation.run(clip)
     return summarise(evaluation.scores)
 

@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from llava_st_ros.training.interrupts import Interrupts
 from llava_st_ros.training.optimisers import RateConfig, optimisers, rate_share
 from llava_st_ros.training.progress import Progress, RunningMeans
 from llava_st_ros.training.run_state import RunState
+
+# Of LoopConfig, what a stage may not change while it is under way.
+LASTING = ("rate", "matrix_rate", "rates", "weight_decay", "clip_norm", "seed")
 
 
 class TrainingError(LlavaStError):
@@ -97,18 +100,21 @@ def run(
     config: LoopConfig,
     folder: Path,
     accelerator: Accelerator | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> int:
     """Train ``step`` until the steps or the minutes are used up; returns the steps taken.
 
     ``step(batch)`` returns Terms; every parameter of it that requires a gradient is trained.
     ``batches(i)`` must be a pure function of i, this process's part of the batch (batches.Share).
     Writes ``folder``/log.jsonl and the run's state (run_state) and goes on from that state when
-    called again, to the same losses: a finished stage returns at once.
+    called again, to the same losses: a finished stage returns at once. ``settings`` (JSON) are
+    those that the step and its batches were made from: a state saved under others is refused, as
+    under other rates or another seed. How long the stage lasts may change.
     Raises TrainingError when the loss explodes or is not finite, TrainingInterrupted on SIGTERM
     and SIGINT, once the step is done and the state saved.
     """
     accelerator = accelerator or make_accelerator()
-    return _Loop(name, step, batches, config, folder, accelerator).run()
+    return _Loop(name, step, batches, config, folder, accelerator, settings or {}).run()
 
 
 class _Loop:
@@ -120,6 +126,7 @@ class _Loop:
         config: LoopConfig,
         folder: Path,
         accelerator: Accelerator,
+        settings: Mapping[str, Any],
     ) -> None:
         self.name, self.config, self.folder, self.accelerator = name, config, folder, accelerator
         self.batches = batches
@@ -129,7 +136,8 @@ class _Loop:
         self.step = accelerator.unwrap_model(self.model)
         self.groups = [group for stepper in self.steppers for group in stepper.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
-        state = run_state.load(folder, name, self.step, self._inner_steppers())
+        self.settings = {**settings, **{key: getattr(config, key) for key in LASTING}}
+        state = run_state.load(folder, name, self.step, self._inner_steppers(), self.settings)
         self.done, self.minutes, self.means = state.step, state.minutes, RunningMeans(state.means)
         self.saved = (state.step, state.minutes)
         self.began = time.monotonic() - 60 * state.minutes
@@ -232,7 +240,7 @@ class _Loop:
         return self.done - step >= every or self.minutes - minutes >= self.config.save_minutes
 
     def _save(self) -> None:
-        state = RunState(self.done, self.minutes, self.means.values)
+        state = RunState(self.done, self.minutes, self.means.values, self.settings)
         run_state.save(
             self.folder, self.name, state, self.step, self._inner_steppers(), self.accelerator
         )

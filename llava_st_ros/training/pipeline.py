@@ -56,9 +56,11 @@ OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SI
 
 @dataclass(frozen=True)
 class AlignmentStage:
-    """A stage without questions: ``batch`` frames or clips at a time."""
+    """A stage without questions: ``batch`` frames or clips at a time; ``clips`` as of
+    ConversationStage."""
 
     batch: int
+    clips: int | None = None
 
 
 Stage = ConversationStage | AlignmentStage
@@ -109,7 +111,8 @@ def train(
             compile_parts(model)
             step, batches = variant.prepared(*stages.prepare(name, stage, seed))
             loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
-            loop.run(name, step, batches, loop_config, work, accelerator)
+            made_from = {**dataclasses.asdict(stage), "clips": stage.clips or len(store)}
+            loop.run(name, step, batches, loop_config, work, accelerator, made_from)
             stop_propagation(model)
             if main:
                 part = kept.with_suffix(".part")
@@ -202,35 +205,32 @@ class _Stages:
                 "an item for each at least",
                 "launch fewer processes or enlarge the batch",
             )
+        store = self.store if stage.clips is None else self.store.first(stage.clips)
         if isinstance(stage, ConversationStage):
-            return self._questions(stage, seed)
-        return (self._dense if name == DENSE else self._packers)(stage.batch, seed)
+            return self._questions(store, stage, seed)
+        return (self._dense if name == DENSE else self._packers)(store, stage.batch, seed)
 
-    def _dense(self, size: int, seed: int) -> _Prepared:
+    def _dense(self, store: ClipStore, size: int, seed: int) -> _Prepared:
         config = self.model.config
         if self.accelerator.is_main_process:
             self._cache.unlink(missing_ok=True)  # of the tower as it was
         heads = dense_alignment.DenseHeads(config, OBJECT_NAMES, self.tokenizer.encode)
-        sampler = dense_alignment.DenseSampler(
-            self.store, config, OBJECT_NAMES, size, seed, self.share
-        )
+        sampler = dense_alignment.DenseSampler(store, config, OBJECT_NAMES, size, seed, self.share)
         return dense_alignment.DenseStep(self.model, heads), sampler.batch
 
-    def _packers(self, size: int, seed: int) -> _Prepared:
+    def _packers(self, store: ClipStore, size: int, seed: int) -> _Prepared:
         config = self.model.config
         heads = packer_alignment.PackerHeads(config, self.tokenizer.encode)
         sampler = packer_alignment.PackerSampler(
-            self.store, self._features(), config, size, seed, self.share
+            store, self._features(), config, size, seed, self.share
         )
         return packer_alignment.PackerStep(self.model, heads), sampler.batch
 
-    def _questions(self, stage: ConversationStage, seed: int) -> _Prepared:
+    def _questions(self, store: ClipStore, stage: ConversationStage, seed: int) -> _Prepared:
         model = self.model
         builder = PromptBuilder(self.tokenizer, model.config)
         encoder = ConversationEncoder(builder, model.config, stage.max_tokens)
-        sampler = ConversationSampler(
-            self.store, self._features(), encoder, stage, seed, self.share
-        )
+        sampler = ConversationSampler(store, self._features(), encoder, stage, seed, self.share)
         return ConversationStep(model, EventHeads(model.config), stage), sampler.batch
 
     def _features(self) -> np.ndarray:

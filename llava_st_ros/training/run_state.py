@@ -12,9 +12,10 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,11 +33,13 @@ SEPARATOR = "|"  # between a parameter's name and that of its optimiser's state;
 
 @dataclass(frozen=True)
 class RunState:
-    """``step`` steps done in ``minutes``, with these running ``means`` of what is logged."""
+    """``step`` steps done in ``minutes`` under these ``settings`` (JSON), with these running
+    ``means`` of what is logged."""
 
     step: int
     minutes: float
     means: dict[str, float]
+    settings: dict[str, Any]
 
 
 def trained_parameters(step: nn.Module) -> dict[str, Tensor]:
@@ -72,13 +75,18 @@ def save(
 
 
 def load(
-    folder: Path, stage: str, step: nn.Module, steppers: Sequence[torch.optim.Optimizer]
+    folder: Path,
+    stage: str,
+    step: nn.Module,
+    steppers: Sequence[torch.optim.Optimizer],
+    settings: Mapping[str, Any],
 ) -> RunState:
     """Put the last whole state of a stage into the step and its optimisers; without one, step 0.
 
     Raises CheckpointError when there are states but none can be read, or when one is of other
-    parameters.
+    parameters or was saved under other ``settings``.
     """
+    current: dict[str, Any] = json.loads(json.dumps(settings))  # as a state holds them
     found = _states(folder, stage)
     broken = []
     for path in found:
@@ -88,6 +96,7 @@ def load(
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             broken.append(f"{path}: {error}")
             continue
+        _check_settings(path, state.settings, current)
         _check(path, weights, step)
         _fill(step, weights, steppers, moments)
         return state
@@ -95,7 +104,7 @@ def load(
         raise CheckpointError(
             "; ".join(broken), "a state that can be read", "delete it to start the stage anew"
         )
-    return RunState(0, 0.0, {})
+    return RunState(0, 0.0, {}, current)
 
 
 def discard(folder: Path, stage: str) -> None:
@@ -125,6 +134,20 @@ def _optimiser_state(
         for p, values in stepper.state.items()
         for key, value in values.items()
     }
+
+
+def _check_settings(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    names = sorted(saved.keys() | current.keys())
+    other = [name for name in names if saved.get(name) != current.get(name)]
+    if other:
+        found, expected = (
+            ", ".join(f"{name} {values.get(name)}" for name in other) for values in (saved, current)
+        )
+        raise CheckpointError(
+            f"{path}, saved with {found}",
+            f"{expected}, as now",
+            "go back to those settings, or delete it to start the stage anew",
+        )
 
 
 def _check(path: Path, weights: dict[str, Tensor], step: nn.Module) -> None:

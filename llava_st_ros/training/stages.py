@@ -44,7 +44,9 @@ class ConversationStage:
     ``decisive`` weighs the tokens that choose the object or the time against the others' 1, and
     ``events`` and ``attention`` the losses of event_alignment and attention_alignment against the
     answers'. ``lone`` is how often a clip with a lone event is kept when drawn: it can be answered
-    about without a look at the words.
+    about without a look at the words. ``refusals`` is how often a question that nothing answers is
+    kept: four clip questions in ten are such, and a model that sees no events yet learns from them
+    to refuse. ``clips``: only so many of the store are used, its first.
     """
 
     batch: int
@@ -56,6 +58,8 @@ class ConversationStage:
     events: float = 0.0
     attention: float = 0.0
     lone: float = 1.0
+    refusals: float = 1.0
+    clips: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class ConversationSampler:
             frame = int(rng.integers(len(clip.frames)))
             # Several wordings of a question fill a conversation.
             samples = [s for _ in range(3) for s in image_samples(clip, frame, rng)]
-            chosen = weighted_order(samples, self.stage.mix, rng)
+            chosen = self._drawn(samples, rng)
             if chosen:
                 source = f"{self.store.source(index)} frame {frame}"
                 features = np.asarray(self.features[index, frame], dtype=np.float32)
@@ -148,7 +152,7 @@ class ConversationSampler:
                 continue
             samples = [s for s in clip_samples(clip, rng) if not s.task.on_image]
             samples += object_tube_samples(clip, rng, *self.stage.follow)
-            chosen = weighted_order(samples, self.stage.mix, rng)
+            chosen = self._drawn(samples, rng)
             if chosen:
                 side = self.encoder.config.fast_side
                 return _Item(
@@ -157,6 +161,13 @@ class ConversationSampler:
                     event_labels(clip, cells(clip, side), side),
                     self.store.source(index),
                 )
+
+    def _drawn(self, samples: Sequence[Sample], rng: np.random.Generator) -> list[Sample]:
+        """The samples to ask, in order of preference."""
+        refusals = self.stage.refusals
+        if refusals < 1:
+            samples = [s for s in samples if not s.answer.nothing or rng.random() < refusals]
+        return weighted_order(samples, self.stage.mix, rng)
 
 
 @dataclass(frozen=True)
