@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from llava_st_ros.config import ModelConfig, SpecialTokens
 from llava_st_ros.errors import CheckpointError
+from llava_st_ros.whole_files import write_text
 
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
 TEMPORAL_INPUT, HEIGHT_INPUT, WIDTH_INPUT = "<TEMP-INPUT>", "<HEIGHT-INPUT>", "<WIDTH-INPUT>"
@@ -127,9 +128,7 @@ class Tokenizer:
             ("tokenizer.json", self._tokenizer.to_str()),
             ("tokenizer_config.json", json.dumps(settings, indent=1)),
         ):
-            part = folder / (name + ".part")
-            part.write_text(content, encoding="utf-8")
-            part.replace(folder / name)
+            write_text(folder / name, content)
 
     def check_fits(self, config: ModelConfig) -> None:
         """Raise CheckpointError unless the tokenizer belongs to a model of this geometry."""

@@ -27,6 +27,7 @@ from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_cas
 from llava_st_ros.training import pipeline
 from llava_st_ros.training.settings import read_settings
 from llava_st_ros.training.variants import PAPER, VARIANTS, Variant
+from llava_st_ros.whole_files import write_text
 
 SHARED = "shared"
 RESULT = "metrics.json"
@@ -84,7 +85,7 @@ def ablate(config_path: Path, data: Path, work: Path, store: Path | None) -> Ite
                     _link(of_seed / SHARED, folder, shared["stages"])
                 _train(variant, own, data, folder)
                 rows = measure(variant, own, folder, plan, store)
-                _write(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
+                write_text(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
             found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             yield Result(name, seed, tuple(MetricRow(**row) for row in found))
 
@@ -144,7 +145,7 @@ def _shared_stages(stages: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _train(variant: Variant, settings: Mapping[str, Any], data: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     values = {k: v for k, v in settings.items() if k != "ablation"}
-    _write(folder / "run.yaml", yaml.safe_dump(values, sort_keys=False))
+    write_text(folder / "run.yaml", yaml.safe_dump(values, sort_keys=False))
     pipeline.train(folder / "run.yaml", data, folder, None, variant=variant)
 
 
@@ -153,9 +154,3 @@ def _link(shared: Path, folder: Path, stages: Mapping[str, Any]) -> None:
     for name in (*(f"{stage}.safetensors" for stage in stages), "vision_features.npy"):
         if (shared / name).exists() and not (folder / name).exists():
             os.link(shared / name, folder / name)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llava_st_ros.errors import DataError
+from llava_st_ros.whole_files import whole_file
 
 # What a line says of the run and not of what is learned; "norm" is the gradient's.
 NO_LOSS = ("stage", "step", "minutes", "norm", "rate", "samples_per_second")
@@ -23,12 +23,10 @@ Line = dict[str, Any]
 def draw_curves(log: Path, out: Path) -> None:
     """Write ``out``, a PNG, from a run's log.jsonl. Raises DataError where either cannot be."""
     figure = make_figure(read_log(log))
-    part = out.with_name(f"{out.name}.part")
     try:
-        FigureCanvasAgg(figure).print_png(str(part))
-        os.replace(part, out)
+        with whole_file(out) as part:
+            FigureCanvasAgg(figure).print_png(str(part))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(f"{out}: {error}", "a place to write to", "choose another") from error
 
 

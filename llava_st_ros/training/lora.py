@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.whole_files import whole_file
 
 # Every linear layer of the decoder but lm_head, as published.
 LANGUAGE_LAYERS = r"model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -55,9 +55,8 @@ def save_adapter(folder: Path, settings: LoraSettings, trained: Mapping[str, Ten
     folder.mkdir(parents=True, exist_ok=True)
     _config(settings).save_pretrained(str(folder))
     for file, tensors in ((NON_LORA, named.keys() - adapters.keys()), (ADAPTER, adapters.keys())):
-        part = folder / f"{file}.part"
-        save_file({n: named[n] for n in sorted(tensors)}, part, metadata={"format": "pt"})
-        os.replace(part, folder / file)
+        with whole_file(folder / file) as part:
+            save_file({n: named[n] for n in sorted(tensors)}, part, metadata={"format": "pt"})
 
 
 def _config(settings: LoraSettings) -> LoraConfig:

@@ -48,6 +48,7 @@ from llava_st_ros.training.stages import (
     parameter_count,
 )
 from llava_st_ros.training.variants import PAPER, Variant
+from llava_st_ros.whole_files import whole_file
 
 # Stages by name; any other is one of questions.
 DENSE, PACKERS = "dense_alignment", "packer_alignment"
@@ -115,9 +116,8 @@ def train(
             loop.run(name, step, batches, loop_config, work, accelerator, made_from)
             stop_propagation(model)
             if main:
-                part = kept.with_suffix(".part")
-                save_file(dict(model.state_dict()), part)
-                part.rename(kept)
+                with whole_file(kept) as part:
+                    save_file(dict(model.state_dict()), part)
                 run_state.discard(work, name)
         else:
             accelerator.print(f"{name}: done before, read from {kept}")

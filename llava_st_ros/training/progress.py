@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from llava_st_ros.whole_files import write_text
 
 DECAY = 0.95
 
@@ -81,6 +82,4 @@ def cut_back(log: Path, stage: str, step: int) -> None:
             continue  # cut off by a kill
         if line.endswith("\n") and (record["stage"] != stage or record["step"] <= step):
             kept.append(line)
-    part = log.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, log)
+    write_text(log, "".join(kept))

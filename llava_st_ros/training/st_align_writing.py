@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from llava_st_ros.language.answer_format import FormattedAnswer
 from llava_st_ros.language.tasks import Question
 from llava_st_ros.model.tokenizer import COORDINATE
 from llava_st_ros.training.st_align import HUMAN, IMAGE, MODEL, VARIABLES, VIDEO
+from llava_st_ros.whole_files import whole_file, write_text
 
 DIGITS = 6  # of a value
 
@@ -50,31 +50,27 @@ def record(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """The file appears when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """``value`` on one line."""
+    write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
     """RGB uint8 [H, W, 3] as a PNG, without loss."""
     whole, data = cv2.imencode(".png", image[..., ::-1])
     assert whole
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data.tobytes())
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_bytes(data.tobytes())
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     """RGB uint8 [F, H, W, 3] as an MP4. Raises DataError where OpenCV can't write one."""
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
     size = (frames.shape[2], frames.shape[1])
-    writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
-    if not writer.isOpened():
-        raise DataError(
-            f"{part}, which OpenCV can't write", "an MP4 encoder and room", "check both"
-        )
-    for frame in frames:
-        writer.write(np.ascontiguousarray(frame[..., ::-1]))
-    writer.release()
-    os.replace(part, path)
+    with whole_file(path) as part:
+        writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        if not writer.isOpened():
+            raise DataError(
+                f"{path}, which OpenCV can't write", "an MP4 encoder and room", "check both"
+            )
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        writer.release()

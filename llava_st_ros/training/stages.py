@@ -34,6 +34,7 @@ from llava_st_ros.training.event_alignment import EventHeads, cells, event_label
 from llava_st_ros.training.losses import Term, Terms, logged
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.optimisers import train_only
+from llava_st_ros.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,16 @@ def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: i
     """Write float16 [clips, F, N, Dv]: the frozen tower's output for every frame of the store."""
     config, device = model.config, next(model.parameters()).device
     shape = (len(store), config.num_frames, config.tokens_per_frame, config.vision.hidden_size)
-    part = path.with_suffix(".part")
-    cache = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-    for first in tqdm(range(0, len(store), batch), desc="vision features"):
-        clips = range(first, min(first + batch, len(store)))
-        images = [image for clip in clips for image in store.frames(clip)]
-        pixels = torch.from_numpy(np.stack([preprocess(i, config.image_size) for i in images]))
-        with torch.inference_mode():
-            features = model.vision_features(pixels.to(device)).half().cpu()
-        cache[first : first + len(clips)] = features.numpy().reshape(len(clips), *shape[1:])
-    cache.flush()
-    part.rename(path)
+    with whole_file(path) as part:
+        cache = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        for first in tqdm(range(0, len(store), batch), desc="vision features"):
+            clips = range(first, min(first + batch, len(store)))
+            images = [image for clip in clips for image in store.frames(clip)]
+            pixels = torch.from_numpy(np.stack([preprocess(i, config.image_size) for i in images]))
+            with torch.inference_mode():
+                features = model.vision_features(pixels.to(device)).half().cpu()
+            cache[first : first + len(clips)] = features.numpy().reshape(len(clips), *shape[1:])
+        cache.flush()
 
 
 class ConversationSampler:
