@@ -1,4 +1,4 @@
-"""The geometry of llava-st-tiny around a network of next to nothing, for tests of streaming."""
+"""A geometry like llava-st-tiny's around a network of next to nothing, for tests of streaming."""
 
 from __future__ import annotations
 

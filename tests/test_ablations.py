@@ -22,7 +22,7 @@ from llava_st_ros.model.llava_st import AXES, LlavaST
 from llava_st_ros.simulation.clip_store import render_shards
 from llava_st_ros.training import ablations
 from llava_st_ros.training.ablations import Result, as_records, read_plan
-from llava_st_ros.training.conversations import collate
+from llava_st_ros.training.conversations import Lanes, collate
 from llava_st_ros.training.dense_alignment import DenseHeads, DenseStep
 from llava_st_ros.training.event_alignment import NUM_LABELS, EventHeads
 from llava_st_ros.training.losses import weighted_sum
@@ -59,7 +59,7 @@ def features() -> torch.Tensor:
 
 
 def test_every_variant_takes_a_step() -> None:
-    stage = ConversationStage(1, 1.0, 10, {"STVG": 1.0}, events=1.0, attention=1.0)
+    stage = ConversationStage(1, 1.0, 1, 10, {"STVG": 1.0}, events=1.0, attention=1.0)
     for name, variant in VARIANTS.items():
         model = network(variant)
         step: torch.nn.Module = ConversationStep(model, EventHeads(model.config), stage)
@@ -144,7 +144,7 @@ def test_only_the_streams_of_a_variant_reach_the_prompt(name: str, fast: bool, s
 def test_training_embeds_as_the_model_is_asked(name: str) -> None:
     """The same prompt by the training's batches and by embed_prompt, inputs in it."""
     model = network(VARIANTS[name])
-    conversation = TINY.encode(video_samples()[1:2], max_tokens=10)
+    conversation = TINY.encode(video_samples()[1:2], lanes=Lanes(1, 10))
     batch = collate([conversation])
     turn = conversation.turns[0]
     assert turn.width_inputs and turn.temporal_inputs

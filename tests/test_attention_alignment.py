@@ -9,6 +9,7 @@ import pytest
 import torch
 from stream_config import stream_config
 from tiny_model import tiny_config, tiny_model, tiny_tokenizer
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.language.prompt import PromptBuilder
@@ -17,7 +18,7 @@ from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.training.attention_alignment import attention, attention_loss, middle_layer
-from llava_st_ros.training.conversations import ConversationEncoder, Turn, collate
+from llava_st_ros.training.conversations import Batch, ConversationEncoder, Lanes, Turn, collate
 from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.evidence import showing
 from llava_st_ros.training.losses import weighted_sum
@@ -26,6 +27,7 @@ from llava_st_ros.training.stages import (
     ConversationStep,
     StageBatch,
     decode,
+    embed,
 )
 
 # Upper left; in a grid of 8 it covers columns 1 and 2 of row 1.
@@ -52,7 +54,7 @@ def slow(step: int, row: int, column: int) -> int:
 
 
 def encode(samples: list[Sample], tokenizer: Tokenizer, config: ModelConfig) -> tuple[Turn, ...]:
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 200))
     return encoder.encode(samples, np.random.default_rng(0)).turns
 
 
@@ -89,8 +91,7 @@ def test_a_tube_shows_its_times_and_a_frame_its_box(stream_tokenizer: Tokenizer)
     whole = sorted(first + second)
     found = chosen(video(Task.STVG, Answer(Task.STVG, span=(6, 7), boxes=TUBE)), stream_tokenizer)
     assert sorted(found) == [
-        # Both ends of the span, and the time of the first box.
-        ("<TEMP-006>", whole),
+        # Both ends of the span; the times of the boxes follow from them.
         ("<TEMP-006>", whole),
         ("<TEMP-007>", whole),
         ("<WIDTH-015>", first),
@@ -106,10 +107,17 @@ def test_a_span_without_boxes_is_shown_by_the_subjects_tube(stream_tokenizer: To
     assert chosen(video(Task.TVG, answer), stream_tokenizer) == []  # nobody knows where it happened
 
 
-def tiny(tokenizer: Tokenizer) -> tuple[LlavaST, StageBatch]:
-    """Two clips with a tube and a span each."""
+def tiny(tokenizer: Tokenizer, heads: int = 4, key_heads: int = 2) -> tuple[LlavaST, StageBatch]:
+    """Two clips with a tube and a span each; heads are 8 wide."""
     config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    language = dataclasses.replace(
+        config.language,
+        hidden_size=8 * heads,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+    )
+    config = dataclasses.replace(config, language=language)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(2, 300))
     boxes = tuple((t, Box(0.1, 0.2, 0.3, 0.4 + t / 100)) for t in (2, 3))
     samples = [
         video(Task.STVG, Answer(Task.STVG, span=(2, 3), boxes=boxes)),
@@ -127,26 +135,90 @@ def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> N
     model.model.set_attn_implementation("eager")
     conversations = batch.conversations
     with torch.inference_mode():
-        mask = torch.where(conversations.visible, 0.0, torch.finfo(torch.float32).min)
-        eager = dataclasses.replace(conversations, visible=mask)
-        states = decode(model, eager, batch.features, False).hidden_states
+        states = decode(model, conversations, batch.features, False).hidden_states
         maps: list[torch.Tensor] = []
         inner = model.model.layers[middle_layer(model)].self_attn
         inner.register_forward_hook(lambda _module, _inputs, output: maps.append(output[1]))
-        decode(model, eager, batch.features, False)
+        model.model(
+            inputs_embeds=embed(model, conversations, batch.features, False),
+            attention_mask=torch.where(everywhere(conversations), 0.0, -1e9),
+            position_ids=conversations.positions,
+        )
         ours = attention(model, conversations, states[middle_layer(model)])
     rows, places = conversations.choices.T
-    expected = maps[0][rows, : ours.shape[1], places]
-    assert len(ours) == 7 + 2  # two ends, a time and two left edges; two ends twice
+    expected = maps[0][rows, : ours.shape[1], places].gather(2, seen(conversations, ours.shape[1]))
+    assert len(ours) == 6 + 2  # two ends and two left edges; two ends
     assert torch.allclose(ours, expected, atol=1e-5)
     # A choice is written by the state before it.
     assert conversations.answer[rows, places + 1].all()
 
 
+def full_attention(model: LlavaST, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
+    """What ``attention`` is, from the scores of every head between all positions."""
+    layer = model.model.layers[middle_layer(model)]
+    inner, states = layer.self_attn, layer.input_layernorm(hidden)
+    query, key = (
+        part(states).unflatten(-1, (-1, inner.head_dim)).transpose(1, 2)
+        for part in (inner.q_proj, inner.k_proj)
+    )
+    rotary = model.model.rotary_emb(states, position_ids=batch.positions)
+    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    scores = query @ repeat_kv(key, inner.num_key_value_groups).mT * inner.scaling  # [B, h, L, L]
+    shares = scores.masked_fill(~everywhere(batch), -torch.inf).softmax(-1)
+    rows, places = batch.choices.T
+    taught = max(1, query.shape[1] // 2)
+    return shares[rows, :taught, places].gather(2, seen(batch, taught))
+
+
+def everywhere(batch: Batch) -> torch.Tensor:
+    """What each position sees of all others, bool [B, 1, L, L]."""
+    (rows, length), (tokens, width) = batch.ids.shape, batch.visible.shape[-2:]
+    prefix = width - tokens
+    whole = torch.zeros(rows, 1, length, length, dtype=torch.bool)
+    whole[:, :, :prefix, :prefix] = torch.ones(prefix, prefix).tril().bool()
+    for lane, visible in enumerate(batch.visible):
+        row, number = divmod(lane, len(batch.visible) // rows)
+        place = slice(prefix + number * tokens, prefix + (number + 1) * tokens)
+        whole[row, 0, place, :prefix] = visible[0, :, :prefix]
+        whole[row, 0, place, place] = visible[0, :, prefix:]
+    return whole
+
+
+def seen(batch: Batch, heads: int) -> torch.Tensor:
+    """The positions that ``attention`` tells of, int64 [n, heads, P + T]: prefix and lane."""
+    tokens, width = batch.visible.shape[-2:]
+    prefix = width - tokens
+    starts = [prefix + (int(p) - prefix) // tokens * tokens for p in batch.choices[:, 1]]
+    rows = [[*range(prefix), *range(start, start + tokens)] for start in starts]
+    return torch.tensor(rows)[:, None].expand(-1, heads, -1)
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (4, 4), (6, 2), (6, 3), (2, 1), (1, 1)])
+def test_attention_at_the_choices_alone_is_that_of_all_positions(
+    tokenizer: Tokenizer, heads: int, key_heads: int
+) -> None:
+    model, batch = tiny(tokenizer, heads, key_heads)
+    model, conversations = model.double(), batch.conversations
+    hidden = torch.randn(*conversations.ids.shape, 8 * heads, dtype=torch.float64)
+    hidden.requires_grad_()
+    ours, theirs = (of(model, conversations, hidden) for of in (attention, full_attention))
+    expected = (len(conversations.choices), max(1, heads // 2), conversations.visible.shape[-1])
+    assert ours.shape == theirs.shape == expected
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+    weights = torch.randn_like(ours)
+    inner = model.model.layers[middle_layer(model)].self_attn
+    learned = (hidden, inner.q_proj.weight, inner.k_proj.weight)
+    gradients = [
+        torch.autograd.grad((shares * weights).sum(), learned) for shares in (ours, theirs)
+    ]
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(*gradients))
+    assert all(gradient.abs().max() > 1e-3 for gradient in gradients[0])
+
+
 def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
     torch.manual_seed(0)
     model, batch = tiny(tokenizer)
-    stage = ConversationStage(2, 1.0, 2000, {}, attention=1.0)
+    stage = ConversationStage(2, 1.0, 2, 300, {}, attention=1.0)
     step = ConversationStep(model, EventHeads(model.config), stage)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     looks = []

@@ -17,9 +17,12 @@ from llava_st_ros.training.conversations import (
     Batch,
     Conversation,
     ConversationEncoder,
+    Lanes,
     collate,
 )
 from llava_st_ros.training.stages import answer_terms, decode, embed, weighted_order
+
+ROOM = Lanes(2, 440)  # for two of video_samples in the first lane, one in the second
 
 
 class Tiny:
@@ -35,8 +38,8 @@ class Tiny:
     def model(self) -> LlavaST:
         return tiny_model(self.config)
 
-    def encode(self, samples: list[Sample], max_tokens: int = 2000) -> Conversation:
-        encoder = ConversationEncoder(self.builder, self.config, max_tokens)
+    def encode(self, samples: list[Sample], lanes: Lanes = ROOM) -> Conversation:
+        encoder = ConversationEncoder(self.builder, self.config, lanes)
         return encoder.encode(samples, np.random.default_rng(0))
 
     def loss(
@@ -78,23 +81,32 @@ def hidden(model: LlavaST, batch: Batch, features: torch.Tensor) -> torch.Tensor
 def test_turns_side_by_side_equal_turns_alone() -> None:
     tiny = Tiny()
     model, features, whole = tiny.model(), tiny.features, tiny.encode(video_samples())
-    assert len(whole.turns) == 3
+    assert [len(lane) for lane in whole.lanes] == [2, 1]
+    prefix = len(whole.prefix)
     with torch.inference_mode():
-        together = hidden(model, collate([whole], 900), features)[0]
-        start = len(whole.prefix)
-        for turn in whole.turns:
-            alone = hidden(model, collate([dataclasses.replace(whole, turns=(turn,))]), features)[0]
-            length = len(turn.ids)
-            assert torch.allclose(
-                together[start : start + length], alone[len(whole.prefix) :], atol=1e-4
-            )
-            start += length
+        together = hidden(model, collate([whole]), features)[0]
+        for number, lane in enumerate(whole.lanes):
+            start = prefix + number * ROOM.tokens
+            for turn in lane:
+                only = dataclasses.replace(whole, lanes=((turn,),), lane_tokens=0)
+                alone = hidden(model, collate([only]), features)[0]
+                length = len(turn.ids)
+                assert torch.allclose(together[start : start + length], alone[prefix:], atol=1e-4)
+                start += length
+        # A prompt of its own, as at inference.
+        turn = whole.turns[0]
+        ids = torch.from_numpy(np.concatenate([whole.prefix, turn.ids]))
+        visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
+        inputs = (turn.temporal_inputs, turn.height_inputs, turn.width_inputs)
+        states = model.decode(model.embed_prompt(ids, visual, *inputs)[None])[0]
+        assert torch.allclose(together[:prefix], states[:prefix], atol=1e-4)
+        assert torch.allclose(together[prefix : prefix + len(turn.ids)], states[prefix:], atol=1e-4)
 
 
 def test_embedding_equals_the_models_own() -> None:
     tiny = Tiny()
     model, features = tiny.model(), tiny.features
-    conversation = tiny.encode(video_samples()[1:2], max_tokens=10)
+    conversation = tiny.encode(video_samples()[1:2], lanes=Lanes(1, 10))
     batch = collate([conversation])
     with torch.inference_mode():
         ours = embed(model, batch, features, False)[0]
@@ -141,8 +153,8 @@ def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
     stvg, elc, tvg = video_samples()
     left = f"<WIDTH-{round(0.13 * (config.num_spatial_tokens - 1)):03d}>"
     span = ["<TEMP-002>", "<TEMP-004>"]
-    assert decisive_text(Task.STVG, stvg) == [*first, *span, "<TEMP-002>", left]
-    assert decisive_text(Task.ELC, elc) == ["<TEMP-004>", "<TEMP-002>", left]
+    assert decisive_text(Task.STVG, stvg) == [*first, *span, left]
+    assert decisive_text(Task.ELC, elc) == ["<TEMP-004>", left]
     assert decisive_text(Task.TVG, tvg) == [*first, "<TEMP-001>", "<TEMP-007>"]
 
 
@@ -182,7 +194,7 @@ def test_deciding_tokens_weigh_what_they_are_told() -> None:
 
 
 def test_a_full_conversation_leaves_turns_out_but_never_all() -> None:
-    assert len(Tiny().encode(video_samples(), max_tokens=1).turns) == 1
+    assert len(Tiny().encode(video_samples(), lanes=Lanes(1, 1)).turns) == 1
 
 
 def test_the_loss_falls_when_the_answer_is_learned() -> None:
@@ -203,7 +215,10 @@ def test_the_loss_falls_when_the_answer_is_learned() -> None:
 
 def test_a_task_without_weight_is_not_asked() -> None:
     rng = np.random.default_rng(0)
-    order = [weighted_order(video_samples(), {"STVG": 1.0, "TVG": 9.0}, rng) for _ in range(200)]
-    assert all({s.task for s in samples} == {Task.STVG, Task.TVG} for samples in order)
-    first = sum(samples[0].task is Task.TVG for samples in order)
+    samples = [(s.task.value, s) for s in video_samples()]
+    # How many there are of a task does not make it weigh more.
+    samples += 20 * [sample for sample in samples if sample[0] == "STVG"]
+    order = [weighted_order(samples, {"STVG": 1.0, "TVG": 9.0}, rng) for _ in range(200)]
+    assert all({s.task for s in chosen} == {Task.STVG, Task.TVG} for chosen in order)
+    first = sum(chosen[0].task is Task.TVG for chosen in order)
     assert 150 < first < 200  # nine of ten on the average

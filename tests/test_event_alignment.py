@@ -13,7 +13,7 @@ from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.training.attention_alignment import middle_layer
-from llava_st_ros.training.conversations import ConversationEncoder, collate
+from llava_st_ros.training.conversations import ConversationEncoder, Lanes, collate
 from llava_st_ros.training.event_alignment import (
     KINDS,
     NAMES,
@@ -80,7 +80,7 @@ def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
     config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
     model, heads = tiny_model(config), EventHeads(config)
     torch.nn.init.normal_(heads.labels.weight)  # as after some learning
-    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, max_tokens=2000)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 50))
     sample = Sample(Task.TVG, "the box", None, None, None, Answer(Task.TVG, span=(1, 7)))
     batch = StageBatch(
         collate([encoder.encode([sample], np.random.default_rng(0))]),
@@ -88,7 +88,7 @@ def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
         torch.rand(1, config.num_fast_tokens, NUM_LABELS) < 0.1,
         ("a clip",),
     )
-    stage = ConversationStage(1, 1.0, 2000, {"TVG": 1.0})
+    stage = ConversationStage(1, 1.0, 1, 50, {"TVG": 1.0})
 
     def loss(stage: ConversationStage) -> torch.Tensor:
         terms = ConversationStep(model, heads, stage)(batch)

@@ -25,6 +25,7 @@ from llava_st_ros.simulation.simulator import (
     split_seed,
 )
 from llava_st_ros.simulation.wording import (
+    BEHIND,
     PREDICATES,
     all_texts,
     event_text,
@@ -137,6 +138,9 @@ def meant(text: str, clip: SimulatedClip) -> set[int] | None:
     return None
 
 
+SAID = [predicate for said in (*PREDICATES.values(), BEHIND) for predicate in said]
+
+
 def scenery(*placed_objects: tuple[str, float, float]) -> Scenery:
     """Objects by full name at the centres given."""
     objects, boxes = [], []
@@ -237,6 +241,25 @@ def test_what_is_asked_and_not_there_is_not_there(asked) -> None:
             if sample.task is not Task.REC:
                 assert meant(sample.text, clip) in (None, set()), sample.text
     assert kinds == set(REFUSABLE)
+
+
+def test_neither_span_nor_grammar_tells_that_nothing_matches(asked) -> None:
+    """What is true of every question that has an answer is true of the others."""
+    hit = re.compile(r"(?:collides with|hits|bumps into|behind) the (.*?)\??$")
+    spans = things = names = 0
+    for clip, samples in asked:
+        given = {(e.span[0] / 19, e.span[1] / 19) for e in clip.events}
+        for sample in samples:
+            if not sample.answer.nothing or sample.task is Task.REC:
+                continue
+            if sample.task is Task.SVG:
+                spans += 1
+                assert sample.span in given
+                names += not any(p.split(" the")[0] in sample.text for p in SAID)
+            if thing := hit.search(sample.text):
+                things += 1
+                assert thing[1] in {item.name for item in clip.objects}
+    assert spans > 10 and things > 3 and names > 3
 
 
 def test_an_absent_object_is_absent_and_a_misplaced_one_elsewhere() -> None:

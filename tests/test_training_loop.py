@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
+from llava_st_ros.training import loop
 from llava_st_ros.training.batches import Share, moved, prefetched
 from llava_st_ros.training.dense_alignment import patch_targets
 from llava_st_ros.training.loop import LoopConfig, TrainingError, run
@@ -198,6 +200,35 @@ def test_a_stage_ends_with_its_minutes(tmp_path: Path) -> None:
     assert last["rate"] < 0.9 * config.rate  # it cools down by the clock: by steps it would not
     # It stays over: called again it takes no step.
     assert run("short", small_net(), points, config, tmp_path) == steps
+
+
+def test_the_first_step_is_not_on_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compiles, also in a process that goes on from a saved state."""
+    now = 0.0
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
+
+    class SlowStart(Line):
+        seconds = 600.0
+
+        def forward(self, batch: Numbers) -> Terms:
+            nonlocal now
+            now, self.seconds = now + self.seconds, 6.0
+            return super().forward(batch)
+
+    expected: list[float] = []
+    for minutes in (1, 2):
+        config = LoopConfig(steps=1000, minutes=minutes, rate=0.5, warmup=1, log_every=1)
+        expected += [minutes - 1 + tenths / 10 for tenths in range(11)]
+        steps = run("slow", SlowStart(), lambda _: numbers(1.0), config, tmp_path)
+        assert steps == len(expected)
+        lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert [line["minutes"] for line in lines] == pytest.approx(expected)
+        # The rate for a step follows the clock as it stood after the one before.
+        assert lines[-1]["rate"] == pytest.approx(
+            0.5 * rate_share(expected[-2] / minutes, steps - 1, 1)
+        )
 
 
 def test_clips_come_back_from_disk_as_they_were(tmp_path: Path) -> None:

@@ -24,11 +24,17 @@ from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.simulator import SimulatedEvent
 from llava_st_ros.training import pipeline
-from llava_st_ros.training.conversations import ConversationEncoder
+from llava_st_ros.training.conversations import ConversationEncoder, Lanes
 from llava_st_ros.training.stages import ConversationSampler, ConversationStage
 
 CLIPS, FRAMES, SIZE = 3, 5, 48
-QUESTIONS = {"batch": 2, "max_tokens": 60, "mix": {"REC": 1, "STVG": 1}, "attention": 1.0}
+QUESTIONS = {
+    "batch": 2,
+    "lanes": 2,
+    "lane_tokens": 60,
+    "mix": {"REC": 1, "STVG": 1},
+    "attention": 1.0,
+}
 SETTINGS: dict[str, Any] = {
     "seed": 3,
     "data": {"clips": CLIPS},
@@ -148,11 +154,28 @@ def test_a_wrong_setting_is_found_before_anything_is_trained(
     assert not (tmp_path / "work").exists()
 
 
+def test_a_work_folder_stays_with_what_it_was_begun_with(tmp_path: Path, data: Path) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"]}
+    train(tmp_path, data, settings)
+    other = copy.deepcopy(settings)
+    other["model"]["text_vocabulary"] += 8
+    with pytest.raises(ConfigError, match="work, begun with another model and tokenizer; "):
+        train(tmp_path, data, other)
+    fewer = tmp_path / "fewer"
+    list(render_shards(fewer, "train", 1, num_frames=FRAMES, size=SIZE, workers=1))
+    with pytest.raises(ConfigError, match="begun with another clips; "):
+        train(tmp_path, fewer, settings)
+    (tmp_path / "work" / "made_from.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"made_from\.json: KeyError"):
+        train(tmp_path, data, settings)
+
+
 @pytest.fixture(scope="module")
 def encoder() -> ConversationEncoder:
     tokenizer = pipeline.learn_tokenizer(SETTINGS["model"])
     config = pipeline.model_config(SETTINGS["model"], tokenizer)
-    return ConversationEncoder(PromptBuilder(tokenizer, config), config, 60)
+    return ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 60))
 
 
 class Store(list[Any]):
@@ -175,7 +198,7 @@ def test_clips_with_a_lone_event_can_be_left_out(encoder: ConversationEncoder) -
 
     def drawn(share: float) -> float:
         """How many of the batch are the lone one."""
-        stage = ConversationStage(40, 1.0, 60, {"STVG": 1.0}, lone=share)
+        stage = ConversationStage(40, 1.0, 1, 60, {"STVG": 1.0}, lone=share)
         batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
         return float((batch.features[:, 0, 0, 0] == 0).float().mean())
 
@@ -190,7 +213,7 @@ def test_questions_that_nothing_answers_can_be_left_out(encoder: ConversationEnc
 
     def refused(share: float) -> float:
         """How many of the batch's conversations hold a refusal."""
-        stage = ConversationStage(40, 1.0, 60, {"TVG": 1.0}, refusals=share)
+        stage = ConversationStage(40, 1.0, 1, 60, {"TVG": 1.0}, refusals=share)
         batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
         said = batch.conversations
         rows = [ids[marked].tolist() for ids, marked in zip(said.ids, said.answer)]

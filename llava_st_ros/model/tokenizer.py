@@ -7,6 +7,7 @@ coordinate tokens follow without a gap, so that each is its table's row plus an 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,6 +130,11 @@ class Tokenizer:
             ("tokenizer_config.json", json.dumps(settings, indent=1)),
         ):
             write_text(folder / name, content)
+
+    @property
+    def digest(self) -> str:
+        """A hash that two tokenizers share if they give the same ids to the same text."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def check_fits(self, config: ModelConfig) -> None:
         """Raise CheckpointError unless the tokenizer belongs to a model of this geometry."""

@@ -8,6 +8,7 @@ and renamed when it is whole, so that a killed run leaves no half shard and star
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -118,10 +119,12 @@ class ClipStore:
         self._truths: list[dict[str, Any]] = []
         self._frames: list[tuple[np.ndarray, int]] = []
         self._sources: list[str] = []
+        digest = hashlib.sha256()
         for shard in shards:
             try:
                 frames = np.load(shard / "frames.npy", mmap_mode="r", allow_pickle=False)
-                truths = json.loads((shard / "clips.json").read_text(encoding="utf-8"))
+                text = (shard / "clips.json").read_bytes()
+                truths = json.loads(text)
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"{shard}: {error}", "a whole shard", "delete it and run simulate again"
@@ -132,9 +135,12 @@ class ClipStore:
                     "one truth a clip",
                     "delete it and run simulate again",
                 )
+            digest.update(text)
             self._truths += truths
             self._frames += [(frames, index) for index in range(len(frames))]
             self._sources += [f"{shard.name}:{index}" for index in range(len(frames))]
+
+        self.digest = digest.hexdigest()  # of what is true of the clips, frames not included
 
     def __len__(self) -> int:
         return len(self._truths)

@@ -36,8 +36,10 @@ def missing_event(clip: SimulatedClip, rng: np.random.Generator) -> str | None:
         said = PREDICATES[kind]
         if kind is EventKind.ROLLS and rng.random() < 0.3:
             said = BEHIND
-        other = _of(clip.objects[int(rng.integers(len(clip.objects)))], rng)
-        predicate = said[int(rng.integers(len(said)))].replace("@", other.words(rng))
+        # As where it does happen (wording.predicates): words must not tell what only eyes can.
+        others = [item for item in clip.objects if not subject.fits(item)] or clip.objects
+        other = others[int(rng.integers(len(others)))].name
+        predicate = said[int(rng.integers(len(said)))].replace("@", other)
         joined = "that " if rng.random() < 0.3 else ""
         return f"the {subject.words(rng)} {joined}{predicate}"
     return None
@@ -50,9 +52,14 @@ def missing_object(scenery: Scenery, rng: np.random.Generator) -> str | None:
     """
     if len(scenery.indices) > 1 and rng.random() < 0.25:
         return _misplaced(scenery, rng)
+    return missing_name(scenery.objects, rng)
+
+
+def missing_name(objects: tuple[SimulatedObject, ...], rng: np.random.Generator) -> str | None:
+    """Attributes in words that fit none of the objects; None where chance finds none."""
     for _ in range(_ATTEMPTS):
-        description = _mixed(scenery.objects, rng)
-        if not any(description.fits(item) for item in scenery.objects):
+        description = _mixed(objects, rng)
+        if not any(description.fits(item) for item in objects):
             return f"the {description.words(rng)}"
     return None
 
@@ -91,10 +98,12 @@ def _mixed(objects: tuple[SimulatedObject, ...], rng: np.random.Generator) -> De
         color, shape = drawn("color", tuple(COLORS)), drawn("shape", SHAPES)
     mixed = Description(size, color, shape)
     left_out = rng.random()
-    if left_out < 0.65:
+    if left_out < 0.6:
         return Description(None, mixed.color, mixed.shape)
-    if left_out < 0.75:
+    if left_out < 0.7:
         return Description(mixed.size, None, mixed.shape)
+    if left_out < 0.8:
+        return Description(None, mixed.color, None)
     if left_out < 0.85:
         return Description(None, None, mixed.shape)
     return mixed

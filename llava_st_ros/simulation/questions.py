@@ -8,7 +8,7 @@ import numpy as np
 
 from llava_st_ros.language.tasks import Question, num_templates, question
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.simulation.negatives import missing_event, missing_object
+from llava_st_ros.simulation.negatives import missing_event, missing_name, missing_object
 from llava_st_ros.simulation.placing import Scenery
 from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
 from llava_st_ros.simulation.wording import (
@@ -131,17 +131,20 @@ def _event_samples(
 
 
 def _unanswered(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
-    """A STVG, a TVG and a SVG question about what does not happen."""
+    """A STVG, a TVG and a SVG question about what does not happen; that of SVG may be about what
+    is not there, whatever happens."""
     samples = []
     last = len(clip.frames) - 1
     for task in (Task.STVG, Task.TVG, Task.SVG):
-        text = missing_event(clip, rng)
+        by_name = task is Task.SVG and rng.random() < 0.3
+        text = missing_name(clip.objects, rng) if by_name else missing_event(clip, rng)
         if text is None:
             continue
         span = None
         if task is Task.SVG:
-            first, length = int(rng.integers(last - 1)), int(rng.integers(2, last))
-            span = (first / last, min(last, first + length) / last)
+            # The span of what does happen, as in questions that have an answer.
+            event = clip.events[int(rng.integers(len(clip.events)))]
+            span = (event.span[0] / last, event.span[1] / last)
         samples.append(Sample(task, text, span, None, None, Answer(task, nothing=True)))
     return samples
 

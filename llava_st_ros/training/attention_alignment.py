@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.training.conversations import Batch
@@ -41,20 +41,33 @@ def attention_loss(
 
 
 def attention(model: LlavaST, batch: Batch, hidden: Tensor) -> Tensor:
-    """Attention of the taught heads at the batch's n choices to every position, [n, heads, L]."""
+    """Attention of the taught heads at the batch's n choices, [n, heads, P + T]: to the prefix and
+    to the lane that the choice lies in."""
     layer = model.model.layers[middle_layer(model)]
     inner = layer.self_attn
-    states = layer.input_layernorm(hidden)
-    split = (*states.shape[:2], -1, inner.head_dim)
-    query = inner.q_proj(states).view(split).transpose(1, 2)  # [B, heads, L, head_dim]
-    key = inner.k_proj(states).view(split).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(
-        query, key, *model.model.rotary_emb(states, position_ids=batch.positions)
-    )
-    key = repeat_kv(key, inner.num_key_value_groups)
-    taught = max(1, query.shape[1] // 2)
+    taught = max(1, model.config.language.num_attention_heads // 2)
+    groups = inner.num_key_value_groups  # query heads that share a key head
+    key_heads = -(-taught // groups)
+    tokens, seen = batch.visible.shape[-2:]
+    prefix, count = seen - tokens, len(batch.visible) // len(hidden)
     rows, places = batch.choices.T
-    scores = query[:, :taught] @ key[:, :taught].transpose(2, 3) * inner.scaling  # [B, h, L, L]
-    visible = batch.visible[rows, 0, places]
-    chosen = scores[rows, :, places].masked_fill(~visible[:, None], float("-inf"))
-    return torch.softmax(chosen, dim=-1)
+    lanes, within = rows * count + (places - prefix) // tokens, (places - prefix) % tokens
+    states = layer.input_layernorm(hidden)
+    cos, sin = model.model.rotary_emb(states, position_ids=batch.positions)  # [B, L, head_dim]
+    query = inner.q_proj(states[rows, places]).unflatten(-1, (-1, inner.head_dim))
+    query = _rotated(query, cos[rows, places], sin[rows, places])  # [n, all heads, head_dim]
+    # Every head of the key heads in use, so that they come in whole groups.
+    query = query[:, : key_heads * groups].unflatten(1, (key_heads, groups))
+    key = inner.k_proj(states).unflatten(-1, (-1, inner.head_dim))[:, :, :key_heads]
+    key = _rotated(key, cos, sin)
+    own = key[:, prefix:].unflatten(1, (count, tokens)).flatten(0, 1)
+    # Not by [rows]: the gradient of index_select is much the faster one.
+    key = torch.cat([key[:, :prefix].index_select(0, rows), own.index_select(0, lanes)], dim=1)
+    scores = torch.einsum("nkgd,nlkd->nkgl", query, key).flatten(1, 2)[:, :taught] * inner.scaling
+    visible = batch.visible[lanes, :, within]  # [n, 1, P + T]
+    return torch.softmax(scores.masked_fill(~visible, float("-inf")), dim=-1)
+
+
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads [..., heads, head_dim] at the positions of cos and sin [..., head_dim]."""
+    return heads * cos.unsqueeze(-2) + rotate_half(heads) * sin.unsqueeze(-2)

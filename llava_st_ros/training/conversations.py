@@ -1,8 +1,10 @@
 """Training batches: many questions about one picture or clip, answered side by side.
 
-A conversation's questions share the visual prefix, which is most of its length. Each question and
-its answer form a *turn* that sees the prefix and itself but no other turn, at the positions it
-would have alone: one forward pass trains every turn exactly as if it were a prompt of its own.
+A conversation's questions share the visual prefix, which costs the most. Each question and its
+answer form a *turn* that sees the prefix and itself but no other turn, at the positions it would
+have alone: one forward pass trains every turn exactly as if it were a prompt of its own. Behind
+the prefix the turns lie in *lanes* of equal length, several in each, so that attention never has
+to look from one lane into another (see lane_attention).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from llava_st_ros.language.answer_format import REFUSABLE, format_answer
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.records import Task
 from llava_st_ros.simulation.questions import Sample
-from llava_st_ros.training.evidence import evidence, leading_times, left_edges
+from llava_st_ros.training.evidence import chosen_times, evidence, left_edges
 
 MISFITS = 3
 
@@ -40,18 +42,33 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Lanes:
+    """Room for turns: ``count`` lanes of ``tokens`` tokens each."""
+
+    count: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Conversation:
-    """Turns about one visual input. ``prefix`` int64 [p] ends with the visual block."""
+    """Turns about one visual input, by lanes that have room for ``lane_tokens``. ``prefix`` int64
+    [P] ends with the visual block."""
 
     prefix: np.ndarray
-    turns: tuple[Turn, ...]
+    lanes: tuple[tuple[Turn, ...], ...]
+    lane_tokens: int = 0
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple(turn for lane in self.lanes for turn in lane)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B conversations padded to L tokens.
+    """B conversations, each a prefix of P tokens and K lanes of T tokens: L = P + K * T.
 
-    ``ids`` int64 [B, L]; ``positions`` int64 [B, L]; ``visible`` bool [B, 1, L, L] (query, key);
+    ``ids`` int64 [B, L]; ``positions`` int64 [B, L]; ``visible`` bool [B * K, 1, T, P + T], what
+    each token of a lane sees of the prefix and of its lane (the prefix itself is causal);
     ``answer`` bool [B, L] marks the tokens to be predicted, ``values`` f32 [B, L] their exact
     coordinates, ``decisive`` bool [B, L] those that decide what follows. ``choices`` int64 [n, 2]
     are the (row, position) of states that write a token with ``evidence`` bool [n, V]. The inputs
@@ -74,33 +91,36 @@ class Batch:
 class ConversationEncoder:
     """Samples of the simulator -> conversations in token ids."""
 
-    def __init__(self, builder: PromptBuilder, config: ModelConfig, max_tokens: int) -> None:
-        self.builder, self.config, self.max_tokens = builder, config, max_tokens
+    def __init__(self, builder: PromptBuilder, config: ModelConfig, lanes: Lanes) -> None:
+        self.builder, self.config, self.lanes = builder, config, lanes
         special = config.special_tokens
         self._block_ends = (special.im_end, special.slow_vid_end)
 
     def encode(self, samples: Sequence[Sample], rng: np.random.Generator) -> Conversation:
-        """Samples in their order, at least one, as they fit into ``max_tokens``; those that do not
-        are left out, and after ``MISFITS`` of them it is taken to be full."""
+        """Samples in their order, at least one, each in the first lane with room for it; those that
+        fit nowhere are left out, and after ``MISFITS`` of them it is taken to be full."""
         prefix: np.ndarray | None = None
-        turns: list[Turn] = []
-        length = misfits = 0
+        turns: list[list[Turn]] = [[] for _ in range(self.lanes.count)]
+        room = [self.lanes.tokens] * self.lanes.count
+        misfits = 0
         for sample in samples:
             answer = format_answer(sample.answer, self.config)
             whole = self.builder.conversation([(sample.asked(rng), answer)])
             ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
             cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
+            length = len(ids) - cut
+            lane = next((i for i, free in enumerate(room) if free >= length), None)
             if prefix is None:
-                prefix, length = ids[:cut], cut
-            if turns and length + len(ids) - cut > self.max_tokens:
+                prefix, lane = ids[:cut], 0  # the first one has a place, even beyond its lane's end
+            if lane is None:
                 misfits += 1
                 if misfits == MISFITS:
                     break
                 continue
-            length += len(ids) - cut
+            room[lane] -= length
             decisive = decisive_tokens(ids, answered, sample.task, self.config)
             choices, shown = evidence(ids, answered, sample, self.config)
-            turns.append(
+            turns[lane].append(
                 Turn(
                     ids[cut:],
                     answered[cut:],
@@ -114,7 +134,7 @@ class ConversationEncoder:
                 )
             )
         assert prefix is not None
-        return Conversation(prefix, tuple(turns))
+        return Conversation(prefix, tuple(map(tuple, turns)), self.lanes.tokens)
 
 
 def decisive_tokens(
@@ -125,7 +145,7 @@ def decisive_tokens(
 
     The first word of an answer says whether anything matches. The left edge of a box says which
     object is meant; the other edges follow from it, and so do the later boxes of a tube. Times
-    decide before a tube; inside it they count on.
+    decide where none implies them: before a tube, not inside it.
     """
     left = left_edges(ids, answer, config)
     if not task.on_image:
@@ -133,37 +153,46 @@ def decisive_tokens(
     first = np.zeros_like(left)
     if task in REFUSABLE:
         first[np.flatnonzero(answer)[:1]] = True
-    return first | left | leading_times(ids, answer, config)
+    return first | left | chosen_times(ids, answer, task, config)
 
 
-def collate(conversations: Sequence[Conversation], length: int = 0) -> Batch:
-    """Pad to ``length`` tokens, or to the longest where that is longer; see Batch."""
-    lengths = [len(c.prefix) + sum(len(t.ids) for t in c.turns) for c in conversations]
-    shape = (len(conversations), max(length, *lengths))
+def collate(conversations: Sequence[Conversation]) -> Batch:
+    """Of equal prefixes' lengths and numbers of lanes; lanes as long as the longest, see Batch.
+
+    Conversations of one encoder that are all about clips, or all about pictures, have always the
+    same shape (unless a single turn is longer than a lane), so that a compiled model meets one.
+    """
+    lanes = [lane for conversation in conversations for lane in conversation.lanes]
+    prefix, count = len(conversations[0].prefix), len(conversations[0].lanes)
+    tokens = max(sum(len(turn.ids) for turn in lane) for lane in lanes)
+    tokens = max(tokens, *(c.lane_tokens for c in conversations))
+    shape = (len(conversations), prefix + count * tokens)
     ids = np.zeros(shape, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
-    turn_of = np.full(shape, -1, dtype=np.int64)
+    turn_of = np.zeros(shape, dtype=np.int64)  # 0 of what is no turn
     answer = np.zeros(shape, dtype=bool)
     decisive = np.zeros(shape, dtype=bool)
     values = np.full(shape, np.nan, dtype=np.float32)
     choices = []
     for row, conversation in enumerate(conversations):
-        end = len(conversation.prefix)
-        ids[row, :end] = conversation.prefix
-        positions[row, :end] = np.arange(end)
-        turn_of[row, :end] = 0
-        for number, turn in enumerate(conversation.turns, start=1):
-            place = slice(end, end + len(turn.ids))
-            ids[row, place], answer[row, place] = turn.ids, turn.answer
-            values[row, place], decisive[row, place] = turn.values, turn.decisive
-            choices += [(row, end + token - 1) for token in turn.choices]
-            positions[row, place] = len(conversation.prefix) + np.arange(len(turn.ids))
-            turn_of[row, place] = number
-            end = place.stop
-    same = turn_of[:, :, None] == turn_of[:, None, :]
-    prefix_key = (turn_of == 0)[:, None, :] & (turn_of >= 0)[:, :, None]
-    causal = np.tril(np.ones((shape[1], shape[1]), dtype=bool))
-    visible = (same | prefix_key) & causal  # padding sees padding: no row is empty
+        ids[row, :prefix] = conversation.prefix
+        positions[row, :prefix] = np.arange(prefix)
+        number = 0
+        for lane, inside in enumerate(conversation.lanes):
+            end = prefix + lane * tokens
+            for turn in inside:
+                place, number = slice(end, end + len(turn.ids)), number + 1
+                ids[row, place], answer[row, place] = turn.ids, turn.answer
+                values[row, place], decisive[row, place] = turn.values, turn.decisive
+                choices += [(row, end + token - 1) for token in turn.choices]
+                positions[row, place] = prefix + np.arange(len(turn.ids))
+                turn_of[row, place] = number
+                end = place.stop
+    owner = turn_of[:, prefix:].reshape(-1, tokens)  # of every lane
+    causal = np.tril(np.ones((tokens, tokens), dtype=bool))
+    own = (owner[:, :, None] == owner[:, None, :]) & causal  # padding too: no row is empty
+    of_prefix = np.repeat(owner[:, :, None] > 0, prefix, axis=2)
+    visible = np.concatenate([of_prefix, own], axis=2)
     turns = [turn for conversation in conversations for turn in conversation.turns]
 
     def flat(name: str) -> Tensor:

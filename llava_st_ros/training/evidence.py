@@ -11,8 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.records import Box
+from llava_st_ros.records import Box, Task
 from llava_st_ros.simulation.questions import Sample
+
+# How many of an answer's times are chosen: those of a tube count on from them or, of SVG, from the
+# question's span. Of a task that is not here, all.
+CHOSEN_TIMES = {Task.STVG: 2, Task.SVG: 0, Task.TVG: 2, Task.ELC: 1}
 
 
 def left_edges(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.ndarray:
@@ -21,10 +25,12 @@ def left_edges(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.n
     return edges & (np.cumsum(edges) % 4 == 1)
 
 
-def leading_times(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """An answer's time tokens up to its first box, which they choose: bool [n]."""
+def chosen_times(
+    ids: np.ndarray, answer: np.ndarray, task: Task, config: ModelConfig
+) -> np.ndarray:
+    """An answer's time tokens that no other token implies: bool [n] of ids int64 [n]."""
     times = answer & (ids >= config.temporal_offset) & (ids < config.height_offset)
-    return times & (np.cumsum(left_edges(ids, answer, config)) == 0)
+    return times & (np.cumsum(times) <= CHOSEN_TIMES.get(task, len(ids)))
 
 
 def evidence(
@@ -42,7 +48,7 @@ def evidence(
     assert len(places) == len(shown), "an answer whose boxes are not the sample's"
     tube = [showing(frame, box, on_image, config) for frame, box in sample.tube] or shown
     if tube and not on_image:
-        times = np.flatnonzero(leading_times(ids, answer, config))
+        times = np.flatnonzero(chosen_times(ids, answer, sample.task, config))
         places = np.concatenate([places, times])
         shown = [*shown, *[np.any(tube, axis=0)] * len(times)]
     tokens = config.num_fast_tokens + config.num_slow_tokens

@@ -54,6 +54,8 @@ class LoopConfig(RateConfig):
 
     ``minutes`` ends the cosine early on a slow machine: the rate follows the larger of the two
     shares, steps done and minutes spent, so that a run cut by its time limit still cools down.
+    Minutes are counted without the first step, which compiles (that of each process of a run that
+    was interrupted).
     A step is ``accumulate`` batches, one after another, whose gradients are averaged.
     ``explosion``: after the warm-up a loss is taken to have exploded beyond so many times its
     running mean, or so many nats where the mean is less than one (a model that is nearly
@@ -140,7 +142,7 @@ class _Loop:
         state = run_state.load(folder, name, self.step, self._inner_steppers(), self.settings)
         self.done, self.minutes, self.means = state.step, state.minutes, RunningMeans(state.means)
         self.saved = (state.step, state.minutes)
-        self.began = time.monotonic() - 60 * state.minutes
+        self.began: float | None = None  # when minutes were 0; unknown before the first step's end
 
     def run(self) -> int:
         config, first = self.config, self.done
@@ -169,6 +171,8 @@ class _Loop:
             rate = self._set_rates()
             found = self._take_step(made)
             self.done, self.minutes = self.done + 1, found.minutes
+            if self.began is None:
+                self.began = time.monotonic() - 60 * self.minutes
             self.means.update(found.values)
             samples += found.samples
             per_step = (time.monotonic() - here) / 60 / (self.done - first)
@@ -206,7 +210,7 @@ class _Loop:
             config.accumulate,
             config.clip_norm,
             accelerator,
-            minutes=lambda: (time.monotonic() - self.began) / 60,
+            minutes=self._minutes_now,
             told=lambda: self.interrupts.received is not None,
         )
         self._check(found)
@@ -214,6 +218,9 @@ class _Loop:
             stepper.step()
             stepper.zero_grad()
         return found
+
+    def _minutes_now(self) -> float:
+        return self.minutes if self.began is None else (time.monotonic() - self.began) / 60
 
     def _check(self, found: Gradients) -> None:
         """Raises TrainingError, before the step is taken, where it would do harm."""

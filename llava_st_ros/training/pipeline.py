@@ -7,6 +7,7 @@ that was killed goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from llava_st_ros.simulation.questions import all_texts
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES
 from llava_st_ros.training import dense_alignment, loop, packer_alignment, run_state
 from llava_st_ros.training.batches import Batch, Share
-from llava_st_ros.training.conversations import ConversationEncoder
+from llava_st_ros.training.conversations import ConversationEncoder, Lanes
 from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.initialise import initialise
 from llava_st_ros.training.objective import (
@@ -48,10 +49,11 @@ from llava_st_ros.training.stages import (
     parameter_count,
 )
 from llava_st_ros.training.variants import PAPER, Variant
-from llava_st_ros.whole_files import whole_file
+from llava_st_ros.whole_files import whole_file, write_text
 
 # Stages by name; any other is one of questions.
 DENSE, PACKERS = "dense_alignment", "packer_alignment"
+MADE_FROM = "made_from.json"
 OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
 
 
@@ -92,6 +94,16 @@ def train(
     store = ClipStore(data)
     tokenizer = learn_tokenizer(settings["model"])
     config = model_config(settings["model"], tokenizer)
+    made_from = {
+        "seed": settings["seed"],
+        "model": settings["model"],
+        "tokenizer": tokenizer.digest,
+        "clips": store.digest,
+    }
+    if main and not (work / MADE_FROM).exists():
+        write_text(work / MADE_FROM, json.dumps(made_from, indent=1) + "\n")
+    accelerator.wait_for_everyone()
+    check_made_from(work / MADE_FROM, made_from)
     torch.manual_seed(settings["seed"])
     model = variant.model(config)
     initialise(model, settings["seed"])
@@ -116,6 +128,7 @@ def train(
             loop.run(name, step, batches, loop_config, work, accelerator, made_from)
             stop_propagation(model)
             if main:
+                stages.keep_heads(name, step)
                 with whole_file(kept) as part:
                     save_file(dict(model.state_dict()), part)
                 run_state.discard(work, name)
@@ -123,9 +136,28 @@ def train(
             accelerator.print(f"{name}: done before, read from {kept}")
             model.load_state_dict(load_file(kept))
         accelerator.wait_for_everyone()
+        stages.done(name)
     if main and out is not None:
         save_checkpoint(out, model.cpu(), config, tokenizer, "float16")
     accelerator.wait_for_everyone()
+
+
+def check_made_from(path: Path, current: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a work folder comes from something else than what is given now: its
+    weights and features would mean other words and other clips."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name, value in current.items() if known[name] != value]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: {error!r}", "what a run wrote there", "use another work folder"
+        ) from error
+    if other:
+        raise ConfigError(
+            f"{path.parent}, begun with another {' and '.join(other)}",
+            "the same from a run's first stage to its last",
+            "go back to it, or use another work folder",
+        )
 
 
 def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, Stage]:
@@ -195,6 +227,7 @@ class _Stages:
     ) -> None:
         self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
         self.accelerator, self._cache = accelerator, work / "vision_features.npy"
+        self._heads: Path | None = None  # of the last stage that trained them
         self.share = Share(accelerator.process_index, accelerator.num_processes)
 
     def prepare(self, name: str, stage: Stage, seed: int) -> _Prepared:
@@ -229,9 +262,28 @@ class _Stages:
     def _questions(self, store: ClipStore, stage: ConversationStage, seed: int) -> _Prepared:
         model = self.model
         builder = PromptBuilder(self.tokenizer, model.config)
-        encoder = ConversationEncoder(builder, model.config, stage.max_tokens)
+        room = Lanes(stage.lanes, stage.lane_tokens)
+        encoder = ConversationEncoder(builder, model.config, room)
         sampler = ConversationSampler(store, self._features(), encoder, stage, seed, self.share)
-        return ConversationStep(model, EventHeads(model.config), stage), sampler.batch
+        heads = EventHeads(model.config)
+        if self._heads is not None:
+            heads.load_state_dict(load_file(self._heads))
+        return ConversationStep(model, heads, stage), sampler.batch
+
+    def keep_heads(self, stage: str, step: nn.Module) -> None:
+        """Event heads go on in the next stage: new ones would say nothing to the decoder until
+        they know something, while its rate is high."""
+        if isinstance(step, ConversationStep) and step.stage.events > 0:
+            with whole_file(self._heads_of(stage)) as part:
+                save_file(step.heads.state_dict(), part)
+
+    def done(self, stage: str) -> None:
+        """The stage's heads, if it trained any, are where the next ones start."""
+        if self._heads_of(stage).exists():
+            self._heads = self._heads_of(stage)
+
+    def _heads_of(self, stage: str) -> Path:
+        return self.work / f"{stage}.heads.safetensors"
 
     def _features(self) -> np.ndarray:
         """Float16 [clips, F, N, Dv], computed once, by the main process: the tower is frozen after

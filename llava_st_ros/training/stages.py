@@ -12,6 +12,7 @@ LLaVA-ST (section 4.1), and its features are computed once and kept on disk.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,28 +32,35 @@ from llava_st_ros.training.attention_alignment import attention_loss, middle_lay
 from llava_st_ros.training.batches import WHOLE, Share, item_rng
 from llava_st_ros.training.conversations import Batch, Conversation, ConversationEncoder, collate
 from llava_st_ros.training.event_alignment import EventHeads, cells, event_labels, event_loss
+from llava_st_ros.training.lane_attention import attending_in_lanes
 from llava_st_ros.training.losses import Term, Terms, logged
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.optimisers import train_only
 from llava_st_ros.whole_files import whole_file
 
+TUBE = "tube"  # in a mix: object_tube_samples
+WORDINGS = 3  # of every question, to fill a conversation
+
 
 @dataclass(frozen=True)
 class ConversationStage:
-    """A stage of questions: ``mix`` weighs the tasks, ``video`` is the share of clip batches.
+    """A stage of questions, in ``lanes`` of ``lane_tokens`` each.
 
-    ``follow`` is the (least, greatest) number of frames of questions that follow an object.
-    ``decisive`` weighs the tokens that choose the object or the time against the others' 1, and
-    ``events`` and ``attention`` the losses of event_alignment and attention_alignment against the
-    answers'. ``lone`` is how often a clip with a lone event is kept when drawn: it can be answered
-    about without a look at the words. ``refusals`` is how often a question that nothing answers is
-    kept: four clip questions in ten are such, and a model that sees no events yet learns from them
-    to refuse. ``clips``: only so many of the store are used, its first.
+    ``mix`` weighs the tasks, and as ``tube`` those questions of SVG that follow an object, whatever
+    happens to it; ``video`` is the share of clip batches. ``follow`` is the (least, greatest)
+    number of frames of questions that follow an object. ``decisive`` weighs the tokens that choose
+    the object or the time against the others' 1, and ``events`` and ``attention`` the losses of
+    event_alignment and attention_alignment against the answers'. ``lone`` is how often a clip with
+    a lone event is kept when drawn: it can be answered about without a look at the words.
+    ``refusals`` is how often a question about a clip that nothing answers is kept: four in ten are
+    such, and a model that sees no events yet learns from them to refuse. ``clips``: only so many of
+    the store are used, its first.
     """
 
     batch: int
     video: float
-    max_tokens: int
+    lanes: int
+    lane_tokens: int
     mix: Mapping[str, float]
     follow: tuple[int, int] = (5, 20)
     decisive: float = 1.0
@@ -114,18 +122,15 @@ class ConversationSampler:
         self.seed, self.share = seed, share
 
     def batch(self, step: int) -> StageBatch:
-        """This process's part of the step's batch, which is all about clips or all about pictures.
-
-        Padded to the same length always, so that a compiled model meets one shape.
-        """
+        """This process's part of the step's batch: all about clips or all about pictures."""
         size = self.stage.batch
         on_image = bool(item_rng(self.seed, step, size).random() >= self.stage.video)
         item = self._about_a_picture if on_image else self._about_a_clip
         items = [item(item_rng(self.seed, step, i)) for i in self.share.items(size)]
-        padded = collate([i.conversation for i in items], self.stage.max_tokens)
+        conversations = collate([i.conversation for i in items])
         labels = [i.labels for i in items if i.labels is not None]
         return StageBatch(
-            padded,
+            conversations,
             torch.from_numpy(np.stack([i.features for i in items])),
             torch.from_numpy(np.stack(labels)).flatten(1, 2) if labels else None,
             tuple(i.source for i in items),
@@ -136,9 +141,12 @@ class ConversationSampler:
             index = int(rng.integers(len(self.store)))
             clip = self.store[index]
             frame = int(rng.integers(len(clip.frames)))
-            # Several wordings of a question fill a conversation.
-            samples = [s for _ in range(3) for s in image_samples(clip, frame, rng)]
-            chosen = self._drawn(samples, rng)
+            samples = [
+                (sample.task.value, sample)
+                for _ in range(WORDINGS)
+                for sample in image_samples(clip, frame, rng)
+            ]
+            chosen = weighted_order(samples, self.stage.mix, rng)
             if chosen:
                 source = f"{self.store.source(index)} frame {frame}"
                 features = np.asarray(self.features[index, frame], dtype=np.float32)
@@ -150,9 +158,15 @@ class ConversationSampler:
             clip = self.store[index]
             if len(clip.events) < 2 and rng.random() >= self.stage.lone:
                 continue
-            samples = [s for s in clip_samples(clip, rng) if not s.task.on_image]
-            samples += object_tube_samples(clip, rng, *self.stage.follow)
-            chosen = self._drawn(samples, rng)
+            samples = []
+            for _ in range(WORDINGS):
+                for sample in clip_samples(clip, rng):
+                    dropped = sample.answer.nothing and rng.random() >= self.stage.refusals
+                    if not (dropped or sample.task.on_image):
+                        samples.append((sample.task.value, sample))
+                tubes = object_tube_samples(clip, rng, *self.stage.follow)
+                samples += [(TUBE, sample) for sample in tubes]
+            chosen = weighted_order(samples, self.stage.mix, rng)
             if chosen:
                 side = self.encoder.config.fast_side
                 return _Item(
@@ -161,13 +175,6 @@ class ConversationSampler:
                     event_labels(clip, cells(clip, side), side),
                     self.store.source(index),
                 )
-
-    def _drawn(self, samples: Sequence[Sample], rng: np.random.Generator) -> list[Sample]:
-        """The samples to ask, in order of preference."""
-        refusals = self.stage.refusals
-        if refusals < 1:
-            samples = [s for s in samples if not s.answer.nothing or rng.random() < refusals]
-        return weighted_order(samples, self.stage.mix, rng)
 
 
 @dataclass(frozen=True)
@@ -181,13 +188,15 @@ class _Item:
 
 
 def weighted_order(
-    samples: Sequence[Sample], mix: Mapping[str, float], rng: np.random.Generator
+    samples: Sequence[tuple[str, Sample]], mix: Mapping[str, float], rng: np.random.Generator
 ) -> list[Sample]:
-    """The samples in a random order in which heavier tasks tend to come first; weight 0 drops."""
-    kept = [s for s in samples if mix.get(s.task.value, 0) > 0]
+    """The samples, each with its name in ``mix``, in a random order in which heavier names tend to
+    come first, however many samples bear them; weight 0 drops."""
+    kept = [(name, sample) for name, sample in samples if mix.get(name, 0) > 0]
+    alike = Counter(name for name, _ in kept)
     # Exponential clocks: the first to ring is sample i with probability weight_i / sum.
-    rings = [rng.exponential() / mix[s.task.value] for s in kept]
-    return [kept[i] for i in np.argsort(rings)]
+    rings = [rng.exponential() * alike[name] / mix[name] for name, _ in kept]
+    return [kept[i][1] for i in np.argsort(rings)]
 
 
 class ConversationStep(nn.Module):
@@ -220,13 +229,15 @@ class ConversationStep(nn.Module):
 
 def decode(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Any:
     """The decoder's output for a batch, with the hidden states of every layer."""
-    return model.model(
-        inputs_embeds=embed(model, batch, features, on_image),
-        attention_mask=batch.visible,
-        position_ids=batch.positions,
-        use_cache=False,
-        output_hidden_states=True,
-    )
+    embeddings = embed(model, batch, features, on_image)
+    with attending_in_lanes(model.model):
+        return model.model(
+            inputs_embeds=embeddings,
+            attention_mask=batch.visible,
+            position_ids=batch.positions,
+            use_cache=False,
+            output_hidden_states=True,
+        )
 
 
 def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) -> Terms:
