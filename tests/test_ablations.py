@@ -45,8 +45,8 @@ def network(variant: Variant, seed: int = 0) -> LlavaST:
 def clip_batch() -> StageBatch:
     config = TINY.config
     conversations = collate([TINY.encode(video_samples()[:2])])
-    labels = torch.zeros(1, config.num_fast_tokens, NUM_LABELS, dtype=torch.bool)
-    labels[:, ::3] = True
+    labels = torch.zeros(1, config.num_fast_tokens, NUM_LABELS, dtype=torch.int8)
+    labels[:, ::3] = 1
     return StageBatch(conversations, TINY.features, labels, ("here",))
 
 

@@ -17,11 +17,14 @@ from llava_st_ros.training.conversations import ConversationEncoder, Lanes, coll
 from llava_st_ros.training.event_alignment import (
     KINDS,
     NAMES,
+    NOT_JUDGED,
     NUM_LABELS,
+    POSITIVE_WEIGHT,
     EventHeads,
     cells,
     event_labels,
     event_loss,
+    moving,
 )
 from llava_st_ros.training.losses import Term, weighted_sum
 from llava_st_ros.training.stages import ConversationStage, ConversationStep, StageBatch
@@ -33,7 +36,7 @@ def said(labels: np.ndarray) -> set[str]:
         *(f"subject: {n}" for n in NAMES),
         *(kind.value for kind in KINDS),
     ]
-    return {words[i] for i in np.flatnonzero(labels)}
+    return {words[i] for i in np.flatnonzero(labels == 1)}
 
 
 def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
@@ -49,6 +52,33 @@ def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
         [set(), ball, set(), set()],
     ]
     assert [[said(cell) for cell in frame] for frame in labels] == expected
+    # In frame 0 the ball is about to move, which is neither rolling yet nor nothing.
+    unsure = np.argwhere(labels == NOT_JUDGED)
+    assert {tuple(place) for place in unsure[:, :2]} == {(0, 0)}
+    assert sorted(unsure[:, 2]) == list(range(len(NAMES), NUM_LABELS))
+
+
+def test_a_shaking_camera_moves_nothing() -> None:
+    clip = rolling_clip()
+    shaken = clip.boxes + np.array([0, 0.03, -0.02, 0], dtype=np.float32)[:, None, None]
+    for boxes in (clip.boxes, shaken):
+        found = moving(dataclasses.replace(clip, boxes=boxes))
+        assert found.tolist() == [[True, False], [True, False], [False, False], [False, False]]
+
+
+def test_what_is_not_judged_costs_nothing() -> None:
+    heads = EventHeads(tiny_config(tiny_tokenizer()))
+    torch.nn.init.normal_(heads.labels.weight)
+    hidden = torch.randn(1, 3, heads.labels.in_features)
+    labels = torch.randint(0, 2, (1, 3, NUM_LABELS), dtype=torch.int8)
+    some = labels.clone()
+    some[:, 2, 4:] = NOT_JUDGED
+    found, kept = event_loss(heads, hidden, some), heads(hidden)[some != NOT_JUDGED]
+    assert found["events"].count == 3 * NUM_LABELS - (NUM_LABELS - 4)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        kept, labels[some != NOT_JUDGED].float(), pos_weight=torch.tensor(POSITIVE_WEIGHT)
+    )
+    assert torch.allclose(ratio(found["events"]), expected)
 
 
 def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
@@ -85,7 +115,7 @@ def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
     batch = StageBatch(
         collate([encoder.encode([sample], np.random.default_rng(0))]),
         torch.randn(1, config.num_frames, config.tokens_per_frame, 24),
-        torch.rand(1, config.num_fast_tokens, NUM_LABELS) < 0.1,
+        (torch.rand(1, config.num_fast_tokens, NUM_LABELS) < 0.1).to(torch.int8),
         ("a clip",),
     )
     stage = ConversationStage(1, 1.0, 1, 50, {"TVG": 1.0})

@@ -97,44 +97,43 @@ class ConversationEncoder:
         self._block_ends = (special.im_end, special.slow_vid_end)
 
     def encode(self, samples: Sequence[Sample], rng: np.random.Generator) -> Conversation:
-        """Samples in their order, at least one, each in the first lane with room for it; those that
-        fit nowhere are left out, and after ``MISFITS`` of them it is taken to be full."""
-        prefix: np.ndarray | None = None
+        """Samples in their order, each in the first lane with room for it; those that fit nowhere
+        are left out, and after ``MISFITS`` of them it is taken to be full. If none fits, the first
+        has a lane to itself, longer than it should be."""
         turns: list[list[Turn]] = [[] for _ in range(self.lanes.count)]
         room = [self.lanes.tokens] * self.lanes.count
-        misfits = 0
+        misfits: list[Turn] = []
         for sample in samples:
-            answer = format_answer(sample.answer, self.config)
-            whole = self.builder.conversation([(sample.asked(rng), answer)])
-            ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
-            cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
-            length = len(ids) - cut
-            lane = next((i for i, free in enumerate(room) if free >= length), None)
-            if prefix is None:
-                prefix, lane = ids[:cut], 0  # the first one has a place, even beyond its lane's end
+            prefix, turn = self._prefix_and_turn(sample, rng)
+            lane = next((i for i, free in enumerate(room) if free >= len(turn.ids)), None)
             if lane is None:
-                misfits += 1
-                if misfits == MISFITS:
+                misfits.append(turn)
+                if len(misfits) == MISFITS:
                     break
-                continue
-            room[lane] -= length
-            decisive = decisive_tokens(ids, answered, sample.task, self.config)
-            choices, shown = evidence(ids, answered, sample, self.config)
-            turns[lane].append(
-                Turn(
-                    ids[cut:],
-                    answered[cut:],
-                    np.asarray(whole.coordinate_values)[cut:],
-                    decisive[cut:],
-                    choices - cut,
-                    shown,
-                    whole.prompt.temporal_inputs,
-                    whole.prompt.height_inputs,
-                    whole.prompt.width_inputs,
-                )
-            )
-        assert prefix is not None
+            else:
+                turns[lane].append(turn)
+                room[lane] -= len(turn.ids)
+        if not any(turns):
+            turns[0].append(misfits[0])
         return Conversation(prefix, tuple(map(tuple, turns)), self.lanes.tokens)
+
+    def _prefix_and_turn(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, Turn]:
+        answer = format_answer(sample.answer, self.config)
+        whole = self.builder.conversation([(sample.asked(rng), answer)])
+        ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
+        cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
+        choices, shown = evidence(ids, answered, sample, self.config)
+        return ids[:cut], Turn(
+            ids[cut:],
+            answered[cut:],
+            np.asarray(whole.coordinate_values)[cut:],
+            decisive_tokens(ids, answered, sample.task, self.config)[cut:],
+            choices - cut,
+            shown,
+            whole.prompt.temporal_inputs,
+            whole.prompt.height_inputs,
+            whole.prompt.width_inputs,
+        )
 
 
 def decisive_tokens(

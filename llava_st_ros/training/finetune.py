@@ -53,11 +53,11 @@ def finetune(
     batches = make_batches(loaded, settings, data, work, accelerator)
     config = loop_config(settings, batches.mix.epoch_length, accelerator.num_processes)
     config = dataclasses.replace(config, workers=workers)
-    made_from = {name: getattr(settings, name) for name in ("batch", "max_tokens", "dtype")}
-    made_from["mix"] = [dataclasses.asdict(part) for part in settings.mix]
-    made_from["lora"] = dataclasses.asdict(settings.lora)
-    made_from["records"] = batches.mix.epoch_length
-    loop.run(settings.name, step, batches, config, work, accelerator, made_from)
+    given = {name: getattr(settings, name) for name in ("batch", "max_tokens", "dtype")}
+    given["mix"] = [dataclasses.asdict(part) for part in settings.mix]
+    given["lora"] = dataclasses.asdict(settings.lora)
+    given["records"] = batches.mix.epoch_length
+    loop.run(settings.name, step, batches, config, work, accelerator, given)
     trained = trained_parameters(step)  # of all processes, together
     if accelerator.is_main_process:
         if "adapters" in settings.rates:

@@ -43,7 +43,7 @@ def lane_attention(
     def split(x: Tensor) -> tuple[Tensor, Tensor]:
         """Of the prefix [B, H, P, d] and of the lanes [B * K, H, T, d]."""
         lanes = x[:, :, prefix:].unflatten(2, (count, tokens)).transpose(1, 2)
-        return x[:, :, :prefix], lanes.flatten(0, 1)
+        return x[:, :, :prefix].contiguous(), lanes.flatten(0, 1)
 
     def behind(x: Tensor) -> Tensor:
         """The lanes, each behind a prefix of its own [B * K, H, P + T, d]."""
@@ -54,7 +54,7 @@ def lane_attention(
     first, asked = split(query)
     kwargs = {"dropout_p": dropout, "scale": scaling}
     head = scaled_dot_product_attention(
-        first, key[:, :, :prefix], value[:, :, :prefix], is_causal=True, **kwargs
+        first, split(key)[0], split(value)[0], is_causal=True, **kwargs
     )
     lanes = scaled_dot_product_attention(
         asked, behind(key), behind(value), attn_mask=attention_mask, **kwargs

@@ -25,6 +25,7 @@ from llava_st_ros.training.batches import WHOLE, Share, item_rng
 from llava_st_ros.training.dense_alignment import edge_loss
 from llava_st_ros.training.event_alignment import (
     NAMES,
+    NOT_JUDGED,
     EventHeads,
     cells,
     event_labels,
@@ -40,8 +41,9 @@ from llava_st_ros.training.word_embeddings import WordEmbeddings
 class StreamTargets:
     """What n tokens of B clips hold.
 
-    ``labels`` bool [B, n, NUM_LABELS]; of m objects within them ``tokens`` int64 [m] (flat, of
-    B * n), ``names`` int64 [m, 2] (color and shape, of NAMES) and ``boxes`` f32 [m, 4].
+    ``labels`` int8 [B, n, NUM_LABELS] (see event_labels); of m objects within them ``tokens`` int64
+    [m] (flat, of B * n), ``names`` int64 [m, 2] (color and shape, of NAMES) and ``boxes`` f32
+    [m, 4].
     """
 
     labels: Tensor
@@ -127,7 +129,9 @@ def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> Stream
         where = cells(clip, side)
         per_frame = event_labels(clip, where, side)
         frames = len(per_frame) // length
-        labels.append(per_frame.reshape(frames, length, *per_frame.shape[1:]).any(1))
+        together = per_frame.reshape(frames, length, *per_frame.shape[1:])
+        unsure = (together == NOT_JUDGED).any(1)
+        labels.append(np.where((together == 1).any(1), 1, unsure * NOT_JUDGED).astype(np.int8))
         for step in range(frames):
             frame = step * length + length // 2
             for index in np.flatnonzero(where[frame] >= 0):

@@ -124,8 +124,8 @@ def train(
             compile_parts(model)
             step, batches = variant.prepared(*stages.prepare(name, stage, seed))
             loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
-            made_from = {**dataclasses.asdict(stage), "clips": stage.clips or len(store)}
-            loop.run(name, step, batches, loop_config, work, accelerator, made_from)
+            given = {**dataclasses.asdict(stage), "clips": stage.clips or len(store)}
+            loop.run(name, step, batches, loop_config, work, accelerator, given)
             stop_propagation(model)
             if main:
                 stages.keep_heads(name, step)
@@ -174,9 +174,13 @@ def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, S
 
 
 def compile_parts(model: LlavaST) -> None:
-    """Let torch.compile (it needs a C++ compiler) fuse the parts where the time goes."""
+    """Let torch.compile (it needs a C++ compiler) fuse the parts where the time goes.
+
+    For each shape anew, of which there are two, clips and pictures: code for shapes in general is
+    slower, and torch 2.13 gets the strides of attention's gradient wrong in it.
+    """
     for part in (model.model.vision_tower, model.model.vision_resampler, model.model):
-        part.compile()
+        part.compile(dynamic=False)
 
 
 def question_texts() -> Iterator[str]:

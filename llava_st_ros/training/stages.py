@@ -75,7 +75,7 @@ class ConversationStage:
 class StageBatch:
     """B conversations and what they are about.
 
-    ``features`` f32 [B, F, N, Dv] of clips or [B, N, Dv] of pictures; ``labels`` bool
+    ``features`` f32 [B, F, N, Dv] of clips or [B, N, Dv] of pictures; ``labels`` int8
     [B, F * n_fast, NUM_LABELS] of event_alignment, None for pictures.
     """
 
