@@ -165,8 +165,9 @@ class SimulatedEvaluation:
         self.scores: dict[str, list[Values]] = {}
         self.answers: list[tuple[Case, Answer]] = []
 
-    def run(self, clip: ClipCases) -> None:
-        """Put the clip's questions and add their values to ``scores``."""
+    def run(self, clip: ClipCases) -> dict[str, list[Values]]:
+        """Put the clip's questions; their values by subject, which ``scores`` gains too."""
+        found: dict[str, list[Values]] = {}
         self._grounder.reset()
         for stamp, image in zip(self._stamps, clip.frames):
             self._grounder.push(Frame(image, stamp, CAMERA, CAMERA))
@@ -177,5 +178,7 @@ class SimulatedEvaluation:
             if seen != ([now] if case.frame is not None else self._stamps):
                 raise AssertionError(f"{case.query.id}: the window held {seen}")
             values = score(grounding.answer, case.truth, case.attributes)
+            found.setdefault(subject(case.truth), []).append(values)
             self.scores.setdefault(subject(case.truth), []).append(values)
             self.answers.append((case, grounding.answer))
+        return found

@@ -72,9 +72,8 @@ def measure(
 
 def _parts(measurement: Measurement, clips: int, workers: int) -> Iterator[tuple[int, Scores]]:
     if workers == 1:
-        examiner = _Examiner(measurement)
-        for clip in range(clips):
-            yield 1, examiner.ask(range(clip, clip + 1))
+        for scores in _Examiner(measurement).ask(range(clips)):
+            yield 1, scores
         return
     if measurement.store is not None:
         # Before any process looks for clips there.
@@ -88,7 +87,10 @@ def _parts(measurement: Measurement, clips: int, workers: int) -> Iterator[tuple
 
 
 def _ask(measurement: Measurement, clips: range) -> Scores:
-    return _examiner(measurement).ask(clips)
+    scores = Scores()
+    for of_clip in _examiner(measurement).ask(clips):
+        scores.add(of_clip)
+    return scores
 
 
 @cache
@@ -100,21 +102,22 @@ def _examiner(measurement: Measurement) -> _Examiner:
 class _Examiner:
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
-        self._backend, self._tokenizer = load_backend(
+        backend, tokenizer = load_backend(
             measurement.model,
             name=measurement.backend,
             device=measurement.device,
             threads=measurement.threads,
         )
+        self._model = backend.describe().model
+        self._seeing = SimulatedEvaluation(backend, tokenizer)
+        self._blind = (
+            SimulatedEvaluation(BlindBackend(backend), tokenizer) if measurement.blind else None
+        )
 
-    def ask(self, clips: range) -> Scores:
+    def ask(self, clips: range) -> Iterator[Scores]:
+        """The scores of each clip."""
         what = self._measurement
-        backends = [self._backend, *([BlindBackend(self._backend)] if what.blind else [])]
-        runs = [SimulatedEvaluation(backend, self._tokenizer) for backend in backends]
-        model = self._backend.describe().model
         for clip in simulated_cases(
-            what.split, clips, model, subjects=what.subjects, store=what.store
+            what.split, clips, self._model, subjects=what.subjects, store=what.store
         ):
-            for run in runs:
-                run.run(clip)
-        return Scores(runs[0].scores, runs[1].scores if what.blind else {})
+            yield Scores(self._seeing.run(clip), self._blind.run(clip) if self._blind else {})

@@ -16,6 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.training.conversations import Batch
+from llava_st_ros.training.lane_attention import lane_sizes
 from llava_st_ros.training.losses import Terms, logged_mean, mean
 
 
@@ -48,8 +49,7 @@ def attention(model: LlavaST, batch: Batch, hidden: Tensor) -> Tensor:
     taught = max(1, model.config.language.num_attention_heads // 2)
     groups = inner.num_key_value_groups  # query heads that share a key head
     key_heads = -(-taught // groups)
-    tokens, seen = batch.visible.shape[-2:]
-    prefix, count = seen - tokens, len(batch.visible) // len(hidden)
+    prefix, count, tokens = lane_sizes(batch.visible, len(hidden))
     rows, places = batch.choices.T
     lanes, within = rows * count + (places - prefix) // tokens, (places - prefix) % tokens
     states = layer.input_layernorm(hidden)

@@ -34,9 +34,7 @@ def lane_attention(
     lanes what its T tokens see of the prefix and of the lane: bool [B * K, 1, T, P + T]. The prefix
     is causal. Returns [B, P + K * T, H, d]; called by transformers, hence the None.
     """
-    tokens, seen = attention_mask.shape[-2:]
-    prefix = seen - tokens
-    count = len(attention_mask) // len(query)
+    prefix, count, tokens = lane_sizes(attention_mask, len(query))
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
 
@@ -45,22 +43,25 @@ def lane_attention(
         lanes = x[:, :, prefix:].unflatten(2, (count, tokens)).transpose(1, 2)
         return x[:, :, :prefix].contiguous(), lanes.flatten(0, 1)
 
-    def behind(x: Tensor) -> Tensor:
+    def joined(head: Tensor, lanes: Tensor) -> Tensor:
         """The lanes, each behind a prefix of its own [B * K, H, P + T, d]."""
-        head, lanes = split(x)
         heads = head.unsqueeze(1).expand(-1, count, -1, -1, -1).flatten(0, 1)
         return torch.cat([heads, lanes], dim=2)
 
-    first, asked = split(query)
+    (first, asked), keys, values = split(query), split(key), split(value)
     kwargs = {"dropout_p": dropout, "scale": scaling}
-    head = scaled_dot_product_attention(
-        first, split(key)[0], split(value)[0], is_causal=True, **kwargs
-    )
+    head = scaled_dot_product_attention(first, keys[0], values[0], is_causal=True, **kwargs)
     lanes = scaled_dot_product_attention(
-        asked, behind(key), behind(value), attn_mask=attention_mask, **kwargs
+        asked, joined(*keys), joined(*values), attn_mask=attention_mask, **kwargs
     )
     lanes = lanes.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
     return torch.cat([head, lanes], dim=2).transpose(1, 2).contiguous(), None
+
+
+def lane_sizes(visible: Tensor, rows: int) -> tuple[int, int, int]:
+    """P, K and T of a batch of B = ``rows`` conversations, whose lanes see [B * K, 1, T, P + T]."""
+    tokens, seen = visible.shape[-2:]
+    return seen - tokens, len(visible) // rows, tokens
 
 
 AttentionInterface.register(NAME, lane_attention)
