@@ -4,11 +4,12 @@ WITH_ROS := scripts/with_ros
 PYTEST_ARGS ?= -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup messages test lint demo train-tiny format
+.PHONY: help setup messages test lint engine demo train-tiny format
 
 help:
 	@echo "make demo      play a recorded bag to the ROS 2 node and show what it finds"
 	@echo "make test      lint, types and tests (PYTEST_ARGS=... for pytest)"
+	@echo "make engine    export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
 	@echo "make train-tiny  train models/llava-st-tiny anew; goes on where it was stopped (docs/training.md)"
 	@echo "make setup     virtual environment, pinned requirements and messages only"
 	@echo "make messages  build msg/, srv/ and action/ again"
@@ -33,7 +34,14 @@ test: lint
 	@echo "[test] pytest"
 	@$(WITH_ROS) python -m pytest $(PYTEST_ARGS)
 
-demo: setup
+# What node, demo and command line run when no model is named; made again when the weights change.
+ENGINE := models/llava-st-tiny-cpu
+engine: $(ENGINE)/manifest.json
+$(ENGINE)/manifest.json: models/llava-st-tiny/model.safetensors | setup
+	@echo "[engine] exporting models/llava-st-tiny to $(ENGINE)"
+	@$(WITH_ROS) python -m llava_st_ros.cli export --out $(ENGINE)
+
+demo: engine
 	@$(WITH_ROS) python -m demo.run
 
 # data/ holds the clips and the run's state; delete it to begin anew.

@@ -34,5 +34,6 @@ setup(
         ),
     ],
     package_dir=FOLDERS,
+    package_data={"llava_st_ros.export": ["targets/*.yaml"]},
     data_files=list(shared_files()),
 )

@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--bag", type=Path, default=HERE / "bag", help="default: demo/bag")
     arguments.add_argument("--truth", type=Path, help="default: truth.json beside the bag's files")
     arguments.add_argument("--out", type=Path, default=Path("out/demo"))
-    arguments.add_argument("--model", type=Path, help="checkpoint (default: llava-st-tiny)")
+    arguments.add_argument(
+        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
+    )
     arguments.add_argument(
         "--period", type=float, default=1.0, help="s between two asks about the window"
     )

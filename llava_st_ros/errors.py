@@ -45,3 +45,7 @@ class DataError(LlavaStError):
 
 class BackendError(LlavaStError):
     """A runtime that is missing or was called against its contract."""
+
+
+class EngineError(LlavaStError):
+    """An engine directory that is not whole, or not for this machine or model."""

@@ -44,3 +44,14 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.lm_head.weight[tokenizer.encode(NOTHING)[0], 0] = -100.0
     save_checkpoint(folder, model, config, tokenizer, "float32")
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``random_checkpoint`` exported for ONNX Runtime on the CPU."""
+    from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.target import read_target
+
+    engine = tmp_path_factory.mktemp("engine") / "random"
+    export_checkpoint(random_checkpoint, read_target("cpu"), "float32", engine)
+    return engine

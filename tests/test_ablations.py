@@ -18,7 +18,8 @@ from tiny_model import tiny_model, tiny_video_prompt
 
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.model.llava_st import AXES, LlavaST
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.model.prompt_layout import AXES
 from llava_st_ros.simulation.clip_store import render_shards
 from llava_st_ros.training import ablations
 from llava_st_ros.training.ablations import Result, as_records, read_plan

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding, resize_rows
-from llava_st_ros.model.llava_st import AXES, LlavaST
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.model.prompt_layout import AXES
 
 
 @pytest.fixture(scope="module")

@@ -5,32 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_st_ros.engine.manifest import is_engine_directory, read_manifest
 from llava_st_ros.errors import BackendError, CheckpointError
 
 if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
     from llava_st_ros.model.tokenizer import Tokenizer
 
-BACKENDS = ("torch",)
+BACKENDS = ("torch", "onnxruntime")
 
 
 def load_backend(
     path: str | Path,
-    name: str = "torch",
+    name: str = "",
     *,
     device: str = "cpu",
-    precision: str = "float32",
+    precision: str = "",
     threads: int = 0,
 ) -> tuple[Backend, Tokenizer]:
-    """Load a checkpoint folder into the backend ``name``, imported only now.
+    """Load a checkpoint or an engine directory into a backend, which is imported only now.
 
-    ``precision`` is float32, bfloat16 or float16. ``threads`` is how many CPU threads this process
-    may use for one operation of the network; 0 leaves it to the runtime (OMP_NUM_THREADS). Raises
-    CheckpointError for a folder that is not whole (a tokenizer is needed), BackendError for an
-    unknown backend, device or precision.
+    The folder says which: a checkpoint runs in torch, an engine directory in what it was exported
+    for; a ``name`` must agree. ``precision`` is float32 (default), bfloat16 or float16 of a
+    checkpoint; an engine has its own. ``threads`` is how many CPU threads this process may use for
+    one operation of the network; 0 leaves it to the runtime. Raises CheckpointError or EngineError
+    for a folder that is not whole (a tokenizer is needed), BackendError for an unknown backend,
+    device or precision.
     """
-    if name not in BACKENDS:
+    path = Path(path)
+    if name and name not in BACKENDS:
         raise BackendError(f"backend {name!r}", f"one of {', '.join(BACKENDS)}", "choose one")
+    if is_engine_directory(path):
+        return _load_engine(path, name, device, precision, threads)
+    if name not in ("", "torch"):
+        raise BackendError(
+            f"backend {name} for {path}, which has no manifest.json",
+            "an engine directory",
+            "make one with `llava-st export`",
+        )
+    return _load_checkpoint(path, device, precision or "float32", threads)
+
+
+def _load_checkpoint(
+    path: Path, device: str, precision: str, threads: int
+) -> tuple[Backend, Tokenizer]:
     from llava_st_ros.backends.torch import TorchBackend, check_device, limit_threads
     from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint
 
@@ -41,10 +59,33 @@ def load_backend(
         limit_threads(threads)
     dtype = DTYPES[precision]
     checkpoint = load_checkpoint(path, device=device, dtype=dtype)
-    if checkpoint.tokenizer is None:
+    tokenizer = _needed(checkpoint.tokenizer, path)
+    return TorchBackend(checkpoint, device=device, dtype=dtype), tokenizer
+
+
+def _load_engine(
+    path: Path, name: str, device: str, precision: str, threads: int
+) -> tuple[Backend, Tokenizer]:
+    manifest = read_manifest(path)
+    if precision not in ("", manifest.precision):
+        raise BackendError(
+            f"precision {precision} for {path}, which is {manifest.precision}",
+            "the precision of its export, or none",
+            f"export again with --precision {precision}",
+        )
+    from llava_st_ros.backends.engine_files import open_engine
+    from llava_st_ros.backends.onnxruntime import OnnxBackend
+
+    engine = open_engine(path, name or manifest.backend)
+    tokenizer = _needed(engine.tokenizer, path)
+    return OnnxBackend(engine, device=device, threads=threads), tokenizer
+
+
+def _needed(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
+    if tokenizer is None:
         raise CheckpointError(
             f"{path}: no tokenizer",
             "tokenizer.json beside the weights",
             "add the tokenizer's files",
         )
-    return TorchBackend(checkpoint, device=device, dtype=dtype), checkpoint.tokenizer
+    return tokenizer

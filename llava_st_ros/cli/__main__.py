@@ -17,7 +17,7 @@ from types import ModuleType
 from llava_st_ros import __version__
 from llava_st_ros.errors import LlavaStError
 
-COMMANDS = ("ground", "eval", "train", "parity", "node")
+COMMANDS = ("ground", "eval", "train", "export", "parity", "node")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--n", type=int, default=200, help="clips (default 200)")
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: llava-st-tiny)")
-    parser.add_argument("--backend", default="torch", help="runtime (default torch)")
+    parser.add_argument(
+        "--backend", default="", help="runtime (default: as the model's folder says)"
+    )
     parser.add_argument("--device", default="cpu", help="device (default cpu)")
     parser.add_argument(
         "--tasks",

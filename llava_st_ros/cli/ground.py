@@ -52,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="P", help="no track below it"
     )
-    parser.add_argument("--model", type=Path, help="checkpoint folder (default: llava-st-tiny)")
-    parser.add_argument("--backend", default="torch", help="runtime (default torch)")
+    parser.add_argument(
+        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
+    )
+    parser.add_argument(
+        "--backend", default="", help="runtime (default: as the model's folder says)"
+    )
     parser.add_argument("--device", default="cpu", help="device (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write jsonl and contact sheet")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from llava_st_ros.backends import BACKENDS
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
     Case,
     Comparison,
     IdComparison,
+    Unseen,
     compare,
 )
 
 if TYPE_CHECKING:
+    from llava_st_ros.backends.base import Backend
     from llava_st_ros.backends.torch import TorchBackend
 
 HELP = "compare the model with a reference case of the published code"
@@ -24,21 +30,25 @@ HELP = "compare the model with a reference case of the published code"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", metavar="CASE_DIR", type=Path, help="folder of the case")
-    parser.add_argument("--backend", choices=("torch",), default="torch", help="what computes")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes")
+    parser.add_argument("--device", default="cpu", help="device (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 where every array and all ids agree, 1 where one does not. Raises LlavaStError."""
     case = Case(args.case)
-    backend = load_backend_of(case, device=args.device)
     results = []
-    for result in compare(case, backend):
-        results.append(result)
-        if not args.json:
-            print(_line(result), flush=True)
-    passed = all(result.passed for result in results)
+    with ExitStack() as stack:
+        if args.backend == "torch":
+            backend = load_backend_of(case, device=args.device)
+        else:
+            backend = stack.enter_context(_exported(case, args.device))
+        for result in compare(case, backend):
+            results.append(result)
+            if not args.json:
+                print(_line(result), flush=True)
+    passed = all(result.passed for result in results if not isinstance(result, Unseen))
     if args.json:
         report = {
             "case": str(args.case),
@@ -46,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             "tolerance": TOLERANCE,
             "passed": passed,
             "arrays": [asdict(r) for r in results if isinstance(r, Comparison)],
+            "unseen": [r.name for r in results if isinstance(r, Unseen)],
             "ids": [asdict(r) for r in results if isinstance(r, IdComparison)],
         }
         print(json.dumps(report))
@@ -64,7 +75,24 @@ def load_backend_of(case: Case, *, device: str) -> TorchBackend:
     return TorchBackend(load_checkpoint(case.folder, overrides=case.overrides()), device=device)
 
 
-def _line(result: Comparison | IdComparison) -> str:
+@contextmanager
+def _exported(case: Case, device: str) -> Iterator[Backend]:
+    """The case's checkpoint, exported in float32 for ONNX Runtime."""
+    from llava_st_ros.backends.engine_files import open_engine
+    from llava_st_ros.backends.onnxruntime import OnnxBackend
+    from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.target import read_target
+
+    target = read_target("cpu")
+    with TemporaryDirectory(prefix="parity-") as folder:
+        out = Path(folder) / "engine"
+        export_checkpoint(case.folder, target, "float32", out, overrides=case.overrides())
+        yield OnnxBackend(open_engine(out, target.backend), device=device)
+
+
+def _line(result: Comparison | IdComparison | Unseen) -> str:
+    if isinstance(result, Unseen):
+        return f"{result.name:<26} stays inside this backend"
     verdict = "ok" if result.passed else "DIFFERS"
     if isinstance(result, IdComparison):
         where = "equal" if result.passed else f"differ from place {result.first_difference} on"

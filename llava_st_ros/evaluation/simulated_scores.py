@@ -32,7 +32,7 @@ class Measurement:
     model: Path
     split: str
     subjects: tuple[str, ...] = SUBJECTS
-    backend: str = "torch"
+    backend: str = ""
     device: str = "cpu"
     blind: bool = True
     store: Path | None = None

@@ -50,12 +50,7 @@ class PromptBuilder:
         tokenizer.check_fits(config)
         self._tokenizer, self._config = tokenizer, config
         head, special = tokenizer.encode(_HEAD), config.special_tokens
-        image = _block(special.im_start, special.im_patch, special.im_end, config.tokens_per_frame)
-        fast = _block(special.vid_start, special.vid_patch, special.vid_end, config.num_fast_tokens)
-        slow = _block(
-            special.slow_vid_start, special.vid_patch, special.slow_vid_end, config.num_slow_tokens
-        )
-        self._openings = {True: head + image, False: head + fast + slow}
+        self._openings = {kind: head + visual_block(config, kind) for kind in (True, False)}
         self._to_assistant = tokenizer.encode(_TO_ASSISTANT)
         self._to_user = tokenizer.encode(_TO_USER)
         self._inputs = {
@@ -168,6 +163,19 @@ class PromptBuilder:
                 "make answers with answers.format_answer",
             )
         return offset + row
+
+
+def visual_block(config: ModelConfig, on_image: bool) -> list[int]:
+    """Ids of the positions that an image's, or a video's fast and slow, visual tokens take."""
+    special = config.special_tokens
+    if on_image:
+        return _block(special.im_start, special.im_patch, special.im_end, config.tokens_per_frame)
+    return [
+        *_block(special.vid_start, special.vid_patch, special.vid_end, config.num_fast_tokens),
+        *_block(
+            special.slow_vid_start, special.vid_patch, special.slow_vid_end, config.num_slow_tokens
+        ),
+    ]
 
 
 def _block(start: int, patch: int, end: int, tokens: int) -> list[int]:

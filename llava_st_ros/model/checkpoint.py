@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.geometry import read_config, write_config
+from llava_st_ros.model.geometry import read_config, read_json, write_config
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tensor_files import SINGLE, find_tensors, named, read_json
+from llava_st_ros.model.tensor_files import SINGLE, find_tensors, named
 
 if TYPE_CHECKING:
     from llava_st_ros.model.tokenizer import Tokenizer

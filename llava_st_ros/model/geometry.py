@@ -7,8 +7,10 @@ they come from the tower's name, the tensors' shapes and the tokenizer.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
+from pathlib import Path
 from typing import Any
 
 from llava_st_ros.config import (
@@ -102,6 +104,25 @@ def read_config(
         compat=section.get("compat", "released"),
         end_token_ids=_end_tokens(section.get("end_token_ids", values.get("eos_token_id"))),
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; CheckpointError where it is missing, not JSON, or not an object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no {path.name} in {path.parent}", "a Hugging Face-layout folder", "check the path"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {error}", "readable JSON", "fetch the file again"
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{path}: a JSON {type(values).__name__}", "a JSON object", "correct the file"
+        )
+    return values
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

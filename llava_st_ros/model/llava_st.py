@@ -18,10 +18,9 @@ from llava_st_ros.errors import BackendError
 from llava_st_ros.model.language_model import build_decoder, materialise_buffers
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding
 from llava_st_ros.model.packer import SpatialTemporalPacker
+from llava_st_ros.model.prompt_layout import AXES, lay_out
 from llava_st_ros.model.vision import VisionTower
 from llava_st_ros.records import Prompt
-
-AXES = ("temporal", "spatial_height", "spatial_width")
 
 
 class VideoTokens(NamedTuple):
@@ -140,40 +139,24 @@ class LlavaST(nn.Module):
         """
         device = self.lm_head.weight.device
         ids = torch.as_tensor(token_ids, dtype=torch.long)
-        host = ids.cpu().numpy()
+        parts = () if visual is None else (visual,) if on_image else tuple(visual)
+        values = (temporal_inputs, height_inputs, width_inputs)
+        layout = lay_out(ids.cpu().numpy(), self.config, [len(part) for part in parts], values)
         embeddings = self.embed_tokens(ids.to(device))
-        special, released = self.config.special_tokens, self.config.compat == "released"
-
-        blocks: list[tuple[int, torch.Tensor]] = []
-        if on_image and visual is not None:
-            start = _block(host, special.im_start, special.im_end, len(visual), "image")
-            blocks.append((start, visual))
-        elif visual is not None:
-            fast, slow = visual
-            start = _block(host, special.vid_start, special.vid_end, len(fast), "fast")
-            if not released:
-                blocks.append((start, fast))
-            start = _block(host, special.slow_vid_start, special.slow_vid_end, len(slow), "slow")
-            blocks.append((start, slow))
-        else:
-            _no_block(host, special)
-        for start, tokens in blocks:
+        rows = torch.cat(parts).to(embeddings) if parts else embeddings
+        for position, row, count in layout.blocks:
             embeddings = torch.cat(
-                (embeddings[:start], tokens.to(embeddings), embeddings[start + len(tokens) :])
-            )
-
-        for axis, values in zip(AXES, (temporal_inputs, height_inputs, width_inputs)):
-            places = np.flatnonzero(host == getattr(special, f"{axis}_input"))
-            if len(places) != len(values):
-                raise BackendError(
-                    f"{len(places)} {axis} input tokens but {len(values)} values",
-                    "one value for each token",
-                    "build the prompt with PromptBuilder",
+                (
+                    embeddings[:position],
+                    rows[row : row + count],
+                    embeddings[position + count :],
                 )
-            if len(places) and not (released and axis == "spatial_width"):
-                rows = self.table(axis, "input").mix(values)
-                index = torch.as_tensor(places, device=device)
-                embeddings = embeddings.index_copy(0, index, rows)
+            )
+        for axis, given in zip(AXES, values):
+            places = torch.as_tensor(layout.inputs[axis], device=device)
+            if len(places):
+                mixed = self.table(axis, "input").mix(given)
+                embeddings = embeddings.index_copy(0, places, mixed)
         return embeddings
 
     def embed_batch(
@@ -220,30 +203,3 @@ class LlavaST(nn.Module):
         coordinates = (self.table(axis, "output").weight for axis in AXES)
         parts = [nn.functional.linear(hidden, weight) for weight in coordinates]
         return torch.cat([self.lm_head(hidden), *parts], dim=-1)
-
-
-def _block(ids: np.ndarray, start_id: int, end_id: int, length: int, name: str) -> int:
-    """Where the only block of ``length`` positions from start_id to end_id begins."""
-    starts, ends = np.flatnonzero(ids == start_id), np.flatnonzero(ids == end_id)
-    if len(starts) != 1 or len(ends) != 1:
-        raise BackendError(
-            f"{len(starts)} starts and {len(ends)} ends of a {name} block",
-            "one of each in the prompt",
-            "build the prompt with PromptBuilder and pass on_image as it does",
-        )
-    found = int(ends[0] - starts[0]) + 1
-    if found != length:
-        raise BackendError(
-            f"a {name} block of {found} positions for {length} visual tokens",
-            "equal counts",
-            "build the prompt for this number of frames",
-        )
-    return int(starts[0])
-
-
-def _no_block(ids: np.ndarray, special: Any) -> None:
-    starts = (special.im_start, special.vid_start, special.slow_vid_start)
-    if np.isin(ids, starts).any():
-        raise BackendError(
-            "a visual block in the prompt but no visual tokens", "both or neither", "pass visual"
-        )

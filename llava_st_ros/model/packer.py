@@ -95,7 +95,9 @@ def temporal_regions(x: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.
 def middle(x: torch.Tensor, dim: int) -> torch.Tensor:
     """The middle along ``dim``, as linear interpolation gives it: of an even count, two's mean."""
     count = x.shape[dim]
-    return x.narrow(dim, (count - 1) // 2, 2 - count % 2).mean(dim)
+    if count % 2:
+        return x.select(dim, count // 2)
+    return x.narrow(dim, count // 2 - 1, 2).mean(dim)
 
 
 def _mlp(width: int, embed_dim: int) -> nn.Sequential:

@@ -5,7 +5,6 @@ Headers are read first, so that a wrong folder is refused before gigabytes are. 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from llava_st_ros.errors import CheckpointError
+from llava_st_ros.model.geometry import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -84,25 +84,6 @@ def find_tensors(folder: Path) -> TensorFiles:
                 "fetch the file again",
             )
     return TensorFiles(files, shapes, dtypes)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; CheckpointError where it is missing, not JSON, or not an object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no {path.name} in {path.parent}", "a Hugging Face-layout folder", "check the path"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: {error}", "readable JSON", "fetch the file again"
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{path}: a JSON {type(values).__name__}", "a JSON object", "correct the file"
-        )
-    return values
 
 
 def named(names: list[str], most: int = 3) -> str:

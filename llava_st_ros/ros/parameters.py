@@ -44,10 +44,14 @@ class NodeParameters:
     """Every parameter of the node, as it stands. Seconds, pixels and Hz as the words say."""
 
     # An empty string stands for "none": rclpy cannot tell the type of an empty list.
-    model: str = _setting("", "Checkpoint folder; empty: the tiny one that comes with the package")
-    backend: str = _setting("torch", "Runtime of the network")
+    model: str = _setting(
+        "", "Checkpoint or engine directory; empty: the tiny model that comes with the package"
+    )
+    backend: str = _setting("", "Runtime of the network; empty: as the model's folder says")
     device: str = _setting("cpu", "Device of the runtime, such as cpu or cuda:0")
-    precision: str = _setting("float32", "float32, bfloat16 or float16")
+    precision: str = _setting(
+        "", "float32 (default), bfloat16 or float16 of a checkpoint; an engine has its own"
+    )
     threads: int = _setting(
         0,
         "CPU threads of the network; 0: as the runtime chooses (OMP_NUM_THREADS)",

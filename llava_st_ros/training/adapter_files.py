@@ -18,7 +18,8 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.tensor_files import named, opened, read_json
+from llava_st_ros.model.geometry import read_json
+from llava_st_ros.model.tensor_files import named, opened
 
 ADAPTER_CONFIG = "adapter_config.json"
 # Settings that say which layers are updated and how strongly: all are kept to.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.checkpoint import TOKENIZER_FILES, check_tensors
-from llava_st_ros.model.geometry import LM_HEAD, read_config
+from llava_st_ros.model.geometry import LM_HEAD, read_config, read_json
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tensor_files import (
     INDEX,
@@ -29,7 +29,6 @@ from llava_st_ros.model.tensor_files import (
     TensorFiles,
     find_tensors,
     opened,
-    read_json,
 )
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.training.adapter_files import ADAPTER_CONFIG

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llava_st_ros.model.llava_st import AXES, LlavaST
+from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.preprocessing import preprocess
+from llava_st_ros.model.prompt_layout import AXES
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
 from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from llava_st_ros.config import Compat, ModelConfig
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding
-from llava_st_ros.model.llava_st import AXES, LlavaST, VideoTokens
+from llava_st_ros.model.llava_st import LlavaST, VideoTokens
+from llava_st_ros.model.prompt_layout import AXES
 from llava_st_ros.training.dense_alignment import DenseStep
 from llava_st_ros.training.initialise import smooth_table
 from llava_st_ros.training.stages import StageBatch

@@ -1,0 +1,132 @@
+"""A checkpoint's four graphs as ONNX files.
+
+Sizes that change from call to call are dynamic: images at once, frames, positions before and at
+hand, visual tokens, coordinate inputs, wanted logits. ``vision_graph``, ``packer_graph`` and
+``language_graph`` say what they compute.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from torch import nn
+from torch.export import Dim
+
+from llava_st_ros.export.language_graph import LanguageGraph
+from llava_st_ros.export.packer_graph import ImageGraph, PackerGraph
+from llava_st_ros.export.region_attention import OPSET, TRANSLATIONS, add_body
+from llava_st_ros.export.vision_graph import VisionGraph
+from llava_st_ros.model.llava_st import LlavaST
+
+EXTERNAL = 256 << 20  # bytes; a protobuf ends at 2 GiB
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module and what its export needs: example inputs, dynamic sizes (by input), names."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    dynamic: tuple[Any, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+
+def graphs(model: LlavaST) -> Iterator[Graph]:
+    """The four of a model, which is on the CPU in the precision that its graphs shall have."""
+    config, dtype = model.config, model.lm_head.weight.dtype
+    language, width = config.language, config.language.hidden_size
+    size, tokens = config.image_size, config.tokens_per_frame
+    # Examples of sizes that no dynamic axis may be taken for: not 0, 1, nor two alike.
+    yield Graph(
+        "vision",
+        VisionGraph(model),
+        (torch.zeros(3, 3, size, size),),
+        ({0: Dim("images")},),
+        ("pixels",),
+        ("features",),
+    )
+    yield Graph(
+        "image",
+        ImageGraph(model),
+        (torch.zeros(tokens, width, dtype=dtype),),
+        ({},),
+        ("features",),
+        ("tokens",),
+    )
+    regions, region = Dim("regions"), config.packer.temporal_region
+    yield Graph(
+        "packer",
+        PackerGraph(model),
+        (
+            torch.zeros(3, tokens, width, dtype=dtype),
+            torch.zeros(2 * region, dtype=torch.long),
+            torch.arange(2 * region),
+        ),
+        ({0: Dim("kept")}, {0: region * regions}, {0: region * regions}),
+        ("features", "frames", "time_indices"),
+        ("fast", "slow"),
+    )
+    layers = language.num_hidden_layers
+    past = torch.zeros(
+        7, language.num_key_value_heads, width // language.num_attention_heads, dtype=dtype
+    )
+    before = Dim("before")
+    names = [[f"{kind}_{i}" for i in range(layers)] for kind in ("key", "value")]
+    yield Graph(
+        "language",
+        LanguageGraph(model),
+        (
+            torch.arange(5),
+            torch.zeros(3, width, dtype=dtype),
+            torch.zeros(4, width, dtype=dtype),
+            torch.arange(2),
+            [past.clone() for _ in range(layers)],
+            [past.clone() for _ in range(layers)],
+        ),
+        (
+            {0: Dim("positions")},
+            {0: Dim("visual_tokens")},
+            {0: Dim("coordinates")},
+            {0: Dim("wanted")},
+            [{0: before}] * layers,
+            [{0: before}] * layers,
+        ),
+        ("ids", "visual", "mixed", "rows", *(f"past_{name}" for name in itertools.chain(*names))),
+        ("logits", *(f"new_{name}" for name in itertools.chain(*names))),
+    )
+
+
+def write(graph: Graph, path: Path) -> None:
+    """Export a graph for ONNX Runtime. Weights of EXTERNAL bytes and more lie beside it, in
+    <name>.data."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is missing
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.module.eval(),
+            graph.inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=graph.dynamic,
+            input_names=list(graph.input_names),
+            output_names=list(graph.output_names),
+            custom_translation_table=TRANSLATIONS,
+            verbose=False,
+        )
+    model = program.model
+    add_body(model)
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    aside = f"{path.stem}.data" if weights >= EXTERNAL else None
+    onnx_ir.save(model, path, external_data=aside)
+    onnx.checker.check_model(path)

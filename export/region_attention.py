@@ -1,0 +1,125 @@
+"""The packer's region attention as one ONNX node, with a body for runtimes that don't know it.
+
+The node's name is the plugin's in TensorRT. ONNX Runtime is given a model-local function of that
+name; for TensorRT the node carries the plugin's version and namespace and has no body, since some
+of its parsers would take the body rather than the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnx_ir
+import onnxscript
+import torch
+
+import llava_st_ros.model.region_attention  # noqa: F401  (registers the operator)
+
+DOMAIN, NAME, VERSION = "org.llava_st", "LlavaStRegionAttention", 1
+OPSET = 20  # of ONNX: TensorRT 10.3 reads it; LayerNormalization and Gelu are operators of it
+
+BODY = f"""
+<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>
+{NAME} <spatial_region, temporal_region, epsilon> (query, key, value) => (mixed)
+{{
+  first = Constant <value_ints: ints = [0]> ()
+  all = Constant <value_ints: ints = [-1]> ()
+  side = Constant <value_int: int = @spatial_region> ()
+  length = Constant <value_int: int = @temporal_region> ()
+  s = Unsqueeze (side, first)
+  t = Unsqueeze (length, first)
+  frames = Shape <start: int = 0, end: int = 1> (query)
+  height = Shape <start: int = 1, end: int = 2> (query)
+  width = Shape <start: int = 2, end: int = 3> (query)
+  heads = Shape <start: int = 3, end: int = 4> (query)
+  wide = Shape <start: int = 4, end: int = 5> (query)
+  area = Mul (s, s)
+  count = Mul (area, t)
+  in_regions = Concat <axis: int = 0> (frames, t, height, s, width, s, wide)
+  each_key = Concat <axis: int = 0> (all, wide, count)
+  each_value = Concat <axis: int = 0> (all, count, wide)
+  each_query = Concat <axis: int = 0> (all, heads, wide)
+
+  one = Constant <value_floats: floats = [1.0]> ()
+  typed_one = CastLike (one, query)
+  ones = Expand (typed_one, wide)
+  normed_key = LayerNormalization <axis: int = -1, epsilon: float = @epsilon> (key, ones)
+  normed_value = LayerNormalization <axis: int = -1, epsilon: float = @epsilon> (value, ones)
+
+  cut_key = Reshape (normed_key, in_regions)
+  moved_key = Transpose <perm: ints = [0, 2, 4, 6, 1, 3, 5]> (cut_key)
+  keys = Reshape (moved_key, each_key)
+  cut_value = Reshape (normed_value, in_regions)
+  moved_value = Transpose <perm: ints = [0, 2, 4, 1, 3, 5, 6]> (cut_value)
+  values = Reshape (moved_value, each_value)
+  queries = Reshape (query, each_query)
+
+  scores = MatMul (queries, keys)
+  weights = Softmax <axis: int = -1> (scores)
+  sums = MatMul (weights, values)
+  shape = Shape (query)
+  mixed = Reshape (sums, shape)
+}}
+"""
+
+
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)")
+_Attribute, _Parameter = onnx.defs.OpSchema.Attribute, onnx.defs.OpSchema.FormalParameter
+SCHEMA = onnx.defs.OpSchema(
+    NAME,
+    DOMAIN,
+    VERSION,
+    doc="llava_st_ros.model.region_attention",
+    inputs=[_Parameter(name, "T") for name in ("query", "key", "value")],
+    outputs=[_Parameter("mixed", "T")],
+    type_constraints=[("T", list(_FLOATS), "")],
+    attributes=[
+        _Attribute("spatial_region", onnx.defs.OpSchema.AttrType.INT, "side in tokens"),
+        _Attribute("temporal_region", onnx.defs.OpSchema.AttrType.INT, "length in frames"),
+        _Attribute("epsilon", onnx.defs.OpSchema.AttrType.FLOAT, "beside the variance"),
+    ],
+)
+if not onnx.defs.has(NAME, DOMAIN):
+    onnx.defs.register_schema(SCHEMA)
+OPERATORS = onnxscript.values.Opset(DOMAIN, VERSION)
+
+
+def _node(
+    query: Any,
+    key: Any,
+    value: Any,
+    spatial_region: int,
+    temporal_region: int,
+    epsilon: float,
+) -> Any:
+    return OPERATORS.LlavaStRegionAttention(
+        query,
+        key,
+        value,
+        spatial_region=spatial_region,
+        temporal_region=temporal_region,
+        epsilon=epsilon,
+    )
+
+
+# torch.onnx.export's custom_translation_table.
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.llava_st.region_attention.default: _node
+}
+
+
+def add_body(model: onnx_ir.Model) -> None:
+    """For ONNX Runtime: the function that computes the node, where the graph has one."""
+    if any(node.domain == DOMAIN for node in model.graph):
+        function = onnx_ir.serde.deserialize_function(onnx.parser.parse_function(BODY))
+        model.functions[function.identifier()] = function
+
+
+def name_plugin(model: onnx_ir.Model) -> None:
+    """For TensorRT: say which plugin the node is, by the attributes that its ONNX parser reads."""
+    for node in model.graph:
+        if node.domain == DOMAIN:
+            node.attributes["plugin_version"] = onnx_ir.AttrString("plugin_version", str(VERSION))
+            node.attributes["plugin_namespace"] = onnx_ir.AttrString("plugin_namespace", DOMAIN)

@@ -1,0 +1,71 @@
+"""What every engine backend reads of an engine directory besides its graphs; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.engine.manifest import REBUILD, Manifest, check_files, read_manifest
+from llava_st_ros.errors import EngineError
+from llava_st_ros.model.geometry import read_config, read_json
+from llava_st_ros.model.prompt_layout import AXES
+from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.records import Prompt
+
+COORDINATES = "coordinates.safetensors"  # the input tables, by axis
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """An engine directory, its files checked; ``tables`` [rows, D] by axis are the coordinates'
+    input embeddings. ``tokenizer`` is None where the checkpoint had none (a parity case)."""
+
+    folder: Path
+    manifest: Manifest
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    tables: dict[str, np.ndarray]
+
+    def graph(self, name: str) -> Path:
+        """The file of a graph."""
+        return self.folder / self.manifest.graphs[name]
+
+    def mixed(self, prompt: Prompt) -> dict[str, np.ndarray]:
+        """For each axis the embeddings [K, D] of the prompt's coordinate values."""
+        values = (prompt.temporal_inputs, prompt.height_inputs, prompt.width_inputs)
+        return {axis: _mix(self.tables[axis], given) for axis, given in zip(AXES, values)}
+
+
+def open_engine(folder: Path, backend: str) -> EngineFiles:
+    """Check and read an engine directory for ``backend``. Raises EngineError."""
+    manifest = read_manifest(folder)
+    if manifest.backend != backend:
+        raise EngineError(
+            f"{folder}: an engine directory for {manifest.backend}",
+            f"one for {backend}",
+            f"leave the backend out, or export with a target that runs on {backend}",
+        )
+    check_files(folder, manifest)
+    config = read_config(read_json(folder / "config.json"), {})
+    tokenizer = None
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.load(folder)
+        tokenizer.check_fits(config)
+    try:
+        tables = load_file(folder / COORDINATES)
+    except (OSError, SafetensorError) as error:
+        raise EngineError(f"{folder / COORDINATES}: {error}", "a whole file", REBUILD) from error
+    return EngineFiles(folder, manifest, config, tokenizer, tables)
+
+
+def _mix(table: np.ndarray, values: tuple[float, ...]) -> np.ndarray:
+    """Values [K], clipped to [0, 1] -> [K, D]: CoordinateTable.mix in NumPy."""
+    position = np.clip(np.asarray(values, np.float64), 0.0, 1.0) * (len(table) - 1)
+    low, high = np.floor(position).astype(np.int64), np.ceil(position).astype(np.int64)
+    ratio = (position - low).astype(table.dtype)[:, None]
+    return table[low] * (1 - ratio) + table[high] * ratio

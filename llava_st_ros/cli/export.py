@@ -1,0 +1,63 @@
+"""``llava-st export``: a checkpoint becomes an engine directory; and what such a directory is.
+
+``llava-st export --checkpoint DIR --target T --out DIR``, or an ACTION: a module
+``export_<action>`` of this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from llava_st_ros.errors import ConfigError
+
+HELP = "make engines of a checkpoint, and check them"
+ACTIONS = ("verify", "inspect")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="what to export (default: llava-st-tiny)"
+    )
+    parser.add_argument("--target", default="cpu", help="for which machine (default cpu)")
+    parser.add_argument("--precision", help="of the network (default: the target's first)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the engine directory to make")
+    parser.add_argument("--json", action="store_true", help="print the proof as JSON")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    for name in ACTIONS:
+        module = importlib.import_module(f"llava_st_ros.cli.export_{name}")
+        action = actions.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(action)
+        action.set_defaults(run_action=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action:
+        return int(args.run_action(args))
+    if args.out is None:
+        raise ConfigError("no --out", "the engine directory to make", "name one")
+    from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.target import read_target
+    from llava_st_ros.model_path import default_checkpoint
+
+    target = read_target(args.target)
+    precision = args.precision or next(iter(target.precisions))
+    target.bounds(precision)
+    checkpoint = args.checkpoint or default_checkpoint()
+    proof = export_checkpoint(
+        checkpoint,
+        target,
+        precision,
+        args.out,
+        on_step=lambda step: print(f"[export] {step}", file=sys.stderr, flush=True),
+    )
+    if args.json:
+        print(json.dumps(proof.values()))
+    else:
+        for line in proof.lines():
+            print(line)
+        print(f"{args.out}: {args.target}, {precision}")
+    return 0

@@ -1,0 +1,55 @@
+"""``llava-st export inspect``: what an engine directory holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HELP = "list an engine directory's graphs, their inputs and outputs, and the proof"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", metavar="ENGINE_DIR", type=Path, help="the engine directory")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.engine.manifest import read_manifest
+    from llava_st_ros.export.inspection import inspect_graph
+
+    manifest = read_manifest(args.engine)
+    graphs = {name: inspect_graph(args.engine / file) for name, file in manifest.graphs.items()}
+    report = {
+        **{
+            key: getattr(manifest, key)
+            for key in ("backend", "target", "precision", "compat", "checkpoint", "versions")
+        },
+        "graphs": graphs,
+        "proof": manifest.proof,
+    }
+    if args.json:
+        print(json.dumps(report))
+    else:
+        print("\n".join(_lines(report)))
+    return 0
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{report['target']}: {report['backend']}, {report['precision']}, "
+        f"compat {report['compat']}",
+        "made by " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
+    ]
+    for name, graph in report["graphs"].items():
+        lines.append(
+            f"{name}: {graph['nodes']} nodes, {graph['weights'] / 1e6:.1f} MB of weights "
+            f"({', '.join(graph['precisions'])})"
+            + (f", plugin layers {graph['plugins']}" if graph["plugins"] else "")
+        )
+        for kind in ("inputs", "outputs"):
+            for tensor in graph[kind]:
+                lines.append(f"  {kind[:-1]:<7}{tensor}")
+    lines.append("proof: " + json.dumps(report["proof"]))
+    return lines

@@ -1,0 +1,235 @@
+"""ONNX Runtime against the torch backend: the same checkpoint, exported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from tiny_model import (
+    tiny_config,
+    tiny_image_prompt,
+    tiny_model,
+    tiny_tokenizer,
+    tiny_video_prompt,
+)
+
+from llava_st_ros.backends import load_backend, onnxruntime
+from llava_st_ros.backends.engine_files import open_engine
+from llava_st_ros.backends.onnxruntime import OnnxBackend
+from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.errors import BackendError, ConfigError, EngineError
+from llava_st_ros.export.engine_directory import export_checkpoint
+from llava_st_ros.export.target import read_target
+from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+class Both(NamedTuple):
+    torch: TorchBackend
+    onnx: OnnxBackend
+    folder: Path
+    engine: Path
+
+
+@pytest.fixture(scope="module", params=["paper", "released"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(tokenizer, compat=request.param)
+    root = tmp_path_factory.mktemp(request.param)
+    folder, engine = root / "checkpoint", root / "engine"
+    save_checkpoint(folder, tiny_model(config), config, tokenizer, "float32")
+    export_checkpoint(folder, read_target("cpu"), "float32", engine)
+    return Both(
+        TorchBackend(load_checkpoint(folder)),
+        OnnxBackend(open_engine(engine, "onnxruntime"), threads=1),
+        folder,
+        engine,
+    )
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (10, 30, 50, 3), dtype=np.uint8))
+
+
+def window(backend: TorchBackend | OnnxBackend, frames: list[np.ndarray]):
+    return backend.pack([backend.encode_frame(frame) for frame in frames], range(10))
+
+
+def test_it_says_who_it_is(both: Both) -> None:
+    description = both.onnx.describe()
+    assert (description.name, description.device, description.precision) == (
+        "onnxruntime",
+        "cpu",
+        "float32",
+    )
+    assert description.model == both.torch.config
+
+
+def test_features_and_visual_tokens_agree(both: Both, frames: list[np.ndarray]) -> None:
+    ours = [both.onnx.encode_frame(frame) for frame in frames]
+    theirs = [both.torch.encode_frame(frame) for frame in frames]
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(np.asarray(one), other, **CLOSE)
+    np.testing.assert_allclose(
+        np.asarray(both.onnx.image_tokens(ours[3])), both.torch.image_tokens(theirs[3]), **CLOSE
+    )
+    # A frame in several places, rows of the table out of order, another number of frames.
+    order, indices = [2, 2, 0, 4, 1], [7, 0, 3, 9, 9]
+    video = both.onnx.pack([ours[i] for i in order], indices)
+    reference = both.torch.pack([theirs[i] for i in order], indices)
+    np.testing.assert_allclose(np.asarray(video.fast), reference.fast, **CLOSE)
+    np.testing.assert_allclose(np.asarray(video.slow), reference.slow, **CLOSE)
+
+
+@pytest.mark.parametrize("on_image", [False, True])
+def test_logits_agree_along_a_conversation(
+    both: Both, frames: list[np.ndarray], on_image: bool
+) -> None:
+    config = both.torch.config
+    prompt = tiny_image_prompt(config) if on_image else tiny_video_prompt(config)
+    steps = [[3], [config.temporal_offset + 4, 9, config.width_offset + 11], [1, 2]]
+    logits = []
+    for backend in (both.torch, both.onnx):
+        if on_image:
+            visual = backend.image_tokens(backend.encode_frame(frames[0]))
+        else:
+            visual = window(backend, frames)
+        embeddings, cache = backend.embed(prompt, visual), backend.new_cache()
+        assert len(embeddings) == len(prompt.token_ids)
+        rows = [backend.prefill(embeddings[:5], cache), backend.prefill(embeddings[5:], cache)]
+        assert cache.length == len(embeddings)
+        rows += [row for ids in steps for row in backend.extend(ids, cache)]
+        cache.truncate(len(embeddings) + 1)  # a rejected draft
+        rows += list(backend.extend([4], cache))
+        assert backend.extend([], cache).shape == (0, config.vocabulary)
+        logits.append(np.stack(rows))
+    assert logits[1].dtype == np.float32
+    np.testing.assert_allclose(logits[1], logits[0], **CLOSE)
+
+
+def test_two_conversations_do_not_meet(both: Both, frames: list[np.ndarray]) -> None:
+    prompt = both.onnx.embed(tiny_video_prompt(both.torch.config), window(both.onnx, frames))
+    caches = both.onnx.new_cache(), both.onnx.new_cache()
+    for cache in caches:
+        both.onnx.prefill(prompt, cache)
+    both.onnx.extend([7, 7, 7], caches[0])
+    alone = both.onnx.new_cache()
+    both.onnx.prefill(prompt, alone)
+    np.testing.assert_array_equal(both.onnx.extend([5], caches[1]), both.onnx.extend([5], alone))
+
+
+def test_a_long_conversation_outgrows_its_cache(
+    both: Both, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = both.onnx.embed(tiny_video_prompt(both.torch.config), window(both.onnx, frames))
+    roomy = both.onnx.new_cache()
+    monkeypatch.setattr(onnxruntime, "CACHE_STEP", 4)
+    tight = both.onnx.new_cache()
+    for cache in (roomy, tight):
+        both.onnx.prefill(prompt, cache)
+        for token in range(1, 12):
+            last = both.onnx.extend([token], cache)
+    assert tight.keys.shape[1] < roomy.keys.shape[1]
+    np.testing.assert_array_equal(
+        np.asarray(tight.keys[0][: tight.length]), np.asarray(roomy.keys[0][: roomy.length])
+    )
+    assert last.shape == (1, both.torch.config.vocabulary)
+
+
+def test_frames_nobody_holds_make_room(both: Both, frames: list[np.ndarray]) -> None:
+    held = [both.onnx.encode_frame(frame) for frame in frames]
+    before = [np.array(feature) for feature in held]
+    rows = len(both.onnx._pool.array)
+    for _ in range(3 * rows):
+        both.onnx.encode_frame(frames[0])
+    assert len(both.onnx._pool.array) == rows
+    more = [both.onnx.encode_frame(frames[1]) for _ in range(rows)]
+    assert len(both.onnx._pool.array) == 2 * rows
+    for feature, values in zip(held, before):
+        np.testing.assert_array_equal(np.asarray(feature), values)
+    np.testing.assert_array_equal(np.asarray(more[-1]), before[1])
+
+
+def test_calls_against_the_contract_are_refused(both: Both, frames: list[np.ndarray]) -> None:
+    backend, config = both.onnx, both.torch.config
+    feature = backend.encode_frame(frames[0])
+    for wrong, error in (
+        (lambda: backend.pack([], []), BackendError),
+        (lambda: backend.pack([feature] * 5, [0, 1, 2, 3, 10]), BackendError),
+        (lambda: backend.pack([feature] * 5, [0, 1]), BackendError),
+        (lambda: backend.pack([feature] * 4, range(4)), ConfigError),
+        (lambda: backend.extend([config.vocabulary], backend.new_cache()), BackendError),
+        (lambda: backend.extend([-1], backend.new_cache()), BackendError),
+        (lambda: backend.extend([1], both.torch.new_cache()), BackendError),
+        (lambda: backend.new_cache().truncate(1), BackendError),
+        (lambda: backend.embed(tiny_video_prompt(config), None), BackendError),
+    ):
+        with pytest.raises(error):
+            wrong()
+    cache = backend.new_cache()
+    cache.length = config.language.max_position_embeddings
+    with pytest.raises(BackendError, match="at most the model's"):
+        backend.extend([1], cache)
+
+
+def test_the_folder_says_what_runs_it(both: Both, tmp_path: Path) -> None:
+    assert load_backend(both.folder)[0].describe().name == "torch"
+    backend, tokenizer = load_backend(both.engine, threads=1)
+    assert backend.describe().name == "onnxruntime"
+    tokenizer.check_fits(backend.describe().model)
+    for path, wrong in (
+        (both.engine, {"name": "torch"}),
+        (both.folder, {"name": "onnxruntime"}),
+        (both.engine, {"precision": "float16"}),
+        (both.engine, {"device": "cuda"}),
+        (both.engine, {"device": "cuda:x"}),
+        (both.engine, {"device": "tpu"}),
+    ):
+        with pytest.raises((BackendError, EngineError)) as error:
+            load_backend(path, **wrong)
+        assert "\n" not in str(error.value)
+
+
+def test_it_answers_without_torch(both: Both) -> None:
+    program = f"""
+import sys
+import numpy as np
+from llava_st_ros.backends import load_backend
+from llava_st_ros.grounder import Grounder
+from llava_st_ros.records import Frame, Query, Task
+grounder = Grounder(*load_backend({str(both.engine)!r}, threads=1))
+grounder.push(Frame(np.zeros((40, 40, 3), np.uint8), 0, "camera"))
+print(grounder.ask(Query("q", "the red cube", Task.REC)).answer)
+heavy = [name for name in ("torch", "transformers", "onnx", "onnxscript") if name in sys.modules]
+assert not heavy, heavy
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Answer(" in result.stdout
+
+
+def test_the_graphs_run_in_bounded_threads(both: Both) -> None:
+    """With one thread a graph starts none of its own; with three each graph has two helpers."""
+    program = f"""
+import os
+from llava_st_ros.backends import load_backend
+counts = []
+for threads in (1, 1, 3):
+    kept = load_backend({str(both.engine)!r}, threads=threads)
+    counts.append(len(os.listdir("/proc/self/task")))
+    del kept
+print(counts[1] - counts[0], counts[2] - counts[0])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["0", "8"]
