@@ -1,7 +1,7 @@
 """``llava-st export``: a checkpoint becomes an engine directory; and what such a directory is.
 
 ``llava-st export --checkpoint DIR --target T --out DIR``, or an ACTION: a module
-``export_<action>`` of this package.
+``export_<action>`` of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args)``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from llava_st_ros.errors import ConfigError
 
 HELP = "make engines of a checkpoint, and check them"
-ACTIONS = ("verify", "inspect")
+ACTIONS = ("verify", "inspect", "plan")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
