@@ -27,7 +27,7 @@ def test_weights_and_cache_are_those_of_real_files(random_engine: Path) -> None:
     for name, size in plan.weights.items():
         # A graph holds its shapes' constants too, and of equal weights (zero biases) only one.
         real = inspect_graph(random_engine / f"{name}.onnx")["weights"]
-        assert size == pytest.approx(real, rel=0.005), name
+        assert size == pytest.approx(real, rel=0.03), name
     heads = config.language.num_key_value_heads
     dim = config.language.hidden_size // config.language.num_attention_heads
     assert plan.cache == 2 * config.language.num_hidden_layers * heads * dim * 4 * plan.positions
