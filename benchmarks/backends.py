@@ -103,7 +103,7 @@ def main() -> None:
         start = time.perf_counter()
         backend, tokenizer = load_backend(path, threads=options.threads)
         described = backend.describe()
-        name = f"{described.name} {described.precision}"
+        name = f"{described.name} {described.precision}, {path}"
         loads[name] = time.perf_counter() - start
         subjects.append(Subject(name, backend, tokenizer))
     if options.compile:

@@ -17,7 +17,7 @@ from llava_st_ros.errors import EngineError
 from llava_st_ros.whole_files import write_text
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 1  # of the manifest, and of what goes into the graphs and comes out
 HASHED_AT_LOAD = 64 << 20  # bytes: a file up to this size is read whole before each use
 REBUILD = "export it again with `llava-st export`"
 
@@ -36,8 +36,8 @@ class Manifest:
 
     ``backend`` runs it ("onnxruntime", "tensorrt"); ``graphs`` gives each graph's file by name;
     ``files`` all files but the manifest; ``versions`` what made them (package: version);
-    ``checkpoint`` the SHA-256 of the weights they were made from; ``proof`` is what
-    ``export.verify`` measured.
+    ``checkpoint`` the fingerprint of the checkpoint they were made from; ``proof`` is what
+    ``export.proof`` measured.
     """
 
     backend: str
@@ -60,7 +60,10 @@ class Manifest:
 
 def is_engine_directory(folder: Path) -> bool:
     """Whether a folder has a manifest."""
-    return (folder / NAME).is_file()
+    try:
+        return (folder / NAME).is_file()
+    except OSError:  # a folder above it that may not be entered
+        return False
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -80,8 +83,15 @@ def read_manifest(folder: Path) -> Manifest:
     signature = values.pop("signature", None)
     if signature != _signature(values):
         raise EngineError(f"{path}: edited since its export", "the manifest as written", REBUILD)
-    values["files"] = {name: File(**value) for name, value in values["files"].items()}
-    return Manifest(**values)
+    try:
+        files = {name: File(**value) for name, value in values["files"].items()}
+        manifest = Manifest(**{**values, "files": files})
+        missing = sorted(set(manifest.graphs.values()) - set(files))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise EngineError(f"{path}: {error}", "a manifest of this version", REBUILD) from error
+    if missing:
+        raise EngineError(f"{path}: no file {', '.join(missing)}", "each graph's file", REBUILD)
+    return manifest
 
 
 def describe_files(folder: Path) -> dict[str, File]:
@@ -100,19 +110,35 @@ def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> Non
     """
     for name, expected in manifest.files.items():
         path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected.size:
-            found = "not there" if size is None else f"{size} bytes"
-            raise EngineError(f"{path}: {found}", f"{expected.size} bytes", REBUILD)
-        if (whole or size <= HASHED_AT_LOAD) and sha256_of(path) != expected.sha256:
-            raise EngineError(
-                f"{path}: another content than at its export", f"SHA-256 {expected.sha256}", REBUILD
-            )
+        try:
+            size = path.stat().st_size if path.is_file() else None
+            if size != expected.size:
+                found = "not there" if size is None else f"{size} bytes"
+                raise EngineError(f"{path}: {found}", f"{expected.size} bytes", REBUILD)
+            if (whole or size <= HASHED_AT_LOAD) and sha256_of(path) != expected.sha256:
+                raise EngineError(
+                    f"{path}: another content than at its export",
+                    f"SHA-256 {expected.sha256}",
+                    REBUILD,
+                )
+        except OSError as error:
+            raise EngineError(f"{path}: {error.strerror}", "a readable file", REBUILD) from error
 
 
-def sha256_of(*paths: Path) -> str:
-    """Of the files' contents, one after the other."""
-    digest = hashlib.sha256()
+def fingerprint(checkpoint: Path) -> str:
+    """Of a checkpoint's folder: its weights, configuration and tokenizer. Raises OSError."""
+    files = sorted(
+        path
+        for pattern in ("*.safetensors", "*.json", "*.txt")
+        for path in checkpoint.glob(pattern)
+    )
+    names = [path.name for path in files]
+    return sha256_of(*files, begin=json.dumps(names).encode())
+
+
+def sha256_of(*paths: Path, begin: bytes = b"") -> str:
+    """Of the files' contents, one after the other, behind ``begin``."""
+    digest = hashlib.sha256(begin)
     for path in paths:
         with path.open("rb") as file:
             while block := file.read(1 << 20):

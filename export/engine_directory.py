@@ -7,27 +7,30 @@ export leaves nothing and a running node never meets half of one.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
+import onnxscript
+import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
 from llava_st_ros.backends.engine_files import COORDINATES, open_engine
-from llava_st_ros.backends.onnxruntime import OnnxBackend
+from llava_st_ros.backends.onnxruntime import OnnxBackend, check_device
 from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.engine.manifest import NAME as MANIFEST
 from llava_st_ros.engine.manifest import (
     Manifest,
     describe_files,
+    fingerprint,
     is_engine_directory,
     read_manifest,
-    sha256_of,
 )
 from llava_st_ros.errors import DataError, EngineError
 from llava_st_ros.export.onnx import graphs, write
@@ -36,9 +39,9 @@ from llava_st_ros.export.target import Target, read_target
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
 from llava_st_ros.model.geometry import write_config
 from llava_st_ros.model.prompt_layout import AXES
-from llava_st_ros.model.tensor_files import find_tensors
+from llava_st_ros.whole_files import whole_folder
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
+PACKAGES = (torch, onnx, onnxruntime, onnxscript)
 
 
 def export_checkpoint(
@@ -48,24 +51,24 @@ def export_checkpoint(
     out: Path,
     *,
     overrides: Mapping[str, Any] | None = None,
+    device: str | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Proof:
     """Export ``folder`` for ``target`` into ``out``, and prove it. Returns the proof.
 
-    ``overrides`` are those of ``load_checkpoint``; ``on_step`` is told what begins. An engine
-    directory at ``out`` is replaced, anything else there refused. Raises CheckpointError,
-    ConfigError, DataError where ``out`` cannot be written, EngineError where the engine is beyond
+    ``overrides`` are those of ``load_checkpoint``; ``device`` is where the proof runs, the target's
+    own unless given; ``on_step`` is told what begins. An engine directory at ``out`` is replaced,
+    anything else there refused. Raises CheckpointError, ConfigError, BackendError where the device
+    is not there, DataError where ``out`` cannot be written, EngineError where the engine is beyond
     the target's bounds.
     """
-    bounds = target.bounds(precision)
-    if out.exists() and not is_engine_directory(out) and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(
-            f"{out}: there already, and no engine directory", "a new folder", "name another"
-        )
-    checkpoint = load_checkpoint(folder, overrides=overrides)
-    with _made_aside(out) as aside:
+    bounds, device = target.bounds(precision), device or target.device
+    check_device(device)  # before the work
+    _check_place(out)
+    checkpoint = load_checkpoint(folder, overrides=overrides, dtype=DTYPES[precision])
+    made_from = fingerprint(folder)
+    with _to_disk(out), whole_folder(out) as aside:
         _write_model_files(checkpoint, aside)
-        checkpoint.model.to(DTYPES[precision])
         names = {}
         for graph in graphs(checkpoint.model):
             on_step(graph.name)
@@ -76,17 +79,21 @@ def export_checkpoint(
             target=target.name,
             precision=precision,
             compat=checkpoint.config.compat,
-            checkpoint=_weights_hash(folder),
+            checkpoint=made_from,
             graphs=names,
             files=describe_files(aside),
-            versions={"llava_st_ros": __version__, **{name: version(name) for name in PACKAGES}},
+            versions={
+                "llava_st_ros": __version__,
+                **{package.__name__: package.__version__ for package in PACKAGES},
+            },
         )
         manifest.write(aside)
+        del checkpoint
         on_step("proof")
-        engine = OnnxBackend(open_engine(aside, target.backend), device=target.device)
+        engine = OnnxBackend(open_engine(aside, target.backend), device=device)
         proof = prove(TorchBackend(load_checkpoint(folder, overrides=overrides)), engine)
         check(proof, bounds)
-        Manifest(**{**vars(manifest), "proof": proof.values()}).write(aside)
+        replace(manifest, proof=proof.values()).write(aside)
     return proof
 
 
@@ -97,11 +104,10 @@ def verify(folder: Path, source: Path, *, device: str | None = None) -> tuple[Pr
     Raises EngineError where the directory is not whole or was made from other weights.
     """
     manifest = read_manifest(folder)
-    weights = _weights_hash(source)
-    if weights != manifest.checkpoint:
+    if fingerprint(source) != manifest.checkpoint:
         raise EngineError(
-            f"{source}: weights {weights[:12]}",
-            f"{manifest.checkpoint[:12]}, from which {folder} was made",
+            f"{source}: another checkpoint",
+            f"the one from which {folder} was made",
             "name that checkpoint, or export this one",
         )
     target = read_target(manifest.target)
@@ -110,8 +116,27 @@ def verify(folder: Path, source: Path, *, device: str | None = None) -> tuple[Pr
     return proof, proof.problems(target.bounds(manifest.precision))
 
 
-def _weights_hash(folder: Path) -> str:
-    return sha256_of(*sorted(set(find_tensors(folder).files.values())))
+def _check_place(out: Path) -> None:
+    """DataError unless ``out`` is free, or holds an engine directory and nothing else."""
+    try:
+        if not out.exists():
+            return
+        if out.is_mount():
+            raise DataError(f"{out}: a mount point", "a folder below it", "name one")
+        found = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
+        known = {MANIFEST, *read_manifest(out).files} if is_engine_directory(out) else set()
+    except OSError as error:
+        raise DataError(
+            f"{out}: {error.strerror}", "a folder to write to", "name another"
+        ) from error
+    except EngineError:
+        known = set()
+    if found - known:
+        raise DataError(
+            f"{out}: there already, with {sorted(found - known)[0]}",
+            "a new folder, or an engine directory to replace",
+            "name another",
+        )
 
 
 def _write_model_files(checkpoint: Checkpoint, folder: Path) -> None:
@@ -119,34 +144,22 @@ def _write_model_files(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if checkpoint.tokenizer is not None:
         checkpoint.tokenizer.save(folder)
-    tables = {axis: checkpoint.model.table(axis, "input").weight.detach().numpy() for axis in AXES}
+    tables = {
+        axis: checkpoint.model.table(axis, "input").weight.detach().float().numpy() for axis in AXES
+    }
     save_file(tables, folder / COORDINATES)
     (folder / COORDINATES).chmod(0o644)  # safetensors lets nobody else read it
 
 
 @contextmanager
-def _made_aside(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its name and place if the block ends well."""
+def _to_disk(out: Path) -> Iterator[None]:
+    """What the disk refuses becomes a DataError."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
+        yield
+    except (OSError, SafetensorError) as error:
+        where = getattr(error, "filename", None) or out
         raise DataError(
-            f"{out}: {error.strerror}", "a folder to write to", "name another"
-        ) from None
-    try:
-        yield aside
-        aside.chmod(0o755)
-        old = aside.with_name(f"{aside.name}-old")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(aside, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"{out}: {error.strerror or error}",
-            "room for the engines",
-            "free some, or name another",
+            f"{where}: {getattr(error, 'strerror', None) or error}",
+            f"room for the engines and leave to write {out}",
+            "free some, or name another folder",
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -21,12 +21,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from llava_st_ros.errors import EngineError
 from llava_st_ros.export.language_graph import LanguageGraph
 from llava_st_ros.export.packer_graph import ImageGraph, PackerGraph
 from llava_st_ros.export.region_attention import OPSET, TRANSLATIONS, add_body
 from llava_st_ros.export.vision_graph import VisionGraph
 from llava_st_ros.model.llava_st import LlavaST
 
+TESTED = "2.13"
 EXTERNAL = 256 << 20  # bytes; a protobuf ends at 2 GiB
 
 
@@ -109,21 +111,28 @@ def graphs(model: LlavaST) -> Iterator[Graph]:
 
 def write(graph: Graph, path: Path) -> None:
     """Export a graph for ONNX Runtime. Weights of EXTERNAL bytes and more lie beside it, in
-    <name>.data."""
+    <name>.data. Raises EngineError where torch cannot export it, OSError."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is missing
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph.module.eval(),
-            graph.inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=graph.dynamic,
-            input_names=list(graph.input_names),
-            output_names=list(graph.output_names),
-            custom_translation_table=TRANSLATIONS,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                graph.module.eval(),
+                graph.inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=graph.dynamic,
+                input_names=list(graph.input_names),
+                output_names=list(graph.output_names),
+                custom_translation_table=TRANSLATIONS,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise EngineError(
+                f"{graph.name}: {str(error).splitlines()[0]}",
+                "a graph that torch exports",
+                f"use torch {TESTED}, with which this is tested",
+            ) from error
     model = program.model
     add_body(model)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())

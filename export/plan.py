@@ -142,8 +142,11 @@ def make_plan(config: ModelConfig, precision: str) -> Plan:
             max(prompt, tokens + WORDS) + ANSWER, config.language.max_position_embeddings
         )
         pixels = torch.zeros(1, 3, config.image_size, config.image_size)
-        kept = torch.zeros(KEPT_WINDOWS * frames, tokens, width, dtype=dtype)
+        seen = torch.zeros(frames, tokens, width, dtype=dtype)
         window = torch.zeros(frames, dtype=torch.long)
+
+        # Of the table of embeddings only the rows asked for are read.
+        read = weights["language"] - config.vocabulary * width * sizes.rest
 
         def decoder(new: int, before: int) -> tuple[Any, ...]:
             dim = width // language.num_attention_heads
@@ -159,13 +162,13 @@ def make_plan(config: ModelConfig, precision: str) -> Plan:
 
         stages = (
             _stage("encode a frame", parts["vision"], weights["vision"], (pixels,)),
-            _stage("pack a window", parts["packer"], weights["packer"], (kept, window, window)),
-            _stage("prefill", parts["language"], weights["language"], decoder(prompt, 0)),
-            _stage("decode a token", parts["language"], weights["language"], decoder(1, prompt)),
+            _stage("pack a window", parts["packer"], weights["packer"], (seen, window, window)),
+            _stage("prefill", parts["language"], read, decoder(prompt, 0)),
+            _stage("decode a token", parts["language"], read, decoder(1, prompt)),
         )
     heads = language.num_key_value_heads * (width // language.num_attention_heads)
     cache = 2 * language.num_hidden_layers * heads * positions * sizes.rest
-    return Plan(precision, positions, weights, cache, kept.numel() * sizes.rest, stages)
+    return Plan(precision, positions, weights, cache, KEPT_WINDOWS * seen.nbytes, stages)
 
 
 def _weights(part: nn.Module, sizes: Precision) -> float:

@@ -124,8 +124,8 @@ def _taught(backend: Backend, prompt: Prompt, visual: Any, ids: list[int]) -> np
 
 def _difference(reference: np.ndarray, engine: np.ndarray) -> Difference:
     reference = reference.astype(np.float64)
-    largest = float(np.abs(reference - engine).max())
-    return Difference(largest, largest / float(reference.std()))
+    largest, deviation = float(np.abs(reference - engine).max()), float(reference.std())
+    return Difference(largest, largest / deviation if deviation else np.inf if largest else 0.0)
 
 
 def _divergence(reference: np.ndarray, engine: np.ndarray) -> float:

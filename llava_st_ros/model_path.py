@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from llava_st_ros.engine.manifest import is_engine_directory, read_manifest, sha256_of
+from llava_st_ros.engine.manifest import fingerprint, is_engine_directory, read_manifest
 from llava_st_ros.errors import CheckpointError, EngineError
 
 DEFAULT_MODEL = "llava-st-tiny"
 DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # what `make engine` exports beside it
 
 
-def default_model() -> Path:
-    """The folder to run: the engine directory where one was exported of just these weights, else
-    the checkpoint. Raises CheckpointError."""
-    checkpoint = default_checkpoint()
-    engine = checkpoint.with_name(DEFAULT_ENGINE)
-    return engine if _is_made_from(engine, checkpoint) else checkpoint
+def default_model(backend: str = "", device: str = "cpu", precision: str = "") -> Path:
+    """The folder to run with these settings of ``load_backend``.
+
+    The engine directory, where the settings suit it and it was exported of just this checkpoint, or
+    stands alone; else the checkpoint. Raises CheckpointError naming the places looked at.
+    """
+    suits = backend in ("", "onnxruntime") and device == "cpu" and precision in ("", "float32")
+    for place in _places():
+        engine = place.with_name(DEFAULT_ENGINE)
+        if suits and is_engine_directory(engine) and _is_current(engine, place):
+            return engine
+        if (place / "config.json").is_file():
+            return place
+    return default_checkpoint()
 
 
 def default_checkpoint() -> Path:
@@ -33,14 +41,14 @@ def default_checkpoint() -> Path:
     )
 
 
-def _is_made_from(engine: Path, checkpoint: Path) -> bool:
-    if not is_engine_directory(engine):
-        return False
+def _is_current(engine: Path, checkpoint: Path) -> bool:
+    """Whether an engine directory was made of this checkpoint, or has none beside it."""
+    if not checkpoint.is_dir():
+        return True
     try:
-        made_from = read_manifest(engine).checkpoint
-    except EngineError:
+        return read_manifest(engine).checkpoint == fingerprint(checkpoint)
+    except (EngineError, OSError):
         return False
-    return made_from == sha256_of(checkpoint / "model.safetensors")
 
 
 def _places() -> Iterator[Path]:

@@ -16,15 +16,17 @@ from llava_st_ros import model_path
 from llava_st_ros.backends import load_backend
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.engine.manifest import NAME, Manifest, check_files, read_manifest
-from llava_st_ros.errors import CheckpointError, ConfigError, DataError, EngineError
+from llava_st_ros.errors import BackendError, CheckpointError, ConfigError, DataError, EngineError
 from llava_st_ros.export import engine_directory
 from llava_st_ros.export.engine_directory import export_checkpoint, verify
 from llava_st_ros.export.proof import Difference, Proof, check
 from llava_st_ros.export.region_attention import BODY, DOMAIN, OPSET, SCHEMA
 from llava_st_ros.export.region_attention import NAME as NODE
 from llava_st_ros.export.target import Bounds, read_target, target_names
+from llava_st_ros.grounder import Grounder
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.region_attention import region_attention
+from llava_st_ros.records import Frame, Query, Task
 
 CPU = "cpu"
 
@@ -137,12 +139,12 @@ def test_the_proof_sees_other_weights(
         checkpoint.model.model.vision_resampler.token_packer.devide_attention.to_out.weight[0] += 1
     other = tmp_path / "other"
     save_checkpoint(other, checkpoint.model, checkpoint.config, checkpoint.tokenizer, "float32")
-    with pytest.raises(EngineError, match="weights") as error:
+    with pytest.raises(EngineError, match="another checkpoint") as error:
         verify(random_engine, other)
     one_line(error)
     # Were they taken for the same, the numbers would tell.
     monkeypatch.setattr(
-        engine_directory, "_weights_hash", lambda folder: read_manifest(random_engine).checkpoint
+        engine_directory, "fingerprint", lambda folder: read_manifest(random_engine).checkpoint
     )
     _, problems = verify(random_engine, other)
     assert problems and problems[0].startswith("packer differs")
@@ -161,7 +163,21 @@ def test_no_number_passes_as_good() -> None:
             check(proof, bounds)
 
 
-def test_what_is_there_is_not_overwritten(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_there_is_not_overwritten(
+    random_checkpoint: Path, engine: Path, tmp_path: Path
+) -> None:
+    app, mixed = tmp_path / "app", tmp_path / "mixed"
+    app.mkdir()
+    (app / NAME).write_text('{"name": "a browser extension"}')
+    engine.rename(mixed)
+    (mixed / "notes.txt").write_text("mine")
+    for out in (app, mixed):
+        with pytest.raises(DataError, match="there already") as error:
+            export_checkpoint(random_checkpoint, read_target(CPU), "float32", out)
+        one_line(error)
+        assert (out / NAME).is_file()
+    shutil.rmtree(app)
+    shutil.rmtree(mixed)
     (tmp_path / "precious.txt").write_text("mine")
     file = tmp_path / "precious.txt"
     for out in (tmp_path, file, file / "below"):
@@ -237,13 +253,23 @@ def test_the_default_is_the_engine_of_the_default_weights(
     engine = Path(shutil.copytree(random_engine, tmp_path / model_path.DEFAULT_ENGINE))
     assert model_path.default_model() == engine
     assert model_path.default_checkpoint() == checkpoint
-    weights = checkpoint / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + b"?")  # trained anew since
-    assert model_path.default_model() == checkpoint
-    weights.write_bytes(whole)
+    for other in ({"backend": "torch"}, {"device": "cuda"}, {"precision": "bfloat16"}):
+        assert model_path.default_model(**other) == checkpoint
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        whole = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(whole + b" ")  # changed since
+        assert model_path.default_model() == checkpoint
+        (checkpoint / name).write_bytes(whole)
+    assert model_path.default_model() == engine
+    manifest = (engine / NAME).read_bytes()
     (engine / NAME).write_text("{}")
     assert model_path.default_model() == checkpoint
+    (engine / NAME).write_bytes(manifest)
+    shutil.rmtree(checkpoint)  # a robot needs the engine only
+    assert model_path.default_model() == engine
+    shutil.rmtree(engine)
+    with pytest.raises(CheckpointError):
+        model_path.default_model()
 
 
 def test_the_command_line(
@@ -259,6 +285,8 @@ def test_the_command_line(
     assert proof == dict(read_manifest(out).proof)
     assert main(["export", "verify", str(out), "--against", str(random_checkpoint)]) == 0
     assert capsys.readouterr().out.endswith("agrees\n")
+    assert main(["export", "--json", "verify", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"proof": proof, "problems": []}
     assert main(["export", "verify", str(out)]) == 0
     assert "files as exported" in capsys.readouterr().out
     assert main(["export", "inspect", str(out)]) == 0
@@ -279,3 +307,51 @@ def test_the_command_line(
         assert main(wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1, wrong
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def half(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """float16 for a GPU, proved on the CPU."""
+    engine = tmp_path_factory.mktemp("half") / "engine"
+    export_checkpoint(random_checkpoint, read_target("desktop"), "float16", engine, device=CPU)
+    return engine
+
+
+def test_in_half_precision_no_weight_stays_single(half: Path, random_engine: Path) -> None:
+    for name in ("vision", "image", "packer", "language"):
+        graph = onnx.load(half / f"{name}.onnx").graph
+        single = [
+            tensor.name
+            for tensor in graph.initializer
+            if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) > 32
+        ]
+        assert not single, f"{name}: {single}"
+    sizes = [(folder / "language.onnx").stat().st_size for folder in (half, random_engine)]
+    assert sizes[0] < 0.75 * sizes[1]
+
+
+def test_in_half_precision_it_answers_alike(half: Path, random_checkpoint: Path) -> None:
+    proof = read_manifest(half).proof
+    assert all(1e-6 < d["relative"] < 5e-2 for d in proof["graphs"].values())
+    assert 0 < proof["divergence"] < 1e-3
+    backend, tokenizer = load_backend(half)
+    assert backend.describe().precision == "float16"
+    answers = []
+    for pair in (load_backend(random_checkpoint), (backend, tokenizer)):
+        grounder = Grounder(*pair)
+        for stamp in range(20):
+            image = np.full((40, 40, 3), 10 * stamp, np.uint8)
+            grounder.push(Frame(image, stamp * 300_000_000))
+        answers.append(grounder.ask(Query("q", "the red ball", Task.TVG)).answer)
+    assert answers[1].span is not None and not answers[1].problems
+    assert answers[1] == answers[0]
+
+
+def test_without_the_targets_device_nothing_is_begun(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match="CUDAExecutionProvider") as error:
+        export_checkpoint(random_checkpoint, read_target("desktop"), "float16", tmp_path / "out")
+    one_line(error)
+    assert not list(tmp_path.iterdir())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +24,7 @@ from llava_st_ros.backends import load_backend, onnxruntime
 from llava_st_ros.backends.engine_files import open_engine
 from llava_st_ros.backends.onnxruntime import OnnxBackend
 from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.engine.manifest import describe_files, read_manifest
 from llava_st_ros.errors import BackendError, ConfigError, EngineError
 from llava_st_ros.export.engine_directory import export_checkpoint
 from llava_st_ros.export.target import read_target
@@ -131,20 +135,21 @@ def test_a_long_conversation_outgrows_its_cache(
     roomy = both.onnx.new_cache()
     monkeypatch.setattr(onnxruntime, "CACHE_STEP", 4)
     tight = both.onnx.new_cache()
+    rows = []
     for cache in (roomy, tight):
-        both.onnx.prefill(prompt, cache)
-        for token in range(1, 12):
-            last = both.onnx.extend([token], cache)
+        both.onnx.prefill(prompt[:3], cache)
+        both.onnx.prefill(prompt[3:], cache)
+        rows.append([both.onnx.extend([token], cache) for token in range(1, 12)])
+    np.testing.assert_array_equal(rows[1], rows[0])
     assert tight.keys.shape[1] < roomy.keys.shape[1]
-    np.testing.assert_array_equal(
-        np.asarray(tight.keys[0][: tight.length]), np.asarray(roomy.keys[0][: roomy.length])
-    )
-    assert last.shape == (1, both.torch.config.vocabulary)
+    for ours, theirs in ((tight.keys, roomy.keys), (tight.values, roomy.values)):
+        length = tight.length
+        np.testing.assert_array_equal(np.asarray(ours)[:, :length], np.asarray(theirs)[:, :length])
 
 
 def test_frames_nobody_holds_make_room(both: Both, frames: list[np.ndarray]) -> None:
     held = [both.onnx.encode_frame(frame) for frame in frames]
-    before = [np.array(feature) for feature in held]
+    before = [np.asarray(feature).copy() for feature in held]
     rows = len(both.onnx._pool.array)
     for _ in range(3 * rows):
         both.onnx.encode_frame(frames[0])
@@ -178,7 +183,8 @@ def test_calls_against_the_contract_are_refused(both: Both, frames: list[np.ndar
         backend.extend([1], cache)
 
 
-def test_the_folder_says_what_runs_it(both: Both, tmp_path: Path) -> None:
+def test_the_folder_says_what_runs_it(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     assert load_backend(both.folder)[0].describe().name == "torch"
     backend, tokenizer = load_backend(both.engine, threads=1)
     assert backend.describe().name == "onnxruntime"
@@ -190,6 +196,7 @@ def test_the_folder_says_what_runs_it(both: Both, tmp_path: Path) -> None:
         (both.engine, {"device": "cuda"}),
         (both.engine, {"device": "cuda:x"}),
         (both.engine, {"device": "tpu"}),
+        (both.engine, {"device": "cpu:3"}),
     ):
         with pytest.raises((BackendError, EngineError)) as error:
             load_backend(path, **wrong)
@@ -233,3 +240,31 @@ print(counts[1] - counts[0], counts[2] - counts[0])
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["0", "8"]
+
+
+def test_threads_may_encode_and_pack_at_once(both: Both, frames: list[np.ndarray]) -> None:
+    """While the pool grows under them; each sees its own frames."""
+    expected = [np.asarray(window(both.onnx, frames[i:] + frames[:i]).slow) for i in range(4)]
+
+    def work(start: int) -> np.ndarray:
+        kept = [both.onnx.encode_frame(frame) for frame in frames * 3]
+        video = window(both.onnx, frames[start:] + frames[:start])
+        assert len(kept) == 30
+        return np.asarray(video.slow)
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, right in zip(pool.map(work, range(4)), expected):
+            np.testing.assert_array_equal(found, right)
+
+
+def test_an_engine_of_another_version_is_refused(both: Both, tmp_path: Path) -> None:
+    engine = Path(shutil.copytree(both.engine, tmp_path / "engine"))
+    shutil.copy(engine / "image.onnx", engine / "vision.onnx")
+    manifest = read_manifest(engine)
+    dataclasses.replace(manifest, files=describe_files(engine)).write(engine)
+    with pytest.raises(EngineError, match="other inputs or outputs") as error:
+        load_backend(engine)
+    assert "\n" not in str(error.value)
+    dataclasses.replace(manifest, backend="tensorrt", files=describe_files(engine)).write(engine)
+    with pytest.raises(BackendError, match="for tensorrt"):
+        load_backend(engine)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 BACKENDS = ("torch", "onnxruntime")
 
 
+def backend_of(path: Path) -> str:
+    """The backend that a model's folder says: of an engine directory its own, else torch."""
+    return read_manifest(path).backend if is_engine_directory(path) else "torch"
+
+
 def load_backend(
     path: str | Path,
     name: str = "",
@@ -35,15 +40,23 @@ def load_backend(
     path = Path(path)
     if name and name not in BACKENDS:
         raise BackendError(f"backend {name!r}", f"one of {', '.join(BACKENDS)}", "choose one")
-    if is_engine_directory(path):
-        return _load_engine(path, name, device, precision, threads)
-    if name not in ("", "torch"):
+    engine = is_engine_directory(path)
+    if not engine and name not in ("", "torch"):
         raise BackendError(
             f"backend {name} for {path}, which has no manifest.json",
             "an engine directory",
             "make one with `llava-st export`",
         )
-    return _load_checkpoint(path, device, precision or "float32", threads)
+    try:
+        if engine:
+            return _load_engine(path, name, device, precision, threads)
+        return _load_checkpoint(path, device, precision or "float32", threads)
+    except ImportError as error:
+        raise BackendError(
+            f"{path}: {error}",
+            f"the packages of {'ONNX Runtime' if engine else 'torch'}",
+            f"pip install {'onnxruntime' if engine else 'torch transformers'}",
+        ) from error
 
 
 def _load_checkpoint(
@@ -67,6 +80,12 @@ def _load_engine(
     path: Path, name: str, device: str, precision: str, threads: int
 ) -> tuple[Backend, Tokenizer]:
     manifest = read_manifest(path)
+    if manifest.backend not in BACKENDS:
+        raise BackendError(
+            f"{path}: an engine directory for {manifest.backend}",
+            f"one for {' or '.join(BACKENDS[1:])}",
+            "use the version that made it, or export again",
+        )
     if precision not in ("", manifest.precision):
         raise BackendError(
             f"precision {precision} for {path}, which is {manifest.precision}",

@@ -24,9 +24,11 @@ class DeviceArray:
         return self.shape[0]
 
     def __getitem__(self, where: int | slice) -> DeviceArray:
-        """A row, or rows one after the other; the same memory."""
+        """A row, or rows one after the other; the same memory. IndexError outside of it."""
         row = prod(self.shape[1:]) * self.dtype.itemsize
         if isinstance(where, int):
+            if not 0 <= where < len(self):
+                raise IndexError(f"row {where} of {len(self)}")
             start, shape = where, self.shape[1:]
         else:
             start, stop, step = where.indices(self.shape[0])
@@ -35,9 +37,11 @@ class DeviceArray:
         return DeviceArray(shape, self.dtype, self.address + start * row, self.device, self.owner)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        """Its values on the host: a view of CPU memory, a copy of a device's."""
+        """Its values on the host: a view of CPU memory unless ``copy``, a copy of a device's."""
         values = self.device.host(self)
-        return values if dtype is None else values.astype(dtype)
+        if copy:
+            values = values.copy()
+        return values if dtype is None else values.astype(dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Device:
         return DeviceArray(shape, dtype, value.data_ptr(), self, value)
 
     def put(self, values: np.ndarray) -> DeviceArray:
-        """An array's values here; on the CPU its own memory, which must not be written to."""
+        """An array's values here; on the CPU that array's own memory."""
         values = np.ascontiguousarray(values)
         if self.kind == "cpu":
             return DeviceArray(values.shape, values.dtype, values.ctypes.data, self, values)

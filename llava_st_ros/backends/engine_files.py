@@ -50,16 +50,22 @@ def open_engine(folder: Path, backend: str) -> EngineFiles:
             f"one for {backend}",
             f"leave the backend out, or export with a target that runs on {backend}",
         )
+    if missing := sorted({"config.json", COORDINATES} - set(manifest.files)):
+        raise EngineError(f"{folder}: no {', '.join(missing)}", "all of an engine's files", REBUILD)
     check_files(folder, manifest)
     config = read_config(read_json(folder / "config.json"), {})
     tokenizer = None
-    if (folder / "tokenizer.json").is_file():
+    if "tokenizer.json" in manifest.files:
         tokenizer = Tokenizer.load(folder)
         tokenizer.check_fits(config)
     try:
         tables = load_file(folder / COORDINATES)
     except (OSError, SafetensorError) as error:
         raise EngineError(f"{folder / COORDINATES}: {error}", "a whole file", REBUILD) from error
+    if set(tables) != set(AXES):
+        raise EngineError(
+            f"{folder / COORDINATES}: {', '.join(sorted(tables))}", ", ".join(AXES), REBUILD
+        )
     return EngineFiles(folder, manifest, config, tokenizer, tables)
 
 

@@ -44,4 +44,5 @@ class PooledFrame:
         return self.pool.array[self.row]
 
     def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
-        return np.array(self.array, dtype)
+        """A copy: the row may be another frame's later."""
+        return np.asarray(self.array).astype(dtype or self.array.dtype)

@@ -7,6 +7,7 @@ right behind the old ones in the cache.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,8 @@ from llava_st_ros.records import Prompt
 NAME = "onnxruntime"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
-CACHE_STEP = 1024  # positions by which a cache grows
+GRAPHS = ("vision", "image", "packer", "language")
+CACHE_STEP = 1024  # positions; a cache has room for a multiple of them
 QUIET = 3  # errors only
 
 
@@ -48,7 +50,7 @@ class VisualTokens:
         return self.rows[self.counts[0] :]
 
     def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
-        return np.array(self.rows, dtype)
+        return np.asarray(self.rows).astype(dtype or self.rows.dtype)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,16 @@ class OnnxCache:
                 f"at most the model's {self._limit}",
                 "ask a shorter question or allow fewer new tokens",
             )
-        if needed > self.keys.shape[1]:
-            rows = min(-(-needed // CACHE_STEP) * CACHE_STEP, self._limit)
+        rows = self.keys.shape[1]
+        if needed <= rows:
+            return
+        rows = min(max(-(-needed // CACHE_STEP) * CACHE_STEP, 2 * rows), self._limit)
+        if self.length:
             self.keys = self._device.grown(self.keys, rows, axis=1)
             self.values = self._device.grown(self.values, rows, axis=1)
+        else:
+            shape = (self.keys.shape[0], rows, *self.keys.shape[2:])
+            self.keys, self.values = (self._device.empty(shape, self.keys.dtype) for _ in range(2))
 
     def truncate(self, length: int) -> None:
         """Forget every position from ``length`` on; BackendError unless 0 <= length <= held."""
@@ -107,28 +115,27 @@ class OnnxCache:
 class OnnxBackend:
     """See ``backends.base.Backend`` for the contract. Calls may come from several threads.
 
-    ``threads`` is how many CPU threads one graph may use, 0 all cores. Raises EngineError for
-    graphs that ONNX Runtime does not load, BackendError where the device is not there.
+    ``threads`` is how many CPU threads one graph may use, 0 as OMP_NUM_THREADS says or else all
+    cores. Raises EngineError for graphs that ONNX Runtime does not load or that are another
+    version's, BackendError where the device is not there.
     """
 
     def __init__(self, engine: EngineFiles, *, device: str = "cpu", threads: int = 0) -> None:
         self.config = engine.config
         self._engine = engine
-        self._device = _device(device)
-        self._dtype = DTYPES[engine.manifest.precision]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = QUIET
+        self._device = check_device(device)
+        self._dtype = _dtype(engine)
+        self._layers = range(self.config.language.num_hidden_layers)
+        options = _options(threads)
         self._vision, self._image, self._packer, self._language = (
-            _session(engine.graph(name), options, self._device)
-            for name in ("vision", "image", "packer", "language")
+            _session(engine.graph(name), options, self._device) for name in GRAPHS
         )
+        self._check_graphs()
         width = self.config.language.hidden_size
         self._width = width
         frame = (self.config.tokens_per_frame, width)
         self._pool = FramePool(self._device, frame, self._dtype, 2 * self.config.num_frames)
         self._nothing = self._device.put(np.zeros((1, width), self._dtype))
-        self._layers = range(self.config.language.num_hidden_layers)
         # A frame's place may move while the pool grows; and one graph uses all threads anyway.
         self._running = threading.RLock()
 
@@ -204,7 +211,7 @@ class OnnxBackend:
             places = layout.inputs[axis]
             if len(places):
                 ids[places] = -1 - sum(map(len, mixed)) - np.arange(len(places))
-                mixed.append(given[axis])
+                mixed.append(given[axis].astype(self._dtype, copy=False))
         return PromptRows(
             ids,
             visual.rows if visual else self._nothing,
@@ -253,6 +260,32 @@ class OnnxBackend:
         cache.length = stop
         return logits
 
+    def _check_graphs(self) -> None:
+        """EngineError unless inputs and outputs are named as this version names them."""
+        states = [f"{kind}_{layer}" for kind in ("key", "value") for layer in self._layers]
+        expected = (
+            ({"pixels"}, {"features"}),
+            ({"features"}, {"tokens"}),
+            ({"features", "frames", "time_indices"}, {"fast", "slow"}),
+            (
+                {"ids", "visual", "mixed", "rows", *(f"past_{name}" for name in states)},
+                {"logits", *(f"new_{name}" for name in states)},
+            ),
+        )
+        sessions = (self._vision, self._image, self._packer, self._language)
+        for name, session, (inputs, outputs) in zip(GRAPHS, sessions, expected):
+            found = (
+                {value.name for value in session.get_inputs()},
+                {value.name for value in session.get_outputs()},
+            )
+            if found != (inputs, outputs):
+                odd = sorted(found[0] ^ inputs | found[1] ^ outputs)
+                raise EngineError(
+                    f"{self._engine.graph(name)}: other inputs or outputs ({', '.join(odd[:3])})",
+                    "those of this version",
+                    "export the checkpoint again",
+                )
+
     def _run(
         self,
         session: onnxruntime.InferenceSession,
@@ -260,11 +293,11 @@ class OnnxBackend:
         outputs: Mapping[str, DeviceArray],
     ) -> None:
         binding = session.io_binding()
-        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-            for name, array in arrays.items():
-                device = array.device
-                bind(name, device.kind, device.index, array.dtype, array.shape, array.address)
         try:
+            for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+                for name, array in arrays.items():
+                    device = array.device
+                    bind(name, device.kind, device.index, array.dtype, array.shape, array.address)
             session.run_with_iobinding(binding)
             if self._device.kind != "cpu":
                 binding.synchronize_outputs()
@@ -290,10 +323,10 @@ def _batch_of_one(array: DeviceArray) -> DeviceArray:
     return replace(array, shape=(1, *array.shape))
 
 
-def _device(name: str) -> Device:
+def check_device(name: str) -> Device:
     """ "cpu", "cuda" or "cuda:1". Raises BackendError where ONNX Runtime has no such provider."""
     kind, _, index = name.partition(":")
-    if kind not in PROVIDERS or not (index or "0").isdigit():
+    if kind not in PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
         raise BackendError(f"device {name!r}", "cpu, cuda or cuda:N", "choose one")
     available = onnxruntime.get_available_providers()
     if PROVIDERS[kind] not in available:
@@ -305,14 +338,45 @@ def _device(name: str) -> Device:
     return Device(kind, int(index or 0))
 
 
+def _dtype(engine: EngineFiles) -> np.dtype:
+    precision = engine.manifest.precision
+    if precision not in DTYPES:
+        raise EngineError(
+            f"{engine.folder}: precision {precision!r}",
+            f"one of {', '.join(DTYPES)}",
+            "export the checkpoint again",
+        )
+    return DTYPES[precision]
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = threads or (int(limit) if limit.isdigit() else 0)
+    # Each graph has threads of its own; those of one that waits must not keep cores busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = QUIET
+    return options
+
+
 def _session(
     path: Path, options: onnxruntime.SessionOptions, device: Device
 ) -> onnxruntime.InferenceSession:
     provider = PROVIDERS[device.kind]
-    settings = {} if device.kind == "cpu" else {"device_id": device.index}
+    # TF32 would make a float32 engine another one.
+    settings = {} if device.kind == "cpu" else {"device_id": device.index, "use_tf32": 0}
     try:
-        return onnxruntime.InferenceSession(str(path), options, [(provider, settings)])
+        session = onnxruntime.InferenceSession(
+            str(path), options, [(provider, settings)], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's errors share no base of their own
         raise EngineError(
             f"{path}: {error}", "a graph that ONNX Runtime loads", "export the checkpoint again"
         ) from error
+    if provider not in session.get_providers():  # it falls back to the CPU and says nothing
+        raise BackendError(
+            f"device {device}, but ONNX Runtime could not start {provider}",
+            "CUDA and cuDNN of the versions that onnxruntime-gpu names",
+            "install them, or use cpu",
+        )
+    return session

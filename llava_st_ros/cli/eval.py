@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--simulated", metavar="SPLIT", required=True, help="the simulator's split: test, ..."
     )
     parser.add_argument("--n", type=int, default=200, help="clips (default 200)")
-    parser.add_argument("--model", type=Path, help="checkpoint folder (default: llava-st-tiny)")
+    parser.add_argument(
+        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
+    )
     parser.add_argument(
         "--backend", default="", help="runtime (default: as the model's folder says)"
     )
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.backends import backend_of
     from llava_st_ros.evaluation.report import as_json, as_table, summarise
     from llava_st_ros.evaluation.simulated_scores import Measurement, measure
     from llava_st_ros.model_path import default_model
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value < 1:
             raise ConfigError(f"{name} {value}", "at least 1", "correct it")
-    folder = args.model or default_model()
+    folder = args.model or default_model(args.backend, args.device)
     measurement = Measurement(
         model=folder,
         split=args.simulated,
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             model=str(folder),
             split=args.simulated,
             clips=args.n,
-            backend=args.backend,
+            backend=args.backend or backend_of(folder),
             device=args.device,
             seconds=round(time.monotonic() - began, 1),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", default="cpu", help="for which machine (default cpu)")
     parser.add_argument("--precision", help="of the network (default: the target's first)")
+    parser.add_argument("--device", help="where the proof runs (default: the target's)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the engine directory to make")
     parser.add_argument("--json", action="store_true", help="print the proof as JSON")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
@@ -39,10 +41,16 @@ def run(args: argparse.Namespace) -> int:
         return int(args.run_action(args))
     if args.out is None:
         raise ConfigError("no --out", "the engine directory to make", "name one")
-    from llava_st_ros.export.engine_directory import export_checkpoint
+    try:
+        from llava_st_ros.export.engine_directory import export_checkpoint
+    except ImportError as error:
+        raise ConfigError(
+            str(error), "the packages of the export", "pip install llava_st_ros[export]"
+        ) from error
     from llava_st_ros.export.target import read_target
     from llava_st_ros.model_path import default_checkpoint
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clean up
     target = read_target(args.target)
     precision = args.precision or next(iter(target.precisions))
     target.bounds(precision)
@@ -52,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         target,
         precision,
         args.out,
+        device=args.device,
         on_step=lambda step: print(f"[export] {step}", file=sys.stderr, flush=True),
     )
     if args.json:

@@ -12,7 +12,9 @@ HELP = "list an engine directory's graphs, their inputs and outputs, and the pro
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", metavar="ENGINE_DIR", type=Path, help="the engine directory")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,14 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a checkpoint's folder or config.json; its weights need not be there "
         f"(default: {OFFICIAL}, the published model)",
     )
-    parser.add_argument("--precision", default="float16", help="of the network (default float16)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument(
+        "--precision", default=argparse.SUPPRESS, help="of the network (default float16)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.export.plan import boards, make_plan
 
-    plan = make_plan(_geometry(args.model), args.precision)
+    plan = make_plan(_geometry(args.model), args.precision or "float16")
     report = {
         "model": args.model,
         "precision": plan.precision,
@@ -60,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _geometry(model: str) -> ModelConfig:
     from llava_st_ros.export.plan import GEOMETRIES
     from llava_st_ros.model.geometry import read_config, read_json
+    from llava_st_ros.model.tokenizer import Tokenizer
 
     path = Path(model)
     if not path.exists() and (GEOMETRIES / f"{model}.json").is_file():
@@ -71,7 +76,9 @@ def _geometry(model: str) -> ModelConfig:
     values = read_json(path)
     if "vocab_size" not in values:
         raise CheckpointError(f"{path}: no vocab_size", "the sizes of a checkpoint", "correct it")
-    return read_config(values, {})
+    # A published config.json has no structural tokens' ids: they are the tokenizer's.
+    tokenizer = Tokenizer.load_if_any(path.parent)
+    return read_config(values, {}, tokenizer.special if tokenizer else None)
 
 
 def _lines(plan: Plan, report: dict[str, Any]) -> list[str]:

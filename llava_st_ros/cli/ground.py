@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         stream=StreamConfig(window_seconds=args.window), min_confidence=args.min_confidence
     )
     _prepare_outputs(args)
-    folder = args.model or default_model()
+    folder = args.model or default_model(args.backend, args.device)
     backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
     grounder = Grounder(backend, tokenizer, config)
     with _bar(source.length, "grounding") as bar:

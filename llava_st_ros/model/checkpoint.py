@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,12 +20,9 @@ from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.geometry import read_config, read_json, write_config
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tensor_files import SINGLE, find_tensors, named
-
-if TYPE_CHECKING:
-    from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.model.tokenizer import Tokenizer
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _VISION = r"model\.vision_tower\.vision_tower\.vision_model\."
 # In published files, but no part of the network that runs.
 STRAYS = re.compile(
@@ -63,7 +60,7 @@ def load_checkpoint(
         raise CheckpointError(f"no folder {folder}", "a checkpoint folder", "check the path")
     values = read_json(folder / "config.json")
     tensors = find_tensors(folder)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = Tokenizer.load_if_any(folder)
     special = None if tokenizer is None else tokenizer.special
     config = read_config(values, tensors.shapes, special, overrides)
     if tokenizer is not None:
@@ -123,14 +120,6 @@ def published_names(config: ModelConfig) -> list[str]:
     """Every parameter's name in a checkpoint of this geometry."""
     with torch.device("meta"):
         return list(LlavaST(config).state_dict())
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer | None:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return None
-    from llava_st_ros.model.tokenizer import Tokenizer
-
-    return Tokenizer.load(folder)
 
 
 def check_tensors(

@@ -107,6 +107,12 @@ class Tokenizer:
         return cls(_read_files(Path(folder)), str(folder))
 
     @classmethod
+    def load_if_any(cls, folder: str | Path) -> Tokenizer | None:
+        """As ``load``; None where the folder has none of a tokenizer's files."""
+        found = any((Path(folder) / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+        return cls.load(folder) if found else None
+
+    @classmethod
     def load_completed(cls, folder: str | Path, num_temporal: int, num_spatial: int) -> Tokenizer:
         """As ``load``, with the structural and coordinate tokens that the files lack added at the
         end in the published order, as the stage of training that brings them adds them."""

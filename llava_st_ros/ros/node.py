@@ -44,7 +44,7 @@ Load = Callable[[NodeParameters], tuple[Backend, Tokenizer]]
 
 def load_model(settings: NodeParameters) -> tuple[Backend, Tokenizer]:
     """The backend and tokenizer that the parameters name."""
-    path = settings.model or default_model()
+    path = settings.model or default_model(settings.backend, settings.device, settings.precision)
     return load_backend(
         path,
         settings.backend,

@@ -54,7 +54,7 @@ class NodeParameters:
     )
     threads: int = _setting(
         0,
-        "CPU threads of the network; 0: as the runtime chooses (OMP_NUM_THREADS)",
+        "CPU threads of the network; 0: OMP_NUM_THREADS, or as the runtime chooses",
         low=0,
         high=1024,
     )

@@ -94,8 +94,9 @@ def left_behind(out: Path) -> list[str]:
     return found
 
 
-def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, random_checkpoint) -> None:
-    run = demo(bag, tmp_path, random_checkpoint)
+@pytest.mark.parametrize("model", ["random_checkpoint", "random_engine"])
+def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, model, request) -> None:
+    run = demo(bag, tmp_path, request.getfixturevalue(model))
     output, errors = run.communicate(timeout=180)
     assert run.returncode == 0, output + errors
     assert "played 30 of 30 frames" in output

@@ -128,11 +128,13 @@ def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
         assert decoded.shape == (HEIGHT, WIDTH, 3)
 
 
-def test_llava_st_node_runs_a_checkpoint(peer: Peer, random_checkpoint: Path) -> None:
+@pytest.mark.parametrize("model", ["random_checkpoint", "random_engine"])
+def test_llava_st_node_runs_a_model(peer: Peer, model: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(model)
     arrays = peer.collect(msg.GroundedTrackArray, "tracks")
     answers = peer.collect(msg.Answer, "grounding/answers")
     with process(
-        "-m", "llava_st_ros.cli", "node", "--ros-args", "-p", f"model:={random_checkpoint}",
+        "-m", "llava_st_ros.cli", "node", "--ros-args", "-p", f"model:={folder}",
         "-p", "queries:=[a ball]", "-p", "history:=0.0",
     ):  # fmt: skip
         camera, stamps = peer.camera("image"), []
