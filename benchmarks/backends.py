@@ -1,10 +1,10 @@
 """Prints what each step of an answer costs on each backend, in one run, medians and ratios.
 
 scripts/with_ros .venv/bin/python -m benchmarks.backends CHECKPOINT ENGINE_DIR...
-    [--threads 2] [--rounds 15] [--compile] [--json]
+    [--threads 2] [--rounds 10] [--compile] [--json]
 
-The first line is what the machine can do at all (a float32 matrix product); rounds go from backend
-to backend, so that a busy neighbour slows them all.
+The first line is what the machine can do at all (a float32 matrix product); each backend has a
+process of its own, and rounds go from one to the other, so that a busy neighbour slows them all.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.base import Backend
@@ -33,6 +33,7 @@ from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
 
 QUERY = Query("q", "the green ball rolls", Task.STVG, period=1.0)
 WINDOW_SECONDS, FRAME_RATE = 6.0, 10
+REPEATS = 3  # runs of a step before the next backend has its turn
 STEPS = ("encode a frame", "pack a window", "prefill", "decode one token", "tick")
 
 
@@ -86,62 +87,101 @@ class Subject:
         }[name]
 
 
+class Worker:
+    """A Subject in a process of its own: what one backend imports and leaves spinning is not the
+    other's to bear, as on a robot."""
+
+    def __init__(self, path: Path, threads: int, compiled: bool = False) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, path, threads, compiled), daemon=True
+        )
+        self._process.start()
+        self.name, self.load = self._pipe.recv()
+
+    def times(self, step: str) -> list[float]:
+        """Seconds of REPEATS runs of a step, one after the other."""
+        self._pipe.send(step)
+        return self._pipe.recv()
+
+    def answer(self) -> Any:
+        """The last tick's."""
+        self._pipe.send("answer")
+        return self._pipe.recv()
+
+
+def _serve(pipe: Any, path: Path, threads: int, compiled: bool) -> None:
+    start = time.perf_counter()
+    backend, tokenizer = load_backend(path, threads=threads)
+    load = time.perf_counter() - start
+    described = backend.describe()
+    name = f"{described.name} {described.precision}, {path}"
+    if compiled:
+        import torch
+
+        name += ", compiled"
+        for part in ("encode_images", "pack", "decode"):
+            setattr(backend.model, part, torch.compile(getattr(backend.model, part), dynamic=True))
+    subject = Subject(name, backend, tokenizer)
+    pipe.send((name, load))
+    while True:
+        try:
+            step = pipe.recv()
+        except EOFError:  # the parent is done
+            return
+        if step == "answer":
+            pipe.send(subject.answer)
+            continue
+        seconds = []
+        for _ in range(REPEATS):
+            if step == "tick":
+                subject.watch(1.0)
+            seconds.append(_seconds(subject.step(step)))
+        pipe.send(seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("engines", type=Path, nargs="*", metavar="ENGINE_DIR")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
 
-    ceiling = _ceiling()
-    loads, subjects = {}, []
-    for path in (options.checkpoint, *options.engines):
-        start = time.perf_counter()
-        backend, tokenizer = load_backend(path, threads=options.threads)
-        described = backend.describe()
-        name = f"{described.name} {described.precision}, {path}"
-        loads[name] = time.perf_counter() - start
-        subjects.append(Subject(name, backend, tokenizer))
+    workers = [Worker(path, options.threads) for path in (options.checkpoint, *options.engines)]
     if options.compile:
-        backend, tokenizer = load_backend(options.checkpoint, threads=options.threads)
-        for part in ("encode_images", "pack", "decode"):
-            compiled = torch.compile(getattr(backend.model, part), dynamic=True)
-            setattr(backend.model, part, compiled)
-        subjects.insert(1, Subject("torch compiled", backend, tokenizer))
-
-    times: dict[str, dict[str, list[float]]] = {s.name: {n: [] for n in STEPS} for s in subjects}
+        workers.insert(1, Worker(options.checkpoint, options.threads, compiled=True))
+    ceiling = _ceiling(options.threads)
+    times: dict[str, dict[str, list[float]]] = {w.name: {n: [] for n in STEPS} for w in workers}
     for _ in range(options.rounds):
         for name in STEPS:
-            for subject in subjects:
-                if name == "tick":
-                    subject.watch(1.0)
-                times[subject.name][name].append(_seconds(subject.step(name)))
-    medians = {s: {n: median(values) for n, values in steps.items()} for s, steps in times.items()}
-    equal = {s.name: s.answer == subjects[0].answer for s in subjects}
-    report = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "product_gflops": ceiling,
-        "load_seconds": loads,
-        "median_seconds": medians,
-        "same_answer_as_first": equal,
-    }
+            for worker in workers:
+                times[worker.name][name] += worker.times(name)
+    medians = {w: {n: median(values) for n, values in steps.items()} for w, steps in times.items()}
+    first = workers[0].name
+    answers = [worker.answer() for worker in workers]
+    equal = {worker.name: answer == answers[0] for worker, answer in zip(workers, answers)}
     if options.json:
+        report = {
+            "machine": platform.processor() or platform.machine(),
+            "threads": options.threads,
+            "runs": options.rounds * REPEATS,
+            "product_gflops": ceiling,
+            "load_seconds": {worker.name: worker.load for worker in workers},
+            "median_seconds": medians,
+            "same_answer_as_first": equal,
+        }
         print(json.dumps(report, indent=1))
         return
     print(f"float32 matrix product: {ceiling:.0f} GFLOP/s with {options.threads} threads")
-    first = subjects[0].name
-    for subject in subjects:
-        load = f", loads in {loads[subject.name]:.1f} s" if subject.name in loads else ""
-        same = "" if equal[subject.name] else ", ANOTHER ANSWER"
-        print(f"{subject.name}{load}{same}")
+    for worker in workers:
+        same = "" if equal[worker.name] else ", ANOTHER ANSWER"
+        print(f"{worker.name}: loads in {worker.load:.1f} s{same}")
         for name in STEPS:
-            value = medians[subject.name][name]
+            value = medians[worker.name][name]
             print(f"  {name:18} {1000 * value:8.2f} ms   {medians[first][name] / value:5.2f} x")
 
 
@@ -151,8 +191,11 @@ def _seconds(step: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _ceiling(size: int = 1024) -> float:
+def _ceiling(threads: int, size: int = 1024) -> float:
     """GFLOP/s of the best of ten products of two float32 matrices."""
+    import torch
+
+    torch.set_num_threads(threads)
     a = torch.randn(size, size)
     best = min(_seconds(lambda: a @ a) for _ in range(10))
     return 2 * size**3 / best / 1e9

@@ -354,7 +354,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     limit = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = threads or (int(limit) if limit.isdigit() else 0)
     # Each graph has threads of its own; those of one that waits must not keep cores busy.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = QUIET
     return options
 
