@@ -19,7 +19,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments = (
         ("params_file", default_parameters, "YAML file of the node's parameters"),
         ("namespace", "", "namespace of the node; two of them can run side by side"),
-        ("model", "", "checkpoint folder; empty: llava-st-tiny"),
+        ("model", "", "checkpoint or engine directory; empty: llava-st-tiny"),
         ("image", "image", "image topic of the default camera"),
         ("tracks", "tracks", "topic of the tracks"),
         ("events", "events", "topic of the events"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from llava_st_ros.backends.base import BackendDescription, Cache
+from llava_st_ros.backends.base import BackendDescription, Cache, check_ids, check_window
 from llava_st_ros.backends.device_arrays import Device, DeviceArray
 from llava_st_ros.backends.engine_files import EngineFiles
 from llava_st_ros.backends.frame_pool import FramePool, PooledFrame
@@ -161,22 +161,7 @@ class OnnxBackend:
         return frames
 
     def pack(self, features: Sequence[PooledFrame], time_indices: Sequence[int]) -> VisualTokens:
-        rows = self.config.num_temporal_tokens
-        if any(not 0 <= index < rows for index in time_indices):
-            raise BackendError(
-                f"time indices {min(time_indices)} to {max(time_indices)}",
-                f"rows 0 to {rows - 1} of the temporal table",
-                "index the frames by their place in the window",
-            )
-        if not features:
-            raise BackendError("no frames", "a window of frames", "push frames first")
-        self.config.check_frames(len(features))
-        if len(time_indices) != len(features):
-            raise BackendError(
-                f"{len(features)} frames with {len(time_indices)} time indices",
-                "an index a frame",
-                "index the frames by their place in the window",
-            )
+        check_window(self.config, len(features), time_indices)
         fast = len(features) * self.config.fast_tokens_per_frame
         slow = len(features) // self.config.packer.temporal_region
         slow *= self.config.slow_tokens_per_frame
@@ -201,7 +186,7 @@ class OnnxBackend:
 
     def embed(self, prompt: Prompt, visual: VisualTokens | None) -> PromptRows:
         ids = np.array(prompt.token_ids, np.int64)
-        self._check_ids(ids)
+        check_ids(self.config, ids)
         values = (prompt.temporal_inputs, prompt.height_inputs, prompt.width_inputs)
         layout = lay_out(ids, self.config, visual.counts if visual else (), values)
         for position, row, count in layout.blocks:
@@ -231,7 +216,7 @@ class OnnxBackend:
         ids = np.asarray(token_ids, np.int64)
         if not len(ids):
             return np.empty((0, self.config.vocabulary), np.float32)
-        self._check_ids(ids)
+        check_ids(self.config, ids)
         nothing = np.zeros((1, self._width), self._dtype)
         return self._append(PromptRows(ids, self._nothing, nothing), np.arange(len(ids)), cache)
 
@@ -305,14 +290,6 @@ class OnnxBackend:
             raise BackendError(
                 f"ONNX Runtime: {error}", "a graph that runs", "export the checkpoint again"
             ) from error
-
-    def _check_ids(self, ids: np.ndarray) -> None:
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocabulary):
-            raise BackendError(
-                f"token ids {ids.min()} to {ids.max()}",
-                f"ids 0 to {self.config.vocabulary - 1}",
-                "use the tokenizer that belongs to the model",
-            )
 
 
 def _host(values: np.ndarray) -> DeviceArray:

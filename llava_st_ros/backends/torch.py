@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from llava_st_ros.backends.base import BackendDescription, Cache
+from llava_st_ros.backends.base import BackendDescription, Cache, check_ids, check_window
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.checkpoint import Checkpoint
@@ -82,15 +82,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def pack(self, features: Sequence[torch.Tensor], time_indices: Sequence[int]) -> VideoTokens:
-        rows = self.config.num_temporal_tokens
-        if any(not 0 <= index < rows for index in time_indices):
-            raise BackendError(
-                f"time indices {min(time_indices)} to {max(time_indices)}",
-                f"rows 0 to {rows - 1} of the temporal table",
-                "index the frames by their place in the window",
-            )
-        if not features:
-            raise BackendError("no frames", "a window of frames", "push frames first")
+        check_window(self.config, len(features), time_indices)
         return self.model.pack(torch.stack(tuple(features)), time_indices)
 
     @torch.inference_mode()
@@ -99,7 +91,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def embed(self, prompt: Prompt, visual: VideoTokens | torch.Tensor | None) -> torch.Tensor:
-        self._check_ids(prompt.token_ids)
+        check_ids(self.config, prompt.token_ids)
         return self.model.embed_prompt(
             prompt.token_ids,
             visual,
@@ -123,7 +115,7 @@ class TorchBackend:
         if not len(token_ids):
             return np.empty((0, self.config.vocabulary), dtype=np.float32)
         ids = np.asarray(token_ids, dtype=np.int64)
-        self._check_ids(ids)
+        check_ids(self.config, ids)
         embeddings = self.model.embed_tokens(torch.from_numpy(ids).to(self.device))
         return self._logits(self._append(embeddings, cache))
 
@@ -148,14 +140,6 @@ class TorchBackend:
 
     def _logits(self, hidden: torch.Tensor) -> np.ndarray:
         return self.model.logits(hidden).float().cpu().numpy()
-
-    def _check_ids(self, ids: np.ndarray) -> None:
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocabulary):
-            raise BackendError(
-                f"token ids {ids.min()} to {ids.max()}",
-                f"ids 0 to {self.config.vocabulary - 1}",
-                "use the tokenizer that belongs to the model",
-            )
 
 
 def check_device(device: str) -> None:
