@@ -88,7 +88,7 @@ def export_checkpoint(
             },
         )
         manifest.write(aside)
-        del checkpoint
+        del checkpoint, graph  # the proof loads it again, in float32
         on_step("proof")
         engine = OnnxBackend(open_engine(aside, target.backend), device=device)
         proof = prove(TorchBackend(load_checkpoint(folder, overrides=overrides)), engine)

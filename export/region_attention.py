@@ -1,8 +1,8 @@
 """The packer's region attention as one ONNX node, with a body for runtimes that don't know it.
 
-The node's name is the plugin's in TensorRT. ONNX Runtime is given a model-local function of that
-name; for TensorRT the node carries the plugin's version and namespace and has no body, since some
-of its parsers would take the body rather than the plugin.
+Runtimes are given a model-local function of the node's name. A plugin of that name will take the
+function's place in TensorRT, for which the node must then come without a body: some of its parsers
+would prefer it to the plugin.
 """
 
 from __future__ import annotations
@@ -115,11 +115,3 @@ def add_body(model: onnx_ir.Model) -> None:
     if any(node.domain == DOMAIN for node in model.graph):
         function = onnx_ir.serde.deserialize_function(onnx.parser.parse_function(BODY))
         model.functions[function.identifier()] = function
-
-
-def name_plugin(model: onnx_ir.Model) -> None:
-    """For TensorRT: say which plugin the node is, by the attributes that its ONNX parser reads."""
-    for node in model.graph:
-        if node.domain == DOMAIN:
-            node.attributes["plugin_version"] = onnx_ir.AttrString("plugin_version", str(VERSION))
-            node.attributes["plugin_namespace"] = onnx_ir.AttrString("plugin_namespace", DOMAIN)

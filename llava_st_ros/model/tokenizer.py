@@ -40,6 +40,7 @@ STRUCTURE = {  # field of SpecialTokens -> token, in the published order
     "spatial_width_input": WIDTH_INPUT,
     "spatial_width_output": "<WIDTH-OUTPUT>",
 }
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them
 COORDINATE_KINDS = ("TEMP", "HEIGHT", "WIDTH")  # in the order of the vocabulary
 COORDINATE = re.compile(r"<(TEMP|HEIGHT|WIDTH)-(\d{3,})>")
 # Qwen2's own split: contractions, words with one leading mark, single digits, marks, line ends.
@@ -109,7 +110,7 @@ class Tokenizer:
     @classmethod
     def load_if_any(cls, folder: str | Path) -> Tokenizer | None:
         """As ``load``; None where the folder has none of a tokenizer's files."""
-        found = any((Path(folder) / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+        found = any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
         return cls.load(folder) if found else None
 
     @classmethod

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.checkpoint import TOKENIZER_FILES, check_tensors
+from llava_st_ros.model.checkpoint import check_tensors
 from llava_st_ros.model.geometry import LM_HEAD, read_config, read_json
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tensor_files import (
@@ -30,7 +30,7 @@ from llava_st_ros.model.tensor_files import (
     find_tensors,
     opened,
 )
-from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.model.tokenizer import TOKENIZER_FILES, Tokenizer
 from llava_st_ros.training.adapter_files import ADAPTER_CONFIG
 from llava_st_ros.training.adapters import Adapter, read_adapter
 from llava_st_ros.training.objective import COORDINATE_TABLES
