@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import llava_st_ros
+from llava_st_ros.cli import export, train
 from llava_st_ros.cli.__main__ import COMMANDS
-from llava_st_ros.cli.train import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,7 +82,11 @@ def test_every_subcommand_module_is_a_command() -> None:
         for path in folder.glob("[!_]*.py")
         if "def run(" in path.read_text(encoding="utf-8")
     }
-    assert modules == {*COMMANDS, *(f"train_{action}" for action in ACTIONS)}
+    assert modules == {
+        *COMMANDS,
+        *(f"train_{action}" for action in train.ACTIONS),
+        *(f"export_{action}" for action in export.ACTIONS),
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
