@@ -23,14 +23,13 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.export.language_graph import LanguageGraph
 from llava_st_ros.export.packer_graph import PackerGraph
+from llava_st_ros.export.profiles import ANSWER, WORDS
 from llava_st_ros.export.vision_graph import VisionGraph
 from llava_st_ros.language.prompt import visual_block
 from llava_st_ros.model.llava_st import LlavaST
 
 BOARDS = Path(__file__).parent / "boards.yaml"
 GEOMETRIES = Path(__file__).parent / "geometries"  # config.json of models whose weights are far
-WORDS = 150  # positions of a prompt besides its visual block, generously
-ANSWER = 1024  # longest answer, the node's default
 RESERVED = 2.5 * 2**30  # system, node and CUDA's own
 KEPT_WINDOWS = 2  # frames whose features are kept, in windows (backends/frame_pool.py)
 

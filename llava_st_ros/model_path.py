@@ -24,7 +24,7 @@ def default_model(backend: str = "", device: str = "cpu", precision: str = "") -
         if suits and is_engine_directory(engine) and _is_current(engine, place):
             return engine
         if (place / "config.json").is_file():
-            return place
+            break
     return default_checkpoint()
 
 

@@ -1,18 +1,18 @@
 """``llava-st export``: a checkpoint becomes an engine directory; and what such a directory is.
 
 ``llava-st export --checkpoint DIR --target T --out DIR``, or an ACTION: a module
-``export_<action>`` of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args)``.
+``export_<action>`` of this package.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import signal
 import sys
 from pathlib import Path
 
+from llava_st_ros.cli.actions import add_actions
 from llava_st_ros.errors import ConfigError
 
 HELP = "make engines of a checkpoint, and check them"
@@ -28,12 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="where the proof runs (default: the target's)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the engine directory to make")
     parser.add_argument("--json", action="store_true", help="print the proof as JSON")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    for name in ACTIONS:
-        module = importlib.import_module(f"llava_st_ros.cli.export_{name}")
-        action = actions.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(action)
-        action.set_defaults(run_action=module.run)
+    add_actions(parser, "export", ACTIONS, required=False)
 
 
 def run(args: argparse.Namespace) -> int:
