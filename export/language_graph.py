@@ -11,6 +11,11 @@ from llava_st_ros.export.fused_linear import fused_linear
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.prompt_layout import AXES
 
+# How far below a position's score for itself, and so below its highest, those that it does not see
+# are put: e^-40 is nothing beside float32's rounding. Of minus infinity ONNX Runtime makes denormal
+# numbers, with which its softmax and the product after it take several times as long.
+HIDDEN = 40.0
+
 
 class LanguageGraph(nn.Module):
     """The decoder over a cache that stays outside: prefill and extension are one graph.
@@ -103,19 +108,25 @@ class _Layer(nn.Module):
         first, second = states.chunk(2, dim=-1)
         states = states * cos + torch.cat((-second, first), dim=-1) * sin
         query, key = states[:, : self.heads], states[:, self.heads :]
+        own = key
         if wanted is not None:
-            hidden, query, mask = hidden[wanted], query[wanted], mask[wanted]
-        hidden = hidden + self.out(
-            self._attend(query, torch.cat((old_keys, key)), torch.cat((old_values, value)), mask)
-        )
+            hidden, query, own, mask = (x[wanted] for x in (hidden, query, own, mask))
+        keys, values = torch.cat((old_keys, key)), torch.cat((old_values, value))
+        hidden = hidden + self.out(self._attend(query, own, keys, values, mask))
         gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, dim=-1)
         return hidden + self.down(nn.functional.silu(gate) * up), key, value
 
     def _attend(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+        self,
+        query: torch.Tensor,
+        own: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor,
     ) -> torch.Tensor:
         """Queries [R, heads, d] over keys and values [P + L, kv_heads, d] -> [R, heads * d].
 
+        ``own`` [R, kv_heads, d] are the keys at the queries' own positions, which they always see.
         Queries of a group share their head's keys without copies of them. Scaled before the product
         and softmax in float32, for float16's sake.
         """
@@ -123,7 +134,8 @@ class _Layer(nn.Module):
         query = query * query.shape[-1] ** -0.5
         query = query.unflatten(1, (self.kv_heads, group)).permute(1, 2, 0, 3)
         scores = query.flatten(1, 2) @ keys.permute(1, 2, 0)  # [kv_heads, group * R, P + L]
-        scores = scores.float().unflatten(1, (group, -1)) + mask
+        least = (query * own.transpose(0, 1).unsqueeze(1)).float().sum(-1, keepdim=True) - HIDDEN
+        scores = torch.maximum(scores.float().unflatten(1, (group, -1)) + mask, least)
         weights = scores.softmax(-1).to(values.dtype).flatten(1, 2)
         read = (weights @ values.transpose(0, 1)).unflatten(1, (group, -1))
         return read.permute(2, 0, 1, 3).flatten(1)

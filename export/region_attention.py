@@ -1,13 +1,13 @@
-"""The packer's region attention as one ONNX node, with a body for runtimes that don't know it.
+"""The packer's region attention as one ONNX node, in the form that the graph's reader wants.
 
-Runtimes are given a model-local function of the node's name. A plugin of that name will take the
-function's place in TensorRT, for which the node must then come without a body: some of its parsers
-would prefer it to the plugin.
+``with_body`` is ONNX Runtime's: the node and a model-local function of its name. ``as_plugin`` is
+TensorRT's with the plugin library: the node alone, as some of its parsers would prefer a function
+to the plugin. ``decomposed`` is TensorRT's without it: standard operators, no node and no function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -18,6 +18,8 @@ import torch
 import llava_st_ros.model.region_attention  # noqa: F401  (registers the operator)
 
 DOMAIN, NAME, VERSION = "org.llava_st", "LlavaStRegionAttention", 1
+# By which TensorRT's parser finds the plugin's creator.
+PLUGIN = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}
 OPSET = 20  # of ONNX: TensorRT 10.3 reads it; LayerNormalization and Gelu are operators of it
 
 BODY = f"""
@@ -38,8 +40,7 @@ BODY = f"""
   area = Mul (s, s)
   count = Mul (area, t)
   in_regions = Concat <axis: int = 0> (frames, t, height, s, width, s, wide)
-  each_key = Concat <axis: int = 0> (all, wide, count)
-  each_value = Concat <axis: int = 0> (all, count, wide)
+  each = Concat <axis: int = 0> (all, count, wide)
   each_query = Concat <axis: int = 0> (all, heads, wide)
 
   one = Constant <value_floats: floats = [1.0]> ()
@@ -49,11 +50,12 @@ BODY = f"""
   normed_value = LayerNormalization <axis: int = -1, epsilon: float = @epsilon> (value, ones)
 
   cut_key = Reshape (normed_key, in_regions)
-  moved_key = Transpose <perm: ints = [0, 2, 4, 6, 1, 3, 5]> (cut_key)
-  keys = Reshape (moved_key, each_key)
+  moved_key = Transpose <perm: ints = [0, 2, 4, 1, 3, 5, 6]> (cut_key)
+  rows = Reshape (moved_key, each)
+  keys = Transpose <perm: ints = [0, 2, 1]> (rows)
   cut_value = Reshape (normed_value, in_regions)
   moved_value = Transpose <perm: ints = [0, 2, 4, 1, 3, 5, 6]> (cut_value)
-  values = Reshape (moved_value, each_value)
+  values = Reshape (moved_value, each)
   queries = Reshape (query, each_query)
 
   scores = MatMul (queries, keys)
@@ -79,6 +81,10 @@ SCHEMA = onnx.defs.OpSchema(
         _Attribute("spatial_region", onnx.defs.OpSchema.AttrType.INT, "side in tokens"),
         _Attribute("temporal_region", onnx.defs.OpSchema.AttrType.INT, "length in frames"),
         _Attribute("epsilon", onnx.defs.OpSchema.AttrType.FLOAT, "beside the variance"),
+        *(
+            _Attribute(name, onnx.defs.OpSchema.AttrType.STRING, "for TensorRT", required=False)
+            for name in PLUGIN
+        ),
     ],
 )
 if not onnx.defs.has(NAME, DOMAIN):
@@ -110,8 +116,28 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def add_body(model: onnx_ir.Model) -> None:
-    """For ONNX Runtime: the function that computes the node, where the graph has one."""
-    if any(node.domain == DOMAIN for node in model.graph):
+def with_body(model: onnx_ir.Model) -> None:
+    """Give the graph the function that computes the node, where it has one."""
+    if any(_ours(model)):
         function = onnx_ir.serde.deserialize_function(onnx.parser.parse_function(BODY))
         model.functions[function.identifier()] = function
+
+
+def as_plugin(model: onnx_ir.Model) -> None:
+    """Name the plugin at each node: no reader but TensorRT with the plugin library takes it then."""
+    for node in _ours(model):
+        node.attributes.update(
+            (key, onnx_ir.AttrString(key, value)) for key, value in PLUGIN.items()
+        )
+
+
+def decomposed(model: onnx_ir.Model) -> None:
+    """Put the function's operators in the place of each node."""
+    with_body(model)
+    onnx_ir.passes.Sequential(
+        onnx_ir.passes.common.InlinePass(), onnx_ir.passes.common.RemoveUnusedOpsetsPass()
+    )(model)
+
+
+def _ours(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
+    return (node for node in model.graph if node.domain == DOMAIN)
