@@ -36,7 +36,8 @@ class Manifest:
 
     ``backend`` runs it ("onnxruntime", "tensorrt"); ``graphs`` gives each graph's file by name;
     ``files`` all files but the manifest; ``versions`` what made them (package: version);
-    ``checkpoint`` the fingerprint of the checkpoint they were made from; ``proof`` is what
+    ``checkpoint`` the fingerprint of the checkpoint they were made from; ``machine`` what engines
+    are tied to (``engine.machine``), empty where any machine will do; ``proof`` is what
     ``export.proof`` measured.
     """
 
@@ -48,6 +49,7 @@ class Manifest:
     graphs: Mapping[str, str]
     files: Mapping[str, File]
     versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 

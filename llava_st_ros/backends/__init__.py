@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
     from llava_st_ros.model.tokenizer import Tokenizer
 
-BACKENDS = ("torch", "onnxruntime")
+# By name the packages that pip installs for it; JetPack brings its own TensorRT.
+BACKENDS = {
+    "torch": "torch transformers",
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt cuda-bindings ml_dtypes",
+}
 
 
 def backend_of(path: Path) -> str:
@@ -24,18 +29,19 @@ def load_backend(
     path: str | Path,
     name: str = "",
     *,
-    device: str = "cpu",
+    device: str = "",
     precision: str = "",
     threads: int = 0,
 ) -> tuple[Backend, Tokenizer]:
     """Load a checkpoint or an engine directory into a backend, which is imported only now.
 
     The folder says which: a checkpoint runs in torch, an engine directory in what it was exported
-    for; a ``name`` must agree. ``precision`` is float32 (default), bfloat16 or float16 of a
+    for; a ``name`` must agree. ``device`` is cpu, cuda or cuda:N; left empty, a GPU for TensorRT
+    and the CPU for the others. ``precision`` is float32 (default), bfloat16 or float16 of a
     checkpoint; an engine has its own. ``threads`` is how many CPU threads this process may use for
     one operation of the network; 0 leaves it to the runtime. Raises CheckpointError or EngineError
-    for a folder that is not whole (a tokenizer is needed), BackendError for an unknown backend,
-    device or precision.
+    for a folder that is not whole (a tokenizer is needed) or for another machine, BackendError for
+    an unknown backend, device or precision.
     """
     path = Path(path)
     if name and name not in BACKENDS:
@@ -50,12 +56,13 @@ def load_backend(
     try:
         if engine:
             return _load_engine(path, name, device, precision, threads)
-        return _load_checkpoint(path, device, precision or "float32", threads)
+        return _load_checkpoint(path, device or "cpu", precision or "float32", threads)
     except ImportError as error:
+        runtime = backend_of(path)
         raise BackendError(
             f"{path}: {error}",
-            f"the packages of {'ONNX Runtime' if engine else 'torch'}",
-            f"pip install {'onnxruntime' if engine else 'torch transformers'}",
+            f"the packages of the {runtime} backend",
+            f"pip install {BACKENDS[runtime]}",
         ) from error
 
 
@@ -83,7 +90,7 @@ def _load_engine(
     if manifest.backend not in BACKENDS:
         raise BackendError(
             f"{path}: an engine directory for {manifest.backend}",
-            f"one for {' or '.join(BACKENDS[1:])}",
+            "one for onnxruntime or tensorrt",
             "use the version that made it, or export again",
         )
     if precision not in ("", manifest.precision):
@@ -93,11 +100,16 @@ def _load_engine(
             f"export again with --precision {precision}",
         )
     from llava_st_ros.backends.engine_files import open_engine
-    from llava_st_ros.backends.onnxruntime import OnnxBackend
 
     engine = open_engine(path, name or manifest.backend)
     tokenizer = _needed(engine.tokenizer, path)
-    return OnnxBackend(engine, device=device, threads=threads), tokenizer
+    if manifest.backend == "tensorrt":
+        from llava_st_ros.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend(engine, device=device or "cuda"), tokenizer
+    from llava_st_ros.backends.onnxruntime import OnnxBackend
+
+    return OnnxBackend(engine, device=device or "cpu", threads=threads), tokenizer
 
 
 def _needed(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:

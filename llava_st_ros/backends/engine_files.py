@@ -35,6 +35,12 @@ class EngineFiles:
         """The file of a graph."""
         return self.folder / self.manifest.graphs[name]
 
+    @property
+    def library(self) -> Path | None:
+        """The plugin library that its engines need."""
+        names = [name for name in self.manifest.files if name.endswith(".so")]
+        return self.folder / names[0] if names else None
+
     def mixed(self, prompt: Prompt) -> dict[str, np.ndarray]:
         """For each axis the embeddings [K, D] of the prompt's coordinate values."""
         values = (prompt.temporal_inputs, prompt.height_inputs, prompt.width_inputs)

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from llava_st_ros.backends.device_arrays import Device, DeviceArray
+from llava_st_ros.engine.device_arrays import Device, DeviceArray
 
 
 class FramePool:

@@ -1,0 +1,40 @@
+"""CUDA memory by ONNX Runtime, for its own sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+
+from llava_st_ros.engine.device_arrays import DeviceArray, lengthened, part
+
+
+@dataclass(frozen=True)
+class OrtDevice:
+    """A GPU of ONNX Runtime's CUDA provider."""
+
+    index: int = 0
+    kind = "cuda"
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.index}"
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> DeviceArray:
+        dtype = np.dtype(dtype)
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            list(shape), dtype, self.kind, self.index
+        )
+        return DeviceArray(shape, dtype, value.data_ptr(), self, value)
+
+    def put(self, values: np.ndarray) -> DeviceArray:
+        values = np.ascontiguousarray(values)
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(values, self.kind, self.index)
+        return DeviceArray(values.shape, values.dtype, value.data_ptr(), self, value)
+
+    def grown(self, array: DeviceArray, rows: int, axis: int) -> DeviceArray:
+        """Through the host, which alone ONNX Runtime copies from."""
+        return self.put(lengthened(np.asarray(array), rows, axis))
+
+    def host(self, array: DeviceArray) -> np.ndarray:
+        return part(array.owner.numpy(), array.owner.data_ptr(), array)
