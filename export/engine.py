@@ -7,18 +7,18 @@ What a version lacks is asked for by ``hasattr``, never by its number.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llava_st_ros.errors import BackendError, EngineError
+from llava_st_ros.engine.tensorrt_api import error_logger, load_plugins
+from llava_st_ros.errors import EngineError
 from llava_st_ros.export.profiles import Profile
 from llava_st_ros.whole_files import whole_file
-
-RUNTIMES = ("tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,19 @@ class BuildSettings:
     """How to build.
 
     ``workspace`` bounds the scratch memory that a layer may use, bytes. ``timing_cache`` is a file
-    that keeps what was timed for the next build. ``version_compatible`` and ``hardware_compatible``
-    engines run on later versions and on other GPUs (from Ampere on), at some loss of speed.
+    that keeps what was timed for the next build. ``plugins`` is the library of the plugins that a
+    graph names. ``version_compatible`` and ``hardware_compatible`` engines run on later versions
+    and on other GPUs (from Ampere on), at some loss of speed.
     ``compute_capabilities`` ("SM89") are those that an engine is built for ahead of time, which
     only TensorRT for RTX can; empty: the GPU that is there.
     """
 
     workspace: int = 2 << 30
     timing_cache: Path | None = None
+    plugins: Path | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
     compute_capabilities: tuple[str, ...] = ()
-
-
-def load_tensorrt(name: str = "") -> ModuleType:
-    """The installed TensorRT, or the one named (of RUNTIMES). Raises BackendError."""
-    for candidate in (name,) if name else RUNTIMES:
-        try:
-            return importlib.import_module(candidate)
-        except ImportError:
-            continue
-    raise BackendError(
-        f"no {name or ' nor '.join(RUNTIMES)}",
-        "TensorRT's Python package",
-        "install it: JetPack brings tensorrt; elsewhere pip install tensorrt or tensorrt-rtx-cu13",
-    )
 
 
 def build_engine(
@@ -63,11 +51,14 @@ def build_engine(
 ) -> None:
     """Build the ONNX file ``graph`` into the engine file ``out``.
 
-    ``on_step`` is told the phase at work and the share of it that is done; it may be called from
-    TensorRT's threads. Raises EngineError with TensorRT's own words where it cannot parse or build.
+    ``on_step`` is told the phase at work and the share of the whole that is done; it may be called
+    from TensorRT's threads. Whatever it raises ends the build. What was timed until then is kept.
+    Raises EngineError with TensorRT's own words where it cannot parse or build.
     """
-    logger = _logger(tensorrt)
+    logger = error_logger(tensorrt)
     builder = tensorrt.Builder(logger)
+    if settings.plugins is not None:
+        load_plugins(builder.get_plugin_registry(), settings.plugins, logger)
     network = builder.create_network(_strongly_typed(tensorrt))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
@@ -85,17 +76,22 @@ def build_engine(
     config.progress_monitor = monitor
     cache = _read_timing_cache(config, settings.timing_cache)
     serialised = builder.build_serialized_network(network, config)
-    if serialised is None:
-        raise EngineError(
-            f"{graph}: TensorRT {tensorrt.__version__} built nothing: {logger.said}",
-            "an engine",
-            "give it more workspace, or another target",
-        )
-    with whole_file(out) as part:
-        part.write_bytes(serialised)
-    if cache is not None and settings.timing_cache is not None:
-        with whole_file(settings.timing_cache) as part:
-            part.write_bytes(cache.serialize())
+    try:
+        if monitor.stopped_by is not None:
+            raise monitor.stopped_by
+        if serialised is None:
+            raise EngineError(
+                f"{graph}: TensorRT {tensorrt.__version__} built nothing: {logger.said}",
+                "an engine",
+                "give it more workspace, or another target",
+            )
+        with whole_file(out) as part:
+            part.write_bytes(serialised)
+    finally:
+        if cache is not None and settings.timing_cache is not None:
+            # An engine is not lost for want of what the next one would be quicker with.
+            with suppress(OSError), whole_file(settings.timing_cache) as part:
+                part.write_bytes(cache.serialize())
 
 
 def _strongly_typed(tensorrt: ModuleType) -> int:
@@ -106,6 +102,8 @@ def _strongly_typed(tensorrt: ModuleType) -> int:
 
 def _configure(config: Any, settings: BuildSettings, tensorrt: ModuleType) -> None:
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, settings.workspace)
+    # On unless asked off, and float32 products would be of TF32's ten bits.
+    config.clear_flag(tensorrt.BuilderFlag.TF32)
     if settings.version_compatible:
         config.set_flag(tensorrt.BuilderFlag.VERSION_COMPATIBLE)
     if settings.hardware_compatible:
@@ -153,46 +151,62 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile, grap
 
 
 def _read_timing_cache(config: Any, path: Path | None) -> Any:
-    """The cache that the build will use and add to; None where none is wanted."""
+    """The cache that the build will use and add to; None where none is wanted. A file that is
+    damaged or another device's is begun anew: it holds nothing that cannot be timed again."""
     if path is None:
         return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
-
-
-def _logger(tensorrt: ModuleType) -> Any:
-    class Logger(tensorrt.ILogger):
-        """Keeps the last error for the one line that the caller is told."""
-
-        def __init__(self) -> None:
-            tensorrt.ILogger.__init__(self)
-            self.said = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self.said = message
-
-    return Logger()
+    for content in (path.read_bytes() if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
 
 
 def _monitor(tensorrt: ModuleType, on_step: Callable[[str, float], None]) -> Any:
     class Monitor(tensorrt.IProgressMonitor):
-        """Shares of the phases, as TensorRT counts them."""
+        """The share of the whole, from the phases within phases that TensorRT counts."""
 
         def __init__(self) -> None:
             tensorrt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
+            self.stopped_by: BaseException | None = None
+            self._lock = threading.Lock()
+            # Phases at work, outer before inner: what a step of one is of the whole, steps done.
+            self._step: dict[str, float] = {}
+            self._done: dict[str, int] = {}
+            self._share = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.steps[phase_name] = num_steps
-            on_step(phase_name, 0.0)
+            with self._kept(), self._lock:
+                whole = self._step.get(parent_phase, 0.0) if parent_phase else 1.0
+                self._step[phase_name] = whole / max(num_steps, 1)
+                self._done[phase_name] = 0
+                self._tell(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            on_step(phase_name, (step + 1) / max(self.steps.get(phase_name, 1), 1))
-            return True  # go on
+            with self._kept(), self._lock:
+                self._done[phase_name] = step + 1
+                self._tell(phase_name)
+            return self.stopped_by is None
 
         def phase_finish(self, phase_name: str) -> None:
-            on_step(phase_name, 1.0)
+            with self._kept(), self._lock:
+                self._step.pop(phase_name, None)
+                self._done.pop(phase_name, None)
+                self._tell(phase_name)
+
+        def _tell(self, phase: str) -> None:
+            share = sum(self._done[name] * size for name, size in self._step.items())
+            # Phases come and go within one step of another: never backwards.
+            self._share = max(self._share, min(share, 1.0) if self._step else 1.0)
+            if self.stopped_by is None:
+                on_step(phase, self._share)
+
+        @contextmanager
+        def _kept(self) -> Iterator[None]:
+            """An exception must not pass through TensorRT, whose functions call these."""
+            try:
+                yield
+            except BaseException as error:
+                self.stopped_by = error
 
     return Monitor()

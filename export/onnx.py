@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch.export import Dim
 from llava_st_ros.errors import EngineError
 from llava_st_ros.export.language_graph import LanguageGraph
 from llava_st_ros.export.packer_graph import ImageGraph, PackerGraph
-from llava_st_ros.export.region_attention import OPSET, TRANSLATIONS, add_body
+from llava_st_ros.export.region_attention import OPSET, TRANSLATIONS, with_body
 from llava_st_ros.export.vision_graph import VisionGraph
 from llava_st_ros.model.llava_st import LlavaST
 
@@ -109,9 +109,10 @@ def graphs(model: LlavaST) -> Iterator[Graph]:
     )
 
 
-def write(graph: Graph, path: Path) -> None:
-    """Export a graph for ONNX Runtime. Weights of EXTERNAL bytes and more lie beside it, in
-    <name>.data. Raises EngineError where torch cannot export it, OSError."""
+def write(graph: Graph, path: Path, form: Callable[[onnx_ir.Model], None] = with_body) -> None:
+    """Export a graph; ``form`` (of ``region_attention``) is ONNX Runtime's unless given. Weights of
+    EXTERNAL bytes and more lie beside it, in <name>.data. Raises EngineError where torch cannot
+    export it, OSError."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is missing
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,8 +135,22 @@ def write(graph: Graph, path: Path) -> None:
                 f"use torch {TESTED}, with which this is tested",
             ) from error
     model = program.model
-    add_body(model)
+    _give_axes(model)
+    form(model)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     aside = f"{path.stem}.data" if weights >= EXTERNAL else None
     onnx_ir.save(model, path, external_data=aside)
     onnx.checker.check_model(path)
+
+
+def _give_axes(model: onnx_ir.Model) -> None:
+    """To Squeeze, of which torch leaves them out where it takes a size for a number: some versions
+    of TensorRT's parser want them (operators.yaml)."""
+    bare = [n for n in model.graph if n.op_type == "Squeeze" and len(n.inputs) == 1]
+    if bare:
+        axes = onnx_ir.Value(name="squeezed_axes", const_value=onnx_ir.tensor([0]))
+        model.graph.register_initializer(axes)
+    for node in bare:
+        assert node.inputs[0].shape.rank() == 1
+        node.resize_inputs(2)
+        node.replace_input_with(1, axes)

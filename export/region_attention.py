@@ -124,7 +124,7 @@ def with_body(model: onnx_ir.Model) -> None:
 
 
 def as_plugin(model: onnx_ir.Model) -> None:
-    """Name the plugin at each node: no reader but TensorRT with the plugin library takes it then."""
+    """Name the plugin at each node, which nothing but TensorRT with its library can run then."""
     for node in _ours(model):
         node.attributes.update(
             (key, onnx_ir.AttrString(key, value)) for key, value in PLUGIN.items()

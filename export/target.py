@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,8 @@ import yaml
 from llava_st_ros.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "targets"
+
+Version = tuple[int, int]  # major, minor
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,27 @@ class Bounds:
     relative: float
     divergence: float
     equal_ids: float
+    viou_loss: float = math.inf
 
 
 @dataclass(frozen=True)
 class Target:
     """``backend`` and ``device`` run the engines; ``precisions`` gives each one's bounds, the
-    first being the default."""
+    first being the default.
+
+    ``boards`` are those of boards.yaml that it stands for. For TensorRT: the least version that
+    builds for it, the GPU's compute capability ("8.7", or "" for any), and the scratch memory
+    that a layer may use, GiB.
+    """
 
     name: str
     backend: str
     device: str
     precisions: Mapping[str, Bounds]
+    boards: tuple[str, ...] = ()
+    tensorrt: Version | None = None
+    compute_capability: str = ""
+    workspace: float = 0.0
 
     def bounds(self, precision: str) -> Bounds:
         """Raises ConfigError for a precision that the target does not take."""
@@ -53,7 +66,23 @@ def read_target(name: str) -> Target:
         raise ConfigError(f"target {name!r}", f"one of {', '.join(target_names())}", "choose one")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     precisions = {
-        precision: Bounds(**{f.name: float(bounds[f.name]) for f in fields(Bounds)})
+        precision: Bounds(**{name: float(value) for name, value in bounds.items()})
         for precision, bounds in values["precisions"].items()
     }
-    return Target(name, values["backend"], values["device"], precisions)
+    version = values.get("tensorrt")
+    return Target(
+        name,
+        values["backend"],
+        values["device"],
+        precisions,
+        tuple(values.get("boards", ())),
+        parse_version(version) if version else None,
+        values.get("compute_capability", ""),
+        float(values.get("workspace", 0)),
+    )
+
+
+def parse_version(text: str) -> Version:
+    """Of "10.3" and of "10.16.1.11"."""
+    major, minor, *_ = text.split(".")
+    return int(major), int(minor)

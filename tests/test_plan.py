@@ -12,6 +12,7 @@ from llava_st_ros.cli.export_plan import OFFICIAL
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.export.inspection import inspect_graph
 from llava_st_ros.export.plan import GEOMETRIES, PRECISIONS, Board, Stage, boards, make_plan
+from llava_st_ros.export.target import read_target, target_names
 from llava_st_ros.model.geometry import read_config, read_json
 
 
@@ -71,6 +72,34 @@ def test_the_roofline() -> None:
     board = Board("b", 8, bandwidth=100, tflops=10)
     assert Stage("arithmetic", 10**13, 10**9, 0).seconds(board) == pytest.approx(1.0)
     assert Stage("traffic", 10**9, 2e11, 0).seconds(board) == pytest.approx(2.0)
+
+
+def test_a_target_shows_its_boards(
+    random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {name: read_target(name).boards for name in target_names()}
+    known = {board.name for board in boards()}
+    assert set().union(*named.values()) == known
+    arguments = ["export", "plan", "--json", "--model", str(random_checkpoint)]
+    for wanted, before in ((["--target", "jetson_thor"], []), ([], ["--target", "jetson_thor"])):
+        assert main([*arguments[:1], *before, *arguments[1:], *wanted]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert set(report["boards"]) == set(named["jetson_thor"]) and report["offered"]
+    assert main(["export", "--target", "jetson_thor", *arguments[1:], "--target", "cpu"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["boards"]) == known
+    assert main(["export", "plan", "--target", "toaster"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_precision_that_the_target_lacks(
+    random_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRECISIONS, "int3", PRECISIONS["int4"])
+    arguments = ["export", "plan", "--precision", "int3", "--model", str(random_checkpoint)]
+    assert main([*arguments, "--target", "jetson_orin_jp6"]) == 0
+    assert "jetson_orin_jp6 does not offer int3" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "does not offer" not in capsys.readouterr().out
 
 
 def test_the_command_line(

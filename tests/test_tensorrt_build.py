@@ -13,8 +13,9 @@ from types import ModuleType
 import pytest
 
 from llava_st_ros.engine.manifest import read_manifest
+from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.export.engine import BuildSettings, build_engine, load_tensorrt
+from llava_st_ros.export.engine import BuildSettings, build_engine
 from llava_st_ros.export.profiles import profiles
 from llava_st_ros.model.geometry import read_config, read_json
 
@@ -92,7 +93,7 @@ def test_what_cannot_be_built_is_one_line_and_no_file(
 
 
 def test_a_missing_tensorrt_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_st_ros.export.engine.RUNTIMES", ("no_such_tensorrt",))
+    monkeypatch.setattr("llava_st_ros.engine.tensorrt_api.RUNTIMES", ("no_such_tensorrt",))
     for name in ("", "no_such_tensorrt"):
         with pytest.raises(BackendError, match="pip install tensorrt"):
             load_tensorrt(name)

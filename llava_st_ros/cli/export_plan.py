@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {OFFICIAL}, the published model)",
     )
     parser.add_argument(
+        "--target", default=argparse.SUPPRESS, help="show its boards alone, where it names some"
+    )
+    parser.add_argument(
         "--precision", default=argparse.SUPPRESS, help="of the network (default float16)"
     )
     parser.add_argument(
@@ -36,11 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.export.plan import boards, make_plan
+    from llava_st_ros.export.target import read_target
 
+    target = read_target(args.target)
     plan = make_plan(_geometry(args.model), args.precision or "float16")
     report = {
         "model": args.model,
         "precision": plan.precision,
+        "offered": not target.boards or plan.precision in target.precisions,
         "weights": dict(plan.weights),
         "cache": plan.cache,
         "positions": plan.positions,
@@ -55,9 +61,16 @@ def run(args: argparse.Namespace) -> int:
                 "seconds": {stage.name: stage.seconds(board) for stage in plan.stages},
             }
             for board in boards()
+            if not target.boards or board.name in target.boards
         },
     }
-    print(json.dumps(report) if args.json else "\n".join(_lines(plan, report)))
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    print("\n".join(_lines(plan, report)))
+    if not report["offered"]:
+        offers = ", ".join(target.precisions)
+        print(f"\n{target.name} does not offer {plan.precision}: export makes {offers} for it")
     return 0
 
 
