@@ -37,8 +37,8 @@ class Manifest:
     ``backend`` runs it ("onnxruntime", "tensorrt"); ``graphs`` gives each graph's file by name;
     ``files`` all files but the manifest; ``versions`` what made them (package: version);
     ``checkpoint`` the fingerprint of the checkpoint they were made from; ``machine`` what engines
-    are tied to (``engine.machine``), empty where any machine will do; ``proof`` is what
-    ``export.proof`` measured.
+    are tied to (``engine.machine``) and ``onnx`` the SHA-256 of the ONNX file that each was built
+    from, both empty where any machine will do; ``proof`` is what ``export.proof`` measured.
     """
 
     backend: str
@@ -50,6 +50,7 @@ class Manifest:
     files: Mapping[str, File]
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
+    onnx: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 

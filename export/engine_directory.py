@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -21,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
+from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.engine_files import COORDINATES, open_engine
-from llava_st_ros.backends.onnxruntime import OnnxBackend, check_device
+from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.engine.manifest import NAME as MANIFEST
 from llava_st_ros.engine.manifest import (
@@ -32,15 +34,23 @@ from llava_st_ros.engine.manifest import (
     is_engine_directory,
     read_manifest,
 )
-from llava_st_ros.errors import DataError, EngineError
+from llava_st_ros.errors import CheckpointError, ConfigError, DataError, EngineError
+from llava_st_ros.export.accuracy import compare_answers
+from llava_st_ros.export.bisect import bisect
+from llava_st_ros.export.calibration import Questions, record
 from llava_st_ros.export.onnx import graphs, write
 from llava_st_ros.export.proof import Proof, check, prove
+from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
+from llava_st_ros.export.runtimes import load, runtime_of
 from llava_st_ros.export.target import Target, read_target
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
 from llava_st_ros.model.geometry import write_config
 from llava_st_ros.model.prompt_layout import AXES
+from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.whole_files import whole_folder
 
+INT8, INT4 = "int8", "int4"
+QUANTISED = (INT8, INT4)
 PACKAGES = (torch, onnx, onnxruntime, onnxscript)
 
 
@@ -52,54 +62,94 @@ def export_checkpoint(
     *,
     overrides: Mapping[str, Any] | None = None,
     device: str | None = None,
+    plugins: Path | None = None,
+    questions: Questions | None = None,
+    clips: int = 0,
+    locate: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Proof:
     """Export ``folder`` for ``target`` into ``out``, and prove it. Returns the proof.
 
     ``overrides`` are those of ``load_checkpoint``; ``device`` is where the proof runs, the target's
-    own unless given; ``on_step`` is told what begins. An engine directory at ``out`` is replaced,
-    anything else there refused. Raises CheckpointError, ConfigError, BackendError where the device
-    is not there, DataError where ``out`` cannot be written, EngineError where the engine is beyond
-    the target's bounds.
+    own unless given; ``plugins`` is TensorRT's library of the packer's plugin, without which its
+    nodes are of TensorRT's own operators; int8 takes its scales from ``questions``; the proof asks
+    about ``clips`` simulated clips too; with ``locate`` a failure names the nodes where graphs
+    part (see ``parting``); ``on_step`` is told what begins. An engine directory at
+    ``out`` is replaced, anything else there refused. Raises CheckpointError, ConfigError,
+    BackendError where the runtime or the device is not there, DataError where ``out`` cannot be
+    written, EngineError where TensorRT does not build the engines or they are beyond the target's
+    bounds.
     """
-    bounds, device = target.bounds(precision), device or target.device
-    check_device(device)  # before the work
+    bounds = target.bounds(precision)
+    runtime = runtime_of(target, device or target.device, plugins)  # before the work
     _check_place(out)
-    checkpoint = load_checkpoint(folder, overrides=overrides, dtype=DTYPES[precision])
-    made_from = fingerprint(folder)
+    if precision == INT8 and questions is None:
+        raise ConfigError("int8 without questions", "some to take scales from", "give questions")
+    checkpoint = load_checkpoint(folder, overrides=overrides, dtype=dtype_of(target, precision))
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
     with _to_disk(out), whole_folder(out) as aside:
         _write_model_files(checkpoint, aside)
-        names = {}
-        for graph in graphs(checkpoint.model):
-            on_step(graph.name)
-            names[graph.name] = f"{graph.name}.onnx"
-            write(graph, aside / names[graph.name])
         manifest = Manifest(
             backend=target.backend,
             target=target.name,
             precision=precision,
-            compat=checkpoint.config.compat,
-            checkpoint=made_from,
-            graphs=names,
+            compat=config.compat,
+            checkpoint=fingerprint(folder),
+            graphs=write_graphs(checkpoint, aside, on_step),
             files=describe_files(aside),
             versions={
                 "llava_st_ros": __version__,
                 **{package.__name__: package.__version__ for package in PACKAGES},
             },
         )
+        del checkpoint  # the proof loads it again, in float32
+        if precision in QUANTISED:
+            on_step(precision)
+            _quantize(aside, manifest, config.vocabulary, questions, runtime.dialect)
+        on_step("engines")
+        built = runtime.build(aside, manifest.graphs, config)
+        manifest = replace(
+            manifest,
+            graphs=built.files,
+            files=describe_files(aside),
+            machine=built.machine,
+            onnx=built.onnx,
+        )
         manifest.write(aside)
-        del checkpoint, graph  # the proof loads it again, in float32
         on_step("proof")
-        engine = OnnxBackend(open_engine(aside, target.backend), device=device)
-        proof = prove(TorchBackend(load_checkpoint(folder, overrides=overrides)), engine)
-        check(proof, bounds)
+        reference = TorchBackend(load_checkpoint(folder, overrides=overrides))
+        engine = load(open_engine(aside, target.backend), device or target.device)
+        proof = _prove(reference, engine, tokenizer, clips)
+        failed = locate and proof.problems(bounds)
+        check(proof, bounds, parting(aside, folder, overrides=overrides) if failed else ())
         replace(manifest, proof=proof.values()).write(aside)
     return proof
 
 
-def verify(folder: Path, source: Path, *, device: str | None = None) -> tuple[Proof, list[str]]:
+def dtype_of(target: Target, precision: str) -> torch.dtype:
+    """What the graphs compute in; of a quantised precision, what is not quantised."""
+    if precision in QUANTISED:
+        precision = "float32" if target.device == "cpu" else "float16"
+    return DTYPES[precision]
+
+
+def write_graphs(
+    checkpoint: Checkpoint, folder: Path, on_step: Callable[[str], None] = lambda step: None
+) -> dict[str, str]:
+    """The graphs of a checkpoint as ONNX files in ``folder``; each one's file by name."""
+    names = {}
+    for graph in graphs(checkpoint.model):
+        on_step(graph.name)
+        names[graph.name] = f"{graph.name}.onnx"
+        write(graph, folder / names[graph.name])
+    return names
+
+
+def verify(
+    folder: Path, source: Path, *, device: str | None = None, clips: int = 0
+) -> tuple[Proof, list[str]]:
     """The proof of an engine directory measured anew against the checkpoint it was made from, and
-    what of it lies beyond the target's bounds.
+    what of it lies beyond the target's bounds. ``clips`` as of ``export_checkpoint``.
 
     Raises EngineError where the directory is not whole or was made from other weights.
     """
@@ -111,9 +161,56 @@ def verify(folder: Path, source: Path, *, device: str | None = None) -> tuple[Pr
             "name that checkpoint, or export this one",
         )
     target = read_target(manifest.target)
-    engine = OnnxBackend(open_engine(folder, manifest.backend), device=device or target.device)
-    proof = prove(TorchBackend(load_checkpoint(source)), engine)
+    files = open_engine(folder, manifest.backend)
+    engine = load(files, device or target.device)
+    proof = _prove(TorchBackend(load_checkpoint(source)), engine, files.tokenizer, clips)
     return proof, proof.problems(target.bounds(manifest.precision))
+
+
+def parting(folder: Path, source: Path, *, overrides: Mapping[str, Any] | None = None) -> list[str]:
+    """Where the graphs of an engine directory for ONNX Runtime first part from those of its
+    checkpoint in float32 by more than its bounds allow: a line each (see ``export.bisect``)."""
+    manifest = read_manifest(folder)
+    if manifest.backend != ONNXRUNTIME:
+        raise EngineError(
+            f"{folder}: engines of {manifest.backend}",
+            "graphs of ONNX, which alone can be looked into",
+            f"look into an export for target cpu in {manifest.precision}",
+        )
+    bound = read_target(manifest.target).bounds(manifest.precision).relative
+    with TemporaryDirectory(prefix="float32-") as aside:
+        reference = Path(aside) / "engine"
+        export_checkpoint(source, read_target("cpu"), "float32", reference, overrides=overrides)
+        return list(bisect(reference, folder, bound))
+
+
+def _quantize(
+    folder: Path,
+    manifest: Manifest,
+    vocabulary: int,
+    questions: Questions | None,
+    dialect: Dialect,
+) -> None:
+    """The graphs in ``folder``, as they are in the manifest's precision."""
+    if manifest.precision == INT4:
+        quantize_int4(folder / manifest.graphs["language"], vocabulary, dialect)
+        return
+    assert questions is not None
+    # Whatever will run them, here it is ONNX Runtime.
+    replace(manifest, backend=ONNXRUNTIME).write(folder)
+    for name, feeds in record(folder, questions).items():
+        quantize_int8(folder / manifest.graphs[name], feeds, vocabulary, dialect)
+
+
+def _prove(reference: Backend, engine: Backend, tokenizer: Tokenizer | None, clips: int) -> Proof:
+    proof = prove(reference, engine)
+    if not clips:
+        return proof
+    if tokenizer is None:
+        raise CheckpointError(
+            "simulated clips without a tokenizer", "one beside the weights", "leave them out"
+        )
+    return replace(proof, simulated=compare_answers(reference, engine, tokenizer, clips))
 
 
 def _check_place(out: Path) -> None:

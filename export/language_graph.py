@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from llava_st_ros.export.fused_linear import fused_linear
+from llava_st_ros.export.fused_linear import fused_linear, joined
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.prompt_layout import AXES
 
@@ -42,7 +42,7 @@ class LanguageGraph(nn.Module):
             ("head", "output", model.lm_head.weight),
         ):
             rows = [model.table(axis, side).weight for axis in AXES]
-            self.register_buffer(name, torch.cat([text, *rows]).detach())
+            self.register_buffer(name, joined([text, *rows]))
 
     def forward(
         self,

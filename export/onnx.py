@@ -109,9 +109,8 @@ def graphs(model: LlavaST) -> Iterator[Graph]:
     )
 
 
-def write(graph: Graph, path: Path, form: Callable[[onnx_ir.Model], None] = with_body) -> None:
-    """Export a graph; ``form`` (of ``region_attention``) is ONNX Runtime's unless given. Weights of
-    EXTERNAL bytes and more lie beside it, in <name>.data. Raises EngineError where torch cannot
+def write(graph: Graph, path: Path) -> None:
+    """Export a graph in the form that ONNX Runtime takes. Raises EngineError where torch cannot
     export it, OSError."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is missing
     with torch.no_grad(), warnings.catch_warnings():
@@ -136,10 +135,28 @@ def write(graph: Graph, path: Path, form: Callable[[onnx_ir.Model], None] = with
             ) from error
     model = program.model
     _give_axes(model)
+    with_body(model)
+    save(model, path)
+
+
+def rewrite(path: Path, form: Callable[[onnx_ir.Model], None]) -> None:
+    """Bring an exported graph into another form of ``region_attention``."""
+    model = onnx_ir.load(path)
+    model.functions.clear()
     form(model)
+    save(model, path)
+
+
+def save(model: onnx_ir.Model, path: Path) -> None:
+    """Write a checked ONNX file. Weights of EXTERNAL bytes and more lie beside it, in
+    <name>.data."""
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    aside = f"{path.stem}.data" if weights >= EXTERNAL else None
-    onnx_ir.save(model, path, external_data=aside)
+    aside = path.with_suffix(".data")
+    if weights >= EXTERNAL:
+        onnx_ir.save(model, path, external_data=aside.name)
+    else:
+        onnx_ir.save(onnx_ir.external_data.load_to_model(model), path)
+        aside.unlink(missing_ok=True)
     onnx.checker.check_model(path)
 
 

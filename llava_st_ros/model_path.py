@@ -12,13 +12,15 @@ DEFAULT_MODEL = "llava-st-tiny"
 DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # what `make engine` exports beside it
 
 
-def default_model(backend: str = "", device: str = "cpu", precision: str = "") -> Path:
+def default_model(backend: str = "", device: str = "", precision: str = "") -> Path:
     """The folder to run with these settings of ``load_backend``.
 
     The engine directory, where the settings suit it and it was exported of just this checkpoint, or
     stands alone; else the checkpoint. Raises CheckpointError naming the places looked at.
     """
-    suits = backend in ("", "onnxruntime") and device == "cpu" and precision in ("", "float32")
+    suits = (
+        backend in ("", "onnxruntime") and device in ("", "cpu") and precision in ("", "float32")
+    )
     for place in _places():
         engine = place.with_name(DEFAULT_ENGINE)
         if suits and is_engine_directory(engine) and _is_current(engine, place):

@@ -21,7 +21,7 @@ from onnxruntime import InferenceSession
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.export.engine import BuildSettings, build_engine
-from llava_st_ros.export.onnx import graphs, write
+from llava_st_ros.export.onnx import graphs, rewrite, write
 from llava_st_ros.export.operators import unsupported
 from llava_st_ros.export.profiles import profiles
 from llava_st_ros.export.region_attention import DOMAIN, NAME, as_plugin, decomposed
@@ -49,7 +49,8 @@ def half(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
     for graph in graphs(checkpoint.model):
         for form in (decomposed, as_plugin) if graph.name == "packer" else (decomposed,):
             path = folder / form.__name__ / f"{graph.name}.onnx"
-            write(graph, path, form)
+            write(graph, path)
+            rewrite(path, form)
             files[form.__name__][graph.name] = path
     return checkpoint.config, files["decomposed"], files["as_plugin"]["packer"]
 
@@ -184,6 +185,7 @@ def test_a_machine_that_is_not_the_targets_is_refused(monkeypatch: pytest.Monkey
     refused(nowhere, "GPU|CUDA|cuda-bindings")  # none, or another
 
 
+@pytest.mark.gpu
 def test_on_this_machines_gpu(half, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``LLAVA_ST_PLUGINS`` names the plugin library, where it is built."""
     config, plain, plugin = half

@@ -34,12 +34,14 @@ from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.export.engine import BuildSettings, build_engine
 from llava_st_ros.export.engine_directory import export_checkpoint
-from llava_st_ros.export.onnx import graphs, write
+from llava_st_ros.export.onnx import graphs, rewrite, write
 from llava_st_ros.export.profiles import DRAFT, profiles
 from llava_st_ros.export.proof import prove
 from llava_st_ros.export.region_attention import decomposed
 from llava_st_ros.export.target import read_target
 from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint, save_checkpoint
+
+pytestmark = pytest.mark.gpu
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
@@ -71,7 +73,8 @@ def build(checkpoint: Path, out: Path, precision: str, tensorrt: ModuleType) -> 
     aside = out.with_name(f"{out.name}-onnx")
     aside.mkdir()
     for graph in graphs(loaded.model):
-        write(graph, aside / f"{graph.name}.onnx", decomposed)
+        write(graph, aside / f"{graph.name}.onnx")
+        rewrite(aside / f"{graph.name}.onnx", decomposed)
         names[graph.name] = f"{graph.name}.engine"
         build_engine(
             aside / f"{graph.name}.onnx",

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default="", help="runtime (default: as the model's folder says)"
     )
-    parser.add_argument("--device", default="cpu", help="device (default cpu)")
+    parser.add_argument(
+        "--device", default="", help="device (default: a GPU for TensorRT, else cpu)"
+    )
     parser.add_argument(
         "--tasks",
         default="REC,STVG,TVG,SVG,ELC,nothing",

@@ -10,13 +10,19 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_st_ros.cli.actions import add_actions
 from llava_st_ros.errors import ConfigError
 
+if TYPE_CHECKING:
+    from llava_st_ros.export.calibration import Questions
+
 HELP = "make engines of a checkpoint, and check them"
 ACTIONS = ("verify", "inspect", "plan")
+SIMULATED = 16  # clips that int8 is calibrated on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +33,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help="of the network (default: the target's first)")
     parser.add_argument("--device", help="where the proof runs (default: the target's)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the engine directory to make")
+    parser.add_argument(
+        "--plugins",
+        type=Path,
+        metavar="LIBRARY.so",
+        help="TensorRT's plugins (default: its own operators in their place)",
+    )
+    parser.add_argument(
+        "--simulated",
+        type=int,
+        default=0,
+        metavar="N",
+        help="let the proof ask about N simulated clips too (default 0)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE|BAG",
+        help="videos and bags from which int8 takes its scales (default: simulated clips)",
+    )
+    parser.add_argument(
+        "--query",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="what is asked about the footage of --calibrate; repeat for more",
+    )
+    parser.add_argument(
+        "--bisect",
+        action="store_true",
+        help="beyond the bounds say where: the first node of each graph that differs",
+    )
     parser.add_argument("--json", action="store_true", help="print the proof as JSON")
     add_actions(parser, "export", ACTIONS, required=False)
 
@@ -36,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         return int(args.run_action(args))
     if args.out is None:
         raise ConfigError("no --out", "the engine directory to make", "name one")
+    if args.simulated < 0:
+        raise ConfigError(f"--simulated {args.simulated}", "a number of clips", "correct it")
     try:
         from llava_st_ros.export.engine_directory import export_checkpoint
     except ImportError as error:
@@ -56,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
         precision,
         args.out,
         device=args.device,
+        plugins=args.plugins,
+        questions=_questions(args.calibrate, args.query),
+        clips=args.simulated,
+        locate=args.bisect,
         on_step=lambda step: print(f"[export] {step}", file=sys.stderr, flush=True),
     )
     if args.json:
@@ -65,3 +110,14 @@ def run(args: argparse.Namespace) -> int:
             print(line)
         print(f"{args.out}: {args.target}, {precision}")
     return 0
+
+
+def _questions(footage: Sequence[Path], words: Sequence[str]) -> Questions:
+    """What int8 is calibrated on."""
+    from llava_st_ros.export.calibration import FootageQuestions, SimulatedQuestions
+
+    if footage:
+        return FootageQuestions(footage, words)
+    if words:
+        raise ConfigError("--query without --calibrate", "footage to ask about", "name some")
+    return SimulatedQuestions(SIMULATED)

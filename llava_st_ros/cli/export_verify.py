@@ -21,6 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default=argparse.SUPPRESS, help="where to run it (default: as its target says)"
     )
     parser.add_argument(
+        "--simulated",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="ask about N simulated clips too (default 0)",
+    )
+    parser.add_argument(
+        "--bisect",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="beyond the bounds say where: the first node of each graph that differs",
+    )
+    parser.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print the proof as JSON"
     )
 
@@ -37,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"proof": dict(manifest.proof), "problems": []}))
         return 0
-    from llava_st_ros.export.engine_directory import verify
+    from llava_st_ros.export.engine_directory import parting, verify
 
-    proof, problems = verify(args.engine, args.against, device=args.device)
+    proof, problems = verify(args.engine, args.against, device=args.device, clips=args.simulated)
+    if problems and args.bisect:
+        problems += parting(args.engine, args.against)
     if args.json:
         print(json.dumps({"proof": proof.values(), "problems": problems}))
     else:

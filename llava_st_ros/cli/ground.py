@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default="", help="runtime (default: as the model's folder says)"
     )
-    parser.add_argument("--device", default="cpu", help="device (default cpu)")
+    parser.add_argument(
+        "--device", default="", help="device (default: a GPU for TensorRT, else cpu)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write jsonl and contact sheet")
     parser.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="write an overlay video")

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
     from llava_st_ros.backends.torch import TorchBackend
 
+TARGETS = {"onnxruntime": "cpu", "tensorrt": "desktop_tensorrt"}  # by what is compared
 HELP = "compare the model with a reference case of the published code"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", metavar="CASE_DIR", type=Path, help="folder of the case")
     parser.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes")
-    parser.add_argument("--device", default="cpu", help="device (default: cpu)")
+    parser.add_argument(
+        "--device", default="", help="device (default: a GPU for TensorRT, else cpu)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -41,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     results = []
     with ExitStack() as stack:
         if args.backend == "torch":
-            backend = load_backend_of(case, device=args.device)
+            backend = load_backend_of(case, device=args.device or "cpu")
         else:
-            backend = stack.enter_context(_exported(case, args.device))
+            backend = stack.enter_context(_exported(case, args.backend, args.device))
         for result in compare(case, backend):
             results.append(result)
             if not args.json:
@@ -76,18 +79,18 @@ def load_backend_of(case: Case, *, device: str) -> TorchBackend:
 
 
 @contextmanager
-def _exported(case: Case, device: str) -> Iterator[Backend]:
-    """The case's checkpoint, exported in float32 for ONNX Runtime."""
+def _exported(case: Case, backend: str, device: str) -> Iterator[Backend]:
+    """The case's checkpoint, exported in float32 for a runtime."""
     from llava_st_ros.backends.engine_files import open_engine
-    from llava_st_ros.backends.onnxruntime import OnnxBackend
     from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.runtimes import load
     from llava_st_ros.export.target import read_target
 
-    target = read_target("cpu")
+    target = read_target(TARGETS[backend])
     with TemporaryDirectory(prefix="parity-") as folder:
         out = Path(folder) / "engine"
         export_checkpoint(case.folder, target, "float32", out, overrides=case.overrides())
-        yield OnnxBackend(open_engine(out, target.backend), device=device)
+        yield load(open_engine(out, target.backend), device or target.device)
 
 
 def _line(result: Comparison | IdComparison | Unseen) -> str:

@@ -48,7 +48,7 @@ class NodeParameters:
         "", "Checkpoint or engine directory; empty: the tiny model that comes with the package"
     )
     backend: str = _setting("", "Runtime of the network; empty: as the model's folder says")
-    device: str = _setting("cpu", "Device of the runtime, such as cpu or cuda:0")
+    device: str = _setting("", "cpu or cuda:N; empty: a GPU for TensorRT, else the CPU")
     precision: str = _setting(
         "", "float32 (default), bfloat16 or float16 of a checkpoint; an engine has its own"
     )
