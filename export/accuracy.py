@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from llava_st_ros.backends.base import Backend
+from llava_st_ros.config import ModelConfig
 from llava_st_ros.evaluation.metrics import mean
-from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_cases
+from llava_st_ros.evaluation.simulated import ClipCases, SimulatedEvaluation, simulated_cases
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Task
 
@@ -37,30 +39,33 @@ class Accuracy:
         )
 
 
-def compare_answers(
-    reference: Backend,
-    engine: Backend,
-    tokenizer: Tokenizer,
-    clips: int,
-    on_clip: Callable[[], None] = lambda: None,
-) -> Accuracy:
-    """Ask both about ``clips`` clips. Raises DataError where the simulator is not installed,
-    BackendError where it has no OpenGL."""
-    sides = [SimulatedEvaluation(backend, tokenizer) for backend in (reference, engine)]
-    config = reference.describe().model
-    subjects = (Task.STVG.value,)
-    asked = 0
-    for clip in simulated_cases(SPLIT, range(clips * 10), config, subjects=subjects):
-        if not clip.cases:
-            continue
-        for side in sides:
-            side.run(clip)
-        on_clip()
-        asked += 1
-        if asked == clips:
-            break
-    ours, theirs = (
-        mean([values["vIoU"] for values in side.scores[Task.STVG.value]]) for side in sides
+@dataclass(frozen=True)
+class Answers:
+    """A backend's, in the clips' order: vIoU and text of each."""
+
+    viou: list[float]
+    texts: list[str]
+
+
+def simulated_clips(config: ModelConfig, count: int) -> list[ClipCases]:
+    """The first clips that offer an STVG question. Raises DataError where the simulator is not
+    installed, BackendError where it has no OpenGL."""
+    offered = simulated_cases(SPLIT, range(10 * count), config, subjects=(Task.STVG.value,))
+    return list(islice((clip for clip in offered if clip.cases), count))
+
+
+def answer(backend: Backend, tokenizer: Tokenizer, clips: Sequence[ClipCases]) -> Answers:
+    """Ask a backend about every clip."""
+    evaluation = SimulatedEvaluation(backend, tokenizer)
+    for clip in clips:
+        evaluation.run(clip)
+    return Answers(
+        [values["vIoU"] for values in evaluation.scores[Task.STVG.value]],
+        [given.text for _, given in evaluation.answers],
     )
-    texts = [[answer.text for _, answer in side.answers] for side in sides]
-    return Accuracy(asked, ours, theirs, mean([float(a == b) for a, b in zip(*texts)]))
+
+
+def compare_answers(reference: Answers, engine: Answers) -> Accuracy:
+    """Of two backends asked about the same clips."""
+    equal = mean([float(a == b) for a, b in zip(reference.texts, engine.texts)])
+    return Accuracy(len(engine.texts), mean(reference.viou), mean(engine.viou), equal)

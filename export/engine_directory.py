@@ -35,18 +35,17 @@ from llava_st_ros.engine.manifest import (
     read_manifest,
 )
 from llava_st_ros.errors import CheckpointError, ConfigError, DataError, EngineError
-from llava_st_ros.export.accuracy import compare_answers
+from llava_st_ros.export.accuracy import answer, compare_answers, simulated_clips
 from llava_st_ros.export.bisect import bisect
 from llava_st_ros.export.calibration import Questions, record
 from llava_st_ros.export.onnx import graphs, write
-from llava_st_ros.export.proof import Proof, check, prove
+from llava_st_ros.export.proof import Proof, check, compare, observe
 from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
 from llava_st_ros.export.runtimes import load, runtime_of
 from llava_st_ros.export.target import Target, read_target
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
 from llava_st_ros.model.geometry import write_config
 from llava_st_ros.model.prompt_layout import AXES
-from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.whole_files import whole_folder
 
 INT8, INT4 = "int8", "int4"
@@ -86,7 +85,7 @@ def export_checkpoint(
     if precision == INT8 and questions is None:
         raise ConfigError("int8 without questions", "some to take scales from", "give questions")
     checkpoint = load_checkpoint(folder, overrides=overrides, dtype=dtype_of(target, precision))
-    config, tokenizer = checkpoint.config, checkpoint.tokenizer
+    config = checkpoint.config
     with _to_disk(out), whole_folder(out) as aside:
         _write_model_files(checkpoint, aside)
         manifest = Manifest(
@@ -117,9 +116,7 @@ def export_checkpoint(
         )
         manifest.write(aside)
         on_step("proof")
-        reference = TorchBackend(load_checkpoint(folder, overrides=overrides))
-        engine = load(open_engine(aside, target.backend), device or target.device)
-        proof = _prove(reference, engine, tokenizer, clips)
+        proof = _prove(folder, overrides, aside, device or target.device, clips)
         failed = locate and proof.problems(bounds)
         check(proof, bounds, parting(aside, folder, overrides=overrides) if failed else ())
         replace(manifest, proof=proof.values()).write(aside)
@@ -161,9 +158,7 @@ def verify(
             "name that checkpoint, or export this one",
         )
     target = read_target(manifest.target)
-    files = open_engine(folder, manifest.backend)
-    engine = load(files, device or target.device)
-    proof = _prove(TorchBackend(load_checkpoint(source)), engine, files.tokenizer, clips)
+    proof = _prove(source, None, folder, device or target.device, clips)
     return proof, proof.problems(target.bounds(manifest.precision))
 
 
@@ -202,15 +197,29 @@ def _quantize(
         quantize_int8(folder / manifest.graphs[name], feeds, vocabulary, dialect)
 
 
-def _prove(reference: Backend, engine: Backend, tokenizer: Tokenizer | None, clips: int) -> Proof:
-    proof = prove(reference, engine)
-    if not clips:
-        return proof
-    if tokenizer is None:
+def _prove(
+    source: Path, overrides: Mapping[str, Any] | None, folder: Path, device: str, clips: int
+) -> Proof:
+    """Of the engine directory against its checkpoint, one after the other in memory."""
+    checkpoint = load_checkpoint(source, overrides=overrides)
+    tokenizer = checkpoint.tokenizer
+    if clips and tokenizer is None:
         raise CheckpointError(
-            "simulated clips without a tokenizer", "one beside the weights", "leave them out"
+            f"{source}: simulated clips without a tokenizer",
+            "one beside the weights",
+            "leave the clips out",
         )
-    return replace(proof, simulated=compare_answers(reference, engine, tokenizer, clips))
+    seen = simulated_clips(checkpoint.config, clips) if clips else []
+    backend: Backend = TorchBackend(checkpoint)
+    del checkpoint
+    expected = observe(backend)
+    answers = [answer(backend, tokenizer, seen)] if tokenizer and seen else []
+    backend = load(open_engine(folder, read_manifest(folder).backend), device)
+    proof = compare(expected, observe(backend, taught=expected.answers))
+    if tokenizer and seen:
+        answers.append(answer(backend, tokenizer, seen))
+        proof = replace(proof, simulated=compare_answers(*answers))
+    return proof
 
 
 def _check_place(out: Path) -> None:

@@ -84,12 +84,6 @@ class Observation:
     answers: list[list[int]]
 
 
-def prove(reference: Backend, engine: Backend) -> Proof:
-    """Run both on the reference inputs."""
-    ours = observe(reference)
-    return compare(ours, observe(engine, taught=ours.answers))
-
-
 def observe(backend: Backend, taught: list[list[int]] | None = None) -> Observation:
     """Run a backend on the reference inputs. It is given the words of ``taught``, the answers of
     the backend that it will be compared with; None: its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_beyond_its_bounds_an_export_fails_and_the_old_engine_stays(
 ) -> None:
     before = (engine / NAME).read_bytes()
     wrong = Proof({"vision": Difference(1.0, 0.5), "packer": Difference(1.0, 0.6)}, 0.2, 0.5)
-    monkeypatch.setattr(engine_directory, "prove", lambda reference, engine: wrong)
+    monkeypatch.setattr(engine_directory, "compare", lambda reference, engine: wrong)
     with pytest.raises(EngineError) as error:
         export_checkpoint(random_checkpoint, read_target(CPU), "float32", engine)
     text = one_line(error)
@@ -307,6 +308,27 @@ def test_the_command_line(
         assert main(wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1, wrong
     assert not (tmp_path / "x").exists()
+
+
+def test_engines_are_listed_with_their_machine(
+    engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = read_manifest(engine)
+    files = {name: Path(file).with_suffix(".engine").name for name, file in built.graphs.items()}
+    for name, file in files.items():
+        (engine / built.graphs[name]).rename(engine / file)
+    dataclasses.replace(
+        built,
+        backend="tensorrt",
+        graphs=files,
+        files=engine_directory.describe_files(engine),
+        machine={"tensorrt": "10.3.0", "gpu": "Orin"},
+    ).write(engine)
+    assert main(["export", "inspect", str(engine)]) == 0
+    text = capsys.readouterr().out
+    assert "for tensorrt 10.3.0, gpu Orin" in text and "language: 0." in text
+    assert main(["export", "inspect", str(engine), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["engines"]) == set(files)
 
 
 @pytest.fixture(scope="module")

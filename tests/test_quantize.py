@@ -23,7 +23,7 @@ from llava_st_ros.errors import CheckpointError, ConfigError, EngineError
 from llava_st_ros.export import calibration, engine_directory
 from llava_st_ros.export import onnx as onnx_files
 from llava_st_ros.export import target as export_target
-from llava_st_ros.export.accuracy import compare_answers
+from llava_st_ros.export.accuracy import answer, compare_answers, simulated_clips
 from llava_st_ros.export.bisect import bisect, first_beyond
 from llava_st_ros.export.calibration import FootageQuestions, SimulatedQuestions, record
 from llava_st_ros.export.engine import BuildSettings, build_engine
@@ -264,6 +264,7 @@ def test_a_failed_export_says_where(
 
 def test_the_reference_loses_nothing_against_itself() -> None:
     backend, tokenizer = load_backend(default_checkpoint())
-    accuracy = compare_answers(backend, backend, tokenizer, clips=2)
+    clips = simulated_clips(backend.describe().model, 2)
+    accuracy = compare_answers(*(answer(backend, tokenizer, clips) for _ in range(2)))
     assert accuracy.clips == 2 and accuracy.equal == 1.0 and accuracy.loss == 0.0
     assert 0.0 < accuracy.reference <= 1.0

@@ -36,7 +36,7 @@ from llava_st_ros.export.engine import BuildSettings, build_engine
 from llava_st_ros.export.engine_directory import export_checkpoint
 from llava_st_ros.export.onnx import graphs, rewrite, write
 from llava_st_ros.export.profiles import DRAFT, profiles
-from llava_st_ros.export.proof import prove
+from llava_st_ros.export.proof import compare, observe
 from llava_st_ros.export.region_attention import decomposed
 from llava_st_ros.export.target import read_target
 from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint, save_checkpoint
@@ -290,5 +290,6 @@ def test_each_precision_is_within_its_targets_bounds(
 ) -> None:
     build(random_checkpoint, tmp_path / "engine", precision, tensorrt)
     backend = TensorRTBackend(open_engine(tmp_path / "engine", "tensorrt"))
-    proof = prove(TorchBackend(load_checkpoint(random_checkpoint)), backend)
+    expected = observe(TorchBackend(load_checkpoint(random_checkpoint)))
+    proof = compare(expected, observe(backend, taught=expected.answers))
     assert proof.problems(read_target("desktop_tensorrt").bounds(precision)) == []

@@ -22,13 +22,25 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.export.inspection import inspect_graph
 
     manifest = read_manifest(args.engine)
-    graphs = {name: inspect_graph(args.engine / file) for name, file in manifest.graphs.items()}
+    # An engine can be looked into by TensorRT alone, on the machine that it was built for.
+    graphs = {
+        name: inspect_graph(args.engine / file)
+        for name, file in manifest.graphs.items()
+        if file.endswith(".onnx")
+    }
+    engines = {
+        name: manifest.files[file].size
+        for name, file in manifest.graphs.items()
+        if name not in graphs
+    }
     report = {
         **{
             key: getattr(manifest, key)
             for key in ("backend", "target", "precision", "compat", "checkpoint", "versions")
         },
+        "machine": manifest.machine,
         "graphs": graphs,
+        "engines": engines,
         "proof": manifest.proof,
     }
     if args.json:
@@ -53,5 +65,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         for kind in ("inputs", "outputs"):
             for tensor in graph[kind]:
                 lines.append(f"  {kind[:-1]:<7}{tensor}")
+    lines += [f"{name}: {size / 1e6:.1f} MB" for name, size in report["engines"].items()]
+    if report["machine"]:
+        lines.append("for " + ", ".join(f"{k} {v}" for k, v in report["machine"].items()))
     lines.append("proof: " + json.dumps(report["proof"]))
     return lines
