@@ -1,10 +1,12 @@
 """Prints what each step of an answer costs on each backend, in one run, medians and ratios.
 
 scripts/with_ros .venv/bin/python -m benchmarks.backends CHECKPOINT ENGINE_DIR...
-    [--threads 2] [--rounds 10] [--compile] [--json]
+    [--threads 2] [--rounds 10] [--compile] [--out FILE.json]
 
 The first line is what the machine can do at all (a float32 matrix product); each backend has a
 process of its own, and rounds go from one to the other, so that a busy neighbour slows them all.
+What a backend does once, at its first calls, is not in the measurements: of torch.compile
+(--compile) these are minutes.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.base import Backend
@@ -30,9 +33,11 @@ from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import from_query
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
+from llava_st_ros.whole_files import write_text
 
 QUERY = Query("q", "the green ball rolls", Task.STVG, period=1.0)
 WINDOW_SECONDS, FRAME_RATE = 6.0, 10
+WARM_UP = 2  # runs of each step that nobody measures
 REPEATS = 3  # runs of a step before the next backend has its turn
 STEPS = ("encode a frame", "pack a window", "prefill", "decode one token", "tick")
 
@@ -40,8 +45,8 @@ STEPS = ("encode a frame", "pack a window", "prefill", "decode one token", "tick
 class Subject:
     """A backend and everything that its steps need, made ready."""
 
-    def __init__(self, name: str, backend: Backend, tokenizer: Tokenizer) -> None:
-        self.name, self.backend = name, backend
+    def __init__(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        self.backend = backend
         config = backend.describe().model
         self.frames = list(reference_frames(config))
         self.features = [backend.encode_frame(frame) for frame in self.frames]
@@ -57,7 +62,11 @@ class Subject:
         self.shown = 0
         self.watch(WINDOW_SECONDS + 1)
         self.answer: Any = None
-        self.tick()
+        for name in STEPS:
+            for _ in range(WARM_UP):
+                if name == "tick":
+                    self.watch(1.0)
+                self.step(name)()
 
     def watch(self, seconds: float) -> None:
         """Push the frames of so long a time, at FRAME_RATE."""
@@ -98,7 +107,8 @@ class Worker:
             target=_serve, args=(theirs, path, threads, compiled), daemon=True
         )
         self._process.start()
-        self.name, self.load = self._pipe.recv()
+        theirs.close()  # so that its end is seen here
+        self.name, self.load, self.first_calls = self._pipe.recv()
 
     def times(self, step: str) -> list[float]:
         """Seconds of REPEATS runs of a step, one after the other."""
@@ -116,15 +126,13 @@ def _serve(pipe: Any, path: Path, threads: int, compiled: bool) -> None:
     backend, tokenizer = load_backend(path, threads=threads)
     load = time.perf_counter() - start
     described = backend.describe()
-    name = f"{described.name} {described.precision}, {path}"
+    name = f"{described.name} {described.precision}, {path.name}"
     if compiled:
-        import torch
-
         name += ", compiled"
-        for part in ("encode_images", "pack", "decode"):
-            setattr(backend.model, part, torch.compile(getattr(backend.model, part), dynamic=True))
-    subject = Subject(name, backend, tokenizer)
-    pipe.send((name, load))
+        _compile(backend)
+    start = time.perf_counter()
+    subject = Subject(backend, tokenizer)
+    pipe.send((name, load, time.perf_counter() - start))
     while True:
         try:
             step = pipe.recv()
@@ -141,6 +149,17 @@ def _serve(pipe: Any, path: Path, threads: int, compiled: bool) -> None:
         pipe.send(seconds)
 
 
+def _compile(backend: Any) -> None:
+    """Let torch.compile have all of a TorchBackend's network. Where the decoder meets its cache in
+    yet another state, torch gives up compiling after some and runs that eagerly."""
+    import torch
+
+    for part in ("vision_features", "project", "pack", "decode", "logits"):
+        dynamic = part in ("decode", "logits")  # elsewhere sizes stay as they are
+        compiled = torch.compile(getattr(backend.model, part), dynamic=dynamic)
+        setattr(backend.model, part, compiled)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
@@ -148,41 +167,57 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
     options = parser.parse_args()
 
-    workers = [Worker(path, options.threads) for path in (options.checkpoint, *options.engines)]
+    workers = [Worker(options.checkpoint, options.threads)]
     if options.compile:
-        workers.insert(1, Worker(options.checkpoint, options.threads, compiled=True))
+        workers.append(Worker(options.checkpoint, options.threads, compiled=True))
+    workers += [Worker(path, options.threads) for path in options.engines]
     ceiling = _ceiling(options.threads)
     times: dict[str, dict[str, list[float]]] = {w.name: {n: [] for n in STEPS} for w in workers}
-    for _ in range(options.rounds):
+    for _ in tqdm(range(options.rounds), unit="round"):
         for name in STEPS:
             for worker in workers:
                 times[worker.name][name] += worker.times(name)
     medians = {w: {n: median(values) for n, values in steps.items()} for w, steps in times.items()}
-    first = workers[0].name
+    eager = medians[workers[0].name]
     answers = [worker.answer() for worker in workers]
-    equal = {worker.name: answer == answers[0] for worker, answer in zip(workers, answers)}
-    if options.json:
-        report = {
-            "machine": platform.processor() or platform.machine(),
-            "threads": options.threads,
-            "runs": options.rounds * REPEATS,
-            "product_gflops": ceiling,
-            "load_seconds": {worker.name: worker.load for worker in workers},
-            "median_seconds": medians,
-            "same_answer_as_first": equal,
-        }
-        print(json.dumps(report, indent=1))
-        return
-    print(f"float32 matrix product: {ceiling:.0f} GFLOP/s with {options.threads} threads")
-    for worker in workers:
-        same = "" if equal[worker.name] else ", ANOTHER ANSWER"
-        print(f"{worker.name}: loads in {worker.load:.1f} s{same}")
-        for name in STEPS:
-            value = medians[worker.name][name]
-            print(f"  {name:18} {1000 * value:8.2f} ms   {medians[first][name] / value:5.2f} x")
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": options.threads,
+        "runs": options.rounds * REPEATS,
+        "product_gflops": ceiling,
+        "backends": {
+            worker.name: {
+                "load_seconds": worker.load,
+                "first_calls_seconds": worker.first_calls,
+                "median_seconds": medians[worker.name],
+                "times_as_fast": {n: eager[n] / medians[worker.name][n] for n in STEPS},
+                "same_answer": answer == answers[0],
+            }
+            for worker, answer in zip(workers, answers)
+        },
+    }
+    if options.out:
+        write_text(options.out, json.dumps(report, indent=1) + "\n")
+    print("\n".join(_lines(report)))
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"float32 matrix product: {report['product_gflops']:.0f} GFLOP/s with {report['threads']} "
+        f"threads; medians of {report['runs']}"
+    )
+    for name, found in report["backends"].items():
+        same = "" if found["same_answer"] else ", ANOTHER ANSWER"
+        yield (
+            f"{name}: loads in {found['load_seconds']:.1f} s, "
+            f"first calls {found['first_calls_seconds']:.1f} s{same}"
+        )
+        for step in STEPS:
+            seconds, ratio = found["median_seconds"][step], found["times_as_fast"][step]
+            yield f"  {step:18} {1000 * seconds:8.2f} ms   {ratio:5.2f} x"
 
 
 def _seconds(step: Callable[[], Any]) -> float:

@@ -1,0 +1,109 @@
+"""Checkpoints of the published 7B's layout with random weights.
+
+Names, shards with an index, bfloat16, the tensors that are not loaded, Qwen2's tokenizer files with
+LLaVA-ST's tokens added behind them, a config.json that leaves to tensors and tokenizer what the
+published one leaves to them: the official weights' shape in everything but their values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from tokenizers.implementations import ByteLevelBPETokenizer
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.export.plan import GEOMETRIES
+from llava_st_ros.language.answer_format import FIXED_WORDS
+from llava_st_ros.model.geometry import SECTION, read_config, read_json, write_config
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.model.tokenizer import (
+    CHAT_END,
+    CHAT_START,
+    COORDINATE_KINDS,
+    STRUCTURE,
+    coordinate_token,
+)
+
+VISION = "model.vision_tower.vision_tower.vision_model"
+ADDED_BY_QWEN = ("<|endoftext|>", CHAT_START, CHAT_END)
+NORM = re.compile(r"norm\d?\.|\.ln_[qkv]\.")
+EMBEDDING = re.compile(r"(embed_tokens|input_embeddings|position_embedding)\.weight$")
+FROM_THE_TENSORS = ("special_tokens", "packer", "compat")
+
+
+def published_geometry() -> ModelConfig:
+    """The official LLaVA-ST-Qwen2-7B's."""
+    return read_config(read_json(GEOMETRIES / "llava-st-qwen2-7b.json"), {})
+
+
+def write_published_layout(
+    folder: Path, config: ModelConfig, *, shard_bytes: int, tokenizer: bool = True, seed: int = 0
+) -> None:
+    """Write a checkpoint of ``config`` into ``folder``, in files of at most ``shard_bytes``.
+
+    Without its ``tokenizer`` the structural tokens' ids stand in config.json, as in a parity case.
+    """
+    folder.mkdir(parents=True)
+    values = write_config(config)
+    if tokenizer:
+        _write_tokenizer(folder, config)
+        values[SECTION] = {k: v for k, v in values[SECTION].items() if k not in FROM_THE_TENSORS}
+    values["torch_dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    torch.manual_seed(seed)
+    state = {name: _random(name, shape) for name, shape in _shapes(config)}
+    save_torch_state_dict(state, folder, max_shard_size=shard_bytes)
+
+
+def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor of the published files: those loaded, the tower's last layer and what follows
+    it, and a row that the decoder's code has no use for."""
+    with torch.device("meta"):
+        state = LlavaST(config).state_dict()
+    for name, value in state.items():
+        yield name, tuple(value.shape)
+        if name.startswith(f"{VISION}.encoder.layers.0."):
+            number = config.vision.num_layers
+            yield name.replace("layers.0.", f"layers.{number}."), tuple(value.shape)
+    for leaf in ("weight", "bias"):
+        yield f"{VISION}.post_layernorm.{leaf}", (config.vision.hidden_size,)
+    yield "model.image_newline", (config.language.hidden_size,)
+
+
+def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """So large that every part shows in the output, and activations stay of size one."""
+    values = torch.empty(shape, dtype=torch.bfloat16)
+    if NORM.search(name):
+        return values.normal_(1.0 if name.endswith("weight") else 0.0, 0.1)
+    if len(shape) == 1:
+        return values.normal_(std=0.1)
+    if EMBEDDING.search(name):
+        return values.normal_(std=0.5)
+    return values.normal_(std=(values.numel() / shape[0]) ** -0.5)
+
+
+def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
+    """vocab.json, merges.txt and added_tokens.json, with the ids of ``config``. Of the words only
+    those of answers can be reached; the rest fills the vocabulary."""
+    words = config.special_tokens.im_start - len(ADDED_BY_QWEN)
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([" ".join(FIXED_WORDS)] * 2, vocab_size=words, min_frequency=2)
+    trained.save_model(str(folder))
+    path = folder / "vocab.json"
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary |= {f"filler{number}": number for number in range(len(vocabulary), words)}
+    path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    counts = (config.num_temporal_tokens, config.num_spatial_tokens, config.num_spatial_tokens)
+    coordinates = (
+        coordinate_token(kind, row)
+        for kind, rows in zip(COORDINATE_KINDS, counts)
+        for row in range(rows)
+    )
+    added = (*ADDED_BY_QWEN, *STRUCTURE.values(), *coordinates)
+    text = json.dumps({token: words + place for place, token in enumerate(added)})
+    (folder / "added_tokens.json").write_text(text, encoding="utf-8")
