@@ -36,16 +36,19 @@ class Dialect:
     """What a runtime takes for quantised products.
 
     ``activations`` are uint8 with a zero point, which x86 multiplies fastest, or int8 without one,
-    all that TensorRT knows. ``weights`` of int4 are one operator with their product (ONNX Runtime's
+    all that TensorRT knows. With ``gemm`` that operator is quantised too, its bias in int32: ONNX
+    Runtime makes Gemms of MatMul and Add before it looks at what is quantised, and then takes their
+    weights for float32; TensorRT knows no such bias. ``weights`` of int4 are one operator with their product (ONNX Runtime's
     MatMulNBits: QOperator) or a DequantizeLinear before it (QDQ).
     """
 
     activations: QuantType
+    gemm: bool
     weights: QuantFormat
 
 
-ONNX_RUNTIME = Dialect(QuantType.QUInt8, QuantFormat.QOperator)
-TENSORRT = Dialect(QuantType.QInt8, QuantFormat.QDQ)
+ONNX_RUNTIME = Dialect(QuantType.QUInt8, True, QuantFormat.QOperator)
+TENSORRT = Dialect(QuantType.QInt8, False, QuantFormat.QDQ)
 
 
 def quantize_int8(path: Path, feeds: Iterable[Feed], vocabulary: int, dialect: Dialect) -> None:
@@ -55,10 +58,12 @@ def quantize_int8(path: Path, feeds: Iterable[Feed], vocabulary: int, dialect: D
     ``vocabulary`` outputs, stays as it is. Raises EngineError.
     """
     model = onnx.load(path)
-    products = _without_gemm(model, vocabulary)
+    products = {node.name for node in _products(model, vocabulary)}
     if not products:
         return
-    save(onnx_ir.from_proto(model), path)
+    if not dialect.gemm:
+        _without_gemm(model, vocabulary)
+        save(onnx_ir.from_proto(model), path)
     made = path.with_suffix(".int8.onnx")
     try:
         quantize_static(
@@ -69,12 +74,12 @@ def quantize_int8(path: Path, feeds: Iterable[Feed], vocabulary: int, dialect: D
             activation_type=dialect.activations,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=list(PRODUCTS),
             nodes_to_quantize=sorted(products),
             use_external_data_format=path.with_suffix(".data").exists(),
             extra_options={
                 # What a product gives is mostly added to something precise.
-                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
                 "ActivationSymmetric": dialect.activations is QuantType.QInt8,
                 "WeightSymmetric": True,
             },
@@ -151,8 +156,8 @@ def _products(model: ModelProto, vocabulary: int) -> Iterator[NodeProto]:
 
 
 def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
-    """Write the products as MatMul [.., K] x [K, N] and an Add: int4 is made for that alone, and a
-    Gemm's bias would become an int32, which TensorRT does not know. Returns their names."""
+    """Write the products as MatMul [.., K] x [K, N], for which alone int4 is made, and an Add.
+    Returns their names."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     products = list(_products(model, vocabulary))

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -69,6 +70,11 @@ def config(random_engine: Path):
     return read_config(read_json(random_engine / "config.json"), {})
 
 
+def matrices(path: Path) -> dict[str, int]:
+    """The data types of constant matrices by name."""
+    return {t.name: t.data_type for t in onnx.load(path).graph.initializer if len(t.dims) == 2}
+
+
 def words(path: Path, vocabulary: int) -> list[int]:
     """The data types of the matrices with a row for each word and coordinate."""
     tensors = onnx.load(path).graph.initializer
@@ -88,6 +94,22 @@ def test_calls_are_recorded_from_first_to_last(
     assert len(feeds["vision"]) == min(len(every["vision"]), 24)
     # Drawn from all calls: not the first ones only.
     assert max(lengths) > max(len(f["past_key_0"]) for f in every["language"][: len(lengths)])
+
+
+def test_onnx_runtime_multiplies_in_int8(
+    random_engine: Path, feeds: calibration.Feeds, config, tmp_path: Path
+) -> None:
+    """Rather than make float32 weights of them at every call, as it does with some graphs."""
+    multiplied = {"QGemm", "MatMulIntegerToFloat"}
+    for name in ("vision", "packer", "language"):
+        path = Path(shutil.copy(random_engine / f"{name}.onnx", tmp_path))
+        quantize_int8(path, feeds[name], config.vocabulary, ONNX_RUNTIME)
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+        quantised = sum(tensor == TensorProto.INT8 for tensor in matrices(path).values())
+        assert quantised and sum(node.op_type in multiplied for node in nodes) == quantised, name
 
 
 @pytest.mark.parametrize("dialect", [ONNX_RUNTIME, TENSORRT], ids=["onnxruntime", "tensorrt"])

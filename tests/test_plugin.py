@@ -1,0 +1,187 @@
+"""The TensorRT plugin and its kernel: built by nvcc, tested in C++, taken by TensorRT's registries.
+
+On a GPU the kernel itself runs; without one its source runs on the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from llava_st_ros.engine.tensorrt_api import error_logger, load_plugins
+from llava_st_ros.errors import EngineError
+from llava_st_ros.export.region_attention import DOMAIN, NAME, PLUGIN, SCHEMA, VERSION
+from llava_st_ros.model.region_attention import region_attention
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "engine-tests"  # kept: the kernels take a minute
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def headers() -> tuple[str, ...]:
+    """TensorRT's headers as of the wheel that brings them; else CMake looks for installed ones."""
+    spec = importlib.util.find_spec("kernel_lens")
+    if spec is None or spec.origin is None:
+        return ()
+    return (f"-DTENSORRT_INCLUDE_DIR={Path(spec.origin).parent / 'include' / 'tensorrt'}",)
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is missing")
+    configured = run(
+        "cmake",
+        *("-S", ROOT / "engine", "-B", BUILD, "-DCMAKE_BUILD_TYPE=Release"),
+        *("-DLLAVA_ST_ENGINE_TESTS=ON", "-DCMAKE_CUDA_ARCHITECTURES=87-real;90-real"),
+        *headers(),
+    )
+    said = " ".join(configured.stderr.split())
+    if configured.returncode and " is missing; " in said:
+        pytest.skip(said)
+    assert configured.returncode == 0, configured.stdout + configured.stderr
+    built = run("cmake", "--build", BUILD, "--parallel", 2)  # warnings are errors
+    assert built.returncode == 0, built.stdout + built.stderr
+    return BUILD
+
+
+@pytest.fixture(scope="module")
+def library(build: Path) -> Path:
+    return build / "libllava_st_plugins.so"
+
+
+@pytest.mark.parametrize(
+    ("query", "grid", "spatial", "temporal"),
+    [((2, 3, 2, 4, 7), (2, 9, 6, 7), 3, 1), ((3, 2, 5, 3, 8), (15, 2, 5, 8), 1, 5)],
+)
+def test_the_kernels_reference_is_the_operator(
+    build: Path, query: tuple[int, ...], grid: tuple[int, ...], spatial: int, temporal: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in (query, grid, grid)
+    ]
+    output = torch.full(query, torch.nan, dtype=torch.float64)
+    frames, height, width, wide = grid
+    sizes = (frames, height, width, query[3], wide, spatial, temporal)
+    ctypes.CDLL(
+        str(build / "tests" / "libllava_st_reference_for_python.so")
+    ).region_attention_reference(
+        (ctypes.c_int64 * 7)(*sizes),
+        ctypes.c_double(1e-5),
+        *(ctypes.c_void_p(x.data_ptr()) for x in (*inputs, output)),
+    )
+    wanted = region_attention(*inputs, spatial, temporal, 1e-5)
+    torch.testing.assert_close(output, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_region_attention", "test_plugin"])
+def test_kernel_and_plugin_without_a_gpu(build: Path, name: str) -> None:
+    result = run(build / "tests" / name, "--gtest_brief=1")
+    assert result.returncode == 0 and " PASSED " in result.stdout, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_region_attention_gpu", "test_plugin"])
+def test_kernel_and_plugin_on_a_gpu(build: Path, name: str) -> None:
+    result = run(build / "tests" / name)
+    assert result.returncode == 0, result.stdout
+    for line in result.stdout.splitlines():
+        if line.startswith("no GPU"):
+            pytest.skip(line)
+
+
+def test_the_library_shows_its_two_entry_points(library: Path) -> None:
+    shown = run("nm", "-D", "--defined-only", library).stdout.split()[2::3]
+    assert sorted(shown) == ["getCreators", "setLoggerFinder"]
+
+
+def test_what_is_missing_is_named(build: Path, tmp_path: Path) -> None:
+    result = run("cmake", "-S", ROOT / "engine", "-B", tmp_path, "-DTENSORRT_INCLUDE_DIR=")
+    assert result.returncode != 0
+    assert "NvInferRuntime.h is missing; install" in " ".join(result.stderr.split())
+
+
+@pytest.fixture(params=["tensorrt_lean", "tensorrt_rtx"])
+def tensorrt(request: pytest.FixtureRequest) -> ModuleType:
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def registry(tensorrt: ModuleType):
+    """TensorRT's own; that of RTX belongs to its builder."""
+    if hasattr(tensorrt, "Builder"):
+        builder = tensorrt.Builder(tensorrt.Logger())
+        yield builder.get_plugin_registry()
+    else:
+        yield tensorrt.get_plugin_registry()
+
+
+def fields(tensorrt: ModuleType, **values: np.generic) -> Any:
+    kinds = {
+        np.int32: tensorrt.PluginFieldType.INT32,
+        np.float32: tensorrt.PluginFieldType.FLOAT32,
+    }
+    return tensorrt.PluginFieldCollection(
+        [
+            tensorrt.PluginField(name, np.array([value]), kinds[type(value)])
+            for name, value in values.items()
+        ]
+    )
+
+
+def test_a_registry_finds_the_creator_and_makes_the_plugin(
+    library: Path, tensorrt: ModuleType, registry: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_plugins(registry, library, error_logger(tensorrt))
+    creator = registry.get_creator(NAME, str(VERSION), DOMAIN)
+    assert creator is not None
+    # As the node has them: by these names and types its parser hands them over.
+    kinds = {
+        onnx.defs.OpSchema.AttrType.INT: tensorrt.PluginFieldType.INT32,
+        onnx.defs.OpSchema.AttrType.FLOAT: tensorrt.PluginFieldType.FLOAT32,
+    }
+    assert {field.name: field.type for field in creator.field_names} == {
+        name: kinds[attribute.type]
+        for name, attribute in SCHEMA.attributes.items()
+        if name not in PLUGIN
+    }
+    good = {
+        "spatial_region": np.int32(3),
+        "temporal_region": np.int32(1),
+        "epsilon": np.float32(1e-5),
+    }
+    for phase in (tensorrt.TensorRTPhase.BUILD, tensorrt.TensorRTPhase.RUNTIME):
+        assert creator.create_plugin("node", fields(tensorrt, **good), phase) is not None
+    for change, reason in (
+        ({"spatial_region": np.int32(5)}, "tokens of a region is 25; expected 1 to 16"),
+        ({"epsilon": np.int32(1)}, "epsilon is of another type; expected one float32"),
+    ):
+        bad = fields(tensorrt, **{**good, **change})
+        assert creator.create_plugin("node", bad, tensorrt.TensorRTPhase.BUILD) is None
+        assert f"{NAME}: " in (said := capfd.readouterr().err) and reason in said
+
+
+def test_another_library_is_refused(tensorrt: ModuleType, registry: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other.so"
+    other.write_bytes(b"")
+    with pytest.raises(EngineError, match="does not load this plugin library"):
+        load_plugins(registry, other, error_logger(tensorrt))
