@@ -38,8 +38,8 @@ class Dialect:
     ``activations`` are uint8 with a zero point, which x86 multiplies fastest, or int8 without one,
     all that TensorRT knows. With ``gemm`` that operator is quantised too, its bias in int32: ONNX
     Runtime makes Gemms of MatMul and Add before it looks at what is quantised, and then takes their
-    weights for float32; TensorRT knows no such bias. ``weights`` of int4 are one operator with their product (ONNX Runtime's
-    MatMulNBits: QOperator) or a DequantizeLinear before it (QDQ).
+    weights for float32; TensorRT knows no such bias. ``weights`` of int4 are one operator with
+    their product (ONNX Runtime's MatMulNBits: QOperator) or a DequantizeLinear before it (QDQ).
     """
 
     activations: QuantType
