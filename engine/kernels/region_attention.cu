@@ -1,0 +1,71 @@
+#include <utility>
+
+#include "region_attention.cuh"
+
+namespace llava_st {
+namespace {
+
+template <typename Block>
+__global__ void __launch_bounds__(Block::kMaxThreads, Block::kBlocks)
+    region_kernel(Arguments arguments) {
+  __shared__ typename Block::Shared shared;
+  Block::run(arguments, blockIdx.x, threadIdx.x, blockDim.x, shared);
+}
+
+bool whole_pieces(const void* pointer, std::int64_t size) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && size % 16 == 0;
+}
+
+template <typename T>
+bool aligned(const Arguments& a) {
+  const std::int64_t wide = a.wide * std::int64_t{sizeof(T)};
+  bool all = whole_pieces(a.query, wide) && whole_pieces(a.output, wide);
+  for (const auto& [grid, strides] :
+       {std::pair{a.key, a.key_strides}, {a.value, a.value_strides}}) {
+    for (const std::int64_t stride : {strides.frame, strides.row, strides.token}) {
+      all = all && whole_pieces(grid, stride * std::int64_t{sizeof(T)});
+    }
+  }
+  return all;
+}
+
+template <typename Block>
+cudaError_t launch(Arguments& arguments, int regions, cudaStream_t stream) {
+  void* all[] = {&arguments};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(region_kernel<Block>), dim3(regions),
+                          dim3(Block::threads(arguments.wide)), all, 0, stream);
+}
+
+// With registers for no more tokens than needed, where memory is read in whole pieces.
+template <typename T>
+cudaError_t launch_for(Arguments& arguments, int regions, cudaStream_t stream) {
+  if (!aligned<T>(arguments)) {
+    return launch<RegionBlock<T, kMaxRegion, false>>(arguments, regions, stream);
+  }
+  if (arguments.region <= 5) return launch<RegionBlock<T, 5, true>>(arguments, regions, stream);
+  if (arguments.region <= 9) return launch<RegionBlock<T, 9, true>>(arguments, regions, stream);
+  return launch<RegionBlock<T, kMaxRegion, true>>(arguments, regions, stream);
+}
+
+}  // namespace
+
+cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, Scalar scalar,
+                             const void* query, const void* key, GridStrides key_strides,
+                             const void* value, GridStrides value_strides, void* output,
+                             cudaStream_t stream) {
+  if (!problem_of(sizes).empty() || !(epsilon > 0)) return cudaErrorInvalidValue;
+  const int regions = static_cast<int>(sizes.regions());
+  if (regions == 0) return cudaSuccess;
+  Arguments arguments(sizes, epsilon, query, key, key_strides, value, value_strides, output);
+  switch (scalar) {
+    case Scalar::kFloat32:
+      return launch_for<float>(arguments, regions, stream);
+    case Scalar::kFloat16:
+      return launch_for<__half>(arguments, regions, stream);
+    case Scalar::kBfloat16:
+      return launch_for<__nv_bfloat16>(arguments, regions, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace llava_st

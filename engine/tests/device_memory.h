@@ -1,0 +1,60 @@
+// CUDA memory and streams that free themselves, for tests.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace llava_st {
+
+// Why nothing can run on a GPU; empty where it can.
+inline std::string missing_gpu() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) return std::string("no GPU: ") + cudaGetErrorString(error);
+  return count == 0 ? "no GPU" : "";
+}
+
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+template <typename T>
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(const std::vector<T>& values) : size_(values.size()) {
+    check(cudaMalloc(&data_, size_ * sizeof(T)));
+    check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  ~DeviceMemory() { cudaFree(data_); }
+  DeviceMemory(const DeviceMemory&) = delete;
+
+  T* data() const { return static_cast<T*>(data_); }
+
+  std::vector<T> read() const {
+    std::vector<T> values(size_);
+    check(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return values;
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_;
+};
+
+// One that does not wait for the default stream.
+class Stream {
+ public:
+  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace llava_st
