@@ -49,23 +49,35 @@ class AbsorbedAttention(nn.Module):
         self, points: torch.Tensor, tokens: torch.Tensor, spatial_region: int, temporal_region: int
     ) -> torch.Tensor:
         """Points [F/t, h/s, w/s, D] of the regions of ``tokens`` [F, h, w, D] -> their answers."""
-        heads, dim, wide = self.key_weight.shape
-        query = nn.functional.layer_norm(self.to_q(points), (wide,), eps=self.epsilon)
-        query = nn.functional.linear(query, self.query_weight, self.query_bias)
-        # Heads outermost, so that a head's product is one matrix over all points.
-        query = query.flatten(0, 2).unflatten(-1, (heads, dim)).transpose(0, 1) @ self.key_weight
-        query = query.transpose(0, 1).unflatten(0, points.shape[:3])
-        mixed = region_attention(
-            query,
+        mixed = self.mix(
+            self.to_q(points),
             self.to_k(tokens),
             self.to_v(tokens),
             spatial_region,
             temporal_region,
-            self.epsilon,
         )
-        mixed = mixed.flatten(0, 2).transpose(0, 1) @ self.value_weight  # [H, points, d]
-        mixed = mixed.transpose(0, 1).flatten(1).unflatten(0, points.shape[:3])
         return nn.functional.linear(mixed, self.out_weight, self.out_bias)
+
+    def mix(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        spatial_region: int,
+        temporal_region: int,
+    ) -> torch.Tensor:
+        """The answers before the output matrix: ``query`` [F/t, h/s, w/s, E], what ``to_q`` makes
+        of the points, ``key`` and ``value`` [F, h, w, E] -> [F/t, h/s, w/s, E]."""
+        heads, dim, wide = self.key_weight.shape
+        places = query.shape[:3]
+        query = nn.functional.layer_norm(query, (wide,), eps=self.epsilon)
+        query = nn.functional.linear(query, self.query_weight, self.query_bias)
+        # Heads outermost, so that a head's product is one matrix over all points.
+        query = query.flatten(0, 2).unflatten(-1, (heads, dim)).transpose(0, 1) @ self.key_weight
+        query = query.transpose(0, 1).unflatten(0, places)
+        mixed = region_attention(query, key, value, spatial_region, temporal_region, self.epsilon)
+        mixed = mixed.flatten(0, 2).transpose(0, 1) @ self.value_weight  # [H, points, d]
+        return mixed.transpose(0, 1).flatten(1).unflatten(0, places)
 
 
 class AbsorbedPacker(nn.Module):
@@ -91,11 +103,11 @@ class AbsorbedPacker(nn.Module):
     def _pack(
         attention: AbsorbedAttention, tokens: torch.Tensor, spatial: int, temporal: int
     ) -> torch.Tensor:
-        points = _points(tokens, spatial, temporal)
+        points = middle_points(tokens, spatial, temporal)
         return points + attention(points, tokens, spatial, temporal)
 
 
-def _points(tokens: torch.Tensor, spatial: int, temporal: int) -> torch.Tensor:
+def middle_points(tokens: torch.Tensor, spatial: int, temporal: int) -> torch.Tensor:
     """[F, h, w, D] -> the middle point of each region [F/t, h/s, w/s, D]."""
     boxes = (
         tokens.unflatten(2, (-1, spatial)).unflatten(1, (-1, spatial)).unflatten(0, (-1, temporal))

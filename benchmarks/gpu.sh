@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Builds, checks and measures on this machine's GPU whatever needs one:
+#   scripts/with_ros benchmarks/gpu.sh [RESULTS_DIR]     (default benchmarks/results)
+# nvcc and TensorRT's headers for kernels and plugin; a torch with CUDA for the packer's rows;
+# TensorRT or TensorRT for RTX, and cuda-bindings, for engines. What is missing is said, and the
+# rest goes on. The exit status is the number of steps that failed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+results="$(mkdir -p "${1:-benchmarks/results}" && cd "${1:-benchmarks/results}" && pwd)"
+build=build/engine-gpu
+failed=0
+
+step() { # step NAME COMMAND...: run it within its share of the time, say how it went
+  local name="$1" begun=$SECONDS status
+  shift
+  echo "== $name: $*"
+  timeout 180 "$@"
+  status=$?
+  echo "== $name: exit $status, $((SECONDS - begun)) s"
+  if [[ $status != 0 ]]; then failed=$((failed + 1)); fi
+  return $status
+}
+
+if ! gpu="$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)"; then
+  echo "no GPU: nvidia-smi finds none; run this where there is one" >&2
+  exit 1
+fi
+architecture="$(tr -dc 0-9 <<<"${gpu##*,}")"
+name="$(tr -cs 'A-Za-z0-9\n' _ <<<"${gpu%%,*}")"
+echo "$gpu, sm_$architecture"
+
+headers="$(python -c 'import kernel_lens, pathlib; print(pathlib.Path(kernel_lens.__file__).parent / "include/tensorrt")' 2>/dev/null)"
+if step configure cmake -S engine -B "$build" -DCMAKE_BUILD_TYPE=Release \
+  -DLLAVA_ST_ENGINE_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES="$architecture-real" \
+  ${headers:+-DTENSORRT_INCLUDE_DIR="$headers"} &&
+  step build cmake --build "$build" --parallel; then
+  for test in test_region_attention_gpu test_plugin; do
+    step "$test" "$build/tests/$test"
+    if command -v compute-sanitizer >/dev/null; then
+      for tool in memcheck racecheck; do
+        step "$tool $test" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/$test"
+      done
+    else
+      echo "== no compute-sanitizer: memory and races are not checked"
+    fi
+  done
+  export LLAVA_ST_PLUGINS="$PWD/$build/libllava_st_plugins.so"
+fi
+
+step "tests on the GPU" python -m pytest -q -m gpu tests
+step parity python -m llava_st_ros.cli parity tests/golden/released-a --backend tensorrt
+step packer python -m benchmarks.packer --device cuda --dtypes float16 bfloat16 \
+  --out "$results/packer_$name.json"
+exit "$failed"
