@@ -331,32 +331,24 @@ def test_engines_are_listed_with_their_machine(
     assert set(json.loads(capsys.readouterr().out)["engines"]) == set(files)
 
 
-@pytest.fixture(scope="module")
-def half(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """float16 for a GPU, proved on the CPU."""
-    engine = tmp_path_factory.mktemp("half") / "engine"
-    export_checkpoint(random_checkpoint, read_target("desktop"), "float16", engine, device=CPU)
-    return engine
-
-
-def test_in_half_precision_no_weight_stays_single(half: Path, random_engine: Path) -> None:
+def test_in_half_precision_no_weight_stays_single(half_engine: Path, random_engine: Path) -> None:
     for name in ("vision", "image", "packer", "language"):
-        graph = onnx.load(half / f"{name}.onnx").graph
+        graph = onnx.load(half_engine / f"{name}.onnx").graph
         single = [
             tensor.name
             for tensor in graph.initializer
             if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) > 32
         ]
         assert not single, f"{name}: {single}"
-    sizes = [(folder / "language.onnx").stat().st_size for folder in (half, random_engine)]
+    sizes = [(folder / "language.onnx").stat().st_size for folder in (half_engine, random_engine)]
     assert sizes[0] < 0.75 * sizes[1]
 
 
-def test_in_half_precision_it_answers_alike(half: Path, random_checkpoint: Path) -> None:
-    proof = read_manifest(half).proof
+def test_in_half_precision_it_answers_alike(half_engine: Path, random_checkpoint: Path) -> None:
+    proof = read_manifest(half_engine).proof
     assert all(1e-6 < d["relative"] < 5e-2 for d in proof["graphs"].values())
     assert 0 < proof["divergence"] < 1e-3
-    backend, tokenizer = load_backend(half)
+    backend, tokenizer = load_backend(half_engine)
     assert backend.describe().precision == "float16"
     answers = []
     for pair in (load_backend(random_checkpoint), (backend, tokenizer)):

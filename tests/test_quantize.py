@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ from llava_st_ros.export.operators import unsupported
 from llava_st_ros.export.profiles import profiles
 from llava_st_ros.export.quantize import ONNX_RUNTIME, TENSORRT, quantize_int4, quantize_int8
 from llava_st_ros.export.region_attention import decomposed
-from llava_st_ros.export.target import read_target
+from llava_st_ros.export.target import Target, read_target
 from llava_st_ros.model.geometry import read_config, read_json
 from llava_st_ros.model_path import default_checkpoint
 
@@ -269,13 +270,25 @@ def test_bisect_finds_the_node_that_was_changed(
 
 
 def test_a_failed_export_says_where(
-    random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+    random_checkpoint: Path,
+    random_engine: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
 ) -> None:
     target = read_target("cpu")
     strict = {**target.precisions, "int4": target.precisions["float32"]}
     strict_target = dataclasses.replace(target, precisions=strict)
     for module in (export_target, engine_directory):
         monkeypatch.setattr(module, "read_target", lambda name: strict_target)
+    export = engine_directory.export_checkpoint
+
+    def without_float32(folder: Path, to: Target, precision: str, out: Path, **more: Any) -> Any:
+        if precision != "float32":
+            return export(folder, to, precision, out, **more)
+        return shutil.copytree(random_engine, out)  # it is there already
+
+    monkeypatch.setattr(engine_directory, "export_checkpoint", without_float32)
     arguments = ["export", "--checkpoint", str(random_checkpoint), "--precision", "int4"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--bisect"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

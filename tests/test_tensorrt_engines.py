@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,19 +16,19 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnxruntime import InferenceSession
 
+from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.export.engine import BuildSettings, build_engine
-from llava_st_ros.export.onnx import graphs, rewrite, write
+from llava_st_ros.export.onnx import rewrite
 from llava_st_ros.export.operators import unsupported
 from llava_st_ros.export.profiles import profiles
 from llava_st_ros.export.region_attention import DOMAIN, NAME, as_plugin, decomposed
 from llava_st_ros.export.target import Target, read_target, target_names
 from llava_st_ros.export.tensorrt_engines import absent_layers, build_engines, prepare
-from llava_st_ros.model.checkpoint import load_checkpoint
+from llava_st_ros.model.geometry import read_config, read_json
 
 AHEAD = BuildSettings(compute_capabilities=("SM89",))
 OLDEST = (10, 3)
@@ -39,20 +40,15 @@ def tensorrt() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def half(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The configuration, and each graph's file in float16, in both forms."""
-    checkpoint = load_checkpoint(random_checkpoint, dtype=torch.float16)
-    folder = tmp_path_factory.mktemp("graphs")
-    files: dict[str, dict[str, Path]] = {"decomposed": {}, "as_plugin": {}}
-    for form in (decomposed, as_plugin):
-        (folder / form.__name__).mkdir()
-    for graph in graphs(checkpoint.model):
-        for form in (decomposed, as_plugin) if graph.name == "packer" else (decomposed,):
-            path = folder / form.__name__ / f"{graph.name}.onnx"
-            write(graph, path)
-            rewrite(path, form)
-            files[form.__name__][graph.name] = path
-    return checkpoint.config, files["decomposed"], files["as_plugin"]["packer"]
+def half(half_engine: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The configuration, each graph's file in float16, decomposed, and the packer's as a plugin."""
+    folder = Path(shutil.copytree(half_engine, tmp_path_factory.mktemp("graphs") / "half"))
+    plugin = Path(shutil.copy(folder / "packer.onnx", folder / "plugin.onnx"))
+    files = {name: folder / file for name, file in read_manifest(half_engine).graphs.items()}
+    rewrite(plugin, as_plugin)
+    for path in files.values():
+        rewrite(path, decomposed)
+    return read_config(read_json(folder / "config.json"), {}), files, plugin
 
 
 def test_the_packers_two_forms(half) -> None:
