@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
-from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.engine_files import COORDINATES, open_engine
 from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
 from llava_st_ros.backends.torch import TorchBackend
@@ -35,11 +34,12 @@ from llava_st_ros.engine.manifest import (
     read_manifest,
 )
 from llava_st_ros.errors import CheckpointError, ConfigError, DataError, EngineError
-from llava_st_ros.export.accuracy import answer, compare_answers, simulated_clips
+from llava_st_ros.evaluation.simulated import ClipCases
+from llava_st_ros.export.accuracy import Answers, answer, compare_answers, simulated_clips
 from llava_st_ros.export.bisect import bisect
 from llava_st_ros.export.calibration import Questions, record
 from llava_st_ros.export.onnx import graphs, write
-from llava_st_ros.export.proof import Proof, check, compare, observe
+from llava_st_ros.export.proof import Observation, Proof, check, compare, observe
 from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
 from llava_st_ros.export.runtimes import load, runtime_of
 from llava_st_ros.export.target import Target, read_target
@@ -201,25 +201,33 @@ def _prove(
     source: Path, overrides: Mapping[str, Any] | None, folder: Path, device: str, clips: int
 ) -> Proof:
     """Of the engine directory against its checkpoint, one after the other in memory."""
+    expected, answers, seen = _of_the_checkpoint(source, overrides, clips)
+    files = open_engine(folder, read_manifest(folder).backend)
+    engine = load(files, device)
+    proof = compare(expected, observe(engine, taught=expected.answers))
+    if answers is None:
+        return proof
+    assert files.tokenizer is not None
+    theirs = answer(engine, files.tokenizer, seen)
+    return replace(proof, simulated=compare_answers(answers, theirs))
+
+
+def _of_the_checkpoint(
+    source: Path, overrides: Mapping[str, Any] | None, clips: int
+) -> tuple[Observation, Answers | None, list[ClipCases]]:
+    """What the checkpoint makes of the reference inputs and of so many simulated clips; and those
+    clips. Nothing of the network is kept."""
     checkpoint = load_checkpoint(source, overrides=overrides)
-    tokenizer = checkpoint.tokenizer
-    if clips and tokenizer is None:
+    if clips and checkpoint.tokenizer is None:
         raise CheckpointError(
             f"{source}: simulated clips without a tokenizer",
             "one beside the weights",
             "leave the clips out",
         )
     seen = simulated_clips(checkpoint.config, clips) if clips else []
-    backend: Backend = TorchBackend(checkpoint)
-    del checkpoint
-    expected = observe(backend)
-    answers = [answer(backend, tokenizer, seen)] if tokenizer and seen else []
-    backend = load(open_engine(folder, read_manifest(folder).backend), device)
-    proof = compare(expected, observe(backend, taught=expected.answers))
-    if tokenizer and seen:
-        answers.append(answer(backend, tokenizer, seen))
-        proof = replace(proof, simulated=compare_answers(*answers))
-    return proof
+    backend = TorchBackend(checkpoint)
+    answers = answer(backend, checkpoint.tokenizer, seen) if checkpoint.tokenizer and seen else None
+    return observe(backend), answers, seen
 
 
 def _check_place(out: Path) -> None:
