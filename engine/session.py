@@ -139,9 +139,9 @@ class Session:
         bound = {name: self._readable(name, array) for name, array in inputs.items()}
         bound |= {name: self._writable(name, array) for name, array in outputs.items()}
         if self._record:
-            self._replay(index, inputs, outputs, bound)
+            self._replay(index, bound)
         else:
-            self._set(self._contexts[index], inputs, outputs, bound)
+            self._set(self._contexts[index], bound)
             self._enqueue(self._contexts[index])
         for name, array in outputs.items():
             if array.device.kind == "cpu":
@@ -178,13 +178,7 @@ class Session:
             "free memory of the GPU, or export it again",
         )
 
-    def _replay(
-        self,
-        profile: int,
-        inputs: Mapping[str, DeviceArray],
-        outputs: Mapping[str, DeviceArray],
-        bound: Mapping[str, DeviceArray],
-    ) -> None:
+    def _replay(self, profile: int, bound: Mapping[str, DeviceArray]) -> None:
         """By the CUDA graph recorded of an equal call, or record it for the next."""
         key = (profile, *((array.shape, array.address) for array in bound.values()))
         if key in self._recorded:
@@ -194,7 +188,7 @@ class Session:
         # A graph is bound to the state of its context, so it has one that nothing else changes.
         context = self._context(profile)
         context.set_device_memory(self._scratch.address, self._scratch.nbytes)
-        self._set(context, inputs, outputs, bound)
+        self._set(context, bound)
         self._enqueue(context)  # new shapes are worked out here, which cannot be recorded
         try:
             graph = self._device.record(lambda: self._enqueue(context))
@@ -206,19 +200,14 @@ class Session:
             self._device.synchronise()
             self._recorded.popitem(last=False)
 
-    def _set(
-        self,
-        context: Any,
-        inputs: Mapping[str, DeviceArray],
-        outputs: Mapping[str, DeviceArray],
-        bound: Mapping[str, DeviceArray],
-    ) -> None:
-        fits = all(context.set_input_shape(name, inputs[name].shape) for name in inputs)
+    def _set(self, context: Any, bound: Mapping[str, DeviceArray]) -> None:
+        inputs = [name for name in bound if name in self.inputs]
+        fits = all(context.set_input_shape(name, bound[name].shape) for name in inputs)
         fits &= all(context.set_tensor_address(name, bound[name].address) for name in bound)
         if not fits:
             self._refused("does not take its inputs")
-        for name, array in outputs.items():
-            if tuple(context.get_tensor_shape(name)) != array.shape:
+        for name, array in bound.items():
+            if name in self.outputs and tuple(context.get_tensor_shape(name)) != array.shape:
                 raise BackendError(
                     f"{self._path.name}: {name} {list(array.shape)}",
                     str(list(context.get_tensor_shape(name))),

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 
 from llava_st_ros.backends.base import Backend
+from llava_st_ros.backends.onnxruntime import QUIET
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.errors import EngineError
 from llava_st_ros.export.calibration import record
@@ -59,17 +60,14 @@ def differences(
     ``inputs`` are those of ``graph``; for the reference they are brought to its dtypes. Raises
     EngineError where ONNX Runtime does not run one of them.
     """
-    theirs = onnx.load(graph, load_external_data=False)
-    given_by = {name: node for node in theirs.graph.node for name in node.output}
-    ours = onnx.load(reference, load_external_data=False)
-    known = {name for node in ours.graph.node for name in node.output}
-    common = [name for name in given_by if name in known]
+    ours, theirs = _Opened(reference), _Opened(graph)
+    common = [name for name in theirs.given_by if name in ours.given_by]
     for first in range(0, len(common), AT_ONCE):
         names = common[first : first + AT_ONCE]
-        expected, found = (_values(path, names, inputs) for path in (reference, graph))
+        expected, found = ours.values(names, inputs), theirs.values(names, inputs)
         for name in names:
             if name in expected and name in found:
-                node = given_by[name]
+                node = theirs.given_by[name]
                 relative = _relative(expected[name], found[name])
                 yield Parting(node.name, node.op_type, name, relative)
 
@@ -85,38 +83,44 @@ def _observe(backend: Backend, tokenizer: object) -> None:
     observe(backend)
 
 
-def _values(
-    path: Path, names: Sequence[str], inputs: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Those of the named values that are of floats, by name."""
-    model = onnx.load(path, load_external_data=False)
-    values = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    wanted = [
-        values[name]
-        for name in names
-        if name in values and values[name].type.tensor_type.elem_type in FLOATS
-    ]
-    if not wanted:
-        return {}
-    del model.graph.output[:]
-    model.graph.output.extend(wanted)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path.parent)
-    )
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, ["CPUExecutionProvider"]
+class _Opened:
+    """A graph without its weights; ``given_by`` is the node of each value."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._model = path, onnx.load(path, load_external_data=False)
+        graph = self._model.graph
+        self.given_by = {name: node for node in graph.node for name in node.output}
+        self._floats = {
+            value.name: value
+            for value in (*graph.value_info, *graph.output)
+            if value.type.tensor_type.elem_type in FLOATS
+        }
+
+    def values(
+        self, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Those of the named values that are of floats, by name."""
+        wanted = [name for name in names if name in self._floats]
+        if not wanted:
+            return {}
+        del self._model.graph.output[:]
+        self._model.graph.output.extend(self._floats[name] for name in wanted)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = QUIET
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(self._path.parent)
         )
-        given = {i.name: inputs[i.name].astype(_dtype(i.type)) for i in session.get_inputs()}
-        found = session.run([value.name for value in wanted], given)
-    except Exception as error:  # ONNX Runtime's errors share no base of their own
-        raise EngineError(
-            f"{path}: {error}", "a graph that ONNX Runtime runs", "export again"
-        ) from error
-    return {value.name: array for value, array in zip(wanted, found)}
+        try:
+            session = onnxruntime.InferenceSession(
+                self._model.SerializeToString(), options, ["CPUExecutionProvider"]
+            )
+            given = {i.name: inputs[i.name].astype(_dtype(i.type)) for i in session.get_inputs()}
+            return dict(zip(wanted, session.run(wanted, given)))
+        except Exception as error:  # ONNX Runtime's errors share no base of their own
+            raise EngineError(
+                f"{self._path}: {error}", "a graph that ONNX Runtime runs", "export again"
+            ) from error
 
 
 def _dtype(kind: str) -> np.dtype:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from llava_st_ros.backends import needed_tokenizer
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.engine_files import EngineFiles, open_engine
 from llava_st_ros.backends.graph_backend import Graph
 from llava_st_ros.backends.onnxruntime import NAME, OnnxBackend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.engine.device_arrays import DeviceArray
-from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_cases
 from llava_st_ros.evaluation.sources import BagSource, Source, VideoSource
@@ -25,6 +26,8 @@ from llava_st_ros.records import Query, Task
 SPLIT = "train"  # never one that anything is measured on
 SEED = 20282
 BAGS = (".mcap", ".db3")  # and folders
+
+ASKED = "questions to calibrate on"
 
 KEPT = 24  # calls of a graph
 
@@ -50,7 +53,7 @@ class SimulatedQuestions:
     clips: int
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
-        evaluation = SimulatedEvaluation(backend, _needed(tokenizer))
+        evaluation = SimulatedEvaluation(backend, needed_tokenizer(tokenizer, ASKED))
         for clip in simulated_cases(SPLIT, range(self.clips), backend.describe().model):
             evaluation.run(clip)
 
@@ -83,16 +86,8 @@ class FootageQuestions:
             for task in (Task.STVG, Task.REC)
         ]
         for path in self.footage:
-            grounder = Grounder(backend, _needed(tokenizer), config)
+            grounder = Grounder(backend, needed_tokenizer(tokenizer, ASKED), config)
             replay(grounder, _source(path), queries, window_seconds=seconds)
-
-
-def _needed(tokenizer: Tokenizer | None) -> Tokenizer:
-    if tokenizer is None:
-        raise CheckpointError(
-            "questions without a tokenizer", "one beside the weights", "add the tokenizer's files"
-        )
-    return tokenizer
 
 
 def _source(path: Path) -> Source:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
+from llava_st_ros.backends import needed_tokenizer, run_engine
 from llava_st_ros.backends.engine_files import COORDINATES, open_engine
 from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
 from llava_st_ros.backends.torch import TorchBackend
@@ -33,7 +34,7 @@ from llava_st_ros.engine.manifest import (
     is_engine_directory,
     read_manifest,
 )
-from llava_st_ros.errors import CheckpointError, ConfigError, DataError, EngineError
+from llava_st_ros.errors import ConfigError, DataError, EngineError
 from llava_st_ros.evaluation.simulated import ClipCases
 from llava_st_ros.export.accuracy import Answers, answer, compare_answers, simulated_clips
 from llava_st_ros.export.bisect import bisect
@@ -41,8 +42,8 @@ from llava_st_ros.export.calibration import Questions, record
 from llava_st_ros.export.onnx import graphs, write
 from llava_st_ros.export.proof import Observation, Proof, check, compare, observe
 from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
-from llava_st_ros.export.runtimes import load, runtime_of
-from llava_st_ros.export.target import Target, read_target
+from llava_st_ros.export.runtimes import runtime_of
+from llava_st_ros.export.target import Bounds, Target, read_target
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
 from llava_st_ros.model.geometry import write_config
 from llava_st_ros.model.prompt_layout import AXES
@@ -73,19 +74,23 @@ def export_checkpoint(
     own unless given; ``plugins`` is TensorRT's library of the packer's plugin, without which its
     nodes are of TensorRT's own operators; int8 takes its scales from ``questions``; the proof asks
     about ``clips`` simulated clips too; with ``locate`` a failure names the nodes where graphs
-    part (see ``parting``); ``on_step`` is told what begins. An engine directory at
-    ``out`` is replaced, anything else there refused. Raises CheckpointError, ConfigError,
-    BackendError where the runtime or the device is not there, DataError where ``out`` cannot be
-    written, EngineError where TensorRT does not build the engines or they are beyond the target's
-    bounds.
+    part from float32 (ONNX Runtime's targets only); ``on_step`` is told what begins. An engine
+    directory at ``out`` is replaced, anything else there refused. Raises CheckpointError,
+    ConfigError, BackendError where the runtime or the device is not there, DataError where ``out``
+    cannot be written, EngineError where TensorRT does not build the engines or they are beyond the
+    target's bounds.
     """
     bounds = target.bounds(precision)
+    if locate:
+        _check_onnx(target.backend)
     runtime = runtime_of(target, device or target.device, plugins)  # before the work
     _check_place(out)
     if precision == INT8 and questions is None:
         raise ConfigError("int8 without questions", "some to take scales from", "give questions")
     checkpoint = load_checkpoint(folder, overrides=overrides, dtype=dtype_of(target, precision))
     config = checkpoint.config
+    if precision == INT8 or clips:
+        needed_tokenizer(checkpoint.tokenizer, folder)
     with _to_disk(out), whole_folder(out) as aside:
         _write_model_files(checkpoint, aside)
         manifest = Manifest(
@@ -95,7 +100,7 @@ def export_checkpoint(
             compat=config.compat,
             checkpoint=fingerprint(folder),
             graphs=write_graphs(checkpoint, aside, on_step),
-            files=describe_files(aside),
+            files={},  # of which some are still to be exchanged
             versions={
                 "llava_st_ros": __version__,
                 **{package.__name__: package.__version__ for package in PACKAGES},
@@ -118,7 +123,7 @@ def export_checkpoint(
         on_step("proof")
         proof = _prove(folder, overrides, aside, device or target.device, clips)
         failed = locate and proof.problems(bounds)
-        check(proof, bounds, parting(aside, folder, overrides=overrides) if failed else ())
+        check(proof, bounds, _partings(aside, folder, bounds, overrides) if failed else ())
         replace(manifest, proof=proof.values()).write(aside)
     return proof
 
@@ -143,14 +148,22 @@ def write_graphs(
 
 
 def verify(
-    folder: Path, source: Path, *, device: str | None = None, clips: int = 0
+    folder: Path,
+    source: Path,
+    *,
+    device: str | None = None,
+    clips: int = 0,
+    locate: bool = False,
 ) -> tuple[Proof, list[str]]:
     """The proof of an engine directory measured anew against the checkpoint it was made from, and
-    what of it lies beyond the target's bounds. ``clips`` as of ``export_checkpoint``.
+    what of it lies beyond the target's bounds. ``clips`` and ``locate`` as of
+    ``export_checkpoint``.
 
     Raises EngineError where the directory is not whole or was made from other weights.
     """
     manifest = read_manifest(folder)
+    if locate:
+        _check_onnx(manifest.backend)
     if fingerprint(source) != manifest.checkpoint:
         raise EngineError(
             f"{source}: another checkpoint",
@@ -158,25 +171,33 @@ def verify(
             "name that checkpoint, or export this one",
         )
     target = read_target(manifest.target)
+    bounds = target.bounds(manifest.precision)
     proof = _prove(source, None, folder, device or target.device, clips)
-    return proof, proof.problems(target.bounds(manifest.precision))
+    problems = proof.problems(bounds)
+    if locate and problems:
+        problems += _partings(folder, source, bounds, None)
+    return proof, problems
 
 
-def parting(folder: Path, source: Path, *, overrides: Mapping[str, Any] | None = None) -> list[str]:
+def _check_onnx(backend: str) -> None:
+    """EngineError unless the runtime's graphs can be looked into."""
+    if backend != ONNXRUNTIME:
+        raise EngineError(
+            f"graphs of {backend} to look into",
+            f"those of {ONNXRUNTIME}",
+            "look into an export of the same precision for target cpu",
+        )
+
+
+def _partings(
+    folder: Path, source: Path, bounds: Bounds, overrides: Mapping[str, Any] | None
+) -> list[str]:
     """Where the graphs of an engine directory for ONNX Runtime first part from those of its
     checkpoint in float32 by more than its bounds allow: a line each (see ``export.bisect``)."""
-    manifest = read_manifest(folder)
-    if manifest.backend != ONNXRUNTIME:
-        raise EngineError(
-            f"{folder}: engines of {manifest.backend}",
-            "graphs of ONNX, which alone can be looked into",
-            f"look into an export for target cpu in {manifest.precision}",
-        )
-    bound = read_target(manifest.target).bounds(manifest.precision).relative
     with TemporaryDirectory(prefix="float32-") as aside:
         reference = Path(aside) / "engine"
         export_checkpoint(source, read_target("cpu"), "float32", reference, overrides=overrides)
-        return list(bisect(reference, folder, bound))
+        return list(bisect(reference, folder, bounds.relative))
 
 
 def _quantize(
@@ -192,7 +213,7 @@ def _quantize(
         return
     assert questions is not None
     # Whatever will run them, here it is ONNX Runtime.
-    replace(manifest, backend=ONNXRUNTIME).write(folder)
+    replace(manifest, backend=ONNXRUNTIME, files=describe_files(folder)).write(folder)
     for name, feeds in record(folder, questions).items():
         quantize_int8(folder / manifest.graphs[name], feeds, vocabulary, dialect)
 
@@ -203,12 +224,11 @@ def _prove(
     """Of the engine directory against its checkpoint, one after the other in memory."""
     expected, answers, seen = _of_the_checkpoint(source, overrides, clips)
     files = open_engine(folder, read_manifest(folder).backend)
-    engine = load(files, device)
+    engine = run_engine(files, device=device)
     proof = compare(expected, observe(engine, taught=expected.answers))
     if answers is None:
         return proof
-    assert files.tokenizer is not None
-    theirs = answer(engine, files.tokenizer, seen)
+    theirs = answer(engine, needed_tokenizer(files.tokenizer, folder), seen)
     return replace(proof, simulated=compare_answers(answers, theirs))
 
 
@@ -218,16 +238,12 @@ def _of_the_checkpoint(
     """What the checkpoint makes of the reference inputs and of so many simulated clips; and those
     clips. Nothing of the network is kept."""
     checkpoint = load_checkpoint(source, overrides=overrides)
-    if clips and checkpoint.tokenizer is None:
-        raise CheckpointError(
-            f"{source}: simulated clips without a tokenizer",
-            "one beside the weights",
-            "leave the clips out",
-        )
-    seen = simulated_clips(checkpoint.config, clips) if clips else []
     backend = TorchBackend(checkpoint)
-    answers = answer(backend, checkpoint.tokenizer, seen) if checkpoint.tokenizer and seen else None
-    return observe(backend), answers, seen
+    if not clips:
+        return observe(backend), None, []
+    tokenizer = needed_tokenizer(checkpoint.tokenizer, source)
+    seen = simulated_clips(checkpoint.config, clips)
+    return observe(backend), answer(backend, tokenizer, seen), seen
 
 
 def _check_place(out: Path) -> None:

@@ -161,9 +161,10 @@ def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     products = list(_products(model, vocabulary))
+    names, matrices = {n.name for n in products}, {n.input[1] for n in products}
     nodes = []
     for node in graph.node:
-        if node not in products or node.op_type == "MatMul":
+        if node.name not in names or node.op_type == "MatMul":
             nodes.append(node)
             continue
         given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -181,7 +182,6 @@ def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
                     "Add", [product, node.input[2]], node.output, name=f"{node.name}_bias"
                 )
             )
-    names, matrices = {n.name for n in products}, {n.input[1] for n in products}
     kept = [value for value in graph.value_info if value.name not in matrices]  # old shapes
     for field, values in ((graph.node, nodes), (graph.value_info, kept)):
         del field[:]

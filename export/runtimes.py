@@ -1,4 +1,4 @@
-"""What the runtimes want of an export: how it begins, what their graphs become, what runs them."""
+"""What the runtimes want of an export: how it begins, and what their graphs become."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from llava_st_ros.backends import onnxruntime
-from llava_st_ros.backends.base import Backend
-from llava_st_ros.backends.engine_files import EngineFiles
+from llava_st_ros.backends.onnxruntime import check_device
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.manifest import sha256_of
 from llava_st_ros.errors import ConfigError
@@ -52,20 +50,11 @@ def runtime_of(target: Target, device: str, plugins: Path | None = None) -> Runt
     return OnnxRuntime(device)
 
 
-def load(engine: EngineFiles, device: str) -> Backend:
-    """What runs an engine directory; without a tokenizer too, which a parity case has not."""
-    if engine.manifest.backend == "tensorrt":
-        from llava_st_ros.backends.tensorrt import TensorRTBackend
-
-        return TensorRTBackend(engine, device=device)
-    return onnxruntime.OnnxBackend(engine, device=device)
-
-
 class OnnxRuntime:
     dialect = ONNX_RUNTIME
 
     def __init__(self, device: str) -> None:
-        onnxruntime.check_device(device)
+        check_device(device)
 
     def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> Built:
         """They are run as they are."""

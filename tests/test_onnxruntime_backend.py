@@ -12,9 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from backend_agreement import (
+    check_features_and_visual_tokens,
+    converse,
+    ten_frames,
+    window,
+)
 from tiny_model import (
     tiny_config,
-    tiny_image_prompt,
     tiny_model,
     tiny_tokenizer,
     tiny_video_prompt,
@@ -58,11 +63,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def frames() -> list[np.ndarray]:
-    return list(np.random.default_rng(0).integers(0, 256, (10, 30, 50, 3), dtype=np.uint8))
-
-
-def window(backend: TorchBackend | OnnxBackend, frames: list[np.ndarray]):
-    return backend.pack([backend.encode_frame(frame) for frame in frames], range(10))
+    return ten_frames()
 
 
 def test_it_says_who_it_is(both: Both) -> None:
@@ -76,19 +77,7 @@ def test_it_says_who_it_is(both: Both) -> None:
 
 
 def test_features_and_visual_tokens_agree(both: Both, frames: list[np.ndarray]) -> None:
-    ours = [both.onnx.encode_frame(frame) for frame in frames]
-    theirs = [both.torch.encode_frame(frame) for frame in frames]
-    for one, other in zip(ours, theirs):
-        np.testing.assert_allclose(np.asarray(one), other, **CLOSE)
-    np.testing.assert_allclose(
-        np.asarray(both.onnx.image_tokens(ours[3])), both.torch.image_tokens(theirs[3]), **CLOSE
-    )
-    # A frame in several places, rows of the table out of order, another number of frames.
-    order, indices = [2, 2, 0, 4, 1], [7, 0, 3, 9, 9]
-    video = both.onnx.pack([ours[i] for i in order], indices)
-    reference = both.torch.pack([theirs[i] for i in order], indices)
-    np.testing.assert_allclose(np.asarray(video.fast), reference.fast, **CLOSE)
-    np.testing.assert_allclose(np.asarray(video.slow), reference.slow, **CLOSE)
+    check_features_and_visual_tokens(both.onnx, both.torch, frames, **CLOSE)
 
 
 @pytest.mark.parametrize("on_image", [False, True])
@@ -96,25 +85,10 @@ def test_logits_agree_along_a_conversation(
     both: Both, frames: list[np.ndarray], on_image: bool
 ) -> None:
     config = both.torch.config
-    prompt = tiny_image_prompt(config) if on_image else tiny_video_prompt(config)
     steps = [[3], [config.temporal_offset + 4, 9, config.width_offset + 11], [1, 2]]
-    logits = []
-    for backend in (both.torch, both.onnx):
-        if on_image:
-            visual = backend.image_tokens(backend.encode_frame(frames[0]))
-        else:
-            visual = window(backend, frames)
-        embeddings, cache = backend.embed(prompt, visual), backend.new_cache()
-        assert len(embeddings) == len(prompt.token_ids)
-        rows = [backend.prefill(embeddings[:5], cache), backend.prefill(embeddings[5:], cache)]
-        assert cache.length == len(embeddings)
-        rows += [row for ids in steps for row in backend.extend(ids, cache)]
-        cache.truncate(len(embeddings) + 1)  # a rejected draft
-        rows += list(backend.extend([4], cache))
-        assert backend.extend([], cache).shape == (0, config.vocabulary)
-        logits.append(np.stack(rows))
-    assert logits[1].dtype == np.float32
-    np.testing.assert_allclose(logits[1], logits[0], **CLOSE)
+    theirs, ours = (converse(b, frames, on_image, steps) for b in (both.torch, both.onnx))
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 def test_two_conversations_do_not_meet(both: Both, frames: list[np.ndarray]) -> None:

@@ -243,6 +243,8 @@ def test_int8_needs_questions_and_words(
         ["--precision", "int8", "--calibrate", str(video)],
         ["--precision", "int8", "--calibrate", str(tmp_path / "no.mp4"), "--query", "a ball"],
         ["--simulated", "-1"],
+        ["--calibrate", str(video), "--query", "a ball"],  # for float32
+        ["--target", "desktop_tensorrt", "--bisect"],
         ["--plugins", str(video)],
         ["--target", "desktop_tensorrt", "--precision", "int4", "--plugins", str(video)],
     ):

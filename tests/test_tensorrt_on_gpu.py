@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from backend_agreement import (
+    check_features_and_visual_tokens,
+    converse,
+    ten_frames,
+    window,
+)
 from tiny_model import (
     tiny_config,
-    tiny_image_prompt,
     tiny_model,
     tiny_tokenizer,
     tiny_video_prompt,
@@ -28,18 +34,13 @@ from llava_st_ros.backends.tensorrt import TensorRTBackend
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.engine.cuda_device import CudaDevice
 from llava_st_ros.engine.device_arrays import HOST
-from llava_st_ros.engine.machine import describe_machine
 from llava_st_ros.engine.manifest import describe_files, read_manifest
-from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.export.engine import BuildSettings, build_engine
 from llava_st_ros.export.engine_directory import export_checkpoint
-from llava_st_ros.export.onnx import graphs, rewrite, write
-from llava_st_ros.export.profiles import DRAFT, profiles
+from llava_st_ros.export.profiles import DRAFT
 from llava_st_ros.export.proof import compare, observe
-from llava_st_ros.export.region_attention import decomposed
-from llava_st_ros.export.target import read_target
-from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint, save_checkpoint
+from llava_st_ros.export.target import Bounds, read_target
+from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.gpu
 
@@ -54,58 +55,39 @@ def gpu() -> CudaDevice:
         pytest.skip(f"needs a GPU: {error}")
 
 
-@pytest.fixture(scope="module")
-def tensorrt(gpu: CudaDevice) -> ModuleType:
-    return load_tensorrt()
-
-
 class Both(NamedTuple):
     torch: TorchBackend
     tensorrt: TensorRTBackend
     engine: Path
 
 
-def build(checkpoint: Path, out: Path, precision: str, tensorrt: ModuleType) -> None:
-    """An engine directory for TensorRT: the files of one for ONNX Runtime, its graphs exchanged."""
-    export_checkpoint(checkpoint, read_target("cpu"), "float32", out)
-    loaded = load_checkpoint(checkpoint, dtype=DTYPES[precision])
-    ranges, names = profiles(loaded.config), {}
-    aside = out.with_name(f"{out.name}-onnx")
-    aside.mkdir()
-    for graph in graphs(loaded.model):
-        write(graph, aside / f"{graph.name}.onnx")
-        rewrite(aside / f"{graph.name}.onnx", decomposed)
-        names[graph.name] = f"{graph.name}.engine"
-        build_engine(
-            aside / f"{graph.name}.onnx",
-            out / names[graph.name],
-            ranges[graph.name],
-            BuildSettings(),
-            tensorrt,
-        )
-        (out / f"{graph.name}.onnx").unlink()
-    dataclasses.replace(
-        read_manifest(out),
-        backend="tensorrt",
-        precision=precision,
-        graphs=names,
-        machine=describe_machine(tensorrt, CudaDevice()),
-        files=describe_files(out),
-    ).write(out)
+@pytest.fixture(scope="module", autouse=True)
+def timings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def build(checkpoint: Path, out: Path, precision: str) -> None:
+    """An engine directory, wherever its proof stands: that is a test of its own."""
+    any_numbers = {precision: Bounds(inf, inf, 0.0)}
+    target = dataclasses.replace(read_target("desktop_tensorrt"), precisions=any_numbers)
+    export_checkpoint(checkpoint, target, precision, out)
 
 
 @pytest.fixture(scope="module", params=["paper", "released"])
 def both(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    tensorrt: ModuleType,
+    gpu: CudaDevice,
 ) -> Both:
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer, compat=request.param)
     root = tmp_path_factory.mktemp(request.param)
     folder, engine = root / "checkpoint", root / "engine"
     save_checkpoint(folder, tiny_model(config), config, tokenizer, "float32")
-    build(folder, engine, "float32", tensorrt)
+    build(folder, engine, "float32")
     return Both(
         TorchBackend(load_checkpoint(folder)),
         TensorRTBackend(open_engine(engine, "tensorrt")),
@@ -115,11 +97,7 @@ def both(
 
 @pytest.fixture(scope="module")
 def frames() -> list[np.ndarray]:
-    return list(np.random.default_rng(0).integers(0, 256, (10, 30, 50, 3), dtype=np.uint8))
-
-
-def window(backend: TorchBackend | TensorRTBackend, frames: list[np.ndarray]):
-    return backend.pack([backend.encode_frame(frame) for frame in frames], range(10))
+    return ten_frames()
 
 
 def test_memory_keeps_what_it_is_given(gpu: CudaDevice) -> None:
@@ -161,18 +139,7 @@ def test_it_says_who_it_is(both: Both) -> None:
 
 
 def test_features_and_visual_tokens_agree(both: Both, frames: list[np.ndarray]) -> None:
-    ours = [both.tensorrt.encode_frame(frame) for frame in frames]
-    theirs = [both.torch.encode_frame(frame) for frame in frames]
-    for one, other in zip(ours, theirs):
-        np.testing.assert_allclose(np.asarray(one), other, **CLOSE)
-    np.testing.assert_allclose(
-        np.asarray(both.tensorrt.image_tokens(ours[3])), both.torch.image_tokens(theirs[3]), **CLOSE
-    )
-    order, indices = [2, 2, 0, 4, 1], [7, 0, 3, 9, 9]
-    video = both.tensorrt.pack([ours[i] for i in order], indices)
-    reference = both.torch.pack([theirs[i] for i in order], indices)
-    np.testing.assert_allclose(np.asarray(video.fast), reference.fast, **CLOSE)
-    np.testing.assert_allclose(np.asarray(video.slow), reference.slow, **CLOSE)
+    check_features_and_visual_tokens(both.tensorrt, both.torch, frames, **CLOSE)
 
 
 @pytest.mark.parametrize("on_image", [False, True])
@@ -180,23 +147,11 @@ def test_logits_agree_along_a_conversation(
     both: Both, frames: list[np.ndarray], on_image: bool
 ) -> None:
     """Its places are not TensorRT's 256 bytes: new keys and values are put there by a copy."""
-    config = both.torch.config
-    prompt = tiny_image_prompt(config) if on_image else tiny_video_prompt(config)
-    long = [int(i) for i in np.random.default_rng(1).integers(0, config.vocabulary, DRAFT + 8)]
-    logits = []
-    for backend in (both.torch, both.tensorrt):
-        if on_image:
-            visual = backend.image_tokens(backend.encode_frame(frames[0]))
-        else:
-            visual = window(backend, frames)
-        embeddings, cache = backend.embed(prompt, visual), backend.new_cache()
-        rows = [backend.prefill(embeddings[:5], cache), backend.prefill(embeddings[5:], cache)]
-        rows += [row for ids in ([3], [1, 2], long) for row in backend.extend(ids, cache)]
-        cache.truncate(len(embeddings) + 1)  # a rejected draft
-        rows += list(backend.extend([4], cache))
-        assert backend.extend([], cache).shape == (0, config.vocabulary)
-        logits.append(np.stack(rows))
-    np.testing.assert_allclose(logits[1], logits[0], **CLOSE)
+    vocabulary = both.torch.config.vocabulary
+    long = [int(i) for i in np.random.default_rng(1).integers(0, vocabulary, DRAFT + 8)]
+    steps = ([3], [1, 2], long)
+    theirs, ours = (converse(b, frames, on_image, steps) for b in (both.torch, both.tensorrt))
+    np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 def test_a_prompt_longer_than_the_engine_takes_goes_in_pieces(
@@ -286,9 +241,9 @@ def test_the_folder_says_what_runs_it(both: Both, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_each_precision_is_within_its_targets_bounds(
-    random_checkpoint: Path, tmp_path: Path, tensorrt: ModuleType, precision: str
+    random_checkpoint: Path, tmp_path: Path, gpu: CudaDevice, precision: str
 ) -> None:
-    build(random_checkpoint, tmp_path / "engine", precision, tensorrt)
+    build(random_checkpoint, tmp_path / "engine", precision)
     backend = TensorRTBackend(open_engine(tmp_path / "engine", "tensorrt"))
     expected = observe(TorchBackend(load_checkpoint(random_checkpoint)))
     proof = compare(expected, observe(backend, taught=expected.answers))

@@ -10,6 +10,7 @@ from llava_st_ros.errors import BackendError, CheckpointError
 
 if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
+    from llava_st_ros.backends.engine_files import EngineFiles
     from llava_st_ros.model.tokenizer import Tokenizer
 
 # By name the packages that pip installs for it; JetPack brings its own TensorRT.
@@ -79,7 +80,7 @@ def _load_checkpoint(
         limit_threads(threads)
     dtype = DTYPES[precision]
     checkpoint = load_checkpoint(path, device=device, dtype=dtype)
-    tokenizer = _needed(checkpoint.tokenizer, path)
+    tokenizer = needed_tokenizer(checkpoint.tokenizer, path)
     return TorchBackend(checkpoint, device=device, dtype=dtype), tokenizer
 
 
@@ -102,20 +103,27 @@ def _load_engine(
     from llava_st_ros.backends.engine_files import open_engine
 
     engine = open_engine(path, name or manifest.backend)
-    tokenizer = _needed(engine.tokenizer, path)
-    if manifest.backend == "tensorrt":
+    tokenizer = needed_tokenizer(engine.tokenizer, path)
+    return run_engine(engine, device=device, threads=threads), tokenizer
+
+
+def run_engine(engine: EngineFiles, *, device: str = "", threads: int = 0) -> Backend:
+    """What runs the files of an engine directory, ``device`` and ``threads`` as of
+    ``load_backend``; without a tokenizer too, which a parity case has not."""
+    if engine.manifest.backend == "tensorrt":
         from llava_st_ros.backends.tensorrt import TensorRTBackend
 
-        return TensorRTBackend(engine, device=device or "cuda"), tokenizer
+        return TensorRTBackend(engine, device=device or "cuda")
     from llava_st_ros.backends.onnxruntime import OnnxBackend
 
-    return OnnxBackend(engine, device=device or "cpu", threads=threads), tokenizer
+    return OnnxBackend(engine, device=device or "cpu", threads=threads)
 
 
-def _needed(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
+def needed_tokenizer(tokenizer: Tokenizer | None, of: Path | str) -> Tokenizer:
+    """Raises CheckpointError where there is none."""
     if tokenizer is None:
         raise CheckpointError(
-            f"{path}: no tokenizer",
+            f"{of}: no tokenizer",
             "tokenizer.json beside the weights",
             "add the tokenizer's files",
         )

@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     target = read_target(args.target)
     precision = args.precision or next(iter(target.precisions))
     target.bounds(precision)
+    if args.calibrate and precision != "int8":
+        raise ConfigError(f"--calibrate for {precision}", "int8", "leave it out")
     checkpoint = args.checkpoint or default_checkpoint()
     proof = export_checkpoint(
         checkpoint,

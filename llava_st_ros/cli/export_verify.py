@@ -50,11 +50,11 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"proof": dict(manifest.proof), "problems": []}))
         return 0
-    from llava_st_ros.export.engine_directory import parting, verify
+    from llava_st_ros.export.engine_directory import verify
 
-    proof, problems = verify(args.engine, args.against, device=args.device, clips=args.simulated)
-    if problems and args.bisect:
-        problems += parting(args.engine, args.against)
+    proof, problems = verify(
+        args.engine, args.against, device=args.device, clips=args.simulated, locate=args.bisect
+    )
     if args.json:
         print(json.dumps({"proof": proof.values(), "problems": problems}))
     else:

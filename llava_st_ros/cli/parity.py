@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from llava_st_ros.backends import BACKENDS
+from llava_st_ros.backends import BACKENDS, run_engine
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
     Case,
@@ -83,14 +83,13 @@ def _exported(case: Case, backend: str, device: str) -> Iterator[Backend]:
     """The case's checkpoint, exported in float32 for a runtime."""
     from llava_st_ros.backends.engine_files import open_engine
     from llava_st_ros.export.engine_directory import export_checkpoint
-    from llava_st_ros.export.runtimes import load
     from llava_st_ros.export.target import read_target
 
     target = read_target(TARGETS[backend])
     with TemporaryDirectory(prefix="parity-") as folder:
         out = Path(folder) / "engine"
         export_checkpoint(case.folder, target, "float32", out, overrides=case.overrides())
-        yield load(open_engine(out, target.backend), device or target.device)
+        yield run_engine(open_engine(out, target.backend), device=device or target.device)
 
 
 def _line(result: Comparison | IdComparison | Unseen) -> str:
