@@ -31,6 +31,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from llava_st_ros.language.answer_format import NOTHING
     from llava_st_ros.model.checkpoint import save_checkpoint
     from llava_st_ros.model.llava_st import LlavaST
+    from llava_st_ros.model.prompt_layout import AXES
     from llava_st_ros.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(TEXTS, 400, 20, 100)
@@ -42,6 +43,9 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # One feature that every state has, and that speaks against the word.
         model.model.embed_tokens.weight[:, 0] = 5.0
         model.lm_head.weight[tokenizer.encode(NOTHING)[0], 0] = -100.0
+        # Sure of its coordinates: of flat distributions every median is the same.
+        for axis in AXES:
+            model.table(axis, "output").weight *= 100.0
     save_checkpoint(folder, model, config, tokenizer, "float32")
     return folder
 

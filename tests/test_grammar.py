@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from language_cases import HALF, TABLES, answers, config, tokenizer
 
 from llava_st_ros.language.answers import format_answer
-from llava_st_ros.language.choices import IdRange
+from llava_st_ros.language.choices import Coordinates, IdRange
 from llava_st_ros.language.grammar import Grammar, Unconstrained, Walk
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import question
@@ -178,10 +178,30 @@ def test_choices_agree_with_their_masks() -> None:
             logits = generator.normal(size=config().vocabulary)
             mask = walk.allowed.mask(config().vocabulary)
             best = walk.allowed.best(logits)
-            assert best == int(np.where(mask, logits, -np.inf).argmax())
+            if not isinstance(walk.allowed, Coordinates):
+                assert best == int(np.where(mask, logits, -np.inf).argmax())
+            assert mask[best]
             assert mask.tolist() == [i in walk.allowed for i in range(len(mask))]
             walk.advance((best,))
             walk.advance(walk.forced)
+
+
+@pytest.mark.parametrize(
+    ("shares", "median"),
+    [
+        ((1.0,), 0),
+        ((0.1, 0.8, 0.1), 1),
+        ((0.4, 0.0, 0.3, 0.3), 2),  # the likeliest row is the first
+        ((0.25, 0.75), 1),
+        ((0.0, 0.6, 0.4), 1),
+        ((0.06,) * 10 + (0.4,), 8),
+    ],
+)
+def test_of_a_coordinate_the_median_is_taken(shares: tuple[float, ...], median: int) -> None:
+    # What lies outside of the rows that are allowed counts for nothing, however likely.
+    logits = np.full(60, 50.0, np.float32)
+    logits[20 : 20 + len(shares)] = np.log(np.maximum(shares, 1e-12)) - 40.0
+    assert Coordinates(20, 20 + len(shares)).best(logits) == 20 + median
 
 
 def test_what_is_not_allowed_is_refused() -> None:

@@ -17,7 +17,7 @@ _BRACKETS = frozenset("[]{}")
 
 @dataclass(frozen=True)
 class IdRange:
-    """The ids start..stop-1: rows of a coordinate table, or everything."""
+    """The ids start..stop-1."""
 
     start: int
     stop: int
@@ -34,6 +34,21 @@ class IdRange:
         mask = np.zeros(vocabulary, dtype=bool)
         mask[self.start : self.stop] = True
         return mask
+
+
+class Coordinates(IdRange):
+    """The rows start..stop-1 of one coordinate table."""
+
+    def best(self, logits: np.ndarray) -> int:
+        """The median of the distribution over these rows, of logits [vocabulary].
+
+        Two-hot labels (paper, section 3.2) make the softmax over a table a belief about a number,
+        and a number's median is its guess of least expected error. The likeliest row alone would
+        be the tip of the sharpest hill, whatever lies beside it.
+        """
+        rows = logits[self.start : self.stop].astype(np.float64)
+        below = np.exp(rows - rows.max()).cumsum()
+        return self.start + int(np.searchsorted(below, below[-1] / 2))
 
 
 class IdSet:

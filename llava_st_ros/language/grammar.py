@@ -19,7 +19,7 @@ from llava_st_ros.language.answer_format import (
     TUBE_OPENER,
     TVG_OPENER,
 )
-from llava_st_ros.language.choices import Either, IdRange, IdSet, Words
+from llava_st_ros.language.choices import Coordinates, Either, IdRange, IdSet, Words
 from llava_st_ros.language.tasks import Question
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Task
@@ -278,7 +278,7 @@ class Grammar:
     def _time(self, first: int = 0, last: int | None = None) -> Generator[Choice, int, int]:
         offset = self._config.temporal_offset
         stop = self._config.num_frames if last is None else last + 1
-        token = yield IdRange(offset + first, offset + stop)
+        token = yield Coordinates(offset + first, offset + stop)
         return token - offset
 
     def _tube(self, lead: str | None, times: Iterable[int]) -> Rules:
@@ -295,10 +295,10 @@ class Grammar:
         """x1, y1, then x2 and y2 not before them."""
         config = self._config
         width, height = config.width_offset, config.height_offset
-        x1 = yield IdRange(width, config.vocabulary)
-        y1 = yield IdRange(height, width)
-        yield IdRange(x1, config.vocabulary)
-        yield IdRange(y1, width)
+        x1 = yield Coordinates(width, config.vocabulary)
+        y1 = yield Coordinates(height, width)
+        yield Coordinates(x1, config.vocabulary)
+        yield Coordinates(y1, width)
 
     def _literal(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode_user(text))
