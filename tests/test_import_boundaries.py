@@ -63,6 +63,9 @@ class Rule:
         )
 
 
+TORCH_BACKEND = tuple(
+    f"llava_st_ros.backends.{name}" for name in ("torch", "torch_kernels", "torch_streaming")
+)
 RULES = (
     Rule("ROS lives in ros", ROS, allowed=("llava_st_ros.ros",)),
     Rule(
@@ -74,7 +77,7 @@ RULES = (
         "the core needs no torch",
         TORCH,
         allowed=(
-            "llava_st_ros.backends.torch",
+            *TORCH_BACKEND,
             "llava_st_ros.cli",
             "llava_st_ros.export",
             "llava_st_ros.model",
@@ -279,7 +282,7 @@ def test_importing_the_core_and_the_command_line_loads_neither_torch_nor_ros() -
     names = [
         name
         for name, _ in modules(ROOT)
-        if name not in ("llava_st_ros.backends.torch", "llava_st_ros.cli.__main__")
+        if name not in (*TORCH_BACKEND, "llava_st_ros.cli.__main__")
         and (not _below(name, (*outside, "llava_st_ros.export")) or name in inside)
     ]
     assert len(names) > 20

@@ -70,7 +70,8 @@ def load_backend(
 def _load_checkpoint(
     path: Path, device: str, precision: str, threads: int
 ) -> tuple[Backend, Tokenizer]:
-    from llava_st_ros.backends.torch import TorchBackend, check_device, limit_threads
+    from llava_st_ros.backends.torch import check_device, limit_threads
+    from llava_st_ros.backends.torch_streaming import faster_backend
     from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint
 
     if precision not in DTYPES:
@@ -81,7 +82,8 @@ def _load_checkpoint(
     dtype = DTYPES[precision]
     checkpoint = load_checkpoint(path, device=device, dtype=dtype)
     tokenizer = needed_tokenizer(checkpoint.tokenizer, path)
-    return TorchBackend(checkpoint, device=device, dtype=dtype), tokenizer
+    backend = faster_backend(checkpoint.config)
+    return backend(checkpoint, device=device, dtype=dtype), tokenizer
 
 
 def _load_engine(

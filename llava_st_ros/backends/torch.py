@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,11 +68,11 @@ class TorchBackend:
         precision = str(self.dtype).removeprefix("torch.")
         return BackendDescription("torch", self.config, str(self.device), precision)
 
-    def encode_frame(self, image: np.ndarray) -> torch.Tensor:
+    def encode_frame(self, image: np.ndarray) -> Any:
         return self.encode_pixels(preprocess(image, self.config.image_size)[None])[0]
 
     @torch.inference_mode()
-    def encode_pixels(self, pixels: np.ndarray) -> torch.Tensor:
+    def encode_pixels(self, pixels: np.ndarray) -> Any:
         """Normalised pixels f32 [B, 3, S, S] -> features [B, N, D] before LAPE."""
         return self.model.project(self._vision_features(pixels))
 
@@ -81,12 +82,12 @@ class TorchBackend:
         return self._vision_features(pixels).float().cpu().numpy()
 
     @torch.inference_mode()
-    def pack(self, features: Sequence[torch.Tensor], time_indices: Sequence[int]) -> VideoTokens:
+    def pack(self, features: Sequence[Any], time_indices: Sequence[int]) -> VideoTokens:
         check_window(self.config, len(features), time_indices)
         return self.model.pack(torch.stack(tuple(features)), time_indices)
 
     @torch.inference_mode()
-    def image_tokens(self, features: torch.Tensor) -> torch.Tensor:
+    def image_tokens(self, features: Any) -> torch.Tensor:
         return self.model.image_tokens(features)
 
     @torch.inference_mode()

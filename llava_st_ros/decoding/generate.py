@@ -1,8 +1,9 @@
 """Decoding without chance, token by token, over any backend.
 
 The loop knows nothing of tasks: a grammar tells it which tokens may come and which must, and of
-those that may the one to take: the likeliest word, the median of a coordinate. Tokens that must come are never sampled; a run of them goes through the network together with the token
-chosen before it, in one call.
+those that may the one to take: the likeliest word, the median of a coordinate. Tokens that must
+come are never sampled; a run of them goes through the network together with the token chosen before
+it, in one call.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def generate(
     """Write an answer to the prompt's ``embeddings`` [L, D] in a new cache.
 
     At each step the best token that ``grammar`` allows is taken (None: the likeliest of all, up to
-    an end token). ``on_token`` is called with each id; ``cancelled`` is asked before each step. Raises
-    BackendError for logits that are not finite or not a vocabulary long, and for a prompt that
-    leaves no room in the model's positions.
+    an end token). ``on_token`` is called with each id; ``cancelled`` is asked before each step.
+    Raises BackendError for logits that are not finite or not a vocabulary long, and for a prompt
+    that leaves no room in the model's positions.
     """
     config = backend.describe().model
     walk = (grammar or Unconstrained(tokenizer, config)).begin()
