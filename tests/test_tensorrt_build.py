@@ -11,12 +11,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
+from llava_st_ros.export import onnx as onnx_files
 from llava_st_ros.export.engine import BuildSettings, build_engine
 from llava_st_ros.export.profiles import profiles
+from llava_st_ros.export.region_attention import decomposed
+from llava_st_ros.model.checkpoint import load_checkpoint
 from llava_st_ros.model.geometry import read_config, read_json
 
 AHEAD = BuildSettings(compute_capabilities=("SM89", "SM120"))
@@ -52,6 +56,19 @@ def test_every_graph_becomes_an_engine(
         assert told[0] == ("Building engine", 0.0) and ("Building engine", 1.0) in told
         assert all(0.0 <= share <= 1.0 for _, share in told)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".engine"] * 4
+
+
+def test_bfloat16_is_taken_too(
+    random_checkpoint: Path, ranges, tensorrt: ModuleType, tmp_path: Path
+) -> None:
+    model = load_checkpoint(random_checkpoint, dtype=torch.bfloat16).model
+    for graph in onnx_files.graphs(model):
+        path = tmp_path / f"{graph.name}.onnx"
+        onnx_files.write(graph, path)
+        onnx_files.rewrite(path, decomposed)
+        out = path.with_suffix(".engine")
+        build_engine(path, out, ranges[graph.name], AHEAD, tensorrt)
+        assert out.stat().st_size > 10_000
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")  # of RTX alone
