@@ -4,10 +4,11 @@ scripts/with_ros .venv/bin/python -m benchmarks.packer [--device cpu] [--dtypes 
     [--threads 2] [--rounds 10] [--out benchmarks/results/packer_cpu.json]
 
 A CPU packs windows of llava-st-tiny's geometry and of half the published 7B's, a CUDA device of the
-7B's with 100 frames. Weights are random. The matrix product is measured first; then the rows take
-turns, and a row's time is the median of its rounds. Rows on a stream include what their new frames
-cost on arrival. The gain is predicted from multiply-adds alone, counted by hand in ``Sizes``
-(torch's own counter must agree); errors are against the packer in float64.
+7B's with 100 frames, by the package's kernels where their library is installed or LLAVA_ST_KERNELS
+names it. Weights are random. The matrix product is measured first; then the rows take turns, and a
+row's time is the median of its rounds. Rows on a stream include what their new frames cost on
+arrival. The gain is predicted from multiply-adds alone, counted by hand in ``Sizes`` (torch's own
+counter must agree); errors are against the packer in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from llava_st_ros.backends.torch_kernels import use_kernels
 from llava_st_ros.config import (
     LanguageConfig,
     ModelConfig,
@@ -320,6 +322,7 @@ def main() -> None:
         "threads": options.threads,
         "rounds": options.rounds,
         "torch": torch.__version__,
+        "kernels": on_cuda and use_kernels(),
         "windows": {},
     }
     with torch.inference_mode():

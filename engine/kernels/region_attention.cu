@@ -12,18 +12,16 @@ __global__ void __launch_bounds__(Block::kMaxThreads, Block::kBlocks)
   Block::run(arguments, blockIdx.x, threadIdx.x, blockDim.x, shared);
 }
 
-bool whole_pieces(const void* pointer, std::int64_t size) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && size % 16 == 0;
-}
-
 template <typename T>
 bool aligned(const Arguments& a) {
-  const std::int64_t wide = a.wide * std::int64_t{sizeof(T)};
-  bool all = whole_pieces(a.query, wide) && whole_pieces(a.output, wide);
+  constexpr std::int64_t kSize = sizeof(T);
+  bool all = whole_pieces(a.output, a.wide * kSize) &&
+             whole_pieces(a.query, a.query_strides.region * kSize) &&
+             whole_pieces(a.query, a.query_strides.head * kSize);
   for (const auto& [grid, strides] :
        {std::pair{a.key, a.key_strides}, {a.value, a.value_strides}}) {
     for (const std::int64_t stride : {strides.frame, strides.row, strides.token}) {
-      all = all && whole_pieces(grid, stride * std::int64_t{sizeof(T)});
+      all = all && whole_pieces(grid, stride * kSize);
     }
   }
   return all;
@@ -50,13 +48,14 @@ cudaError_t launch_for(Arguments& arguments, int regions, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, Scalar scalar,
-                             const void* query, const void* key, GridStrides key_strides,
-                             const void* value, GridStrides value_strides, void* output,
-                             cudaStream_t stream) {
+                             const void* query, QueryStrides query_strides, const void* key,
+                             GridStrides key_strides, const void* value, GridStrides value_strides,
+                             void* output, cudaStream_t stream) {
   if (!problem_of(sizes).empty() || !(epsilon > 0)) return cudaErrorInvalidValue;
   const int regions = static_cast<int>(sizes.regions());
   if (regions == 0) return cudaSuccess;
-  Arguments arguments(sizes, epsilon, query, key, key_strides, value, value_strides, output);
+  Arguments arguments(sizes, epsilon, query, query_strides, key, key_strides, value, value_strides,
+                      output);
   switch (scalar) {
     case Scalar::kFloat32:
       return launch_for<float>(arguments, regions, stream);
@@ -66,6 +65,15 @@ cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, S
       return launch_for<__nv_bfloat16>(arguments, regions, stream);
   }
   return cudaErrorInvalidValue;
+}
+
+cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, Scalar scalar,
+                             const void* query, const void* key, GridStrides key_strides,
+                             const void* value, GridStrides value_strides, void* output,
+                             cudaStream_t stream) {
+  const QueryStrides strides{sizes.heads * sizes.wide, sizes.wide};
+  return region_attention(sizes, epsilon, scalar, query, strides, key, key_strides, value,
+                          value_strides, output, stream);
 }
 
 }  // namespace llava_st

@@ -2,11 +2,9 @@
 // that tests run the same source on a CPU.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
 
+#include "pieces.cuh"
 #include "region_attention.h"
 
 namespace llava_st {
@@ -16,6 +14,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct Arguments {
   const void* query;
+  QueryStrides query_strides;
   const void* key;
   GridStrides key_strides;
   const void* value;
@@ -25,9 +24,11 @@ struct Arguments {
   int heads, wide, spatial_region, temporal_region;
   int region, rows, columns;  // tokens of a region; regions of a frame
 
-  Arguments(const RegionAttentionSizes& sizes, float epsilon, const void* query, const void* key,
-            GridStrides key_strides, const void* value, GridStrides value_strides, void* output)
+  Arguments(const RegionAttentionSizes& sizes, float epsilon, const void* query,
+            QueryStrides query_strides, const void* key, GridStrides key_strides, const void* value,
+            GridStrides value_strides, void* output)
       : query(query),
+        query_strides(query_strides),
         key(key),
         key_strides(key_strides),
         value(value),
@@ -42,64 +43,6 @@ struct Arguments {
         rows(static_cast<int>(sizes.height / sizes.spatial_region)),
         columns(static_cast<int>(sizes.width / sizes.spatial_region)) {}
 };
-
-__device__ inline float to_float(float x) { return x; }
-__device__ inline float to_float(__half x) { return __half2float(x); }
-__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-template <typename T>
-__device__ T from_float(float x);
-template <>
-__device__ inline float from_float(float x) {
-  return x;
-}
-template <>
-__device__ inline __half from_float(float x) {
-  return __float2half_rn(x);
-}
-template <>
-__device__ inline __nv_bfloat16 from_float(float x) {
-  return __float2bfloat16_rn(x);
-}
-
-// A thread's 16 bytes of a row.
-template <typename T>
-struct Piece {
-  static constexpr int kCount = 16 / sizeof(T);
-  uint4 bits;
-
-  __device__ float operator[](int i) const {
-    return to_float(reinterpret_cast<const T*>(&bits)[i]);
-  }
-  __device__ void set(int i, float x) { reinterpret_cast<T*>(&bits)[i] = from_float<T>(x); }
-};
-
-// ``count`` elements, zeros after them. Aligned, a row has nothing but whole pieces.
-template <bool kAligned, typename T>
-__device__ Piece<T> load(const T* row, int first, int count) {
-  Piece<T> piece{};
-  if constexpr (kAligned) {
-    if (count > 0) piece.bits = *reinterpret_cast<const uint4*>(row + first);
-  } else {
-#pragma unroll
-    for (int i = 0; i < Piece<T>::kCount; ++i) {
-      if (i < count) piece.set(i, to_float(row[first + i]));
-    }
-  }
-  return piece;
-}
-
-template <bool kAligned, typename T>
-__device__ void store(T* row, int first, int count, const Piece<T>& piece) {
-  if constexpr (kAligned) {
-    if (count > 0) *reinterpret_cast<uint4*>(row + first) = piece.bits;
-  } else {
-#pragma unroll
-    for (int i = 0; i < Piece<T>::kCount; ++i) {
-      if (i < count) row[first + i] = from_float<T>(piece[i]);
-    }
-  }
-}
 
 // Lane l is told the sum over the warp of everyone's x[l]. x is used up.
 template <int kHalf = kWarp / 2>
@@ -152,8 +95,7 @@ struct RegionBlock {
                              Shared& shared) {
     const int lane = thread % kWarp, warp = thread / kWarp, warps = threads / kWarp;
     const int first = thread * kPiece, count = a.wide - first;
-    const std::int64_t queries = std::int64_t{region} * a.heads * a.wide;
-    const T* query = static_cast<const T*>(a.query) + queries;
+    const T* query = static_cast<const T*>(a.query) + region * a.query_strides.region;
 
     Piece<T> keys[kRegion], values[kRegion], next[kGroup];
     load_grid(a, a.key, a.key_strides, region, first, count, keys);
@@ -228,7 +170,7 @@ struct RegionBlock {
 #pragma unroll
       for (int i = 0; i < kPiece; ++i) value[k][i] = (values[k][i] - value_mean) * value_scale;
     }
-    T* output = static_cast<T*>(a.output) + queries;
+    T* output = static_cast<T*>(a.output) + std::int64_t{region} * a.heads * a.wide;
     for (int h = 0; h < a.heads; ++h) {
       float sum[kPiece] = {};
 #pragma unroll
@@ -276,7 +218,7 @@ struct RegionBlock {
   static __device__ Piece<T> load_head(const Arguments& a, const T* query, int head, int first,
                                        int count) {
     if (head >= a.heads) return {};
-    return load<kAligned>(query + std::int64_t{head} * a.wide, first, count);
+    return load<kAligned>(query + head * a.query_strides.head, first, count);
   }
 
   // One head's softmax over the region, by one thread.

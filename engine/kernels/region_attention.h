@@ -18,9 +18,9 @@
 #include <cstdint>
 #include <string>
 
-namespace llava_st {
+#include "scalar.h"
 
-enum class Scalar { kFloat32, kFloat16, kBfloat16 };
+namespace llava_st {
 
 constexpr int kMaxHeads = 16;
 constexpr int kMaxWide = 1024;  // elements of a row, E
@@ -42,15 +42,26 @@ struct GridStrides {
 
 GridStrides contiguous(const RegionAttentionSizes& sizes);
 
+// From one region's queries to the next region's, and from one head's to the next one's.
+struct QueryStrides {
+  std::int64_t region, head;
+};
+
 // What region_attention does not take, in one line; empty where it takes the sizes. A grid without
 // tokens is one of no regions.
 std::string problem_of(const RegionAttentionSizes& sizes);
 
 // Enqueues the attention of all regions on ``stream`` and returns; no memory is allocated and
 // nothing is waited for, so it can be captured into a graph. Pointers are device pointers of
-// ``scalar``, query and output contiguous; 16-byte accesses are used where pointers, strides and
-// ``wide`` allow them. ``epsilon`` > 0 stands beside the variance. Sizes with a problem_of are
+// ``scalar``, the output contiguous; 16-byte accesses are used where pointers, strides and ``wide``
+// allow them. ``epsilon`` > 0 stands beside the variance. Sizes with a problem_of are
 // cudaErrorInvalidValue.
+cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, Scalar scalar,
+                             const void* query, QueryStrides query_strides, const void* key,
+                             GridStrides key_strides, const void* value, GridStrides value_strides,
+                             void* output, cudaStream_t stream);
+
+// The same for queries that are contiguous.
 cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, Scalar scalar,
                              const void* query, const void* key, GridStrides key_strides,
                              const void* value, GridStrides value_strides, void* output,

@@ -1,14 +1,10 @@
 #include <limits>
 
+#include "bounds.h"
 #include "region_attention.h"
 
 namespace llava_st {
 namespace {
-
-std::string outside(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
-  return std::string(name) + " is " + std::to_string(value) + "; expected " +
-         std::to_string(least) + " to " + std::to_string(most);
-}
 
 std::string indivisible(const char* name, std::int64_t value, std::int64_t region) {
   return std::string(name) + " is " + std::to_string(value) + "; expected a multiple of " +
@@ -23,10 +19,7 @@ GridStrides contiguous(const RegionAttentionSizes& sizes) {
 
 std::string problem_of(const RegionAttentionSizes& sizes) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  const struct {
-    const char* name;
-    std::int64_t value, least, most;
-  } bounds[] = {
+  const std::string problem = outside({
       {"spatial_region", sizes.spatial_region, 1, kMaxRegion},
       {"temporal_region", sizes.temporal_region, 1, kMaxRegion},
       {"tokens of a region", sizes.region(), 1, kMaxRegion},
@@ -35,10 +28,8 @@ std::string problem_of(const RegionAttentionSizes& sizes) {
       {"frames", sizes.frames, 0, kMost},
       {"height", sizes.height, 0, kMost},
       {"width", sizes.width, 0, kMost},
-  };
-  for (const auto& [name, value, least, most] : bounds) {
-    if (value < least || value > most) return outside(name, value, least, most);
-  }
+  });
+  if (!problem.empty()) return problem;
   if (sizes.frames % sizes.temporal_region != 0) {
     return indivisible("frames", sizes.frames, sizes.temporal_region);
   }

@@ -1,4 +1,5 @@
-// The reference by a C name, so that Python can hold it to the operator that defines it.
+// The references by C names, so that Python can hold them to the operators that define them.
+#include "kernels/late_gelu_reference.h"
 #include "kernels/region_attention_reference.h"
 
 #pragma GCC visibility push(default)
@@ -10,6 +11,14 @@ extern "C" void region_attention_reference(const std::int64_t* sizes, double eps
   llava_st::region_attention_reference(
       {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]}, epsilon, query, key,
       value, output);
+}
+
+// sizes: frames, rows, wide, table_rows.
+extern "C" void late_gelu_reference(const std::int64_t* sizes, const double* const* terms,
+                                    const double* table, const std::int64_t* times,
+                                    const double* addend, double* output) {
+  llava_st::late_gelu_reference({sizes[0], sizes[1], sizes[2], sizes[3]}, terms, table, times,
+                                addend, output);
 }
 
 #pragma GCC visibility pop

@@ -2,45 +2,17 @@
 // output is from the float64 reference. Shared by the tests on the CPU and on a GPU.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <ostream>
 #include <random>
 #include <vector>
 
+#include "guarded.h"
 #include "kernels/region_attention.h"
 #include "kernels/region_attention_reference.h"
 
 namespace llava_st {
-
-template <typename T>
-struct ScalarOf;
-template <>
-struct ScalarOf<float> {
-  static constexpr Scalar kScalar = Scalar::kFloat32;
-  static constexpr double kTolerance = 1e-5;
-  static float from(double x) { return static_cast<float>(x); }
-  static double to(float x) { return x; }
-};
-template <>
-struct ScalarOf<__half> {
-  static constexpr Scalar kScalar = Scalar::kFloat16;
-  static constexpr double kTolerance = 1e-3;  // half a step of float16 below 2, and a little
-  static __half from(double x) { return __float2half_rn(static_cast<float>(x)); }
-  static double to(__half x) { return __half2float(x); }
-};
-template <>
-struct ScalarOf<__nv_bfloat16> {
-  static constexpr Scalar kScalar = Scalar::kBfloat16;
-  static constexpr double kTolerance = 8e-3;
-  static __nv_bfloat16 from(double x) { return __float2bfloat16_rn(static_cast<float>(x)); }
-  static double to(__nv_bfloat16 x) { return __bfloat162float(x); }
-};
 
 struct RegionAttentionCase {
   const char* name;
@@ -48,6 +20,7 @@ struct RegionAttentionCase {
   std::int64_t room = 0;    // elements between tokens, rows and frames of keys and values
   std::int64_t offset = 0;  // elements before the first
   double mean = 0.5;        // of keys and values, whose deviation is 1
+  bool heads_outermost = false;  // in the queries' memory, with room around each
 };
 
 inline std::ostream& operator<<(std::ostream& out, const RegionAttentionCase& c) {
@@ -71,6 +44,8 @@ inline const RegionAttentionCase kCases[] = {
     {"tokens_apart_unaligned", {2, 3, 6, 4, 128, 3, 1}, 3},
     {"first_unaligned", {5, 2, 2, 4, 128, 1, 5}, 0, 1},
     {"large_mean", {2, 3, 3, 4, 512, 3, 1}, 0, 0, 100},
+    {"heads_outermost", {2, 3, 6, 5, 128, 3, 1}, 0, 0, 0.5, true},
+    {"heads_outermost_unaligned", {5, 2, 2, 5, 128, 1, 5}, 3, 0, 0.5, true},
 };
 
 // Of a value near 1. The mean is a sum in float32: what it loses, what is left without it loses.
@@ -79,25 +54,14 @@ double tolerance(const RegionAttentionCase& c) {
   return ScalarOf<T>::kTolerance + 1e-6 * std::abs(c.mean);
 }
 
-// A tensor in a row of memory, with ``kGuard`` elements of NaN around it and between its tokens.
-template <typename T>
-struct Guarded {
-  static constexpr std::int64_t kGuard = 1024;
-  std::vector<T> memory;
-  std::int64_t begin = kGuard;
-
-  explicit Guarded(std::int64_t size, std::int64_t offset = 0)
-      : memory(size + 2 * kGuard + offset, ScalarOf<T>::from(std::nan(""))),
-        begin(kGuard + offset) {}
-};
-
 template <typename T>
 class RegionAttentionData {
  public:
   explicit RegionAttentionData(const RegionAttentionCase& c)
       : sizes(c.sizes),
         strides(strides_of(c)),
-        query(output_size()),
+        query_strides(query_strides_of(c)),
+        query(sizes.regions() * query_strides.region + sizes.heads * query_strides.head),
         key(grid_size(), c.offset),
         value(grid_size(), c.offset),
         output(output_size()) {
@@ -108,7 +72,10 @@ class RegionAttentionData {
     std::vector<double> queries(output_size()), keys, values;
     for (std::int64_t i = 0; i < output_size(); ++i) {
       const T x = ScalarOf<T>::from(scale * normal(random));
-      query.memory[query.begin + i] = x;
+      const std::int64_t head = i / sizes.wide % sizes.heads;
+      const std::int64_t region = i / sizes.wide / sizes.heads;
+      query.memory[query.begin + region * query_strides.region + head * query_strides.head +
+                   i % sizes.wide] = x;
       queries[i] = ScalarOf<T>::to(x);
     }
     for (std::int64_t frame = 0; frame < sizes.frames; ++frame) {
@@ -132,25 +99,12 @@ class RegionAttentionData {
                                reference_.data());
   }
 
-  // The largest difference from the reference, over 1 and its size: infinite where the output was
-  // not written, or what lies around it was.
-  double error() const {
-    double largest = 0;
-    const auto end = static_cast<std::int64_t>(output.memory.size());
-    for (std::int64_t i = 0; i < end; ++i) {
-      const double x = ScalarOf<T>::to(output.memory[i]);
-      const bool inside = i >= output.begin && i < output.begin + output_size();
-      if (std::isnan(x) == inside) return std::numeric_limits<double>::infinity();
-      if (!inside) continue;
-      const double wanted = reference_[i - output.begin];
-      largest = std::max(largest, std::abs(x - wanted) / std::max(1.0, std::abs(wanted)));
-    }
-    return largest;
-  }
+  double error() const { return output.error(reference_); }
 
   static constexpr float kEpsilon = 1e-5f;
   RegionAttentionSizes sizes;
   GridStrides strides;
+  QueryStrides query_strides;
   Guarded<T> query, key, value, output;
 
  private:
@@ -158,6 +112,12 @@ class RegionAttentionData {
     const std::int64_t token = c.sizes.wide + c.room;
     const std::int64_t row = c.sizes.width * token + c.room;
     return {c.sizes.height * row + c.room, row, token};
+  }
+
+  static QueryStrides query_strides_of(const RegionAttentionCase& c) {
+    if (!c.heads_outermost) return {c.sizes.heads * c.sizes.wide, c.sizes.wide};
+    const std::int64_t region = c.sizes.wide + c.room;
+    return {region, c.sizes.regions() * region};
   }
 
   std::int64_t grid_size() const { return sizes.frames * strides.frame; }

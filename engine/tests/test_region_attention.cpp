@@ -64,7 +64,7 @@ double error_on_cpu(const RegionAttentionCase& c) {
   using Block = RegionBlock<T, kRegion, kAligned>;
   RegionAttentionData<T> data(c);
   const Arguments arguments(data.sizes, data.kEpsilon, &data.query.memory[data.query.begin],
-                            &data.key.memory[data.key.begin], data.strides,
+                            data.query_strides, &data.key.memory[data.key.begin], data.strides,
                             &data.value.memory[data.value.begin], data.strides,
                             &data.output.memory[data.output.begin]);
   const int threads = Block::threads(arguments.wide);

@@ -29,8 +29,9 @@ struct OnDevice {
 
   cudaError_t enqueue(cudaStream_t stream) {
     return region_attention(data.sizes, data.kEpsilon, ScalarOf<T>::kScalar,
-                            query.data() + data.query.begin, key.data() + data.key.begin,
-                            data.strides, value.data() + data.value.begin, data.strides,
+                            query.data() + data.query.begin, data.query_strides,
+                            key.data() + data.key.begin, data.strides,
+                            value.data() + data.value.begin, data.strides,
                             output.data() + data.output.begin, stream);
   }
 

@@ -15,6 +15,7 @@ import torch
 
 from llava_st_ros.backends.base import check_window
 from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.backends.torch_kernels import use_kernels
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.checkpoint import Checkpoint
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
@@ -36,7 +37,11 @@ class Features:
 
 class StreamingTorchBackend(TorchBackend):
     """A TorchBackend whose frames carry what the packer made of them before their place in the
-    window was known, and which takes over from its last window what has not changed."""
+    window was known, and which takes over from its last window what has not changed.
+
+    On a GPU the package's CUDA kernels are used where they are installed; raises EngineError for
+    another version's.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,8 @@ class StreamingTorchBackend(TorchBackend):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(checkpoint, device=device, dtype=dtype)
+        if self.device.type == "cuda":
+            use_kernels()
         self._packer = StreamingPacker(self.model)
         self._last: PackedWindow | None = None
 

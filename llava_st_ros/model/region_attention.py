@@ -8,6 +8,8 @@ it is one operator, so that an export sees one node.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -28,6 +30,18 @@ def region_attention(
     over E (LayerNorm without weights, ``epsilon`` beside the variance); scores are plain products,
     so queries come scaled. Returns [F/t, h/s, w/s, H, E]: sums of normalised values.
     """
+    return region_attention_in_torch(query, key, value, spatial_region, temporal_region, epsilon)
+
+
+def region_attention_in_torch(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spatial_region: int,
+    temporal_region: int,
+    epsilon: float,
+) -> torch.Tensor:
+    """The same by operators of torch, on any device."""
     keys, values = (
         nn.functional.layer_norm(
             _regions(x, spatial_region, temporal_region), x.shape[-1:], eps=epsilon
@@ -39,7 +53,22 @@ def region_attention(
 
 @region_attention.register_fake
 def _(query: torch.Tensor, *others: object) -> torch.Tensor:
-    return torch.empty_like(query)
+    return query.new_empty(query.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.settings = inputs[3:]
+
+
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    _, pull = torch.func.vjp(
+        lambda *tensors: region_attention_in_torch(*tensors, *ctx.settings), *ctx.saved_tensors
+    )
+    return (*pull(gradient), None, None, None)
+
+
+region_attention.register_autograd(_backward, setup_context=_keep)
 
 
 def _regions(x: torch.Tensor, spatial_region: int, temporal_region: int) -> torch.Tensor:

@@ -29,6 +29,7 @@ from torch import nn
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.absorbed_packer import AbsorbedPacker, middle_points
 from llava_st_ros.model.lape import positional_embedding
+from llava_st_ros.model.late_gelu import late_gelu
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.model.prompt_layout import AXES
 
@@ -195,19 +196,21 @@ class StreamingPacker(nn.Module):
         shared, fast, slow = self.packer.shared, self.packer.fast, self.packer.slow
         side = self.packer.spatial_region
         frames, times = self._apart(places)
-        key, value = self.tokens.late([frame.tokens for frame in frames], times).chunk(2, -1)
-        query = self.queries.late([frame.queries for frame in frames], times)
-        parts = (_rest(shared.to_q, query), _rest(shared.to_k, key), _rest(shared.to_v, value))
+        key, value = self.tokens.activated([frame.tokens for frame in frames], times).chunk(2, -1)
+        query = self.queries.activated([frame.queries for frame in frames], times)
+        paths = (shared.to_q, shared.to_k, shared.to_v)
+        parts = map(_second, paths, (query, key, value))
         on_grid = shared.mix(*map(self._on_grid, parts), side, 1)
         mixed = on_grid.flatten(1, 2)
 
-        packed = self.packed.late([frame.packed for frame in frames], times, mixed)
+        packed = self.packed.activated([frame.packed for frame in frames], times, mixed)
         paths = (fast.to_k, fast.to_v, slow.to_k, slow.to_v)
-        fast_key, fast_value, slow_key, slow_value = map(_rest, paths, packed.chunk(4, -1))
+        fast_key, fast_value, slow_key, slow_value = map(_second, paths, packed.chunk(4, -1))
 
         middles = middle_points(on_grid, side, 1).flatten(1, 2)
-        query = self.fast_queries.late([frame.fast_queries for frame in frames], times, middles)
-        parts = (_rest(fast.to_q, query), fast_key, fast_value)
+        fast_queries = [frame.fast_queries for frame in frames]
+        query = self.fast_queries.activated(fast_queries, times, middles)
+        parts = (_second(fast.to_q, query), fast_key, fast_value)
         answer = fast.mix(*map(self._on_grid, parts), side, 1).flatten(1, 2)
         points = self._packed_points([frame.fast_points for frame in frames], times, middles)
         tokens = points + nn.functional.linear(answer, fast.out_weight, fast.out_bias)
@@ -233,7 +236,7 @@ class StreamingPacker(nn.Module):
             )
         )
         parts = (
-            _rest(slow.to_q, query),
+            slow.to_q[2](slow.to_q[1](query)),
             kept.at(places, SLOW_KEYS),
             kept.at(places, SLOW_VALUES),
         )
@@ -294,19 +297,25 @@ class _LateLinear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
     def late(
-        self, terms: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor | None = None
+        self, terms: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor
     ) -> torch.Tensor:
         """The sums [K, k, W] of K frames' first terms [k, W], at the time indices [K], with
         ``mixed`` [K, k, E]."""
         total = torch.stack(tuple(terms)).add_(self.times[times].unsqueeze(1))
-        if mixed is not None:
-            total.add_(nn.functional.linear(mixed, self.answers))
-        return total
+        return total.add_(nn.functional.linear(mixed, self.answers))
+
+    def activated(
+        self, terms: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """GELU of such sums, with ``mixed`` or without."""
+        addend = None if mixed is None else nn.functional.linear(mixed, self.answers)
+        return late_gelu(terms, self.times, times, addend)
 
 
-def _rest(path: nn.Sequential, first: torch.Tensor) -> torch.Tensor:
-    """What a path of PointToRegionAttention makes of its first Linear's result."""
-    return path[2](path[1](first))
+def _second(path: nn.Sequential, activated: torch.Tensor) -> torch.Tensor:
+    """What a path's second Linear makes of the first one's results after GELU [K, k, E], which
+    need not lie in memory side by side."""
+    return path[2](activated.flatten(0, 1)).unflatten(0, activated.shape[:2])
 
 
 def _renewed(

@@ -1,0 +1,64 @@
+#include "late_gelu.cuh"
+
+namespace llava_st {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kBlocks = 4;  // that share a multiprocessor's registers
+
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    late_gelu_kernel(const __grid_constant__ LateGeluArguments arguments) {
+  LateGelu<T, kAligned>::run(arguments, blockIdx.y, blockIdx.x * kThreads + threadIdx.x);
+}
+
+template <typename T>
+bool aligned(const LateGeluArguments& a) {
+  const std::int64_t wide = a.wide * std::int64_t{sizeof(T)};
+  const auto whole = [wide](const void* pointer) { return whole_pieces(pointer, wide); };
+  return whole(a.table) && whole(a.addend) && whole(a.output) &&
+         std::all_of(a.terms, a.terms + a.frames, whole);
+}
+
+template <typename T, bool kAligned>
+cudaError_t launch(LateGeluArguments& arguments, cudaStream_t stream) {
+  const int threads = LateGelu<T, kAligned>::threads(arguments.rows, arguments.wide);
+  const dim3 blocks((threads + kThreads - 1) / kThreads, arguments.frames);
+  void* all[] = {&arguments};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(late_gelu_kernel<T, kAligned>), blocks,
+                          dim3(kThreads), all, 0, stream);
+}
+
+template <typename T>
+cudaError_t launch_all(const LateGeluSizes& sizes, const void* const* terms, const void* table,
+                       const std::int64_t* times, const void* addend, void* output,
+                       cudaStream_t stream) {
+  for (std::int64_t first = 0; first < sizes.frames; first += kFramesOfALaunch) {
+    auto arguments = LateGeluArguments::of(sizes, first, terms, static_cast<const T*>(table), times,
+                                           static_cast<const T*>(addend), static_cast<T*>(output));
+    const cudaError_t error = aligned<T>(arguments) ? launch<T, true>(arguments, stream)
+                                                    : launch<T, false>(arguments, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t late_gelu(const LateGeluSizes& sizes, Scalar scalar, const void* const* terms,
+                      const void* table, const std::int64_t* times, const void* addend,
+                      void* output, cudaStream_t stream) {
+  if (!problem_of(sizes).empty()) return cudaErrorInvalidValue;
+  if (sizes.rows == 0) return cudaSuccess;
+  switch (scalar) {
+    case Scalar::kFloat32:
+      return launch_all<float>(sizes, terms, table, times, addend, output, stream);
+    case Scalar::kFloat16:
+      return launch_all<__half>(sizes, terms, table, times, addend, output, stream);
+    case Scalar::kBfloat16:
+      return launch_all<__nv_bfloat16>(sizes, terms, table, times, addend, output, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace llava_st

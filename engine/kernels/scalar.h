@@ -1,0 +1,7 @@
+#pragma once
+
+namespace llava_st {
+
+enum class Scalar { kFloat32, kFloat16, kBfloat16 };
+
+}  // namespace llava_st
