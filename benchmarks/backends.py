@@ -5,6 +5,8 @@ scripts/with_ros .venv/bin/python -m benchmarks.backends CHECKPOINT ENGINE_DIR..
 
 The first line is what the machine can do at all (a float32 matrix product); each backend has a
 process of its own, and rounds go from one to the other, so that a busy neighbour slows them all.
+All see the same frames, and one is so many times as fast as another in the median of such pairs:
+a tick with a long answer is another work than one with a short one.
 What a backend does once, at its first calls, is not in the measurements: of torch.compile
 (--compile) these are minutes.
 """
@@ -111,7 +113,8 @@ class Worker:
         self.name, self.load, self.first_calls = self._pipe.recv()
 
     def times(self, step: str) -> list[float]:
-        """Seconds of REPEATS runs of a step, one after the other."""
+        """Seconds of REPEATS runs of a step, one after the other, behind one that is not measured:
+        while others had their turn, caches and memory became theirs."""
         self._pipe.send(step)
         return self._pipe.recv()
 
@@ -142,11 +145,11 @@ def _serve(pipe: Any, path: Path, threads: int, compiled: bool) -> None:
             pipe.send(subject.answer)
             continue
         seconds = []
-        for _ in range(REPEATS):
+        for _ in range(1 + REPEATS):
             if step == "tick":
                 subject.watch(1.0)
             seconds.append(_seconds(subject.step(step)))
-        pipe.send(seconds)
+        pipe.send(seconds[1:])
 
 
 def _compile(backend: Any) -> None:
@@ -181,7 +184,7 @@ def main() -> None:
             for worker in workers:
                 times[worker.name][name] += worker.times(name)
     medians = {w: {n: median(values) for n, values in steps.items()} for w, steps in times.items()}
-    eager = medians[workers[0].name]
+    eager = times[workers[0].name]
     answers = [worker.answer() for worker in workers]
     report = {
         "machine": platform.processor() or platform.machine(),
@@ -193,7 +196,9 @@ def main() -> None:
                 "load_seconds": worker.load,
                 "first_calls_seconds": worker.first_calls,
                 "median_seconds": medians[worker.name],
-                "times_as_fast": {n: eager[n] / medians[worker.name][n] for n in STEPS},
+                "times_as_fast": {
+                    n: median(a / b for a, b in zip(eager[n], times[worker.name][n])) for n in STEPS
+                },
                 "same_answer": answer == answers[0],
             }
             for worker, answer in zip(workers, answers)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime
 
-from llava_st_ros.engine.device_arrays import DeviceArray
+from llava_st_ros.engine.device_arrays import DeviceArray, GpuArray
 from llava_st_ros.errors import BackendError
 
 UNREAD = 32  # host arrays that copies may still be reading before the host waits for them
@@ -63,14 +63,14 @@ class CudaDevice:
         properties = _call("cudaGetDeviceProperties", self.index)
         return properties.major, properties.minor
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> GpuArray:
         """New memory, aligned to 256 bytes, its contents anything."""
         dtype = np.dtype(dtype)
         self.use()
         memory = _Memory(self, prod(shape) * dtype.itemsize)
-        return DeviceArray(shape, dtype, memory.address, self, memory)
+        return GpuArray(shape, dtype, memory.address, self, memory)
 
-    def put(self, values: np.ndarray) -> DeviceArray:
+    def put(self, values: np.ndarray) -> GpuArray:
         array = self.empty(values.shape, values.dtype)
         self.write(values, array)
         return array
@@ -97,7 +97,7 @@ class CudaDevice:
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._copy(target.address, source.address, source.nbytes, kind)
 
-    def grown(self, array: DeviceArray, rows: int, axis: int) -> DeviceArray:
+    def grown(self, array: DeviceArray, rows: int, axis: int) -> GpuArray:
         shape = (*array.shape[:axis], rows, *array.shape[axis + 1 :])
         longer = self.empty(shape, array.dtype)
         outer, row = prod(shape[:axis]), prod(shape[axis + 1 :]) * array.dtype.itemsize

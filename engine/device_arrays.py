@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol
 
@@ -35,9 +35,42 @@ class Device(Protocol):
         ...
 
 
+class DeviceArray(Protocol):
+    """A dense array at an address of a device."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: int | slice) -> DeviceArray:
+        """A row, or rows one after the other; the same memory. IndexError outside of it."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        """Its values on the host: a view of host memory unless ``copy``, a copy of a GPU's."""
+        ...
+
+    def as_batch(self) -> DeviceArray:
+        """The same memory with one more axis, of size 1, before the others."""
+        ...
+
+
 @dataclass(frozen=True)
-class DeviceArray:
-    """A dense array at an address; ``owner`` keeps its memory alive."""
+class GpuArray:
+    """An array whose memory ``owner`` keeps alive."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -48,8 +81,7 @@ class DeviceArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, where: int | slice) -> DeviceArray:
-        """A row, or rows one after the other; the same memory. IndexError outside of it."""
+    def __getitem__(self, where: int | slice) -> GpuArray:
         row = prod(self.shape[1:]) * self.dtype.itemsize
         if isinstance(where, int):
             if not 0 <= where < len(self):
@@ -59,18 +91,62 @@ class DeviceArray:
             start, stop, step = where.indices(self.shape[0])
             assert step == 1
             shape = (max(stop - start, 0), *self.shape[1:])
-        return DeviceArray(shape, self.dtype, self.address + start * row, self.device, self.owner)
+        return GpuArray(shape, self.dtype, self.address + start * row, self.device, self.owner)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        """Its values on the host: a view of host memory unless ``copy``, a copy of a GPU's."""
         values = self.device.host(self)
-        if copy:
-            values = values.copy()
         return values if dtype is None else values.astype(dtype, copy=False)
 
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+    def as_batch(self) -> GpuArray:
+        return replace(self, shape=(1, *self.shape))
+
+
+class HostArray:
+    """An array of NumPy's. A decoder is given dozens at each token: no more is done than needed."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.values.dtype
+
+    @property
+    def address(self) -> int:
+        return int(self.values.ctypes.data)
+
+    @property
+    def device(self) -> HostDevice:
+        return HOST
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, where: int | slice) -> HostArray:
+        if isinstance(where, int) and where < 0:
+            raise IndexError(f"row {where} of {len(self)}")
+        return HostArray(self.values[where])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        values = self.values.copy() if copy else self.values
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def as_batch(self) -> HostArray:
+        return HostArray(self.values[None])
 
 
 class HostDevice:
@@ -81,18 +157,17 @@ class HostDevice:
     def __str__(self) -> str:
         return self.kind
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> DeviceArray:
-        return self.put(np.empty(shape, dtype))
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> HostArray:
+        return HostArray(np.empty(shape, dtype))
 
-    def put(self, values: np.ndarray) -> DeviceArray:
-        values = np.ascontiguousarray(values)
-        return DeviceArray(values.shape, values.dtype, values.ctypes.data, self, values)
+    def put(self, values: np.ndarray) -> HostArray:
+        return HostArray(np.ascontiguousarray(values))
 
-    def grown(self, array: DeviceArray, rows: int, axis: int) -> DeviceArray:
-        return self.put(lengthened(np.asarray(array), rows, axis))
+    def grown(self, array: DeviceArray, rows: int, axis: int) -> HostArray:
+        return HostArray(lengthened(np.asarray(array), rows, axis))
 
     def host(self, array: DeviceArray) -> np.ndarray:
-        return part(array.owner, array.owner.ctypes.data, array)
+        return np.asarray(array)
 
 
 HOST = HostDevice()

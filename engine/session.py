@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from llava_st_ros.engine.cuda_device import CudaDevice, CudaGraph
-from llava_st_ros.engine.device_arrays import HOST, DeviceArray
+from llava_st_ros.engine.device_arrays import HOST, DeviceArray, GpuArray
 from llava_st_ros.engine.manifest import REBUILD
 from llava_st_ros.engine.tensorrt_api import error_logger, load_plugins
 from llava_st_ros.errors import BackendError, EngineError
@@ -102,7 +102,7 @@ class Session:
         # A graph keeps the values of host inputs that it was recorded with.
         self._record = record and not self._on_host
         self._recorded: OrderedDict[Any, tuple[Any, CudaGraph]] = OrderedDict()
-        self._own: dict[str, DeviceArray] = {}
+        self._own: dict[str, GpuArray] = {}
         self._scratch = device.empty((0,), np.uint8)
 
     def __del__(self) -> None:

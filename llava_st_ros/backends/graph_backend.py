@@ -159,7 +159,7 @@ class GraphBackend:
                 frame = self._pool.take()
                 self._graphs["vision"].run(
                     {"pixels": HOST.put(image[None])},
-                    {"features": _batch_of_one(frame.array)},
+                    {"features": frame.array.as_batch()},
                 )
                 frames.append(frame)
         return frames
@@ -269,7 +269,3 @@ class GraphBackend:
                     "those of this version",
                     "export the checkpoint again",
                 )
-
-
-def _batch_of_one(array: DeviceArray) -> DeviceArray:
-    return replace(array, shape=(1, *array.shape))

@@ -29,15 +29,16 @@ class OnnxBackend(GraphBackend):
 
     def __init__(self, engine: EngineFiles, *, device: str = "cpu", threads: int = 0) -> None:
         where, options = check_device(device), _options(threads)
-        graphs = {name: OnnxGraph(engine.graph(name), options, where) for name in GRAPHS}
+        kind = OnnxGraph if where is HOST else BoundOnnxGraph
+        graphs = {name: kind(engine.graph(name), options, where) for name in GRAPHS}
         super().__init__(NAME, engine, where, graphs)
 
 
 class OnnxGraph:
-    """A graph in a session of its own."""
+    """A graph in a session of its own, on the host."""
 
     def __init__(self, path: Path, options: onnxruntime.SessionOptions, device: Device) -> None:
-        self._session, self._device = _session(path, options, device), device
+        self._session = _session(path, options, device)
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs: dict[str, np.dtype] = {}
         for value in self._session.get_outputs():
@@ -50,19 +51,33 @@ class OnnxGraph:
             self.outputs[value.name] = DTYPES[value.type]
 
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        binding = self._session.io_binding()
         try:
-            for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-                for name, array in arrays.items():
-                    device = array.device
-                    bind(name, device.kind, device.index, array.dtype, array.shape, array.address)
-            self._session.run_with_iobinding(binding)
-            if self._device.kind != "cpu":
-                binding.synchronize_outputs()
+            self._run(inputs, outputs)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             raise BackendError(
                 f"ONNX Runtime: {error}", "a graph that runs", "export the checkpoint again"
             ) from error
+
+    def _run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        """Inputs are read where they lie; to copy what comes out, a few new keys and values, takes
+        a fifth of the time that binding them to their places would."""
+        feed = {name: np.asarray(array) for name, array in inputs.items()}
+        results = self._session.run(list(outputs), feed)
+        for array, values in zip(outputs.values(), results):
+            np.asarray(array)[...] = values
+
+
+class BoundOnnxGraph(OnnxGraph):
+    """On a GPU, which reads and writes its own memory by IO binding."""
+
+    def _run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        binding = self._session.io_binding()
+        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, array in arrays.items():
+                device = array.device
+                bind(name, device.kind, device.index, array.dtype, array.shape, array.address)
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
 
 
 def check_device(name: str) -> Device:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime
 
-from llava_st_ros.engine.device_arrays import DeviceArray, lengthened, part
+from llava_st_ros.engine.device_arrays import DeviceArray, GpuArray, lengthened, part
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,21 @@ class OrtDevice:
     def __str__(self) -> str:
         return f"{self.kind}:{self.index}"
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> GpuArray:
         dtype = np.dtype(dtype)
         value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             list(shape), dtype, self.kind, self.index
         )
-        return DeviceArray(shape, dtype, value.data_ptr(), self, value)
+        return GpuArray(shape, dtype, value.data_ptr(), self, value)
 
-    def put(self, values: np.ndarray) -> DeviceArray:
+    def put(self, values: np.ndarray) -> GpuArray:
         values = np.ascontiguousarray(values)
         value = onnxruntime.OrtValue.ortvalue_from_numpy(values, self.kind, self.index)
-        return DeviceArray(values.shape, values.dtype, value.data_ptr(), self, value)
+        return GpuArray(values.shape, values.dtype, value.data_ptr(), self, value)
 
-    def grown(self, array: DeviceArray, rows: int, axis: int) -> DeviceArray:
+    def grown(self, array: DeviceArray, rows: int, axis: int) -> GpuArray:
         """Through the host, which alone ONNX Runtime copies from."""
         return self.put(lengthened(np.asarray(array), rows, axis))
 
-    def host(self, array: DeviceArray) -> np.ndarray:
+    def host(self, array: GpuArray) -> np.ndarray:
         return part(array.owner.numpy(), array.owner.data_ptr(), array)

@@ -100,6 +100,7 @@ class Grammar:
         self._task, self._tokenizer, self._config, self._span = task, tokenizer, config, span
         self._ends = frozenset((*config.end_token_ids, tokenizer.chat_end))
         self._words = Words.of(tokenizer)
+        self._literals: dict[str, tuple[int, ...]] = {}  # a tube says the same ones at every time
 
     @classmethod
     def for_question(cls, question: Question, tokenizer: Tokenizer, config: ModelConfig) -> Grammar:
@@ -301,7 +302,9 @@ class Grammar:
         yield Coordinates(y1, width)
 
     def _literal(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode_user(text))
+        if text not in self._literals:
+            self._literals[text] = tuple(self._tokenizer.encode_user(text))
+        return self._literals[text]
 
 
 class Unconstrained:
