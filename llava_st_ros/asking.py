@@ -9,7 +9,7 @@ from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.decoding.generate import generate
 from llava_st_ros.language.answers import parse
-from llava_st_ros.language.grammar import Grammar
+from llava_st_ros.language.grammar import LIKELIER, Grammar
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import from_query
 from llava_st_ros.model.tokenizer import Tokenizer
@@ -36,12 +36,13 @@ class Asker:
         self._model = backend.describe().model
         self._prompts = PromptBuilder(tokenizer, self._model)
 
-    def prepare(self, query: Query) -> PreparedQuery:
-        """Raises QueryError where the query cannot be asked."""
+    def prepare(self, query: Query, refusal: float = LIKELIER) -> PreparedQuery:
+        """``refusal`` is that of ``language.grammar.Grammar``. Raises QueryError where the query
+        cannot be asked."""
         question = from_query(query)
         grammar = None
         if self._config.constrained:
-            grammar = Grammar.for_question(question, self._tokenizer, self._model)
+            grammar = Grammar.for_question(question, self._tokenizer, self._model, refusal)
         return PreparedQuery(query, self._prompts.build(question), grammar)
 
     def ask(

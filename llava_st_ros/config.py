@@ -212,6 +212,9 @@ class GrounderConfig:
     stream: StreamConfig = field(default_factory=StreamConfig)
     max_new_tokens: int = 1024
     constrained: bool = True  # follow the task's grammar
+    # From this probability on, that nothing matches is a standing query's answer; 1: never. Lower
+    # than one half: most of a stream is not what one asks about.
+    refusal: float = 0.35
     min_confidence: float = 0.0  # groundings below it are reported but make no track
     association_iou: float = 0.3  # mean IoU on shared stamps above which it is the same object
     track_timeout_seconds: float = 3.0  # a track without an answer for this long is dropped
@@ -221,10 +224,10 @@ class GrounderConfig:
         _require_positive(
             self, "max_new_tokens", "association_iou", "track_timeout_seconds", "event_gap_seconds"
         )
-        if not 0.0 <= self.min_confidence <= 1.0:
-            raise ConfigError(
-                f"min_confidence {self.min_confidence}", "a value in [0, 1]", "correct it"
-            )
+        for name in ("refusal", "min_confidence"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{name} {value}", "a value in [0, 1]", "correct it")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GrounderConfig:

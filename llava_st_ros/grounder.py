@@ -78,7 +78,7 @@ class Grounder:
         A query equal to the standing one of its id changes nothing; a different one takes its
         place, and with it tracks and events begin anew.
         """
-        prepared = self._asker.prepare(query)
+        prepared = self._asker.prepare(query, self._config.refusal)
         with self._state:
             standing = self._stand(prepared)
             old = self._standing.get(query.id)
@@ -102,7 +102,7 @@ class Grounder:
         Raises ConfigError where the stream or the decoding would change: these are settled when
         the Grounder is made.
         """
-        settled = ("stream", "max_new_tokens", "constrained")
+        settled = ("stream", "max_new_tokens", "constrained", "refusal")
         with self._state:
             changed = [n for n in settled if getattr(config, n) != getattr(self._config, n)]
             if changed:

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from language_cases import HALF, TABLES, answers, config, tokenizer
 
+from llava_st_ros.language.answer_format import NOTHING
 from llava_st_ros.language.answers import format_answer
 from llava_st_ros.language.choices import Coordinates, IdRange
 from llava_st_ros.language.grammar import Grammar, Unconstrained, Walk
@@ -237,3 +238,20 @@ def test_a_short_answer_costs_few_choices() -> None:
         rest = rest[step:]
     assert walk.done
     assert choices == 1 + 2 + 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("probability", "at", "refused"),
+    [(0.6, 0.5, True), (0.4, 0.5, False), (0.4, 0.35, True), (0.99, 1.0, False), (0.01, 0.0, True)],
+)
+def test_a_refusal_is_taken_from_its_probability_on(
+    probability: float, at: float, refused: bool
+) -> None:
+    grammar = Grammar(Task.STVG, tokenizer(), config(), refusal=at)
+    choice = grammar.begin().allowed
+    nothing = tokenizer().encode_user(NOTHING)[0]
+    (opening,) = (i for i in range(config().vocabulary) if i in choice and i != nothing)
+    logits = np.full(config().vocabulary, 9.0, np.float32)  # others count for nothing
+    logits[nothing], logits[opening] = np.log(probability), np.log(1 - probability)
+    assert choice.best(logits) == (nothing if refused else opening)
+    assert choice.probability(nothing, logits) == pytest.approx(probability, abs=1e-6)

@@ -25,6 +25,7 @@ from llava_st_ros.config import (
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.language.answers import format_answer
+from llava_st_ros.language.grammar import Grammar
 from llava_st_ros.language.prompt import PromptBuilder
 from llava_st_ros.language.tasks import from_query
 from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
@@ -360,7 +361,7 @@ def test_a_real_network_grounds_in_the_stream(tokenizer, model):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     backend = TorchBackend((LlavaST(model), model))
-    g = Grounder(backend, tokenizer)
+    g = Grounder(backend, tokenizer, GrounderConfig(refusal=1.0))
     rng = np.random.default_rng(0)
     queries = [
         BALL,
@@ -384,9 +385,29 @@ def test_a_real_network_grounds_in_the_stream(tokenizer, model):
         # The shared beginning changes nothing: each prompt run through whole gives the same.
         asker = Asker(backend, tokenizer, GrounderConfig())
         view = WholePrompts(backend, g._buffers["camera"])
-        whole = asker.ask(asker.prepare(answer.query), view)
+        whole = asker.ask(asker.prepare(answer.query, 1.0), view)
         assert whole.answer == answer.answer
         assert whole.confidence == pytest.approx(answer.confidence, rel=1e-4)
+
+
+def test_standing_queries_refuse_sooner_than_single_questions(oracle, monkeypatch):
+    asked = []
+    for_question = Grammar.for_question
+    monkeypatch.setattr(
+        Grammar,
+        "for_question",
+        lambda *args: asked.append(args[-1]) or for_question(*args),
+    )
+    g = grounder(oracle, constrained=True, refusal=0.2)
+    for i in range(100):
+        g.push(frame(3 + i / 10))
+    g.add_query(BALL)
+    g.ask(BALL)
+    assert asked == [0.2, 0.5]
+    with pytest.raises(ConfigError, match="another refusal for a running Grounder"):
+        g.configure(GrounderConfig())
+    with pytest.raises(ConfigError, match=r"refusal 1.5; expected a value in \[0, 1\]"):
+        GrounderConfig(refusal=1.5)
 
 
 def test_ask_without_frames_says_which_cameras(oracle):

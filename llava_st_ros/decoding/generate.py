@@ -17,7 +17,7 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
-from llava_st_ros.language.choices import Either
+from llava_st_ros.language.choices import Refusal
 from llava_st_ros.language.grammar import Grammar, Unconstrained
 from llava_st_ros.model.tokenizer import Tokenizer
 
@@ -105,7 +105,7 @@ def generate(
             writing.add(token, rows[number], forced=True)
         assert walk.allowed is not None
         token = walk.allowed.best(rows[-1])
-        if isinstance(walk.allowed, Either):
+        if isinstance(walk.allowed, Refusal):
             writing.decided = walk.allowed.probability(token, rows[-1])
         walk.advance((token,))
         if token in walk.ends:

@@ -78,13 +78,21 @@ class IdSet:
         return IdSet(members)
 
 
-class Either(IdSet):
-    """Two ids that begin two different answers."""
+class Refusal(IdSet):
+    """The id that says that nothing matches, and the one that begins an answer.
 
-    def __init__(self, one: int, other: int) -> None:
-        members = np.zeros(max(one, other) + 1, dtype=bool)
-        members[[one, other]] = True
+    The first is taken where its probability against the other is ``at`` or more; 1: never.
+    """
+
+    def __init__(self, nothing: int, opening: int, at: float) -> None:
+        members = np.zeros(max(nothing, opening) + 1, dtype=bool)
+        members[[nothing, opening]] = True
         super().__init__(members)
+        self._nothing, self._opening, self._at = nothing, opening, at
+
+    def best(self, logits: np.ndarray) -> int:
+        refused = self._at < 1.0 and self.probability(self._nothing, logits) >= self._at
+        return self._nothing if refused else self._opening
 
     def probability(self, token: int, logits: np.ndarray) -> float:
         """Of one of the two against the other, given logits [vocabulary]."""

@@ -19,13 +19,14 @@ from llava_st_ros.language.answer_format import (
     TUBE_OPENER,
     TVG_OPENER,
 )
-from llava_st_ros.language.choices import Coordinates, Either, IdRange, IdSet, Words
+from llava_st_ros.language.choices import Coordinates, IdRange, IdSet, Refusal, Words
 from llava_st_ros.language.tasks import Question
 from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Task
 
 Choice = IdRange | IdSet
 Rules = Generator["tuple[int, ...] | Choice", int, None]
+LIKELIER = 0.5  # a refusal's probability at which it is as likely as an answer
 MAX_SENTENCE_TOKENS = 64
 MAX_TEXT_TOKENS = 256
 MAX_SILENT_TOKENS = 4  # spaces and marks before the first letter or digit
@@ -86,7 +87,8 @@ class Grammar:
     """The rules of one task's answers. Cheap to make: word lists are shared by the tokenizer.
 
     ``span`` are the first and last time token where the question gives them: both for SVG, only
-    the first counts for ELC.
+    the first counts for ELC. ``refusal`` is the probability from which on "nothing matches" is
+    said.
     """
 
     def __init__(
@@ -96,19 +98,27 @@ class Grammar:
         config: ModelConfig,
         *,
         span: tuple[int, int] | None = None,
+        refusal: float = LIKELIER,
     ) -> None:
         self._task, self._tokenizer, self._config, self._span = task, tokenizer, config, span
+        self._refusal = refusal
         self._ends = frozenset((*config.end_token_ids, tokenizer.chat_end))
         self._words = Words.of(tokenizer)
         self._literals: dict[str, tuple[int, ...]] = {}  # a tube says the same ones at every time
 
     @classmethod
-    def for_question(cls, question: Question, tokenizer: Tokenizer, config: ModelConfig) -> Grammar:
+    def for_question(
+        cls,
+        question: Question,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        refusal: float = LIKELIER,
+    ) -> Grammar:
         """With the times that the question gives."""
         last = config.num_frames - 1
         times = [round(value * last) for value in question.temporal_inputs]
         span = (times[0], times[-1]) if times else None
-        return cls(question.task, tokenizer, config, span=span)
+        return cls(question.task, tokenizer, config, span=span, refusal=refusal)
 
     def begin(self) -> Walk:
         """A new answer."""
@@ -194,7 +204,7 @@ class Grammar:
     def _nothing_or(self, opener: str) -> Generator[tuple | Choice, int, bool]:
         """That nothing matches, or the answer's opening words; True for the former."""
         nothing, opening = self._literal(NOTHING), self._literal(opener)
-        token = yield Either(nothing[0], opening[0])
+        token = yield Refusal(nothing[0], opening[0], self._refusal)
         chosen = nothing if token == nothing[0] else opening
         yield chosen[1:]
         return chosen is nothing

@@ -97,6 +97,12 @@ class NodeParameters:
     stop_timeout: float = _setting(
         10.0, "Longest wait for a running inference when the node stops, seconds", low=0.1, high=600
     )
+    refusal: float = _setting(
+        0.35,
+        "From this probability on, that nothing matches is a standing query's answer; 1: never",
+        low=0.0,
+        high=1.0,
+    )
     min_confidence: float = _setting(
         0.0,
         "Answers below it are published but count as finding nothing",
@@ -152,6 +158,7 @@ class NodeParameters:
             ),
             max_new_tokens=self.max_new_tokens,
             constrained=self.constrained,
+            refusal=self.refusal,
             min_confidence=self.min_confidence,
             association_iou=self.association_iou,
             track_timeout_seconds=self.track_timeout,
