@@ -1,8 +1,8 @@
 """What ONNX Runtime and TensorRT share: an engine directory's four graphs as a backend.
 
-Nothing is copied from call to call: the vision graph writes a frame's features where the packer
-reads them, the packer writes where the decoder reads, and the decoder puts new keys and values
-right behind the old ones in the cache.
+Each graph is given the places where its results belong: the vision graph writes a frame's features
+where the packer reads them, the packer writes where the decoder reads, and the decoder puts new
+keys and values right behind the old ones in the cache. What has been there is never copied again.
 """
 
 from __future__ import annotations
