@@ -8,6 +8,7 @@ and renamed when it is whole, so that a killed run leaves no half shard and star
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import shutil
@@ -36,24 +37,28 @@ SHARD_CLIPS = 50
 def render_shards(
     folder: Path, split: str, clips: int, *, num_frames: int, size: int, workers: int
 ) -> Iterator[Path]:
-    """Render the first ``clips`` clips of a split, in shards; yields each shard as it is ready."""
+    """Render the first ``clips`` clips of a split, in shards; yields each shard as it is ready.
+
+    Where another process renders into the folder, this one waits until that is done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, clips, SHARD_CLIPS)
     jobs = [
         (folder / f"{split}-{first:06d}", split, first, min(SHARD_CLIPS, clips - first))
-        for first in firsts
+        for first in range(0, clips, SHARD_CLIPS)
     ]
-    missing = []
-    for job in jobs:
-        if job[0].is_dir():
-            yield job[0]
-        else:
-            missing.append(job)
-    # Spawned, not forked: a GL context does not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_render_shard, *job, num_frames, size) for job in missing]
-        for future in as_completed(futures):
-            yield future.result()
+    missing = [job for job in jobs if not job[0].is_dir()]
+    yield from (job[0] for job in jobs if job not in missing)
+    if not missing:
+        return
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from (job[0] for job in missing if job[0].is_dir())
+        missing = [job for job in missing if not job[0].is_dir()]
+        # Spawned, not forked: a GL context does not survive a fork.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(_render_shard, *job, num_frames, size) for job in missing]
+            for future in as_completed(futures):
+                yield future.result()
 
 
 def _render_shard(
