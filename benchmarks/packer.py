@@ -205,7 +205,7 @@ def rows_of(model: LlavaST, features: torch.Tensor, sizes: Sizes) -> dict[str, R
         rows[f"streaming, slid by {slide}"] = stream(shown, last)
     half = count // 2
     rows[HALF] = stream((*first[:half], *range(count, 2 * count - half)), last)
-    # On a CPU tuning finds nothing better than its library's products.
+    # On a CPU, without tuning, products stay its library's.
     mode = "max-autotune-no-cudagraphs" if features.is_cuda else "default"
     rows[COMPILED] = Row(torch.compile(eager, mode=mode), sizes.eager(), first)
     return rows
