@@ -30,8 +30,12 @@ class Device(Protocol):
         """A copy with ``rows`` along ``axis``, the contents of the new ones anything."""
         ...
 
-    def host(self, array: DeviceArray) -> np.ndarray:
-        """An array's values on the host: a view of host memory, a copy of a GPU's."""
+
+class Gpu(Device, Protocol):
+    """A device whose memory the host cannot read."""
+
+    def host(self, array: GpuArray) -> np.ndarray:
+        """A copy of an array's values on the host."""
         ...
 
 
@@ -75,7 +79,7 @@ class GpuArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     address: int
-    device: Device
+    device: Gpu
     owner: Any
 
     def __len__(self) -> int:
@@ -165,9 +169,6 @@ class HostDevice:
 
     def grown(self, array: DeviceArray, rows: int, axis: int) -> HostArray:
         return HostArray(lengthened(np.asarray(array), rows, axis))
-
-    def host(self, array: DeviceArray) -> np.ndarray:
-        return np.asarray(array)
 
 
 HOST = HostDevice()

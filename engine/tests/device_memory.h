@@ -57,4 +57,24 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// Captures what ``enqueue`` puts on the stream into a graph and runs that once, to its end. The
+// first error.
+template <typename Enqueue>
+cudaError_t launch_captured(cudaStream_t stream, const Enqueue& enqueue) {
+  cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal);
+  if (error != cudaSuccess) return error;
+  const cudaError_t enqueued = enqueue();
+  cudaGraph_t graph;
+  error = cudaStreamEndCapture(stream, &graph);
+  if (error != cudaSuccess) return error;
+  cudaGraphExec_t executable;
+  error = enqueued == cudaSuccess ? cudaGraphInstantiate(&executable, graph, 0) : enqueued;
+  cudaGraphDestroy(graph);
+  if (error != cudaSuccess) return error;
+  error = cudaGraphLaunch(executable, stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  cudaGraphExecDestroy(executable);
+  return error;
+}
+
 }  // namespace llava_st

@@ -57,18 +57,9 @@ TEST_P(KernelOnGpu, Bfloat16) { expect_close_on_gpu<__nv_bfloat16>(GetParam()); 
 TEST_P(KernelOnGpu, IsCapturedIntoAGraph) {
   OnDevice<__half> on_device(GetParam());
   Stream stream;
-  ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal), cudaSuccess);
-  const cudaError_t enqueued = on_device.enqueue(stream.get());
-  cudaGraph_t graph;
-  ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
-  ASSERT_EQ(enqueued, cudaSuccess);
-  cudaGraphExec_t executable;
-  ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
-  EXPECT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
-  EXPECT_EQ(cudaStreamSynchronize(stream.get()), cudaSuccess);
+  const auto enqueue = [&] { return on_device.enqueue(stream.get()); };
+  ASSERT_EQ(launch_captured(stream.get(), enqueue), cudaSuccess);
   EXPECT_LE(on_device.error(), tolerance<__half>(GetParam()));
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, KernelOnGpu, testing::ValuesIn(kCases),

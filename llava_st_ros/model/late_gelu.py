@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 
-@torch.library.custom_op("llava_st::late_gelu", mutates_args=())
-def late_gelu(
+def late_gelu_in_torch(
     terms: Sequence[torch.Tensor],
     table: torch.Tensor,
     times: torch.Tensor,
@@ -26,17 +25,10 @@ def late_gelu(
     ``terms`` [k, W] of each frame; ``table`` [T, W]; ``times`` i64 [K], rows of the table;
     ``addend`` [K, k, W].
     """
-    return late_gelu_in_torch(terms, table, times, addend)
+    return torch.ops.aten.gelu_(late_sum(terms, table, times, addend))
 
 
-def late_gelu_in_torch(
-    terms: Sequence[torch.Tensor],
-    table: torch.Tensor,
-    times: torch.Tensor,
-    addend: torch.Tensor | None,
-) -> torch.Tensor:
-    """The same by operators of torch, on any device."""
-    return torch.ops.aten.gelu_(_total(terms, table, times, addend))
+late_gelu = torch.library.custom_op("llava_st::late_gelu", late_gelu_in_torch, mutates_args=())
 
 
 @late_gelu.register_fake
@@ -44,12 +36,13 @@ def _(terms: Sequence[torch.Tensor], table: torch.Tensor, *others: object) -> to
     return table.new_empty((len(terms), *terms[0].shape))
 
 
-def _total(
+def late_sum(
     terms: Sequence[torch.Tensor],
     table: torch.Tensor,
     times: torch.Tensor,
     addend: torch.Tensor | None,
 ) -> torch.Tensor:
+    """``late_gelu`` before its GELU; new memory."""
     total = torch.stack(tuple(terms)).add_(table[times].unsqueeze(1))
     return total if addend is None else total.add_(addend)
 
@@ -61,7 +54,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     table, times, addend, *terms = ctx.saved_tensors
-    gradient = torch.ops.aten.gelu_backward(gradient, _total(terms, table, times, addend))
+    gradient = torch.ops.aten.gelu_backward(gradient, late_sum(terms, table, times, addend))
     rows = torch.zeros_like(table).index_add(0, times, gradient.sum(1))
     return list(gradient.unbind()), rows, None, None if addend is None else gradient
 

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 
-@torch.library.custom_op("llava_st::region_attention", mutates_args=())
-def region_attention(
+def region_attention_in_torch(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -30,18 +29,6 @@ def region_attention(
     over E (LayerNorm without weights, ``epsilon`` beside the variance); scores are plain products,
     so queries come scaled. Returns [F/t, h/s, w/s, H, E]: sums of normalised values.
     """
-    return region_attention_in_torch(query, key, value, spatial_region, temporal_region, epsilon)
-
-
-def region_attention_in_torch(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    spatial_region: int,
-    temporal_region: int,
-    epsilon: float,
-) -> torch.Tensor:
-    """The same by operators of torch, on any device."""
     keys, values = (
         nn.functional.layer_norm(
             _regions(x, spatial_region, temporal_region), x.shape[-1:], eps=epsilon
@@ -49,6 +36,11 @@ def region_attention_in_torch(
         for x in (key, value)
     )
     return (query @ keys.transpose(-1, -2)).softmax(-1) @ values
+
+
+region_attention = torch.library.custom_op(
+    "llava_st::region_attention", region_attention_in_torch, mutates_args=()
+)
 
 
 @region_attention.register_fake

@@ -29,7 +29,7 @@ from torch import nn
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.absorbed_packer import AbsorbedPacker, middle_points
 from llava_st_ros.model.lape import positional_embedding
-from llava_st_ros.model.late_gelu import late_gelu
+from llava_st_ros.model.late_gelu import late_gelu, late_sum
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.model.prompt_layout import AXES
 
@@ -247,8 +247,8 @@ class StreamingPacker(nn.Module):
         self, points: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor
     ) -> torch.Tensor:
         """The packed tokens themselves [K, k, D], of middle points [k, D] and mixed [K, k, E]."""
-        placed = torch.stack(tuple(points)) + self.packed_times[times].unsqueeze(1)
-        return placed + nn.functional.linear(mixed, self.packer.shared.out_weight)
+        answers = nn.functional.linear(mixed, self.packer.shared.out_weight)
+        return late_sum(points, self.packed_times, times, answers)
 
     def _apart(self, places: Sequence[Placed]) -> tuple[list[StreamedFrame], torch.Tensor]:
         times = torch.tensor([time for _, time in places], device=self.plane.device)
@@ -301,8 +301,7 @@ class _LateLinear(nn.Module):
     ) -> torch.Tensor:
         """The sums [K, k, W] of K frames' first terms [k, W], at the time indices [K], with
         ``mixed`` [K, k, E]."""
-        total = torch.stack(tuple(terms)).add_(self.times[times].unsqueeze(1))
-        return total.add_(nn.functional.linear(mixed, self.answers))
+        return late_sum(terms, self.times, times, nn.functional.linear(mixed, self.answers))
 
     def activated(
         self, terms: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor | None = None
