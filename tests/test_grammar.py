@@ -242,7 +242,7 @@ def test_a_short_answer_costs_few_choices() -> None:
 
 @pytest.mark.parametrize(
     ("probability", "at", "refused"),
-    [(0.6, 0.5, True), (0.4, 0.5, False), (0.4, 0.35, True), (0.99, 1.0, False), (0.01, 0.0, True)],
+    [(0.6, 0.5, True), (0.4, 0.5, False), (0.4, 0.35, True), (1.0, 1.0, False), (0.01, 0.0, True)],
 )
 def test_a_refusal_is_taken_from_its_probability_on(
     probability: float, at: float, refused: bool
@@ -252,6 +252,6 @@ def test_a_refusal_is_taken_from_its_probability_on(
     nothing = tokenizer().encode_user(NOTHING)[0]
     (opening,) = (i for i in range(config().vocabulary) if i in choice and i != nothing)
     logits = np.full(config().vocabulary, 9.0, np.float32)  # others count for nothing
-    logits[nothing], logits[opening] = np.log(probability), np.log(1 - probability)
+    logits[nothing], logits[opening] = np.log(probability), np.log(max(1 - probability, 1e-300))
     assert choice.best(logits) == (nothing if refused else opening)
     assert choice.probability(nothing, logits) == pytest.approx(probability, abs=1e-6)

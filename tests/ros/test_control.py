@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -16,8 +17,34 @@ from rclpy.parameter import Parameter
 from seeing import picture
 
 from llava_st_ros import msg, srv
+from llava_st_ros.config import GrounderConfig, StreamConfig
+from llava_st_ros.ros.parameters import NodeParameters
 
 pytestmark = pytest.mark.ros
+
+
+def test_every_setting_of_the_grounder_comes_from_its_parameter() -> None:
+    given = {
+        "window_seconds": 7.5,
+        "history": 0.3,
+        "buffer_megabytes": 9,
+        "reset_seconds": 2.5,
+        "constrained": False,
+        "max_new_tokens": 77,
+        "refusal": 0.21,
+        "min_confidence": 0.22,
+        "association_iou": 0.23,
+        "track_timeout": 4.5,
+        "event_gap": 1.5,
+    }
+    config, usual = NodeParameters(**given).grounder_config, GrounderConfig()
+    assert config.stream == StreamConfig(
+        window_seconds=7.5, history=0.3, buffer_bytes=9 << 20, reset_seconds=2.5
+    )
+    names = [field.name for field in fields(GrounderConfig)]
+    assert all(getattr(config, name) != getattr(usual, name) for name in names)
+    others = {getattr(config, name) for name in names if name != "stream"}
+    assert others == {False, 77, 0.21, 0.22, 0.23, 4.5, 1.5}
 
 
 class Shots:
