@@ -3,8 +3,9 @@
 scripts/with_ros .venv/bin/python -m benchmarks.backends CHECKPOINT ENGINE_DIR...
     [--threads 2] [--rounds 10] [--compile] [--out FILE.json]
 
-The first line is what the machine can do at all (a float32 matrix product); each backend has a
-process of its own, and rounds go from one to the other, so that a busy neighbour slows them all.
+The first line is what the machine can do at all (a float32 matrix product, by each library: which
+one is faster depends on the processor); each backend has a process of its own, and rounds go from
+one to the other, so that a busy neighbour slows them all.
 All see the same frames, and one is so many times as fast as another in the median of such pairs:
 a tick with a long answer is another work than one with a short one.
 What a backend does once, at its first calls, is not in the measurements: of torch.compile
@@ -41,6 +42,7 @@ QUERY = Query("q", "the green ball rolls", Task.STVG, period=1.0)
 WINDOW_SECONDS, FRAME_RATE = 6.0, 10
 WARM_UP = 2  # runs of each step that nobody measures
 REPEATS = 3  # runs of a step before the next backend has its turn
+SIDE = 1024  # of the matrices that show what the machine can do
 STEPS = ("encode a frame", "pack a window", "prefill", "decode one token", "tick")
 
 
@@ -177,7 +179,10 @@ def main() -> None:
     if options.compile:
         workers.append(Worker(options.checkpoint, options.threads, compiled=True))
     workers += [Worker(path, options.threads) for path in options.engines]
-    ceiling = _ceiling(options.threads)
+    products = {
+        "torch": _rate(_torch_product(options.threads)),
+        "onnxruntime": _rate(_onnx_product(options.threads)),
+    }
     times: dict[str, dict[str, list[float]]] = {w.name: {n: [] for n in STEPS} for w in workers}
     for _ in tqdm(range(options.rounds), unit="round"):
         for name in STEPS:
@@ -190,7 +195,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "threads": options.threads,
         "runs": options.rounds * REPEATS,
-        "product_gflops": ceiling,
+        "product_gflops": products,
         "backends": {
             worker.name: {
                 "load_seconds": worker.load,
@@ -210,9 +215,10 @@ def main() -> None:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
+    products = ", ".join(f"{rate:.0f} by {n}" for n, rate in report["product_gflops"].items())
     yield (
-        f"float32 matrix product: {report['product_gflops']:.0f} GFLOP/s with {report['threads']} "
-        f"threads; medians of {report['runs']}"
+        f"float32 matrix product, GFLOP/s with {report['threads']} threads: {products}; "
+        f"medians of {report['runs']}"
     )
     for name, found in report["backends"].items():
         same = "" if found["same_answer"] else ", ANOTHER ANSWER"
@@ -231,14 +237,38 @@ def _seconds(step: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _ceiling(threads: int, size: int = 1024) -> float:
-    """GFLOP/s of the best of ten products of two float32 matrices."""
+def _rate(product: Callable[[], Any]) -> float:
+    """GFLOP/s of the best of ten products of two matrices of SIDE."""
+    return 2 * SIDE**3 / min(_seconds(product) for _ in range(10)) / 1e9
+
+
+def _torch_product(threads: int) -> Callable[[], Any]:
     import torch
 
     torch.set_num_threads(threads)
-    a = torch.randn(size, size)
-    best = min(_seconds(lambda: a @ a) for _ in range(10))
-    return 2 * size**3 / best / 1e9
+    a = torch.randn(SIDE, SIDE)
+    return lambda: a @ a
+
+
+def _onnx_product(threads: int) -> Callable[[], Any]:
+    """Both matrices are inputs: none is packed beforehand."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    a = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
+    square = [SIDE, SIDE]
+    operands = [helper.make_tensor_value_info(n, TensorProto.FLOAT, square) for n in "ab"]
+    product = helper.make_tensor_value_info("c", TensorProto.FLOAT, square)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])], "product", operands, [product]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda: session.run(None, {"a": a, "b": a})
 
 
 if __name__ == "__main__":

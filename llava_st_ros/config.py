@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import BackendError, ConfigError
 
 Compat = Literal["released", "paper"]
 
@@ -132,6 +132,21 @@ class ModelConfig:
                 f"a positive multiple of the temporal region ({self.packer.temporal_region})",
                 "change num_frames",
             )
+
+    def check_window(self, frames: int, time_indices: Sequence[int]) -> None:
+        """What packing asks: frames that fill whole temporal regions, and for each a row of the
+        temporal table. Raises BackendError, ConfigError."""
+        rows = self.num_temporal_tokens
+        if not frames:
+            raise BackendError("no frames", "a window of frames", "push frames first")
+        if len(time_indices) != frames or any(not 0 <= index < rows for index in time_indices):
+            raise BackendError(
+                f"{frames} frames with {len(time_indices)} time indices, "
+                f"{min(time_indices, default=0)} to {max(time_indices, default=0)}",
+                f"for each a row of the temporal table, 0 to {rows - 1}",
+                "index the frames by their place in the window",
+            )
+        self.check_frames(frames)
 
     @property
     def grid(self) -> int:

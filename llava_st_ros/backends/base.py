@@ -76,22 +76,6 @@ class Backend(Protocol):
         ...
 
 
-def check_window(config: ModelConfig, frames: int, time_indices: Sequence[int]) -> None:
-    """What every backend asks of ``pack``: frames that fill whole temporal regions, and for each a
-    row of the temporal table. Raises BackendError, ConfigError."""
-    rows = config.num_temporal_tokens
-    if not frames:
-        raise BackendError("no frames", "a window of frames", "push frames first")
-    if len(time_indices) != frames or any(not 0 <= index < rows for index in time_indices):
-        raise BackendError(
-            f"{frames} frames with {len(time_indices)} time indices, "
-            f"{min(time_indices, default=0)} to {max(time_indices, default=0)}",
-            f"for each a row of the temporal table, 0 to {rows - 1}",
-            "index the frames by their place in the window",
-        )
-    config.check_frames(frames)
-
-
 def check_ids(config: ModelConfig, ids: np.ndarray) -> None:
     """Raise BackendError unless all ids are of the vocabulary."""
     if len(ids) and not (ids.min() >= 0 and ids.max() < config.vocabulary):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llava_st_ros.backends.base import BackendDescription, Cache, check_ids, check_window
+from llava_st_ros.backends.base import BackendDescription, Cache, check_ids
 from llava_st_ros.backends.engine_files import EngineFiles
 from llava_st_ros.backends.frame_pool import FramePool, PooledFrame
 from llava_st_ros.config import ModelConfig
@@ -165,7 +165,7 @@ class GraphBackend:
         return frames
 
     def pack(self, features: Sequence[PooledFrame], time_indices: Sequence[int]) -> VisualTokens:
-        check_window(self.config, len(features), time_indices)
+        self.config.check_window(len(features), time_indices)
         fast = len(features) * self.config.fast_tokens_per_frame
         slow = len(features) // self.config.packer.temporal_region
         slow *= self.config.slow_tokens_per_frame

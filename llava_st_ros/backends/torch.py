@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from llava_st_ros.backends.base import BackendDescription, Cache, check_ids, check_window
+from llava_st_ros.backends.base import BackendDescription, Cache, check_ids
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.checkpoint import Checkpoint
@@ -83,7 +83,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def pack(self, features: Sequence[Any], time_indices: Sequence[int]) -> VideoTokens:
-        check_window(self.config, len(features), time_indices)
+        self.config.check_window(len(features), time_indices)
         return self.model.pack(torch.stack(tuple(features)), time_indices)
 
     @torch.inference_mode()

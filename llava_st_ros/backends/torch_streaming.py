@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from llava_st_ros.backends.base import check_window
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.backends.torch_kernels import use_kernels
 from llava_st_ros.config import ModelConfig
@@ -61,7 +60,6 @@ class StreamingTorchBackend(TorchBackend):
         return [Features(rows) for rows in super().encode_pixels(pixels)]
 
     def pack(self, features: Sequence[Features], time_indices: Sequence[int]) -> VideoTokens:
-        check_window(self.config, len(features), time_indices)
         frames = [self._settled(frame) for frame in features]
         # Several cameras take turns at this; what one leaves is of no use to another, nor wrong.
         self._last = window = self._packer.pack(frames, time_indices, self._last)

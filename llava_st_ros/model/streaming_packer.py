@@ -171,7 +171,7 @@ class StreamingPacker(nn.Module):
         ConfigError unless F fills whole temporal regions, BackendError unless there is a row of the
         table for each frame.
         """
-        self._check(frames, time_indices)
+        self.config.check_window(len(frames), time_indices)
         places = [(frame, int(time)) for frame, time in zip(frames, time_indices)]
         length = self.packer.temporal_region
         groups = [tuple(places[i : i + length]) for i in range(0, len(places), length)]
@@ -258,17 +258,6 @@ class StreamingPacker(nn.Module):
     def _on_grid(x: torch.Tensor) -> torch.Tensor:
         """[K, h * h, ...] -> [K, h, h, ...]."""
         return x.unflatten(1, (round(x.shape[1] ** 0.5), -1))
-
-    def _check(self, frames: Sequence[StreamedFrame], time_indices: Sequence[int]) -> None:
-        rows = self.config.num_temporal_tokens
-        if len(time_indices) != len(frames) or any(not 0 <= time < rows for time in time_indices):
-            raise BackendError(
-                f"{len(frames)} frames with {len(time_indices)} time indices, "
-                f"{min(time_indices, default=0)} to {max(time_indices, default=0)}",
-                f"for each a row of the temporal table, 0 to {rows - 1}",
-                "index the frames by their place in the window",
-            )
-        self.config.check_frames(len(frames))
 
 
 class _LateLinear(nn.Module):

@@ -36,6 +36,7 @@ from llava_st_ros.training.batches import Batch, Share
 from llava_st_ros.training.conversations import ConversationEncoder, Lanes
 from llava_st_ros.training.event_alignment import EventHeads
 from llava_st_ros.training.initialise import initialise
+from llava_st_ros.training.matrix_precision import fast_products
 from llava_st_ros.training.objective import (
     propagate_to_neighbours,
     stop_propagation,
@@ -89,8 +90,6 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     accelerator = loop.make_accelerator()
     main = accelerator.is_main_process
-    if accelerator.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
     store = ClipStore(data)
     tokenizer = learn_tokenizer(settings["model"])
     config = model_config(settings["model"], tokenizer)
@@ -122,10 +121,11 @@ def train(
             torch.manual_seed(seed)
             propagate_to_neighbours(model)
             compile_parts(model)
-            step, batches = variant.prepared(*stages.prepare(name, stage, seed))
             loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
             given = {**dataclasses.asdict(stage), "clips": stage.clips or len(store)}
-            loop.run(name, step, batches, loop_config, work, accelerator, given)
+            with fast_products(accelerator.device):
+                step, batches = variant.prepared(*stages.prepare(name, stage, seed))
+                loop.run(name, step, batches, loop_config, work, accelerator, given)
             stop_propagation(model)
             if main:
                 stages.keep_heads(name, step)

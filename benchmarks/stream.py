@@ -1,0 +1,90 @@
+"""Prints how well standing queries follow bags, for some values of ``refusal``, in one run.
+
+scripts/with_ros .venv/bin/python -m benchmarks.stream [--split validation] [--videos 12]
+    [--refusals 0.5 0.35 0.2 0.1] [--model DIR] [--threads 2] [--out FILE.json]
+
+Each video of the split is recorded as a bag (needs the renderer) and replayed through the Grounder
+as fast as it goes, once for every value, with a standing query for each of its events. Scores are
+those of demo/score.py: vIoU, tIoU and sIoU over the camera's frames, means over all queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tqdm import tqdm
+
+from demo.score import Score, read_truth, score
+from llava_st_ros.backends import load_backend
+from llava_st_ros.config import GrounderConfig
+from llava_st_ros.evaluation.replay import replay
+from llava_st_ros.evaluation.sources import BagSource
+from llava_st_ros.grounder import Grounder
+from llava_st_ros.model_path import default_model
+from llava_st_ros.records import Query
+from llava_st_ros.simulation.bag_writer import TRUTH, write_bag
+from llava_st_ros.simulation.simulator import simulate_video, split_seed
+from llava_st_ros.whole_files import write_text
+
+PERIOD = 1.0  # s
+FIGURES = ("viou", "tiou", "siou")
+
+
+def scores(grounder: Grounder, bag: Path, window_seconds: float) -> list[Score]:
+    """Of every query of the bag's truth, all of them asked at once."""
+    # Numbered: two events of one kind and object have one id in the truth.
+    asked = [replace(query, id=str(i)) for i, query in enumerate(read_truth(bag / TRUTH))]
+    queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in asked]
+    found = replay(grounder, BagSource(bag), queries, window_seconds=window_seconds)
+    return [score(found.recording, query, found.stamps) for query in asked]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--videos", type=int, default=12)
+    parser.add_argument("--refusals", type=float, nargs="+", default=[0.5, 0.35, 0.2, 0.1])
+    parser.add_argument("--model", type=Path, help="checkpoint or engine directory")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
+    options = parser.parse_args()
+
+    folder = options.model or default_model()
+    backend, tokenizer = load_backend(folder, threads=options.threads)
+    configs = {value: GrounderConfig(refusal=value) for value in options.refusals}
+    found: dict[float, list[Score]] = {value: [] for value in options.refusals}
+    with tempfile.TemporaryDirectory() as place:
+        for index in tqdm(range(options.videos), unit="video"):
+            bag = Path(place) / str(index)
+            video = simulate_video(split_seed(options.split, index))
+            write_bag(video, bag, queries=video.events)
+            for value, config in configs.items():
+                grounder = Grounder(backend, tokenizer, config)
+                found[value] += scores(grounder, bag, config.stream.window_seconds)
+    report = {
+        "model": folder.name,
+        "split": options.split,
+        "videos": options.videos,
+        "queries": len(found[options.refusals[0]]),
+        "refusals": {str(value): summary(rows) for value, rows in found.items()},
+    }
+    if options.out:
+        write_text(options.out, json.dumps(report, indent=1) + "\n")
+    print(f"{report['queries']} queries in {options.videos} videos of {options.split}")
+    for value, figures in report["refusals"].items():
+        print(f"refusal {value:>5}: " + "  ".join(f"{n} {v:.3f}" for n, v in figures.items()))
+
+
+def summary(rows: list[Score]) -> dict[str, float]:
+    values: list[dict[str, Any]] = [asdict(row) for row in rows]
+    return {name: mean(value[name] for value in values) for name in FIGURES}
+
+
+if __name__ == "__main__":
+    main()
