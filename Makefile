@@ -10,7 +10,7 @@ help:
 	@echo "make demo      play a recorded bag to the ROS 2 node and show what it finds"
 	@echo "make test      lint, types and tests (PYTEST_ARGS=... for pytest)"
 	@echo "make engine    export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
-	@echo "make train-tiny  train models/llava-st-tiny anew; goes on where it was stopped (docs/training.md)"
+	@echo "make train-tiny  train a checkpoint like models/llava-st-tiny in two hours; goes on where it was stopped"
 	@echo "make setup     virtual environment, pinned requirements and messages only"
 	@echo "make messages  build msg/, srv/ and action/ again"
 	@echo "make format    rewrite the sources as ruff wants them"
@@ -44,11 +44,11 @@ $(ENGINE)/manifest.json: $(wildcard models/llava-st-tiny/* export/*.py export/ta
 demo: engine
 	@$(WITH_ROS) python -m demo.run
 
-# data/ holds the clips and the run's state; delete it to begin anew.
+# data/ holds the clips, the run's state and its checkpoint; delete it to begin anew.
 train-tiny: setup
 	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config config/training/tiny.yaml --data data/train
 	@$(WITH_ROS) python -m llava_st_ros.cli train run --config config/training/tiny.yaml \
-	  --data data/train --work data/run --out models/llava-st-tiny
+	  --data data/train --work data/run --out data/llava-st-tiny
 
 format: setup
 	@$(WITH_ROS) ruff format .
