@@ -229,7 +229,7 @@ class GrounderConfig:
     constrained: bool = True  # follow the task's grammar
     # From this probability on, that nothing matches is a standing query's answer; 1: never. Lower
     # than one half: most of a stream is not what one asks about.
-    refusal: float = 0.35
+    refusal: float = 0.2
     min_confidence: float = 0.0  # groundings below it are reported but make no track
     association_iou: float = 0.3  # mean IoU on shared stamps above which it is the same object
     track_timeout_seconds: float = 3.0  # a track without an answer for this long is dropped

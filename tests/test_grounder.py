@@ -398,12 +398,12 @@ def test_standing_queries_refuse_sooner_than_single_questions(oracle, monkeypatc
         "for_question",
         lambda *args: asked.append(args[-1]) or for_question(*args),
     )
-    g = grounder(oracle, constrained=True, refusal=0.2)
+    g = grounder(oracle, constrained=True, refusal=0.3)
     for i in range(100):
         g.push(frame(3 + i / 10))
     g.add_query(BALL)
     g.ask(BALL)
-    assert asked == [0.2, 0.5]
+    assert asked == [0.3, 0.5]
     with pytest.raises(ConfigError, match="another refusal for a running Grounder"):
         g.configure(GrounderConfig())
     with pytest.raises(ConfigError, match=r"refusal 1.5; expected a value in \[0, 1\]"):

@@ -98,7 +98,7 @@ class NodeParameters:
         10.0, "Longest wait for a running inference when the node stops, seconds", low=0.1, high=600
     )
     refusal: float = _setting(
-        0.35,
+        0.2,
         "From this probability on, that nothing matches is a standing query's answer; 1: never",
         low=0.0,
         high=1.0,
