@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from tqdm import tqdm
 
@@ -82,8 +81,7 @@ def main() -> None:
 
 
 def summary(rows: list[Score]) -> dict[str, float]:
-    values: list[dict[str, Any]] = [asdict(row) for row in rows]
-    return {name: mean(value[name] for value in values) for name in FIGURES}
+    return {name: mean(getattr(row, name) for row in rows) for name in FIGURES}
 
 
 if __name__ == "__main__":
