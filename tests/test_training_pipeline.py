@@ -23,7 +23,7 @@ from llava_st_ros.model.checkpoint import load_checkpoint
 from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.simulator import SimulatedEvent
-from llava_st_ros.training import pipeline
+from llava_st_ros.training import loop, pipeline
 from llava_st_ros.training.conversations import ConversationEncoder, Lanes
 from llava_st_ros.training.stages import ConversationSampler, ConversationStage
 
@@ -120,6 +120,23 @@ def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, da
     log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log] == list(SETTINGS["stages"])
     assert log[1]["image_looks"] > 0 and log[3]["video_looks"] > 0 and log[3]["events"] > 0
+
+
+def test_a_stage_is_trained_with_fast_products(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, run = [], loop.run
+
+    def recorded(*args: Any) -> int:
+        seen.append(torch.get_float32_matmul_precision())
+        return run(*args)
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    monkeypatch.setattr(loop, "run", recorded)
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"]}
+    train(tmp_path, data, settings)
+    assert seen == ["medium"]
 
 
 def test_a_run_goes_on_after_its_last_finished_stage(
