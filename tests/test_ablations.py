@@ -189,18 +189,19 @@ def uncompiled() -> Iterator[None]:
 def test_the_whole_comparison(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = {"seeds": [3], "variants": ["without_slow", "without_lape"], "clips": 1}
+    plan = {"seeds": [2, 3], "variants": ["without_slow", "without_lape"], "clips": 1}
     settings = {**SETTINGS, "ablation": plan}
     config = tmp_path / "ablation.yaml"
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
     arguments = ["train", "ablate", "--config", str(config), "--data", str(data)]
-    arguments += ["--work", str(tmp_path / "work"), "--json", "--threads", "1"]
+    arguments += ["--work", str(tmp_path / "work"), "--json", "--threads", "1", "--seeds", "3"]
     assert main(arguments) == 0
     records = json.loads(capsys.readouterr().out)
     assert {(r["variant"], *r["seeds"]) for r in records} == {
         ("without_slow", "3"),
         ("without_lape", "3"),
     }
+    assert [folder.name for folder in (tmp_path / "work").iterdir()] == ["seed-3"]
     # What is shared was trained once: the same file, linked.
     seed = tmp_path / "work" / "seed-3"
     packers = "packer_alignment.safetensors"
@@ -212,6 +213,8 @@ def test_the_whole_comparison(
     assert [line["stage"] for line in steps] == ["clips"]
     assert main([a for a in arguments if a != "--json"]) == 0  # all is done: only the table
     assert "without_lape" in capsys.readouterr().out
+    assert main([*arguments[:-1], "4"]) == 2
+    assert "seeds 4; expected some of 2, 3" in capsys.readouterr().err
 
 
 def test_records_are_means_over_seeds() -> None:

@@ -30,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep the clips asked about for the next run"
     )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="SEED",
+        help="only these of the YAML's seeds; other processes may train the others meanwhile",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
@@ -42,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     # What training says on the way is not the comparison.
     with contextlib.redirect_stdout(sys.stderr):
-        results = list(ablate(args.config, args.data, args.work, args.store))
+        results = list(ablate(args.config, args.data, args.work, args.store, args.seeds))
     records = as_records(results)
     if args.json:
         print(json.dumps(records, indent=1))

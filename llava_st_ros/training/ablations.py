@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -61,15 +61,24 @@ class Result:
     metrics: tuple[MetricRow, ...]
 
 
-def ablate(config_path: Path, data: Path, work: Path, store: Path | None) -> Iterator[Result]:
+def ablate(
+    config_path: Path, data: Path, work: Path, store: Path | None, seeds: Sequence[int] = ()
+) -> Iterator[Result]:
     """Train and measure every variant from every seed; yields each as it is ready.
 
     A run that was stopped goes on where it was: ``work`` keeps the stages and results.
-    ``store`` keeps the clips that are asked about.
+    ``store`` keeps the clips that are asked about. ``seeds`` are those of the plan to train here,
+    all if none: seeds share nothing in ``work``, so that processes can train them side by side.
     """
     settings = read_settings(config_path)
     plan = read_plan(settings)
-    for seed in plan.seeds:
+    if not set(seeds) <= set(plan.seeds):
+        raise ConfigError(
+            f"seeds {', '.join(map(str, seeds))}",
+            f"some of {', '.join(map(str, plan.seeds))}, those of {config_path}",
+            "choose among them or add to the YAML",
+        )
+    for seed in seeds or plan.seeds:
         of_seed = work / f"seed-{seed}"
         chosen = {**settings, "seed": seed}
         shared = {**chosen, "stages": dict(_shared_stages(settings["stages"]))}
