@@ -41,7 +41,11 @@ def _setting(
 
 @dataclass(frozen=True)
 class NodeParameters:
-    """Every parameter of the node, as it stands. Seconds, pixels and Hz as the words say."""
+    """Every parameter of the node, as it stands. Seconds, pixels and Hz as the words say.
+
+    What it shares with GrounderConfig has its defaults, but for ``history``: a robot has the time
+    to see first.
+    """
 
     # An empty string stands for "none": rclpy cannot tell the type of an empty list.
     model: str = _setting(
@@ -78,7 +82,10 @@ class NodeParameters:
         "needed, id, task, cameras, period, expiry, span and box (both in [0, 1])",
     )
     window_seconds: float = _setting(
-        6.0, "Length of the past that the model sees, seconds", low=0.1, high=3600.0
+        StreamConfig.window_seconds,
+        "Length of the past that the model sees, seconds",
+        low=0.1,
+        high=3600.0,
     )
     history: float = _setting(
         0.9,
@@ -87,37 +94,59 @@ class NodeParameters:
         high=1.0,
     )
     buffer_megabytes: int = _setting(
-        256, "Most memory for images not yet encoded, a camera, MiB", low=1, high=65536
+        StreamConfig.buffer_bytes // 2**20,
+        "Most memory for images not yet encoded, a camera, MiB",
+        low=1,
+        high=65536,
     )
     reset_seconds: float = _setting(
-        1.0, "A stamp that jumps back further starts a new stream, seconds", low=0.001, high=3600.0
+        StreamConfig.reset_seconds,
+        "A stamp that jumps back further starts a new stream, seconds",
+        low=0.001,
+        high=3600.0,
     )
-    constrained: bool = _setting(True, "Let the model write only what its task's grammar allows")
-    max_new_tokens: int = _setting(1024, "Longest answer, tokens", low=1, high=32768)
+    constrained: bool = _setting(
+        GrounderConfig.constrained, "Let the model write only what its task's grammar allows"
+    )
+    max_new_tokens: int = _setting(
+        GrounderConfig.max_new_tokens, "Longest answer, tokens", low=1, high=32768
+    )
     stop_timeout: float = _setting(
         10.0, "Longest wait for a running inference when the node stops, seconds", low=0.1, high=600
     )
     refusal: float = _setting(
-        0.2,
+        GrounderConfig.refusal,
         "From this probability on, that nothing matches is a standing query's answer; 1: never",
         low=0.0,
         high=1.0,
     )
     min_confidence: float = _setting(
-        0.0,
+        GrounderConfig.min_confidence,
         "Answers below it are published but count as finding nothing",
         live=True,
         low=0.0,
         high=1.0,
     )
     association_iou: float = _setting(
-        0.3, "Mean IoU above which an answer continues a track", live=True, low=0.01, high=1.0
+        GrounderConfig.association_iou,
+        "Mean IoU above which an answer continues a track",
+        live=True,
+        low=0.01,
+        high=1.0,
     )
     track_timeout: float = _setting(
-        3.0, "A track lost for so long is dropped, seconds", live=True, low=0.01, high=3600.0
+        GrounderConfig.track_timeout_seconds,
+        "A track lost for so long is dropped, seconds",
+        live=True,
+        low=0.01,
+        high=3600.0,
     )
     event_gap: float = _setting(
-        1.0, "Two spans closer than this are one event, seconds", live=True, low=0.01, high=3600.0
+        GrounderConfig.event_gap_seconds,
+        "Two spans closer than this are one event, seconds",
+        live=True,
+        low=0.01,
+        high=3600.0,
     )
     default_period: float = _setting(
         1.0, "How often a new query without a period is asked, s", live=True, low=0.01, high=3600.0
