@@ -254,3 +254,9 @@ def test_the_committed_plan_reads() -> None:
     for name, values in settings["stages"].items():
         assert "minutes" not in values
         read_stage(name, values)
+        # What docs/training.md says of it: tiny.yaml's settings, with fewer steps and clips.
+        shorter = {**tiny["stages"][name], "steps": values["steps"]}
+        assert values == {k: v for k, v in shorter.items() if k != "clips"}
+        assert values["steps"] < tiny["stages"][name]["steps"]
+    smaller = {"patch_size": 18, "text_vocabulary": 640}
+    assert settings["model"] == {**tiny["model"], **smaller}
