@@ -37,7 +37,8 @@ test: lint
 # What node, demo and command line run when no model is named; made again when the weights change.
 ENGINE := models/llava-st-tiny-cpu
 engine: $(ENGINE)/manifest.json
-$(ENGINE)/manifest.json: $(wildcard models/llava-st-tiny/* export/*.py export/targets/*.yaml llava_st_ros/model/*.py) | setup
+$(ENGINE)/manifest.json: $(wildcard models/llava-st-tiny/* export/*.py export/*/*.py export/targets/*.yaml \
+  llava_st_ros/model/*.py llava_st_ros/model/packer/*.py) | setup
 	@echo "[engine] exporting models/llava-st-tiny to $(ENGINE)"
 	@$(WITH_ROS) python -m llava_st_ros.cli export --out $(ENGINE)
 

@@ -34,6 +34,6 @@ setup(
         ),
     ],
     package_dir=FOLDERS,
-    package_data={"llava_st_ros.export": ["*.yaml", "geometries/*.json", "targets/*.yaml"]},
+    package_data={"llava_st_ros.export": ["*.yaml", "*/*.yaml", "geometries/*.json"]},
     data_files=list(shared_files()),
 )

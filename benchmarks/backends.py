@@ -5,7 +5,7 @@ scripts/with_ros .venv/bin/python -m benchmarks.backends CHECKPOINT ENGINE_DIR..
 
 The first line is what the machine can do at all (a float32 matrix product, by each library: which
 one is faster depends on the processor); each backend has a process of its own, and rounds go from
-one to the other, so that a busy neighbour slows them all.
+one to the other, so that a busy neighbor slows them all.
 All see the same frames, and one is so many times as fast as another in the median of such pairs:
 a tick with a long answer is another work than one with a short one.
 What a backend does once, at its first calls, is not in the measurements: of torch.compile
@@ -27,16 +27,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig, StreamConfig
-from llava_st_ros.export.reference_inputs import reference_frames
+from llava_st_ros.export.validate.reference_inputs import reference_frames
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.language.prompt import PromptBuilder
-from llava_st_ros.language.tasks import from_query
-from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
-from llava_st_ros.whole_files import write_text
+from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.text.tasks import from_query
+from llava_st_ros.text.tokenizer import Tokenizer
 
 QUERY = Query("q", "the green ball rolls", Task.STVG, period=1.0)
 WINDOW_SECONDS, FRAME_RATE = 6.0, 10

@@ -25,9 +25,9 @@ from typing import Any
 import cv2
 
 from benchmarks.published_layout import published_geometry, write_published_layout
+from llava_st_ros.atomic_files import write_text
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.export.reference_inputs import reference_frames
-from llava_st_ros.whole_files import write_text
+from llava_st_ros.export.validate.reference_inputs import reference_frames
 
 TARGETS = {"float32": "cpu", "float16": "desktop"}
 QUESTION = ("--query", "the green ball rolls", "--task", "TVG", "--period", "1000", "--json")
@@ -182,7 +182,7 @@ def _take_through(
 
 def _answer(report: dict[str, Any]) -> dict[str, Any]:
     (answer,) = report["answers"]
-    return {key: answer[key] for key in ("text", "span", "boxes", "nothing", "problems")}
+    return {key: answer[key] for key in ("text", "span", "boxes", "no_match", "problems")}
 
 
 def _sizes(folder: Path) -> dict[str, int]:

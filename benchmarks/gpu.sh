@@ -30,7 +30,7 @@ name="$(tr -cs 'A-Za-z0-9\n' _ <<<"${gpu%%,*}")"
 echo "$gpu, sm_$architecture"
 
 headers="$(python -c 'import kernel_lens, pathlib; print(pathlib.Path(kernel_lens.__file__).parent / "include/tensorrt")' 2>/dev/null)"
-if step configure cmake -S engine -B "$build" -DCMAKE_BUILD_TYPE=Release \
+if step configure cmake -S engine/native -B "$build" -DCMAKE_BUILD_TYPE=Release \
   -DLLAVA_ST_ENGINE_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES="$architecture-real" \
   ${headers:+-DTENSORRT_INCLUDE_DIR="$headers"} &&
   step build cmake --build "$build" --parallel; then

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends.torch_kernels import use_kernels
 from llava_st_ros.config import (
     LanguageConfig,
@@ -36,10 +37,9 @@ from llava_st_ros.config import (
     SpecialTokens,
     VisionConfig,
 )
-from llava_st_ros.export.packer_graph import PackerGraph
+from llava_st_ros.export.graphs.packer import PackerGraph
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
-from llava_st_ros.model.streaming_packer import PackedWindow, StreamingPacker
-from llava_st_ros.whole_files import write_text
+from llava_st_ros.model.packer.streaming import PackedWindow, StreamingPacker
 
 SLIDES = (1, 5, 20)
 EAGER, COMPILED, ABSORBED, ARRIVAL, FULL, HALF = (
@@ -281,11 +281,11 @@ def product_flops(device: str, dtype: torch.dtype) -> float:
 
 
 def seconds_of(run: Callable[[], object], device: str) -> float:
-    synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
-    synchronise()
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
     start = time.perf_counter()
     run()
-    synchronise()
+    synchronize()
     return time.perf_counter() - start
 
 

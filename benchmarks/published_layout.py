@@ -16,12 +16,12 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from tokenizers.implementations import ByteLevelBPETokenizer
 
+from llava_st_ros.checkpoint_config import SECTION, read_config, read_json, write_config
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.export.plan import GEOMETRIES
-from llava_st_ros.language.answer_format import FIXED_WORDS
-from llava_st_ros.model.geometry import SECTION, read_config, read_json, write_config
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tokenizer import (
+from llava_st_ros.text.answer_format import FIXED_WORDS
+from llava_st_ros.text.tokenizer import (
     CHAT_END,
     CHAT_START,
     COORDINATE_KINDS,

@@ -1,7 +1,7 @@
-"""Prints how well standing queries follow bags, for some values of ``refusal``, in one run.
+"""Print vIoU of standing queries on simulated streams for several ``no_match_threshold`` values.
 
 scripts/with_ros .venv/bin/python -m benchmarks.stream [--split validation] [--videos 12]
-    [--refusals 0.5 0.35 0.2 0.1] [--model DIR] [--threads 2] [--out FILE.json]
+    [--thresholds 0.5 0.35 0.2 0.1] [--model DIR] [--threads 2] [--out FILE.json]
 
 Each video of the split is recorded as a bag (needs the renderer) and replayed through the Grounder
 as fast as it goes, once for every value, with a standing query for each of its events. Scores are
@@ -20,16 +20,16 @@ from statistics import mean
 from tqdm import tqdm
 
 from demo.score import Score, read_truth, score
+from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
+from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.evaluation.replay import replay
-from llava_st_ros.evaluation.sources import BagSource
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.model_path import default_model
+from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import Query
 from llava_st_ros.simulation.bag_writer import TRUTH, write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
-from llava_st_ros.whole_files import write_text
 
 PERIOD = 1.0  # s
 FIGURES = ("viou", "tiou", "siou")
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--split", default="validation")
     parser.add_argument("--videos", type=int, default=12)
-    parser.add_argument("--refusals", type=float, nargs="+", default=[0.5, 0.35, 0.2, 0.1])
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.5, 0.35, 0.2, 0.1])
     parser.add_argument("--model", type=Path, help="checkpoint or engine directory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
@@ -56,8 +56,8 @@ def main() -> None:
 
     folder = options.model or default_model()
     backend, tokenizer = load_backend(folder, threads=options.threads)
-    configs = {value: GrounderConfig(refusal=value) for value in options.refusals}
-    found: dict[float, list[Score]] = {value: [] for value in options.refusals}
+    configs = {value: GrounderConfig(no_match_threshold=value) for value in options.thresholds}
+    found: dict[float, list[Score]] = {value: [] for value in options.thresholds}
     with tempfile.TemporaryDirectory() as place:
         for index in tqdm(range(options.videos), unit="video"):
             bag = Path(place) / str(index)
@@ -70,14 +70,17 @@ def main() -> None:
         "model": folder.name,
         "split": options.split,
         "videos": options.videos,
-        "queries": len(found[options.refusals[0]]),
-        "refusals": {str(value): summary(rows) for value, rows in found.items()},
+        "queries": len(found[options.thresholds[0]]),
+        "no_match_thresholds": {str(value): summary(rows) for value, rows in found.items()},
     }
     if options.out:
         write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(f"{report['queries']} queries in {options.videos} videos of {options.split}")
-    for value, figures in report["refusals"].items():
-        print(f"refusal {value:>5}: " + "  ".join(f"{n} {v:.3f}" for n, v in figures.items()))
+    for value, figures in report["no_match_thresholds"].items():
+        print(
+            f"no_match_threshold {value:>5}: "
+            + "  ".join(f"{n} {v:.3f}" for n, v in figures.items())
+        )
 
 
 def summary(rows: list[Score]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from llava_st_ros.errors import LlavaStError
 from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
-INDEX = 4  # of the test split: three objects of three colours, two of one shape, five events
+INDEX = 4  # of the test split: three objects of three colors, two of one shape, five events
 EVENTS = (1, 2)  # asked about as events; the object of event 4 is followed from picture to picture
 FOLLOWED = 4
 

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
 
-from llava_st_ros.evaluation.bags import Bag, ImageMessage
+from llava_st_ros.media.bags import Bag, ImageMessage
 from llava_st_ros.records import NANOSECONDS
 
 MATCH_SECONDS = 60.0

@@ -82,7 +82,7 @@ class Children:
         path = self._logs / f"{name}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "it said nothing"
-        raise DemoError(f"the {name} {what}: {last}", "it to run", f"see {path}")
+        raise DemoError(f"the {name} {what}: {last}; expected it to run", f"see {path}")
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -124,7 +124,9 @@ def free_domain() -> int:
         base = _FIRST_PORT + _PORTS_A_DOMAIN * domain
         if all(_free(base + offset) for offset in (0, 10, 11)):
             return domain
-    raise DemoError("every ROS domain from 1 to 100 in use", "a free one", "end other ROS nodes")
+    raise DemoError(
+        "every ROS domain from 1 to 100 in use; expected a free one", "end other ROS nodes"
+    )
 
 
 def _free(port: int) -> bool:

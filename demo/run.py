@@ -23,11 +23,11 @@ from demo.playback import Playback
 from demo.processes import Children, DemoError, free_domain
 from demo.score import TrueQuery, read_truth, score
 from demo.view import View, latency_figures, summary_tables
+from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.errors import LlavaStError
 from llava_st_ros.evaluation.metrics import mean
-from llava_st_ros.evaluation.pictures import write_pictures
-from llava_st_ros.evaluation.sources import BagSource
-from llava_st_ros.model_path import default_model
+from llava_st_ros.media.pictures import write_pictures
+from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS
 
 NODE, IMAGES = "grounding", "/camera/image/compressed"
@@ -109,13 +109,13 @@ def play(
     view.say("loading the model; the node and the collector find each other")
     if not until(lambda: playback.ready, START_SECONDS):
         raise DemoError(
-            f"no topics of the node after {START_SECONDS:.0f} s",
-            "tracks, events and answers",
+            f"no topics of the node after {START_SECONDS:.0f} s"
+            "; expected tracks, events and answers",
             f"see {arguments.out / 'logs' / 'node.log'}",
         )
     children.start("player", "demo.play", str(arguments.bag), IMAGES)
     if not until(lambda: playback.done, START_SECONDS + arguments.bag_seconds):
-        raise DemoError("a player that does not end", "the bag's pace", "see the logs")
+        raise DemoError("a player that does not end; expected the bag's pace", "see the logs")
     # A query last asked a period or more before the bag's end is due again by then.
     due = last - round(arguments.period * NANOSECONDS)
     if not until(
@@ -188,7 +188,7 @@ def report(
     names = "overlay.mp4, contact_sheet.png, tracks.jsonl, events.jsonl, summary.json"
     console.print(f"in {out}: {names}", soft_wrap=True)
     if not recording.tracks:
-        raise DemoError("no track", "at least one", f"see the logs in {out / 'logs'}")
+        raise DemoError("no track; expected at least one", f"see the logs in {out / 'logs'}")
     return 0
 
 

@@ -74,8 +74,8 @@ def read_truth(path: Path) -> tuple[TrueQuery, ...]:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: {type(error).__name__}: {error}",
-            "queries with id, text, spans and boxes",
+            f"{path}: {type(error).__name__}: {error}"
+            "; expected queries with id, text, spans and boxes",
             "make it again with demo/make_bag.py",
         ) from error
 

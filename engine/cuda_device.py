@@ -37,7 +37,7 @@ class CudaDevice:
         driver_version()
         count = _call("cudaGetDeviceCount")
         if not 0 <= index < count:
-            raise BackendError(f"device cuda:{index}", f"cuda:0 to cuda:{count - 1}", "choose one")
+            raise BackendError(f"device cuda:{index}; expected cuda:0 to cuda:{count - 1}")
         self.index = index
         self.use()
         # Blocking streams would wait for whatever else the process does on the default stream.
@@ -77,18 +77,18 @@ class CudaDevice:
 
     def write(self, values: np.ndarray, array: DeviceArray) -> None:
         """Values of the host into an array of this device. They must not change before the next
-        ``synchronise``, for a copy may still read them."""
+        ``synchronize``, for a copy may still read them."""
         values = np.ascontiguousarray(values)
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(array.address, values.ctypes.data, array.nbytes, kind)
         # Only once it is queued: another thread's wait may let go of what it finds here.
         self._unread.append(values)
         if len(self._unread) > UNREAD:
-            self.synchronise()
+            self.synchronize()
 
     def read(self, array: DeviceArray, values: np.ndarray) -> None:
         """An array of this device into a dense one of the host, which is whole after
-        ``synchronise``."""
+        ``synchronize``."""
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(values.ctypes.data, array.address, array.nbytes, kind)
 
@@ -109,10 +109,10 @@ class CudaDevice:
     def host(self, array: DeviceArray) -> np.ndarray:
         values = np.empty(array.shape, array.dtype)
         self.read(array, values)
-        self.synchronise()
+        self.synchronize()
         return values
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Wait for all that was asked of this device."""
         done, self._unread = self._unread, []
         with self.queue:
@@ -186,7 +186,9 @@ def driver_version() -> tuple[int, int]:
     """The newest CUDA that the driver runs, major and minor. Raises BackendError without one."""
     version: int = _call("cudaDriverGetVersion")
     if not version:
-        raise BackendError("no CUDA driver", "an NVIDIA GPU and its driver", "install the driver")
+        raise BackendError(
+            "no CUDA driver; expected an NVIDIA GPU and its driver", "install the driver"
+        )
     return version // 1000, version % 1000 // 10
 
 
@@ -195,8 +197,8 @@ def _call(name: str, *arguments: Any) -> Any:
     if error != runtime.cudaError_t.cudaSuccess:
         said = runtime.cudaGetErrorString(error)[1].decode()
         raise BackendError(
-            f"CUDA ({name}): {said}",
-            "an NVIDIA GPU with room in its memory, and a driver as new as cuda-bindings",
+            f"CUDA ({name}): {said}"
+            "; expected an NVIDIA GPU with free memory and a driver as new as cuda-bindings",
             "free memory, or install the driver or an older cuda-bindings",
         )
     return values[0] if values else None

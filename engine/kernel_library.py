@@ -1,4 +1,4 @@
-"""The package's CUDA kernels by their C names: libllava_st_kernels.so (engine/kernels/library.h).
+"""The package's CUDA kernels by their C names: libllava_st_kernels.so (native/kernels/library.h).
 
 Pointers, strides and streams are plain numbers, so that whatever owns the memory can call them.
 """
@@ -31,8 +31,7 @@ def find_kernels() -> Path | None:
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise EngineError(
-                f"{VARIABLE}={named}: no such file",
-                f"the path of {_NAME}",
+                f"{VARIABLE}={named}: no such file; expected the path of {_NAME}",
                 "correct the variable, or unset it",
             )
         return Path(named)
@@ -60,11 +59,12 @@ class KernelLibrary:
             version = library.llava_st_abi_version()
         except (OSError, AttributeError) as error:
             raise EngineError(
-                f"{path}: not loaded: {error}", f"{_NAME} of this package", _REBUILD
+                f"{path}: not loaded: {error}; expected {_NAME} of this package", _REBUILD
             ) from error
         if version != ABI_VERSION:
             raise EngineError(
-                f"{path}: kernels of ABI version {version}", f"version {ABI_VERSION}", _REBUILD
+                f"{path}: kernels of ABI version {version}; expected version {ABI_VERSION}",
+                _REBUILD,
             )
         self._error = library.llava_st_error
         self._error.argtypes, self._error.restype = (), ctypes.c_char_p
@@ -94,7 +94,7 @@ class KernelLibrary:
         output: int,
         stream: int,
     ) -> str:
-        """engine/kernels/region_attention.h: ``sizes`` are frames, height, width, heads, wide,
+        """See native/kernels/region_attention.h: ``sizes`` are frames, height, width, heads, wide,
         spatial_region, temporal_region; ``query_strides`` region, head; the grids' strides frame,
         row, token."""
         return self._outcome(
@@ -117,8 +117,8 @@ class KernelLibrary:
         output: int,
         stream: int,
     ) -> str:
-        """engine/kernels/late_gelu.h: ``sizes`` are frames, rows, wide, table_rows; ``addend`` 0
-        where there is none."""
+        """See native/kernels/late_gelu.h: ``sizes`` are frames, rows, wide, table_rows; ``addend``
+        0 where there is none."""
         pointers = (_POINTER * len(terms))(*terms)
         return self._outcome(
             self._late_gelu(_numbers(sizes), scalar, pointers, table, times, addend, output, stream)
@@ -131,7 +131,7 @@ class KernelLibrary:
         if status == _REFUSED:
             return reason
         raise EngineError(
-            f"{self.path}: CUDA: {reason}", "kernels built for this GPU and driver", _REBUILD
+            f"{self.path}: CUDA: {reason}; expected kernels built for this GPU and driver", _REBUILD
         )
 
 

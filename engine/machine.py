@@ -39,18 +39,18 @@ def describe_machine(
         return {**machine, "plugins": sha256_of(library)}
     except OSError as error:
         raise EngineError(
-            f"{library}: {error.strerror}", "the plugin library", "build the package again"
+            f"{library}: {error.strerror}; expected the plugin library", "build the package again"
         ) from error
 
 
 def check_machine(folder: Path, manifest: Manifest, here: Mapping[str, str]) -> None:
     """Raise EngineError unless the engines of an engine directory run on a machine."""
     if not manifest.machine:
-        raise EngineError(f"{folder}: engines of an unknown machine", "its name", REBUILD)
+        raise EngineError(f"{folder}: engines of an unknown machine; expected its name", REBUILD)
     if found := list(differences(manifest.machine, here)):
         raise EngineError(
-            f"{folder}: its engines were built for {', '.join(found)}",
-            "the machine that they were built on",
+            f"{folder}: its engines were built for {', '.join(found)}"
+            "; expected the machine that they were built on",
             f"build them here with `llava-st export --checkpoint DIR --target {manifest.target} "
             f"--precision {manifest.precision} --out {folder}`",
         )

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_st_ros.atomic_files import write_text
 from llava_st_ros.errors import EngineError
-from llava_st_ros.whole_files import write_text
 
 NAME = "manifest.json"
 FORMAT = 1  # of the manifest, and of what goes into the graphs and comes out
@@ -76,24 +76,30 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineError(
-            f"{folder}: no {NAME}", "an engine directory whose export ended", REBUILD
+            f"{folder}: no {NAME}; expected an engine directory whose export ended", REBUILD
         ) from None
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: {error}", "readable JSON", REBUILD) from error
+        raise EngineError(f"{path}: {error}; expected readable JSON", REBUILD) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise EngineError(f"{path}: format {found!r}", f"format {FORMAT}", REBUILD)
+        raise EngineError(f"{path}: format {found!r}; expected format {FORMAT}", REBUILD)
     signature = values.pop("signature", None)
     if signature != _signature(values):
-        raise EngineError(f"{path}: edited since its export", "the manifest as written", REBUILD)
+        raise EngineError(
+            f"{path}: edited since its export; expected the manifest as written", REBUILD
+        )
     try:
         files = {name: File(**value) for name, value in values["files"].items()}
         manifest = Manifest(**{**values, "files": files})
         missing = sorted(set(manifest.graphs.values()) - set(files))
     except (AttributeError, KeyError, TypeError) as error:
-        raise EngineError(f"{path}: {error}", "a manifest of this version", REBUILD) from error
+        raise EngineError(
+            f"{path}: {error}; expected a manifest of this version", REBUILD
+        ) from error
     if missing:
-        raise EngineError(f"{path}: no file {', '.join(missing)}", "each graph's file", REBUILD)
+        raise EngineError(
+            f"{path}: no file {', '.join(missing)}; expected each graph's file", REBUILD
+        )
     return manifest
 
 
@@ -117,15 +123,17 @@ def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> Non
             size = path.stat().st_size if path.is_file() else None
             if size != expected.size:
                 found = "not there" if size is None else f"{size} bytes"
-                raise EngineError(f"{path}: {found}", f"{expected.size} bytes", REBUILD)
+                raise EngineError(f"{path}: {found}; expected {expected.size} bytes", REBUILD)
             if (whole or size <= HASHED_AT_LOAD) and sha256_of(path) != expected.sha256:
                 raise EngineError(
-                    f"{path}: another content than at its export",
-                    f"SHA-256 {expected.sha256}",
+                    f"{path}: another content than at its export"
+                    f"; expected SHA-256 {expected.sha256}",
                     REBUILD,
                 )
         except OSError as error:
-            raise EngineError(f"{path}: {error.strerror}", "a readable file", REBUILD) from error
+            raise EngineError(
+                f"{path}: {error.strerror}; expected a readable file", REBUILD
+            ) from error
 
 
 def fingerprint(checkpoint: Path) -> str:

@@ -58,19 +58,19 @@ class Runtime:
         if library is not None:
             load_plugins(self._runtime.get_plugin_registry(), library, self.logger)
 
-    def deserialise(self, path: Path) -> Any:
+    def deserialize(self, path: Path) -> Any:
         """The ICudaEngine of a file. Raises EngineError."""
         try:
             # Mapped: weights must not be in memory twice.
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:
                 engine = self._runtime.deserialize_cuda_engine(m)
         except (OSError, ValueError) as error:
-            raise EngineError(f"{path}: {error}", "an engine file", REBUILD) from error
+            raise EngineError(f"{path}: {error}; expected an engine file", REBUILD) from error
         if engine is None:
             raise EngineError(
                 f"{path}: TensorRT {self.tensorrt.__version__} does not load it: "
-                f"{self.logger.said}",
-                "an engine built by this TensorRT on this GPU",
+                f"{self.logger.said}"
+                "; expected an engine built by this TensorRT on this GPU",
                 REBUILD,
             )
         return engine
@@ -91,7 +91,7 @@ class Session:
     ) -> None:
         self._path, self._runtime, self._device = path, runtime, device
         device.use()
-        self._engine = runtime.deserialise(path)
+        self._engine = runtime.deserialize(path)
         modes, places = runtime.tensorrt.TensorIOMode, runtime.tensorrt.TensorLocation
         self.inputs, self.outputs = self._tensors(modes.INPUT), self._tensors(modes.OUTPUT)
         self._on_host = {
@@ -107,7 +107,7 @@ class Session:
 
     def __del__(self) -> None:
         with suppress(BackendError):
-            self._device.synchronise()  # contexts that run must not go
+            self._device.synchronize()  # contexts that run must not go
 
     @property
     def scratch_size(self) -> int:
@@ -131,8 +131,8 @@ class Session:
         index = nearest_profile(self.profiles, shapes)
         if index is None:
             raise BackendError(
-                f"{self._path.name}: {misfit(self.profiles, shapes)}",
-                "sizes that it was built for",
+                f"{self._path.name}: {misfit(self.profiles, shapes)}"
+                "; expected sizes that it was built for",
                 "keep fewer frames or ask less at once, or export with wider profiles",
             )
         self._device.use()
@@ -149,7 +149,7 @@ class Session:
             elif bound[name] is not array:
                 self._device.copy(bound[name], array)
         if any(array.device.kind == "cpu" for array in outputs.values()):
-            self._device.synchronise()
+            self._device.synchronize()
 
     def _tensors(self, mode: Any) -> dict[str, np.dtype]:
         engine = self._engine
@@ -162,7 +162,7 @@ class Session:
         for name, found in types.items():
             if found not in DTYPES:
                 raise EngineError(
-                    f"{self._path}: {name} is {found}", f"one of {', '.join(DTYPES)}", REBUILD
+                    f"{self._path}: {name} is {found}; expected one of {', '.join(DTYPES)}", REBUILD
                 )
         return {name: DTYPES[found] for name, found in types.items()}
 
@@ -173,8 +173,8 @@ class Session:
             if context and context.set_optimization_profile_async(profile, self._device.stream):
                 return context
         raise EngineError(
-            f"{self._path}: TensorRT cannot run it: {self._runtime.logger.said}",
-            "an engine that runs on this GPU",
+            f"{self._path}: TensorRT cannot run it: {self._runtime.logger.said}"
+            "; expected an engine that runs on this GPU",
             "free memory of the GPU, or export it again",
         )
 
@@ -197,7 +197,7 @@ class Session:
             return
         self._recorded[key] = context, graph
         if len(self._recorded) > RECORDED:
-            self._device.synchronise()
+            self._device.synchronize()
             self._recorded.popitem(last=False)
 
     def _set(self, context: Any, bound: Mapping[str, DeviceArray]) -> None:
@@ -209,8 +209,9 @@ class Session:
         for name, array in bound.items():
             if name in self.outputs and tuple(context.get_tensor_shape(name)) != array.shape:
                 raise BackendError(
-                    f"{self._path.name}: {name} {list(array.shape)}",
-                    str(list(context.get_tensor_shape(name))),
+                    f"{self._path.name}: {name} {list(array.shape)}"
+                    + "; expected "
+                    + (str(list(context.get_tensor_shape(name)))),
                     "export the checkpoint again",
                 )
 
@@ -220,8 +221,8 @@ class Session:
 
     def _refused(self, what: str) -> NoReturn:
         raise BackendError(
-            f"{self._path.name}: TensorRT {what}: {self._runtime.logger.said}",
-            "a graph that runs",
+            f"{self._path.name}: TensorRT {what}: {self._runtime.logger.said}"
+            "; expected a graph that runs",
             REBUILD,
         )
 
@@ -257,8 +258,9 @@ class Session:
     def _check_dtype(self, name: str, array: DeviceArray, known: Mapping[str, np.dtype]) -> None:
         if known.get(name) != array.dtype:
             raise BackendError(
-                f"{self._path.name}: {name} {array.dtype}",
-                str(known.get(name, f"one of {', '.join(known)}")),
+                f"{self._path.name}: {name} {array.dtype}"
+                + "; expected "
+                + (str(known.get(name, f"one of {', '.join(known)}"))),
                 REBUILD,
             )
 

@@ -20,8 +20,7 @@ def load_tensorrt(name: str = "") -> ModuleType:
         except ImportError:
             continue
     raise BackendError(
-        f"no {name or ' nor '.join(RUNTIMES)}",
-        "TensorRT's Python package",
+        f"no {name or ' nor '.join(RUNTIMES)}; expected TensorRT's Python package",
         "install it: JetPack brings tensorrt; elsewhere pip install tensorrt or tensorrt-rtx-cu13",
     )
 
@@ -51,7 +50,7 @@ def load_plugins(registry: Any, library: Path, logger: Any) -> None:
         handle, logger.said = None, str(error)
     if handle is None:
         raise EngineError(
-            f"{library}: TensorRT does not load this plugin library: {logger.said}",
-            "the library built for this TensorRT and GPU",
+            f"{library}: TensorRT does not load this plugin library: {logger.said}"
+            "; expected the library built for this TensorRT and GPU",
             "build the package again on this machine, then export again",
         )

@@ -1,1 +1,1 @@
-"""From a checkpoint to engines: ONNX export, quantisation, engine builds and their checks."""
+"""From a checkpoint to engines: ONNX export, quantization, engine builds and their checks."""

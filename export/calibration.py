@@ -18,10 +18,10 @@ from llava_st_ros.engine.device_arrays import DeviceArray
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_cases
-from llava_st_ros.evaluation.sources import BagSource, Source, VideoSource
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.media.sources import BagSource, Source, VideoSource
 from llava_st_ros.records import Query, Task
+from llava_st_ros.text.tokenizer import Tokenizer
 
 SPLIT = "train"  # never one that anything is measured on
 SEED = 20282
@@ -70,8 +70,7 @@ class FootageQuestions:
     def __post_init__(self) -> None:
         if not self.words:
             raise ConfigError(
-                f"footage {self.footage[0]} without a question",
-                "what is asked about it",
+                f"footage {self.footage[0]} without a question; expected what is asked about it",
                 "give --query, also more than once",
             )
         for path in self.footage:

@@ -22,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
+from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.backends import needed_tokenizer, run_engine
 from llava_st_ros.backends.engine_files import COORDINATES, open_engine
 from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
 from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.checkpoint_config import write_config
 from llava_st_ros.engine.manifest import NAME as MANIFEST
 from llava_st_ros.engine.manifest import (
     Manifest,
@@ -36,18 +38,16 @@ from llava_st_ros.engine.manifest import (
 )
 from llava_st_ros.errors import ConfigError, DataError, EngineError
 from llava_st_ros.evaluation.simulated import ClipCases
-from llava_st_ros.export.accuracy import Answers, answer, compare_answers, simulated_clips
-from llava_st_ros.export.bisect import bisect
 from llava_st_ros.export.calibration import Questions, record
 from llava_st_ros.export.onnx import graphs, write
-from llava_st_ros.export.proof import Observation, Proof, check, compare, observe
 from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
 from llava_st_ros.export.runtimes import runtime_of
 from llava_st_ros.export.target import Bounds, Target, read_target
+from llava_st_ros.export.validate.accuracy import Answers, answer, compare_answers, simulated_clips
+from llava_st_ros.export.validate.bisect import bisect
+from llava_st_ros.export.validate.proof import Observation, Proof, check, compare, observe
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
-from llava_st_ros.model.geometry import write_config
-from llava_st_ros.model.prompt_layout import AXES
-from llava_st_ros.whole_files import whole_folder
+from llava_st_ros.text.prompt_layout import AXES
 
 INT8, INT4 = "int8", "int4"
 QUANTISED = (INT8, INT4)
@@ -86,12 +86,14 @@ def export_checkpoint(
     runtime = runtime_of(target, device or target.device, plugins)  # before the work
     _check_place(out)
     if precision == INT8 and questions is None:
-        raise ConfigError("int8 without questions", "some to take scales from", "give questions")
+        raise ConfigError(
+            "int8 without questions; expected some to take scales from", "give questions"
+        )
     checkpoint = load_checkpoint(folder, overrides=overrides, dtype=dtype_of(target, precision))
     config = checkpoint.config
     if precision == INT8 or clips:
         needed_tokenizer(checkpoint.tokenizer, folder)
-    with _to_disk(out), whole_folder(out) as aside:
+    with _to_disk(out), atomic_folder(out) as aside:
         _write_model_files(checkpoint, aside)
         manifest = Manifest(
             backend=target.backend,
@@ -123,13 +125,13 @@ def export_checkpoint(
         on_step("proof")
         proof = _prove(folder, overrides, aside, device or target.device, clips)
         failed = locate and proof.problems(bounds)
-        check(proof, bounds, _partings(aside, folder, bounds, overrides) if failed else ())
+        check(proof, bounds, _divergences(aside, folder, bounds, overrides) if failed else ())
         replace(manifest, proof=proof.values()).write(aside)
     return proof
 
 
 def dtype_of(target: Target, precision: str) -> torch.dtype:
-    """What the graphs compute in; of a quantised precision, what is not quantised."""
+    """What the graphs compute in; of a quantized precision, what is not quantized."""
     if precision in QUANTISED:
         precision = "float32" if target.device == "cpu" else "float16"
     return DTYPES[precision]
@@ -166,8 +168,7 @@ def verify(
         _check_onnx(manifest.backend)
     if fingerprint(source) != manifest.checkpoint:
         raise EngineError(
-            f"{source}: another checkpoint",
-            f"the one from which {folder} was made",
+            f"{source}: another checkpoint; expected the one from which {folder} was made",
             "name that checkpoint, or export this one",
         )
     target = read_target(manifest.target)
@@ -175,7 +176,7 @@ def verify(
     proof = _prove(source, None, folder, device or target.device, clips)
     problems = proof.problems(bounds)
     if locate and problems:
-        problems += _partings(folder, source, bounds, None)
+        problems += _divergences(folder, source, bounds, None)
     return proof, problems
 
 
@@ -183,13 +184,12 @@ def _check_onnx(backend: str) -> None:
     """EngineError unless the runtime's graphs can be looked into."""
     if backend != ONNXRUNTIME:
         raise EngineError(
-            f"graphs of {backend} to look into",
-            f"those of {ONNXRUNTIME}",
+            f"graphs of {backend} to look into; expected those of {ONNXRUNTIME}",
             "look into an export of the same precision for target cpu",
         )
 
 
-def _partings(
+def _divergences(
     folder: Path, source: Path, bounds: Bounds, overrides: Mapping[str, Any] | None
 ) -> list[str]:
     """Where the graphs of an engine directory for ONNX Runtime first part from those of its
@@ -225,7 +225,7 @@ def _prove(
     expected, answers, seen = _of_the_checkpoint(source, overrides, clips)
     files = open_engine(folder, read_manifest(folder).backend)
     engine = run_engine(files, device=device)
-    proof = compare(expected, observe(engine, taught=expected.answers))
+    proof = compare(expected, observe(engine, teacher_forced=expected.answers))
     if answers is None:
         return proof
     theirs = answer(engine, needed_tokenizer(files.tokenizer, folder), seen)
@@ -252,20 +252,17 @@ def _check_place(out: Path) -> None:
         if not out.exists():
             return
         if out.is_mount():
-            raise DataError(f"{out}: a mount point", "a folder below it", "name one")
+            raise DataError(f"{out}: a mount point; expected a folder below it")
         found = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
         known = {MANIFEST, *read_manifest(out).files} if is_engine_directory(out) else set()
     except OSError as error:
-        raise DataError(
-            f"{out}: {error.strerror}", "a folder to write to", "name another"
-        ) from error
+        raise DataError(f"{out}: {error.strerror}; expected a folder to write to") from error
     except EngineError:
         known = set()
     if found - known:
         raise DataError(
-            f"{out}: there already, with {sorted(found - known)[0]}",
-            "a new folder, or an engine directory to replace",
-            "name another",
+            f"{out}: there already, with {sorted(found - known)[0]}"
+            "; expected a new folder, or an engine directory to replace",
         )
 
 
@@ -289,7 +286,7 @@ def _to_disk(out: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         where = getattr(error, "filename", None) or out
         raise DataError(
-            f"{where}: {getattr(error, 'strerror', None) or error}",
-            f"room for the engines and leave to write {out}",
+            f"{where}: {getattr(error, 'strerror', None) or error}"
+            f"; expected room for the engines and leave to write {out}",
             "free some, or name another folder",
         ) from error

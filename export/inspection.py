@@ -10,7 +10,7 @@ import onnx
 import onnx_ir
 
 from llava_st_ros.errors import EngineError
-from llava_st_ros.export.region_attention import DOMAIN
+from llava_st_ros.export.graphs.region_attention import DOMAIN
 
 
 def inspect_graph(path: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def inspect_graph(path: Path) -> dict[str, Any]:
     try:
         model = onnx_ir.from_proto(onnx.load(path, load_external_data=False))
     except Exception as error:  # protobuf's own
-        raise EngineError(f"{path}: {error}", "an ONNX file", "export again") from error
+        raise EngineError(f"{path}: {error}; expected an ONNX file", "export again") from error
     graph = model.graph
     weights = [value.const_value for value in graph.initializers.values()]
     by_type = Counter()

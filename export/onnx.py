@@ -22,10 +22,10 @@ from torch import nn
 from torch.export import Dim
 
 from llava_st_ros.errors import EngineError
-from llava_st_ros.export.language_graph import LanguageGraph
-from llava_st_ros.export.packer_graph import ImageGraph, PackerGraph
-from llava_st_ros.export.region_attention import OPSET, TRANSLATIONS, with_body
-from llava_st_ros.export.vision_graph import VisionGraph
+from llava_st_ros.export.graphs.language import LanguageGraph
+from llava_st_ros.export.graphs.packer import ImageGraph, PackerGraph
+from llava_st_ros.export.graphs.region_attention import OPSET, TRANSLATIONS, with_body
+from llava_st_ros.export.graphs.vision import VisionGraph
 from llava_st_ros.model.llava_st import LlavaST
 
 TESTED = "2.13"
@@ -129,8 +129,7 @@ def write(graph: Graph, path: Path) -> None:
             )
         except torch.onnx.OnnxExporterError as error:
             raise EngineError(
-                f"{graph.name}: {str(error).splitlines()[0]}",
-                "a graph that torch exports",
+                f"{graph.name}: {str(error).splitlines()[0]}; expected a graph that torch exports",
                 f"use torch {TESTED}, with which this is tested",
             ) from error
     model = program.model

@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.export.language_graph import LanguageGraph
-from llava_st_ros.export.packer_graph import PackerGraph
-from llava_st_ros.export.profiles import ANSWER, WORDS
-from llava_st_ros.export.vision_graph import VisionGraph
-from llava_st_ros.language.prompt import visual_block
+from llava_st_ros.export.graphs.language import LanguageGraph
+from llava_st_ros.export.graphs.packer import PackerGraph
+from llava_st_ros.export.graphs.vision import VisionGraph
+from llava_st_ros.export.tensorrt.profiles import ANSWER, WORDS
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.text.prompt import visual_block
 
 BOARDS = Path(__file__).parent / "boards.yaml"
 GEOMETRIES = Path(__file__).parent / "geometries"  # config.json of models whose weights are far
@@ -120,12 +120,12 @@ def boards() -> list[Board]:
 def make_plan(config: ModelConfig, precision: str) -> Plan:
     """Raises ConfigError for an unknown precision."""
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "choose")
+        raise ConfigError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     sizes = PRECISIONS[precision]
     dtype = torch.float32 if sizes.rest == 4 else torch.float16
     with torch.device("meta"):
         model = LlavaST(config)
-        model.materialise_buffers("meta")
+        model.materialize_buffers("meta")
         model.to(dtype)
         parts: dict[str, nn.Module] = {
             "vision": VisionGraph(model),
@@ -171,7 +171,7 @@ def make_plan(config: ModelConfig, precision: str) -> Plan:
 
 
 def _weights(part: nn.Module, sizes: Precision) -> float:
-    """Bytes of a graph's weights. Matrices inside the decoder's layers may be quantised; the
+    """Bytes of a graph's weights. Matrices inside the decoder's layers may be quantized; the
     table, the head and everything else keep their precision."""
     layers = getattr(part, "layers", None) if isinstance(part, LanguageGraph) else None
     matrices = {

@@ -1,7 +1,7 @@
 """Exported graphs in fewer bits, written into their own files.
 
 Only products with a constant matrix are touched. Embeddings and head keep their precision: their
-rows are words and coordinates, and between two neighbouring coordinates lies little.
+rows are words and coordinates, and between two neighboring coordinates lies little.
 
 int8: activations and weights, explicit QuantizeLinear and DequantizeLinear around each product,
 scales from recorded inputs (``export.calibration``). int4: weights alone, in groups that share a
@@ -33,11 +33,11 @@ ON_INT8 = 4  # MatMulNBits' accuracy_level: activations in int8 too, inside the 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a runtime takes for quantised products.
+    """What a runtime takes for quantized products.
 
     ``activations`` are uint8 with a zero point, which x86 multiplies fastest, or int8 without one,
-    all that TensorRT knows. With ``gemm`` that operator is quantised too, its bias in int32: ONNX
-    Runtime makes Gemms of MatMul and Add before it looks at what is quantised, and then takes their
+    all that TensorRT knows. With ``gemm`` that operator is quantized too, its bias in int32: ONNX
+    Runtime makes Gemms of MatMul and Add before it looks at what is quantized, and then takes their
     weights for float32; TensorRT knows no such bias. ``weights`` of int4 are one operator with
     their product (ONNX Runtime's MatMulNBits: QOperator) or a DequantizeLinear before it (QDQ).
     """
@@ -86,8 +86,7 @@ def quantize_int8(path: Path, feeds: Iterable[Feed], vocabulary: int, dialect: D
         )
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise EngineError(
-            f"{path}: {str(error).splitlines()[0]}",
-            "a graph that ONNX Runtime quantises",
+            f"{path}: {str(error).splitlines()[0]}; expected a graph that ONNX Runtime quantises",
             "choose another precision",
         ) from error
     save(onnx_ir.load(made), path)
@@ -105,8 +104,8 @@ def quantize_int4(path: Path, vocabulary: int, dialect: Dialect) -> None:
     group = next((g for g in GROUPS if not any(count % g for count in rows)), None)
     if group is None:
         raise EngineError(
-            f"{path}: matrices of {', '.join(map(str, sorted(rows)))} rows in int4",
-            f"multiples of {GROUPS[-1]}",
+            f"{path}: matrices of {', '.join(map(str, sorted(rows)))} rows in int4"
+            f"; expected multiples of {GROUPS[-1]}",
             "choose another precision",
         )
     if dialect.weights is QuantFormat.QDQ:

@@ -12,9 +12,9 @@ from llava_st_ros.backends.onnxruntime import check_device
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.manifest import sha256_of
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.export.graphs.region_attention import as_plugin, decomposed
 from llava_st_ros.export.onnx import rewrite
 from llava_st_ros.export.quantize import ONNX_RUNTIME, TENSORRT, Dialect
-from llava_st_ros.export.region_attention import as_plugin, decomposed
 from llava_st_ros.export.target import Target
 
 
@@ -45,7 +45,8 @@ def runtime_of(target: Target, device: str, plugins: Path | None = None) -> Runt
         return TensorRT(target, plugins)
     if plugins is not None:
         raise ConfigError(
-            f"a plugin library for target {target.name}", "a target of TensorRT", "leave it out"
+            f"a plugin library for target {target.name}; expected a target of TensorRT",
+            "leave it out",
         )
     return OnnxRuntime(device)
 
@@ -67,7 +68,7 @@ class TensorRT:
     dialect = TENSORRT
 
     def __init__(self, target: Target, plugins: Path | None) -> None:
-        from llava_st_ros.export.tensorrt_engines import prepare
+        from llava_st_ros.export.tensorrt.engines import prepare
 
         self._target, self._plugins = target, plugins
         self._tensorrt, self._settings = prepare(target, plugins)
@@ -76,7 +77,7 @@ class TensorRT:
         """Engines, in the place of the ONNX files, and the plugin library beside them."""
         from llava_st_ros.engine.cuda_device import CudaDevice
         from llava_st_ros.engine.machine import describe_machine
-        from llava_st_ros.export.tensorrt_engines import build_engines
+        from llava_st_ros.export.tensorrt.engines import build_engines
 
         assert self._target.tensorrt is not None
         paths = {name: folder / file for name, file in graphs.items()}

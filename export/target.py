@@ -49,9 +49,8 @@ class Target:
         """Raises ConfigError for a precision that the target does not take."""
         if precision not in self.precisions:
             raise ConfigError(
-                f"precision {precision!r} for target {self.name}",
-                f"one of {', '.join(self.precisions)}",
-                "choose one",
+                f"precision {precision!r} for target {self.name}"
+                f"; expected one of {', '.join(self.precisions)}",
             )
         return self.precisions[precision]
 
@@ -63,7 +62,7 @@ def target_names() -> list[str]:
 def read_target(name: str) -> Target:
     """A target by its name. Raises ConfigError."""
     if name not in target_names():
-        raise ConfigError(f"target {name!r}", f"one of {', '.join(target_names())}", "choose one")
+        raise ConfigError(f"target {name!r}; expected one of {', '.join(target_names())}")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     precisions = {
         precision: Bounds(**{name: float(value) for name, value in bounds.items()})

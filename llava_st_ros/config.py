@@ -75,7 +75,7 @@ class SpecialTokens:
 class ModelConfig:
     """Everything about a checkpoint's geometry.
 
-    ``compat`` chooses between the published code's behaviour ("released": fast tokens and width
+    ``compat`` chooses between the published code's behavior ("released": fast tokens and width
     inputs never reach the language model) and the paper's ("paper").
     ``num_frames`` is how many frames a window holds; frame i of a window uses row i of the
     temporal table, so it is at most ``num_temporal_tokens``.
@@ -97,19 +97,19 @@ class ModelConfig:
         region, grid = self.packer.spatial_region, self.grid
         if self.compat not in ("released", "paper"):
             raise ConfigError(
-                f"compat {self.compat!r}", "'released' or 'paper'", "set llava_st.compat"
+                f"compat {self.compat!r}; expected 'released' or 'paper'", "set llava_st.compat"
             )
         if grid == 0 or grid % (region * region):
             raise ConfigError(
-                f"a grid of {grid} ({self.image_size} px in patches of {self.patch_size})",
-                f"one divisible by the spatial region twice ({region} x {region})",
+                f"a grid of {grid} ({self.image_size} px in patches of {self.patch_size})"
+                f"; expected one divisible by the spatial region twice ({region} x {region})",
                 "change image_size or patch_size",
             )
         self.check_frames(self.num_frames)
         if self.num_frames > self.num_temporal_tokens:
             raise ConfigError(
-                f"{self.num_frames} frames with {self.num_temporal_tokens} temporal rows",
-                "at most one frame a row",
+                f"{self.num_frames} frames with {self.num_temporal_tokens} temporal rows"
+                "; expected at most one frame a row",
                 "lower num_frames",
             )
         for name, width, heads in (
@@ -119,17 +119,16 @@ class ModelConfig:
         ):
             if heads < 1 or width % heads:
                 raise ConfigError(
-                    f"a {name} of width {width} with {heads} heads",
-                    "a width divisible by the heads",
-                    "correct the config",
+                    f"a {name} of width {width} with {heads} heads"
+                    "; expected a width divisible by the heads",
                 )
 
     def check_frames(self, frames: int) -> None:
         """Raise ConfigError unless ``frames`` fill whole temporal regions."""
         if frames < 1 or frames % self.packer.temporal_region:
             raise ConfigError(
-                f"{frames} frames",
-                f"a positive multiple of the temporal region ({self.packer.temporal_region})",
+                f"{frames} frames; expected a positive multiple of the temporal region "
+                f"({self.packer.temporal_region})",
                 "change num_frames",
             )
 
@@ -138,12 +137,12 @@ class ModelConfig:
         temporal table. Raises BackendError, ConfigError."""
         rows = self.num_temporal_tokens
         if not frames:
-            raise BackendError("no frames", "a window of frames", "push frames first")
+            raise BackendError("no frames; expected a window of frames", "push frames first")
         if len(time_indices) != frames or any(not 0 <= index < rows for index in time_indices):
             raise BackendError(
                 f"{frames} frames with {len(time_indices)} time indices, "
-                f"{min(time_indices, default=0)} to {max(time_indices, default=0)}",
-                f"for each a row of the temporal table, 0 to {rows - 1}",
+                f"{min(time_indices, default=0)} to {max(time_indices, default=0)}"
+                f"; expected for each a row of the temporal table, 0 to {rows - 1}",
                 "index the frames by their place in the window",
             )
         self.check_frames(frames)
@@ -217,7 +216,7 @@ class StreamConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "window_seconds", "buffer_frames", "buffer_bytes", "reset_seconds")
         if not 0.0 <= self.history <= 1.0:
-            raise ConfigError(f"history {self.history}", "a share in [0, 1]", "correct it")
+            raise ConfigError(f"history {self.history}; expected a share in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ class GrounderConfig:
     constrained: bool = True  # follow the task's grammar
     # From this probability on, that nothing matches is a standing query's answer; 1: never. Lower
     # than one half: most of a stream is not what one asks about.
-    refusal: float = 0.2
+    no_match_threshold: float = 0.2
     min_confidence: float = 0.0  # groundings below it are reported but make no track
     association_iou: float = 0.3  # mean IoU on shared stamps above which it is the same object
     track_timeout_seconds: float = 3.0  # a track without an answer for this long is dropped
@@ -239,10 +238,10 @@ class GrounderConfig:
         _require_positive(
             self, "max_new_tokens", "association_iou", "track_timeout_seconds", "event_gap_seconds"
         )
-        for name in ("refusal", "min_confidence"):
+        for name in ("no_match_threshold", "min_confidence"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"{name} {value}", "a value in [0, 1]", "correct it")
+                raise ConfigError(f"{name} {value}; expected a value in [0, 1]")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GrounderConfig:
@@ -256,9 +255,9 @@ class GrounderConfig:
         try:
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: {error}", "a readable YAML file", "correct it") from error
+            raise ConfigError(f"{path}: {error}; expected a readable YAML file") from error
         if not isinstance(loaded, Mapping):
-            raise ConfigError(f"{path}: {type(loaded).__name__}", "a mapping", "correct the file")
+            raise ConfigError(f"{path}: {type(loaded).__name__}; expected a mapping")
         return cls.from_mapping(loaded)
 
 
@@ -266,17 +265,13 @@ def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     names = {f.name: f for f in fields(cls)}
     for name, value in values.items():
         if name not in names:
-            raise ConfigError(
-                f"setting {name!r}", f"one of {', '.join(sorted(names))}", "correct the name"
-            )
+            raise ConfigError(f"setting {name!r}; expected one of {', '.join(sorted(names))}")
         default = names[name].default
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if isinstance(default, bool) != isinstance(value, bool) or (
             isinstance(default, (int, float)) and not isinstance(default, bool) and not number
         ):
-            raise ConfigError(
-                f"{name}: {value!r}", f"a value like {default!r}", "correct the value"
-            )
+            raise ConfigError(f"{name}: {value!r}; expected a value like {default!r}")
     return dict(values)
 
 
@@ -284,4 +279,4 @@ def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{name} {value}", "a positive number", "correct it")
+            raise ConfigError(f"{name} {value}; expected a positive number")

@@ -1,26 +1,30 @@
-"""One family of errors, each a single line: what was found, what was expected, what to do."""
+"""The package's errors: one line each, what was wrong and, where it is not obvious, what to do."""
 
 from __future__ import annotations
 
 
 class LlavaStError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base of every error that this package raises on purpose.
 
-    The message is one line so that it reads whole in a ROS log and at a shell prompt. ``code`` is
-    the exit code of a command that ends with it.
+    The message is a single line, so that it stays readable in a ROS log and at a shell prompt.
+
+    Args:
+        problem: What was wrong with the value, and what was expected.
+        remedy: What to do about it; empty where the problem already says so.
+
+    Attributes:
+        code: Exit code of a command that ends with this error.
     """
 
     code = 2
 
-    def __init__(self, found: str, expected: str, remedy: str) -> None:
-        self.found, self.expected, self.remedy = (
-            " ".join(part.split()) for part in (found, expected, remedy)
-        )
-        super().__init__(f"{self.found}; expected {self.expected}; {self.remedy}")
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem, self.remedy = (" ".join(part.split()) for part in (problem, remedy))
+        super().__init__("; ".join(part for part in (self.problem, self.remedy) if part))
 
-    def __reduce__(self) -> tuple[type[LlavaStError], tuple[str, str, str]]:
-        """From one process to another whole: by its three parts, not by the message."""
-        return type(self), (self.found, self.expected, self.remedy)
+    def __reduce__(self) -> tuple[type[LlavaStError], tuple[str, str]]:
+        """Pickle by the two parts, so that an error crosses processes unchanged."""
+        return type(self), (self.problem, self.remedy)
 
 
 class ConfigError(LlavaStError):
@@ -28,11 +32,11 @@ class ConfigError(LlavaStError):
 
 
 class CheckpointError(LlavaStError):
-    """A checkpoint folder that is not what its config says."""
+    """A checkpoint folder that does not match its config."""
 
 
 class QueryError(LlavaStError):
-    """A query that cannot be asked as it stands."""
+    """A query that is not valid."""
 
 
 class FrameError(LlavaStError):
@@ -44,8 +48,8 @@ class DataError(LlavaStError):
 
 
 class BackendError(LlavaStError):
-    """A runtime that is missing or was called against its contract."""
+    """A runtime that is missing, or a call that breaks the backend protocol."""
 
 
 class EngineError(LlavaStError):
-    """An engine directory that is not whole, or not for this machine or model."""
+    """An engine directory that is incomplete, or built for another machine or model."""

@@ -6,15 +6,15 @@ import itertools
 import threading
 from collections.abc import Callable
 
-from llava_st_ros.asking import Asker, PreparedQuery
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.fair_lock import FairLock
-from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.query_runner import PreparedQuery, QueryRunner
 from llava_st_ros.records import NANOSECONDS, Event, Frame, Grounding, Query, Tick
 from llava_st_ros.streaming.frame_buffer import FrameBuffer, StreamCounts
 from llava_st_ros.streaming.view import CameraView
+from llava_st_ros.text.tokenizer import Tokenizer
 from llava_st_ros.tracking.standing import StandingQuery
 
 
@@ -32,12 +32,12 @@ class Grounder:
     ) -> None:
         self._backend = backend
         self._config = config or GrounderConfig()
-        self._asker = Asker(backend, tokenizer, self._config)
+        self._runner = QueryRunner(backend, tokenizer, self._config)
         self._num_frames = backend.describe().model.num_frames
         # Cameras, standing queries and what follows them. Reentrant: ``cancelled`` is the caller's
         # code and may look at the queries.
-        self._state = threading.RLock()
-        self._model = FairLock()  # one answer at a time
+        self._state_lock = threading.RLock()
+        self._model_lock = FairLock()  # one answer at a time
         self._buffers: dict[str, FrameBuffer] = {}
         self._standing: dict[str, StandingQuery] = {}
         self._events: list[Event] = []  # to be told by the tick that comes or runs
@@ -48,24 +48,24 @@ class Grounder:
     @property
     def queries(self) -> tuple[Query, ...]:
         """The standing queries, in the order in which they were added."""
-        with self._state:
+        with self._state_lock:
             return tuple(standing.query for standing in self._standing.values())
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """Every camera that a frame came from."""
-        with self._state:
+        with self._state_lock:
             return tuple(self._buffers)
 
     def counts(self, camera: str) -> StreamCounts:
         """What came from a camera; zeros for one that sent nothing."""
-        with self._state:
+        with self._state_lock:
             buffer = self._buffers.get(camera)
         return buffer.counts if buffer else StreamCounts()
 
     def push(self, frame: Frame) -> None:
         """Take a frame; its image is kept by reference and must not be written to."""
-        with self._state:
+        with self._state_lock:
             buffer = self._buffers.get(frame.camera)
             if buffer is None:
                 buffer = FrameBuffer(self._config.stream, self._num_frames)
@@ -78,8 +78,8 @@ class Grounder:
         A query equal to the standing one of its id changes nothing; a different one takes its
         place, and with it tracks and events begin anew.
         """
-        prepared = self._asker.prepare(query, self._config.refusal)
-        with self._state:
+        prepared = self._runner.prepare(query, self._config.no_match_threshold)
+        with self._state_lock:
             standing = self._stand(prepared)
             old = self._standing.get(query.id)
             if old is not None and old.query == query:
@@ -89,12 +89,10 @@ class Grounder:
 
     def remove_query(self, query_id: str) -> None:
         """Forget a standing query; its events end at the next tick. QueryError if unknown."""
-        with self._state:
+        with self._state_lock:
             if not self._remove(query_id):
                 known = ", ".join(sorted(self._standing)) or "none stands"
-                raise QueryError(
-                    f"no standing query {query_id!r}", f"one of: {known}", "check the id"
-                )
+                raise QueryError(f"no standing query {query_id!r}; expected one of: {known}")
 
     def configure(self, config: GrounderConfig) -> None:
         """Change how answers become tracks and events, from the next answer on.
@@ -102,14 +100,14 @@ class Grounder:
         Raises ConfigError where the stream or the decoding would change: these are settled when
         the Grounder is made.
         """
-        settled = ("stream", "max_new_tokens", "constrained", "refusal")
-        with self._state:
+        settled = ("stream", "max_new_tokens", "constrained", "no_match_threshold")
+        with self._state_lock:
             changed = [n for n in settled if getattr(config, n) != getattr(self._config, n)]
             if changed:
                 raise ConfigError(
-                    f"another {', '.join(changed)} for a running Grounder",
-                    "changes of min_confidence, association_iou, track_timeout_seconds or "
-                    "event_gap_seconds",
+                    f"another {', '.join(changed)} for a running Grounder"
+                    "; only min_confidence, association_iou, track_timeout_seconds and "
+                    "event_gap_seconds can change",
                     "make a new Grounder",
                 )
             self._config = config
@@ -118,7 +116,7 @@ class Grounder:
 
     def reset(self) -> None:
         """Forget frames, tracks and events; standing queries stay and are due at once."""
-        with self._state:
+        with self._state_lock:
             self._buffers.clear()
             for query_id, old in self._standing.items():
                 self._standing[query_id] = self._stand(old.prepared)
@@ -139,9 +137,9 @@ class Grounder:
         ``camera`` defaults to that of the query's cameras (or of all) which has the newest frame.
         Raises QueryError where the question cannot be asked, FrameError where no frame has come.
         """
-        prepared = self._asker.prepare(query)
+        prepared = self._runner.prepare(query)
         wanted = (camera,) if camera is not None else query.cameras
-        with self._state:
+        with self._state_lock:
             buffers = {
                 name: buffer
                 for name, buffer in self._buffers.items()
@@ -150,13 +148,17 @@ class Grounder:
         grounding = None
         if buffers:
             name = max(buffers, key=lambda n: buffers[n].newest or 0)
-            with self._model:
+            with self._model_lock:
                 view = CameraView(self._backend, buffers[name], now)
-                grounding = self._asker.ask(prepared, view, on_token=on_token, cancelled=cancelled)
+                grounding = self._runner.ask(prepared, view, on_token=on_token, cancelled=cancelled)
         if grounding is None:
             raise FrameError(
-                f"no frame yet from {_named(wanted)}" + ("" if now is None else f" up to {now} ns"),
-                "a camera that has sent frames" + _having(self.cameras),
+                (
+                    f"no frame yet from {_named(wanted)}"
+                    + ("" if now is None else f" up to {now} ns")
+                )
+                + "; expected "
+                + ("a camera that has sent frames" + _having(self.cameras)),
                 "check the camera's name, its topic and that it publishes",
             )
         return grounding
@@ -168,7 +170,7 @@ class Grounder:
         expiry has passed since its first tick. Returns the new answers, all living tracks and the
         events that changed. An answer whose query was removed or replaced meanwhile is dropped.
         """
-        with self._state:
+        with self._state_lock:
             self._set_clock(now)
             for query_id in [s.query.id for s in self._standing.values() if s.expired(now)]:
                 self._remove(query_id)
@@ -183,11 +185,11 @@ class Grounder:
         for standing, camera in work:
             if cancelled is not None and cancelled():
                 break
-            with self._model:
+            with self._model_lock:
                 grounding = self._answer(standing, camera, now, views, cancelled)
             if grounding is not None:
                 groundings.append(grounding)
-        with self._state:
+        with self._state_lock:
             events, self._events = self._events, []
             tracks = (track for s in self._standing.values() for track in s.tracks(now))
             return Tick(tuple(groundings), tuple(tracks), tuple(events))
@@ -200,13 +202,13 @@ class Grounder:
         views: dict[str, CameraView],
         cancelled: Callable[[], bool] | None,
     ) -> Grounding | None:
-        def void() -> bool:
+        def is_stale() -> bool:
             return not self._stands(standing) or (cancelled is not None and cancelled())
 
-        with self._state:
+        with self._state_lock:
             buffer = self._buffers.get(camera)
             newest = buffer.newest if buffer is not None else None
-            if buffer is None or newest is None or void():
+            if buffer is None or newest is None or is_stale():
                 return None
             if not (standing.query.task.on_image or buffer.has_history):
                 return None
@@ -214,10 +216,10 @@ class Grounder:
                 return None
             standing.ask(camera, now)
         view = views.setdefault(camera, CameraView(self._backend, buffer))
-        grounding = self._asker.ask(standing.prepared, view, cancelled=void)
+        grounding = self._runner.ask(standing.prepared, view, cancelled=is_stale)
         window = view.window(standing.query.task.on_image)
-        with self._state:
-            if grounding is None or window is None or void():
+        with self._state_lock:
+            if grounding is None or window is None or is_stale():
                 return None
             seen = (window.generation, window.newest.stamp)
             self._events.extend(standing.answer(grounding, seen, now))

@@ -64,8 +64,7 @@ class Frame:
         shape, dtype = getattr(self.image, "shape", None), getattr(self.image, "dtype", None)
         if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or str(dtype) != "uint8":
             raise FrameError(
-                f"an image of shape {shape} and dtype {dtype}",
-                "RGB uint8 [H, W, 3]",
+                f"an image of shape {shape} and dtype {dtype}; expected RGB uint8 [H, W, 3]",
                 "convert it before making a Frame",
             )
 
@@ -190,7 +189,7 @@ class Answer:
 
     ``span`` is (first, last) time token, both included; ELC says only the end, so its first is
     that of the first box. ``boxes`` pairs each time
-    token (None for an image) with a box, in rising order. ``nothing`` is True where the model says
+    token (None for an image) with a box, in rising order. ``no_match`` is True where the model says
     that nothing in sight is what the words describe. ``problems`` says, a line each, what of the
     text could not be read; the rest is whole.
     """
@@ -202,7 +201,7 @@ class Answer:
     caption: str | None = None
     phrases: tuple[tuple[str, Box], ...] = ()
     segments: tuple[tuple[tuple[int, int], str], ...] = ()
-    nothing: bool = False
+    no_match: bool = False
     problems: tuple[str, ...] = ()
 
 

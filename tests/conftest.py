@@ -26,13 +26,13 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     says that nothing matches.
     """
     import torch
-    from stream_config import stream_config
 
-    from llava_st_ros.language.answer_format import NOTHING
     from llava_st_ros.model.checkpoint import save_checkpoint
     from llava_st_ros.model.llava_st import LlavaST
-    from llava_st_ros.model.prompt_layout import AXES
-    from llava_st_ros.model.tokenizer import train_tokenizer
+    from llava_st_ros.text.answer_format import NO_MATCH_TEXT
+    from llava_st_ros.text.prompt_layout import AXES
+    from llava_st_ros.text.tokenizer import train_tokenizer
+    from support.stream_config import stream_config
 
     tokenizer = train_tokenizer(TEXTS, 400, 20, 100)
     config = stream_config(tokenizer)
@@ -42,7 +42,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         # One feature that every state has, and that speaks against the word.
         model.model.embed_tokens.weight[:, 0] = 5.0
-        model.lm_head.weight[tokenizer.encode(NOTHING)[0], 0] = -100.0
+        model.lm_head.weight[tokenizer.encode(NO_MATCH_TEXT)[0], 0] = -100.0
         # Sure of its coordinates: of flat distributions every median is the same.
         for axis in AXES:
             model.table(axis, "output").weight *= 100.0

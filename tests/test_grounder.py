@@ -13,9 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stream_config import stream_config
 
-from llava_st_ros.asking import Asker
 from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.config import (
     GrounderConfig,
@@ -24,11 +22,7 @@ from llava_st_ros.config import (
 )
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.language.answers import format_answer
-from llava_st_ros.language.grammar import Grammar
-from llava_st_ros.language.prompt import PromptBuilder
-from llava_st_ros.language.tasks import from_query
-from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
+from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import (
     Answer,
     Box,
@@ -40,6 +34,12 @@ from llava_st_ros.records import (
     TrackState,
 )
 from llava_st_ros.streaming.view import CameraView
+from llava_st_ros.text.answers import format_answer
+from llava_st_ros.text.grammar import Grammar
+from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.text.tasks import from_query
+from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
+from support.stream_config import stream_config
 
 SECOND = 1_000_000_000
 BEGUN, ONGOING, ENDED = EventState.BEGUN, EventState.ONGOING, EventState.ENDED
@@ -361,7 +361,7 @@ def test_a_real_network_grounds_in_the_stream(tokenizer, model):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     backend = TorchBackend((LlavaST(model), model))
-    g = Grounder(backend, tokenizer, GrounderConfig(refusal=1.0))
+    g = Grounder(backend, tokenizer, GrounderConfig(no_match_threshold=1.0))
     rng = np.random.default_rng(0)
     queries = [
         BALL,
@@ -383,7 +383,7 @@ def test_a_real_network_grounds_in_the_stream(tokenizer, model):
         assert not answer.answer.problems
         assert 0.0 < answer.confidence < 1.0
         # The shared beginning changes nothing: each prompt run through whole gives the same.
-        asker = Asker(backend, tokenizer, GrounderConfig())
+        asker = QueryRunner(backend, tokenizer, GrounderConfig())
         view = WholePrompts(backend, g._buffers["camera"])
         whole = asker.ask(asker.prepare(answer.query, 1.0), view)
         assert whole.answer == answer.answer
@@ -398,16 +398,16 @@ def test_standing_queries_refuse_sooner_than_single_questions(oracle, monkeypatc
         "for_question",
         lambda *args: asked.append(args[-1]) or for_question(*args),
     )
-    g = grounder(oracle, constrained=True, refusal=0.3)
+    g = grounder(oracle, constrained=True, no_match_threshold=0.3)
     for i in range(100):
         g.push(frame(3 + i / 10))
     g.add_query(BALL)
     g.ask(BALL)
     assert asked == [0.3, 0.5]
-    with pytest.raises(ConfigError, match="another refusal for a running Grounder"):
+    with pytest.raises(ConfigError, match="another no_match_threshold for a running Grounder"):
         g.configure(GrounderConfig())
-    with pytest.raises(ConfigError, match=r"refusal 1.5; expected a value in \[0, 1\]"):
-        GrounderConfig(refusal=1.5)
+    with pytest.raises(ConfigError, match=r"no_match_threshold 1.5; expected a value in \[0, 1\]"):
+        GrounderConfig(no_match_threshold=1.5)
 
 
 def test_ask_without_frames_says_which_cameras(oracle):

@@ -11,7 +11,7 @@ from llava_st_ros.errors import BackendError, CheckpointError
 if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
     from llava_st_ros.backends.engine_files import EngineFiles
-    from llava_st_ros.model.tokenizer import Tokenizer
+    from llava_st_ros.text.tokenizer import Tokenizer
 
 # By name the packages that pip installs for it; JetPack brings its own TensorRT.
 BACKENDS = {
@@ -46,12 +46,11 @@ def load_backend(
     """
     path = Path(path)
     if name and name not in BACKENDS:
-        raise BackendError(f"backend {name!r}", f"one of {', '.join(BACKENDS)}", "choose one")
+        raise BackendError(f"backend {name!r}; expected one of {', '.join(BACKENDS)}")
     engine = is_engine_directory(path)
     if not engine and name not in ("", "torch"):
         raise BackendError(
-            f"backend {name} for {path}, which has no manifest.json",
-            "an engine directory",
+            f"backend {name} for {path}, which has no manifest.json; expected an engine directory",
             "make one with `llava-st export`",
         )
     try:
@@ -61,8 +60,7 @@ def load_backend(
     except ImportError as error:
         runtime = backend_of(path)
         raise BackendError(
-            f"{path}: {error}",
-            f"the packages of the {runtime} backend",
+            f"{path}: {error}; expected the packages of the {runtime} backend",
             f"pip install {BACKENDS[runtime]}",
         ) from error
 
@@ -75,7 +73,7 @@ def _load_checkpoint(
     from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint
 
     if precision not in DTYPES:
-        raise BackendError(f"precision {precision!r}", f"one of {', '.join(DTYPES)}", "choose one")
+        raise BackendError(f"precision {precision!r}; expected one of {', '.join(DTYPES)}")
     check_device(device)
     if threads:
         limit_threads(threads)
@@ -92,14 +90,14 @@ def _load_engine(
     manifest = read_manifest(path)
     if manifest.backend not in BACKENDS:
         raise BackendError(
-            f"{path}: an engine directory for {manifest.backend}",
-            "one for onnxruntime or tensorrt",
+            f"{path}: an engine directory for {manifest.backend}"
+            "; expected one for onnxruntime or tensorrt",
             "use the version that made it, or export again",
         )
     if precision not in ("", manifest.precision):
         raise BackendError(
-            f"precision {precision} for {path}, which is {manifest.precision}",
-            "the precision of its export, or none",
+            f"precision {precision} for {path}, which is {manifest.precision}"
+            "; expected the precision of its export, or none",
             f"export again with --precision {precision}",
         )
     from llava_st_ros.backends.engine_files import open_engine
@@ -125,8 +123,7 @@ def needed_tokenizer(tokenizer: Tokenizer | None, of: Path | str) -> Tokenizer:
     """Raises CheckpointError where there is none."""
     if tokenizer is None:
         raise CheckpointError(
-            f"{of}: no tokenizer",
-            "tokenizer.json beside the weights",
+            f"{of}: no tokenizer; expected tokenizer.json beside the weights",
             "add the tokenizer's files",
         )
     return tokenizer

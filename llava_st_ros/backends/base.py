@@ -80,7 +80,6 @@ def check_ids(config: ModelConfig, ids: np.ndarray) -> None:
     """Raise BackendError unless all ids are of the vocabulary."""
     if len(ids) and not (ids.min() >= 0 and ids.max() < config.vocabulary):
         raise BackendError(
-            f"token ids {ids.min()} to {ids.max()}",
-            f"ids 0 to {config.vocabulary - 1}",
+            f"token ids {ids.min()} to {ids.max()}; expected ids 0 to {config.vocabulary - 1}",
             "use the tokenizer that belongs to the model",
         )

@@ -9,13 +9,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from llava_st_ros.checkpoint_config import read_config, read_json
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.manifest import REBUILD, Manifest, check_files, read_manifest
 from llava_st_ros.errors import EngineError
-from llava_st_ros.model.geometry import read_config, read_json
-from llava_st_ros.model.prompt_layout import AXES
-from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import Prompt
+from llava_st_ros.text.prompt_layout import AXES
+from llava_st_ros.text.tokenizer import Tokenizer
 
 COORDINATES = "coordinates.safetensors"  # the input tables, by axis
 
@@ -52,12 +52,13 @@ def open_engine(folder: Path, backend: str) -> EngineFiles:
     manifest = read_manifest(folder)
     if manifest.backend != backend:
         raise EngineError(
-            f"{folder}: an engine directory for {manifest.backend}",
-            f"one for {backend}",
+            f"{folder}: an engine directory for {manifest.backend}; expected one for {backend}",
             f"leave the backend out, or export with a target that runs on {backend}",
         )
     if missing := sorted({"config.json", COORDINATES} - set(manifest.files)):
-        raise EngineError(f"{folder}: no {', '.join(missing)}", "all of an engine's files", REBUILD)
+        raise EngineError(
+            f"{folder}: no {', '.join(missing)}; expected all of an engine's files", REBUILD
+        )
     check_files(folder, manifest)
     config = read_config(read_json(folder / "config.json"), {})
     tokenizer = None
@@ -67,10 +68,15 @@ def open_engine(folder: Path, backend: str) -> EngineFiles:
     try:
         tables = load_file(folder / COORDINATES)
     except (OSError, SafetensorError) as error:
-        raise EngineError(f"{folder / COORDINATES}: {error}", "a whole file", REBUILD) from error
+        raise EngineError(
+            f"{folder / COORDINATES}: {error}; expected a whole file", REBUILD
+        ) from error
     if set(tables) != set(AXES):
         raise EngineError(
-            f"{folder / COORDINATES}: {', '.join(sorted(tables))}", ", ".join(AXES), REBUILD
+            f"{folder / COORDINATES}: {', '.join(sorted(tables))}"
+            + "; expected "
+            + (", ".join(AXES)),
+            REBUILD,
         )
     return EngineFiles(folder, manifest, config, tokenizer, tables)
 

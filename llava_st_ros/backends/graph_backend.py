@@ -17,12 +17,12 @@ import numpy as np
 from llava_st_ros.backends.base import BackendDescription, Cache, check_ids
 from llava_st_ros.backends.engine_files import EngineFiles
 from llava_st_ros.backends.frame_pool import FramePool, PooledFrame
+from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.device_arrays import HOST, Device, DeviceArray
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.model.preprocessing import preprocess
-from llava_st_ros.model.prompt_layout import AXES, lay_out
 from llava_st_ros.records import Prompt
+from llava_st_ros.text.prompt_layout import AXES, lay_out
 
 GRAPHS = ("vision", "image", "packer", "language")
 CACHE_STEP = 1024  # positions; a cache has room for a multiple of them
@@ -96,8 +96,7 @@ class GraphCache:
         needed = self.length + more
         if needed > self._limit:
             raise BackendError(
-                f"{needed} positions",
-                f"at most the model's {self._limit}",
+                f"{needed} positions; expected at most the model's {self._limit}",
                 "ask a shorter question or allow fewer new tokens",
             )
         rows = self.keys.shape[1]
@@ -115,9 +114,8 @@ class GraphCache:
         """Forget every position from ``length`` on; BackendError unless 0 <= length <= held."""
         if not 0 <= length <= self.length:
             raise BackendError(
-                f"truncate({length}) of a cache of {self.length} positions",
-                "a length between 0 and what it holds",
-                "correct the caller",
+                f"truncate({length}) of a cache of {self.length} positions"
+                "; expected a length between 0 and what it holds",
             )
         self.length = length
 
@@ -211,7 +209,7 @@ class GraphBackend:
 
     def prefill(self, embeddings: PromptRows, cache: Cache) -> np.ndarray:
         if not len(embeddings):
-            raise BackendError("an empty prompt", "at least one position", "correct the caller")
+            raise BackendError("an empty prompt; expected at least one position")
         last = np.array([len(embeddings) - 1])
         return self._append(embeddings, last, cache)[0]
 
@@ -227,7 +225,7 @@ class GraphBackend:
         """Append positions to the cache -> logits f32 [R, vocabulary] of some of them."""
         if not isinstance(cache, GraphCache):
             raise BackendError(
-                f"a {type(cache).__name__}", "a cache of this backend", "use new_cache()"
+                f"a {type(cache).__name__}; expected a cache of this backend", "use new_cache()"
             )
         cache.reserve(len(prompt))
         start, stop = cache.length, cache.length + len(prompt)
@@ -265,7 +263,7 @@ class GraphBackend:
             odd = sorted(set(graph.inputs) ^ inputs | set(graph.outputs) ^ outputs)
             if odd:
                 raise EngineError(
-                    f"{self._engine.graph(name)}: other inputs or outputs ({', '.join(odd[:3])})",
-                    "those of this version",
+                    f"{self._engine.graph(name)}: other inputs or outputs ({', '.join(odd[:3])})"
+                    "; expected those of this version",
                     "export the checkpoint again",
                 )

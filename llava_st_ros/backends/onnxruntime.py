@@ -44,8 +44,7 @@ class OnnxGraph:
         for value in self._session.get_outputs():
             if value.type not in DTYPES:
                 raise EngineError(
-                    f"{path}: {value.name} is a {value.type}",
-                    f"one of {', '.join(DTYPES)}",
+                    f"{path}: {value.name} is a {value.type}; expected one of {', '.join(DTYPES)}",
                     "export the checkpoint again",
                 )
             self.outputs[value.name] = DTYPES[value.type]
@@ -55,7 +54,7 @@ class OnnxGraph:
             self._run(inputs, outputs)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             raise BackendError(
-                f"ONNX Runtime: {error}", "a graph that runs", "export the checkpoint again"
+                f"ONNX Runtime: {error}; expected a graph that runs", "export the checkpoint again"
             ) from error
 
     def _run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
@@ -84,12 +83,13 @@ def check_device(name: str) -> Device:
     """ "cpu", "cuda" or "cuda:1". Raises BackendError where ONNX Runtime has no such provider."""
     kind, _, index = name.partition(":")
     if kind not in PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
-        raise BackendError(f"device {name!r}", "cpu, cuda or cuda:N", "choose one")
+        raise BackendError(f"device {name!r}; expected cpu, cuda or cuda:N")
     available = onnxruntime.get_available_providers()
     if PROVIDERS[kind] not in available:
         raise BackendError(
-            f"device {name!r}, but this ONNX Runtime has {', '.join(available)}",
-            PROVIDERS[kind],
+            f"device {name!r}, but this ONNX Runtime has {', '.join(available)}"
+            + "; expected "
+            + (PROVIDERS[kind]),
             "install onnxruntime-gpu in place of onnxruntime, or use cpu",
         )
     return HOST if kind == "cpu" else OrtDevice(int(index or 0))
@@ -117,12 +117,13 @@ def _session(
         )
     except Exception as error:  # ONNX Runtime's errors share no base of their own
         raise EngineError(
-            f"{path}: {error}", "a graph that ONNX Runtime loads", "export the checkpoint again"
+            f"{path}: {error}; expected a graph that ONNX Runtime loads",
+            "export the checkpoint again",
         ) from error
     if provider not in session.get_providers():  # it falls back to the CPU and says nothing
         raise BackendError(
-            f"device {device}, but ONNX Runtime could not start {provider}",
-            "CUDA and cuDNN of the versions that onnxruntime-gpu names",
+            f"device {device}, but ONNX Runtime could not start {provider}"
+            "; expected CUDA and cuDNN of the versions that onnxruntime-gpu names",
             "install them, or use cpu",
         )
     return session

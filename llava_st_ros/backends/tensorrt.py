@@ -41,8 +41,7 @@ class TensorRTBackend(GraphBackend):
         built_with = manifest.machine.get("runtime", RUNTIMES[0])
         if built_with not in RUNTIMES:
             raise EngineError(
-                f"{engine.folder}: engines of {built_with}",
-                f"of {' or '.join(RUNTIMES)}",
+                f"{engine.folder}: engines of {built_with}; expected of {' or '.join(RUNTIMES)}",
                 "use the version that made it, or export again",
             )
         tensorrt = load_tensorrt(built_with)
@@ -93,6 +92,6 @@ def check_device(name: str) -> CudaDevice:
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (index or "0").isdigit():
         raise BackendError(
-            f"device {name!r} for TensorRT", "cuda or cuda:N", "choose one, or leave it out"
+            f"device {name!r} for TensorRT; expected cuda or cuda:N", "choose one, or leave it out"
         )
     return CudaDevice(int(index or 0))

@@ -10,11 +10,11 @@ import torch
 from transformers import DynamicCache
 
 from llava_st_ros.backends.base import BackendDescription, Cache, check_ids
+from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.checkpoint import Checkpoint
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
-from llava_st_ros.model.preprocessing import preprocess
 from llava_st_ros.records import Prompt
 
 
@@ -33,9 +33,8 @@ class TorchCache:
         surplus = self.length - length
         if length < 0 or surplus < 0:
             raise BackendError(
-                f"truncate({length}) of a cache of {self.length} positions",
-                "a length between 0 and what it holds",
-                "correct the caller",
+                f"truncate({length}) of a cache of {self.length} positions"
+                "; expected a length between 0 and what it holds",
             )
         if surplus:
             # Negative: how many to remove. What a positive count means depends on the version.
@@ -62,7 +61,7 @@ class TorchBackend:
         self.device, self.dtype = torch.device(device), dtype
         self.model = model.to(device=self.device, dtype=dtype).eval()
         # The rotary frequencies stay float32 whatever the weights are, as in the published runs.
-        self.model.materialise_buffers(self.device)
+        self.model.materialize_buffers(self.device)
 
     def describe(self) -> BackendDescription:
         precision = str(self.dtype).removeprefix("torch.")
@@ -108,7 +107,7 @@ class TorchBackend:
     @torch.inference_mode()
     def prefill(self, embeddings: torch.Tensor, cache: Cache) -> np.ndarray:
         if not len(embeddings):
-            raise BackendError("an empty prompt", "at least one position", "correct the caller")
+            raise BackendError("an empty prompt; expected at least one position")
         return self._logits(self._append(embeddings, cache)[-1])
 
     @torch.inference_mode()
@@ -128,13 +127,12 @@ class TorchBackend:
     def _append(self, embeddings: torch.Tensor, cache: Cache) -> torch.Tensor:
         if not isinstance(cache, TorchCache):
             raise BackendError(
-                f"a {type(cache).__name__}", "a cache of this backend", "use new_cache()"
+                f"a {type(cache).__name__}; expected a cache of this backend", "use new_cache()"
             )
         limit = self.config.language.max_position_embeddings
         if cache.length + len(embeddings) > limit:
             raise BackendError(
-                f"{cache.length + len(embeddings)} positions",
-                f"at most the model's {limit}",
+                f"{cache.length + len(embeddings)} positions; expected at most the model's {limit}",
                 "ask a shorter question or allow fewer new tokens",
             )
         return self.model.decode(embeddings.unsqueeze(0), cache=cache.states)[0]
@@ -150,7 +148,7 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise BackendError(
-            f"device {device!r}: {reason}", "a device of this machine", "use cpu"
+            f"device {device!r}: {reason}; expected a device of this machine", "use cpu"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The package's CUDA kernels (engine/kernels) behind the torch operators of the packer."""
+"""The package's CUDA kernels (engine/native/kernels) behind the torch operators of the packer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from llava_st_ros.engine.kernel_library import SCALARS, KernelLibrary, find_kernels
-from llava_st_ros.model.late_gelu import late_gelu, late_gelu_in_torch
-from llava_st_ros.model.region_attention import region_attention, region_attention_in_torch
+from llava_st_ros.model.packer.late_gelu import late_gelu, late_gelu_in_torch
+from llava_st_ros.model.packer.region_attention import region_attention, region_attention_in_torch
 
 
 def use_kernels(path: Path | None = None) -> bool:

@@ -18,7 +18,7 @@ from llava_st_ros.backends.torch_kernels import use_kernels
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.checkpoint import Checkpoint
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
-from llava_st_ros.model.streaming_packer import PackedWindow, StreamedFrame, StreamingPacker
+from llava_st_ros.model.packer.streaming import PackedWindow, StreamedFrame, StreamingPacker
 
 WIDE = 512  # the packer's attention width from which on the streaming form is the faster one
 

@@ -58,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import backend_of
-    from llava_st_ros.evaluation.report import as_json, as_table, summarise
+    from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.evaluation.report import as_json, as_table, summarize
     from llava_st_ros.evaluation.simulated_scores import Measurement, measure
-    from llava_st_ros.model_path import default_model
 
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value < 1:
-            raise ConfigError(f"{name} {value}", "at least 1", "correct it")
+            raise ConfigError(f"{name} {value}; expected at least 1")
     folder = args.model or default_model(args.backend, args.device)
     measurement = Measurement(
         model=folder,
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     with _progress(args.n) as advance:
         scores = measure(measurement, args.n, args.workers, advance)
-    rows = summarise(scores.seeing, scores.blind if args.blind else None)
+    rows = summarize(scores.seeing, scores.blind if args.blind else None)
     if args.json:
         report = as_json(
             rows,
@@ -107,9 +107,9 @@ def _subjects(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name.upper() not in known:
-            raise ConfigError(f"task {name!r}", f"some of {', '.join(SUBJECTS)}", "correct --tasks")
+            raise ConfigError(f"task {name!r}; expected some of {', '.join(SUBJECTS)}")
     if not names:
-        raise ConfigError("no task", f"some of {', '.join(SUBJECTS)}", "correct --tasks")
+        raise ConfigError(f"no task; expected some of {', '.join(SUBJECTS)}")
     return tuple(dict.fromkeys(known[name.upper()] for name in names))
 
 

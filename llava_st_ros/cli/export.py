@@ -74,24 +74,25 @@ def run(args: argparse.Namespace) -> int:
     if args.action:
         return int(args.run_action(args))
     if args.out is None:
-        raise ConfigError("no --out", "the engine directory to make", "name one")
+        raise ConfigError("no --out; expected the engine directory to make")
     if args.simulated < 0:
-        raise ConfigError(f"--simulated {args.simulated}", "a number of clips", "correct it")
+        raise ConfigError(f"--simulated {args.simulated}; expected a number of clips")
     try:
         from llava_st_ros.export.engine_directory import export_checkpoint
     except ImportError as error:
         raise ConfigError(
-            str(error), "the packages of the export", "pip install llava_st_ros[export]"
+            (str(error)) + "; expected the packages of the export",
+            "pip install llava_st_ros[export]",
         ) from error
+    from llava_st_ros.backends.default_model import default_checkpoint
     from llava_st_ros.export.target import read_target
-    from llava_st_ros.model_path import default_checkpoint
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clean up
     target = read_target(args.target)
     precision = args.precision or next(iter(target.precisions))
     target.bounds(precision)
     if args.calibrate and precision != "int8":
-        raise ConfigError(f"--calibrate for {precision}", "int8", "leave it out")
+        raise ConfigError(f"--calibrate for {precision}; expected int8", "leave it out")
     checkpoint = args.checkpoint or default_checkpoint()
     proof = export_checkpoint(
         checkpoint,
@@ -121,5 +122,5 @@ def _questions(footage: Sequence[Path], words: Sequence[str]) -> Questions:
     if footage:
         return FootageQuestions(footage, words)
     if words:
-        raise ConfigError("--query without --calibrate", "footage to ask about", "name some")
+        raise ConfigError("--query without --calibrate; expected footage to ask about", "name some")
     return SimulatedQuestions(SIMULATED)

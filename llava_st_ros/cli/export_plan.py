@@ -75,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _geometry(model: str) -> ModelConfig:
+    from llava_st_ros.checkpoint_config import read_config, read_json
     from llava_st_ros.export.plan import GEOMETRIES
-    from llava_st_ros.model.geometry import read_config, read_json
-    from llava_st_ros.model.tokenizer import Tokenizer
+    from llava_st_ros.text.tokenizer import Tokenizer
 
     path = Path(model)
     if not path.exists() and (GEOMETRIES / f"{model}.json").is_file():
@@ -85,10 +85,10 @@ def _geometry(model: str) -> ModelConfig:
     if path.is_dir():
         path = path / "config.json"
     if path.suffix != ".json":
-        raise ConfigError(f"no {model}", f"a folder, a config.json or {OFFICIAL}", "check the path")
+        raise ConfigError(f"no {model}; expected a folder, a config.json or {OFFICIAL}")
     values = read_json(path)
     if "vocab_size" not in values:
-        raise CheckpointError(f"{path}: no vocab_size", "the sizes of a checkpoint", "correct it")
+        raise CheckpointError(f"{path}: no vocab_size; expected the sizes of a checkpoint")
     # A published config.json has no structural tokens' ids: they are the tokenizer's.
     tokenizer = Tokenizer.load_if_any(path.parent)
     return read_config(values, {}, tokenizer.special if tokenizer else None)

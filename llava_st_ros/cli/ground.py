@@ -13,7 +13,7 @@ from llava_st_ros.records import Box, Query, Task
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.replay import Replay
-    from llava_st_ros.evaluation.sources import Source
+    from llava_st_ros.media.sources import Source
 
 HELP = "ask a video, image folder, image or bag in words"
 
@@ -68,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import load_backend
+    from llava_st_ros.backends.default_model import default_model
     from llava_st_ros.config import GrounderConfig, StreamConfig
     from llava_st_ros.evaluation.replay import replay
     from llava_st_ros.evaluation.replay_report import replay_json, tables
     from llava_st_ros.grounder import Grounder
-    from llava_st_ros.model_path import default_model
 
     source = _source(args)
     queries = _queries(args)
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    from llava_st_ros.evaluation.sources import (
+    from llava_st_ros.media.sources import (
         BagSource,
         ImageFolderSource,
         ImageSource,
@@ -108,7 +108,7 @@ def _source(args: argparse.Namespace) -> Source:
     )
 
     if args.topic and not args.bag:
-        raise ConfigError("--topic without --bag", "a topic of a bag", "leave it out")
+        raise ConfigError("--topic without --bag; expected a topic of a bag", "leave it out")
     if args.video:
         return VideoSource(args.video)
     if args.images:
@@ -121,9 +121,11 @@ def _source(args: argparse.Namespace) -> Source:
 def _queries(args: argparse.Namespace) -> list[Query]:
     task = Task(args.task) if args.task else Task.REC if args.image else Task.STVG
     if args.image and not task.on_image:
-        raise ConfigError(f"task {task.value} of one image", "REC, REG or DGC", "give a video")
+        raise ConfigError(
+            f"task {task.value} of one image; expected REC, REG or DGC", "give a video"
+        )
     if args.span and len(args.span) > 2:
-        raise ConfigError(f"--span of {len(args.span)} values", "one or two", "correct it")
+        raise ConfigError(f"--span of {len(args.span)} values; expected one or two")
     span = (args.span[0], args.span[-1]) if args.span else None
     box = Box(*args.box) if args.box else None
     return [
@@ -135,20 +137,20 @@ def _queries(args: argparse.Namespace) -> list[Query]:
 def _prepare_outputs(args: argparse.Namespace) -> None:
     """Before the work begins: what can't be written must not cost minutes to find out."""
     if args.overlay and args.overlay.suffix not in (".mp4", ".avi"):
-        raise ConfigError(f"--overlay {args.overlay}", "a name in .mp4 or .avi", "rename it")
+        raise ConfigError(f"--overlay {args.overlay}; expected a name in .mp4 or .avi", "rename it")
     for folder in (args.out, args.overlay and args.overlay.parent):
         if folder:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DataError(
-                    f"{folder}: {error.strerror}", "a folder to write to", "name another"
+                    f"{folder}: {error.strerror}; expected a folder to write to"
                 ) from error
 
 
 def _write(args: argparse.Namespace, source: Source, result: Replay) -> None:
-    from llava_st_ros.evaluation.pictures import write_pictures
     from llava_st_ros.evaluation.replay_report import answer_json
+    from llava_st_ros.media.pictures import write_pictures
 
     if not (args.out or args.overlay):
         return

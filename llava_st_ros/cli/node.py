@@ -26,8 +26,7 @@ def run(args: argparse.Namespace) -> int:
         from llava_st_ros.ros.node import main
     except ImportError as error:
         raise BackendError(
-            f"no ROS 2 in this environment ({error})",
-            "rclpy and this package's messages",
+            f"no ROS 2 in this environment ({error}); expected rclpy and this package's messages",
             "source your ROS 2 workspace, or run it as `scripts/with_ros llava-st node`",
         ) from error
     parameters = ["--params-file", args.params_file] if args.params_file else []

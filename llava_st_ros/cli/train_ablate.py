@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from llava_st_ros.training.ablations import ablate, as_records
+    from llava_st_ros.training.tiny.ablations import ablate, as_records
 
     torch.set_num_threads(args.threads)
     # What training says on the way is not the comparison.

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from llava_st_ros.training.merge import merge
+    from llava_st_ros.training.adapters.merge import merge
 
     with tqdm(desc="merging", unit=" tensors", file=sys.stderr, disable=None) as bar:
 

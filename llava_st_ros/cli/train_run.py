@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from llava_st_ros.training.pipeline import train
+    from llava_st_ros.training.tiny.pipeline import train
 
     torch.set_num_threads(args.threads)
     train(args.config, args.data, args.work, args.out, args.workers)

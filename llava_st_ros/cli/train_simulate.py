@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 def _write_files(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from llava_st_ros.training.st_align_simulated import SimulatedData, write_simulated
+    from llava_st_ros.training.st_align.simulated import SimulatedData, write_simulated
 
     data = SimulatedData(args.n, args.split, args.first, args.seed, args.frames, args.size)
     for _ in tqdm(write_simulated(args.out, data, args.workers), total=args.n, unit=" clips"):
@@ -48,7 +48,7 @@ def _write_shards(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from llava_st_ros.simulation.clip_store import SHARD_CLIPS, render_shards
-    from llava_st_ros.training.settings import read_settings
+    from llava_st_ros.training.tiny.settings import read_settings
 
     settings = read_settings(args.config)
     clips, model = settings["data"]["clips"], settings["model"]

@@ -17,9 +17,9 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
-from llava_st_ros.language.choices import Refusal
-from llava_st_ros.language.grammar import Grammar, Unconstrained
-from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.text.choices import NoMatchChoice
+from llava_st_ros.text.grammar import Grammar, Unconstrained
+from llava_st_ros.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def generate(
     room = config.language.max_position_embeddings - cache.length
     if room < 1:
         raise BackendError(
-            f"a prompt of {cache.length} positions",
-            f"fewer than {config.language.max_position_embeddings}, the model's",
+            f"a prompt of {cache.length} positions"
+            f"; expected fewer than {config.language.max_position_embeddings}, the model's",
             "use fewer frames or a shorter question",
         )
     budget = min(max_new_tokens, room)
@@ -105,7 +105,7 @@ def generate(
             writing.add(token, rows[number], forced=True)
         assert walk.allowed is not None
         token = walk.allowed.best(rows[-1])
-        if isinstance(walk.allowed, Refusal):
+        if isinstance(walk.allowed, NoMatchChoice):
             writing.decided = walk.allowed.probability(token, rows[-1])
         walk.advance((token,))
         if token in walk.ends:
@@ -174,8 +174,8 @@ def _checked(logits: np.ndarray, config: ModelConfig) -> np.ndarray:
     finite = bool(np.isfinite(rows).all())
     if rows.ndim != 2 or rows.shape[1] != config.vocabulary or not finite:
         raise BackendError(
-            f"logits of shape {rows.shape}" + ("" if finite else " that are not all finite"),
-            f"finite logits, {config.vocabulary} a position",
+            (f"logits of shape {rows.shape}" + ("" if finite else " that are not all finite"))
+            + f"; expected finite logits, {config.vocabulary} a position",
             "check the checkpoint and the backend's precision",
         )
     return rows

@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from llava_st_ros.backends.preprocessing import normalize
 from llava_st_ros.errors import BackendError, DataError
-from llava_st_ros.model.preprocessing import normalise
 from llava_st_ros.records import Prompt
 
 TOLERANCE = 1e-3  # of the reference's standard deviation
@@ -76,14 +76,14 @@ class Case:
         ):
             found = None if small is None else f"{small.dtype} {list(small.shape)}"
             raise DataError(
-                f"inputs.npz: frames_small {found}", f"uint8 [F, {grid}, {grid}, 3]", REMEDY
+                f"inputs.npz: frames_small {found}; expected uint8 [F, {grid}, {grid}, 3]", REMEDY
             )
         self.frames = small
         unknown = sorted(self.expected.keys() - set(QUANTITIES))
         if unknown or not self.expected:
             raise DataError(
-                f"expected.safetensors with {unknown or 'nothing'}",
-                f"some of {', '.join(QUANTITIES)}",
+                f"expected.safetensors with {unknown or 'nothing'}"
+                f"; expected some of {', '.join(QUANTITIES)}",
                 REMEDY,
             )
 
@@ -93,7 +93,9 @@ class Case:
         vision.pop("select", None)
         layers = vision.pop("num_hidden_layers", None)
         if not isinstance(layers, int) or layers < 2:
-            raise DataError(f"case.json: vision.num_hidden_layers {layers!r}", "at least 2", REMEDY)
+            raise DataError(
+                f"case.json: vision.num_hidden_layers {layers!r}; expected at least 2", REMEDY
+            )
         return {
             "image_size": self.image_size,
             "patch_size": self.patch_size,
@@ -104,33 +106,33 @@ class Case:
         }
 
     def pixels(self, start: int, stop: int) -> np.ndarray:
-        """Frames start..stop-1 as the case defines them, normalised f32 [n, 3, S, S]."""
+        """Frames start..stop-1 as the case defines them, normalized f32 [n, 3, S, S]."""
         patch, size = self.patch_size, self.image_size
         frames = self.frames[start:stop].repeat(patch, axis=1).repeat(patch, axis=2)
         pixels = np.zeros((len(frames), 3, size, size), dtype=np.float32)
         for row, frame in zip(pixels, frames):
-            row[:, : frame.shape[0], : frame.shape[1]] = normalise(frame)
+            row[:, : frame.shape[0], : frame.shape[1]] = normalize(frame)
         return pixels
 
     def prompt(self, kind: str) -> Prompt:
         """``kind`` "video" or "image"."""
         ids = self.inputs.get(f"{kind}_prompt")
         if ids is None or ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
-            raise DataError(f"inputs.npz: no usable {kind}_prompt", "token ids [L]", REMEDY)
+            raise DataError(f"inputs.npz: no usable {kind}_prompt; expected token ids [L]", REMEDY)
         variables = self._object(f"{kind}_variables")
         values = {}
         for axis in AXES:
             if variables.get(f"{axis}_output_locations"):
                 raise DataError(
-                    f"case.json: {kind}_variables with {axis}_output_locations",
-                    "none: a question has no output placeholders",
+                    f"case.json: {kind}_variables with {axis}_output_locations"
+                    "; expected none: a question has no output placeholders",
                     REMEDY,
                 )
             found = variables.get(f"{axis}_input_locations", [])
             if not isinstance(found, list) or not all(isinstance(v, (int, float)) for v in found):
                 raise DataError(
-                    f"case.json: {kind}_variables.{axis}_input_locations {found!r}",
-                    "a list of numbers",
+                    f"case.json: {kind}_variables.{axis}_input_locations {found!r}"
+                    "; expected a list of numbers",
                     REMEDY,
                 )
             values[axis] = tuple(map(float, found))
@@ -139,13 +141,13 @@ class Case:
     def _object(self, name: str) -> dict[str, Any]:
         value = self.values.get(name)
         if not isinstance(value, dict):
-            raise DataError(f"case.json: {name} {value!r}", "a JSON object", REMEDY)
+            raise DataError(f"case.json: {name} {value!r}; expected a JSON object", REMEDY)
         return value
 
     def _integer(self, name: str) -> int:
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise DataError(f"case.json: {name} {value!r}", "a positive integer", REMEDY)
+            raise DataError(f"case.json: {name} {value!r}; expected a positive integer", REMEDY)
         return value
 
 
@@ -191,7 +193,9 @@ class Computed:
         embeddings = self.backend.embed(self.case.prompt(kind), self.visual(kind))
         cache, first = self.backend.new_cache(), len(embeddings) - count + 1
         if first < 1:
-            raise DataError(f"{count} logits of {len(embeddings)} positions", "fewer", REMEDY)
+            raise DataError(
+                f"{count} logits of {len(embeddings)} positions; expected fewer", REMEDY
+            )
         rows = [self.backend.prefill(embeddings[:first], cache)]
         for place in range(first, len(embeddings)):
             rows.append(self.backend.prefill(embeddings[place : place + 1], cache))
@@ -239,14 +243,16 @@ def compare(case: Case, backend: Any) -> Iterator[Comparison | IdComparison | Un
         expected = case.expected[name]
         rows = len(expected) if expected.ndim else 0
         if not rows or (rows > len(case.frames) and name.endswith("first4")):
-            raise DataError(f"expected {name} {list(expected.shape)}", "an array that fits", REMEDY)
+            raise DataError(
+                f"expected {name} {list(expected.shape)}; expected an array that fits", REMEDY
+            )
         try:
             found = compute(computed, rows)
         except BackendError as error:
-            raise DataError(f"{name}: {error.found}", error.expected, REMEDY) from error
+            raise DataError(f"{name}: {error.problem}", REMEDY) from error
         if found.shape != expected.shape:
             raise DataError(
-                f"expected {name} {list(expected.shape)}", f"{list(found.shape)}", REMEDY
+                f"expected {name} {list(expected.shape)}; expected {list(found.shape)}", REMEDY
             )
         if name.endswith("_ids"):
             differing = np.flatnonzero(found != expected)
@@ -268,9 +274,9 @@ def _read_case(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}", "a readable case.json", REMEDY) from error
+        raise DataError(f"{path}: {error}; expected a readable case.json", REMEDY) from error
     if not isinstance(values, dict):
-        raise DataError(f"{path}: a JSON {type(values).__name__}", "a JSON object", REMEDY)
+        raise DataError(f"{path}: a JSON {type(values).__name__}; expected a JSON object", REMEDY)
     return values
 
 
@@ -279,11 +285,13 @@ def _read_inputs(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: {error}", "a readable inputs.npz", REMEDY) from error
+        raise DataError(f"{path}: {error}; expected a readable inputs.npz", REMEDY) from error
 
 
 def _read_expected(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path}: {error}", "a readable expected.safetensors", REMEDY) from error
+        raise DataError(
+            f"{path}: {error}; expected a readable expected.safetensors", REMEDY
+        ) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.evaluation.recording import as_json
 from llava_st_ros.evaluation.replay import Replay
-from llava_st_ros.evaluation.sources import Source
+from llava_st_ros.media.sources import Source
 from llava_st_ros.records import NANOSECONDS, Box, Grounding, Query
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
             for (first, last), text in answer.segments
             if last < len(stamps)
         ],
-        "nothing": answer.nothing,
+        "no_match": answer.no_match,
         "problems": list(answer.problems),
         "confidence": round(grounding.confidence, 4),
     }

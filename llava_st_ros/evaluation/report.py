@@ -26,7 +26,7 @@ class MetricRow:
     blind: float | None = None
 
 
-def summarise(
+def summarize(
     scores: Mapping[str, Sequence[Values]],
     blind: Mapping[str, Sequence[Values]] | None = None,
 ) -> list[MetricRow]:

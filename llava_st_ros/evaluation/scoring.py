@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llava_st_ros.evaluation import metrics
 from llava_st_ros.evaluation.metrics import Tube
-from llava_st_ros.language.answer_format import REFUSABLE
 from llava_st_ros.records import Answer, Task
+from llava_st_ros.text.answer_format import NO_MATCH_TASKS
 
 Values = Mapping[str, float]
 
@@ -23,19 +23,19 @@ def score(answer: Answer, truth: Answer, attributes: Sequence[str] = ()) -> dict
     does: ``refused``. Frames of the true span in which the object can't be seen have no truth and
     are left out.
     """
-    if truth.nothing:
-        return {"refused": float(answer.nothing)}
+    if truth.no_match:
+        return {"refused": float(answer.no_match)}
     values = {"parsed": float(_parsed(answer, truth.task))}
-    if truth.task in REFUSABLE:
-        values["answered"] = float(not answer.nothing)
+    if truth.task in NO_MATCH_TASKS:
+        values["answered"] = float(not answer.no_match)
     if truth.task is Task.ELC:
         values |= _score_caption(answer, attributes)
     return values | _SCORES[truth.task](answer, truth)
 
 
 def subject(truth: Answer) -> str:
-    """What a case is an example of: its task, or NOTHING."""
-    return NOTHING if truth.nothing else truth.task.value
+    """What a case is an example of: its task, or NO_MATCH."""
+    return NO_MATCH if truth.no_match else truth.task.value
 
 
 def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tube[int | None]:
@@ -48,7 +48,7 @@ def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tub
 
 
 def _parsed(answer: Answer, task: Task) -> bool:
-    if answer.nothing:
+    if answer.no_match:
         return not answer.problems
     spanned = task in (Task.STVG, Task.TVG, Task.ELC) and answer.span is None
     boxed = task is not Task.TVG and not answer.boxes
@@ -116,8 +116,8 @@ _SCORES: Mapping[Task, Callable[[Answer, Answer], dict[str, float]]] = {
     Task.REC: _score_rec,
     Task.ELC: _score_elc,
 }
-NOTHING = "nothing"  # questions that nothing answers, of every task that may say so
-SUBJECTS = (*(task.value for task in _SCORES), NOTHING)
+NO_MATCH = "no_match"  # questions that nothing answers, of every task that may say so
+SUBJECTS = (*(task.value for task in _SCORES), NO_MATCH)
 
 
 @dataclass(frozen=True)
@@ -175,5 +175,5 @@ METRICS: Mapping[str, Sequence[Metric]] = {
         Metric("caption", "caption"),
         Metric("parsed", "parsed"),
     ),
-    NOTHING: (Metric("refused", "refused"),),
+    NO_MATCH: (Metric("refused", "refused"),),
 }

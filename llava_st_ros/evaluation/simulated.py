@@ -22,10 +22,10 @@ from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query
 
 if TYPE_CHECKING:
-    from llava_st_ros.model.tokenizer import Tokenizer
     from llava_st_ros.simulation.clip_store import ClipStore
     from llava_st_ros.simulation.questions import Sample
     from llava_st_ros.simulation.simulator import SimulatedClip
+    from llava_st_ros.text.tokenizer import Tokenizer
 
 CAMERA = "simulated"
 
@@ -85,12 +85,11 @@ def simulated_cases(
         from llava_st_ros.simulation.simulator import SPLITS, split_seed
     except ImportError as error:
         raise DataError(
-            f"the simulator does not load ({error})",
-            "MuJoCo with EGL or OSMesa",
+            f"the simulator does not load ({error}); expected MuJoCo with EGL or OSMesa",
             "pip install mujoco, or evaluate on a bag or video",
         ) from error
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}", f"one of {', '.join(SPLITS)}", "name one of them")
+        raise ConfigError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
 
     def questions() -> Iterator[ClipCases]:
         for index, clip in zip(clips, _rendered(split, clips, config, store)):

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from llava_st_ros.checkpoint_config import read_config, read_json, write_config
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.geometry import read_config, read_json, write_config
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tensor_files import SINGLE, find_tensors, named
-from llava_st_ros.model.tokenizer import Tokenizer
+from llava_st_ros.text.tokenizer import Tokenizer
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _VISION = r"model\.vision_tower\.vision_tower\.vision_model\."
@@ -57,7 +57,7 @@ def load_checkpoint(
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise CheckpointError(f"no folder {folder}", "a checkpoint folder", "check the path")
+        raise CheckpointError(f"no folder {folder}; expected a checkpoint folder")
     values = read_json(folder / "config.json")
     tensors = find_tensors(folder)
     tokenizer = Tokenizer.load_if_any(folder)
@@ -72,7 +72,7 @@ def load_checkpoint(
     names = check_tensors(config, model, tensors.shapes)
     for part in tensors.read(names, device, dtype):
         model.load_state_dict(part, strict=False, assign=True)
-    model.materialise_buffers(device)
+    model.materialize_buffers(device)
     return Checkpoint(config, model.eval(), tokenizer)
 
 
@@ -89,7 +89,7 @@ def save_checkpoint(
     a file. Raises CheckpointError where a weight does not fit into ``dtype``.
     """
     if dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r}", f"one of {', '.join(DTYPES)}", "choose one")
+        raise CheckpointError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     state = {}
     for name in published_names(config):
         module, _, leaf = name.rpartition(".")
@@ -98,7 +98,8 @@ def save_checkpoint(
         state[name] = value.to(device="cpu", dtype=DTYPES[dtype]).contiguous()
         if not torch.isfinite(state[name]).all():
             raise CheckpointError(
-                f"{name} is not finite as {dtype}", "finite weights", "save as float32 and look"
+                f"{name} is not finite as {dtype}; expected finite weights",
+                "save as float32 and look",
             )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,8 +146,8 @@ def check_tensors(
     ]
     if problems:
         raise CheckpointError(
-            "; ".join(problems),
-            f"the {len(expected)} tensors that config.json implies, in their shapes",
+            ("; ".join(problems))
+            + f"; expected the {len(expected)} tensors that config.json implies, in their shapes",
             "use the config.json that belongs to the weights",
         )
     return list(expected)

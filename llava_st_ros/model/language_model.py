@@ -29,6 +29,6 @@ def build_decoder(config: LanguageConfig) -> Qwen2Model:
     return Qwen2Model(qwen2)
 
 
-def materialise_buffers(decoder: Qwen2Model, device: torch.device | str) -> None:
+def materialize_buffers(decoder: Qwen2Model, device: torch.device | str) -> None:
     """Fill the buffers that no checkpoint holds, after a construction on the meta device."""
     decoder.rotary_emb = Qwen2RotaryEmbedding(config=decoder.config).to(device)

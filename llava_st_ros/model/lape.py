@@ -18,7 +18,7 @@ class CoordinateTable(nn.Module):
     """One table of coordinate rows: row k stands for the value k / (rows - 1).
 
     It is read through ``weight`` only, so that training may register a parametrisation on it
-    (neighbouring token propagation).
+    (neighboring token propagation).
     """
 
     def __init__(self, rows: int, width: int) -> None:

@@ -15,12 +15,12 @@ from torch import nn
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import BackendError
-from llava_st_ros.model.language_model import build_decoder, materialise_buffers
+from llava_st_ros.model.language_model import build_decoder, materialize_buffers
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding
-from llava_st_ros.model.packer import SpatialTemporalPacker
-from llava_st_ros.model.prompt_layout import AXES, lay_out
+from llava_st_ros.model.packer.reference import SpatialTemporalPacker
 from llava_st_ros.model.vision import VisionTower
 from llava_st_ros.records import Prompt
+from llava_st_ros.text.prompt_layout import AXES, lay_out
 
 
 class VideoTokens(NamedTuple):
@@ -57,10 +57,10 @@ class LlavaST(nn.Module):
         """The table of an axis of AXES, ``side`` "input" or "output"."""
         return getattr(self.model, f"{axis}_{side}_embeddings")
 
-    def materialise_buffers(self, device: torch.device | str = "cpu") -> None:
+    def materialize_buffers(self, device: torch.device | str = "cpu") -> None:
         """Fill the buffers that no checkpoint holds, after a construction on the meta device."""
-        materialise_buffers(self.model, device)
-        self.model.vision_tower.materialise_buffers(device)
+        materialize_buffers(self.model, device)
+        self.model.vision_tower.materialize_buffers(device)
 
     # --- vision ---
 
@@ -97,8 +97,8 @@ class LlavaST(nn.Module):
         self.config.check_frames(frames)
         if len(time_indices) != frames or tokens != self.config.tokens_per_frame:
             raise BackendError(
-                f"{frames} frames of {tokens} features with {len(time_indices)} time indices",
-                f"an index a frame and {self.config.tokens_per_frame} features a frame",
+                f"{frames} frames of {tokens} features with {len(time_indices)} time indices"
+                f"; expected an index a frame and {self.config.tokens_per_frame} features a frame",
                 "pass the frames' features as encode_images returns them",
             )
         placed = features + self.positional_embedding(time_indices)

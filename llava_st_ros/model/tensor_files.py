@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from llava_st_ros.checkpoint_config import read_json
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.geometry import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -61,8 +61,8 @@ def find_tensors(folder: Path) -> TensorFiles:
     for path, promised in _paths(folder).items():
         if not path.is_file():
             raise CheckpointError(
-                f"{INDEX} names {path.name}, which is not there",
-                "every shard beside its index",
+                f"{INDEX} names {path.name}, which is not there"
+                "; expected every shard beside its index",
                 "fetch the missing file",
             )
         with opened(path) as file:
@@ -70,17 +70,16 @@ def find_tensors(folder: Path) -> TensorFiles:
                 part = file.get_slice(name)
                 if part.get_dtype() not in FLOATS:
                     raise CheckpointError(
-                        f"{path.name}: {name} of type {part.get_dtype()}",
-                        "floating point weights",
-                        "use a checkpoint that is not quantised",
+                        f"{path.name}: {name} of type {part.get_dtype()}"
+                        "; expected floating point weights",
+                        "use a checkpoint that is not quantized",
                     )
                 files[name], shapes[name] = path, tuple(part.get_shape())
                 dtypes[name] = FLOATS[part.get_dtype()]
         absent = sorted(name for name in promised if name not in files)
         if absent:
             raise CheckpointError(
-                f"{path.name} without {named(absent)}",
-                f"what {INDEX} promises",
+                f"{path.name} without {named(absent)}; expected what {INDEX} promises",
                 "fetch the file again",
             )
     return TensorFiles(files, shapes, dtypes)
@@ -99,25 +98,25 @@ def _paths(folder: Path) -> dict[Path, list[str]]:
     if (folder / INDEX).is_file():
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{INDEX} without a weight_map", "one", "fetch the file again")
+            raise CheckpointError(
+                f"{INDEX} without a weight_map; expected one", "fetch the file again"
+            )
         paths: dict[Path, list[str]] = {}
         for name, file in weight_map.items():
             if not isinstance(file, str) or Path(file).name != file:
                 raise CheckpointError(
-                    f"{INDEX} sends {name} to {file!r}",
-                    "a file of the same folder",
-                    "correct the index",
+                    f"{INDEX} sends {name} to {file!r}; expected a file of the same folder",
                 )
             paths.setdefault(folder / file, []).append(name)
         return paths
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder}: only pickle files ({', '.join(pickles[:3])})",
-            f"{SINGLE} or {INDEX}: only safetensors are read, for a pickle can run any code",
+            f"{folder}: only pickle files ({', '.join(pickles[:3])})"
+            f"; expected {SINGLE} or {INDEX}, as loading a pickle can run any code",
             "convert the weights to safetensors where you trust them",
         )
-    raise CheckpointError(f"{folder}: no weights", f"{SINGLE} or {INDEX}", "check the path")
+    raise CheckpointError(f"{folder}: no weights; expected {SINGLE} or {INDEX}")
 
 
 @contextmanager
@@ -128,5 +127,5 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: {error}", "a whole safetensors file", "fetch the file again"
+            f"{path}: {error}; expected a whole safetensors file", "fetch the file again"
         ) from error

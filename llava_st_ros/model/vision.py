@@ -54,7 +54,7 @@ class VisionTower(nn.Module):
         """Normalised pixels [B, 3, S, S] -> features [B, N, Dv] before the final layer norm."""
         return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
 
-    def materialise_buffers(self, device: torch.device | str) -> None:
+    def materialize_buffers(self, device: torch.device | str) -> None:
         """Fill the buffers that no checkpoint holds, after a construction on the meta device."""
         positions = self.embeddings.position_embedding.num_embeddings
         self.embeddings.position_ids = torch.arange(positions, device=device).expand(1, -1)

@@ -114,7 +114,7 @@ def answer_to_msg(grounding: Grounding) -> msg.Answer:
         phrases=[phrase for phrase, _ in answer.phrases],
         phrase_boxes=[box_to_msg(box, width, height) for _, box in answer.phrases],
         segments=[_segment(*item) for item in segments],
-        nothing=answer.nothing,
+        no_match=answer.no_match,
         problems=list(answer.problems),
     )
 
@@ -159,7 +159,7 @@ def task_named(name: str) -> Task:
         return Task(name.strip().upper() or Task.STVG.value)
     except ValueError:
         known = ", ".join(task.value for task in Task)
-        raise QueryError(f"task {name!r}", f"one of {known}", "correct the name") from None
+        raise QueryError(f"task {name!r}; expected one of {known}") from None
 
 
 def span_of_fractions(values: Sequence[float]) -> tuple[float, float] | None:
@@ -169,7 +169,7 @@ def span_of_fractions(values: Sequence[float]) -> tuple[float, float] | None:
     start, end = (float(values[0]), float(values[1]) if len(values) > 1 else 1.0)
     if len(values) > 2 or not 0.0 <= start <= end <= 1.0:
         found = f"span {[float(value) for value in values]}"
-        raise QueryError(found, "0 <= start <= end <= 1 of the window", "correct it")
+        raise QueryError(f"{found}; expected 0 <= start <= end <= 1 of the window")
     return start, end
 
 
@@ -179,7 +179,7 @@ def _box_from_msg(message: msg.Query) -> Box | None:
     box, width, height = message.box[0], message.image_width, message.image_height
     if not (width and height):
         raise QueryError(
-            "a box without image_width and image_height", "the size it refers to", "set them"
+            "a box without image_width and image_height; expected the size it refers to", "set them"
         )
     return checked_box(
         (box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height)
@@ -192,7 +192,7 @@ def checked_box(values: Sequence[float]) -> Box:
     if len(numbers) != 4 or not (
         0.0 <= numbers[0] <= numbers[2] <= 1.0 and 0.0 <= numbers[1] <= numbers[3] <= 1.0
     ):
-        raise QueryError(f"box {numbers}", "x1 <= x2, y1 <= y2 inside the image", "correct it")
+        raise QueryError(f"box {numbers}; expected x1 <= x2, y1 <= y2 inside the image")
     return Box(*numbers)
 
 

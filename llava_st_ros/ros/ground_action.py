@@ -66,7 +66,7 @@ class GroundAction:
         camera = goal.request.camera or None
         cameras = [source.name for source in parameters.camera_sources]
         if camera is not None and camera not in cameras:
-            raise QueryError(f"camera {camera!r}", f"one of {', '.join(cameras)}", "correct it")
+            raise QueryError(f"camera {camera!r}; expected one of {', '.join(cameras)}")
         written: list[int] = []
 
         def on_token(token: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
-from llava_st_ros.streaming.image_decoding import decode_compressed, decode_raw
+from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
 
 
 def to_rgb(message: Image | CompressedImage) -> np.ndarray:
@@ -64,7 +64,7 @@ class CvBridge:
         try:
             return np.array(self._bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
         except Exception as error:
-            raise FrameError(str(error), "an image cv_bridge can read", "check it") from error
+            raise FrameError((str(error)) + "; expected an image cv_bridge can read") from error
 
     @staticmethod
     def _serves(message: Image) -> bool:

@@ -71,7 +71,9 @@ class FrameIntake:
         stamp = stamp_from_msg(message.header.stamp)
         if stamp == 0:
             self._count(unstamped=1)
-            raise FrameError("an image with the stamp zero", "the time it was taken", "stamp it")
+            raise FrameError(
+                "an image with the stamp zero; expected the time it was taken", "stamp it"
+            )
         if self._too_soon(stamp):
             self._count(skipped=1)
             return None
@@ -102,8 +104,8 @@ class FrameIntake:
             return
         self._count(resized=1)
         raise FrameError(
-            f"a frame of {size[0]}x{size[1]} in a stream of {self._size[0]}x{self._size[1]}",
-            "one size a camera",
+            f"a frame of {size[0]}x{size[1]} in a stream of {self._size[0]}x{self._size[1]}"
+            "; expected one size a camera",
             f"after {SIZE_CHANGE_FRAMES} in a row the new size is taken over",
         )
 

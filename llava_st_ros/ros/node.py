@@ -18,10 +18,9 @@ from rclpy.signals import SignalHandlerOptions
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.base import Backend
+from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.errors import BackendError, ConfigError, LlavaStError
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.model.tokenizer import Tokenizer
-from llava_st_ros.model_path import default_model
 from llava_st_ros.records import Frame, Tick
 from llava_st_ros.ros import parameters
 from llava_st_ros.ros.cameras import CameraSubscription
@@ -35,6 +34,7 @@ from llava_st_ros.ros.spinning import Spinner
 from llava_st_ros.ros.throttle import Throttle
 from llava_st_ros.ros.watch import Watch
 from llava_st_ros.ros.worker import Worker
+from llava_st_ros.text.tokenizer import Tokenizer
 
 NODE_NAME = "grounding"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -200,7 +200,9 @@ class GroundingNode(LifecycleNode):
     def _configured_worker(self) -> Worker:
         worker = self._worker
         if worker is None:
-            raise BackendError("an unconfigured node", "a configured one", "configure it first")
+            raise BackendError(
+                "an unconfigured node; expected a configured one", "configure it first"
+            )
         return worker
 
     def _on_tick(self, tick: Tick, frames: Mapping[str, Frame], seconds: float) -> None:

@@ -114,8 +114,8 @@ class NodeParameters:
     stop_timeout: float = _setting(
         10.0, "Longest wait for a running inference when the node stops, seconds", low=0.1, high=600
     )
-    refusal: float = _setting(
-        GrounderConfig.refusal,
+    no_match_threshold: float = _setting(
+        GrounderConfig.no_match_threshold,
         "From this probability on, that nothing matches is a standing query's answer; 1: never",
         low=0.0,
         high=1.0,
@@ -167,9 +167,7 @@ class NodeParameters:
         for name, allowed in (("transport", TRANSPORTS), ("image_reliability", RELIABILITIES)):
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(
-                    f"{name} {value!r}", f"one of {', '.join(allowed)}", "correct the parameter"
-                )
+                raise ConfigError(f"{name} {value!r}; expected one of {', '.join(allowed)}")
         parse_cameras(self.cameras, self.transport)
 
     @property
@@ -187,7 +185,7 @@ class NodeParameters:
             ),
             max_new_tokens=self.max_new_tokens,
             constrained=self.constrained,
-            refusal=self.refusal,
+            no_match_threshold=self.no_match_threshold,
             min_confidence=self.min_confidence,
             association_iou=self.association_iou,
             track_timeout_seconds=self.track_timeout,
@@ -217,14 +215,16 @@ def parse_cameras(entries: Iterable[str], transport: str) -> tuple[CameraSource,
         if not separator:
             name, topic = name.strip("/"), name
         if not name or not topic:
-            raise ConfigError(f"camera {entry!r}", "'topic' or 'name=topic'", "correct `cameras`")
+            raise ConfigError(f"camera {entry!r}; expected 'topic' or 'name=topic'")
         if name in (source.name for source in sources):
-            raise ConfigError(f"two cameras {name!r}", "a name for each", "use 'name=topic'")
+            raise ConfigError(f"two cameras {name!r}; expected a name for each", "use 'name=topic'")
         is_compressed = topic.endswith("/" + COMPRESSED)
         suffix = "" if is_compressed or transport == RAW else "/" + COMPRESSED
         sources.append(CameraSource(name, topic, is_compressed or bool(suffix), suffix))
     if not sources:
-        raise ConfigError("no camera", "at least one image topic", "set the parameter `cameras`")
+        raise ConfigError(
+            "no camera; expected at least one image topic", "set the parameter `cameras`"
+        )
     return tuple(sources)
 
 
@@ -234,7 +234,7 @@ def declare(node: Node) -> NodeParameters:
     try:
         node.declare_parameters("", entries)
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ConfigError(str(error), "a value of its type and range", "correct it") from error
+        raise ConfigError((str(error)) + "; expected a value of its type and range") from error
     return NodeParameters(
         **{f.name: _from_ros(node.get_parameter(f.name).value) for f in fields(NodeParameters)}
     )

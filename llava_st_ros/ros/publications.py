@@ -11,7 +11,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg
-from llava_st_ros.evaluation.overlay import draw
+from llava_st_ros.media.overlay import draw
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Tick, Track
 from llava_st_ros.ros import conversions, qos
 

@@ -25,9 +25,7 @@ def check_cameras(query: Query, cameras: Collection[str]) -> None:
     """Raise QueryError where a query is for a camera that the node does not have."""
     for camera in query.cameras:
         if camera not in cameras:
-            raise QueryError(
-                f"camera {camera!r}", f"one of {', '.join(cameras)}", "correct the query's cameras"
-            )
+            raise QueryError(f"camera {camera!r}; expected one of {', '.join(cameras)}")
 
 
 def parse_queries(entries: Iterable[str], default_period: float) -> tuple[Query, ...]:
@@ -40,7 +38,7 @@ def parse_queries(entries: Iterable[str], default_period: float) -> tuple[Query,
         values = _object(entry) if entry.startswith("{") else {"text": entry}
         query_id = _typed(values, "id", str, "") or free_id([q.id for q in queries])
         if query_id in (query.id for query in queries):
-            raise QueryError(f"two queries {query_id!r}", "an id for each", "correct `queries`")
+            raise QueryError(f"two queries {query_id!r}; expected an id for each")
         queries.append(_query(values, query_id, default_period))
     return tuple(queries)
 
@@ -49,11 +47,11 @@ def _object(entry: str) -> dict[str, Any]:
     try:
         values = json.loads(entry)
     except (ValueError, RecursionError) as error:
-        raise QueryError(f"query {entry!r}: {error}", "JSON", "correct `queries`") from error
+        raise QueryError(f"query {entry!r}: {error}; expected JSON") from error
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:
         raise QueryError(
-            f"{', '.join(unknown)} in query {entry!r}", f"keys {', '.join(_KEYS)}", "correct it"
+            f"{', '.join(unknown)} in query {entry!r}; expected keys {', '.join(_KEYS)}"
         )
     return values
 
@@ -78,7 +76,7 @@ def _typed(values: dict[str, Any], key: str, kind: Any, default: Any) -> Any:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise QueryError(f"{key} {value!r} in a query", f"{_words(kind)}", "correct `queries`")
+        raise QueryError(f"{key} {value!r} in a query; expected {_words(kind)}")
     return value
 
 
@@ -89,7 +87,7 @@ def _sequence(values: dict[str, Any], key: str, kind: Any) -> list[Any]:
         isinstance(item, kind) and not isinstance(item, bool) for item in items
     )
     if not good:
-        raise QueryError(f"{key} {value!r} in a query", f"a list of {_words(kind)}", "correct it")
+        raise QueryError(f"{key} {value!r} in a query; expected a list of {_words(kind)}")
     return items
 
 

@@ -10,8 +10,8 @@ from concurrent.futures import CancelledError, Future, wait
 
 from llava_st_ros.errors import BackendError
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.model.tokenizer import Tokenizer
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, Tick
+from llava_st_ros.text.tokenizer import Tokenizer
 
 # What a tick brought, the newest frame of each camera when it began, and seconds it took.
 OnTick = Callable[[Tick, Mapping[str, Frame], float], None]
@@ -141,10 +141,13 @@ class Worker:
 
         with self._changed:
             if not self._running:
-                raise BackendError("an inactive node", "an active one", "activate it and ask again")
+                raise BackendError(
+                    "an inactive node; expected an active one", "activate it and ask again"
+                )
             if len(self._asked) + self._answering >= MAX_PENDING:
                 raise BackendError(
-                    f"{MAX_PENDING} questions waiting", f"fewer than {MAX_PENDING}", "ask later"
+                    f"{MAX_PENDING} questions waiting; expected fewer than {MAX_PENDING}",
+                    "ask later",
                 )
             self._asked.append((answer, future))
             self._changed.notify_all()
@@ -158,7 +161,7 @@ class Worker:
             return future.result()
         except CancelledError:
             raise BackendError(
-                "a question withdrawn or cut short", "an answer", "ask again while active"
+                "a question withdrawn or cut short; expected an answer", "ask again while active"
             ) from None
 
     def _run(self) -> None:

@@ -43,7 +43,7 @@ def write_bag(
     """
     path = Path(path)
     if path.exists():
-        raise DataError(f"{path} exists", "a new folder", "remove it or choose another")
+        raise DataError(f"{path} exists; expected a new folder", "remove it or choose another")
     stamps = [start + round(float(s) * NANOSECONDS) for s in video.stamps]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_bag(
         (path / TRUTH).write_text(json.dumps(truth) + "\n", encoding="utf-8")
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
-        raise DataError(f"{path}: {error}", "a folder to write to", "choose another") from error
+        raise DataError(f"{path}: {error}; expected a folder to write to") from error
 
 
 def _write_images(

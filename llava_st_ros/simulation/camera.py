@@ -120,7 +120,7 @@ class Views:
         return np.stack([u, v, depth], axis=2)
 
     def outlines(self, points: np.ndarray, radius: float) -> np.ndarray:
-        """[N, 3] centres of spheres -> their exact boxes [P, N, 4], NaN where not in front."""
+        """[N, 3] centers of spheres -> their exact boxes [P, N, 4], NaN where not in front."""
         x, y, depth = self._relative(points)
         with np.errstate(invalid="ignore", divide="ignore"):
             square = np.where(depth > radius, depth**2 - radius**2, np.nan)

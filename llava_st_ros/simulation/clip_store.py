@@ -118,7 +118,8 @@ class ClipStore:
         )
         if not shards:
             raise DataError(
-                f"no clips in {folder}", "shards of simulated clips", "run llava-st train simulate"
+                f"no clips in {folder}; expected shards of simulated clips",
+                "run llava-st train simulate",
             )
         self.folder = folder
         self._truths: list[dict[str, Any]] = []
@@ -132,12 +133,12 @@ class ClipStore:
                 truths = json.loads(text)
             except (OSError, ValueError) as error:
                 raise DataError(
-                    f"{shard}: {error}", "a whole shard", "delete it and run simulate again"
+                    f"{shard}: {error}; expected a whole shard", "delete it and run simulate again"
                 ) from error
             if len(frames) != len(truths):
                 raise DataError(
-                    f"{shard}: {len(frames)} clips but {len(truths)} truths",
-                    "one truth a clip",
+                    f"{shard}: {len(frames)} clips but {len(truths)} truths"
+                    "; expected one truth a clip",
                     "delete it and run simulate again",
                 )
             digest.update(text)
@@ -154,8 +155,7 @@ class ClipStore:
         """The store of the first ``clips`` clips; raises DataError when there are fewer."""
         if clips > len(self):
             raise DataError(
-                f"{len(self)} clips in {self.folder}",
-                f"at least {clips}",
+                f"{len(self)} clips in {self.folder}; expected at least {clips}",
                 "simulate more or ask for fewer",
             )
         store = copy.copy(self)

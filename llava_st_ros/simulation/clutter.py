@@ -50,7 +50,7 @@ class Distractor:
 
 @dataclass(frozen=True)
 class Foreground:
-    """A pole or a robot's arm between camera and table, in neutral colour.
+    """A pole or a robot's arm between camera and table, in neutral color.
 
     ``side`` is where it stands across the picture (-0.5..0.5 of its width), ``nearness`` the share
     of the way from lens to the point looked at, ``roll`` its tilt in the picture (radians), and it

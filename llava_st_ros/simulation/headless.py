@@ -45,7 +45,6 @@ def gl_context(size: int) -> Any:
         except Exception as error:  # each platform fails with classes of its own
             reasons.append(f"{name}: {type(error).__name__} {error}")
     raise BackendError(
-        f"no headless OpenGL ({'; '.join(reasons)})",
-        "a working EGL or OSMesa",
+        f"no headless OpenGL ({'; '.join(reasons)}); expected a working EGL or OSMesa",
         "install libegl1 and libgl1-mesa-dri, or libosmesa6",
     )

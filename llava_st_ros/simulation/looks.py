@@ -44,7 +44,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Material:
-    """An object's skin: ``grain`` darkens the colour to ``darkest`` of itself at most."""
+    """An object's skin: ``grain`` darkens the color to ``darkest`` of itself at most."""
 
     grain: str
     specular: float
@@ -64,7 +64,7 @@ _DARKEST = {"flat": 1.0, "wood": 0.7, "speckle": 0.7, "stripes": 0.65, "noise": 
 
 @dataclass(frozen=True)
 class Look:
-    """``materials`` are names, one for each object; colours of light are products with white."""
+    """``materials`` are names, one for each object; colors of light are products with white."""
 
     table: Surface
     floor: Surface

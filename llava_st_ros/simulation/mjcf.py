@@ -8,7 +8,7 @@ from llava_st_ros.simulation.clutter import CONE, Distractor, Foreground
 from llava_st_ros.simulation.looks import GRAIN_SIZE, GRAINS, MATERIALS, SURFACES
 from llava_st_ros.simulation.scenes import COLORS, GRAVITY, TIMESTEP, Scene
 
-MAX_GEOMS = 200  # of a scene with its shadows; ids of up to 254 fit into one colour channel
+MAX_GEOMS = 200  # of a scene with its shadows; ids of up to 254 fit into one color channel
 FLOOR = -0.75  # z
 _DENSITY = 300.0  # kg/m^3
 _PASSABLE = 'contype="0" conaffinity="0"'
@@ -94,7 +94,7 @@ def _distractor(item: Distractor) -> str:
         "plate": ("cylinder", [x, height], height),
         "book": ("box", [x, y, height], height),
         "stone": ("ellipsoid", [x, y, height], 0.9 * height),
-        "cone": ("mesh", [], CONE[1] / 4),  # a mesh lies with its centre of mass at its place
+        "cone": ("mesh", [], CONE[1] / 4),  # a mesh lies with its center of mass at its place
     }[item.kind]
     form = 'mesh="cone"' if item.kind == "cone" else f'size="{_text(size)}"'
     return (

@@ -67,7 +67,7 @@ def missing_name(objects: tuple[SimulatedObject, ...], rng: np.random.Generator)
 def _misplaced(scenery: Scenery, rng: np.random.Generator) -> str | None:
     """Two objects that are there, but on the other side of each other."""
     one, other = (int(i) for i in rng.choice(scenery.indices, 2, replace=False))
-    gap = float(scenery.centre(one)[0] - scenery.centre(other)[0])
+    gap = float(scenery.center(one)[0] - scenery.center(other)[0])
     ways = [telling_apart(scenery.objects[i], scenery.others(i)) for i in (one, other)]
     if not all(ways) or abs(gap) < MARGIN:
         return None

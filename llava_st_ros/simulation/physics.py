@@ -23,7 +23,7 @@ def make_bouncy(model: mujoco.MjModel, index: int) -> None:
 
 
 class Tabletop:
-    """A scene's bodies. ``positions`` are the objects' centres, float64 [n, 3] in metres."""
+    """A scene's bodies. ``positions`` are the objects' centers, float64 [n, 3] in metres."""
 
     def __init__(
         self, scene: Scene, model: mujoco.MjModel, positions: np.ndarray, yaws: np.ndarray

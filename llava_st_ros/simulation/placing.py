@@ -22,21 +22,21 @@ _NEXT_TO = 0.6  # the nearest is "next to" if the second nearest is this much fa
 
 @dataclass(frozen=True)
 class Scenery:
-    """The objects seen in a picture: ``indices`` of n objects, ``centres`` f32 [n, 2] in [0, 1]."""
+    """The objects seen in a picture: ``indices`` of n objects, ``centers`` f32 [n, 2] in [0, 1]."""
 
     objects: tuple[SimulatedObject, ...]
     indices: tuple[int, ...]
-    centres: np.ndarray
+    centers: np.ndarray
 
     @classmethod
     def of(cls, objects: Sequence[SimulatedObject], boxes: np.ndarray) -> Scenery:
         """From boxes f32 [objects, 4], NaN for what is not seen."""
         seen = np.flatnonzero(~np.isnan(boxes[:, 0]))
-        centres = (boxes[seen, :2] + boxes[seen, 2:]) / 2
-        return cls(tuple(objects), tuple(int(i) for i in seen), centres)
+        centers = (boxes[seen, :2] + boxes[seen, 2:]) / 2
+        return cls(tuple(objects), tuple(int(i) for i in seen), centers)
 
-    def centre(self, index: int) -> np.ndarray:
-        return self.centres[self.indices.index(index)]
+    def center(self, index: int) -> np.ndarray:
+        return self.centers[self.indices.index(index)]
 
     def others(self, index: int) -> list[SimulatedObject]:
         """Every other object that is seen."""
@@ -66,8 +66,8 @@ def _in_a_row(index: int, alike: list[int], scenery: Scenery, words: str) -> lis
     """By the order from left to right of those that look alike."""
     if len(alike) < 2:
         return []
-    row = sorted(alike, key=lambda i: float(scenery.centre(i)[0]))
-    across = [float(scenery.centre(i)[0]) for i in row]
+    row = sorted(alike, key=lambda i: float(scenery.center(i)[0]))
+    across = [float(scenery.center(i)[0]) for i in row]
     place = row.index(index)
     gaps = [b - a for a, b in pairwise(across)]
     ways = []
@@ -96,17 +96,17 @@ def _beside_another(
     known = telling_apart(scenery.objects[mark], scenery.others(mark))
     if not known:
         return []
-    there = scenery.centre(mark)
+    there = scenery.center(mark)
     called = pick(rng, known).words(rng)
     rivals = [i for i in alike if i != index]
-    side = float(scenery.centre(index)[0] - there[0])
+    side = float(scenery.center(index)[0] - there[0])
     ways = []
     for way, sign in (("left of", -1), ("right of", 1)):
-        beyond = [sign * float(scenery.centre(i)[0] - there[0]) for i in rivals]
+        beyond = [sign * float(scenery.center(i)[0] - there[0]) for i in rivals]
         if sign * side > MARGIN and all(b < -MARGIN / 2 for b in beyond):
             ways.append(f"{words} {way} the {called}")
-    far = [float(np.linalg.norm(scenery.centre(i) - there)) for i in rivals]
-    near = float(np.linalg.norm(scenery.centre(index) - there))
+    far = [float(np.linalg.norm(scenery.center(i) - there)) for i in rivals]
+    near = float(np.linalg.norm(scenery.center(index) - there))
     if far and near < _NEXT_TO * min(far):
         ways.append(f"{words} next to the {called}")
     return ways

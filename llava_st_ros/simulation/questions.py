@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_st_ros.language.tasks import Question, num_templates, question
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.simulation.negatives import missing_event, missing_name, missing_object
 from llava_st_ros.simulation.placing import Scenery
@@ -20,6 +19,7 @@ from llava_st_ros.simulation.wording import (
     phrase,
     sentence,
 )
+from llava_st_ros.text.tasks import Question, num_templates, question
 
 __all__ = ["Sample", "all_texts", "clip_samples", "image_samples"]
 
@@ -95,7 +95,7 @@ def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> 
         samples.append(Sample(Task.DGC, "", None, None, frame, described))
     absent = missing_object(scenery, rng)
     if absent is not None:
-        nothing = Answer(Task.REC, nothing=True)
+        nothing = Answer(Task.REC, no_match=True)
         samples.append(Sample(Task.REC, absent, None, None, frame, nothing))
     return samples
 
@@ -145,7 +145,7 @@ def _unanswered(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
             # The span of what does happen, as in questions that have an answer.
             event = clip.events[int(rng.integers(len(clip.events)))]
             span = (event.span[0] / last, event.span[1] / last)
-        samples.append(Sample(task, text, span, None, None, Answer(task, nothing=True)))
+        samples.append(Sample(task, text, span, None, None, Answer(task, no_match=True)))
     return samples
 
 

@@ -144,9 +144,9 @@ def _shadows(scene: Scene, state: np.ndarray) -> list[Shadow]:
     x, y, z = scene.look.light_direction
     found = []
     for item, (left, back, height) in zip(scene.objects, state.reshape(-1, 7)[:, :3]):
-        centre = np.array([left - x / z * height, back - y / z * height, MAT_TOP + 3e-4])
-        if centre[1] < scene.table_edge:
-            found.append(Shadow(centre, 0.9 * item.scale))
+        center = np.array([left - x / z * height, back - y / z * height, MAT_TOP + 3e-4])
+        if center[1] < scene.table_edge:
+            found.append(Shadow(center, 0.9 * item.scale))
     return found
 
 

@@ -23,7 +23,7 @@ _DARK = np.array([0.0, 0.0, 0.0, 0.35], dtype=np.float32)
 class Shadow(NamedTuple):
     """A disc drawn dark on the table; segmentation does not see it. Metres."""
 
-    centre: np.ndarray
+    center: np.ndarray
     radius: float
 
 
@@ -83,7 +83,7 @@ class SceneRenderer:
                 scene.geoms[scene.ngeom],
                 mujoco.mjtGeom.mjGEOM_CYLINDER.value,
                 np.array([shadow.radius, 2e-4, 0.0]),  # a disc: radius, half height
-                shadow.centre,
+                shadow.center,
                 np.eye(3).ravel(),
                 _DARK,
             )

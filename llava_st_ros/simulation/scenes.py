@@ -70,7 +70,7 @@ class SimulatedObject:
 
     @property
     def height(self) -> float:
-        """Of the centre above the table at rest."""
+        """Of the center above the table at rest."""
         return {"box": 0.9, "cylinder": 1.0, "capsule": 0.62, "ball": 1.0}[self.shape] * self.scale
 
     @property
@@ -120,7 +120,7 @@ def sample_scene(
 def sample_objects(
     rng: np.random.Generator, count: int, world: World, *, twins: bool = True
 ) -> tuple[SimulatedObject, ...]:
-    """Objects that often share a colour or a shape; one is wanted where ``world`` wants any."""
+    """Objects that often share a color or a shape; one is wanted where ``world`` wants any."""
     objects: list[SimulatedObject] = []
     if world.wanted:
         wanted = sorted(world.wanted)

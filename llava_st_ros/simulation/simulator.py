@@ -69,9 +69,8 @@ def split_seed(split: str, index: int) -> int:
     """The seed of clip ``index`` of a split; seeds of different splits never meet."""
     if split not in SPLITS or not 0 <= index < len(SPLITS[split]):
         raise ConfigError(
-            f"clip {index} of split {split!r}",
-            f"one of {', '.join(f'{k} (0..{len(v) - 1})' for k, v in SPLITS.items())}",
-            "correct the split or the index",
+            f"clip {index} of split {split!r}"
+            f"; expected one of {', '.join(f'{k} (0..{len(v) - 1})' for k, v in SPLITS.items())}",
         )
     return SPLITS[split][index]
 
@@ -146,8 +145,8 @@ def simulate_video(
     """
     if duration < 10 or fps < 1 or size < 32:
         raise ConfigError(
-            f"a video of {duration} s, {fps} frames/s and {size} px",
-            "at least 10 s, 1 frame/s and 32 px",
+            f"a video of {duration} s, {fps} frames/s and {size} px"
+            "; expected at least 10 s, 1 frame/s and 32 px",
             "raise them",
         )
     world, stamps = world_of(seed), np.arange(int(duration * fps)) / fps

@@ -16,7 +16,7 @@ SPLITS: dict[str, range] = {
     "unseen_table": range(310_000_000, 320_000_000),
     "unseen_lens": range(320_000_000, 330_000_000),
 }
-Combination = tuple[str, str]  # colour, shape
+Combination = tuple[str, str]  # color, shape
 HELD_OUT: frozenset[Combination] = frozenset(
     {("purple", "ball"), ("cyan", "box"), ("orange", "cylinder"), ("green", "capsule")}
 )

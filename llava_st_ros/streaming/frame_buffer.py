@@ -51,7 +51,9 @@ class FrameBuffer:
 
     def __init__(self, config: StreamConfig, num_frames: int) -> None:
         if num_frames < 1:
-            raise ConfigError(f"{num_frames} frames a window", "at least 1", "raise num_frames")
+            raise ConfigError(
+                f"{num_frames} frames a window; expected at least 1", "raise num_frames"
+            )
         self._config = config
         self._num_frames = num_frames
         # From the oldest of a window to the newest there are F - 1 steps: window_seconds, give or

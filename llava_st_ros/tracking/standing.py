@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llava_st_ros.asking import PreparedQuery
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.errors import QueryError
+from llava_st_ros.query_runner import PreparedQuery
 from llava_st_ros.records import (
     NANOSECONDS,
     BoxTube,
@@ -131,7 +131,9 @@ class StandingQuery:
 
 def _check(query: Query) -> None:
     if not query.id:
-        raise QueryError("a standing query without id", "a name for it", "set the query's id")
+        raise QueryError(
+            "a standing query without id; expected a name for it", "set the query's id"
+        )
     for name, value in (("period", query.period), ("expiry", query.expiry)):
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise QueryError(f"query {query.id!r} with {name} {value}", "seconds > 0", "correct it")
+            raise QueryError(f"query {query.id!r} with {name} {value}; expected seconds > 0")

@@ -12,8 +12,8 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.errors import DataError
-from llava_st_ros.whole_files import whole_file
 
 # What a line says of the run and not of what is learned; "norm" is the gradient's.
 NO_LOSS = ("stage", "step", "minutes", "norm", "rate", "samples_per_second")
@@ -24,10 +24,10 @@ def draw_curves(log: Path, out: Path) -> None:
     """Write ``out``, a PNG, from a run's log.jsonl. Raises DataError where either cannot be."""
     figure = make_figure(read_log(log))
     try:
-        with whole_file(out) as part:
+        with atomic_file(out) as part:
             FigureCanvasAgg(figure).print_png(str(part))
     except OSError as error:
-        raise DataError(f"{out}: {error}", "a place to write to", "choose another") from error
+        raise DataError(f"{out}: {error}; expected a place to write to") from error
 
 
 def read_log(log: Path) -> dict[str, list[Line]]:
@@ -39,7 +39,7 @@ def read_log(log: Path) -> dict[str, list[Line]]:
     try:
         text = log.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"{log}: {error}", "a run's log.jsonl", "check the path") from error
+        raise DataError(f"{log}: {error}; expected a run's log.jsonl") from error
     *whole, _ = text.split("\n")
     stages: dict[str, list[Line]] = {}
     for number, line in enumerate(whole, start=1):
@@ -49,13 +49,15 @@ def read_log(log: Path) -> dict[str, list[Line]]:
             values = None
         if not _is_line(values):
             raise DataError(
-                f"{log}:{number}: {line[:60]!r}",
-                "a JSON object with a stage, a step and numbers",
+                f"{log}:{number}: {line[:60]!r}"
+                "; expected a JSON object with a stage, a step and numbers",
                 "name the log.jsonl of a training run",
             )
         stages.setdefault(values["stage"], []).append(values)
     if not stages:
-        raise DataError(f"{log} without a line", "a run's log.jsonl", "let the run log something")
+        raise DataError(
+            f"{log} without a line; expected a run's log.jsonl", "let the run log something"
+        )
     return stages
 
 
@@ -67,7 +69,7 @@ def make_figure(stages: Mapping[str, Sequence[Line]]) -> Figure:
     )
     for column, (stage, lines) in enumerate(stages.items()):
         losses, rates = axes[0, column], axes[1, column]
-        # Twenty colours: a stage logs more parts than the usual ten.
+        # Twenty colors: a stage logs more parts than the usual ten.
         losses.set_prop_cycle(color=colormaps["tab20"].colors)
         names = dict.fromkeys(name for line in lines for name in line if name not in NO_LOSS)
         for name in names:

@@ -44,7 +44,7 @@ class NeighbouringTokenPropagation(nn.Module):
         return weight + (spread - spread.detach())
 
 
-def propagate_to_neighbours(module: nn.Module) -> None:
+def propagate_to_neighbors(module: nn.Module) -> None:
     """Put NeighbouringTokenPropagation on the six tables found under ``module``."""
     for table in coordinate_tables(module):
         parametrize.register_parametrization(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from stream_config import stream_config
 
 from llava_st_ros.backends.base import BackendDescription
-from llava_st_ros.language.answers import format_answer
-from llava_st_ros.model.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.text.answers import format_answer
+from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
+from support.stream_config import stream_config
 
 # 99 steps of 4 and of 3 pixels: a box on this raster is a whole coordinate token on each side.
 WIDTH, HEIGHT = 396, 297

@@ -31,7 +31,7 @@ def test_every_setting_of_the_grounder_comes_from_its_parameter() -> None:
         "reset_seconds": 2.5,
         "constrained": False,
         "max_new_tokens": 77,
-        "refusal": 0.21,
+        "no_match_threshold": 0.21,
         "min_confidence": 0.22,
         "association_iou": 0.23,
         "track_timeout": 4.5,

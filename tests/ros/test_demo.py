@@ -15,13 +15,13 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from llava_st_ros.records import NANOSECONDS
+from support.paths import ROOT
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run under scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs this package's messages: make messages")
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-ROOT = Path(__file__).resolve().parents[2]
 START, STEP, FRAMES = 1_700_000_000 * NANOSECONDS, NANOSECONDS // 10, 30
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
-LAUNCH = Path(__file__).parents[2] / "launch" / "grounding.launch.py"
+from support.paths import ROOT
+
+LAUNCH = ROOT / "launch" / "grounding.launch.py"
 
 
 def test_it_compiles() -> None:

@@ -82,7 +82,7 @@ def test_a_model_that_does_not_load_leaves_the_node_unconfigured(peer: Peer, sta
 
     def load(settings: object):
         if broken[0]:
-            raise CheckpointError("half a checkpoint", "a whole one", "copy it again")
+            raise CheckpointError("half a checkpoint; expected a whole one", "copy it again")
         return load_seeing()
 
     start(active=False, load=load)

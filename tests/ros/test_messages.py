@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import types
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +36,7 @@ from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
 from llava_st_ros.ros.parameters import NodeParameters, parse_cameras
 from llava_st_ros.ros.queries import free_id, parse_queries
 from llava_st_ros.ros.throttle import Throttle
+from support.paths import ROOT
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9
@@ -107,10 +107,10 @@ def test_an_answer_lies_on_the_windows_stamps() -> None:
     assert (message.phrases[0], message.phrase_boxes[0].x_max) == ("cup", 100.0)
     assert message.tube[0].box.y_max == 100.0
     assert list(message.problems) == ["one"]
-    assert not message.nothing
-    refused = replace(grounding, answer=Answer(Task.STVG, nothing=True), span=None, tube=BoxTube())
+    assert not message.no_match
+    refused = replace(grounding, answer=Answer(Task.STVG, no_match=True), span=None, tube=BoxTube())
     message = conversions.answer_to_msg(refused)
-    assert message.nothing
+    assert message.no_match
     assert not (message.span or message.tube)
 
 
@@ -273,7 +273,7 @@ def test_the_throttle_counts_what_it_holds_back() -> None:
 def test_the_parameter_file_that_ships_holds_every_parameter_with_its_default() -> None:
     import yaml
 
-    path = Path(__file__).parents[2] / "config" / "grounding.yaml"
+    path = ROOT / "config" / "grounding.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     defaults = {f.name: f.default for f in fields(NodeParameters)}
     assert {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} == defaults

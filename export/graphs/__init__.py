@@ -1,0 +1,1 @@
+"""The model's parts as modules that export to ONNX."""

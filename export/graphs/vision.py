@@ -1,0 +1,49 @@
+"""The vision tower and the projector as a module that exports well: one product for queries, keys
+and values, shapes without arithmetic, one operator each for LayerNorm and GELU."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from llava_st_ros.export.graphs.fused_linear import fused_linear
+from llava_st_ros.model.llava_st import LlavaST
+
+
+class VisionGraph(nn.Module):
+    """Normalised pixels f32 [B, 3, S, S] -> features [B, N, D] after the projector, before LAPE."""
+
+    def __init__(self, model: LlavaST) -> None:
+        super().__init__()
+        tower = model.model.vision_tower
+        heads = model.config.vision.num_attention_heads
+        self.embeddings = tower.embeddings
+        self.layers = nn.ModuleList(_Layer(layer, heads) for layer in tower.encoder.layers)
+        self.projector = model.model.mm_projector
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.embeddings(pixels)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.projector(hidden)
+
+
+class _Layer(nn.Module):
+    """A SigLIP encoder layer."""
+
+    def __init__(self, layer: nn.Module, heads: int) -> None:
+        super().__init__()
+        attention = layer.self_attn
+        self.heads = heads
+        self.before_attention, self.before_mlp = layer.layer_norm1, layer.layer_norm2
+        self.qkv = fused_linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out, self.mlp = attention.out_proj, layer.mlp
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        qkv = self.qkv(self.before_attention(hidden)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # each [B, heads, N, d]
+        # Scaled first and softmax in float32, for float16's sake.
+        query = query * query.shape[-1] ** -0.5
+        weights = (query @ key.transpose(-1, -2)).float().softmax(-1).to(value.dtype)
+        hidden = hidden + self.out((weights @ value).transpose(1, 2).flatten(2))
+        return hidden + self.mlp(self.before_mlp(hidden))

@@ -1,0 +1,1 @@
+"""TensorRT engines: supported operators, optimization profiles, builds."""

@@ -1,0 +1,1 @@
+"""Checks of an export against the torch reference: proof, bisection, accuracy."""

@@ -1,0 +1,1 @@
+"""Footage in, pictures out: image decoding, video, bags, overlays. Knows no model."""

@@ -1,0 +1,206 @@
+"""Tracks and events drawn on camera images; overlay videos and contact sheets of them."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from llava_st_ros.errors import DataError
+from llava_st_ros.records import Event, EventState, Track, TrackState
+
+Colour = tuple[int, int, int]
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_HUES = 12
+_STATES = {
+    TrackState.GROUNDED: "",
+    TrackState.PROPAGATED: " (carried)",
+    TrackState.LOST: " (lost)",
+}
+_MARKS = {EventState.BEGUN: ">", EventState.ONGOING: "=", EventState.ENDED: "|"}
+
+
+def color_of(query_id: str, track_id: int = 0) -> Colour:
+    """A hue for the query and a shade for the track: RGB, the same in every picture.
+
+    Ids that differ by one in their last character ("q1", "q2") get hues far apart.
+    """
+    hue = sum(query_id.encode()) * 5 % _HUES / _HUES  # 5 and 12 share no divisor: all hues occur
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0 - 0.15 * (track_id % 3))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw(image: np.ndarray, tracks: Sequence[Track], events: Sequence[Event] = ()) -> np.ndarray:
+    """A copy of RGB uint8 [H, W, 3] with each track's current box and a line for each event.
+
+    A box from the model is drawn whole, one carried on dashed, a lost one thin and dashed. Labels
+    stay inside the image and off each other as far as there is room.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    height, width = canvas.shape[:2]
+    taken: list[tuple[int, int, int, int]] = []
+    for track in tracks:
+        color = color_of(track.query_id, track.track_id)
+        x1, y1, x2, y2 = (round(v) for v in track.box.clipped().to_pixels(width - 1, height - 1))
+        thickness = 1 if track.state is TrackState.LOST else max(1, round(_scale(canvas) * 4))
+        if track.state is TrackState.GROUNDED:
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+        else:
+            _dashed(canvas, (x1, y1, x2, y2), color, thickness)
+        label = f"{track.label} #{track.track_id}{_STATES[track.state]}"
+        _label(canvas, label, (x1, y1), color, taken)
+    for row, event in enumerate(reversed(events)):
+        text = f"{_MARKS[event.state]} {event.text}: {event.state.name.lower()}"
+        line = _line_height(canvas)
+        _label(canvas, text, (0, height - row * line), color_of(event.query_id), taken)
+    return canvas
+
+
+def enlarged(image: np.ndarray, least_height: int = 432) -> np.ndarray:
+    """The image, a whole number of times as large, so that labels on it can be read."""
+    factor = -(-least_height // image.shape[0])
+    if factor <= 1:
+        return image
+    size = image.shape[1] * factor, image.shape[0] * factor
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+
+
+def reduced(image: np.ndarray, most_width: int = 480) -> np.ndarray:
+    """The image, at most ``most_width`` wide."""
+    if image.shape[1] <= most_width:
+        return image
+    height = max(1, round(image.shape[0] * most_width / image.shape[1]))
+    return cv2.resize(image, (most_width, height), interpolation=cv2.INTER_AREA)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 6) -> np.ndarray:
+    """Images [H, W, 3] of one size in rows of ``columns``, on white."""
+    height, width = images[0].shape[:2]
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """RGB [H, W, 3] to a file whose suffix names the format; DataError where that fails."""
+    try:
+        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        written = False
+    if not written:
+        raise DataError(f"{path} can't be written; expected a writable .png or .jpg")
+
+
+class VideoWriter:
+    """An MP4 (or, by its suffix, AVI) of RGB frames; on leaving it is opened again to be sure.
+
+    The first frame's size is the video's; later ones are resized to it. DataError where OpenCV
+    can't write the file or what it wrote can't be read.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self._fps, self.frames = path, fps, 0
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, image: np.ndarray) -> None:
+        if self._writer is None:
+            self._size = image.shape[1], image.shape[0]
+            codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix == ".avi" else "mp4v"))
+            self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
+            if not self._writer.isOpened():
+                self._fail("can't be written as a video")
+        if (image.shape[1], image.shape[0]) != self._size:
+            image = cv2.resize(image, self._size)
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if error is None:
+            capture = cv2.VideoCapture(str(self.path))
+            readable = capture.isOpened() and capture.read()[0]
+            capture.release()
+            if not readable:
+                self._fail("was written but can't be read")
+
+    def _fail(self, what: str) -> None:
+        raise DataError(
+            f"{self.path} {what}; expected a writable .mp4 or .avi",
+            "check the folder and the suffix",
+        )
+
+
+def _scale(canvas: np.ndarray) -> float:
+    return max(0.35, canvas.shape[0] / 900)
+
+
+def _line_height(canvas: np.ndarray) -> int:
+    return round(30 * _scale(canvas))
+
+
+def _label(
+    canvas: np.ndarray,
+    text: str,
+    bottom_left: tuple[int, int],
+    color: Colour,
+    taken: list[tuple[int, int, int, int]],
+) -> None:
+    """Text on a coloured ground above a point, moved to where it is whole and free."""
+    scale, line = _scale(canvas), _line_height(canvas)
+    height, width = canvas.shape[:2]
+    text = text.encode("ascii", "replace").decode()  # the font has no more
+    while len(text) > 4 and cv2.getTextSize(text, _FONT, scale, 1)[0][0] > width - 4:
+        text = text[:-4] + "..."
+    long = cv2.getTextSize(text, _FONT, scale, 1)[0][0] + 4
+    left = max(0, min(bottom_left[0], width - long))
+    top = max(0, min(bottom_left[1] - line, height - line))
+    for offset in (0, *(sign * i * line for i in range(1, height // line) for sign in (1, -1))):
+        place = left, top + offset, left + long, top + offset + line
+        if place[1] >= 0 and place[3] <= height and not any(_meet(place, t) for t in taken):
+            top += offset
+            break
+    taken.append((left, top, left + long, top + line))
+    cv2.rectangle(canvas, (left, top), (left + long - 1, top + line - 1), color, cv2.FILLED)
+    red, green, blue = color
+    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
+    baseline = top + round(line * 0.72)
+    cv2.putText(canvas, text, (left + 2, baseline), _FONT, scale, ink, 1, cv2.LINE_AA)
+
+
+def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _dashed(
+    canvas: np.ndarray, box: tuple[int, int, int, int], color: Colour, thickness: int
+) -> None:
+    x1, y1, x2, y2 = box
+    dash = max(3, min(canvas.shape[:2]) // 60)
+    for a, b in (((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2)),
+                 ((x2, y1), (x2, y2))):  # fmt: skip
+        length = max(abs(b[0] - a[0]), abs(b[1] - a[1]))
+        for start in range(0, max(1, length), 2 * dash):
+            ends = [
+                tuple(round(p + (q - p) * min(1.0, s / max(1, length))) for p, q in zip(a, b))
+                for s in (start, start + dash)
+            ]
+            cv2.line(canvas, ends[0], ends[1], color, thickness)

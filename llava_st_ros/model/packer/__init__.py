@@ -1,0 +1,1 @@
+"""The Spatial-Temporal Packer: the published form and the faster ones that equal it."""

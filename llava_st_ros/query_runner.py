@@ -1,0 +1,110 @@
+"""One question on one view of a camera: prompt, decoding, and the answer laid on the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llava_st_ros.backends.base import Backend
+from llava_st_ros.config import GrounderConfig
+from llava_st_ros.decoding.generate import generate
+from llava_st_ros.records import Answer, Grounding, Prompt, Query, Span, Task
+from llava_st_ros.streaming.view import CameraView
+from llava_st_ros.streaming.window import Window, span_of_tokens, tube_of_tokens
+from llava_st_ros.text.answers import parse
+from llava_st_ros.text.grammar import EVEN_ODDS, Grammar
+from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.text.tasks import from_query
+from llava_st_ros.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class PreparedQuery:
+    """A query and all of its asking that no window changes."""
+
+    query: Query
+    prompt: Prompt
+    grammar: Grammar | None
+
+
+class QueryRunner:
+    """Asks the model; keeps nothing between two questions."""
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, config: GrounderConfig) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._model = backend.describe().model
+        self._prompts = PromptBuilder(tokenizer, self._model)
+
+    def prepare(self, query: Query, no_match_threshold: float = EVEN_ODDS) -> PreparedQuery:
+        """Build the parts of a query that no window changes.
+
+        Args:
+            query: The question.
+            no_match_threshold: As in ``text.grammar.Grammar``.
+
+        Raises:
+            QueryError: The query is not valid for its task.
+        """
+        question = from_query(query)
+        grammar = None
+        if self._config.constrained:
+            grammar = Grammar.for_question(
+                question, self._tokenizer, self._model, no_match_threshold
+            )
+        return PreparedQuery(query, self._prompts.build(question), grammar)
+
+    def ask(
+        self,
+        prepared: PreparedQuery,
+        view: CameraView,
+        *,
+        on_token: Callable[[int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Grounding | None:
+        """The answer; None where the view has no frame.
+
+        A cancelled answer is whatever was whole of it by then.
+        """
+        query = prepared.query
+        window = view.window(query.task.on_image)
+        if window is None:
+            return None
+        backend, embeddings = view.visual(query.task.on_image).begin(prepared.prompt)
+        generation = generate(
+            backend,
+            embeddings,
+            self._tokenizer,
+            grammar=prepared.grammar,
+            max_new_tokens=self._config.max_new_tokens,
+            on_token=on_token,
+            cancelled=cancelled,
+        )
+        answer = parse(generation.ids, query.task, self._model, tokenizer=self._tokenizer)
+        return to_grounding(query, answer, window, generation.confidence)
+
+
+def to_grounding(query: Query, answer: Answer, window: Window, confidence: float) -> Grounding:
+    """Time tokens become the stamps of the window's frames; an image's box lies on its frame."""
+    stamps, newest = window.stamps, window.newest
+    return Grounding(
+        query=query,
+        answer=answer,
+        window=stamps,
+        span=_span(query, answer, stamps),
+        tube=tube_of_tokens(answer.boxes, stamps),
+        confidence=confidence,
+        camera=newest.camera,
+        frame_id=newest.frame_id,
+        width=newest.width,
+        height=newest.height,
+    )
+
+
+def _span(query: Query, answer: Answer, stamps: Sequence[int]) -> Span | None:
+    if answer.span is None or query.task.on_image:
+        return None
+    first, last = answer.span
+    if query.task is Task.ELC and query.span is not None:
+        first = min(round(query.span[0] * (len(stamps) - 1)), last)
+    return span_of_tokens((first, last), stamps)

@@ -1,0 +1,1 @@
+"""Published adapters: their files, and merging a chain into one checkpoint."""

@@ -1,0 +1,1 @@
+"""Fine-tuning any LLaVA-ST checkpoint with LoRA on ST-Align's format."""

@@ -1,0 +1,1 @@
+"""The training loop: steps, gradients, optimizers, saved state, progress."""

@@ -1,0 +1,1 @@
+"""ST-Align's records: format, media, mixing, batches."""

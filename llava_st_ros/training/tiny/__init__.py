@@ -1,0 +1,1 @@
+"""Training llava-st-tiny from nothing on simulated clips, and its ablations."""

@@ -1,0 +1,311 @@
+"""The kernel library by its C names, and torch's operators on it.
+
+The library is built by nvcc and loaded with or without a GPU; what its kernels compute is compared
+with float64 where there is one, and LLAVA_ST_KERNELS names a library built for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llava_st_ros.backends.torch_kernels import CudaKernels, use_kernels
+from llava_st_ros.engine import kernel_library
+from llava_st_ros.engine.kernel_library import SCALARS, VARIABLE, KernelLibrary, find_kernels
+from llava_st_ros.errors import EngineError
+from llava_st_ros.model.packer.late_gelu import late_gelu
+from llava_st_ros.model.packer.region_attention import region_attention
+from llava_st_ros.model.packer.streaming import StreamingPacker
+from support.native_build import build_native, run
+from support.tiny_model import tiny_config, tiny_model
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    return build_native()
+
+
+HALF = SCALARS["float16"]
+GRID = (9, 9, 3)  # strides of no tokens
+
+
+@pytest.fixture(scope="module")
+def path(build: Path) -> Path:
+    return build / "libllava_st_kernels.so"
+
+
+@pytest.fixture(scope="module")
+def library(path: Path) -> KernelLibrary:
+    return KernelLibrary(path)
+
+
+def test_the_library_shows_its_entry_points(path: Path) -> None:
+    shown = run("nm", "-D", "--defined-only", path).stdout.split()[2::3]
+    names = ("abi_version", "error", "late_gelu", "region_attention")
+    assert sorted(shown) == [f"llava_st_{name}" for name in names]
+
+
+@pytest.mark.parametrize("with_addend", [False, True])
+def test_the_kernels_reference_is_the_operator(build: Path, with_addend: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    terms, table, addend = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((3, 5, 7), (4, 7), (3, 5, 7))
+    )
+    times = torch.tensor([3, 0, 3])
+    output = torch.full((3, 5, 7), torch.nan, dtype=torch.float64)
+    names = ctypes.CDLL(str(build / "tests" / "libllava_st_reference_for_python.so"))
+    names.late_gelu_reference(
+        (ctypes.c_int64 * 4)(3, 5, 7, 4),
+        (ctypes.c_void_p * 3)(*(term.data_ptr() for term in terms)),
+        *(ctypes.c_void_p(x.data_ptr()) for x in (table, times)),
+        ctypes.c_void_p(addend.data_ptr() if with_addend else None),
+        ctypes.c_void_p(output.data_ptr()),
+    )
+    wanted = late_gelu(list(terms), table, times, addend if with_addend else None)
+    torch.testing.assert_close(output, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_to_do_needs_no_gpu(library: KernelLibrary) -> None:
+    sizes = (0, 27, 27, 8, 1024, 3, 1)
+    assert library.region_attention(sizes, 1e-5, HALF, 0, (1, 1), 0, GRID, 0, GRID, 0, 0) == ""
+    assert library.late_gelu((0, 729, 2048, 100), HALF, (), 0, 0, 0, 0, 0) == ""
+
+
+def test_what_a_kernel_does_not_take_is_told(library: KernelLibrary) -> None:
+    def attention(heads: int, epsilon: float) -> str:
+        sizes = (1, 3, 3, heads, 64, 3, 1)
+        return library.region_attention(sizes, epsilon, HALF, 0, (1, 1), 0, GRID, 0, GRID, 0, 0)
+
+    assert attention(17, 1e-5) == "heads is 17; expected 1 to 16"
+    assert attention(16, 0.0) == "epsilon is 0.000000; expected > 0"
+    told = library.late_gelu((1, 729, 2048, 0), HALF, (0,), 0, 0, 0, 0, 0)
+    assert told == "rows of the table is 0; expected 1 to 2147483647"
+    assert library.late_gelu((1, 1, 1, 1), 3, (0,), 0, 0, 0, 0, 0) == "scalar is 3"
+
+
+def test_what_cuda_refuses_is_an_error(path: Path) -> None:
+    """In a process that sees no GPU."""
+    program = (
+        "from pathlib import Path\n"
+        "from llava_st_ros.engine.kernel_library import KernelLibrary\n"
+        f"library = KernelLibrary(Path({str(path)!r}))\n"
+        "library.late_gelu((1, 1, 1, 1), 0, (0,), 0, 0, 0, 0, 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "EngineError" in (last := result.stderr.splitlines()[-1])
+    assert f"{path}: CUDA: " in last and "kernels built for this GPU and driver" in last
+
+
+def test_another_file_is_refused(build: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.so"
+    empty.write_bytes(b"")
+    other = build / "tests" / "libllava_st_reference_for_python.so"
+    for wrong in (empty, other, tmp_path / "none.so"):
+        with pytest.raises(EngineError, match=f"{wrong}: not loaded: .*; expected libllava_st_k"):
+            KernelLibrary(wrong)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("no C compiler")
+    source, newer = tmp_path / "newer.c", tmp_path / "newer.so"
+    source.write_text("int llava_st_abi_version(void) { return 2; }\n")
+    assert run(compiler, "-shared", "-fPIC", source, "-o", newer).returncode == 0
+    with pytest.raises(EngineError, match="kernels of ABI version 2; expected version 1"):
+        KernelLibrary(newer)
+
+
+def test_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "lib" / "python3.12" / "site-packages" / "llava_st_ros"
+    monkeypatch.setattr(kernel_library, "__file__", str(package / "engine" / "kernel_library.py"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert find_kernels() is None and not use_kernels()
+    installed = tmp_path / "lib" / "llava_st_ros" / "libllava_st_kernels.so"
+    installed.parent.mkdir(parents=True)
+    installed.write_bytes(b"")
+    assert find_kernels() == installed
+    named = tmp_path / "named.so"
+    monkeypatch.setenv(VARIABLE, str(named))
+    with pytest.raises(EngineError, match=f"{VARIABLE}={named}: no such file"):
+        find_kernels()
+    named.write_bytes(b"")
+    assert find_kernels() == named
+    with pytest.raises(EngineError, match="not loaded"):
+        use_kernels()
+
+
+def test_the_operators_are_registered(path: Path) -> None:
+    for _ in range(2):
+        assert use_kernels(path)
+    for name in ("region_attention", "late_gelu"):
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        assert has(f"llava_st::{name}", "CUDA")
+    terms, table, times, addend = late_inputs(torch.float32, "cpu")
+    assert late_gelu(terms, table, times, addend).shape == addend.shape
+
+
+def attention_inputs(dtype: torch.dtype, device: str, temporal: bool = False) -> tuple[Any, ...]:
+    """Queries with their heads outermost in memory; keys and values side by side."""
+    generator = torch.Generator().manual_seed(0)
+    side, length = (1, 5) if temporal else (3, 1)
+    query = torch.randn(4, 2 * 2 * 3, 64, generator=generator, dtype=torch.float64) / 4
+    tokens = torch.randn(2 * length, 2 * side, 3 * side, 128, generator=generator).double()
+    query, tokens = query.to(device, dtype), tokens.to(device, dtype)
+    key, value = tokens.chunk(2, -1)
+    return query.transpose(0, 1).unflatten(0, (2, 2, 3)), key, value, side, length, 1e-5
+
+
+def late_inputs(dtype: torch.dtype, device: str, wide: int = 64) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    terms = [random(9, wide) for _ in range(3)]
+    return terms, random(4, wide), torch.tensor([3, 0, 3], device=device), random(3, 9, wide)
+
+
+def test_the_operators_keep_to_torchs_rules() -> None:
+    for temporal in (False, True):
+        inputs = attention_inputs(torch.float64, "cpu", temporal)
+        torch.library.opcheck(region_attention, inputs)
+    query, key, value, *settings = attention_inputs(torch.float64, "cpu")
+    tensors = [
+        x[..., :5].clone().requires_grad_() for x in (query[:1, :1], key[:1, :3], value[:1, :3])
+    ]
+    assert torch.autograd.gradcheck(lambda *x: region_attention(*x, *settings), tensors)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_region_attention_compiles_whole(backend: str) -> None:
+    inputs = attention_inputs(torch.float32, "cpu")
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda *arguments: region_attention(*arguments) * 2, fullgraph=True, backend=backend
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(*inputs), region_attention(*inputs) * 2)
+
+
+def test_what_the_kernels_do_not_know_torch_computes(library: KernelLibrary) -> None:
+    """float64 is none of theirs, wherever it lies."""
+    kernels = CudaKernels(library)
+    inputs = attention_inputs(torch.float64, "cpu")
+    assert torch.equal(kernels.region_attention(*inputs), region_attention(*inputs))
+    late = late_inputs(torch.float64, "cpu")
+    assert torch.equal(kernels.late_gelu(*late), late_gelu(*late))
+
+
+class Recording(KernelLibrary):
+    """Keeps what the kernels said: "" where they ran."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.said: list[str] = []
+
+    def _outcome(self, status: int) -> str:
+        self.said.append(super()._outcome(status))
+        return self.said[-1]
+
+
+@pytest.fixture
+def recording() -> Recording:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU, and a torch with CUDA")
+    if (found := find_kernels()) is None:
+        pytest.skip(f"needs the kernels built for this GPU: set {VARIABLE}")
+    return Recording(found)
+
+
+ERRORS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", list(ERRORS))
+@pytest.mark.parametrize("temporal", [False, True])
+def test_region_attention_on_a_gpu(
+    recording: Recording, dtype: torch.dtype, temporal: bool
+) -> None:
+    query, key, value, *settings = attention_inputs(dtype, "cuda", temporal)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found = CudaKernels(recording).region_attention(query, key, value, *settings)
+    stream.synchronize()
+    assert recording.said == [""]
+    wanted = region_attention(*(x.double().cpu() for x in (query, key, value)), *settings)
+    bound = ERRORS[dtype]
+    torch.testing.assert_close(found.double().cpu(), wanted, rtol=bound, atol=bound)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", list(ERRORS))
+@pytest.mark.parametrize("wide", [64, 37])
+@pytest.mark.parametrize("with_addend", [False, True])
+def test_late_gelu_on_a_gpu(
+    recording: Recording, dtype: torch.dtype, wide: int, with_addend: bool
+) -> None:
+    terms, table, times, addend = late_inputs(dtype, "cuda", wide)
+    addend = addend if with_addend else None
+    found = CudaKernels(recording).late_gelu(terms, table, times, addend)
+    assert recording.said == [""]
+    exact = None if addend is None else addend.double().cpu()
+    wanted = late_gelu([x.double().cpu() for x in terms], table.double().cpu(), times.cpu(), exact)
+    bound = ERRORS[dtype]
+    torch.testing.assert_close(found.double().cpu(), wanted, rtol=bound, atol=bound)
+
+
+@pytest.mark.gpu
+def test_sizes_beyond_the_kernels_on_a_gpu(recording: Recording) -> None:
+    query, key, value, *settings = attention_inputs(torch.float32, "cuda")
+    query = query.repeat(1, 1, 1, 5, 1)  # 20 heads
+    found = CudaKernels(recording).region_attention(query, key, value, *settings)
+    assert recording.said == ["heads is 20; expected 1 to 16"]
+    wanted = region_attention(*(x.double().cpu() for x in (query, key, value)), *settings)
+    torch.testing.assert_close(found.double().cpu(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_the_operators_on_a_gpu(recording: Recording) -> None:
+    """As they are called: from the packer, captured into a graph, and for gradients."""
+    assert use_kernels(recording.path)
+    model = tiny_model(tiny_config(num_frames=10))
+    shape = (10, model.config.tokens_per_frame, model.config.language.hidden_size)
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model.double().pack(features.double(), range(10))
+    packer = StreamingPacker(model.to("cuda", torch.float32))
+    window = packer.pack([packer.frame(one) for one in features.cuda()], range(10))
+    for found, exact in zip(window.tokens, wanted):
+        assert (found.double().cpu() - exact).abs().max() <= 1e-4 * exact.std()
+
+    terms, table, times, addend = late_inputs(torch.float32, "cuda")
+    eager = late_gelu(terms, table, times, addend)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = late_gelu(terms, table, times, addend)
+    captured.zero_()
+    graph.replay()
+    torch.testing.assert_close(captured, eager)
+
+    table.requires_grad_()
+    late_gelu(terms, table, times, addend).sum().backward()
+    on_cpu = late_inputs(torch.float32, "cpu")
+    on_cpu[1].requires_grad_()
+    late_gelu(*on_cpu).sum().backward()
+    torch.testing.assert_close(table.grad.cpu(), on_cpu[1].grad, rtol=1e-4, atol=1e-4)

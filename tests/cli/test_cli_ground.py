@@ -1,0 +1,129 @@
+"""``llava-st ground`` on every kind of footage, with a random checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from llava_st_ros.cli import ground
+from llava_st_ros.errors import LlavaStError
+from llava_st_ros.records import NANOSECONDS
+from support.paths import ROOT
+
+FPS, FRAMES = 10, 90
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nine seconds of video, and a few images."""
+    folder = tmp_path_factory.mktemp("footage")
+    writer = cv2.VideoWriter(
+        str(folder / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (64, 48)
+    )
+    (folder / "images").mkdir()
+    for i in range(FRAMES):
+        image = np.full((48, 64, 3), 90, np.uint8)
+        image[20:30, i // 2 : i // 2 + 10] = (40, 40, 220)
+        writer.write(image)
+        if i % 10 == 0:
+            cv2.imwrite(str(folder / "images" / f"{i:03d}.png"), image)
+    writer.release()
+    return folder
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    ground.add_arguments(parser)
+    return ground.run(parser.parse_args([str(a) for a in arguments]))
+
+
+def test_a_video_gives_tracks_events_and_an_overlay(
+    footage, random_checkpoint, tmp_path, capsys
+) -> None:
+    overlay, out = tmp_path / "new" / "overlay.mp4", tmp_path / "out"
+    arguments = ("--video", footage / "video.avi", "--model", random_checkpoint, "--json")
+    queries = ("--query", "the red square", "--query", "what [moves]?", "--period", 2)
+    assert run(*arguments, *queries, "--overlay", overlay, "--out", out) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["frames"] == FRAMES
+    assert [q["text"] for q in result["queries"]] == ["the red square", "what [moves]?"]
+    # Asked when a window of 6 s was full, then every 2 s, and at the end: stamps are the clock.
+    asked = [a["window"][1] for a in result["answers"] if a["query_id"] == "q1"]
+    assert asked == [6 * NANOSECONDS, 8 * NANOSECONDS, round(8.9 * NANOSECONDS)]
+    stamps = {round(i * NANOSECONDS / FPS) for i in range(FRAMES)}
+    for track in result["tracks"]:
+        assert {row["stamp"] for row in track["tube"]} <= stamps
+        for row in track["tube"]:
+            assert 0 <= row["box"][0] <= row["box"][2] <= 64
+            assert 0 <= row["box"][1] <= row["box"][3] <= 48
+    assert {event["state"] for event in result["events"]} == {"ENDED"}
+    for name in ("tracks", "events", "answers"):
+        lines = (out / f"{name}.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == result[name]
+        assert lines
+    assert cv2.imread(str(out / "contact_sheet.png")) is not None
+    video = cv2.VideoCapture(str(overlay))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(FPS)
+
+
+def test_tables_for_people(footage, random_checkpoint, capsys) -> None:
+    images = ("--images", footage / "images", "--fps", 1, "--model", random_checkpoint)
+    assert run(*images, "--query", "what [moves]?", "--period", 20) == 0
+    output = capsys.readouterr().out
+    assert "tracks" in output
+    assert "what [moves]?" in output  # rich's markup stays out of a user's words
+
+
+def test_one_image_is_asked_where_something_is(footage, random_checkpoint, capsys) -> None:
+    image = footage / "images" / "010.png"
+    arguments = ("--image", image, "--query", "the red square", "--model", random_checkpoint)
+    assert run(*arguments, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    (answer,) = result["answers"]
+    assert result["queries"][0]["task"] == "REC"
+    assert len(answer["boxes"]) == 1
+    assert answer["span"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("--video", "absent.mp4"), "no file"),
+        (("--bag", "absent"), "no bag"),
+        (("--images", "absent"), "no folder"),
+        (("--image", "absent.png"), "no file"),
+        (("--images", "{}/images", "--topic", "/x"), "--topic"),
+        (("--image", "{}/images/010.png", "--task", "STVG"), "STVG"),
+        (("--images", "{}/images", "--task", "SVG"), "SVG"),
+        (("--images", "{}/images", "--period", "0"), "period"),
+        (("--images", "{}/images", "--window", "-1"), "window"),
+        (("--images", "{}/images", "--overlay", "x.txt"), ".mp4"),
+        (("--images", "{}/images", "--out", "{}/video.avi"), "video.avi"),
+        (("--images", "{}/images", "--model", "absent"), "absent"),
+        (("--images", "{}/images", "--backend", "absent"), "absent"),
+    ],
+)
+def test_bad_input_is_one_line(footage, random_checkpoint, arguments, found) -> None:
+    given = [argument.format(footage) for argument in arguments]
+    model = () if "--model" in given else ("--model", random_checkpoint)
+    with pytest.raises(LlavaStError, match=found) as caught:
+        run(*given, *model, "--query", "the red square")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_exits_with_2_on_bad_input() -> None:
+    command = [sys.executable, "-m", "llava_st_ros.cli", "ground", "--video", "absent.mp4"]
+    done = subprocess.run(
+        [*command, "--query", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "absent.mp4" in done.stderr

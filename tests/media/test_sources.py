@@ -1,0 +1,166 @@
+"""Recorded footage as frames: video files, folders, bags of both storages, and broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.media.sources import (
+    BagSource,
+    ImageFolderSource,
+    ImageSource,
+    VideoSource,
+)
+from llava_st_ros.records import NANOSECONDS
+
+STORE = get_typestore(Stores.ROS2_JAZZY)
+
+
+def picture(index: int) -> np.ndarray:
+    """RGB [48, 64, 3], plain but for a square whose place says which it is."""
+    image = np.full((48, 64, 3), (30, 90, 150), np.uint8)
+    image[8:24, 8 * index : 8 * index + 8] = (220, 40, 40)
+    return image
+
+
+def write_bag(path: Path, plugin: StoragePlugin, *, broken: tuple[int, ...] = ()) -> Path:
+    """Three raw bgr8 images with padded rows on /raw, three JPEGs on /camera/compressed."""
+    types, time = STORE.types, STORE.types["builtin_interfaces/msg/Time"]
+    header = types["std_msgs/msg/Header"]
+    with Writer(path, version=9, storage_plugin=plugin) as writer:
+        raw = writer.add_connection("/raw", "sensor_msgs/msg/Image", typestore=STORE)
+        small = writer.add_connection(
+            "/camera/compressed", "sensor_msgs/msg/CompressedImage", typestore=STORE
+        )
+        text = writer.add_connection("/note", "std_msgs/msg/String", typestore=STORE)
+        note = types["std_msgs/msg/String"]("x")
+        writer.write(text, 1, STORE.serialize_cdr(note, "std_msgs/msg/String"))
+        for i in range(3):
+            recorded = (100 + i) * NANOSECONDS
+            padded = np.zeros((48, 64 * 3 + 4), np.uint8)
+            padded[:, :-4] = picture(i)[..., ::-1].reshape(48, -1)
+            image = types["sensor_msgs/msg/Image"](
+                header(time(50, i * 100), "cam_optical"), 48, 64, "bgr8", 0, 196, padded.ravel()
+            )
+            writer.write(raw, recorded, STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
+            data = cv2.imencode(".jpg", picture(i)[..., ::-1])[1].ravel()
+            if i in broken:
+                data = data[:-40]
+            jpeg = types["sensor_msgs/msg/CompressedImage"](
+                header(time(0, 0), "cam_optical"), "jpeg", data
+            )
+            writer.write(
+                small, recorded, STORE.serialize_cdr(jpeg, "sensor_msgs/msg/CompressedImage")
+            )
+    return path
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_a_bag_gives_its_images_with_their_own_stamps(tmp_path: Path, plugin) -> None:
+    source = BagSource(write_bag(tmp_path / "bag", plugin), "raw")  # the slash may be left out
+    frames = list(source)
+    assert source.length == len(frames) == 3
+    assert [f.stamp for f in frames] == [50 * NANOSECONDS + i * 100 for i in range(3)]
+    assert {f.frame_id for f in frames} == {"cam_optical"}
+    for i, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.image, picture(i))
+    assert [f.stamp for f in source] == [f.stamp for f in frames]  # it can be read again
+
+
+def test_compressed_images_without_a_stamp_take_the_recordings(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, broken=(1,))
+    source = BagSource(bag, "/camera/compressed")
+    frames = list(source)
+    assert [f.stamp // NANOSECONDS for f in frames] == [100, 102]
+    assert source.dropped == 1
+    assert "cut short" in source.problem
+    assert np.abs(frames[1].image.astype(int) - picture(2)).mean() < 6
+
+
+def test_a_bare_storage_file_is_a_bag_too(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
+    (file,) = bag.glob("*.mcap")
+    assert len(list(BagSource(file, "/raw"))) == 3
+
+
+def test_a_wrong_topic_names_those_that_there_are(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
+    for name in ("/image", None, "/note"):
+        with pytest.raises(DataError, match=r"/raw .*/camera/compressed.*--topic"):
+            BagSource(bag, name)
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+@pytest.mark.parametrize("kept", [0, 100, 0.5])
+def test_a_cut_bag_is_one_clear_line(tmp_path: Path, plugin, kept: float) -> None:
+    bag = write_bag(tmp_path / "bag", plugin)
+    (file,) = (path for path in bag.iterdir() if path.suffix in (".mcap", ".db3"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
+    with pytest.raises(DataError, match="whole rosbag2 recording") as caught:
+        list(BagSource(bag, "/raw"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_bag(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no bag at"):
+        BagSource(tmp_path / "absent")
+    with pytest.raises(DataError, match="whole rosbag2 recording"):
+        BagSource(tmp_path)
+
+
+def test_a_bag_whose_images_are_all_broken_has_no_frame(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, broken=(0, 1, 2))
+    with pytest.raises(DataError, match=r"no frame in .*3 unreadable.*cut short"):
+        list(BagSource(bag, "/camera/compressed"))
+
+
+def test_a_videos_stamps_are_its_presentation_times(tmp_path: Path) -> None:
+    path = str(tmp_path / "video.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 8.0, (64, 48))
+    for i in range(6):
+        writer.write(picture(i)[..., ::-1])
+    writer.release()
+    source = VideoSource(path)
+    frames = list(source)
+    assert source.length == len(frames) == 6
+    assert [f.stamp for f in frames] == [round(i * NANOSECONDS / 8) for i in range(6)]
+    for i, frame in enumerate(frames):
+        assert np.abs(frame.image.astype(int) - picture(i)).mean() < 6
+
+
+def test_a_folder_of_images_is_read_in_order(tmp_path: Path) -> None:
+    for i in (2, 0, 1):
+        cv2.imwrite(str(tmp_path / f"{i:03d}.png"), picture(i)[..., ::-1])
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "003.jpg").write_bytes(b"no image either")
+    source = ImageFolderSource(tmp_path, fps=4)
+    frames = list(source)
+    assert [f.stamp for f in frames] == [0, NANOSECONDS // 4, NANOSECONDS // 2]
+    np.testing.assert_array_equal(frames[2].image, picture(2))
+    assert source.dropped == 1
+    assert "003.jpg" in source.problem
+
+
+def test_unreadable_files_are_one_clear_line(tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    for make in (
+        lambda: VideoSource(tmp_path / "absent.mp4"),
+        lambda: VideoSource(text),
+        lambda: ImageFolderSource(tmp_path / "absent"),
+        lambda: ImageFolderSource(tmp_path),
+        lambda: ImageSource(tmp_path / "absent.png"),
+        lambda: list(ImageSource(text)),
+    ):
+        with pytest.raises(DataError) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="fps"):
+        ImageFolderSource(tmp_path, fps=0)

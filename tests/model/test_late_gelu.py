@@ -1,0 +1,75 @@
+"""The late sums' GELU as one operator of torch: its numbers, gradients and torch's own rules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from llava_st_ros.model.packer.late_gelu import late_gelu
+
+FRAMES, ROWS, WIDE, TIMES = 3, 2, 5, [3, 0, 3]
+
+
+def inputs(dtype: torch.dtype = torch.float64, gradients: bool = False) -> tuple[Any, ...]:
+    torch.manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=dtype, requires_grad=gradients)
+
+    terms = [random(ROWS, WIDE) for _ in range(FRAMES)]
+    return terms, random(4, WIDE), torch.tensor(TIMES), random(FRAMES, ROWS, WIDE)
+
+
+@pytest.mark.parametrize("with_addend", [False, True])
+def test_it_is_gelu_of_the_sums(with_addend: bool) -> None:
+    terms, table, times, addend = inputs()
+    kept = [x.clone() for x in (*terms, table, addend)]
+    result = late_gelu(terms, table, times, addend if with_addend else None)
+    assert result.shape == (FRAMES, ROWS, WIDE)
+    for i, time in enumerate(TIMES):
+        for row in range(ROWS):
+            for column in range(WIDE):
+                x = float(terms[i][row, column] + table[time, column])
+                x += float(addend[i, row, column]) if with_addend else 0.0
+                wanted = x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
+                assert float(result[i, row, column]) == pytest.approx(wanted, abs=1e-14)
+    assert all(map(torch.equal, kept, (*terms, table, addend))), "inputs were changed"
+
+
+def test_terms_may_lie_anywhere() -> None:
+    terms, table, times, _ = inputs()
+    apart = [torch.zeros(WIDE, 2 * ROWS, dtype=table.dtype)[:, ::2].t().copy_(x) for x in terms]
+    assert not apart[0].is_contiguous()
+    assert torch.equal(late_gelu(apart, table, times, None), late_gelu(terms, table, times, None))
+
+
+def test_gradients() -> None:
+    terms, table, times, addend = inputs(gradients=True)
+
+    def of(table: torch.Tensor, addend: torch.Tensor | None, *terms: torch.Tensor) -> torch.Tensor:
+        return late_gelu(terms, table, times, addend)
+
+    assert torch.autograd.gradcheck(of, (table, addend, *terms))
+    assert torch.autograd.gradgradcheck(of, (table, addend, *terms))
+    assert torch.autograd.gradcheck(lambda table, *terms: of(table, None, *terms), (table, *terms))
+
+
+@pytest.mark.parametrize("with_addend", [False, True])
+def test_the_operator_keeps_to_torchs_rules(with_addend: bool) -> None:
+    terms, table, times, addend = inputs(torch.float32, gradients=True)
+    torch.library.opcheck(late_gelu, (terms, table, times, addend if with_addend else None))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_it_compiles_whole(backend: str) -> None:
+    terms, table, times, addend = inputs(torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda *arguments: late_gelu(*arguments) * 2, fullgraph=True, backend=backend
+    )
+    with torch.inference_mode():
+        wanted = late_gelu(terms, table, times, addend) * 2
+        assert torch.equal(compiled(terms, table, times, addend), wanted)

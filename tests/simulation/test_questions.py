@@ -1,0 +1,322 @@
+"""Questions about simulated clips: whole, unambiguous, and true to the clip."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from llava_st_ros.records import Task
+from llava_st_ros.simulation.descriptions import SYNONYMS
+from llava_st_ros.simulation.events import EventKind
+from llava_st_ros.simulation.negatives import missing_event, missing_object
+from llava_st_ros.simulation.placing import Scenery
+from llava_st_ros.simulation.questions import MIN_SIDE, Sample, clip_samples, image_samples
+from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES, SimulatedObject
+from llava_st_ros.simulation.simulator import (
+    SimulatedClip,
+    SimulatedEvent,
+    simulate_clip,
+    split_seed,
+)
+from llava_st_ros.simulation.wording import (
+    BEHIND,
+    PREDICATES,
+    all_texts,
+    event_text,
+    may_be_said,
+    object_text,
+    sentence,
+)
+from llava_st_ros.simulation.worlds import HELD_OUT
+from llava_st_ros.text.answer_format import NO_MATCH_TASKS
+from llava_st_ros.text.answers import format_answer, parse
+from llava_st_ros.text.tasks import question
+from support.text_cases import config
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[tuple[SimulatedClip, list[Sample]]]:
+    clips = [simulate_clip(split_seed("validation", index)) for index in range(20)]
+    return [(clip, clip_samples(clip, np.random.default_rng(clip.seed))) for clip in clips]
+
+
+def test_every_task_is_asked(asked) -> None:
+    assert {sample.task for _, samples in asked for sample in samples} == set(Task)
+    for clip, samples in asked:
+        told = [s for s in samples if not s.answer.no_match]
+        for task in (Task.TR, Task.ELC):
+            assert sum(s.task is task for s in told) == len(clip.events)
+        for task in (Task.STVG, Task.SVG, Task.TVG):
+            assert sum(s.task is task for s in told) <= len(clip.events)
+            assert sum(s.task is task for s in samples) <= len(clip.events) + 1
+        assert sum(s.task is Task.DVC for s in samples) == 1
+
+
+def test_the_same_generator_asks_the_same(asked) -> None:
+    for clip, samples in asked[:5]:
+        assert clip_samples(clip, np.random.default_rng(clip.seed)) == samples
+
+
+def test_questions_and_answers_go_through_the_language(asked) -> None:
+    for _, samples in asked:
+        for sample in samples:
+            question(sample.task, sample.text, span=sample.span, box=sample.box)
+            read = parse(format_answer(sample.answer, config()).text, sample.task, config())
+            assert not read.problems
+            assert read.span == sample.answer.span or sample.task is Task.TR
+            assert [t for t, _ in read.boxes] == [t for t, _ in sample.answer.boxes]
+            assert read.segments == sample.answer.segments
+            assert read.no_match == sample.answer.no_match
+
+
+def test_video_answers_are_the_events_spans_and_the_subjects_boxes(asked) -> None:
+    for clip, samples in asked:
+        spans = {event.span: event for event in clip.events}
+        for sample in samples:
+            if sample.answer.no_match:
+                continue
+            if sample.task in (Task.STVG, Task.TVG):
+                assert sample.answer.span in spans
+            if sample.task not in (Task.STVG, Task.SVG, Task.ELC):
+                continue
+            frames = [frame for frame, _ in sample.answer.boxes]
+            fitting = [
+                event
+                for event in clip.events
+                if all(
+                    np.allclose(
+                        clip.boxes[f, event.subject], (b.x1, b.y1, b.x2, b.y2), equal_nan=False
+                    )
+                    for f, b in sample.answer.boxes
+                )
+                and frames == list(range(event.span[0], event.span[1] + 1))
+            ]
+            assert len(fitting) == 1
+            event = fitting[0]
+            if sample.task is Task.SVG:
+                assert sample.span == (event.span[0] / 19, event.span[1] / 19)
+            if sample.task is Task.ELC:
+                assert sample.span == (event.span[0] / 19, event.span[0] / 19)
+                assert sample.box == sample.answer.boxes[0][1]
+                assert sample.answer.span == event.span
+                assert sample.answer.caption == sentence(event, clip.objects)
+
+
+def test_objects_of_an_event_are_told_apart_by_every_wording(asked) -> None:
+    """An onlooker who takes the words at their word finds no other event."""
+    understood = 0
+    for clip, _ in asked:
+        for number, event in enumerate(clip.events):
+            for draw in range(20):
+                text = event_text(clip, event, np.random.default_rng((number, draw)))
+                found = None if text is None else meant(text, clip)
+                understood += found is not None
+                assert found in (None, {event.subject}), (text, clip.objects, clip.events)
+    assert understood > 200
+
+
+def meant(text: str, clip: SimulatedClip) -> set[int] | None:
+    """The objects that "the ATTRIBUTES [that] PREDICATE" may be about, by words alone; None for
+    sentences of another form."""
+    attributes = {*COLORS, *SHAPES, *SIZES, "object"}
+    for kind, said in PREDICATES.items():
+        for predicate in sorted(said, key=len, reverse=True):
+            start, there, rest = text.partition(f" {predicate.split(' the @')[0]}")
+            if not there or (rest and "@" not in predicate):
+                continue
+            words = start.removeprefix("the ").removesuffix(" that").split()
+            plain = {next((c for c, o in SYNONYMS.items() if w in o), w) for w in words}
+            if not plain <= attributes:
+                return None
+            happens = {i for e in clip.events for i in may_be_said(kind, e)}
+            fitting = {
+                i for i, o in enumerate(clip.objects) if plain <= {*o.full_name.split(), "object"}
+            }
+            return happens & fitting
+    return None
+
+
+SAID = [predicate for said in (*PREDICATES.values(), BEHIND) for predicate in said]
+
+
+def scenery(*placed_objects: tuple[str, float, float]) -> Scenery:
+    """Objects by full name at the centers given."""
+    objects, boxes = [], []
+    for name, x, y in placed_objects:
+        size, color, shape = name.split()
+        objects.append(SimulatedObject(color, shape, size, 0.05))
+        boxes.append((x - 0.05, y - 0.05, x + 0.05, y + 0.05))
+    return Scenery.of(objects, np.array(boxes, dtype=np.float32))
+
+
+def wordings(index: int, seen: Scenery) -> set[str]:
+    texts = (object_text(index, seen, np.random.default_rng(draw)) for draw in range(400))
+    return {text for text in texts if text is not None}
+
+
+def test_names_mean_one_visible_object() -> None:
+    seen = scenery(("small red ball", 0.2, 0.5), ("large blue ball", 0.5, 0.5))
+    texts = wordings(0, seen)
+    assert {"the red ball", "the small red ball", "the red object", "the red sphere"} <= texts
+    assert not {"the ball", "the sphere", "the object", "the thing"} & texts
+    assert not any("blue" in text.split(" the ")[0] for text in texts)
+
+
+def test_what_looks_the_same_is_told_by_its_place() -> None:
+    left, right = ("small red ball", 0.2, 0.5), ("small red ball", 0.8, 0.5)
+    seen = scenery(left, right, ("large blue box", 0.5, 0.5))
+    for index, here, there in ((0, "left", "right"), (1, "right", "left")):
+        texts = wordings(index, seen)
+        assert f"the {here}most red ball" in texts
+        assert f"the red ball on the {here}" in texts
+        assert f"the red ball {here} of the blue box" in texts
+        assert not any(there in text for text in texts if "from" not in text)
+        assert "the red ball" not in texts
+    middle = scenery(left, ("small red ball", 0.5, 0.5), right)
+    assert {"the second ball from the left", "the second red ball from the right"} <= wordings(
+        1, middle
+    )
+    close = scenery(left, ("small red ball", 0.22, 0.5))
+    assert wordings(0, close) == set()  # nobody could tell
+
+
+def test_next_to_is_said_of_the_plainly_nearest_only() -> None:
+    row = ("small red ball", 0.2, 0.5), ("small red ball", 0.8, 0.5)
+    seen = scenery(*row, ("large blue box", 0.3, 0.5))
+    assert any("next to the" in text and "b" in text for text in wordings(0, seen))
+    assert not any("next to" in text for text in wordings(1, seen))
+
+
+def told(*events: SimulatedEvent, names: tuple[str, ...]) -> SimulatedClip:
+    """A clip of objects in a row to which the events happen."""
+    objects = []
+    for name in names:
+        size, color, shape = name.split()
+        objects.append(SimulatedObject(color, shape, size, 0.05))
+    x = np.linspace(0.1, 0.9, len(names), dtype=np.float32)
+    boxes = np.stack([x - 0.05, np.full_like(x, 0.4), x + 0.05, np.full_like(x, 0.5)], axis=1)
+    frames = np.zeros((20, 8, 8, 3), np.uint8)
+    stamps = np.linspace(0, 6, 20)
+    return SimulatedClip(0, frames, np.stack([boxes] * 20), tuple(objects), events, stamps)
+
+
+def test_events_of_one_kind_are_told_by_their_order() -> None:
+    first = SimulatedEvent(EventKind.LIFTED, 1, None, (2, 6))
+    second = SimulatedEvent(EventKind.LIFTED, 0, None, (10, 15))
+    clip = told(first, second, names=("small red ball", "small red ball"))
+    for event, order in ((first, "first"), (second, "second")):
+        texts = {event_text(clip, event, np.random.default_rng(i)) for i in range(100)}
+        assert f"the red ball that is lifted {order}" in texts
+        assert all(text and text.endswith(order) for text in texts)
+
+
+def test_what_rolls_and_then_hits_is_not_told_by_rolling() -> None:
+    hit = SimulatedEvent(EventKind.COLLIDES, 0, 1, (2, 6))
+    rolls = SimulatedEvent(EventKind.ROLLS, 2, None, (10, 15))
+    clip = told(hit, rolls, names=("small red ball", "large blue box", "small green ball"))
+    texts = {event_text(clip, rolls, np.random.default_rng(i)) or "" for i in range(200)}
+    assert any("green" in text for text in texts)
+    assert not any(
+        re.match(r"the (small |little )?(ball|sphere|object) (that )?(rolls|is rolling)", t)
+        for t in texts
+    )
+    same = told(
+        hit,
+        SimulatedEvent(EventKind.ROLLS, 0, None, (10, 15)),
+        names=("small red ball", "large blue box"),
+    )
+    assert event_text(same, same.events[1], np.random.default_rng(0)) is None
+
+
+def test_what_is_asked_and_not_there_is_not_there(asked) -> None:
+    kinds: set[Task] = set()
+    for clip, samples in asked:
+        for sample in samples:
+            if not sample.answer.no_match:
+                continue
+            kinds.add(sample.task)
+            assert not (sample.answer.span or sample.answer.boxes or sample.tube)
+            if sample.task is not Task.REC:
+                assert meant(sample.text, clip) in (None, set()), sample.text
+    assert kinds == set(NO_MATCH_TASKS)
+
+
+def test_neither_span_nor_grammar_tells_that_nothing_matches(asked) -> None:
+    """What is true of every question that has an answer is true of the others."""
+    hit = re.compile(r"(?:collides with|hits|bumps into|behind) the (.*?)\??$")
+    spans = things = names = 0
+    for clip, samples in asked:
+        given = {(e.span[0] / 19, e.span[1] / 19) for e in clip.events}
+        for sample in samples:
+            if not sample.answer.no_match or sample.task is Task.REC:
+                continue
+            if sample.task is Task.SVG:
+                spans += 1
+                assert sample.span in given
+                names += not any(p.split(" the")[0] in sample.text for p in SAID)
+            if thing := hit.search(sample.text):
+                things += 1
+                assert thing[1] in {item.name for item in clip.objects}
+    assert spans > 10 and things > 3 and names > 3
+
+
+def test_an_absent_object_is_absent_and_a_misplaced_one_elsewhere() -> None:
+    seen = scenery(("small red ball", 0.2, 0.5), ("large blue box", 0.7, 0.5))
+    texts = {missing_object(seen, np.random.default_rng(i)) or "" for i in range(300)}
+    assert {"the red box", "the blue ball", "the red ball right of the blue box"} <= texts
+    assert not {"the red ball", "the blue box", "the ball", "the large box"} & texts
+    assert not any("ball left of the" in text for text in texts if "red" in text.split(" of ")[0])
+    held_out = {f"{color} {shape}" for color, shape in HELD_OUT}
+    assert not any(name in text for name in held_out for text in texts)
+
+
+def test_an_event_of_another_object_or_kind_is_missing() -> None:
+    lifted = SimulatedEvent(EventKind.LIFTED, 0, None, (2, 6))
+    clip = told(lifted, names=("small red ball", "large blue box"))
+    texts = {missing_event(clip, np.random.default_rng(i)) or "" for i in range(600)}
+    assert "the blue box is lifted" in texts  # the right kind, the wrong object
+    assert any(text.startswith("the red ball") for text in texts)  # the right object, another kind
+    assert not any(
+        re.match(r"the red ball (that )?(is (lifted|picked|raised)|stops|comes to)", t)
+        for t in texts
+    )
+
+
+def test_image_samples_are_about_what_shows_in_the_frame(asked) -> None:
+    rng = np.random.default_rng(0)
+    for clip, _ in asked:
+        for frame in (0, 10, 19):
+            samples = image_samples(clip, frame, rng)
+            boxes = clip.boxes[frame]
+            sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+            shown = {int(i) for i in np.flatnonzero(sides >= MIN_SIDE)}
+            rec = [s for s in samples if s.task is Task.REC and not s.answer.no_match]
+            found = [s.answer.boxes[0][1] for s in rec]
+            named = [(s.box, s.answer.caption) for s in samples if s.task is Task.REG]
+            assert all(s.frame == frame for s in samples)
+            assert len(found) <= len(named) == len(shown)
+            assert {box for box, _ in named} >= set(found)
+            for box, caption in named:
+                place = (box.x1, box.y1, box.x2, box.y2)
+                index = next(i for i in shown if tuple(map(float, boxes[i])) == place)
+                assert caption == f"a {clip.objects[index].full_name}"
+            phrases = [s.answer.phrases for s in samples if s.task is Task.DGC]
+            assert [len(p) for p in phrases] == ([len(shown)] if shown else [])
+
+
+def test_the_corpus_holds_every_word_that_is_asked_or_answered(asked) -> None:
+    words = {
+        word for text in all_texts() for word in text.replace("?", "").replace(",", "").split()
+    }
+    for _, samples in asked:
+        for sample in samples:
+            texts = [
+                sample.text,
+                sample.answer.caption or "",
+                *(c for _, c in sample.answer.segments),
+            ]
+            for text in texts:
+                assert set(text.replace("?", "").replace(",", "").split()) <= words
+                assert text == text.lower()

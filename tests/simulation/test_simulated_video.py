@@ -1,0 +1,108 @@
+"""Camera-rate videos of the simulator and the bags made of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from demo.score import read_truth
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.media.bags import Bag
+from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.simulation.bag_writer import START, TRUTH, write_bag
+from llava_st_ros.simulation.simulator import SimulatedClip, simulate_video, split_seed
+from llava_st_ros.simulation.wording import sentence
+
+
+@pytest.fixture(scope="module")
+def video() -> SimulatedClip:
+    return simulate_video(split_seed("test", 0), duration=20.0, fps=6.0, size=96)
+
+
+@pytest.fixture(scope="module")
+def bag(video, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bags") / "new" / "table"
+    write_bag(video, path, "/cam/compressed", "cam_optical")
+    return path
+
+
+def test_a_video_has_several_events_on_three_objects(video) -> None:
+    assert video.frames.shape == (120, 96, 96, 3)
+    assert video.boxes.shape == (120, 3, 4)
+    np.testing.assert_allclose(np.diff(video.stamps), 1 / 6)
+    assert len(video.events) == 4
+    assert len({event.kind for event in video.events}) == 4
+    assert {event.subject for event in video.events} == {0, 1, 2}
+    ends = [event.span for event in video.events]
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ends))
+    for event in video.events:
+        seconds = (event.span[1] - event.span[0]) / 6
+        assert 0.3 <= seconds <= 6
+        path = video.boxes[event.span[0] - 1 : event.span[1] + 1, event.subject] * 96
+        assert np.abs(path - path[0]).max() > 4
+
+
+def test_a_video_comes_again_from_its_seed(video) -> None:
+    again = simulate_video(video.seed, duration=20.0, fps=6.0, size=96)
+    assert (again.frames == video.frames).all()
+    assert again.events == video.events
+
+
+def test_unfit_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 10 s"):
+        simulate_video(0, duration=3.0)
+
+
+def test_the_bag_gives_back_the_frames_with_their_stamps(video, bag) -> None:
+    assert {p.suffix for p in bag.iterdir()} == {".yaml", ".mcap", ".json"}
+    read = Bag(bag)
+    topic = read.image_topic()
+    assert topic.name == "/cam/compressed"
+    images = list(read.images(topic))
+    assert len(images) == len(video.frames)
+    for image, frame, seconds in zip(images, video.frames, video.stamps):
+        assert image.stamp == image.recorded == START + round(seconds * NANOSECONDS)
+        assert image.frame_id == "cam_optical"
+        assert image.message.format == "jpeg"
+        decoded = cv2.imdecode(image.message.data, cv2.IMREAD_COLOR)[:, :, ::-1]
+        assert np.abs(decoded.astype(int) - frame).mean() < 4
+
+
+def test_the_truth_beside_the_bag_is_the_videos(video, bag) -> None:
+    truth = json.loads((bag / TRUTH).read_text())
+    stamps = truth["stamps"]
+    assert len(stamps) == 120
+    assert (truth["width"], truth["height"]) == (96, 96)
+    for event, written in zip(video.events, truth["events"]):
+        assert written["text"] == sentence(event, video.objects)
+        assert written["span"] == [stamps[event.span[0]], stamps[event.span[1]]]
+    for index, item in enumerate(truth["objects"]):
+        assert f"{item['color']} {item['shape']}" == video.objects[index].name
+        for frame, stamp in enumerate(stamps):
+            assert (str(stamp) in item["boxes"]) == bool(video.visible[frame, index])
+            if str(stamp) in item["boxes"]:
+                np.testing.assert_allclose(
+                    item["boxes"][str(stamp)], video.boxes[frame, index], atol=1e-6
+                )
+
+
+def test_the_demo_reads_the_truth(video, bag) -> None:
+    queries = read_truth(bag / TRUTH)
+    assert len(queries) == 3
+    for query in queries:
+        event = next(e for e in video.events if sentence(e, video.objects) == query.text)
+        seconds = (query.spans[0].end - query.spans[0].start) / NANOSECONDS
+        assert seconds == pytest.approx((event.span[1] - event.span[0]) / 6)
+        assert len(query.boxes) == video.visible[:, event.subject].sum()
+
+
+def test_a_bag_is_never_written_over(video, bag) -> None:
+    before = (bag / TRUTH).read_bytes()
+    with pytest.raises(DataError, match="exists"):
+        write_bag(video, bag)
+    assert (bag / TRUTH).read_bytes() == before

@@ -1,0 +1,1 @@
+"""Models, clips and cases that several test files share."""

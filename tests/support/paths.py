@@ -1,0 +1,8 @@
+"""Where the checkout and its stored test inputs are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "released-a"  # a parity case of the published code

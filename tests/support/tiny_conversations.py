@@ -1,0 +1,72 @@
+"""A small model in paper mode, what makes batches for it, and questions about a video."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.simulation.questions import Sample
+from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.training.tiny.conversations import (
+    Batch,
+    Conversation,
+    ConversationEncoder,
+    Lanes,
+)
+from llava_st_ros.training.tiny.stages import answer_terms, decode
+from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
+
+ROOM = Lanes(2, 440)  # for two of video_samples in the first lane, one in the second
+
+
+class Tiny:
+    """A small model in paper mode and what makes batches for it."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tiny_tokenizer()
+        self.config = dataclasses.replace(tiny_config(self.tokenizer), compat="paper")
+        self.builder = PromptBuilder(self.tokenizer, self.config)
+        frames, tokens = self.config.num_frames, self.config.tokens_per_frame
+        self.features = torch.randn(1, frames, tokens, self.config.vision.hidden_size)
+
+    def model(self) -> LlavaST:
+        return tiny_model(self.config)
+
+    def encode(self, samples: list[Sample], lanes: Lanes = ROOM) -> Conversation:
+        encoder = ConversationEncoder(self.builder, self.config, lanes)
+        return encoder.encode(samples, np.random.default_rng(0))
+
+    def loss(
+        self, model: LlavaST, batch: Batch, decisive: float = 1.0
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        states = decode(model, batch, self.features, False).last_hidden_state
+        terms = answer_terms(model, batch, states, decisive)
+        means = {f"video_{name}": (t.total / t.count).item() for name, t in terms.items()}
+        return terms["answer"].total / terms["answer"].count, means
+
+
+def video_samples() -> list[Sample]:
+    boxes = tuple((t, Box(0.13, 0.21, 0.52, 0.61 + t / 100)) for t in range(2, 5))
+    return [
+        Sample(
+            Task.STVG,
+            "the blue ball",
+            None,
+            None,
+            None,
+            Answer(Task.STVG, span=(2, 4), boxes=boxes),
+        ),
+        Sample(
+            Task.ELC,
+            "",
+            (0.2, 0.2),
+            Box(0.13, 0.21, 0.52, 0.63),
+            None,
+            Answer(Task.ELC, span=(2, 4), caption="the ball rolls", boxes=boxes),
+        ),
+        Sample(Task.TVG, "the box", None, None, None, Answer(Task.TVG, span=(1, 7))),
+    ]

@@ -1,0 +1,99 @@
+"""Files and folders appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava_st_ros.atomic_files import atomic_file, atomic_folder, write_text
+
+
+def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.b.json"
+    path.write_text("old")
+    with atomic_file(path) as part:
+        assert part.parent == tmp_path and part.suffix == ".json"  # writers go by the suffix
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    write_text(path, "é")
+    assert path.read_bytes() == "é".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, error: BaseException, begun: bool
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_file(path) as part:
+            if begun:
+                part.write_text("ne")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "folder"
+    with atomic_folder(path) as part:
+        (part / "a").write_text("1")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["a"]
+
+    def fail() -> None:
+        with atomic_folder(path) as part:
+            (part / "b").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [file.name for file in path.iterdir()] == ["a"]
+
+    with atomic_folder(path) as part:
+        (part / "c").write_text("3")
+    assert [file.name for file in path.iterdir()] == ["c"]
+    assert [folder.name for folder in path.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_gives_back_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("")
+    real = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == path and not (Path(source) / "old").exists():
+            raise OSError("no")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no"), atomic_folder(path):
+        pass
+    assert [file.name for file in path.iterdir()] == ["old"]
+
+
+def test_what_the_dead_left_is_removed_and_the_livings_stays(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = tmp_path / f".folder-begun-by-{child.pid}"
+    alive = tmp_path / f".folder-begun-by-{os.getppid()}"
+    foreign = tmp_path / ".folder-begun-by-hand"
+    for folder in (dead, alive, foreign):
+        folder.mkdir()
+    with atomic_folder(tmp_path / "folder"):
+        pass
+    assert not dead.exists() and alive.exists() and foreign.exists()

@@ -1,0 +1,333 @@
+"""The optimization loop and the store of clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.simulation.clip_store import ClipStore, render_shards
+from llava_st_ros.simulation.simulator import simulate_clip, split_seed
+from llava_st_ros.training.loop import loop
+from llava_st_ros.training.loop.batches import Share, moved, prefetched
+from llava_st_ros.training.loop.loop import LoopConfig, TrainingError, run
+from llava_st_ros.training.loop.losses import Term, Terms, logged_mean, mean
+from llava_st_ros.training.loop.optimizers import make_optimizers, rate_share, train_only
+from llava_st_ros.training.tiny.dense_alignment import patch_targets
+from llava_st_ros.training.tiny.settings import read_settings
+from support.small_run import Points, logged, points, small_config, small_net
+
+
+def test_rate_warms_up_and_cools_down() -> None:
+    assert rate_share(0.0, 0, 10) == pytest.approx(0.1)
+    assert rate_share(0.01, 10, 10) == pytest.approx(1.0, abs=1e-3)
+    assert rate_share(0.5, 500, 10) == pytest.approx(0.51)
+    assert rate_share(1.0, 1000, 10) == pytest.approx(0.02)
+
+
+def test_muon_takes_the_matrices_inside_and_adamw_the_rest() -> None:
+    net = small_net()
+    net.unused.weight.requires_grad_(False)
+    adamw, muon = make_optimizers(net, small_config(weight_decay=0.1))
+    matrices = [net.inside.weight, net.attention.in_proj_weight, net.attention.out_proj.weight]
+    assert {id(p) for p in muon.param_groups[0]["params"]} == set(map(id, matrices))
+    groups = {group["weight_decay"]: group["params"] for group in adamw.param_groups}
+    assert groups.keys() == {0.1, 0.0}
+    assert [id(p) for p in groups[0.1]] == [id(net.lm_head.weight)]
+    assert {p.ndim for p in groups[0.0]} == {1}
+    count = sum(p.requires_grad for p in net.parameters())
+    assert len(matrices) + 1 + len(groups[0.0]) == count
+    (alone,) = make_optimizers(net, LoopConfig(steps=1, rate=0.01))
+    assert sum(len(group["params"]) for group in alone.param_groups) == count
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    net = small_net()
+    rates = {"*.bias": 0.5, "attention.*": 0.2}
+    adamw, muon = make_optimizers(net, small_config(rate=0.1, rates=rates))
+    found = {id(p): g["lr"] for g in adamw.param_groups for p in g["params"]}
+    assert found[id(net.attention.in_proj_weight)] == 0.2  # not Muon's any more
+    assert found[id(net.attention.out_proj.bias)] == 0.5  # the first pattern that fits
+    assert found[id(net.lm_head.weight)] == 0.1
+    assert {id(p) for p in muon.param_groups[0]["params"]} == {
+        id(net.inside.weight),
+        id(net.unused.weight),
+    }
+    with pytest.raises(ConfigError, match=r"rates for atention\.\*"):
+        make_optimizers(net, small_config(rates={"atention.*": 0.1}))
+    net.requires_grad_(False)
+    with pytest.raises(ConfigError, match="without parameters"):
+        make_optimizers(net, small_config())
+
+
+def test_only_named_parts_are_trained() -> None:
+    net = small_net()
+    net.attention.requires_grad_(False)
+    train_only(net, net.inside, net.lm_head)
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trained == {"inside.weight", "inside.bias", "lm_head.weight"}
+
+
+def test_both_optimisers_follow_the_schedule_and_learn(tmp_path: Path) -> None:
+    net = small_net()
+    before = net.attention.in_proj_weight.detach().clone()
+    config = small_config(steps=60, rate=0.02, matrix_rate=0.02)
+    assert run("net", net, points, config, tmp_path) == 60
+    losses = [line["all"] for line in logged(tmp_path)]  # running means
+    assert losses[0] > 1.2 and losses[-1] < 0.8  # a guess: 1.39
+    assert not torch.equal(net.attention.in_proj_weight, before)
+    still = small_config(steps=3, rate=0.0, matrix_rate=0.0)
+    after = [p.detach().clone() for p in net.parameters()]
+    run("still", net, points, still, tmp_path)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), after))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    values: torch.Tensor
+    sources: tuple[str, ...]
+
+
+class Line(nn.Module):
+    """The loss is the mean of ``weight`` times the numbers, with the second term's 2 times that of
+    the positive ones; the gradient is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch: Numbers) -> Terms:
+        scaled = self.weight * batch.values
+        return {
+            "line": mean(scaled),
+            "positive": mean(scaled[batch.values > 0], 2.0),
+            "seen": logged_mean(batch.values),
+        }
+
+
+def numbers(*values: float) -> Numbers:
+    return Numbers(torch.tensor(values), tuple(f"file.json:{v:g}" for v in values))
+
+
+@pytest.mark.parametrize(
+    ("values", "loss"),
+    [((1.0, -3.0, 2.0), 0.0 + 2 * 1.5), ((-1.0, -2.0), -1.5)],
+    ids=["both", "nothing positive"],
+)
+def test_a_loss_is_its_weighted_terms(
+    tmp_path: Path, values: tuple[float, ...], loss: float
+) -> None:
+    config = LoopConfig(steps=1, rate=0.0, clip_norm=math.inf)
+    run("line", Line(), lambda _: numbers(*values), config, tmp_path)
+    (line,) = logged(tmp_path)
+    assert line["loss"] == pytest.approx(loss)
+    assert line["norm"] == pytest.approx(abs(loss))  # d loss / d weight, at weight 1
+    assert line["seen"] == pytest.approx(sum(values) / len(values))
+    assert ("positive" in line) == (max(values) > 0)
+
+
+def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
+    rows = [(1.0,), (2.0, 4.0), (-5.0,), (-7.0, -9.0)]
+    seen: list[int] = []
+
+    def batches(i: int) -> Numbers:
+        seen.append(i)
+        return numbers(*rows[i])
+
+    config = LoopConfig(steps=2, rate=0.0, accumulate=2, log_every=1, clip_norm=math.inf)
+    run("line", Line(), batches, config, tmp_path)
+    assert seen == [0, 1, 2, 3]
+    first, second = logged(tmp_path)
+    assert first["loss"] == pytest.approx((3 * 1 + 3 * 3) / 2) == first["norm"]
+    # Running means: a twentieth of the second step's.
+    assert second["loss"] == pytest.approx(0.95 * 6 + 0.05 * (-5 - 8) / 2)
+    assert second["norm"] == pytest.approx(0.95 * 6 + 0.05 * 13 / 2)
+    assert second["line"] == pytest.approx(0.95 * 7 / 3 + 0.05 * -21 / 3)  # over both batches
+
+
+def test_a_log_line_tells_everything(tmp_path: Path) -> None:
+    config = LoopConfig(steps=25, rate=0.5, warmup=1)
+    run("line", Line(), lambda _: numbers(1.0, 2.0), config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [20, 25]
+    for line, done in zip(lines, (19, 24)):
+        assert list(line)[:3] == ["stage", "step", "minutes"] and line["stage"] == "line"
+        assert line["rate"] == pytest.approx(0.5 * rate_share(done / 25, done, 1))
+        assert line["samples_per_second"] > 0 and line["minutes"] >= 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, value: float) -> None:
+    net = Line()
+    config = LoopConfig(steps=9, rate=0.1, save_steps=2)
+    with pytest.raises(TrainingError, match=r"bad, step 3, from file\.json:1, file") as e:
+        run("bad", net, lambda i: numbers(1.0, value if i == 3 else 2.0), config, tmp_path)
+    assert str(value) in str(e.value)
+    assert torch.isfinite(net.weight)  # the step was not taken
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["bad-0000002"]
+
+
+def test_a_loss_that_explodes_ends_the_run(tmp_path: Path) -> None:
+    def batches(i: int) -> Numbers:
+        return numbers(-2.0 if i != 6 else -21.0, 0.0)  # a loss of -1, of -10.5
+
+    class Falling(Line):
+        def forward(self, batch: Numbers) -> Terms:
+            return {"line": mean(-2 * batch.values * self.weight)}
+
+    config = LoopConfig(steps=9, rate=0.0, warmup=2)
+    with pytest.raises(TrainingError, match=r"loss of 21 in stage up, step 6, from file.json:-21,"):
+        run("up", Falling(), batches, config, tmp_path)
+    for name, change in (("warming up", {"warmup": 7}), ("allowed", {"explosion": 11.0})):
+        run(name, Falling(), batches, dataclasses.replace(config, **change), tmp_path)
+
+
+def test_a_stage_ends_with_its_minutes(tmp_path: Path) -> None:
+    config = small_config(steps=10**6, minutes=2e-3)
+    steps = run("short", small_net(), points, config, tmp_path)
+    assert 0 < steps < 10**6
+    last = logged(tmp_path)[-1]
+    assert last["step"] == steps
+    assert last["rate"] < 0.9 * config.rate  # it cools down by the clock: by steps it would not
+    # It stays over: called again it takes no step.
+    assert run("short", small_net(), points, config, tmp_path) == steps
+
+
+def test_the_first_step_is_not_on_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compiles, also in a process that goes on from a saved state."""
+    now = 0.0
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
+
+    class SlowStart(Line):
+        seconds = 600.0
+
+        def forward(self, batch: Numbers) -> Terms:
+            nonlocal now
+            now, self.seconds = now + self.seconds, 6.0
+            return super().forward(batch)
+
+    expected: list[float] = []
+    for minutes in (1, 2):
+        config = LoopConfig(steps=1000, minutes=minutes, rate=0.5, warmup=1, log_every=1)
+        expected += [minutes - 1 + tenths / 10 for tenths in range(11)]
+        steps = run("slow", SlowStart(), lambda _: numbers(1.0), config, tmp_path)
+        assert steps == len(expected)
+        lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert [line["minutes"] for line in lines] == pytest.approx(expected)
+        # The rate for a step follows the clock as it stood after the one before.
+        assert lines[-1]["rate"] == pytest.approx(
+            0.5 * rate_share(expected[-2] / minutes, steps - 1, 1)
+        )
+
+
+def test_clips_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+    def render(_: int) -> list[Path]:
+        return list(render_shards(tmp_path, "train", 2, num_frames=5, size=48, workers=1))
+
+    with ThreadPoolExecutor(2) as pool:  # two at once: one waits for the other's clips
+        shards, others = pool.map(render, range(2))
+    assert shards == others
+    assert len(shards) == 1 and not list(tmp_path.glob("*.part"))
+    store = ClipStore(tmp_path)
+    assert len(store) == 2
+    clip, again = store[1], simulate_clip(split_seed("train", 1), num_frames=5, size=48)
+    assert np.array_equal(clip.frames, again.frames)
+    assert np.array_equal(clip.boxes, again.boxes, equal_nan=True)
+    assert clip.events == again.events and clip.objects == again.objects
+    # A second run renders nothing anew.
+    before = (shards[0] / "frames.npy").stat().st_mtime_ns
+    assert render(0) == shards
+    assert (shards[0] / "frames.npy").stat().st_mtime_ns == before
+
+
+def test_a_store_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no clips in"):
+        ClipStore(tmp_path)
+    shard = tmp_path / "train-000000"
+    shard.mkdir()
+    (shard / "frames.npy").write_bytes(b"\x93NUMPY")
+    (shard / "clips.json").write_text("[]")
+    with pytest.raises(DataError, match="train-000000"):
+        ClipStore(tmp_path)
+
+
+def test_patches_know_the_smallest_object_over_them() -> None:
+    nan = [math.nan] * 4
+    boxes = np.array([[0.0, 0.0, 1.0, 1.0], [0.4, 0.4, 0.6, 0.6], nan], dtype=np.float32)
+    names = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]])
+    classes, targets = patch_targets(boxes, names, 9)
+    assert classes.shape == (81, 3) and targets.shape == (81, 4)
+    assert classes[40].tolist() == [3, 3, 3]  # the middle patch: the small object, names from 1
+    assert np.allclose(targets[40], boxes[1])
+    assert classes[0].tolist() == [2, 2, 2] and not (classes == 4).any()
+
+
+def test_an_object_smaller_than_a_patch_still_has_one() -> None:
+    boxes = np.array([[0.0, 0.0, 0.02, 0.02]], dtype=np.float32)
+    classes, _ = patch_targets(boxes, np.array([[0, 0, 0]]), 9)
+    assert classes[0, 0] == 1 and (classes[:, 0] > 0).sum() == 1
+
+
+def test_settings_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match="without"):
+        read_settings(path)
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        read_settings(tmp_path / "none.yaml")
+    assert read_settings(Path("config/training/tiny.yaml"))["model"]["compat"] == "paper"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_their_order(workers: int) -> None:
+    made = prefetched(points, range(3, 7), workers, torch.device("cpu"))
+    for step in range(3, 7):
+        batch = next(made)
+        assert batch.sources == points(step).sources
+        assert torch.equal(batch.x, points(step).x)
+    with pytest.raises(StopIteration):
+        next(made)
+
+
+def test_a_batch_that_cannot_be_made_says_why() -> None:
+    def batches(step: int) -> Points:
+        if step == 1:
+            raise DataError("a bad record; expected a good one")
+        return points(step)
+
+    made = prefetched(batches, range(3), 0, torch.device("cpu"))
+    next(made)
+    with pytest.raises(DataError, match="a bad record"):
+        next(made)
+
+
+def test_processes_share_a_batch_out() -> None:
+    whole = points(5)
+    parts = [points(5, Share(r, 4)) for r in range(4)]
+    assert [len(part.sources) for part in parts] == [2, 2, 1, 1]
+    for i, (row, source) in enumerate(zip(whole.x, whole.sources)):
+        part = parts[i % 4]
+        assert torch.equal(part.x[i // 4], row) and part.sources[i // 4] == source
+
+
+def test_a_moved_batch_is_the_same_batch() -> None:
+    """Onto a device that holds no numbers, so that what stays behind is seen."""
+    pair = Term(torch.ones(2), torch.ones(1))
+    batch = moved([Points(torch.ones(2, 4), ("a",)), {"k": (pair, None, 3)}], torch.device("meta"))
+    points_, rest = batch
+    assert isinstance(points_, Points) and points_.sources == ("a",)
+    term, none, three = rest["k"]
+    assert isinstance(term, Term) and none is None and three == 3 and term.weight == 1.0
+    assert points_.x.is_meta and term.total.is_meta and term.count.is_meta

@@ -1,0 +1,252 @@
+"""The visual evidence of an answer, and decoder heads trained to attend to it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
+
+from llava_st_ros.config import ModelConfig
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.simulation.questions import Sample
+from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.text.tokenizer import Tokenizer
+from llava_st_ros.training.loop.losses import weighted_sum
+from llava_st_ros.training.tiny.attention_alignment import attention, attention_loss, middle_layer
+from llava_st_ros.training.tiny.conversations import (
+    Batch,
+    ConversationEncoder,
+    Lanes,
+    Turn,
+    collate,
+)
+from llava_st_ros.training.tiny.event_alignment import EventHeads
+from llava_st_ros.training.tiny.evidence import showing
+from llava_st_ros.training.tiny.stages import (
+    ConversationStage,
+    ConversationStep,
+    StageBatch,
+    decode,
+    embed,
+)
+from support.stream_config import stream_config
+from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
+
+# Upper left; in a grid of 8 it covers columns 1 and 2 of row 1.
+BOX = Box(0.15, 0.15, 0.35, 0.24)
+TUBE = ((6, BOX), (7, Box(0.6, 0.1, 0.7, 0.3)))
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def stream_tokenizer() -> Tokenizer:
+    return tiny_tokenizer(20, 100)
+
+
+def fast(frame: int, row: int, column: int) -> int:
+    return frame * 4 + row * 2 + column
+
+
+def slow(step: int, row: int, column: int) -> int:
+    return 20 * 4 + step * 16 + row * 4 + column
+
+
+def encode(samples: list[Sample], tokenizer: Tokenizer, config: ModelConfig) -> tuple[Turn, ...]:
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 200))
+    return encoder.encode(samples, np.random.default_rng(0)).turns
+
+
+def chosen(sample: Sample, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
+    """The text of each choosing token, and the visual tokens that show it to be right."""
+    (turn,) = encode([sample], tokenizer, stream_config(tokenizer))
+    return [
+        (tokenizer.decode([int(turn.ids[place])]), np.flatnonzero(shown).tolist())
+        for place, shown in zip(turn.choices, turn.evidence)
+    ]
+
+
+def video(task: Task, answer: Answer, **more: object) -> Sample:
+    return Sample(task, "the ball", None, None, None, answer, **more)  # type: ignore[arg-type]
+
+
+def test_a_picture_shows_a_box_in_the_patches_under_it(stream_tokenizer: Tokenizer) -> None:
+    config = stream_config(stream_tokenizer)
+    assert np.flatnonzero(showing(None, BOX, True, config)).tolist() == [9, 10]
+    # Too small to cover a patch's center: the patch that it lies in.
+    small = Box(0.64, 0.9, 0.66, 0.92)
+    assert np.flatnonzero(showing(None, small, True, config)).tolist() == [7 * 8 + 5]
+
+
+def test_every_left_edge_has_the_evidence_of_its_own_box(stream_tokenizer: Tokenizer) -> None:
+    phrases = (("a ball", BOX), ("a box", Box(0.64, 0.9, 0.66, 0.92)))
+    answer = Answer(Task.DGC, caption="a ball and a box", phrases=phrases)
+    found = chosen(Sample(Task.DGC, "", None, None, 0, answer), stream_tokenizer)
+    assert found == [("<WIDTH-015>", [9, 10]), ("<WIDTH-063>", [61])]
+
+
+def test_a_tube_shows_its_times_and_a_frame_its_box(stream_tokenizer: Tokenizer) -> None:
+    first, second = [fast(6, 0, 0), slow(1, 0, 1)], [fast(7, 0, 1), slow(1, 0, 2)]
+    whole = sorted(first + second)
+    found = chosen(video(Task.STVG, Answer(Task.STVG, span=(6, 7), boxes=TUBE)), stream_tokenizer)
+    assert sorted(found) == [
+        # Both ends of the span; the times of the boxes follow from them.
+        ("<TEMP-006>", whole),
+        ("<TEMP-007>", whole),
+        ("<WIDTH-015>", first),
+        ("<WIDTH-059>", second),
+    ]
+
+
+def test_a_span_without_boxes_is_shown_by_the_subjects_tube(stream_tokenizer: Tokenizer) -> None:
+    whole = [fast(6, 0, 0), fast(7, 0, 1), slow(1, 0, 1), slow(1, 0, 2)]
+    answer = Answer(Task.TVG, span=(6, 7))
+    found = chosen(video(Task.TVG, answer, tube=TUBE), stream_tokenizer)
+    assert found == [("<TEMP-006>", whole), ("<TEMP-007>", whole)]
+    assert chosen(video(Task.TVG, answer), stream_tokenizer) == []  # nobody knows where it happened
+
+
+def tiny(tokenizer: Tokenizer, heads: int = 4, key_heads: int = 2) -> tuple[LlavaST, StageBatch]:
+    """Two clips with a tube and a span each; heads are 8 wide."""
+    config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
+    language = dataclasses.replace(
+        config.language,
+        hidden_size=8 * heads,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+    )
+    config = dataclasses.replace(config, language=language)
+    encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(2, 300))
+    boxes = tuple((t, Box(0.1, 0.2, 0.3, 0.4 + t / 100)) for t in (2, 3))
+    samples = [
+        video(Task.STVG, Answer(Task.STVG, span=(2, 3), boxes=boxes)),
+        video(Task.TVG, Answer(Task.TVG, span=(2, 3)), tube=boxes),
+    ]
+    rng = np.random.default_rng(0)
+    conversations = collate([encoder.encode(order, rng) for order in (samples, samples[:0:-1])])
+    frames, tokens = config.num_frames, config.tokens_per_frame
+    features = torch.randn(2, frames, tokens, config.vision.hidden_size)
+    return tiny_model(config), StageBatch(conversations, features, None, ("a", "b"))
+
+
+def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> None:
+    model, batch = tiny(tokenizer)
+    model.model.set_attn_implementation("eager")
+    conversations = batch.conversations
+    with torch.inference_mode():
+        states = decode(model, conversations, batch.features, False).hidden_states
+        maps: list[torch.Tensor] = []
+        inner = model.model.layers[middle_layer(model)].self_attn
+        inner.register_forward_hook(lambda _module, _inputs, output: maps.append(output[1]))
+        model.model(
+            inputs_embeds=embed(model, conversations, batch.features, False),
+            attention_mask=torch.where(everywhere(conversations), 0.0, -1e9),
+            position_ids=conversations.positions,
+        )
+        ours = attention(model, conversations, states[middle_layer(model)])
+    rows, places = conversations.choices.T
+    expected = maps[0][rows, : ours.shape[1], places].gather(2, seen(conversations, ours.shape[1]))
+    assert len(ours) == 6 + 2  # two ends and two left edges; two ends
+    assert torch.allclose(ours, expected, atol=1e-5)
+    # A choice is written by the state before it.
+    assert conversations.answer[rows, places + 1].all()
+
+
+def full_attention(model: LlavaST, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
+    """What ``attention`` is, from the scores of every head between all positions."""
+    layer = model.model.layers[middle_layer(model)]
+    inner, states = layer.self_attn, layer.input_layernorm(hidden)
+    query, key = (
+        part(states).unflatten(-1, (-1, inner.head_dim)).transpose(1, 2)
+        for part in (inner.q_proj, inner.k_proj)
+    )
+    rotary = model.model.rotary_emb(states, position_ids=batch.positions)
+    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    scores = query @ repeat_kv(key, inner.num_key_value_groups).mT * inner.scaling  # [B, h, L, L]
+    shares = scores.masked_fill(~everywhere(batch), -torch.inf).softmax(-1)
+    rows, places = batch.choices.T
+    trained_heads = max(1, query.shape[1] // 2)
+    return shares[rows, :trained_heads, places].gather(2, seen(batch, trained_heads))
+
+
+def everywhere(batch: Batch) -> torch.Tensor:
+    """What each position sees of all others, bool [B, 1, L, L]."""
+    (rows, length), (tokens, width) = batch.ids.shape, batch.visible.shape[-2:]
+    prefix = width - tokens
+    whole = torch.zeros(rows, 1, length, length, dtype=torch.bool)
+    whole[:, :, :prefix, :prefix] = torch.ones(prefix, prefix).tril().bool()
+    for lane, visible in enumerate(batch.visible):
+        row, number = divmod(lane, len(batch.visible) // rows)
+        place = slice(prefix + number * tokens, prefix + (number + 1) * tokens)
+        whole[row, 0, place, :prefix] = visible[0, :, :prefix]
+        whole[row, 0, place, place] = visible[0, :, prefix:]
+    return whole
+
+
+def seen(batch: Batch, heads: int) -> torch.Tensor:
+    """The positions that ``attention`` tells of, int64 [n, heads, P + T]: prefix and lane."""
+    tokens, width = batch.visible.shape[-2:]
+    prefix = width - tokens
+    starts = [prefix + (int(p) - prefix) // tokens * tokens for p in batch.choices[:, 1]]
+    rows = [[*range(prefix), *range(start, start + tokens)] for start in starts]
+    return torch.tensor(rows)[:, None].expand(-1, heads, -1)
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (4, 4), (6, 2), (6, 3), (2, 1), (1, 1)])
+def test_attention_at_the_choices_alone_is_that_of_all_positions(
+    tokenizer: Tokenizer, heads: int, key_heads: int
+) -> None:
+    model, batch = tiny(tokenizer, heads, key_heads)
+    model, conversations = model.double(), batch.conversations
+    hidden = torch.randn(*conversations.ids.shape, 8 * heads, dtype=torch.float64)
+    hidden.requires_grad_()
+    ours, theirs = (of(model, conversations, hidden) for of in (attention, full_attention))
+    expected = (len(conversations.choices), max(1, heads // 2), conversations.visible.shape[-1])
+    assert ours.shape == theirs.shape == expected
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+    weights = torch.randn_like(ours)
+    inner = model.model.layers[middle_layer(model)].self_attn
+    learned = (hidden, inner.q_proj.weight, inner.k_proj.weight)
+    gradients = [
+        torch.autograd.grad((shares * weights).sum(), learned) for shares in (ours, theirs)
+    ]
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(*gradients))
+    assert all(gradient.abs().max() > 1e-3 for gradient in gradients[0])
+
+
+def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    model, batch = tiny(tokenizer)
+    stage = ConversationStage(2, 1.0, 2, 300, {}, attention=1.0)
+    step = ConversationStep(model, EventHeads(model.config), stage)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    looks = []
+    for _ in range(25):
+        terms = step(batch)
+        loss = weighted_sum(terms, [term.count for term in terms.values()])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        looks.append(terms["video_looks"].total / terms["video_looks"].count)
+    assert looks[0] < 0.2 and looks[-1] > 2 * looks[0]
+
+
+def test_a_batch_without_evidence_costs_nothing(tokenizer: Tokenizer) -> None:
+    model, batch = tiny(tokenizer)
+    hidden = torch.randn(2, batch.conversations.ids.shape[1], model.config.language.hidden_size)
+    none = dataclasses.replace(
+        batch.conversations,
+        choices=torch.zeros(0, 2, dtype=torch.int64),
+        evidence=torch.zeros(0, 5, dtype=torch.bool),
+    )
+    terms = attention_loss(model, none, hidden, 0)
+    assert terms.keys() == {"attention", "looks"}
+    assert all(term.total == 0 and term.count == 0 for term in terms.values())
+    assert weighted_sum(terms, [term.count for term in terms.values()]) == 0

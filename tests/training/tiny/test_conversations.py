@@ -1,0 +1,170 @@
+"""Training batches: questions side by side must be the same as questions one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.simulation.questions import Sample
+from llava_st_ros.text.tasks import question
+from llava_st_ros.training.tiny.conversations import (
+    Batch,
+    Lanes,
+    collate,
+)
+from llava_st_ros.training.tiny.stages import decode, embed, weighted_order
+from support.tiny_conversations import ROOM, Tiny, video_samples
+
+
+def hidden(model: LlavaST, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+    return decode(model, batch, features, False).last_hidden_state
+
+
+def test_turns_side_by_side_equal_turns_alone() -> None:
+    tiny = Tiny()
+    model, features, whole = tiny.model(), tiny.features, tiny.encode(video_samples())
+    assert [len(lane) for lane in whole.lanes] == [2, 1]
+    prefix = len(whole.prefix)
+    with torch.inference_mode():
+        together = hidden(model, collate([whole]), features)[0]
+        for number, lane in enumerate(whole.lanes):
+            start = prefix + number * ROOM.tokens
+            for turn in lane:
+                only = dataclasses.replace(whole, lanes=((turn,),), lane_tokens=0)
+                alone = hidden(model, collate([only]), features)[0]
+                length = len(turn.ids)
+                assert torch.allclose(together[start : start + length], alone[prefix:], atol=1e-4)
+                start += length
+        # A prompt of its own, as at inference.
+        turn = whole.turns[0]
+        ids = torch.from_numpy(np.concatenate([whole.prefix, turn.ids]))
+        visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
+        inputs = (turn.temporal_inputs, turn.height_inputs, turn.width_inputs)
+        states = model.decode(model.embed_prompt(ids, visual, *inputs)[None])[0]
+        assert torch.allclose(together[:prefix], states[:prefix], atol=1e-4)
+        assert torch.allclose(together[prefix : prefix + len(turn.ids)], states[prefix:], atol=1e-4)
+
+
+def test_embedding_equals_the_models_own() -> None:
+    tiny = Tiny()
+    model, features = tiny.model(), tiny.features
+    conversation = tiny.encode(video_samples()[1:2], lanes=Lanes(1, 10))
+    batch = collate([conversation])
+    with torch.inference_mode():
+        ours = embed(model, batch, features, False)[0]
+        visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
+        turn = conversation.turns[0]
+        expected = model.embed_prompt(
+            batch.ids[0],
+            visual,
+            turn.temporal_inputs,
+            turn.height_inputs,
+            turn.width_inputs,
+        )
+    assert turn.width_inputs and turn.temporal_inputs
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_labels_are_the_answers_with_exact_values() -> None:
+    tiny = Tiny()
+    conversation = tiny.encode(video_samples()[2:])
+    turn = conversation.turns[0]
+    answered = turn.ids[turn.answer]
+    text = tiny.tokenizer.decode(answered.tolist())
+    assert text == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
+    values = turn.values[turn.answer]
+    assert np.allclose(values[~np.isnan(values)], [1 / 9, 7 / 9])
+    asked = question(Task.TVG, "the box", template=0)
+    prompt = tiny.builder.build(asked)
+    assert np.array_equal(
+        np.concatenate([conversation.prefix, turn.ids[~turn.answer]]), prompt.token_ids
+    )
+
+
+def decisive_text(task: Task, sample: Sample) -> list[str]:
+    tiny = Tiny()
+    turn = tiny.encode([sample]).turns[0]
+    assert sample.task is task and not (turn.decisive & ~turn.answer).any()
+    return [tiny.tokenizer.decode([int(i)]) for i in turn.ids[turn.decisive]]
+
+
+def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
+    tiny = Tiny()
+    config = tiny.config
+    first = [tiny.tokenizer.decode(tiny.tokenizer.encode("During")[:1])]
+    stvg, elc, tvg = video_samples()
+    left = f"<WIDTH-{round(0.13 * (config.num_spatial_tokens - 1)):03d}>"
+    span = ["<TEMP-002>", "<TEMP-004>"]
+    assert decisive_text(Task.STVG, stvg) == [*first, *span, left]
+    assert decisive_text(Task.ELC, elc) == ["<TEMP-004>", left]
+    assert decisive_text(Task.TVG, tvg) == [*first, "<TEMP-001>", "<TEMP-007>"]
+
+
+def test_that_nothing_matches_is_decided_by_the_first_word() -> None:
+    tiny = Tiny()
+    nothing = Answer(Task.TVG, no_match=True)
+    sample = Sample(Task.TVG, "the box", None, None, None, nothing)
+    ids = tiny.tokenizer.encode("Nothing matches.")
+    assert decisive_text(Task.TVG, sample) == [tiny.tokenizer.decode(ids[:1])]
+    turn = tiny.encode([sample]).turns[0]
+    assert turn.ids[turn.answer].tolist() == [*ids, tiny.tokenizer.chat_end]
+    assert len(turn.choices) == 0  # there is nothing to look at
+
+
+def test_every_left_edge_in_a_picture_decides() -> None:
+    config = Tiny().config
+    boxes = (("a red ball", Box(0.1, 0.2, 0.3, 0.4)), ("a box", Box(0.5, 0.6, 0.7, 0.8)))
+    answer = Answer(Task.DGC, caption="a red ball and a box", phrases=boxes)
+    sample = Sample(Task.DGC, "", None, None, 0, answer)
+    rows = [round(x * (config.num_spatial_tokens - 1)) for x in (0.1, 0.5)]
+    assert decisive_text(Task.DGC, sample) == [f"<WIDTH-{row:03d}>" for row in rows]
+
+
+def test_deciding_tokens_weigh_what_they_are_told() -> None:
+    tiny = Tiny()
+    model, batch = tiny.model(), collate([tiny.encode(video_samples())])
+    with torch.inference_mode():
+        total, parts = tiny.loss(model, batch)
+        heavy, _ = tiny.loss(model, batch, decisive=1e6)
+    deciding = int(batch.decisive.sum())
+    # Two tubes with a left edge each; STVG and TVG say first that there is something.
+    times = deciding - 2 - 2
+    expected = parts["video_span"] * times + parts["video_left"] * 2 + parts["video_match"] * 2
+    expected /= deciding
+    assert abs(heavy.item() - expected) < 1e-3
+    assert abs(total.item() - expected) > 1e-2
+
+
+def test_a_full_conversation_leaves_turns_out_but_never_all() -> None:
+    assert len(Tiny().encode(video_samples(), lanes=Lanes(1, 1)).turns) == 1
+
+
+def test_the_loss_falls_when_the_answer_is_learned() -> None:
+    tiny = Tiny()
+    model, batch = tiny.model(), collate([tiny.encode(video_samples())])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss, parts = tiny.loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    kinds = {"match", "text", "span", "time", "left", "space"}
+    assert {f"video_{kind}" for kind in kinds} | {"video_answer"} == set(parts)
+
+
+def test_a_task_without_weight_is_not_asked() -> None:
+    rng = np.random.default_rng(0)
+    samples = [(s.task.value, s) for s in video_samples()]
+    # How many there are of a task does not make it weigh more.
+    samples += 20 * [sample for sample in samples if sample[0] == "STVG"]
+    order = [weighted_order(samples, {"STVG": 1.0, "TVG": 9.0}, rng) for _ in range(200)]
+    assert all({s.task for s in chosen} == {Task.STVG, Task.TVG} for chosen in order)
+    first = sum(chosen[0].task is Task.TVG for chosen in order)
+    assert 150 < first < 200  # nine of ten on the average

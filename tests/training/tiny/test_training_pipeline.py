@@ -1,0 +1,216 @@
+"""From rendered clips and a YAML to a checkpoint that loads, through every kind of stage."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.model.checkpoint import load_checkpoint
+from llava_st_ros.simulation.clip_store import ClipStore, render_shards
+from llava_st_ros.simulation.events import EventKind
+from llava_st_ros.simulation.simulator import SimulatedEvent
+from llava_st_ros.text.answer_format import NO_MATCH_TEXT
+from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.training.loop import loop
+from llava_st_ros.training.tiny import pipeline
+from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes
+from llava_st_ros.training.tiny.stages import ConversationSampler, ConversationStage
+from support.rolling_clip import rolling_clip
+from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    list(render_shards(folder, "train", CLIPS, num_frames=FRAMES, size=SIZE, workers=1))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Compiling takes minutes; what is compiled computes the same."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+def train(folder: Path, data: Path, settings: dict[str, Any] = SETTINGS) -> Path:
+    config = folder / "run.yaml"
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
+    pipeline.train(config, data, folder / "work", folder / "out")
+    return folder / "work"
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    """Parts of the model (the first words of their parameters' names) that differ."""
+    a, b = load_file(before), load_file(after)
+    assert a.keys() == b.keys()
+    return {".".join(name.split(".")[:2]) for name in a if not torch.equal(a[name], b[name])}
+
+
+def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, data: Path) -> None:
+    work = train(tmp_path, data)
+    dense, pictures, packers, clips = (work / f"{name}.safetensors" for name in SETTINGS["stages"])
+    tower, projector, resampler = "vision_tower", "mm_projector", "vision_resampler"
+    moved = {part.removeprefix("model.") for part in changed(dense, pictures)}
+    assert {projector, "layers", "embed_tokens", "spatial_width_output_embeddings"} <= moved
+    assert not {tower, resampler} & moved  # frozen; not used by pictures
+    assert changed(pictures, packers) == {f"model.{resampler}"}
+    moved = {part.removeprefix("model.") for part in changed(packers, clips)}
+    assert {projector, resampler, "layers", "temporal_output_embeddings"} <= moved
+    assert tower not in moved
+
+    checkpoint = load_checkpoint(tmp_path / "out")
+    assert checkpoint.tokenizer is not None
+    last = load_file(clips)
+    for name, value in checkpoint.model.state_dict().items():
+        assert torch.allclose(value.float(), last[name], atol=1e-3), name
+    log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in log] == list(SETTINGS["stages"])
+    assert log[1]["image_looks"] > 0 and log[3]["video_looks"] > 0 and log[3]["events"] > 0
+
+
+def test_a_stage_is_trained_with_fast_products(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, run = [], loop.run
+
+    def recorded(*args: Any) -> int:
+        seen.append(torch.get_float32_matmul_precision())
+        return run(*args)
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    monkeypatch.setattr(loop, "run", recorded)
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"]}
+    train(tmp_path, data, settings)
+    assert seen == ["medium"]
+
+
+def test_a_run_goes_on_after_its_last_finished_stage(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    del settings["stages"]["packer_alignment"], settings["stages"]["clips"]
+    work = train(tmp_path, data, settings)
+    first = (work / "dense_alignment.safetensors").read_bytes()
+    (work / "pictures.safetensors").unlink()
+    capsys.readouterr()
+    train(tmp_path, data, settings)
+    assert "dense_alignment: done before" in capsys.readouterr().out
+    assert (work / "dense_alignment.safetensors").read_bytes() == first
+    assert (work / "pictures.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "words"),
+    [
+        ("clips", {"decisiv": 3}, "stage clips: .*decisiv"),
+        ("dense_alignment", {"mix": {}}, "stage dense_alignment: .*mix"),
+    ],
+)
+def test_a_wrong_setting_is_found_before_anything_is_trained(
+    tmp_path: Path, data: Path, stage: str, change: dict[str, Any], words: str
+) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"][stage] |= change
+    with pytest.raises(ConfigError, match=words):
+        train(tmp_path, data, settings)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_work_folder_stays_with_what_it_was_begun_with(tmp_path: Path, data: Path) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"]}
+    train(tmp_path, data, settings)
+    other = copy.deepcopy(settings)
+    other["model"]["text_vocabulary"] += 8
+    with pytest.raises(ConfigError, match="work, begun with another model and tokenizer; "):
+        train(tmp_path, data, other)
+    fewer = tmp_path / "fewer"
+    list(render_shards(fewer, "train", 1, num_frames=FRAMES, size=SIZE, workers=1))
+    with pytest.raises(ConfigError, match="begun with another clips; "):
+        train(tmp_path, fewer, settings)
+    (tmp_path / "work" / "made_from.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"made_from\.json: KeyError"):
+        train(tmp_path, data, settings)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ConversationEncoder:
+    tokenizer = pipeline.learn_tokenizer(SETTINGS["model"])
+    config = pipeline.model_config(SETTINGS["model"], tokenizer)
+    return ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 60))
+
+
+class Store(list[Any]):
+    """Clips that lie nowhere."""
+
+    def source(self, index: int) -> str:
+        return str(index)
+
+
+def features(store: Store, encoder: ConversationEncoder) -> np.ndarray:
+    """Features that say which clip they are of, [clips, F, N, 1]."""
+    shape = (len(store), FRAMES, encoder.config.tokens_per_frame, 1)
+    return np.broadcast_to(np.arange(len(store))[:, None, None, None], shape)
+
+
+def test_clips_with_a_lone_event_can_be_left_out(encoder: ConversationEncoder) -> None:
+    lone = rolling_clip()
+    pushed = SimulatedEvent(EventKind.PUSHED, 1, None, (0, 1))
+    store = Store([lone, dataclasses.replace(lone, events=(*lone.events, pushed))])
+
+    def drawn(share: float) -> float:
+        """How many of the batch are the lone one."""
+        stage = ConversationStage(40, 1.0, 1, 60, {"STVG": 1.0}, single_event_share=share)
+        batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
+        return float((batch.features[:, 0, 0, 0] == 0).float().mean())
+
+    assert drawn(0.0) == 0.0
+    assert 0.3 < drawn(1.0) < 0.7  # half of all
+    assert 0.0 < drawn(0.2) < 0.3  # a sixth
+
+
+def test_questions_that_nothing_answers_can_be_left_out(encoder: ConversationEncoder) -> None:
+    store = Store([rolling_clip()])
+    refusal = pipeline.learn_tokenizer(SETTINGS["model"]).encode(NO_MATCH_TEXT)
+
+    def refused(share: float) -> float:
+        """How many of the batch's conversations hold a refusal."""
+        stage = ConversationStage(40, 1.0, 1, 60, {"TVG": 1.0}, no_match_share=share)
+        batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
+        said = batch.conversations
+        rows = [ids[marked].tolist() for ids, marked in zip(said.ids, said.answer)]
+        return float(np.mean([_holds(row, refusal) for row in rows]))
+
+    assert refused(0.0) == 0.0
+    assert 0.0 < refused(0.3) < refused(1.0)
+
+
+def _holds(row: list[int], part: list[int]) -> bool:
+    return any(row[i : i + len(part)] == part for i in range(len(row)))
+
+
+def test_a_stage_can_do_with_the_first_clips(tmp_path: Path, data: Path) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"] | {"clips": 1}}
+    train(tmp_path, data, settings)
+    one = ClipStore(data).first(1)
+    assert len(one) == 1 and one.source(0) == "train-000000:0"
+    np.testing.assert_array_equal(one[0].frames, ClipStore(data)[0].frames)
+    settings["stages"]["dense_alignment"]["clips"] = CLIPS + 1
+    (tmp_path / "work" / "dense_alignment.safetensors").unlink()
+    with pytest.raises(DataError, match=f"{CLIPS} clips in .* at least {CLIPS + 1}"):
+        train(tmp_path, data, settings)
