@@ -24,9 +24,7 @@ from llava_st_ros.text.answer_format import FIXED_WORDS
 from llava_st_ros.text.tokenizer import (
     CHAT_END,
     CHAT_START,
-    COORDINATE_KINDS,
     STRUCTURE,
-    coordinate_token,
 )
 
 VISION = "model.vision_tower.vision_tower.vision_model"
@@ -98,12 +96,6 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
     vocabulary = json.loads(path.read_text(encoding="utf-8"))
     vocabulary |= {f"filler{number}": number for number in range(len(vocabulary), words)}
     path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    counts = (config.num_temporal_tokens, config.num_spatial_tokens, config.num_spatial_tokens)
-    coordinates = (
-        coordinate_token(kind, row)
-        for kind, rows in zip(COORDINATE_KINDS, counts)
-        for row in range(rows)
-    )
-    added = (*ADDED_BY_QWEN, *STRUCTURE.values(), *coordinates)
+    added = (*ADDED_BY_QWEN, *STRUCTURE.values(), *config.coordinates.tokens())
     text = json.dumps({token: words + place for place, token in enumerate(added)})
     (folder / "added_tokens.json").write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ from llava_st_ros.errors import LlavaStError
 from llava_st_ros.evaluation.metrics import mean
 from llava_st_ros.media.pictures import write_pictures
 from llava_st_ros.media.sources import BagSource
-from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.records import NANOSECONDS, Modality
 
 NODE, IMAGES = "grounding", "/camera/image/compressed"
 START_SECONDS, LAST_ANSWER_SECONDS = 120.0, 15.0
@@ -65,7 +65,9 @@ def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) ->
                 "id": query.id,
                 "text": query.text,
                 "task": query.task.value,
-                "period": arguments.picture_period if query.task.on_image else arguments.period,
+                "period": arguments.picture_period
+                if query.task.modality is Modality.IMAGE
+                else arguments.period,
             }
         )
         for query in queries

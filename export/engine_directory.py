@@ -28,6 +28,7 @@ from llava_st_ros.backends.engine_files import COORDINATES, open_engine
 from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.checkpoint_config import write_config
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import NAME as MANIFEST
 from llava_st_ros.engine.manifest import (
     Manifest,
@@ -47,7 +48,6 @@ from llava_st_ros.export.validate.accuracy import Answers, answer, compare_answe
 from llava_st_ros.export.validate.bisect import bisect
 from llava_st_ros.export.validate.proof import Observation, Proof, check, compare, observe
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
-from llava_st_ros.text.prompt_layout import AXES
 
 INT8, INT4 = "int8", "int4"
 QUANTISED = (INT8, INT4)
@@ -272,7 +272,8 @@ def _write_model_files(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.tokenizer is not None:
         checkpoint.tokenizer.save(folder)
     tables = {
-        axis: checkpoint.model.table(axis, "input").weight.detach().float().numpy() for axis in AXES
+        axis.table: checkpoint.model.table(axis, "input").weight.detach().float().numpy()
+        for axis in Axis
     }
     save_file(tables, folder / COORDINATES)
     (folder / COORDINATES).chmod(0o644)  # safetensors lets nobody else read it

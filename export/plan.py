@@ -26,6 +26,7 @@ from llava_st_ros.export.graphs.packer import PackerGraph
 from llava_st_ros.export.graphs.vision import VisionGraph
 from llava_st_ros.export.tensorrt.profiles import ANSWER, WORDS
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
 
 BOARDS = Path(__file__).parent / "boards.yaml"
@@ -135,7 +136,7 @@ def make_plan(config: ModelConfig, precision: str) -> Plan:
         weights = {name: _weights(part, sizes) for name, part in parts.items()}
         language, frames = config.language, config.num_frames
         width, tokens = language.hidden_size, config.tokens_per_frame
-        visual = len(visual_block(config, on_image=False))
+        visual = len(visual_block(config, Modality.VIDEO))
         prompt = visual + WORDS
         positions = min(
             max(prompt, tokens + WORDS) + ANSWER, config.language.max_position_embeddings

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from llava_st_ros.coordinates import Axis, CoordinateVocabulary
 from llava_st_ros.errors import BackendError, ConfigError
 
 Compat = Literal["released", "paper"]
@@ -69,6 +71,10 @@ class SpecialTokens:
     spatial_height_output: int
     spatial_width_input: int
     spatial_width_output: int
+
+    def input_of(self, axis: Axis) -> int:
+        """The id of the placeholder of an axis's values in a question: ``<TEMP-INPUT>``."""
+        return getattr(self, f"{axis.table}_input")
 
 
 @dataclass(frozen=True)
@@ -184,23 +190,17 @@ class ModelConfig:
         """Slow tokens of a whole window."""
         return self.num_frames // self.packer.temporal_region * self.slow_tokens_per_frame
 
-    @property
-    def temporal_offset(self) -> int:
-        """Id of ``<TEMP-000>``; the vocabulary is [text | time | height | width]."""
-        return self.language.vocab_size
-
-    @property
-    def height_offset(self) -> int:
-        return self.temporal_offset + self.num_temporal_tokens
-
-    @property
-    def width_offset(self) -> int:
-        return self.height_offset + self.num_spatial_tokens
+    @cached_property
+    def coordinates(self) -> CoordinateVocabulary:
+        """The ids of the coordinate tokens, which follow the text's."""
+        return CoordinateVocabulary(
+            self.language.vocab_size, self.num_temporal_tokens, self.num_spatial_tokens
+        )
 
     @property
     def vocabulary(self) -> int:
-        """All rows: text and coordinates."""
-        return self.width_offset + self.num_spatial_tokens
+        """The number of ids: text and coordinates."""
+        return self.coordinates.size
 
 
 @dataclass(frozen=True)

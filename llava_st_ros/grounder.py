@@ -11,7 +11,7 @@ from llava_st_ros.config import GrounderConfig
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.fair_lock import FairLock
 from llava_st_ros.query_runner import PreparedQuery, QueryRunner
-from llava_st_ros.records import NANOSECONDS, Event, Frame, Grounding, Query, Tick
+from llava_st_ros.records import NANOSECONDS, Event, Frame, Grounding, Modality, Query, Tick
 from llava_st_ros.streaming.frame_buffer import FrameBuffer, StreamCounts
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -210,14 +210,14 @@ class Grounder:
             newest = buffer.newest if buffer is not None else None
             if buffer is None or newest is None or is_stale():
                 return None
-            if not (standing.query.task.on_image or buffer.has_history):
+            if standing.query.task.modality is Modality.VIDEO and not buffer.has_history:
                 return None
             if not standing.due(camera, (buffer.generation, newest), now):
                 return None
             standing.ask(camera, now)
         view = views.setdefault(camera, CameraView(self._backend, buffer))
         grounding = self._runner.ask(standing.prepared, view, cancelled=is_stale)
-        window = view.window(standing.query.task.on_image)
+        window = view.window(standing.query.task.modality)
         with self._state_lock:
             if grounding is None or window is None or is_stale():
                 return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.decoding.generate import generate
-from llava_st_ros.records import Answer, Grounding, Prompt, Query, Span, Task
+from llava_st_ros.records import Answer, Grounding, Modality, Prompt, Query, Span, Task
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.streaming.window import Window, span_of_tokens, tube_of_tokens
 from llava_st_ros.text.answers import parse
@@ -31,6 +31,7 @@ class QueryRunner:
     """Asks the model; keeps nothing between two questions."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, config: GrounderConfig) -> None:
+        self._backend = backend
         self._tokenizer = tokenizer
         self._config = config
         self._model = backend.describe().model
@@ -67,14 +68,15 @@ class QueryRunner:
         A cancelled answer is whatever was whole of it by then.
         """
         query = prepared.query
-        window = view.window(query.task.on_image)
+        window = view.window(query.task.modality)
         if window is None:
             return None
-        backend, embeddings = view.visual(query.task.on_image).begin(prepared.prompt)
+        embeddings, cache = view.visual(query.task.modality).begin(prepared.prompt)
         generation = generate(
-            backend,
+            self._backend,
             embeddings,
             self._tokenizer,
+            cache=cache,
             grammar=prepared.grammar,
             max_new_tokens=self._config.max_new_tokens,
             on_token=on_token,
@@ -102,7 +104,7 @@ def to_grounding(query: Query, answer: Answer, window: Window, confidence: float
 
 
 def _span(query: Query, answer: Answer, stamps: Sequence[int]) -> Span | None:
-    if answer.span is None or query.task.on_image:
+    if answer.span is None or query.task.modality is Modality.IMAGE:
         return None
     first, last = answer.span
     if query.task is Task.ELC and query.span is not None:

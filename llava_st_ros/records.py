@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import FrameError
 
 if TYPE_CHECKING:
@@ -129,6 +130,13 @@ class BoxTube:
         return dict(zip(self.stamps, self.boxes))
 
 
+class Modality(Enum):
+    """What a question is about: one image, or a video's window of frames."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
 class Task(str, Enum):
     """What is asked, as named by LLaVA-ST (section 3 and ST-Align)."""
 
@@ -143,9 +151,9 @@ class Task(str, Enum):
     DVC = "DVC"  # video -> spans with captions
 
     @property
-    def on_image(self) -> bool:
-        """True where one image is asked about, False where a video is."""
-        return self in (Task.REC, Task.REG, Task.DGC)
+    def modality(self) -> Modality:
+        on_image = self in (Task.REC, Task.REG, Task.DGC)
+        return Modality.IMAGE if on_image else Modality.VIDEO
 
 
 @dataclass(frozen=True)
@@ -177,10 +185,15 @@ class Prompt:
     """
 
     token_ids: np.ndarray
-    on_image: bool
+    modality: Modality
     temporal_inputs: tuple[float, ...] = ()
     height_inputs: tuple[float, ...] = ()
     width_inputs: tuple[float, ...] = ()
+
+    @property
+    def inputs(self) -> dict[Axis, tuple[float, ...]]:
+        """The values of each axis."""
+        return dict(zip(Axis, (self.temporal_inputs, self.height_inputs, self.width_inputs)))
 
 
 @dataclass(frozen=True)

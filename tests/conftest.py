@@ -27,10 +27,10 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     import torch
 
+    from llava_st_ros.coordinates import Axis
     from llava_st_ros.model.checkpoint import save_checkpoint
     from llava_st_ros.model.llava_st import LlavaST
     from llava_st_ros.text.answer_format import NO_MATCH_TEXT
-    from llava_st_ros.text.prompt_layout import AXES
     from llava_st_ros.text.tokenizer import train_tokenizer
     from support.stream_config import stream_config
 
@@ -44,7 +44,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.model.embed_tokens.weight[:, 0] = 5.0
         model.lm_head.weight[tokenizer.encode(NO_MATCH_TEXT)[0], 0] = -100.0
         # Sure of its coordinates: of flat distributions every median is the same.
-        for axis in AXES:
+        for axis in Axis:
             model.table(axis, "output").weight *= 100.0
     save_checkpoint(folder, model, config, tokenizer, "float32")
     return folder

@@ -28,6 +28,7 @@ from llava_st_ros.records import (
     Box,
     EventState,
     Frame,
+    Modality,
     Query,
     Task,
     Tick,
@@ -64,11 +65,11 @@ WORLD = {"the ball": ball, "the cup": cup}
 class WholePrompts(CameraView):
     """Views whose questions share nothing: every prompt is run through the decoder whole."""
 
-    def visual(self, on_image: bool):
-        shared = super().visual(on_image)
+    def visual(self, modality: Modality):
+        shared = super().visual(modality)
         shared.begin = lambda prompt: (
-            shared._backend,
             shared._backend.embed(prompt, shared._tokens),
+            shared._backend.new_cache(),
         )
         return shared
 
@@ -128,8 +129,9 @@ class Oracle:
 
     def embed(self, prompt, visual):
         special, times = self.model.special_tokens, iter(prompt.temporal_inputs)
+        on_image = prompt.modality is Modality.IMAGE
         content = {
-            special.im_end if prompt.on_image else special.slow_vid_end: lambda: visual,
+            special.im_end if on_image else special.slow_vid_end: lambda: visual,
             special.temporal_input: lambda: next(times),
         }
         return [(int(i), content.get(int(i), lambda: None)()) for i in prompt.token_ids]
@@ -177,7 +179,7 @@ class Oracle:
             return self.tokenizer.encode("It does not occur.")
         else:
             answer = Answer(Task.STVG, span=(boxes[0][0], boxes[-1][0]), boxes=boxes)
-        return self.tokenizer.encode(format_answer(answer, self.model).text)
+        return self.tokenizer.encode(format_answer(answer, self.model.coordinates).text)
 
 
 @pytest.fixture(scope="module")

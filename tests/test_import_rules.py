@@ -213,7 +213,7 @@ BAD = [
     (
         "llava_st_ros/text/tokenizer.py",
         "import transformers",
-        "what every backend shares needs no torch",
+        "the core needs no torch",
     ),
     (
         "engine/session.py",

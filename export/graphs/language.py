@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.export.graphs.fused_linear import fused_linear, joined
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.text.prompt_layout import AXES
 
 # How far below a position's score for itself, and so below its highest, those that it does not see
 # are put: e^-40 is nothing beside float32's rounding. Of minus infinity ONNX Runtime makes denormal
@@ -41,7 +41,7 @@ class LanguageGraph(nn.Module):
             ("table", "input", decoder.embed_tokens.weight),
             ("head", "output", model.lm_head.weight),
         ):
-            rows = [model.table(axis, side).weight for axis in AXES]
+            rows = [model.table(axis, side).weight for axis in Axis]
             self.register_buffer(name, joined([text, *rows]))
 
     def forward(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.packer.absorbed import AbsorbedPacker
 
@@ -33,7 +34,7 @@ class PackerGraph(nn.Module):
         super().__init__()
         self.grid = model.config.grid
         with torch.no_grad():
-            temporal = [model.table("temporal", side).weight for side in ("input", "output")]
+            temporal = [model.table(Axis.TIME, side).weight for side in ("input", "output")]
             self.register_buffer("temporal", (temporal[0] + temporal[1]) / 2)
             self.register_buffer("plane", model.positional_embedding([0])[0] - self.temporal[0])
         self.packer = AbsorbedPacker(model.model.vision_resampler)

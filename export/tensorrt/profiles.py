@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
 
 IMAGES = 4  # encoded at once at most
@@ -30,7 +31,7 @@ def profiles(config: ModelConfig) -> dict[str, list[Profile]]:
     few more tokens."""
     language, frames = config.language, config.num_frames
     width, tokens, size = language.hidden_size, config.tokens_per_frame, config.image_size
-    prompt = max(len(visual_block(config, on_image)) for on_image in (False, True)) + WORDS
+    prompt = max(len(visual_block(config, modality)) for modality in Modality) + WORDS
     limit = language.max_position_embeddings
     prompt, longest = min(prompt, limit), min(prompt + ANSWER, limit)
     visual = config.num_fast_tokens + config.num_slow_tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.records import Prompt
+from llava_st_ros.records import Modality, Prompt
 from llava_st_ros.text.prompt import visual_block
 
 SEED = 20281
@@ -41,10 +41,10 @@ def reference_prompts(config: ModelConfig) -> tuple[Prompt, Prompt]:
     words = [i for i in range(config.language.vocab_size) if i not in structural]
     places = [special.temporal_input, special.spatial_height_input, special.spatial_width_input]
     prompts = []
-    for on_image in (False, True):
+    for modality in (Modality.VIDEO, Modality.IMAGE):
         before, after = rng.choice(words, (2, WORDS)).tolist()
-        block = visual_block(config, on_image)
+        block = visual_block(config, modality)
         ids = [*before, *block, *after, *places, *rng.choice(words, 3).tolist()]
         values = tuple((float(value),) for value in rng.uniform(0, 1, 3))
-        prompts.append(Prompt(np.array(ids, np.int64), on_image, *values))
+        prompts.append(Prompt(np.array(ids, np.int64), modality, *values))
     return prompts[0], prompts[1]

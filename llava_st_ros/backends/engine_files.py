@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 
 from llava_st_ros.checkpoint_config import read_config, read_json
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import REBUILD, Manifest, check_files, read_manifest
 from llava_st_ros.errors import EngineError
 from llava_st_ros.records import Prompt
-from llava_st_ros.text.prompt_layout import AXES
 from llava_st_ros.text.tokenizer import Tokenizer
 
 COORDINATES = "coordinates.safetensors"  # the input tables, by axis
@@ -29,7 +29,7 @@ class EngineFiles:
     manifest: Manifest
     config: ModelConfig
     tokenizer: Tokenizer | None
-    tables: dict[str, np.ndarray]
+    tables: dict[Axis, np.ndarray]
 
     def graph(self, name: str) -> Path:
         """The file of a graph."""
@@ -41,10 +41,9 @@ class EngineFiles:
         names = [name for name in self.manifest.files if name.endswith(".so")]
         return self.folder / names[0] if names else None
 
-    def mixed(self, prompt: Prompt) -> dict[str, np.ndarray]:
+    def mixed(self, prompt: Prompt) -> dict[Axis, np.ndarray]:
         """For each axis the embeddings [K, D] of the prompt's coordinate values."""
-        values = (prompt.temporal_inputs, prompt.height_inputs, prompt.width_inputs)
-        return {axis: _mix(self.tables[axis], given) for axis, given in zip(AXES, values)}
+        return {axis: _mix(self.tables[axis], given) for axis, given in prompt.inputs.items()}
 
 
 def open_engine(folder: Path, backend: str) -> EngineFiles:
@@ -71,14 +70,15 @@ def open_engine(folder: Path, backend: str) -> EngineFiles:
         raise EngineError(
             f"{folder / COORDINATES}: {error}; expected a whole file", REBUILD
         ) from error
-    if set(tables) != set(AXES):
+    names = {axis: axis.table for axis in Axis}
+    if set(tables) != set(names.values()):
         raise EngineError(
-            f"{folder / COORDINATES}: {', '.join(sorted(tables))}"
-            + "; expected "
-            + (", ".join(AXES)),
+            f"{folder / COORDINATES}: tables {', '.join(sorted(tables))}; expected "
+            f"{', '.join(names.values())}",
             REBUILD,
         )
-    return EngineFiles(folder, manifest, config, tokenizer, tables)
+    by_axis = {axis: tables[name] for axis, name in names.items()}
+    return EngineFiles(folder, manifest, config, tokenizer, by_axis)
 
 
 def _mix(table: np.ndarray, values: tuple[float, ...]) -> np.ndarray:

@@ -19,10 +19,11 @@ from llava_st_ros.backends.engine_files import EngineFiles
 from llava_st_ros.backends.frame_pool import FramePool, PooledFrame
 from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.device_arrays import HOST, Device, DeviceArray
 from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.records import Prompt
-from llava_st_ros.text.prompt_layout import AXES, lay_out
+from llava_st_ros.text.prompt_layout import lay_out
 
 GRAPHS = ("vision", "image", "packer", "language")
 CACHE_STEP = 1024  # positions; a cache has room for a multiple of them
@@ -188,12 +189,11 @@ class GraphBackend:
     def embed(self, prompt: Prompt, visual: VisualTokens | None) -> PromptRows:
         ids = np.array(prompt.token_ids, np.int64)
         check_ids(self.config, ids)
-        values = (prompt.temporal_inputs, prompt.height_inputs, prompt.width_inputs)
-        layout = lay_out(ids, self.config, visual.counts if visual else (), values)
+        layout = lay_out(ids, self.config, visual.counts if visual else (), prompt.inputs)
         for position, row, count in layout.blocks:
             ids[position : position + count] = self.config.vocabulary + row + np.arange(count)
         mixed, given = [], self._engine.mixed(prompt)
-        for axis in AXES:
+        for axis in Axis:
             places = layout.inputs[axis]
             if len(places):
                 ids[places] = -1 - sum(map(len, mixed)) - np.arange(len(places))

@@ -92,14 +92,7 @@ class TorchBackend:
     @torch.inference_mode()
     def embed(self, prompt: Prompt, visual: VideoTokens | torch.Tensor | None) -> torch.Tensor:
         check_ids(self.config, prompt.token_ids)
-        return self.model.embed_prompt(
-            prompt.token_ids,
-            visual,
-            prompt.temporal_inputs,
-            prompt.height_inputs,
-            prompt.width_inputs,
-            prompt.on_image,
-        )
+        return self.model.embed_prompt(prompt.token_ids, visual, prompt.inputs)
 
     def new_cache(self) -> TorchCache:
         return TorchCache()

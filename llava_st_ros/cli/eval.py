@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tasks",
-        default="REC,STVG,TVG,SVG,ELC,nothing",
-        help="comma-separated; nothing: questions that nothing answers (default %(default)s)",
+        default="REC,STVG,TVG,SVG,ELC,no_match",
+        help="comma-separated; no_match: queries that nothing in the clip matches (default %(default)s)",
     )
     parser.add_argument(
         "--no-blind",

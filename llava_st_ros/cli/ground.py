@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.records import Box, Query, Task
+from llava_st_ros.records import Box, Modality, Query, Task
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.replay import Replay
@@ -120,7 +120,7 @@ def _source(args: argparse.Namespace) -> Source:
 
 def _queries(args: argparse.Namespace) -> list[Query]:
     task = Task(args.task) if args.task else Task.REC if args.image else Task.STVG
-    if args.image and not task.on_image:
+    if args.image and task.modality is not Modality.IMAGE:
         raise ConfigError(
             f"task {task.value} of one image; expected REC, REG or DGC", "give a video"
         )

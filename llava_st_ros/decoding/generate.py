@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_st_ros.backends.base import Backend
+from llava_st_ros.backends.base import Backend, Cache
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
 from llava_st_ros.text.choices import NoMatchChoice
 from llava_st_ros.text.grammar import Grammar, Unconstrained
@@ -65,6 +66,7 @@ def generate(
     embeddings: Any,
     tokenizer: Tokenizer,
     *,
+    cache: Cache | None = None,
     grammar: Grammar | Unconstrained | None = None,
     max_new_tokens: int,
     on_token: Callable[[int], None] | None = None,
@@ -80,7 +82,7 @@ def generate(
     config = backend.describe().model
     walk = (grammar or Unconstrained(tokenizer, config)).begin()
     writing = _Writing(config, on_token)
-    cache = backend.new_cache()
+    cache = backend.new_cache() if cache is None else cache
     rows = _checked(backend.prefill(embeddings, cache), config)
     room = config.language.max_position_embeddings - cache.length
     if room < 1:
@@ -125,8 +127,7 @@ class _Writing:
         self._logprobs: list[float] = []
         self._coordinates: list[float] = []
         self._forced: list[bool] = []
-        edges = (config.temporal_offset, config.height_offset, config.width_offset)
-        self._tables = tuple(zip(edges, (*edges[1:], config.vocabulary)))
+        self._tables = tuple(config.coordinates.ids(axis) for axis in Axis)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -134,9 +135,10 @@ class _Writing:
     def add(self, token: int, logits: np.ndarray, *, forced: bool) -> None:
         """A token and the logits [vocabulary] that it was taken from."""
         coordinate = float("nan")
-        for start, stop in self._tables:
-            if start <= token < stop:
-                coordinate = float(np.exp(logits[token] - _log_sum_exp(logits[start:stop])))
+        for ids in self._tables:
+            if token in ids:
+                table = logits[ids.start : ids.stop]
+                coordinate = float(np.exp(logits[token] - _log_sum_exp(table)))
         self._append(token, float(logits[token] - _log_sum_exp(logits)), coordinate, forced)
 
     def close(self, run: Sequence[int]) -> None:

@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from llava_st_ros.backends.preprocessing import normalize
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError, DataError
-from llava_st_ros.records import Prompt
+from llava_st_ros.records import Modality, Prompt
 
 TOLERANCE = 1e-3  # of the reference's standard deviation
-AXES = ("temporal", "spatial_height", "spatial_width")
 REMEDY = "correct the case"
 VISION = "vision_features_first4"
 
@@ -121,22 +121,22 @@ class Case:
             raise DataError(f"inputs.npz: no usable {kind}_prompt; expected token ids [L]", REMEDY)
         variables = self._object(f"{kind}_variables")
         values = {}
-        for axis in AXES:
-            if variables.get(f"{axis}_output_locations"):
+        for axis in Axis:
+            if variables.get(f"{axis.table}_output_locations"):
                 raise DataError(
-                    f"case.json: {kind}_variables with {axis}_output_locations"
+                    f"case.json: {kind}_variables with {axis.table}_output_locations"
                     "; expected none: a question has no output placeholders",
                     REMEDY,
                 )
-            found = variables.get(f"{axis}_input_locations", [])
+            found = variables.get(f"{axis.table}_input_locations", [])
             if not isinstance(found, list) or not all(isinstance(v, (int, float)) for v in found):
                 raise DataError(
-                    f"case.json: {kind}_variables.{axis}_input_locations {found!r}"
+                    f"case.json: {kind}_variables.{axis.table}_input_locations {found!r}"
                     "; expected a list of numbers",
                     REMEDY,
                 )
             values[axis] = tuple(map(float, found))
-        return Prompt(ids.astype(np.int64), kind == "image", *(values[axis] for axis in AXES))
+        return Prompt(ids.astype(np.int64), Modality(kind), *values.values())
 
     def _object(self, name: str) -> dict[str, Any]:
         value = self.values.get(name)

@@ -87,7 +87,7 @@ class ImageFolderSource:
         if not self.folder.is_dir():
             raise DataError(f"no folder {self.folder}; expected a folder of images")
         if not 0 < fps <= 1000:
-            raise ConfigError(f"{fps} images a second; expected a rate in (0, 1000]")
+            raise ConfigError(f"fps {fps}; expected a rate in (0, 1000] images per second")
         self._step = NANOSECONDS / fps
         self._paths = sorted(
             path for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES

@@ -6,7 +6,7 @@ Every piece is batched and differentiable; the parameters carry the published na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.language_model import build_decoder, materialize_buffers
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding
 from llava_st_ros.model.packer.reference import SpatialTemporalPacker
 from llava_st_ros.model.vision import VisionTower
 from llava_st_ros.records import Prompt
-from llava_st_ros.text.prompt_layout import AXES, lay_out
+from llava_st_ros.text.prompt_layout import lay_out
 
 
 class VideoTokens(NamedTuple):
@@ -44,18 +45,16 @@ class LlavaST(nn.Module):
             nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width)
         )
         self.model.vision_resampler = SpatialTemporalPacker(width, config.packer)
-        for axis in AXES:
-            temporal = axis == "temporal"
-            rows = config.num_temporal_tokens if temporal else config.num_spatial_tokens
+        for axis in Axis:
             for side in ("input", "output"):
-                table = CoordinateTable(rows, width)
-                self.model.add_module(f"{axis}_{side}_embeddings", table)
+                table = CoordinateTable(config.coordinates.rows(axis), width)
+                self.model.add_module(f"{axis.table}_{side}_embeddings", table)
         self.lm_head = nn.Linear(width, config.language.vocab_size, bias=False)
         nn.init.normal_(self.lm_head.weight, std=0.02)
 
-    def table(self, axis: str, side: str) -> CoordinateTable:
-        """The table of an axis of AXES, ``side`` "input" or "output"."""
-        return getattr(self.model, f"{axis}_{side}_embeddings")
+    def table(self, axis: Axis, side: str) -> CoordinateTable:
+        """The table of an axis; ``side`` is "input" or "output"."""
+        return getattr(self.model, f"{axis.table}_{side}_embeddings")
 
     def materialize_buffers(self, device: torch.device | str = "cpu") -> None:
         """Fill the buffers that no checkpoint holds, after a construction on the meta device."""
@@ -80,7 +79,7 @@ class LlavaST(nn.Module):
         """LAPE's addition for frames at these rows of the temporal table [F] -> [F, N, D]."""
         temporal, height, width = (
             (self.table(axis, "input").weight + self.table(axis, "output").weight) / 2
-            for axis in AXES
+            for axis in Axis
         )
         rows = torch.as_tensor(time_indices, dtype=torch.long, device=temporal.device)
         return positional_embedding(temporal[rows], height, width, self.config.grid)
@@ -115,7 +114,7 @@ class LlavaST(nn.Module):
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Ids [...] of the vocabulary [text | time | height | width] -> embeddings [..., D]."""
         text_rows = self.config.language.vocab_size
-        coordinates = torch.cat([self.table(axis, "input").weight for axis in AXES])
+        coordinates = torch.cat([self.table(axis, "input").weight for axis in Axis])
         # Clamped on the side of the other range only: an id outside the vocabulary still raises.
         text = self.model.embed_tokens(token_ids.clamp(max=text_rows - 1))
         coordinate = nn.functional.embedding((token_ids - text_rows).clamp(min=0), coordinates)
@@ -125,23 +124,27 @@ class LlavaST(nn.Module):
         self,
         token_ids: torch.Tensor | np.ndarray,
         visual: VideoTokens | torch.Tensor | None = None,
-        temporal_inputs: Sequence[float] = (),
-        height_inputs: Sequence[float] = (),
-        width_inputs: Sequence[float] = (),
-        on_image: bool = False,
+        inputs: Mapping[Axis, Sequence[float]] | None = None,
     ) -> torch.Tensor:
         """A prompt [L] -> embeddings [L, D], visual tokens and coordinate inputs written in.
 
-        ``visual`` is what ``pack`` (a video) or ``image_tokens`` (``on_image``) returned for one
-        sample; None where the prompt has no visual block. In the "released" compat mode the fast
-        tokens and the width inputs are not written, as in the published code.
-        Raises BackendError where a block's length or the number of values does not fit.
+        Args:
+            token_ids: The prompt's ids, i64 [L].
+            visual: What ``pack`` returned for a video or ``image_tokens`` for an image; None where
+                the prompt has no visual block.
+            inputs: The coordinate values of each axis.
+
+        Raises:
+            BackendError: A block's length or the number of values does not fit the ids.
         """
         device = self.lm_head.weight.device
         ids = torch.as_tensor(token_ids, dtype=torch.long)
-        parts = () if visual is None else (visual,) if on_image else tuple(visual)
-        values = (temporal_inputs, height_inputs, width_inputs)
-        layout = lay_out(ids.cpu().numpy(), self.config, [len(part) for part in parts], values)
+        if visual is None:
+            parts: tuple[torch.Tensor, ...] = ()
+        else:
+            parts = tuple(visual) if isinstance(visual, VideoTokens) else (visual,)
+        counts = [len(part) for part in parts]
+        layout = lay_out(ids.cpu().numpy(), self.config, counts, inputs or {})
         embeddings = self.embed_tokens(ids.to(device))
         rows = torch.cat(parts).to(embeddings) if parts else embeddings
         for position, row, count in layout.blocks:
@@ -152,7 +155,7 @@ class LlavaST(nn.Module):
                     embeddings[position + count :],
                 )
             )
-        for axis, given in zip(AXES, values):
+        for axis, given in (inputs or {}).items():
             places = torch.as_tensor(layout.inputs[axis], device=device)
             if len(places):
                 mixed = self.table(axis, "input").mix(given)
@@ -165,14 +168,7 @@ class LlavaST(nn.Module):
         """Prompts and the visual tokens of each -> embeddings [B, L, D], padded at the right with
         zeros, and the mask bool [B, L] of what is not padding."""
         rows = [
-            self.embed_prompt(
-                prompt.token_ids,
-                visual,
-                prompt.temporal_inputs,
-                prompt.height_inputs,
-                prompt.width_inputs,
-                prompt.on_image,
-            )
+            self.embed_prompt(prompt.token_ids, visual, prompt.inputs)
             for prompt, visual in zip(prompts, visuals)
         ]
         embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -200,6 +196,6 @@ class LlavaST(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states [..., D] -> logits [..., vocabulary]: [text | time | height | width]."""
-        coordinates = (self.table(axis, "output").weight for axis in AXES)
+        coordinates = (self.table(axis, "output").weight for axis in Axis)
         parts = [nn.functional.linear(hidden, weight) for weight in coordinates]
         return torch.cat([self.lm_head(hidden), *parts], dim=-1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from llava_st_ros.backends.base import Backend, BackendDescription, Cache
-from llava_st_ros.records import Prompt
+from llava_st_ros.backends.base import Backend, Cache
+from llava_st_ros.records import Modality, Prompt
 from llava_st_ros.streaming.frame_buffer import FrameBuffer
 from llava_st_ros.streaming.window import Window, encode, encode_window
 
@@ -24,30 +23,34 @@ class CameraView:
         self._backend = backend
         self._buffer = buffer
         self._now = now
-        self._windows: dict[bool, Window] = {}
-        self._visuals: dict[bool, SharedVisual] = {}
+        self._windows: dict[Modality, Window] = {}
+        self._visuals: dict[Modality, SharedVisual] = {}
 
-    def window(self, on_image: bool) -> Window | None:
+    def window(self, modality: Modality) -> Window | None:
         """The frames that a question is about: F of a video, 1 of an image; None without any."""
-        if on_image not in self._windows:
-            window = self._encode_newest() if on_image else self._encode_window()
+        if modality not in self._windows:
+            encode_frames = {
+                Modality.IMAGE: self._encode_newest,
+                Modality.VIDEO: self._encode_window,
+            }
+            window = encode_frames[modality]()
             if window is None:
                 return None
-            self._windows[on_image] = window
-        return self._windows[on_image]
+            self._windows[modality] = window
+        return self._windows[modality]
 
-    def visual(self, on_image: bool) -> SharedVisual:
-        """The visual tokens of ``window(on_image)``, which must not be None."""
-        if on_image not in self._visuals:
-            window = self.window(on_image)
+    def visual(self, modality: Modality) -> SharedVisual:
+        """The visual tokens of ``window(modality)``, which must not be None."""
+        if modality not in self._visuals:
+            window = self.window(modality)
             assert window is not None
             tokens = (
                 self._backend.image_tokens(window.newest.features)
-                if on_image
+                if modality is Modality.IMAGE
                 else self._backend.pack(window.features, window.time_indices)
             )
-            self._visuals[on_image] = SharedVisual(self._backend, tokens)
-        return self._visuals[on_image]
+            self._visuals[modality] = SharedVisual(self._backend, tokens)
+        return self._visuals[modality]
 
     def _encode_window(self) -> Window | None:
         return encode_window(self._buffer, self._backend.encode_frame, self._now)
@@ -72,62 +75,27 @@ class SharedVisual:
         self._prefix: np.ndarray = np.zeros(0, np.int64)
         self._cache: Cache | None = None
 
-    def begin(self, prompt: Prompt) -> tuple[Backend, Any]:
-        """A backend whose new cache already holds the visual block, and the embeddings to follow.
+    def begin(self, prompt: Prompt) -> tuple[Any, Cache]:
+        """The embeddings that still have to be prefilled, and the cache that holds what precedes.
 
-        Only one conversation at a time: the next ``begin`` takes the cache back.
+        The cache serves one conversation at a time: the next call truncates it to the visual block.
         """
         embeddings = self._backend.embed(prompt, self._tokens)
         ids = np.asarray(prompt.token_ids)
         if self._cache is None:
             length = self._visual_end(prompt)
             if length == 0:
-                return self._backend, embeddings
+                return embeddings, self._backend.new_cache()
             self._prefix, self._cache = ids[:length].copy(), self._backend.new_cache()
             self._backend.prefill(embeddings[:length], self._cache)
         length = len(self._prefix)
         if not np.array_equal(ids[:length], self._prefix):
-            return self._backend, embeddings
+            return embeddings, self._backend.new_cache()
         self._cache.truncate(length)
-        return _Continued(self._backend, self._cache), embeddings[length:]
+        return embeddings[length:], self._cache
 
     def _visual_end(self, prompt: Prompt) -> int:
         special = self._backend.describe().model.special_tokens
-        last = special.im_end if prompt.on_image else special.slow_vid_end
+        last = special.im_end if prompt.modality is Modality.IMAGE else special.slow_vid_end
         places = np.flatnonzero(np.asarray(prompt.token_ids) == last)
         return int(places[-1]) + 1 if len(places) else 0
-
-
-class _Continued:
-    """A backend whose next new cache is one that holds the beginning of a conversation."""
-
-    def __init__(self, backend: Backend, cache: Cache) -> None:
-        self._backend = backend
-        self._cache: Cache | None = cache
-
-    def new_cache(self) -> Cache:
-        cache, self._cache = self._cache, None
-        if cache is None:
-            raise RuntimeError("a continued conversation has one cache only")
-        return cache
-
-    def describe(self) -> BackendDescription:
-        return self._backend.describe()
-
-    def encode_frame(self, image: np.ndarray) -> Any:
-        return self._backend.encode_frame(image)
-
-    def pack(self, features: Sequence[Any], time_indices: Sequence[int]) -> Any:
-        return self._backend.pack(features, time_indices)
-
-    def image_tokens(self, features: Any) -> Any:
-        return self._backend.image_tokens(features)
-
-    def embed(self, prompt: Prompt, visual: Any) -> Any:
-        return self._backend.embed(prompt, visual)
-
-    def prefill(self, embeddings: Any, cache: Cache) -> np.ndarray:
-        return self._backend.prefill(embeddings, cache)
-
-    def extend(self, token_ids: Sequence[int], cache: Cache) -> np.ndarray:
-        return self._backend.extend(token_ids, cache)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import CORNERS, Axis, CoordinateVocabulary
 from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.text.tasks import plain_words
-from llava_st_ros.text.tokenizer import coordinate_token
 
 STVG_OPENER, TVG_OPENER = "During the span of {", "During the period {"
 ELC_OPENER, REC_OPENER = "Ends in ", "It appears at ["
@@ -40,8 +39,8 @@ class FormattedAnswer:
 class _Writer:
     """Text and the exact values of its coordinate tokens, grown together."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._config = config
+    def __init__(self, coordinates: CoordinateVocabulary) -> None:
+        self._coordinates = coordinates
         self._text: list[str] = []
         self._values: list[float] = []
 
@@ -49,21 +48,19 @@ class _Writer:
         self._text.append(text)
 
     def time(self, token: int) -> None:
-        rows = self._config.num_temporal_tokens
+        rows = self._coordinates.rows(Axis.TIME)
         if not 0 <= token < rows:
             raise QueryError(f"time token {token}; expected one of 0..{rows - 1}")
-        self._coordinate("TEMP", token, token / max(1, rows - 1))
+        self._coordinate(Axis.TIME, token, self._coordinates.value(Axis.TIME, token))
 
     def span(self, span: tuple[int, int]) -> None:
         self.time(span[0])
         self.time(span[1])
 
     def corners(self, box: Box) -> None:
-        last = self._config.num_spatial_tokens - 1
-        kinds = ("WIDTH", "HEIGHT", "WIDTH", "HEIGHT")
-        for kind, value in zip(kinds, (box.x1, box.y1, box.x2, box.y2)):
+        for axis, value in zip(CORNERS, (box.x1, box.y1, box.x2, box.y2)):
             value = min(1.0, max(0.0, float(value)))
-            self._coordinate(kind, int(value * last + 0.5), value)
+            self._coordinate(axis, self._coordinates.nearest_row(axis, value), value)
 
     def tube(self, boxes: Sequence[tuple[int | None, Box]]) -> None:
         self.words(TUBE_OPENER)
@@ -79,14 +76,14 @@ class _Writer:
     def done(self) -> FormattedAnswer:
         return FormattedAnswer("".join(self._text), tuple(self._values))
 
-    def _coordinate(self, kind: str, row: int, value: float) -> None:
-        self._text.append(coordinate_token(kind, row))
+    def _coordinate(self, axis: Axis, row: int, value: float) -> None:
+        self._text.append(axis.token(row))
         self._values.append(value)
 
 
-def format_answer(answer: Answer, config: ModelConfig) -> FormattedAnswer:
+def format_answer(answer: Answer, coordinates: CoordinateVocabulary) -> FormattedAnswer:
     """The canonical text of an answer. Raises QueryError where the task's parts are missing."""
-    writer, task = _Writer(config), answer.task
+    writer, task = _Writer(coordinates), answer.task
     if answer.no_match and task in NO_MATCH_TASKS:
         writer.words(NO_MATCH_TEXT)
     elif task in (Task.STVG, Task.TVG):

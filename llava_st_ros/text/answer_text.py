@@ -9,42 +9,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import COORDINATE, CORNERS, Axis
 from llava_st_ros.records import Box
-from llava_st_ros.text.tokenizer import (
-    CHAT_END,
-    CHAT_START,
-    COORDINATE,
-    STRUCTURE,
-    Tokenizer,
-    coordinate_token,
-)
+from llava_st_ros.text.tokenizer import CHAT_END, CHAT_START, STRUCTURE, Tokenizer
 
-_PLANE = {"TEMP": 0xF0000, "HEIGHT": 0xF4000, "WIDTH": 0xF8000}
 _ROWS = 0x4000
+_PLANE = {axis: 0xF0000 + number * _ROWS for number, axis in enumerate(Axis)}
 _PRIVATE = re.compile("[\U000f0000-\U000fbfff]")
 _USED = "\ue000"  # takes the place of what has been read in ``Reading.rest``
 _STRUCTURE = re.compile("|".join(re.escape(t) for t in (CHAT_START, *STRUCTURE.values())))
 MAX_PROBLEMS = 20
 
 
-@dataclass(frozen=True)
-class Place:
-    """One kind of coordinate token ("TEMP", "HEIGHT" or "WIDTH") as marked characters."""
-
-    kind: str
-
-    @property
-    def pattern(self) -> str:
-        first = _PLANE[self.kind]
-        return f"[{chr(first)}-{chr(first + _ROWS - 1)}]"
+def character_class(axis: Axis) -> str:
+    """The regular expression of an axis's private characters."""
+    first = _PLANE[axis]
+    return f"[{chr(first)}-{chr(first + _ROWS - 1)}]"
 
 
-def mark(kind: str, row: int) -> str:
+def mark(axis: Axis, row: int) -> str:
     """The private character of a coordinate token."""
-    return chr(_PLANE[kind] + min(row, _ROWS - 1))
+    return chr(_PLANE[axis] + min(row, _ROWS - 1))
 
 
 class Reading:
@@ -79,7 +66,7 @@ class Reading:
 
     def time(self, character: str) -> int | None:
         """A time token's frame, or None (and a problem) beyond the window."""
-        row, frames = ord(character) - _PLANE["TEMP"], self._config.num_frames
+        row, frames = ord(character) - _PLANE[Axis.TIME], self._config.num_frames
         if row < frames:
             return row
         self.problem(f"time {row} in a window of {frames} frames")
@@ -95,14 +82,14 @@ class Reading:
 
     def box(self, corners: Sequence[str]) -> Box | None:
         """x1, y1, x2, y2 characters -> a box; turned corners are set right, as a problem."""
-        rows = self._config.num_spatial_tokens
+        coordinates = self._config.coordinates
         found = []
-        for kind, character in zip(("WIDTH", "HEIGHT", "WIDTH", "HEIGHT"), corners):
-            row = ord(character) - _PLANE[kind]
+        for axis, character in zip(CORNERS, corners):
+            row, rows = ord(character) - _PLANE[axis], coordinates.rows(axis)
             if row >= rows:
-                self.problem(f"{coordinate_token(kind, row)} with {rows} rows")
+                self.problem(f"{axis.token(row)} with {rows} rows")
                 return None
-            found.append(row / max(1, rows - 1))
+            found.append(coordinates.value(axis, row))
         x1, y1, x2, y2 = found
         if x1 > x2 or y1 > y2:
             self.problem("a box with its corners exchanged, set right")
@@ -149,12 +136,13 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
     for number in (int(i) for i in ids):
         if number in ends:
             break
-        if config.temporal_offset <= number < config.vocabulary:
+        coordinate = config.coordinates.locate(number)
+        if coordinate is not None:
             flush()
-            pieces.append(_mark_id(number, config))
+            pieces.append(mark(*coordinate))
         elif number in structure:
             problems["structural tokens in the answer"] = None
-        elif 0 <= number < config.temporal_offset:
+        elif 0 <= number < config.language.vocab_size:
             words.append(number)
         else:
             problems[f"id {number} outside the vocabulary"] = None
@@ -165,23 +153,15 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
     return reading
 
 
-def _mark_id(number: int, config: ModelConfig) -> str:
-    if number < config.height_offset:
-        return mark("TEMP", number - config.temporal_offset)
-    if number < config.width_offset:
-        return mark("HEIGHT", number - config.height_offset)
-    return mark("WIDTH", number - config.width_offset)
-
-
 def _marked(match: re.Match[str]) -> str:
     digits = match.group(2)
-    return mark(match.group(1), int(digits) if len(digits) < 8 else _ROWS - 1)
+    return mark(Axis.of_kind(match.group(1)), int(digits) if len(digits) < 8 else _ROWS - 1)
 
 
 def _spelled(marked: str) -> str:
     def token(match: re.Match[str]) -> str:
         code = ord(match.group())
-        kind = max((k for k in _PLANE if _PLANE[k] <= code), key=lambda k: _PLANE[k])
-        return coordinate_token(kind, code - _PLANE[kind])
+        axis = max((a for a in Axis if _PLANE[a] <= code), key=lambda a: _PLANE[a])
+        return axis.token(code - _PLANE[axis])
 
     return _PRIVATE.sub(token, marked)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.text.answer_format import (
     NO_MATCH_TASKS,
@@ -19,10 +20,10 @@ from llava_st_ros.text.answer_format import (
     FormattedAnswer,
     format_answer,
 )
-from llava_st_ros.text.answer_text import Place, Reading, read_ids, read_text
+from llava_st_ros.text.answer_text import Reading, character_class, read_ids, read_text
 from llava_st_ros.text.tokenizer import Tokenizer
 
-_TIME, _WIDTH, _HEIGHT = Place("TEMP").pattern, Place("WIDTH").pattern, Place("HEIGHT").pattern
+_TIME, _HEIGHT, _WIDTH = (character_class(axis) for axis in Axis)
 # Every repetition is bounded: a model that repeats itself must not make reading quadratic.
 _CORNERS = rf"({_WIDTH})[\s,]{{0,4}}({_HEIGHT})[\s,]{{0,4}}({_WIDTH})[\s,]{{0,4}}({_HEIGHT})"
 _PAIR = re.compile(rf"({_TIME})\s{{0,4}}(?:,|-|–|and|to|\.\.)?\s{{0,4}}({_TIME})")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.records import Task
 from llava_st_ros.text.answer_format import (
     ELC_OPENER,
@@ -102,6 +103,7 @@ class Grammar:
     ) -> None:
         self._task, self._tokenizer, self._config, self._span = task, tokenizer, config, span
         self._no_match_threshold = no_match_threshold
+        self._times_offset = config.coordinates.offset(Axis.TIME)
         self._ends = frozenset((*config.end_token_ids, tokenizer.chat_end))
         self._words = Words.of(tokenizer)
         self._literals: dict[str, tuple[int, ...]] = {}  # a tube says the same ones at every time
@@ -175,7 +177,7 @@ class Grammar:
                 yield end[shared + 1 :]
                 return
             time += 1
-            yield (*more[shared + 1 :], self._config.temporal_offset + time)
+            yield (*more[shared + 1 :], self._times_offset + time)
 
     def _elc(self) -> Rules:
         yield self._literal(ELC_OPENER)
@@ -289,7 +291,7 @@ class Grammar:
         return first, last
 
     def _time(self, first: int = 0, last: int | None = None) -> Generator[Choice, int, int]:
-        offset = self._config.temporal_offset
+        offset = self._times_offset
         stop = self._config.num_frames if last is None else last + 1
         token = yield Coordinates(offset + first, offset + stop)
         return token - offset
@@ -299,19 +301,18 @@ class Grammar:
         for number, time in enumerate(times):
             if number or lead is not None:
                 yield self._literal("], " if number else lead or "")
-                yield (self._config.temporal_offset + time,)
+                yield (self._times_offset + time,)
             yield self._literal(": [")
             yield from self._corners()
         yield self._literal("]")
 
     def _corners(self) -> Rules:
         """x1, y1, then x2 and y2 not before them."""
-        config = self._config
-        width, height = config.width_offset, config.height_offset
-        x1 = yield Coordinates(width, config.vocabulary)
-        y1 = yield Coordinates(height, width)
-        yield Coordinates(x1, config.vocabulary)
-        yield Coordinates(y1, width)
+        heights, widths = (self._config.coordinates.ids(axis) for axis in (Axis.HEIGHT, Axis.WIDTH))
+        x1 = yield Coordinates(widths.start, widths.stop)
+        y1 = yield Coordinates(heights.start, heights.stop)
+        yield Coordinates(x1, widths.stop)
+        yield Coordinates(y1, heights.stop)
 
     def _literal(self, text: str) -> tuple[int, ...]:
         if text not in self._literals:

@@ -9,24 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import COORDINATE, Axis
 from llava_st_ros.errors import ConfigError, QueryError
-from llava_st_ros.records import Prompt
+from llava_st_ros.records import Modality, Prompt
 from llava_st_ros.text.answer_format import FormattedAnswer
 from llava_st_ros.text.tasks import Question
-from llava_st_ros.text.tokenizer import (
-    CHAT_END,
-    CHAT_START,
-    COORDINATE,
-    HEIGHT_INPUT,
-    TEMPORAL_INPUT,
-    WIDTH_INPUT,
-    Tokenizer,
-)
+from llava_st_ros.text.tokenizer import CHAT_END, CHAT_START, Tokenizer
 
 _HEAD = f"{CHAT_START}system\nYou are a helpful assistant.{CHAT_END}\n{CHAT_START}user\n"
 _TO_ASSISTANT = f"{CHAT_END}\n{CHAT_START}assistant\n"
 _TO_USER = f"\n{CHAT_START}user\n"
-_PLACEHOLDERS = re.compile(f"({TEMPORAL_INPUT}|{HEIGHT_INPUT}|{WIDTH_INPUT})")
+_PLACEHOLDERS = re.compile(f"({'|'.join(axis.input_token for axis in Axis)})")
 
 
 @dataclass(frozen=True)
@@ -50,21 +43,17 @@ class PromptBuilder:
         tokenizer.check_fits(config)
         self._tokenizer, self._config = tokenizer, config
         head, special = tokenizer.encode(_HEAD), config.special_tokens
-        self._openings = {kind: head + visual_block(config, kind) for kind in (True, False)}
+        self._openings = {kind: head + visual_block(config, kind) for kind in Modality}
         self._to_assistant = tokenizer.encode(_TO_ASSISTANT)
         self._to_user = tokenizer.encode(_TO_USER)
-        self._inputs = {
-            TEMPORAL_INPUT: special.temporal_input,
-            HEIGHT_INPUT: special.spatial_height_input,
-            WIDTH_INPUT: special.spatial_width_input,
-        }
+        self._inputs = {axis.input_token: special.input_of(axis) for axis in Axis}
         # Frame i of a window has row i of a table that may be longer than the window.
         self._time_scale = (config.num_frames - 1) / max(1, config.num_temporal_tokens - 1)
 
     def build(self, question: Question) -> Prompt:
         """The prompt of a question, up to and with ``<|im_start|>assistant`` and a line end."""
         ids = [
-            *self._openings[question.task.on_image],
+            *self._openings[question.task.modality],
             *self._question_ids(question, "\n"),
             *self._to_assistant,
         ]
@@ -75,13 +64,13 @@ class PromptBuilder:
 
         The visual block stands in the first question only.
         """
-        if not turns or len({question.task.on_image for question, _ in turns}) != 1:
+        if not turns or len({question.task.modality for question, _ in turns}) != 1:
             raise QueryError(
                 "no turn, or turns about an image and about a video"
                 "; expected one or more turns about the same visual input",
                 "split the conversation",
             )
-        ids = list(self._openings[turns[0][0].task.on_image])
+        ids = list(self._openings[turns[0][0].task.modality])
         mask = [False] * len(ids)
         values = [float("nan")] * len(ids)
         for number, (question, answer) in enumerate(turns):
@@ -101,7 +90,7 @@ class PromptBuilder:
     def _prompt(self, ids: list[int], questions: Sequence[Question]) -> Prompt:
         return Prompt(
             np.asarray(ids, dtype=np.int64),
-            questions[0].task.on_image,
+            questions[0].task.modality,
             tuple(v * self._time_scale for q in questions for v in q.temporal_inputs),
             tuple(v for q in questions for v in q.height_inputs),
             tuple(v for q in questions for v in q.width_inputs),
@@ -110,11 +99,8 @@ class PromptBuilder:
     def _question_ids(self, question: Question, lead: str) -> list[int]:
         """Only placeholders become special tokens, and only as many as there are values."""
         parts = _PLACEHOLDERS.split(lead + question.text)
-        for name, values in (
-            (TEMPORAL_INPUT, question.temporal_inputs),
-            (HEIGHT_INPUT, question.height_inputs),
-            (WIDTH_INPUT, question.width_inputs),
-        ):
+        for axis, values in question.inputs.items():
+            name = axis.input_token
             if parts.count(name) != len(values):
                 raise QueryError(
                     f"{parts.count(name)} {name} in a question with {len(values)} values"
@@ -150,24 +136,20 @@ class PromptBuilder:
         return ids, values
 
     def _coordinate_id(self, kind: str, row: int) -> int:
-        config = self._config
-        offset, rows = {
-            "TEMP": (config.temporal_offset, config.num_temporal_tokens),
-            "HEIGHT": (config.height_offset, config.num_spatial_tokens),
-            "WIDTH": (config.width_offset, config.num_spatial_tokens),
-        }[kind]
-        if row >= rows:
+        axis = Axis.of_kind(kind)
+        ids = self._config.coordinates.ids(axis)
+        if row >= len(ids):
             raise QueryError(
-                f"<{kind}-{row:03d}> in an answer; expected a row below {rows}",
+                f"{axis.token(row)} in an answer; expected a row below {len(ids)}",
                 "make answers with answers.format_answer",
             )
-        return offset + row
+        return ids[row]
 
 
-def visual_block(config: ModelConfig, on_image: bool) -> list[int]:
+def visual_block(config: ModelConfig, modality: Modality) -> list[int]:
     """Ids of the positions that an image's, or a video's fast and slow, visual tokens take."""
     special = config.special_tokens
-    if on_image:
+    if modality is Modality.IMAGE:
         return _block(special.im_start, special.im_patch, special.im_end, config.tokens_per_frame)
     return [
         *_block(special.vid_start, special.vid_patch, special.vid_end, config.num_fast_tokens),

@@ -5,16 +5,15 @@ The rules of the published code in one place, for every backend; NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
-
-AXES = ("temporal", "spatial_height", "spatial_width")
 
 
 class Block(NamedTuple):
@@ -27,55 +26,88 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """``blocks`` of visual tokens; for each axis of AXES the positions i64 [K] that are given its
-    coordinate values."""
+    """What a prompt's positions hold besides token embeddings.
+
+    Attributes:
+        blocks: Of visual tokens.
+        inputs: For each axis the positions i64 [K] that hold its coordinate values.
+    """
 
     blocks: tuple[Block, ...]
-    inputs: dict[str, np.ndarray]
+    inputs: dict[Axis, np.ndarray]
 
 
 def lay_out(
     ids: np.ndarray,
     config: ModelConfig,
     visual: Sequence[int],
-    values: Sequence[Sequence[float]],
+    inputs: Mapping[Axis, Sequence[float]],
 ) -> PromptLayout:
-    """The layout of a prompt i64 [L].
+    """The layout of a prompt.
 
-    ``visual`` counts its visual tokens: (N,) of an image, (fast, slow) of a video, () of none;
-    ``values`` are the coordinate values of each axis. In the "released" compat mode the fast tokens
-    and the width inputs are not written, as in the published code. Raises BackendError where a
-    block's length or the number of values does not fit.
+    Args:
+        ids: Its token ids, i64 [L].
+        config: The model's.
+        visual: As of ``visual_blocks``.
+        inputs: The coordinate values of each axis.
+
+    Raises:
+        BackendError: A block's length or the number of values does not fit the ids.
     """
-    special, released = config.special_tokens, config.compat == "released"
-    blocks = []
-    if len(visual) == 1:
-        start = _start(ids, special.im_start, special.im_end, visual[0], "image")
-        blocks.append(Block(start, 0, visual[0]))
-    elif visual:
-        fast, slow = visual
-        start = _start(ids, special.vid_start, special.vid_end, fast, "fast")
-        if not released:
-            blocks.append(Block(start, 0, fast))
-        start = _start(ids, special.slow_vid_start, special.slow_vid_end, slow, "slow")
-        blocks.append(Block(start, fast, slow))
-    elif np.isin(ids, (special.im_start, special.vid_start, special.slow_vid_start)).any():
-        raise BackendError(
-            "a visual block in the prompt but no visual tokens; expected both or neither",
-            "pass visual",
-        )
-    inputs = {}
-    for axis, given in zip(AXES, values):
-        places = np.flatnonzero(ids == getattr(special, f"{axis}_input"))
-        if len(places) != len(given):
+    blocks = visual_blocks(ids, config, visual)
+    written = written_inputs(config)
+    positions = {}
+    for axis in Axis:
+        values = inputs.get(axis, ())
+        places = np.flatnonzero(ids == config.special_tokens.input_of(axis))
+        if len(places) != len(values):
             raise BackendError(
-                f"{len(places)} {axis} input tokens but {len(given)} values"
-                "; expected one value for each token",
+                f"{len(places)} {axis.input_token} tokens but {len(values)} values; expected one "
+                "for each",
                 "build the prompt with PromptBuilder",
             )
-        unwritten = released and axis == "spatial_width"
-        inputs[axis] = places[:0] if unwritten else places
-    return PromptLayout(tuple(blocks), inputs)
+        positions[axis] = places if axis in written else places[:0]
+    return PromptLayout(blocks, positions)
+
+
+def visual_blocks(ids: np.ndarray, config: ModelConfig, visual: Sequence[int]) -> tuple[Block, ...]:
+    """The blocks of visual tokens in a prompt i64 [L].
+
+    In the "released" compat mode the fast tokens are not written, as in the published code.
+
+    Args:
+        ids: The prompt's token ids, i64 [L].
+        config: The model's.
+        visual: The number of visual tokens: (N,) of an image, (fast, slow) of a video, () of none.
+
+    Raises:
+        BackendError: The ids do not have exactly these blocks.
+    """
+    special = config.special_tokens
+    if len(visual) == 1:
+        start = _start(ids, special.im_start, special.im_end, visual[0], "image")
+        return (Block(start, 0, visual[0]),)
+    if visual:
+        fast, slow = visual
+        fast_start = _start(ids, special.vid_start, special.vid_end, fast, "fast")
+        slow_start = _start(ids, special.slow_vid_start, special.slow_vid_end, slow, "slow")
+        fast_block, slow_block = Block(fast_start, 0, fast), Block(slow_start, fast, slow)
+        return (slow_block,) if config.compat == "released" else (fast_block, slow_block)
+    if np.isin(ids, (special.im_start, special.vid_start, special.slow_vid_start)).any():
+        raise BackendError("a visual block in the prompt but no visual tokens", "pass visual")
+    return ()
+
+
+def written_inputs(config: ModelConfig) -> dict[Axis, int]:
+    """The axes whose values replace their placeholders' embeddings, and the placeholders' ids.
+
+    In the "released" compat mode the widths are not written, as in the published code.
+    """
+    return {
+        axis: config.special_tokens.input_of(axis)
+        for axis in Axis
+        if not (config.compat == "released" and axis is Axis.WIDTH)
+    }
 
 
 def _start(ids: np.ndarray, start_id: int, end_id: int, length: int, name: str) -> int:
@@ -85,7 +117,7 @@ def _start(ids: np.ndarray, start_id: int, end_id: int, length: int, name: str) 
         raise BackendError(
             f"{len(starts)} starts and {len(ends)} ends of a {name} block"
             "; expected one of each in the prompt",
-            "build the prompt with PromptBuilder and pass on_image as it does",
+            "build the prompt with PromptBuilder, for this modality",
         )
     found = int(ends[0] - starts[0]) + 1
     if found != length:

@@ -11,15 +11,16 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from llava_st_ros.coordinates import CORNERS, Axis
 from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Box, Query, Task
-from llava_st_ros.text.tokenizer import HEIGHT_INPUT, TEMPORAL_INPUT, WIDTH_INPUT
 
 MAX_QUERY_CHARACTERS = 2000
 
-_SPAN = f" {{{TEMPORAL_INPUT}{TEMPORAL_INPUT}}} "
-_START = f" Starts in {TEMPORAL_INPUT} "
-_BOX = f" [{WIDTH_INPUT}{HEIGHT_INPUT}{WIDTH_INPUT}{HEIGHT_INPUT}]"
+_TIME = Axis.TIME.input_token
+_SPAN = f" {{{_TIME}{_TIME}}} "
+_START = f" Starts in {_TIME} "
+_BOX = f" [{''.join(axis.input_token for axis in CORNERS)}]"
 _WHERE = (
     "Please describe the location of the corresponding subject/object in this video.",
     "Can you identify the position of the corresponding subject/object within this video?",
@@ -108,6 +109,11 @@ class Question:
     temporal_inputs: tuple[float, ...] = ()
     height_inputs: tuple[float, ...] = ()
     width_inputs: tuple[float, ...] = ()
+
+    @property
+    def inputs(self) -> dict[Axis, tuple[float, ...]]:
+        """The values of each axis."""
+        return dict(zip(Axis, (self.temporal_inputs, self.height_inputs, self.width_inputs)))
 
 
 def num_templates(task: Task) -> int:

@@ -20,10 +20,10 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.config import ModelConfig, SpecialTokens
+from llava_st_ros.coordinates import COORDINATE, Axis, CoordinateVocabulary
 from llava_st_ros.errors import CheckpointError
 
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
-TEMPORAL_INPUT, HEIGHT_INPUT, WIDTH_INPUT = "<TEMP-INPUT>", "<HEIGHT-INPUT>", "<WIDTH-INPUT>"
 STRUCTURE = {  # field of SpecialTokens -> token, in the published order
     "im_start": "<im_start>",
     "im_end": "<im_end>",
@@ -33,26 +33,18 @@ STRUCTURE = {  # field of SpecialTokens -> token, in the published order
     "vid_patch": "<vid_patch>",
     "slow_vid_start": "<slow_vid_start>",
     "slow_vid_end": "<slow_vid_end>",
-    "temporal_input": TEMPORAL_INPUT,
-    "temporal_output": "<TEMP-OUTPUT>",
-    "spatial_height_input": HEIGHT_INPUT,
-    "spatial_height_output": "<HEIGHT-OUTPUT>",
-    "spatial_width_input": WIDTH_INPUT,
-    "spatial_width_output": "<WIDTH-OUTPUT>",
+    **{
+        f"{axis.table}_{side}": token
+        for axis in Axis
+        for side, token in (("input", axis.input_token), ("output", axis.output_token))
+    },
 }
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them
-COORDINATE_KINDS = ("TEMP", "HEIGHT", "WIDTH")  # in the order of the vocabulary
-COORDINATE = re.compile(r"<(TEMP|HEIGHT|WIDTH)-(\d{3,})>")
 # Qwen2's own split: contractions, words with one leading mark, single digits, marks, line ends.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-
-def coordinate_token(kind: str, row: int) -> str:
-    """The token of a table's row: ``coordinate_token("TEMP", 12)`` is ``<TEMP-012>``."""
-    return f"<{kind}-{row:03d}>"
 
 
 class Tokenizer:
@@ -72,24 +64,25 @@ class Tokenizer:
             )
         self.chat_start, self.chat_end = ids[CHAT_START], ids[CHAT_END]
         self.special = SpecialTokens(**{field: ids[name] for field, name in STRUCTURE.items()})
-        rows: dict[str, list[int]] = {kind: [] for kind in COORDINATE_KINDS}
+        rows: dict[Axis, list[int]] = {axis: [] for axis in Axis}
         for name, number in sorted(ids.items(), key=lambda item: item[1]):
             match = COORDINATE.fullmatch(name)
             if match:
-                kind, row = match.groups()
-                if int(row) != len(rows[kind]):
-                    raise _disorder(f"{source}: {name} as row {len(rows[kind])}")
-                rows[kind].append(number)
-        together = [number for kind in COORDINATE_KINDS for number in rows[kind]]
-        if not all(rows.values()) or len(rows["HEIGHT"]) != len(rows["WIDTH"]):
-            counts = ", ".join(f"{len(v)} {k}" for k, v in rows.items())
+                axis, row = Axis.of_kind(match[1]), int(match[2])
+                if row != len(rows[axis]):
+                    raise _disorder(f"{source}: {name} as row {len(rows[axis])}")
+                rows[axis].append(number)
+        together = [number for axis in Axis for number in rows[axis]]
+        if not all(rows.values()) or len(rows[Axis.HEIGHT]) != len(rows[Axis.WIDTH]):
+            counts = ", ".join(f"{len(ids)} {axis.kind}" for axis, ids in rows.items())
             raise _disorder(f"{source}: {counts} tokens")
         if together != list(range(together[0], together[0] + len(together))):
             raise _disorder(f"{source}: coordinate tokens with gaps or out of their order")
         if together[0] <= max(vars(self.special).values()):
             raise _disorder(f"{source}: coordinate tokens before the structural ones")
-        self.vocab_size = together[0]
-        self.num_temporal, self.num_spatial = len(rows["TEMP"]), len(rows["HEIGHT"])
+        self.coordinates = CoordinateVocabulary(
+            together[0], len(rows[Axis.TIME]), len(rows[Axis.HEIGHT])
+        )
         self._added = frozenset(added)
         # The same BPE without any added token: no structure can come out of a user's words.
         self._plain = tokenizers.Tokenizer(tokenizer.model)
@@ -118,7 +111,7 @@ class Tokenizer:
         """As ``load``, with the structural and coordinate tokens that the files lack added at the
         end in the published order, as the stage of training that brings them adds them."""
         tokenizer = _read_files(Path(folder))
-        tokens = [*STRUCTURE.values(), *_coordinate_tokens(num_temporal, num_spatial)]
+        tokens = [*STRUCTURE.values(), *CoordinateVocabulary(0, num_temporal, num_spatial).tokens()]
         tokenizer.add_special_tokens([_special(t) for t in tokens])
         return cls(tokenizer, str(folder))
 
@@ -139,6 +132,11 @@ class Tokenizer:
             write_text(folder / name, content)
 
     @property
+    def vocab_size(self) -> int:
+        """The number of text ids, and so the id of ``<TEMP-000>``."""
+        return self.coordinates.text_rows
+
+    @property
     def digest(self) -> str:
         """A hash that two tokenizers share if they give the same ids to the same text."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
@@ -147,8 +145,8 @@ class Tokenizer:
         """Raise CheckpointError unless the tokenizer belongs to a model of this geometry."""
         for what, found, expected in (
             ("id of <TEMP-000>", self.vocab_size, config.language.vocab_size),
-            ("time tokens", self.num_temporal, config.num_temporal_tokens),
-            ("height and width tokens", self.num_spatial, config.num_spatial_tokens),
+            ("time tokens", self.coordinates.time_rows, config.num_temporal_tokens),
+            ("height and width tokens", self.coordinates.space_rows, config.num_spatial_tokens),
             ("structural token ids", self.special, config.special_tokens),
         ):
             if found != expected:
@@ -169,7 +167,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens kept; ids outside the vocabulary are left out."""
-        known = [int(i) for i in ids if 0 <= int(i) < self.vocab_size + self._coordinates]
+        known = [int(i) for i in ids if 0 <= int(i) < self.coordinates.size]
         return self._tokenizer.decode(known, skip_special_tokens=False)
 
     @cached_property
@@ -185,10 +183,6 @@ class Tokenizer:
                 raw = bytes(byte[c] for c in token if c in byte)
                 result[number] = raw.decode("utf-8", "replace")
         return tuple(result)
-
-    @property
-    def _coordinates(self) -> int:
-        return self.num_temporal + 2 * self.num_spatial
 
 
 def train_tokenizer(
@@ -218,7 +212,7 @@ def train_tokenizer(
         "|".join([COORDINATE.pattern.replace("(", "(?:"), *map(re.escape, structure)])
     )
     tokenizer.train_from_iterator((w for text in texts for w in between.split(text)), trainer)
-    coordinates = _coordinate_tokens(num_temporal, num_spatial)
+    coordinates = [*CoordinateVocabulary(0, num_temporal, num_spatial).tokens()]
     tokenizer.add_special_tokens([_special(t) for t in structure + coordinates])
     return Tokenizer(tokenizer)
 
@@ -245,14 +239,6 @@ def _read_files(folder: Path) -> tokenizers.Tokenizer:
             f"{folder}: {error}; expected readable tokenizer files", "fetch or save them again"
         ) from error
     return tokenizer
-
-
-def _coordinate_tokens(num_temporal: int, num_spatial: int) -> list[str]:
-    return [
-        coordinate_token(kind, row)
-        for kind, rows in zip(COORDINATE_KINDS, (num_temporal, num_spatial, num_spatial))
-        for row in range(rows)
-    ]
 
 
 def _byte_level(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

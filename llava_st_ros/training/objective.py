@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 
 COORDINATE_TABLES = (
     "temporal_input_embeddings",
@@ -89,10 +90,12 @@ def two_hot_targets(token_ids: Tensor, values: Tensor, config: ModelConfig) -> T
     ``token_ids`` int64 [n] are the answer's ids; ``values`` f32 [n] the exact coordinate in [0, 1]
     where the token is a coordinate, NaN where it is text (whose target is the id itself).
     """
-    time, height, width = config.temporal_offset, config.height_offset, config.width_offset
+    coordinates = config.coordinates
+    time, height, width = (coordinates.offset(axis) for axis in Axis)
     offset = torch.where(token_ids >= width, width, torch.where(token_ids >= height, height, time))
-    rows = torch.where(token_ids >= height, config.num_spatial_tokens, config.num_temporal_tokens)
-    is_coordinate = ~values.isnan() & (token_ids >= time)
+    in_space = coordinates.is_space(token_ids)
+    rows = torch.where(in_space, coordinates.space_rows, coordinates.time_rows)
+    is_coordinate = ~values.isnan() & ~coordinates.is_text(token_ids)
     low, high, upper = two_hot(values.nan_to_num(0.0), rows)
     ids = torch.stack([offset + low, offset + high], dim=-1)
     weights = torch.stack([1.0 - upper, upper], dim=-1)

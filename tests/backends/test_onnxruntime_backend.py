@@ -17,11 +17,13 @@ from llava_st_ros.backends import graph_backend, load_backend
 from llava_st_ros.backends.engine_files import open_engine
 from llava_st_ros.backends.onnxruntime import OnnxBackend
 from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import describe_files, read_manifest
 from llava_st_ros.errors import BackendError, ConfigError, EngineError
 from llava_st_ros.export.engine_directory import export_checkpoint
 from llava_st_ros.export.target import read_target
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
+from llava_st_ros.records import Modality
 from support.backend_agreement import (
     check_features_and_visual_tokens,
     converse,
@@ -80,13 +82,17 @@ def test_features_and_visual_tokens_agree(both: Both, frames: list[np.ndarray]) 
     check_features_and_visual_tokens(both.onnx, both.torch, frames, **CLOSE)
 
 
-@pytest.mark.parametrize("on_image", [False, True])
+@pytest.mark.parametrize("modality", list(Modality))
 def test_logits_agree_along_a_conversation(
-    both: Both, frames: list[np.ndarray], on_image: bool
+    both: Both, frames: list[np.ndarray], modality: Modality
 ) -> None:
     config = both.torch.config
-    steps = [[3], [config.temporal_offset + 4, 9, config.width_offset + 11], [1, 2]]
-    theirs, ours = (converse(b, frames, on_image, steps) for b in (both.torch, both.onnx))
+    steps = [
+        [3],
+        [config.coordinates.ids(Axis.TIME)[4], 9, config.coordinates.ids(Axis.WIDTH)[11]],
+        [1, 2],
+    ]
+    theirs, ours = (converse(b, frames, modality, steps) for b in (both.torch, both.onnx))
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 

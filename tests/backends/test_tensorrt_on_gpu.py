@@ -29,6 +29,7 @@ from llava_st_ros.export.target import Bounds, read_target
 from llava_st_ros.export.tensorrt.profiles import DRAFT
 from llava_st_ros.export.validate.proof import compare, observe
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
+from llava_st_ros.records import Modality
 from support.backend_agreement import (
     check_features_and_visual_tokens,
     converse,
@@ -142,15 +143,15 @@ def test_features_and_visual_tokens_agree(both: Both, frames: list[np.ndarray]) 
     check_features_and_visual_tokens(both.tensorrt, both.torch, frames, **CLOSE)
 
 
-@pytest.mark.parametrize("on_image", [False, True])
+@pytest.mark.parametrize("modality", list(Modality))
 def test_logits_agree_along_a_conversation(
-    both: Both, frames: list[np.ndarray], on_image: bool
+    both: Both, frames: list[np.ndarray], modality: Modality
 ) -> None:
     """Its places are not TensorRT's 256 bytes: new keys and values are put there by a copy."""
     vocabulary = both.torch.config.vocabulary
     long = [int(i) for i in np.random.default_rng(1).integers(0, vocabulary, DRAFT + 8)]
     steps = ([3], [1, 2], long)
-    theirs, ours = (converse(b, frames, on_image, steps) for b in (both.torch, both.tensorrt))
+    theirs, ours = (converse(b, frames, modality, steps) for b in (both.torch, both.tensorrt))
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 

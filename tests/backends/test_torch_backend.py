@@ -12,9 +12,10 @@ import torch
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.backends.torch import TorchBackend, check_device
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError, CheckpointError, ConfigError
 from llava_st_ros.model.checkpoint import save_checkpoint
-from llava_st_ros.records import Prompt
+from llava_st_ros.records import Modality, Prompt
 from support.tiny_model import (
     tiny_config,
     tiny_image_prompt,
@@ -72,7 +73,13 @@ def test_frames_one_by_one_are_the_batch(
 def test_several_tokens_at_once_are_one_after_the_other(
     backend: TorchBackend, embeddings: torch.Tensor
 ) -> None:
-    ids = [3, backend.config.temporal_offset + 4, 9, backend.config.width_offset + 11, 1]
+    ids = [
+        3,
+        backend.config.coordinates.ids(Axis.TIME)[4],
+        9,
+        backend.config.coordinates.ids(Axis.WIDTH)[11],
+        1,
+    ]
     one, many = backend.new_cache(), backend.new_cache()
     for cache in (one, many):
         first = backend.prefill(embeddings, cache)
@@ -148,7 +155,7 @@ def test_a_prompts_parts_are_written_in(
     assert torch.equal(embeddings[3:slow_start], visual.fast)
     after = slow_start + config.num_slow_tokens
     assert torch.equal(embeddings[slow_start:after], visual.slow)
-    height = backend.model.table("spatial_height", "input").weight
+    height = backend.model.table(Axis.HEIGHT, "input").weight
     torch.testing.assert_close(embeddings[after + 3], (height[5] + height[6]) / 2)
 
 
@@ -182,10 +189,12 @@ def test_what_does_not_fit_is_said(backend: TorchBackend, features: list[torch.T
     with pytest.raises(BackendError, match="fast block of 10 positions for 5"):
         backend.embed(prompt, backend.pack(features[:5], range(5)))
     with pytest.raises(BackendError, match="0 starts and 0 ends of a image block"):
-        backend.embed(dataclasses.replace(prompt, on_image=True), backend.image_tokens(features[0]))
+        backend.embed(
+            dataclasses.replace(prompt, modality=Modality.IMAGE), backend.image_tokens(features[0])
+        )
     with pytest.raises(BackendError, match="no visual tokens"):
         backend.embed(prompt, None)
-    with pytest.raises(BackendError, match="1 temporal input tokens but 2 values"):
+    with pytest.raises(BackendError, match="1 <TEMP-INPUT> tokens but 2 values"):
         backend.embed(dataclasses.replace(prompt, temporal_inputs=(0.1, 0.2)), visual)
     outside = prompt.token_ids.copy()
     outside[0] = config.vocabulary
@@ -218,7 +227,7 @@ def test_calls_against_the_contract_are_refused(
 
 
 def test_text_alone_needs_no_frames(backend: TorchBackend) -> None:
-    embedded = backend.embed(Prompt(np.array([1, 2, 3]), False), None)
+    embedded = backend.embed(Prompt(np.array([1, 2, 3]), Modality.VIDEO), None)
     assert backend.prefill(embedded, backend.new_cache()).shape == (backend.config.vocabulary,)
 
 

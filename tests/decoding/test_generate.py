@@ -8,6 +8,7 @@ import pytest
 
 from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.decoding.generate import Generation, generate
 from llava_st_ros.errors import BackendError
 from llava_st_ros.records import Task
@@ -106,7 +107,7 @@ def test_decoding_is_greedy_over_what_is_allowed_and_honest_about_probabilities(
 
 def check_coordinate(found: float, token: int, share: np.ndarray) -> None:
     geometry = config()
-    edges = (geometry.temporal_offset, geometry.height_offset, geometry.width_offset)
+    edges = [geometry.coordinates.offset(axis) for axis in Axis]
     for start, stop in zip(edges, (*edges[1:], geometry.vocabulary)):
         if start <= token < stop:
             assert found == pytest.approx(share[token] / share[start:stop].sum(), abs=1e-4)

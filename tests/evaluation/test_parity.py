@@ -294,7 +294,7 @@ def spoil_inputs(case: Path, **changes: np.ndarray) -> None:
         (lambda c: spoil_json(c / "case.json", image_size="large"), "image_size"),
         (lambda c: spoil_json(c / "case.json", packer=None), "packer"),
         (lambda c: spoil_json(c / "case.json", patch_size=7), "frames_small"),
-        (lambda c: spoil_json(c / "case.json", video_variables={}), "temporal input tokens"),
+        (lambda c: spoil_json(c / "case.json", video_variables={}), "<TEMP-INPUT> tokens"),
         (lambda c: (c / "inputs.npz").write_bytes(b"no zip"), "inputs.npz"),
         (lambda c: (c / "expected.safetensors").write_bytes(b"short"), "expected.safetensors"),
         (lambda c: spoil_expected(c, surprise=np.zeros(3)), "surprise"),

@@ -10,13 +10,13 @@ import torch
 
 from benchmarks.published_layout import published_geometry
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.export import onnx as onnx_files
 from llava_st_ros.export.graphs.region_attention import decomposed
 from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.profiles import profiles
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.text.prompt_layout import AXES
 
 ASIDE = 64 << 20  # bytes from which weights are external: both graphs' are
 AHEAD = BuildSettings(compute_capabilities=("SM89",))
@@ -32,7 +32,7 @@ def model(config: ModelConfig) -> LlavaST:
     """float16; the decoder has shapes but no memory."""
     with torch.device("meta"):
         model = LlavaST(config).half()
-    tables = [model.table(axis, side) for axis in AXES for side in ("input", "output")]
+    tables = [model.table(axis, side) for axis in Axis for side in ("input", "output")]
     torch.manual_seed(0)
     for part in (
         model.model.vision_tower,

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from llava_st_ros.checkpoint_config import LM_HEAD, PACKER_WIDTH, read_config, write_config
 from llava_st_ros.config import ModelConfig, SpecialTokens
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import CheckpointError, ConfigError
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
@@ -125,12 +126,12 @@ def test_a_parametrised_table_is_saved_as_its_value(tmp_path: Path) -> None:
 
     config = tiny_config()
     model = tiny_model(config)
-    table = model.table("temporal", "output")
+    table = model.table(Axis.TIME, "output")
     expected = table.weight.detach() * 2
     parametrize.register_parametrization(table, "weight", Double())
     save_checkpoint(tmp_path, model, config, None, "float32")
     loaded = load_checkpoint(tmp_path)
-    assert torch.equal(loaded.model.table("temporal", "output").weight, expected)
+    assert torch.equal(loaded.model.table(Axis.TIME, "output").weight, expected)
     assert loaded.tokenizer is None
 
 
@@ -230,7 +231,7 @@ def test_a_pickle_is_never_opened(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {ran}'\ntR.".encode())
     message = refused(folder)
     assert "pytorch_model.bin" in message
-    assert "only safetensors" in message
+    assert "can run any code" in message
     assert not ran.exists()
 
 
@@ -317,7 +318,7 @@ def test_the_published_geometry_needs_no_section() -> None:
     shapes = {LM_HEAD: (151660, 3584), PACKER_WIDTH: (1024, 3584)}
     config: ModelConfig = read_config(PUBLISHED, shapes, special)
     assert (config.grid, config.num_fast_tokens, config.num_slow_tokens) == (27, 900, 1620)
-    assert config.temporal_offset == 151660  # lm_head's rows, not config.json's vocab_size
+    assert config.coordinates.text_rows == 151660  # lm_head's rows, not config.json's
     assert config.vocabulary == 151960
     assert (config.compat, config.num_frames, config.end_token_ids) == ("released", 100, (151645,))
     assert (config.packer.embed_dim, config.packer.num_heads) == (1024, 8)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding, resize_rows
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.text.prompt_layout import AXES
 from support.tiny_model import tiny_config, tiny_model, tiny_video_prompt
 
 
@@ -44,7 +44,7 @@ def test_a_token_gets_its_time_height_and_width() -> None:
 
 def test_both_tables_of_an_axis_place_a_frame(model: LlavaST) -> None:
     added = model.positional_embedding([4, 0])
-    time = [model.table("temporal", side).weight for side in ("input", "output")]
+    time = [model.table(Axis.TIME, side).weight for side in ("input", "output")]
     torch.testing.assert_close(
         added[0] - added[1], ((time[0] + time[1])[4] - (time[0] + time[1])[0]).expand(81, -1) / 2
     )
@@ -59,17 +59,18 @@ def test_an_image_is_a_video_frame_at_time_zero(model: LlavaST) -> None:
 
 def test_coordinate_tokens_are_the_tables_rows(model: LlavaST) -> None:
     config = model.config
-    offsets = (config.temporal_offset, config.height_offset, config.width_offset)
+    text, rows = config.language.vocab_size, config.num_temporal_tokens
+    offsets = (text, text + rows, text + rows + config.num_spatial_tokens)
     hidden = torch.randn(32)
     logits = model.logits(hidden)
     assert logits.shape == (config.vocabulary,)
-    for axis, offset in zip(AXES, offsets):
+    for axis, offset in zip(Axis, offsets):
         embedded = model.embed_tokens(torch.tensor([offset + 3]))[0]
         assert torch.equal(embedded, model.table(axis, "input").weight[3])
         torch.testing.assert_close(
             logits[offset + 3], model.table(axis, "output").weight[3] @ hidden
         )
-    text = model.embed_tokens(torch.tensor([config.temporal_offset - 1]))[0]
+    text = model.embed_tokens(torch.tensor([config.coordinates.offset(Axis.TIME) - 1]))[0]
     assert torch.equal(text, model.model.embed_tokens.weight[-1])
     for outside in (-1, config.vocabulary):
         with pytest.raises(IndexError):
@@ -94,7 +95,7 @@ def test_training_may_parametrise_the_tables() -> None:
         return model.logits(model.decode(rows, mask))
 
     plain = output()
-    for axis in AXES:
+    for axis in Axis:
         for side in ("input", "output"):
             parametrize.register_parametrization(model.table(axis, side), "weight", Spread())
     spread = output()
@@ -102,10 +103,10 @@ def test_training_may_parametrise_the_tables() -> None:
     # One logit, one token: without the parametrisation only their own row would be reached.
     hidden = torch.randn(32)
     model.zero_grad()
-    model.logits(hidden)[model.config.height_offset + 5].backward()
-    gradient = model.table("spatial_height", "output").parametrizations.weight.original.grad
+    model.logits(hidden)[model.config.coordinates.offset(Axis.HEIGHT) + 5].backward()
+    gradient = model.table(Axis.HEIGHT, "output").parametrizations.weight.original.grad
     assert gradient.abs().sum(-1).nonzero().flatten().tolist() == [4, 5]
     model.zero_grad()
-    model.embed_tokens(torch.tensor([model.config.width_offset + 7])).sum().backward()
-    gradient = model.table("spatial_width", "input").parametrizations.weight.original.grad
+    model.embed_tokens(torch.tensor([model.config.coordinates.ids(Axis.WIDTH)[7]])).sum().backward()
+    gradient = model.table(Axis.WIDTH, "input").parametrizations.weight.original.grad
     assert gradient.abs().sum(-1).nonzero().flatten().tolist() == [6, 7]

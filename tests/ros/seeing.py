@@ -11,7 +11,7 @@ import threading
 import numpy as np
 
 from llava_st_ros.backends.base import BackendDescription
-from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from support.stream_config import stream_config
@@ -91,7 +91,7 @@ class SeeingBackend:
 
     def embed(self, prompt, visual):
         special = self.model.special_tokens
-        end = special.im_end if prompt.on_image else special.slow_vid_end
+        end = special.im_end if prompt.modality is Modality.IMAGE else special.slow_vid_end
         return [(int(i), visual if int(i) == end else None) for i in prompt.token_ids]
 
     def new_cache(self) -> _Cache:
@@ -126,7 +126,7 @@ class SeeingBackend:
         else:
             span = (0, len(boxes) - 1)
             answer = Answer(Task.STVG, span=span, boxes=tuple(enumerate(boxes)))
-        return self.tokenizer.encode(format_answer(answer, self.model).text)
+        return self.tokenizer.encode(format_answer(answer, self.model.coordinates).text)
 
 
 def load_seeing(settings: object = None) -> tuple[SeeingBackend, Tokenizer]:

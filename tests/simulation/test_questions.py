@@ -63,7 +63,9 @@ def test_questions_and_answers_go_through_the_language(asked) -> None:
     for _, samples in asked:
         for sample in samples:
             question(sample.task, sample.text, span=sample.span, box=sample.box)
-            read = parse(format_answer(sample.answer, config()).text, sample.task, config())
+            read = parse(
+                format_answer(sample.answer, config().coordinates).text, sample.task, config()
+            )
             assert not read.problems
             assert read.span == sample.answer.span or sample.task is Task.TR
             assert [t for t, _ in read.boxes] == [t for t, _ in sample.answer.boxes]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.backends.torch import TorchBackend
+from llava_st_ros.records import Modality
 from support.tiny_model import tiny_image_prompt, tiny_video_prompt
 
 
@@ -38,13 +39,13 @@ def check_features_and_visual_tokens(
 
 
 def converse(
-    backend: Any, frames: list[np.ndarray], on_image: bool, steps: Sequence[list[int]]
+    backend: Any, frames: list[np.ndarray], modality: Modality, steps: Sequence[list[int]]
 ) -> np.ndarray:
     """Logits [rows, vocabulary] along a prompt in two pieces, ``steps`` of tokens, and a rejected
     draft."""
     config = backend.describe().model
-    prompt = tiny_image_prompt(config) if on_image else tiny_video_prompt(config)
-    if on_image:
+    prompt = tiny_image_prompt(config) if modality is Modality.IMAGE else tiny_video_prompt(config)
+    if modality is Modality.IMAGE:
         visual = backend.image_tokens(backend.encode_frame(frames[0]))
     else:
         visual = window(backend, frames)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.text.answer_format import format_answer
 from llava_st_ros.text.tasks import question
-from llava_st_ros.training.st_align.simulated import window_config
+from llava_st_ros.training.st_align.simulated import window_coordinates
 from llava_st_ros.training.st_align.writing import record, write_json, write_picture, write_video
 
 FRAMES = 12
@@ -29,41 +29,41 @@ def moving_square(seed: int) -> np.ndarray:
 
 def video_record(name: str) -> dict[str, Any]:
     """Three turns about a video: STVG, TR and TVG, frames 2 to 4 of 12."""
-    config = window_config(FRAMES)
+    coordinates = window_coordinates(FRAMES)
     tube = tuple((t, Box(t / 20, 0.25, t / 20 + 0.2, 0.5)) for t in (2, 3, 4))
     span = (2 / 11, 4 / 11)
     turns = [
         (
             question(Task.STVG, "the square"),
-            format_answer(Answer(Task.STVG, span=(2, 4), boxes=tube), config),
+            format_answer(Answer(Task.STVG, span=(2, 4), boxes=tube), coordinates),
         ),
         (
             question(Task.TR, span=span),
-            format_answer(Answer(Task.TR, caption="the square moves"), config),
+            format_answer(Answer(Task.TR, caption="the square moves"), coordinates),
         ),
         (
             question(Task.TVG, "the square moves"),
-            format_answer(Answer(Task.TVG, span=(2, 4)), config),
+            format_answer(Answer(Task.TVG, span=(2, 4)), coordinates),
         ),
     ]
-    return record(name, f"videos/{name}.mp4", False, turns)
+    return record(name, f"videos/{name}.mp4", Modality.VIDEO, turns)
 
 
 def picture_record(name: str) -> dict[str, Any]:
     """A REG question, so that a box is given, and a REC one."""
-    config = window_config(FRAMES)
+    coordinates = window_coordinates(FRAMES)
     box = Box(0.1, 0.25, 0.3, 0.5)
     turns = [
         (
             question(Task.REG, box=box),
-            format_answer(Answer(Task.REG, caption="a square"), config),
+            format_answer(Answer(Task.REG, caption="a square"), coordinates),
         ),
         (
             question(Task.REC, "the square"),
-            format_answer(Answer(Task.REC, boxes=((None, box),)), config),
+            format_answer(Answer(Task.REC, boxes=((None, box),)), coordinates),
         ),
     ]
-    return record(name, f"pictures/{name}.png", True, turns)
+    return record(name, f"pictures/{name}.png", Modality.IMAGE, turns)
 
 
 def write_files(folder: Path, videos: int = 3, pictures: int = 3) -> Path:

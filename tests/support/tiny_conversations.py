@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.tiny.conversations import (
@@ -43,7 +43,7 @@ class Tiny:
     def loss(
         self, model: LlavaST, batch: Batch, decisive: float = 1.0
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        states = decode(model, batch, self.features, False).last_hidden_state
+        states = decode(model, batch, self.features, Modality.VIDEO).last_hidden_state
         terms = answer_terms(model, batch, states, decisive)
         means = {f"video_{name}": (t.total / t.count).item() for name, t in terms.items()}
         return terms["answer"].total / terms["answer"].count, means

@@ -14,8 +14,9 @@ from llava_st_ros.config import (
     SpecialTokens,
     VisionConfig,
 )
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.records import Prompt
+from llava_st_ros.records import Modality, Prompt
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = ("where is the red cube", "the blue ball rolls behind the box", "what happens then")
@@ -62,13 +63,24 @@ def tiny_video_prompt(config: ModelConfig, inputs: bool = True) -> Prompt:
     fast[0], fast[-1] = special.vid_start, special.vid_end
     slow[0], slow[-1] = special.slow_vid_start, special.slow_vid_end
     places = [special.temporal_input, special.spatial_height_input, special.spatial_width_input]
-    ids = [1, 2, 3, *fast, *slow, 4, 5, *(places if inputs else []), config.width_offset + 3, 6]
+    ids = [
+        1,
+        2,
+        3,
+        *fast,
+        *slow,
+        4,
+        5,
+        *(places if inputs else []),
+        config.coordinates.ids(Axis.WIDTH)[3],
+        6,
+    ]
     values = ((0.33,), (0.5,), (0.74,)) if inputs else ((), (), ())
-    return Prompt(np.array(ids, dtype=np.int64), False, *values)
+    return Prompt(np.array(ids, dtype=np.int64), Modality.VIDEO, *values)
 
 
 def tiny_image_prompt(config: ModelConfig) -> Prompt:
     special = config.special_tokens
     block = [special.im_patch] * config.tokens_per_frame
     block[0], block[-1] = special.im_start, special.im_end
-    return Prompt(np.array([7, *block, 8, 9], dtype=np.int64), True)
+    return Prompt(np.array([7, *block, 8, 9], dtype=np.int64), Modality.IMAGE)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.text.answers import format_answer, parse
@@ -65,13 +66,15 @@ def read(text: str, task: Task = Task.STVG) -> Answer:
     ],
 )
 def test_the_canonical_text_of_each_task(answer: Answer, text: str) -> None:
-    assert format_answer(answer, config(100)).text == text
+    assert format_answer(answer, config(100).coordinates).text == text
     assert parse(text, answer.task, config(100)).problems == ()
 
 
 def test_values_are_exact_where_tokens_are_rounded() -> None:
     exact = Box(0.1049, 0.5, 0.99, 1.3)
-    formatted = format_answer(Answer(Task.STVG, span=(5, 5), boxes=((5, exact),)), config(20))
+    formatted = format_answer(
+        Answer(Task.STVG, span=(5, 5), boxes=((5, exact),)), config(20).coordinates
+    )
     assert formatted.values == pytest.approx((5 / 19, 5 / 19, 5 / 19, 0.1049, 0.5, 0.99, 1.0))
     assert "<WIDTH-010><HEIGHT-050><WIDTH-098><HEIGHT-099>" in formatted.text
 
@@ -79,7 +82,7 @@ def test_values_are_exact_where_tokens_are_rounded() -> None:
 @given(st.data(), st.sampled_from(list(Task)), st.sampled_from(TABLES))
 def test_format_then_parse_is_the_identity(data, task: Task, rows: int) -> None:
     answer = data.draw(answers(task, rows))
-    text = format_answer(answer, config(rows)).text
+    text = format_answer(answer, config(rows).coordinates).text
     assert parse(text, task, config(rows)) == replace(answer, text=text)
     ids = tokenizer(rows).encode(text)
     from_ids = parse(ids, task, config(rows), tokenizer(rows))
@@ -117,7 +120,7 @@ def test_parse_never_raises_on_text(text: str, task: Task) -> None:
 @given(st.data(), st.sampled_from(list(Task)))
 def test_parse_never_raises_on_ids(data, task: Task) -> None:
     geometry = config(20)
-    coordinates = st.integers(geometry.temporal_offset, geometry.vocabulary - 1)
+    coordinates = st.integers(geometry.coordinates.offset(Axis.TIME), geometry.vocabulary - 1)
     anything = st.integers(-3, geometry.vocabulary + 3) | coordinates
     ids = data.draw(st.lists(anything, max_size=60))
     parse(ids, task, geometry, tokenizer(20))
@@ -127,11 +130,11 @@ def test_parse_never_raises_on_ids(data, task: Task) -> None:
 @given(st.data(), st.sampled_from([Task.STVG, Task.SVG, Task.ELC]), st.floats(0, 1))
 def test_of_an_answer_cut_short_the_whole_boxes_are_kept(data, task: Task, share: float) -> None:
     answer = data.draw(answers(task, 20))
-    ids = tokenizer().encode(format_answer(answer, config()).text)
+    ids = tokenizer().encode(format_answer(answer, config().coordinates).text)
     cut = ids[: round(share * len(ids))]
     found = parse(cut, task, config(), tokenizer())
     assert found.boxes == answer.boxes[: len(found.boxes)]
-    first_width = config().width_offset
+    first_width = config().coordinates.offset(Axis.WIDTH)
     assert len(found.boxes) >= sum(1 for i in cut if i >= first_width) // 2 - 1
     if len(found.boxes) < len(answer.boxes):
         assert found.problems or task is Task.SVG
@@ -237,14 +240,17 @@ def test_words_that_spell_a_token_are_no_token_when_ids_come() -> None:
 def test_captions_with_full_stops_and_the_marker_words_stay_whole() -> None:
     said = "Mr. B. sees 1.5 object bounding boxes"
     answer = Answer(Task.ELC, span=(12, 13), boxes=TUBE, caption=said)
-    assert read(format_answer(answer, config(100)).text, Task.ELC).caption == said
+    assert read(format_answer(answer, config(100).coordinates).text, Task.ELC).caption == said
     answer = Answer(Task.DVC, segments=(((1, 2), "Mr. B. drops it"), ((2, 3), "e.g. rolls")))
-    assert read(format_answer(answer, config(100)).text, Task.DVC).segments == answer.segments
+    assert (
+        read(format_answer(answer, config(100).coordinates).text, Task.DVC).segments
+        == answer.segments
+    )
 
 
 def test_a_caption_cannot_hold_places() -> None:
     answer = Answer(Task.TR, caption=f"a [{A}] {{<TEMP-001><TEMP-002>}} <|im_end|> ball")
-    formatted = format_answer(answer, config(100))
+    formatted = format_answer(answer, config(100).coordinates)
     assert formatted.values == ()
     found = read(formatted.text, Task.TR)
     assert found.problems == ()
@@ -254,9 +260,9 @@ def test_a_caption_cannot_hold_places() -> None:
 @pytest.mark.parametrize("task", Task)
 def test_an_answer_without_its_parts_cannot_be_formatted(task: Task) -> None:
     with pytest.raises(QueryError, match="a part missing"):
-        format_answer(Answer(task), config())
+        format_answer(Answer(task), config().coordinates)
 
 
 def test_a_time_beyond_the_table_cannot_be_formatted() -> None:
     with pytest.raises(QueryError, match="time token 20"):
-        format_answer(Answer(Task.TVG, span=(3, 20)), config(20))
+        format_answer(Answer(Task.TVG, span=(3, 20)), config(20).coordinates)

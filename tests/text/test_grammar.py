@@ -39,7 +39,9 @@ def test_what_training_shows_is_what_the_grammar_allows(data, task: Task, rows: 
     own, geometry = tokenizer(rows), config(rows)
     answer = data.draw(answers(task, rows))
     asked = question(task, "ball", span=(0.0, 1.0), box=HALF)
-    shown = PromptBuilder(own, geometry).conversation([(asked, format_answer(answer, geometry))])
+    shown = PromptBuilder(own, geometry).conversation(
+        [(asked, format_answer(answer, geometry.coordinates))]
+    )
     answered = shown.prompt.token_ids[shown.labels_mask].tolist()
     assume(len(answered) < 60 or answer.boxes)
     walk = Grammar(task, own, geometry).after(answered[:-1])
@@ -229,7 +231,7 @@ def test_unconstrained_allows_everything_until_an_end_token() -> None:
 def test_a_short_answer_costs_few_choices() -> None:
     """Whether anything matches, two for the span and four a box, whatever the words cost."""
     tube = tuple((time, Box(0.0, 0.0, 0.5, 0.5)) for time in range(3, 8))
-    text = format_answer(Answer(Task.STVG, span=(3, 7), boxes=tube), config()).text
+    text = format_answer(Answer(Task.STVG, span=(3, 7), boxes=tube), config().coordinates).text
     walk, rest, choices = Grammar(Task.STVG, tokenizer(), config()).begin(), ids(text), 0
     while rest:
         step = len(walk.forced) or 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_st_ros.errors import CheckpointError, QueryError
-from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.text.answers import FormattedAnswer, format_answer
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import Question, question
@@ -34,7 +34,7 @@ def test_a_video_prompt_is_laid_out_as_published(num_temporal: int) -> None:
     assert tokenizer(num_temporal).decode(prompt.token_ids.tolist()) == whole
     assert prompt.token_ids.tolist() == tokenizer(num_temporal).encode(whole)
     assert prompt.token_ids.dtype == np.int64
-    assert not prompt.on_image
+    assert prompt.modality is Modality.VIDEO
 
 
 def test_an_image_prompt_is_laid_out_as_published() -> None:
@@ -43,7 +43,7 @@ def test_an_image_prompt_is_laid_out_as_published() -> None:
     image = "<im_start>" + "<im_patch>" * 79 + "<im_end>"
     whole = f"{HEAD}{image}\n{asked.text}<|im_end|>\n<|im_start|>assistant\n"
     assert prompt.token_ids.tolist() == tokenizer().encode(whole)
-    assert prompt.on_image
+    assert prompt.modality is Modality.IMAGE
     assert prompt.height_inputs == (0.25, 0.75)
     assert prompt.width_inputs == (0.25, 0.75)
 
@@ -67,8 +67,8 @@ def test_times_are_rows_of_the_table_also_where_the_window_is_shorter() -> None:
 
 def test_a_conversation_marks_the_answers_and_keeps_their_exact_values() -> None:
     box = Box(0.101, 0.202, 0.303, 0.404)
-    first = format_answer(Answer(Task.REC, boxes=((None, box),)), config())
-    second = format_answer(Answer(Task.REG, caption="a red ball"), config())
+    first = format_answer(Answer(Task.REC, boxes=((None, box),)), config().coordinates)
+    second = format_answer(Answer(Task.REG, caption="a red ball"), config().coordinates)
     turns = [(question(Task.REC, "ball"), first), (question(Task.REG, box=HALF), second)]
     whole = builder().conversation(turns)
     ids = whole.prompt.token_ids
@@ -102,19 +102,19 @@ def test_a_conversation_begins_with_the_prompt_that_is_asked_at_run_time(task: T
 def test_values_stand_on_coordinate_tokens_and_round_to_them(data, task: Task, rows: int) -> None:
     answer = data.draw(answers(task, rows))
     asked = question(task, "the ball", span=(0.0, 0.5), box=HALF)
-    whole = builder(rows).conversation([(asked, format_answer(answer, config(rows)))])
+    whole = builder(rows).conversation([(asked, format_answer(answer, config(rows).coordinates))])
     ids, geometry = whole.prompt.token_ids, config(rows)
-    for start, stop, count in (
-        (geometry.temporal_offset, geometry.height_offset, rows),
-        (geometry.height_offset, geometry.width_offset, 100),
-        (geometry.width_offset, geometry.vocabulary, 100),
-    ):
-        here = (ids >= start) & (ids < stop)
+    start = geometry.language.vocab_size
+    for count in (rows, 100, 100):  # times, heights, widths
+        here = (ids >= start) & (ids < start + count)
         assert np.allclose(whole.coordinate_values[here] * (count - 1), ids[here] - start)
+        start += count
 
 
 def test_a_forged_answer_stays_words() -> None:
-    answer = format_answer(Answer(Task.REG, caption="a <|im_end|> <TEMP-003> ball"), config())
+    answer = format_answer(
+        Answer(Task.REG, caption="a <|im_end|> <TEMP-003> ball"), config().coordinates
+    )
     whole = builder().conversation([(question(Task.REG, box=HALF), answer)])
     answered = whole.prompt.token_ids[whole.labels_mask]
     assert (answered[:-1] < tokenizer().chat_start).all()

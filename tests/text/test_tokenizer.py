@@ -48,7 +48,7 @@ def test_the_vocabulary_lies_in_the_published_order() -> None:
     assert tuple(vars(own.special).values()) == tuple(ids[2:])
     coordinates = own.encode("<TEMP-000><TEMP-019><HEIGHT-000><HEIGHT-099><WIDTH-000><WIDTH-099>")
     assert coordinates == [own.vocab_size + k for k in (0, 19, 20, 119, 120, 219)]
-    assert (own.num_temporal, own.num_spatial) == (20, 100)
+    assert (own.coordinates.time_rows, own.coordinates.space_rows) == (20, 100)
 
 
 def test_what_is_saved_loads_again_here_and_in_transformers(tmp_path: Path) -> None:

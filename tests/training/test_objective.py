@@ -16,6 +16,7 @@ from llava_st_ros.config import (
     SpecialTokens,
     VisionConfig,
 )
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.text.answer_format import format_answer
@@ -153,8 +154,8 @@ def test_only_the_answers_are_labels() -> None:
     builder = PromptBuilder(tokenizer, geometry)
     asked = question(Task.TR, "the ball", span=(0.2, 0.7), template=0)
     also = question(Task.TVG, "the box", template=0)
-    said = format_answer(Answer(Task.TR, caption="the blue ball rolls"), geometry)
-    timed = format_answer(Answer(Task.TVG, span=(1, 7)), geometry)
+    said = format_answer(Answer(Task.TR, caption="the blue ball rolls"), geometry.coordinates)
+    timed = format_answer(Answer(Task.TVG, span=(1, 7)), geometry.coordinates)
     whole = builder.conversation([(asked, said), (also, timed)])
     ids = np.asarray(whole.prompt.token_ids)
     assert len(whole.prompt.temporal_inputs) > 0
@@ -168,12 +169,13 @@ def test_only_the_answers_are_labels() -> None:
         torch.from_numpy(whole.coordinate_values[whole.labels_mask]),
         geometry,
     )
-    rows = {geometry.temporal_offset + row for row in (1, 7)}
+    times = geometry.language.vocab_size
+    rows = {times + row for row in (1, 7)}
     labels = dense(targets, geometry.vocabulary)
-    heavy = labels[:, geometry.temporal_offset :].nonzero()
-    likely = labels[:, geometry.temporal_offset :] > 0.5
+    heavy = labels[:, times:].nonzero()
+    likely = labels[:, times:] > 0.5
     assert len(heavy) >= 2 and likely.sum() == 2
-    found = {geometry.temporal_offset + int(column) for column in likely.nonzero()[:, 1]}
+    found = {times + int(column) for column in likely.nonzero()[:, 1]}
     assert found == rows
 
 
@@ -216,17 +218,20 @@ def every_table_loss(model: LlavaST) -> torch.Tensor:
         geometry.num_frames, geometry.tokens_per_frame, geometry.language.hidden_size
     )
     prompt = tiny_video_prompt(geometry)
-    ids = np.concatenate([prompt.token_ids, [geometry.temporal_offset + 2, geometry.height_offset]])
+    ids = np.concatenate(
+        [
+            prompt.token_ids,
+            [geometry.coordinates.ids(Axis.TIME)[2], geometry.coordinates.ids(Axis.HEIGHT)[0]],
+        ]
+    )
     embeddings = model.embed_prompt(
         ids,
         model.pack(features, range(geometry.num_frames)),
-        prompt.temporal_inputs,
-        prompt.height_inputs,
-        prompt.width_inputs,
+        prompt.inputs,
     )
     logits = model.logits(model.decode(embeddings[None]))[0, -3:]
     values = torch.tensor([0.21, 0.52, 0.87])
-    answer = torch.tensor([geometry.temporal_offset, geometry.height_offset, geometry.width_offset])
+    answer = torch.tensor([geometry.coordinates.offset(axis) for axis in Axis])
     return soft_cross_entropy(logits, two_hot_targets(answer, values, geometry)).mean()
 
 

@@ -26,12 +26,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.lape import positional_embedding
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.model.packer.absorbed import AbsorbedPacker, middle_points
 from llava_st_ros.model.packer.late_gelu import late_gelu, late_sum
-from llava_st_ros.text.prompt_layout import AXES
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class StreamingPacker(nn.Module):
             temporal, height, width = (
                 sum(model.table(axis, side).weight.to(lape_dtype) for side in ("input", "output"))
                 / 2
-                for axis in AXES
+                for axis in Axis
             )
             nowhere = torch.zeros_like(temporal[:1])
             plane = positional_embedding(nowhere, height, width, self.config.grid)[0]

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llava_st_ros.backends.preprocessing import normalize
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Modality
 from llava_st_ros.training.finetune.lora import LoraSettings, add_adapters
 from llava_st_ros.training.finetune.settings import PARTS
 from llava_st_ros.training.loop.losses import Term, Terms, logged_mean
@@ -77,18 +78,18 @@ class FinetuneStep(nn.Module):
         model = self.model
         prompts = [conversation.prompt for conversation in batch.conversations]
         visuals = [
-            self._visual_tokens(media, prompt.on_image)
+            self._visual_tokens(media, prompt.modality)
             for media, prompt in zip(batch.media, prompts)
         ]
         embeddings, mask = model.embed_batch(prompts, visuals)
         hidden = model.decode(embeddings, mask)
         return self._terms(batch, hidden)
 
-    def _visual_tokens(self, media: Media, on_image: bool) -> Any:
+    def _visual_tokens(self, media: Media, modality: Modality) -> Any:
         """What ``pack`` or ``image_tokens`` returns for one record."""
         model = self.model
         projected = model.project(self._features(media.images))
-        if on_image:
+        if modality is Modality.IMAGE:
             return model.image_tokens(projected)[0]
         places = torch.from_numpy(media.places).to(projected.device)
 
@@ -131,10 +132,10 @@ class FinetuneStep(nn.Module):
         count = len(batch.conversations)
         share = 1.0 / torch.bincount(row, minlength=count).float()
         answers = Term((losses * share[row]).sum(), torch.tensor(float(count), device=row.device))
-        is_time = (token >= config.temporal_offset) & (token < config.height_offset)
+        coordinates = config.coordinates
         return {
             "answer": answers,
-            "text": logged_mean(losses[token < config.temporal_offset]),
-            "time": logged_mean(losses[is_time]),
-            "space": logged_mean(losses[token >= config.height_offset]),
+            "text": logged_mean(losses[coordinates.is_text(token)]),
+            "time": logged_mean(losses[coordinates.is_time(token)]),
+            "space": logged_mean(losses[coordinates.is_space(token)]),
         }

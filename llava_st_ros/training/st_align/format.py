@@ -21,7 +21,6 @@ and ignores values left over; here each of these is a bad record, which is repor
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,23 +28,19 @@ from pathlib import Path
 from typing import Any
 
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.coordinates import COORDINATE, INPUT, OUTPUT, Axis
 from llava_st_ros.errors import DataError
-from llava_st_ros.records import Task
+from llava_st_ros.records import Modality, Task
 from llava_st_ros.text.answer_format import FormattedAnswer
 from llava_st_ros.text.tasks import Question
-from llava_st_ros.text.tokenizer import COORDINATE, coordinate_token
 
-IMAGE, VIDEO = "<image>", "<video>"
+TAGS = {Modality.IMAGE: "<image>", Modality.VIDEO: "<video>"}  # what a question is about
 HUMAN, MODEL = "human", "gpt"
 VARIABLES = {  # placeholder -> key of ``variables``
-    "<TEMP-INPUT>": "temporal_input_locations",
-    "<TEMP-OUTPUT>": "temporal_output_locations",
-    "<HEIGHT-INPUT>": "spatial_height_input_locations",
-    "<HEIGHT-OUTPUT>": "spatial_height_output_locations",
-    "<WIDTH-INPUT>": "spatial_width_input_locations",
-    "<WIDTH-OUTPUT>": "spatial_width_output_locations",
+    placeholder: f"{axis.table}_{side}_locations"
+    for axis in Axis
+    for side, placeholder in (("input", axis.input_token), ("output", axis.output_token))
 }
-PLACEHOLDER = re.compile(r"<(TEMP|HEIGHT|WIDTH)-(INPUT|OUTPUT)>")
 _CORRECT = "correct the record or take it out"
 
 
@@ -61,17 +56,15 @@ class Reply:
 
         A time is a fraction of the window; on a table longer than the window its value is less.
         """
-        last_time, last_place = config.num_temporal_tokens - 1, config.num_spatial_tokens - 1
-        share = (config.num_frames - 1) / max(1, last_time)
+        share = (config.num_frames - 1) / max(1, config.num_temporal_tokens - 1)
         values: list[float] = []
 
         def token(match: re.Match[str]) -> str:
-            value, kind = self.values[len(values)], match[1]
-            value, last = (value * share, last_time) if kind == "TEMP" else (value, last_place)
-            values.append(value)
-            return coordinate_token(kind, math.floor(value * last + 0.5))
+            axis, value = Axis.of_kind(match[1]), self.values[len(values)]
+            values.append(value * share if axis is Axis.TIME else value)
+            return axis.token(config.coordinates.nearest_row(axis, values[-1]))
 
-        return FormattedAnswer(PLACEHOLDER.sub(token, self.text), tuple(values))
+        return FormattedAnswer(OUTPUT.sub(token, self.text), tuple(values))
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Record:
 
     source: str
     media: str
-    on_image: bool
+    modality: Modality
     turns: tuple[tuple[Question, Reply], ...]
     split: tuple[int, int] | None
 
@@ -118,29 +111,26 @@ def parse(value: Any, source: str) -> Record:
     """Check one record; raises DataError, whose message is one line without the source."""
     if not isinstance(value, Mapping):
         raise _bad(f"a {type(value).__name__}", "an object")
-    on_image, media = _media(value)
-    tag = IMAGE if on_image else VIDEO
+    modality, media = _media(value)
+    tag = TAGS[modality]
     texts = _texts(value)
     _check_tag(texts, tag)
     rest = dict(zip(VARIABLES.values(), _checked_variables(value, texts)))
     cursors = {key: iter(values) for key, values in rest.items()}
     # All that is read of the task here is whether it is about a picture.
-    task = Task.REG if on_image else Task.TR
+    task = Task.REG if modality is Modality.IMAGE else Task.TR
     turns = []
     for number in range(0, len(texts), 2):
         asked = _without(texts[number], tag) if number == 0 else texts[number]
-        inputs = {
-            name: tuple(_values(re.findall(name, asked), cursors))
-            for name in ("<TEMP-INPUT>", "<HEIGHT-INPUT>", "<WIDTH-INPUT>")
-        }
+        inputs = [tuple(_values(re.findall(axis.input_token, asked), cursors)) for axis in Axis]
         reply = texts[number + 1]
-        said = tuple(_values([m[0] for m in PLACEHOLDER.finditer(reply)], cursors))
-        turns.append((Question(task, asked, *inputs.values()), Reply(reply, said)))
-    return Record(source, media, on_image, tuple(turns), _split(value, on_image))
+        said = tuple(_values([m[0] for m in OUTPUT.finditer(reply)], cursors))
+        turns.append((Question(task, asked, *inputs), Reply(reply, said)))
+    return Record(source, media, modality, tuple(turns), _split(value, modality))
 
 
-def _media(value: Mapping[str, Any]) -> tuple[bool, str]:
-    given = [key for key in ("image", "video") if value.get(key) is not None]
+def _media(value: Mapping[str, Any]) -> tuple[Modality, str]:
+    given = [kind.value for kind in Modality if value.get(kind.value) is not None]
     if len(given) != 1:
         raise _bad(f"{' and '.join(given) or 'no image or video'}", "an image or a video")
     media = value[given[0]]
@@ -148,7 +138,7 @@ def _media(value: Mapping[str, Any]) -> tuple[bool, str]:
         media = media[0]
     if not isinstance(media, str) or not media:
         raise _bad(f"{given[0]} {media!r}", "one path")
-    return given[0] == "image", media
+    return Modality(given[0]), media
 
 
 def _texts(value: Mapping[str, Any]) -> list[str]:
@@ -167,8 +157,8 @@ def _texts(value: Mapping[str, Any]) -> list[str]:
             raise _bad(f"sentence {number} without words", "text")
         if written := COORDINATE.search(text):
             raise _bad(f"{written[0]} in sentence {number}", "a placeholder and its value")
-        misplaced = "<(TEMP|HEIGHT|WIDTH)-" + ("INPUT" if number % 2 else "OUTPUT") + ">"
-        if found := re.search(misplaced, text):
+        misplaced = INPUT if number % 2 else OUTPUT
+        if found := misplaced.search(text):
             raise _bad(
                 f"{found[0]} in sentence {number}", "INPUT in questions and OUTPUT in answers"
             )
@@ -179,11 +169,11 @@ def _texts(value: Mapping[str, Any]) -> list[str]:
 
 
 def _check_tag(texts: Sequence[str], tag: str) -> None:
-    counts = [text.count(IMAGE) + text.count(VIDEO) for text in texts]
+    counts = [sum(text.count(known) for known in TAGS.values()) for text in texts]
     if texts[0].count(tag) != 1 or sum(counts) != 1:
         raise _bad(
-            f"{sum(counts)} of {IMAGE} and {VIDEO}, {texts[0].count(tag)} {tag} in the first "
-            "question",
+            f"{sum(counts)} of {' and '.join(TAGS.values())}, "
+            f"{texts[0].count(tag)} {tag} in the first question",
             f"one {tag}, in the first question",
         )
 
@@ -223,10 +213,10 @@ def _values(placeholders: Sequence[str], cursors: Mapping[str, Iterator[float]])
         yield next(cursors[VARIABLES[placeholder]])
 
 
-def _split(value: Mapping[str, Any], on_image: bool) -> tuple[int, int] | None:
+def _split(value: Mapping[str, Any], modality: Modality) -> tuple[int, int] | None:
     meta = value.get("meta")
     split = meta.get("split") if isinstance(meta, Mapping) else None
-    if on_image or split is None:
+    if modality is Modality.IMAGE or split is None:
         return None
     whole = isinstance(split, list) and all(type(part) is int for part in split)
     if not whole or len(split) != 2 or not 0 <= split[0] <= split[1]:

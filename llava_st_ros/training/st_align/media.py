@@ -11,6 +11,7 @@ import numpy as np
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import DataError
 from llava_st_ros.media.sources import ImageFolderSource, ImageSource, Source, VideoSource
+from llava_st_ros.records import Modality
 from llava_st_ros.training.st_align.format import Record
 
 _REMEDY = "repair the file or take the record out"
@@ -28,7 +29,7 @@ class Media:
 def read_media(record: Record, num_frames: int, size: int) -> Media:
     """Raises DataError (or FrameError) where the file is missing, damaged or too short."""
     path = Path(record.media)
-    if record.on_image:
+    if record.modality is Modality.IMAGE:
         (frame,) = ImageSource(path)
         return Media(resize(frame.image, size, size)[None], np.zeros(1, np.int64))
     if path.suffix == ".npy":

@@ -26,15 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_st_ros.config import (
-    LanguageConfig,
-    ModelConfig,
-    PackerConfig,
-    SpecialTokens,
-    VisionConfig,
-)
+from llava_st_ros.coordinates import CoordinateVocabulary
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.records import Answer, Task
+from llava_st_ros.records import Answer, Modality, Task
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.questions import clip_samples
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_clip, split_seed
@@ -167,7 +161,7 @@ class Talk:
 
 def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[Talk]]:
     """Everything to be said about a clip, by family."""
-    config = window_config(len(clip.frames))
+    coordinates = window_coordinates(len(clip.frames))
     talks: dict[str, list[Talk]] = defaultdict(list)
     pools: dict[str, list[Talk]] = defaultdict(list)
     said: list[str] = []
@@ -176,10 +170,10 @@ def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[
             said = [sentence for _, sentence in sample.answer.segments]
             if not said:
                 continue
-        turn = (sample.asked(rng), format_answer(sample.answer, config))
+        turn = (sample.asked(rng), format_answer(sample.answer, coordinates))
         talk = Talk(sample.frame, (turn,))
         talks[FAMILIES[sample.task]].append(talk)
-        if sample.task.on_image:
+        if sample.task.modality is Modality.IMAGE:
             pools[IMAGE_TALK].append(talk)
         elif sample.task in (Task.TVG, Task.TR, Task.DVC):
             pools[TEMPORAL_TALK].append(talk)
@@ -190,19 +184,22 @@ def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[
             frame = chosen[0].frame  # all of a pool are about the same picture
             talks[family].append(Talk(frame, tuple(t for talk in chosen for t in talk.turns)))
     if said:
-        for family, turns in _words(clip, said, config, rng).items():
+        for family, turns in _words(clip, said, coordinates, rng).items():
             talks[family].append(Talk(None, turns))
     return dict(talks)
 
 
 def _words(
-    clip: SimulatedClip, said: Sequence[str], config: ModelConfig, rng: np.random.Generator
+    clip: SimulatedClip,
+    said: Sequence[str],
+    coordinates: CoordinateVocabulary,
+    rng: np.random.Generator,
 ) -> dict[str, tuple[_Turn, ...]]:
     """The families without coordinates, from the sentences ``said`` about the clip's events."""
     kinds = [kind.value for kind in EventKind]
 
     def turn(asked: str, answer: str) -> _Turn:
-        return Question(Task.TR, asked), format_answer(Answer(Task.TR, caption=answer), config)
+        return Question(Task.TR, asked), format_answer(Answer(Task.TR, caption=answer), coordinates)
 
     described = turn(_DESCRIBE[int(rng.integers(len(_DESCRIBE)))], ", then ".join(said))
     asked = [
@@ -220,16 +217,6 @@ def _words(
     }
 
 
-def window_config(num_frames: int) -> ModelConfig:
-    """What format_answer needs to know: a time row a frame, so that values are exact fractions of
-    the window. Of the 7B's other sizes nothing is read."""
-    return ModelConfig(
-        image_size=384,
-        patch_size=14,
-        vision=VisionConfig(1152, 4304, 26, 16),
-        language=LanguageConfig(3584, 18944, 28, 28, 4, 0),
-        packer=PackerConfig(temporal_region=1),
-        special_tokens=SpecialTokens(*range(14)),
-        num_temporal_tokens=num_frames,
-        num_frames=num_frames,
-    )
+def window_coordinates(num_frames: int) -> CoordinateVocabulary:
+    """As many time rows as the window has frames, so that answers hold exact fractions of it."""
+    return CoordinateVocabulary(text_rows=0, time_rows=num_frames, space_rows=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import cv2
 import numpy as np
 
 from llava_st_ros.atomic_files import atomic_file, write_text
+from llava_st_ros.coordinates import COORDINATE, Axis
 from llava_st_ros.errors import DataError
+from llava_st_ros.records import Modality
 from llava_st_ros.text.answer_format import FormattedAnswer
 from llava_st_ros.text.tasks import Question
-from llava_st_ros.text.tokenizer import COORDINATE
-from llava_st_ros.training.st_align.format import HUMAN, IMAGE, MODEL, VARIABLES, VIDEO
+from llava_st_ros.training.st_align.format import HUMAN, MODEL, TAGS, VARIABLES
 
 DIGITS = 6  # of a value
 
@@ -23,7 +25,7 @@ DIGITS = 6  # of a value
 def record(
     identity: str,
     media: str,
-    on_image: bool,
+    modality: Modality,
     turns: Sequence[tuple[Question, FormattedAnswer]],
 ) -> dict[str, Any]:
     """What ``st_align.parse`` reads back. Times of questions and answers are fractions of the
@@ -31,22 +33,23 @@ def record(
     variables: dict[str, list[float]] = {key: [] for key in VARIABLES.values()}
     conversations = []
     for asked, answer in turns:
-        tag = "" if conversations else f"{IMAGE if on_image else VIDEO}\n"
+        tag = "" if conversations else f"{TAGS[modality]}\n"
         conversations.append({"from": HUMAN, "value": tag + asked.text})
-        conversations.append(
-            {"from": MODEL, "value": COORDINATE.sub(lambda m: f"<{m[1]}-OUTPUT>", answer.text)}
-        )
-        inputs = (asked.temporal_inputs, asked.height_inputs, asked.width_inputs)
-        for kind, values in zip(("TEMP", "HEIGHT", "WIDTH"), inputs):
-            variables[VARIABLES[f"<{kind}-INPUT>"]] += [round(v, DIGITS) for v in values]
+        conversations.append({"from": MODEL, "value": COORDINATE.sub(_placeholder, answer.text)})
+        for axis, values in asked.inputs.items():
+            variables[VARIABLES[axis.input_token]] += [round(v, DIGITS) for v in values]
         for match, value in zip(COORDINATE.finditer(answer.text), answer.values):
-            variables[VARIABLES[f"<{match[1]}-OUTPUT>"]].append(round(value, DIGITS))
+            variables[VARIABLES[_placeholder(match)]].append(round(value, DIGITS))
     return {
         "id": identity,
-        "image" if on_image else "video": media,
+        modality.value: media,
         "conversations": conversations,
         "variables": variables,
     }
+
+
+def _placeholder(token: re.Match[str]) -> str:
+    return Axis.of_kind(token[1]).output_token
 
 
 def write_json(path: Path, value: Any) -> None:

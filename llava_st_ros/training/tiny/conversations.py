@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.records import Task
+from llava_st_ros.coordinates import Axis
+from llava_st_ros.records import Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.answer_format import NO_MATCH_TASKS, format_answer
 from llava_st_ros.text.prompt import PromptBuilder
@@ -36,9 +37,7 @@ class Turn:
     decisive: np.ndarray  # bool [n], True on the answer's tokens that decide what follows
     choices: np.ndarray  # int64 [k], places of the tokens that have evidence
     evidence: np.ndarray  # bool [k, V], the visual tokens that show them to be right
-    temporal_inputs: tuple[float, ...]
-    height_inputs: tuple[float, ...]
-    width_inputs: tuple[float, ...]
+    inputs: dict[Axis, tuple[float, ...]]  # coordinate values of the question
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,11 @@ class Batch:
     height_inputs: Tensor
     width_inputs: Tensor
 
+    @property
+    def inputs(self) -> dict[Axis, Tensor]:
+        """The values of each axis."""
+        return dict(zip(Axis, (self.temporal_inputs, self.height_inputs, self.width_inputs)))
+
 
 class ConversationEncoder:
     """Samples of the simulator -> conversations in token ids."""
@@ -118,7 +122,7 @@ class ConversationEncoder:
         return Conversation(prefix, tuple(map(tuple, turns)), self.lanes.tokens)
 
     def _prefix_and_turn(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, Turn]:
-        answer = format_answer(sample.answer, self.config)
+        answer = format_answer(sample.answer, self.config.coordinates)
         whole = self.builder.conversation([(sample.asked(rng), answer)])
         ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
         cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
@@ -130,9 +134,7 @@ class ConversationEncoder:
             decisive_tokens(ids, answered, sample.task, self.config)[cut:],
             choices - cut,
             shown,
-            whole.prompt.temporal_inputs,
-            whole.prompt.height_inputs,
-            whole.prompt.width_inputs,
+            whole.prompt.inputs,
         )
 
 
@@ -147,7 +149,7 @@ def decisive_tokens(
     decide where none implies them: before a tube, not inside it.
     """
     left = left_edges(ids, answer, config)
-    if not task.on_image:
+    if task.modality is Modality.VIDEO:
         left &= np.cumsum(left) == 1
     first = np.zeros_like(left)
     if task in NO_MATCH_TASKS:
@@ -194,8 +196,8 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
     visible = np.concatenate([of_prefix, own], axis=2)
     turns = [turn for conversation in conversations for turn in conversation.turns]
 
-    def flat(name: str) -> Tensor:
-        return torch.tensor([v for t in turns for v in getattr(t, name)], dtype=torch.float32)
+    def flat(axis: Axis) -> Tensor:
+        return torch.tensor([v for t in turns for v in t.inputs[axis]], dtype=torch.float32)
 
     return Batch(
         torch.from_numpy(ids),
@@ -206,7 +208,5 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
         torch.from_numpy(decisive),
         torch.tensor(choices, dtype=torch.int64).reshape(-1, 2),
         torch.from_numpy(np.concatenate([turn.evidence for turn in turns])),
-        flat("temporal_inputs"),
-        flat("height_inputs"),
-        flat("width_inputs"),
+        *(flat(axis) for axis in Axis),
     )

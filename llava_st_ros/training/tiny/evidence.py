@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.records import Box, Task
+from llava_st_ros.records import Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 
 # How many of an answer's times are chosen: those of a tube count on from them or, of SVG, from the
@@ -21,7 +21,7 @@ CHOSEN_TIMES = {Task.STVG: 2, Task.SVG: 0, Task.TVG: 2, Task.ELC: 1}
 
 def left_edges(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.ndarray:
     """The left edges of an answer's boxes: bool [n] of ids int64 [n], answer bool [n]."""
-    edges = answer & (ids >= config.height_offset)
+    edges = answer & config.coordinates.is_space(ids)
     return edges & (np.cumsum(edges) % 4 == 1)
 
 
@@ -29,7 +29,7 @@ def chosen_times(
     ids: np.ndarray, answer: np.ndarray, task: Task, config: ModelConfig
 ) -> np.ndarray:
     """An answer's time tokens that no other token implies: bool [n] of ids int64 [n]."""
-    times = answer & (ids >= config.temporal_offset) & (ids < config.height_offset)
+    times = answer & config.coordinates.is_time(ids)
     return times & (np.cumsum(times) <= CHOSEN_TIMES.get(task, len(ids)))
 
 
@@ -41,29 +41,29 @@ def evidence(
     Returns their places int64 [k] in ids, and bool [k, V] of the V visual tokens: for a left edge
     those that show the box, for a time all that show the tube.
     """
-    on_image = sample.task.on_image
+    modality = sample.task.modality
     boxes = [*sample.answer.boxes, *((sample.frame, box) for _, box in sample.answer.phrases)]
-    shown = [showing(frame, box, on_image, config) for frame, box in boxes]
+    shown = [showing(frame, box, modality, config) for frame, box in boxes]
     places = np.flatnonzero(left_edges(ids, answer, config))
     assert len(places) == len(shown), "an answer whose boxes are not the sample's"
-    tube = [showing(frame, box, on_image, config) for frame, box in sample.tube] or shown
-    if tube and not on_image:
+    tube = [showing(frame, box, modality, config) for frame, box in sample.tube] or shown
+    if tube and modality is Modality.VIDEO:
         times = np.flatnonzero(chosen_times(ids, answer, sample.task, config))
         places = np.concatenate([places, times])
         shown = [*shown, *[np.any(tube, axis=0)] * len(times)]
     tokens = config.num_fast_tokens + config.num_slow_tokens
-    if on_image:
+    if modality is Modality.IMAGE:
         tokens = config.tokens_per_frame
     return places, np.array(shown, dtype=bool).reshape(-1, tokens)
 
 
-def showing(frame: int | None, box: Box, on_image: bool, config: ModelConfig) -> np.ndarray:
+def showing(frame: int | None, box: Box, modality: Modality, config: ModelConfig) -> np.ndarray:
     """The visual tokens that show a box, bool [V].
 
     Of a picture the patches whose centers it covers and that of its own center; of a clip the
     fast token of its frame and the slow one of its frames at the box's center.
     """
-    if on_image:
+    if modality is Modality.IMAGE:
         return np.outer(
             _covered(box.y1, box.y2, config.grid), _covered(box.x1, box.x2, config.grid)
         ).ravel()

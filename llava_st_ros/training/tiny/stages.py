@@ -26,10 +26,11 @@ from tqdm import tqdm
 from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Modality
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
 from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
-from llava_st_ros.text.prompt_layout import AXES
+from llava_st_ros.text.prompt_layout import visual_blocks, written_inputs
 from llava_st_ros.training.loop.batches import WHOLE, Share, item_rng
 from llava_st_ros.training.loop.losses import Term, Terms, logged
 from llava_st_ros.training.loop.optimizers import train_only
@@ -91,8 +92,8 @@ class StageBatch:
     sources: tuple[str, ...]
 
     @property
-    def on_image(self) -> bool:
-        return self.features.ndim == 3
+    def modality(self) -> Modality:
+        return Modality.IMAGE if self.features.ndim == 3 else Modality.VIDEO
 
 
 def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
@@ -130,8 +131,8 @@ class ConversationSampler:
     def batch(self, step: int) -> StageBatch:
         """This process's part of the step's batch: all about clips or all about pictures."""
         size = self.stage.batch
-        on_image = bool(item_rng(self.seed, step, size).random() >= self.stage.video)
-        item = self._about_a_picture if on_image else self._about_a_clip
+        about_video = item_rng(self.seed, step, size).random() < self.stage.video
+        item = self._about_a_clip if about_video else self._about_a_picture
         items = [item(item_rng(self.seed, step, i)) for i in self.share.items(size)]
         conversations = collate([i.conversation for i in items])
         labels = [i.labels for i in items if i.labels is not None]
@@ -168,7 +169,7 @@ class ConversationSampler:
             for _ in range(WORDINGS):
                 for sample in clip_samples(clip, rng):
                     dropped = sample.answer.no_match and rng.random() >= self.stage.no_match_share
-                    if not (dropped or sample.task.on_image):
+                    if not dropped and sample.task.modality is Modality.VIDEO:
                         samples.append((sample.task.value, sample))
                 tubes = object_tube_samples(clip, rng, *self.stage.follow)
                 samples += [(TUBE, sample) for sample in tubes]
@@ -217,25 +218,24 @@ class ConversationStep(nn.Module):
     def forward(self, batch: StageBatch) -> Terms:
         """The answers' terms with those of attention_alignment and, of clips, event_alignment."""
         model, stage = self.model, self.stage
-        conversations, on_image = batch.conversations, batch.on_image
-        start = _visual_start(model, conversations, on_image)
-        out = decode(model, conversations, batch.features, on_image)
+        conversations, modality = batch.conversations, batch.modality
+        start = _visual_start(model, conversations, modality)
+        out = decode(model, conversations, batch.features, modality)
         terms = answer_terms(model, conversations, out.last_hidden_state, stage.decisive)
         half_way = out.hidden_states[middle_layer(model)]
         if stage.attention > 0:
             terms |= attention_loss(model, conversations, half_way, start, stage.attention)
         # Pictures and clips apart: their losses are of different sizes.
-        medium = "image" if on_image else "video"
-        terms = {f"{medium}_{name}": term for name, term in terms.items()}
+        terms = {f"{modality.value}_{name}": term for name, term in terms.items()}
         if stage.events > 0 and batch.labels is not None:
             seen = half_way[:, start : start + batch.labels.shape[1]]
             terms |= event_loss(self.heads, seen, batch.labels, stage.events)
         return terms
 
 
-def decode(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Any:
+def decode(model: LlavaST, batch: Batch, features: Tensor, modality: Modality) -> Any:
     """The decoder's output for a batch, with the hidden states of every layer."""
-    embeddings = embed(model, batch, features, on_image)
+    embeddings = embed(model, batch, features, modality)
     with attending_in_lanes(model.model):
         return model.model(
             inputs_embeds=embeddings,
@@ -258,15 +258,19 @@ def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) 
     deciding = batch.decisive[:, 1:][predicted]
     targets = two_hot_targets(ids, batch.values[:, 1:][predicted], config)
     losses = soft_cross_entropy(model.logits(hidden[:, :-1][predicted]), targets)
-    is_time = (ids >= config.temporal_offset) & (ids < config.height_offset)
-    is_word = ids < config.temporal_offset
+    coordinates = config.coordinates
+    is_text, is_time, in_space = (
+        coordinates.is_text(ids),
+        coordinates.is_time(ids),
+        coordinates.is_space(ids),
+    )
     kinds = {
-        "match": deciding & is_word,
-        "text": ~deciding & is_word,
+        "match": deciding & is_text,
+        "text": ~deciding & is_text,
         "span": deciding & is_time,
         "time": ~deciding & is_time,
-        "left": deciding & (ids >= config.height_offset),
-        "space": ~deciding & (ids >= config.height_offset),
+        "left": deciding & in_space,
+        "space": ~deciding & in_space,
     }
     weights = torch.where(deciding, decisive, 1.0)
     said = losses.detach()
@@ -274,40 +278,34 @@ def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) 
     return {"answer": Term((losses * weights).sum(), weights.sum()), **parts}
 
 
-def embed(model: LlavaST, batch: Batch, features: Tensor, on_image: bool) -> Tensor:
+def embed(model: LlavaST, batch: Batch, features: Tensor, modality: Modality) -> Tensor:
     """Embeddings [B, L, D] of a batch, as LlavaST.embed_prompt does for one prompt."""
-    special, released = model.config.special_tokens, model.config.compat == "released"
-    projected = model.project(features)
-    start = _visual_start(model, batch, on_image)
-    if on_image:
-        visual = model.image_tokens(projected)
+    config, projected = model.config, model.project(features)
+    if modality is Modality.IMAGE:
+        parts: tuple[Tensor, ...] = (model.image_tokens(projected),)
     else:
-        fast, slow = model.pack(projected, range(features.shape[1]))
-        # The fast block ends where the slow one starts.
-        visual = slow if released else torch.cat([fast, slow], dim=-2)
-        start += fast.shape[-2] if released else 0
+        parts = tuple(model.pack(projected, range(features.shape[1])))
     embeddings = model.embed_tokens(batch.ids)
-    embeddings = torch.cat(
-        [
-            embeddings[:, :start],
-            visual.to(embeddings),
-            embeddings[:, start + visual.shape[1] :],
-        ],
-        dim=1,
-    )
-    inputs = (batch.temporal_inputs, batch.height_inputs, batch.width_inputs)
-    for axis, values in zip(AXES, inputs):
-        if len(values) and not (released and axis == "spatial_width"):
-            places = batch.ids == getattr(special, f"{axis}_input")
+    visual = torch.cat(parts, dim=-2).to(embeddings)
+    # Every row of a batch has the same prefix.
+    prefix = batch.ids[0].cpu().numpy()
+    for position, row, length in visual_blocks(prefix, config, [p.shape[-2] for p in parts]):
+        written = visual[:, row : row + length]
+        embeddings = torch.cat(
+            [embeddings[:, :position], written, embeddings[:, position + length :]], dim=1
+        )
+    for axis, placeholder in written_inputs(config).items():
+        values = batch.inputs[axis]
+        if len(values):
             mixed = model.table(axis, "input").mix(values).to(embeddings)
-            embeddings = embeddings.masked_scatter(places[..., None], mixed)
+            embeddings = embeddings.masked_scatter((batch.ids == placeholder)[..., None], mixed)
     return embeddings
 
 
-def _visual_start(model: LlavaST, batch: Batch, on_image: bool) -> int:
+def _visual_start(model: LlavaST, batch: Batch, modality: Modality) -> int:
     """Where the visual block begins; every row of a batch has the same prefix."""
     special = model.config.special_tokens
-    start_id = special.im_start if on_image else special.vid_start
+    start_id = special.im_start if modality is Modality.IMAGE else special.vid_start
     return int((batch.ids[0] == start_id).nonzero()[0])
 
 

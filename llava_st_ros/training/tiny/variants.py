@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from llava_st_ros.config import Compat, ModelConfig
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
-from llava_st_ros.text.prompt_layout import AXES
+from llava_st_ros.records import Modality
 from llava_st_ros.training.tiny.dense_alignment import DenseStep
 from llava_st_ros.training.tiny.initialize import smooth_table
 from llava_st_ros.training.tiny.stages import StageBatch
@@ -36,16 +37,16 @@ class WithoutLape(LlavaST):
         super().__init__(config)
         width, generator = config.language.hidden_size, torch.Generator().manual_seed(0)
         self.visual_positions = nn.ModuleDict()
-        for axis in AXES:
+        for axis in Axis:
             rows = self.table(axis, "input").weight.shape[0]
             table = CoordinateTable(rows, width)
             table.weight.data.copy_(smooth_table(rows, width, generator))
-            self.visual_positions[axis] = table
+            self.visual_positions[axis.table] = table
 
     def positional_embedding(self, time_indices: Tensor | Sequence[int]) -> Tensor:
         """For frames at these rows of the temporal table [F] -> [F, N, D]."""
         temporal, height, width = (
-            self.visual_positions.get_parameter(f"{axis}.weight") for axis in AXES
+            self.visual_positions.get_parameter(f"{axis.table}.weight") for axis in Axis
         )
         rows = torch.as_tensor(time_indices, dtype=torch.long, device=temporal.device)
         return positional_embedding(temporal[rows], height, width, self.config.grid)
@@ -102,7 +103,7 @@ def _without_evidence(batches: Batches, stream: str, step: int) -> Any:
     """A step's batch in which nothing is to be seen in ``stream``: no evidence and, in the fast
     one, no events."""
     batch = batches(step)
-    if not isinstance(batch, StageBatch) or batch.on_image:
+    if not isinstance(batch, StageBatch) or batch.modality is Modality.IMAGE:
         return batch
     said = batch.conversations
     evidence = said.evidence.clone()

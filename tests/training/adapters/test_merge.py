@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llava_st_ros.cli.__main__ import main
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.llava_st import LlavaST
@@ -52,9 +53,7 @@ def logits(model: LlavaST) -> torch.Tensor:
         embeddings = model.embed_prompt(
             prompt.token_ids,
             visual,
-            prompt.temporal_inputs,
-            prompt.height_inputs,
-            prompt.width_inputs,
+            prompt.inputs,
         )
         return model.logits(model.decode(embeddings[None]))
 
@@ -230,8 +229,8 @@ def test_stage_1_without_tables_and_coordinate_tokens_gains_them(
     )
     assert isinstance(checkpoint.tokenizer, Tokenizer)
     assert checkpoint.tokenizer.encode("<TEMP-003><WIDTH-001>") == [
-        CONFIG.temporal_offset + 3,
-        CONFIG.width_offset + 1,
+        CONFIG.coordinates.ids(Axis.TIME)[3],
+        CONFIG.coordinates.ids(Axis.WIDTH)[1],
     ]
     merged = checkpoint.model.lm_head.weight
     assert torch.equal(merged[:-TEMPORAL_TOKENS], head)  # frozen in every stage

@@ -18,8 +18,10 @@ import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
+from llava_st_ros.records import Modality
 from llava_st_ros.training.adapters.merge import merge
 from llava_st_ros.training.finetune.run import finetune, loop_config, make_batches, make_step
 from llava_st_ros.training.finetune.settings import FinetuneSettings, read_finetune_settings
@@ -81,24 +83,21 @@ def test_the_loss_is_that_of_each_record_alone(base: Path, tmp_path: Path, compa
     step, batch = made(base, tmp_path)
     step.model.config = dataclasses.replace(step.model.config, compat=compat)
     model, config = step.model.eval(), step.model.config
-    assert {c.prompt.on_image for c in batch.conversations} == {True, False}
+    assert {c.prompt.modality for c in batch.conversations} == set(Modality)
     expected = []
     for conversation, media in zip(batch.conversations, batch.media):
         with torch.no_grad():
             images = media.images[media.places].astype(np.float32).transpose(0, 3, 1, 2)
             encoded = model.encode_images(torch.from_numpy(images / 127.5 - 1))
             prompt = conversation.prompt
-            if prompt.on_image:
+            if prompt.modality is Modality.IMAGE:
                 visual = model.image_tokens(encoded)[0]
             else:
                 visual = model.pack(encoded, range(10))
             embedded = model.embed_prompt(
                 prompt.token_ids,
                 visual,
-                prompt.temporal_inputs,
-                prompt.height_inputs,
-                prompt.width_inputs,
-                prompt.on_image,
+                prompt.inputs,
             )
             said = model.logits(model.decode(embedded[None]))[0].log_softmax(-1).numpy()
         losses = []
@@ -107,11 +106,11 @@ def test_the_loss_is_that_of_each_record_alone(base: Path, tmp_path: Path, compa
             if np.isnan(value):
                 losses.append(-said[place - 1, token])
                 continue
-            offset, rows = config.temporal_offset, 10
-            if token >= config.width_offset:
-                offset, rows = config.width_offset, 12
-            elif token >= config.height_offset:
-                offset, rows = config.height_offset, 12
+            offset, rows = config.coordinates.offset(Axis.TIME), 10
+            if token >= config.coordinates.offset(Axis.WIDTH):
+                offset, rows = config.coordinates.offset(Axis.WIDTH), 12
+            elif token >= config.coordinates.offset(Axis.HEIGHT):
+                offset, rows = config.coordinates.offset(Axis.HEIGHT), 12
             where = float(value) * (rows - 1)
             low, high = int(np.floor(where)), int(np.ceil(where))
             mixed = (1 - (where - low)) * said[place - 1, offset + low]
@@ -235,7 +234,7 @@ def test_the_merged_checkpoint_says_what_base_and_adapters_said(base: Path, tmp_
     for one in (step.eval(), plain.eval()):
         with torch.no_grad():
             visual = [
-                one._visual_tokens(m, c.prompt.on_image)
+                one._visual_tokens(m, c.prompt.modality)
                 for m, c in zip(batch.media, batch.conversations)
             ]
             embedded, mask = one.model.embed_batch([c.prompt for c in batch.conversations], visual)

@@ -14,6 +14,7 @@ import pytest
 
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop.batches import Share
 from llava_st_ros.training.st_align.bad_records import BadRecords
@@ -71,7 +72,11 @@ def tiny() -> tuple[Any, PromptBuilder]:
 def test_values_go_to_the_turns_in_reading_order() -> None:
     record = parse(grounding(), "a.json:0")
     (first, answer), (second, reply) = record.turns
-    assert (record.media, record.on_image, record.split) == ("a.mp4", False, (3, 90))
+    assert (record.media, record.modality, record.split) == (
+        "a.mp4",
+        Modality.VIDEO,
+        (3, 90),
+    )
     assert first.text == "Between  {<TEMP-INPUT><TEMP-INPUT>} , the ball. Where?"
     assert first.temporal_inputs == (0.25, 0.75) and first.width_inputs == ()
     assert answer.values == (0.5, 0.15, 0.1, 0.35, 0.3)  # time, then x1 y1 x2 y2
@@ -112,7 +117,7 @@ def test_times_are_of_the_window_where_the_table_is_longer() -> None:
 def test_a_written_record_is_read_back() -> None:
     for made, box in ((video_record("v0"), False), (picture_record("p0"), True)):
         record = parse(json.loads(json.dumps(made)), "x:0")
-        assert record.on_image is box
+        assert (record.modality is Modality.IMAGE) is box
         values = [v for asked, reply in record.turns for v in (*asked.width_inputs, *reply.values)]
         written = made["variables"]
         assert len(values) == sum(len(v) for k, v in written.items() if "output" in k) + len(

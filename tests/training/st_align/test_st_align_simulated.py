@@ -10,6 +10,7 @@ import pytest
 
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.records import Modality
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 from llava_st_ros.training.st_align.media import read_media
 from llava_st_ros.training.st_align.mix import Part, read_mix
@@ -31,7 +32,9 @@ def test_all_fifteen_tasks_are_there_and_every_record_is_good(folder: Path) -> N
     records, bad = read_mix(parts, folder, {"least": 0})
     assert not bad.found and all(records)
     for record in (r for part in records for r in part):
-        assert len(read_media(record, 10, 32).places) == (1 if record.on_image else 10)
+        assert len(read_media(record, 10, 32).places) == (
+            1 if record.modality is Modality.IMAGE else 10
+        )
     talks = dict(zip(ALL_FAMILIES, records))
     assert all(len(r.turns) >= 2 for r in talks["image_grounded_conversation"])
     assert all(len(r.turns) >= 2 for r in talks["temporal_grounded_conversation"])

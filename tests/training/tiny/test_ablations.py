@@ -14,10 +14,11 @@ import torch
 import yaml
 
 from llava_st_ros.cli.__main__ import main
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.records import Modality
 from llava_st_ros.simulation.clip_store import render_shards
-from llava_st_ros.text.prompt_layout import AXES
 from llava_st_ros.training.loop.losses import weighted_sum
 from llava_st_ros.training.objective import coordinate_tables
 from llava_st_ros.training.tiny import ablations
@@ -75,7 +76,7 @@ def test_every_variant_takes_a_step() -> None:
         assert any("layers.0" in n for n in moved), name
         assert ("events" in terms) == (variant.unseen != "fast"), name
         own = {n for n in moved if "visual_positions" in n}
-        assert len(own) == (len(AXES) if variant.model is WithoutLape else 0), name
+        assert len(own) == (len(Axis) if variant.model is WithoutLape else 0), name
 
 
 @torch.no_grad()
@@ -129,8 +130,8 @@ def test_only_the_streams_of_a_variant_reach_the_prompt(name: str, fast: bool, s
     """By what of the clip's features has a gradient in each block of an embedded prompt."""
     model, seen = network(VARIANTS[name]), features()
     prompt = tiny_video_prompt(model.config)
-    values = (prompt.temporal_inputs, prompt.height_inputs, prompt.width_inputs)
-    embedded = model.embed_prompt(prompt.token_ids, model.pack(seen, range(len(seen))), *values)
+    visual = model.pack(seen, range(len(seen)))
+    embedded = model.embed_prompt(prompt.token_ids, visual, prompt.inputs)
     assert len(embedded) == len(prompt.token_ids)
     split = 3 + model.config.num_fast_tokens
     blocks = (embedded[3:split], embedded[split : split + model.config.num_slow_tokens])
@@ -149,11 +150,10 @@ def test_training_embeds_as_the_model_is_asked(name: str) -> None:
     conversation = TINY.encode(video_samples()[1:2], lanes=Lanes(1, 10))
     batch = collate([conversation])
     turn = conversation.turns[0]
-    assert turn.width_inputs and turn.temporal_inputs
-    ours = embed(model, batch, TINY.features, False)[0]
+    assert turn.inputs[Axis.WIDTH] and turn.inputs[Axis.TIME]
+    ours = embed(model, batch, TINY.features, Modality.VIDEO)[0]
     visual = model.pack(model.project(TINY.features[0]), range(TINY.config.num_frames))
-    values = (turn.temporal_inputs, turn.height_inputs, turn.width_inputs)
-    torch.testing.assert_close(ours, model.embed_prompt(batch.ids[0], visual, *values))
+    torch.testing.assert_close(ours, model.embed_prompt(batch.ids[0], visual, turn.inputs))
 
 
 def test_no_signal_points_into_an_unseen_stream() -> None:

@@ -11,7 +11,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repea
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -79,10 +79,10 @@ def video(task: Task, answer: Answer, **more: object) -> Sample:
 
 def test_a_picture_shows_a_box_in_the_patches_under_it(stream_tokenizer: Tokenizer) -> None:
     config = stream_config(stream_tokenizer)
-    assert np.flatnonzero(showing(None, BOX, True, config)).tolist() == [9, 10]
+    assert np.flatnonzero(showing(None, BOX, Modality.IMAGE, config)).tolist() == [9, 10]
     # Too small to cover a patch's center: the patch that it lies in.
     small = Box(0.64, 0.9, 0.66, 0.92)
-    assert np.flatnonzero(showing(None, small, True, config)).tolist() == [7 * 8 + 5]
+    assert np.flatnonzero(showing(None, small, Modality.IMAGE, config)).tolist() == [7 * 8 + 5]
 
 
 def test_every_left_edge_has_the_evidence_of_its_own_box(stream_tokenizer: Tokenizer) -> None:
@@ -141,12 +141,12 @@ def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> N
     model.model.set_attn_implementation("eager")
     conversations = batch.conversations
     with torch.inference_mode():
-        states = decode(model, conversations, batch.features, False).hidden_states
+        states = decode(model, conversations, batch.features, Modality.VIDEO).hidden_states
         maps: list[torch.Tensor] = []
         inner = model.model.layers[middle_layer(model)].self_attn
         inner.register_forward_hook(lambda _module, _inputs, output: maps.append(output[1]))
         model.model(
-            inputs_embeds=embed(model, conversations, batch.features, False),
+            inputs_embeds=embed(model, conversations, batch.features, Modality.VIDEO),
             attention_mask=torch.where(everywhere(conversations), 0.0, -1e9),
             position_ids=conversations.positions,
         )

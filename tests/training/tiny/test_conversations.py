@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import torch
 
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.tasks import question
 from llava_st_ros.training.tiny.conversations import (
@@ -21,7 +22,7 @@ from support.tiny_conversations import ROOM, Tiny, video_samples
 
 
 def hidden(model: LlavaST, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-    return decode(model, batch, features, False).last_hidden_state
+    return decode(model, batch, features, Modality.VIDEO).last_hidden_state
 
 
 def test_turns_side_by_side_equal_turns_alone() -> None:
@@ -43,8 +44,7 @@ def test_turns_side_by_side_equal_turns_alone() -> None:
         turn = whole.turns[0]
         ids = torch.from_numpy(np.concatenate([whole.prefix, turn.ids]))
         visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
-        inputs = (turn.temporal_inputs, turn.height_inputs, turn.width_inputs)
-        states = model.decode(model.embed_prompt(ids, visual, *inputs)[None])[0]
+        states = model.decode(model.embed_prompt(ids, visual, turn.inputs)[None])[0]
         assert torch.allclose(together[:prefix], states[:prefix], atol=1e-4)
         assert torch.allclose(together[prefix : prefix + len(turn.ids)], states[prefix:], atol=1e-4)
 
@@ -55,17 +55,15 @@ def test_embedding_equals_the_models_own() -> None:
     conversation = tiny.encode(video_samples()[1:2], lanes=Lanes(1, 10))
     batch = collate([conversation])
     with torch.inference_mode():
-        ours = embed(model, batch, features, False)[0]
+        ours = embed(model, batch, features, Modality.VIDEO)[0]
         visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
         turn = conversation.turns[0]
         expected = model.embed_prompt(
             batch.ids[0],
             visual,
-            turn.temporal_inputs,
-            turn.height_inputs,
-            turn.width_inputs,
+            turn.inputs,
         )
-    assert turn.width_inputs and turn.temporal_inputs
+    assert turn.inputs[Axis.WIDTH] and turn.inputs[Axis.TIME]
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
