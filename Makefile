@@ -27,8 +27,8 @@ lint: setup
 	@$(WITH_ROS) ruff format --check -q .
 	@echo "[lint] ruff check"
 	@$(WITH_ROS) ruff check -q .
-	@echo "[lint] mypy on the ROS-free core"
-	@$(WITH_ROS) mypy
+	@echo "[lint] mypy"
+	@scripts/typecheck
 
 test: lint
 	@echo "[test] pytest"

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         default="REC,STVG,TVG,SVG,ELC,no_match",
-        help="comma-separated; no_match: queries that nothing in the clip matches (default %(default)s)",
+        help="comma-separated; no_match: queries that match nothing (default %(default)s)",
     )
     parser.add_argument(
         "--no-blind",
