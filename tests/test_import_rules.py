@@ -1,4 +1,4 @@
-"""Who may import whom: the rules of docs/architecture.md, read from the sources.
+"""Import rules: which package may import which, read from the sources (docs/architecture.md).
 
 Every import statement counts, in functions and under TYPE_CHECKING too, relative or absolute, and
 so does ``importlib.import_module`` of a literal name.
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from support.paths import ROOT
+
 FOLDERS = {
     "llava_st_ros": "llava_st_ros",
     "engine": "llava_st_ros.engine",
@@ -40,43 +41,97 @@ ROS = (
     "std_msgs",
     "visualization_msgs",
 )
+TOOLS = ("benchmarks", "demo", "examples", "tests")
 TORCH = ("torch", "transformers")
+FOUNDATION = ("errors", "coordinates", "atomic_files", "records", "config", "checkpoint_config")
+
+# For each package or module below llava_st_ros the ones that it may import, besides itself. The
+# order is bottom up: a row names rows above it only, so that no cycle is possible.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "coordinates": (),
+    "atomic_files": (),
+    "fair_lock": (),
+    "records": ("coordinates", "errors"),
+    "config": ("coordinates", "errors"),
+    "checkpoint_config": ("config", "errors"),
+    "engine": ("atomic_files", "errors"),
+    "media": ("atomic_files", "errors", "records"),
+    "text": FOUNDATION,
+    "simulation": ("atomic_files", "coordinates", "errors", "records", "text"),
+    "model": (*FOUNDATION, "text"),
+    "backends": (*FOUNDATION, "engine", "text", "model"),
+    "streaming": (*FOUNDATION, "backends"),
+    "decoding": (*FOUNDATION, "text", "backends"),
+    "query_runner": (*FOUNDATION, "text", "backends", "streaming", "decoding"),
+    "tracking": (*FOUNDATION, "query_runner"),
+    "grounder": (
+        *FOUNDATION,
+        "fair_lock",
+        "text",
+        "backends",
+        "streaming",
+        "query_runner",
+        "tracking",
+    ),
+    "evaluation": (
+        *FOUNDATION,
+        "media",
+        "text",
+        "simulation",
+        "backends",
+        "tracking",
+        "grounder",
+    ),
+    "training": (*FOUNDATION, "media", "text", "simulation", "model", "backends", "evaluation"),
+    "export": (
+        *FOUNDATION,
+        "engine",
+        "media",
+        "text",
+        "model",
+        "backends",
+        "grounder",
+        "evaluation",
+    ),
+    "ros": (*FOUNDATION, "media", "text", "backends", "streaming", "grounder"),
+    "cli": (
+        *FOUNDATION,
+        "engine",
+        "media",
+        "text",
+        "simulation",
+        "model",
+        "backends",
+        "grounder",
+        "evaluation",
+        "training",
+        "export",
+        "ros",
+    ),
+}
+# The package's own __init__.py: the public names, loaded on first use.
+PUBLIC_API = (*FOUNDATION, "backends", "grounder")
 
 
 @dataclass(frozen=True)
-class Rule:
-    """``targets`` are imported by no module of ``importers`` except those in ``allowed``.
-
-    Each name stands for itself and everything below it.
-    """
+class Outside:
+    """Third-party packages that only some modules may import, at import time or later."""
 
     name: str
     targets: tuple[str, ...]
-    allowed: tuple[str, ...] = ()
-    importers: tuple[str, ...] = ("llava_st_ros",)
-
-    def forbids(self, importer: str, target: str) -> bool:
-        return (
-            _below(importer, self.importers)
-            and not _below(importer, self.allowed)
-            and _below(target, self.targets)
-        )
+    allowed: tuple[str, ...]
 
 
 TORCH_BACKEND = tuple(
     f"llava_st_ros.backends.{name}" for name in ("torch", "torch_kernels", "torch_streaming")
 )
-RULES = (
-    Rule("ROS lives in ros", ROS, allowed=("llava_st_ros.ros",)),
-    Rule(
-        "only the command line starts the node",
-        ("llava_st_ros.ros",),
-        allowed=("llava_st_ros.ros", "llava_st_ros.cli"),
-    ),
-    Rule(
-        "the core needs no torch",
+OUTSIDE = (
+    Outside("ROS is imported in ros only", ROS, ("llava_st_ros.ros",)),
+    Outside(
+        "torch is imported in model, training, export, cli and the torch backend only",
         TORCH,
-        allowed=(
+        (
             *TORCH_BACKEND,
             "llava_st_ros.cli",
             "llava_st_ros.export",
@@ -84,44 +139,24 @@ RULES = (
             "llava_st_ros.training",
         ),
     ),
-    Rule(
-        "what every backend shares needs no torch",
-        TORCH,
-        importers=(
-            "llava_st_ros.checkpoint_config",
-            "llava_st_ros.backends.preprocessing",
-            "llava_st_ros.text.prompt_layout",
-            "llava_st_ros.text.tokenizer",
-        ),
-    ),
-    Rule(
-        "engine knows nothing of the model or the stream",
-        ("llava_st_ros.model", "llava_st_ros.streaming"),
-        importers=("llava_st_ros.engine",),
-    ),
-    Rule(
-        "engine is reached through the backends and the command line",
-        ("llava_st_ros.engine",),
-        allowed=(
-            "llava_st_ros.backends",
-            "llava_st_ros.cli",
-            "llava_st_ros.engine",
-            "llava_st_ros.export",
-        ),
-    ),
-    Rule(
-        "export is reached from the command line",
-        ("llava_st_ros.export",),
-        allowed=("llava_st_ros.cli", "llava_st_ros.export"),
-    ),
-    Rule(
-        "the simulator knows nothing of the model or of training",
-        ("llava_st_ros.model", "llava_st_ros.training"),
-        importers=("llava_st_ros.simulation",),
-    ),
-    Rule("nothing imports the command line", ("llava_st_ros.cli",), allowed=("llava_st_ros.cli",)),
-    Rule("the product imports no test, demo or benchmark", ("benchmarks", "demo", "tests")),
+    Outside("MuJoCo is imported in simulation only", ("mujoco",), ("llava_st_ros.simulation",)),
+    Outside("the product imports no test, demo, benchmark or example", TOOLS, ()),
 )
+
+# What must not be reachable by any chain of imports, lazy ones included.
+UNREACHABLE: dict[str, tuple[str, ...]] = {
+    "engine": ("torch", "model", "streaming", "text"),
+    "media": ("torch", "text", "backends", "grounder"),
+    "text": ("torch", "model", "backends"),
+    "simulation": ("torch", "model", "training", "backends"),
+    "ros": ("evaluation", "simulation", "training", "export", "cli"),
+}
+PACKAGE = "llava_st_ros"
+
+
+def layer_of(name: str) -> str:
+    """The row of LAYERS that a module belongs to; "" for the package's own __init__.py."""
+    return ".".join(name.split(".")[1:2])
 
 
 def _below(name: str, roots: tuple[str, ...]) -> bool:
@@ -167,79 +202,153 @@ def _is_import_call(function: ast.expr) -> bool:
     return isinstance(function, ast.Name) and function.id in ("__import__", "import_module")
 
 
+def resolve(target: str, known: dict[str, Path]) -> str:
+    """The module of the package that an imported name is or is defined in; "" for outside names."""
+    while target and target not in known:
+        target = target.rpartition(".")[0]
+    return "" if target == PACKAGE else target
+
+
 def violations(root: Path) -> list[tuple[str, str]]:
-    """(rule's name, "file:line imports what") for each broken rule."""
-    return sorted(
-        {
-            (rule.name, f"{path.relative_to(root)}:{line} imports {target}")
-            for name, path in modules(root)
-            for line, target in imports(name, path)
-            for rule in RULES
-            if rule.forbids(name, target)
-        }
-    )
+    """(rule, "file:line imports what") for each broken rule."""
+    known = dict(modules(root))
+    found = set()
+    for name, path in known.items():
+        layer = layer_of(name)
+        allowed = LAYERS.get(layer) if layer else PUBLIC_API
+        where = str(path.relative_to(root))
+        if allowed is None:
+            found.add(("every package has a row in LAYERS", f"{where} is in {layer!r}"))
+            continue
+        for line, target in imports(name, path):
+            for rule in OUTSIDE:
+                if _below(target, rule.targets) and not _below(name, rule.allowed):
+                    found.add((rule.name, f"{where}:{line} imports {target}"))
+            other = layer_of(target) if _below(target, (PACKAGE,)) else ""
+            if other in LAYERS and other != layer and other not in allowed:
+                found.add(("LAYERS", f"{where}:{line} imports {target}"))
+    return sorted(found)
 
 
-def test_the_sources_keep_the_rules() -> None:
+def reachable(root: Path) -> dict[str, dict[str, list[str]]]:
+    """For each layer everything that its imports lead to, lazy ones included: the layer or
+    third-party package reached, with a shortest chain of modules that leads there."""
+    known = dict(modules(root))
+    targets = {
+        name: {(resolve(target, known), target) for _, target in imports(name, path)}
+        for name, path in known.items()
+    }
+    result: dict[str, dict[str, list[str]]] = {}
+    for start in known:
+        chains, queue = {start: [start]}, [start]
+        while queue:
+            name = queue.pop(0)
+            for module, target in sorted(targets[name]):
+                reached = layer_of(module) if module else target.split(".")[0]
+                chain = [*chains[name], module or target]
+                if reached != layer_of(start):
+                    result.setdefault(layer_of(start), {}).setdefault(reached, chain)
+                if module and module not in chains:
+                    chains[module] = chain
+                    queue.append(module)
+    return result
+
+
+def test_sources_follow_the_rules() -> None:
     found = dict(modules(ROOT))
     assert {"llava_st_ros.records", "llava_st_ros.engine", "llava_st_ros.export"} <= set(found)
     broken = violations(ROOT)
     assert not broken, "\n".join(f"{rule}: {where}" for rule, where in broken)
 
 
+def test_layers_are_listed_bottom_up() -> None:
+    above: set[str] = set()
+    for layer, allowed in LAYERS.items():
+        assert set(allowed) <= above, f"{layer} may import {set(allowed) - above}, listed below it"
+        above.add(layer)
+
+
+@pytest.fixture(scope="module")
+def chains() -> dict[str, dict[str, list[str]]]:
+    return reachable(ROOT)
+
+
+@pytest.mark.parametrize("layer", UNREACHABLE)
+def test_no_chain_of_imports_reaches(layer: str, chains: dict[str, dict[str, list[str]]]) -> None:
+    reached = chains[layer]
+    assert set(reached) & set(LAYERS), "a layer that imports nothing proves nothing"
+    for target in UNREACHABLE[layer]:
+        assert target not in reached, " -> ".join(reached[target])
+
+
+def test_a_chain_of_imports_is_found(tmp_path: Path) -> None:
+    write(tmp_path, "llava_st_ros/simulation/a.py", "def f():\n    from ..text import b")
+    write(tmp_path, "llava_st_ros/text/__init__.py", "")
+    write(tmp_path, "llava_st_ros/text/b.py", "from llava_st_ros.text.c import d")
+    write(tmp_path, "llava_st_ros/text/c.py", "import torch.nn")
+    chain = reachable(tmp_path)["simulation"]["torch"]
+    assert chain == [
+        "llava_st_ros.simulation.a",
+        "llava_st_ros.text.b",
+        "llava_st_ros.text.c",
+        "torch.nn",
+    ]
+
+
+ROS_RULE, TORCH_RULE, MUJOCO_RULE, TOOLS_RULE = (rule.name for rule in OUTSIDE)
 BAD = [
-    ("llava_st_ros/grounder.py", "import rclpy.node", "ROS lives in ros"),
-    ("llava_st_ros/tracking/a.py", "from ..msg import Box", "ROS lives in ros"),
-    ("llava_st_ros/tracking/a.py", "from llava_st_ros import msg", "ROS lives in ros"),
-    ("llava_st_ros/tracking/__init__.py", "from .. import srv", "ROS lives in ros"),
-    ("export/onnx.py", "def f():\n    from std_msgs.msg import Header", "ROS lives in ros"),
-    ("engine/a.py", "from ..ros.qos import x", "only the command line starts the node"),
-    ("llava_st_ros/streaming/a.py", "import numpy, torch as t", "the core needs no torch"),
+    ("llava_st_ros/grounder.py", "import rclpy.node", ROS_RULE),
+    ("llava_st_ros/tracking/a.py", "from ..msg import Box", ROS_RULE),
+    ("llava_st_ros/tracking/a.py", "from llava_st_ros import msg", ROS_RULE),
+    ("llava_st_ros/tracking/__init__.py", "from .. import srv", ROS_RULE),
+    ("export/onnx.py", "def f():\n    from std_msgs.msg import Header", ROS_RULE),
+    ("engine/a.py", "from ..ros.qos import x", "LAYERS"),
+    ("llava_st_ros/streaming/a.py", "import numpy, torch as t", TORCH_RULE),
     (
         "llava_st_ros/text/a.py",
         "class A:\n    def f(self):\n        import torch.nn.functional",
-        "the core needs no torch",
+        TORCH_RULE,
     ),
     (
         "llava_st_ros/evaluation/a.py",
         "import importlib\nx = importlib.import_module('torch')",
-        "the core needs no torch",
+        TORCH_RULE,
     ),
     (
         "llava_st_ros/backends/tensorrt.py",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
-        "the core needs no torch",
+        TORCH_RULE,
     ),
     (
         "llava_st_ros/text/tokenizer.py",
         "import transformers",
-        "the core needs no torch",
+        TORCH_RULE,
     ),
     (
         "engine/session.py",
         "from llava_st_ros.model import lape",
-        "engine knows nothing of the model or the stream",
+        "LAYERS",
     ),
     (
         "llava_st_ros/grounder.py",
         "from .engine import session",
-        "engine is reached through the backends and the command line",
+        "LAYERS",
     ),
     (
         "llava_st_ros/backends/tensorrt.py",
         "import llava_st_ros.export.tensorrt.builder",
-        "export is reached from the command line",
+        "LAYERS",
     ),
     (
         "llava_st_ros/simulation/a.py",
         "from llava_st_ros.training.tiny.evidence import cell",
-        "the simulator knows nothing of the model or of training",
+        "LAYERS",
     ),
-    ("llava_st_ros/ros/a.py", "from ..cli import ground", "nothing imports the command line"),
+    ("llava_st_ros/ros/a.py", "from ..cli import ground", "LAYERS"),
     (
         "llava_st_ros/evaluation/a.py",
         "from demo.run import main",
-        "the product imports no test, demo or benchmark",
+        TOOLS_RULE,
     ),
 ]
 GOOD = [
@@ -265,7 +374,7 @@ def test_a_breach_is_found(tmp_path: Path, path: str, source: str, rule: str) ->
     assert {name for name, _ in violations(tmp_path)} == {rule}
 
 
-def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
+def test_allowed_imports_are_not_reported(tmp_path: Path) -> None:
     for path, source in GOOD:
         write(tmp_path, path, source)
     assert violations(tmp_path) == []
