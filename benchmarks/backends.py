@@ -35,7 +35,7 @@ from llava_st_ros.export.validate.reference_inputs import reference_frames
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import from_query
+from llava_st_ros.text.tasks import question_from_query
 from llava_st_ros.text.tokenizer import Tokenizer
 
 QUERY = Query("q", "the green ball rolls", Task.STVG, period=1.0)
@@ -55,7 +55,7 @@ class Subject:
         self.frames = list(reference_frames(config))
         self.features = [backend.encode_frame(frame) for frame in self.frames]
         self.visual = backend.pack(self.features, range(len(self.frames)))
-        prompt = PromptBuilder(tokenizer, config).build(from_query(QUERY))
+        prompt = PromptBuilder(tokenizer, config).build(question_from_query(QUERY))
         self.prompt = backend.embed(prompt, self.visual)
         self.cache = backend.new_cache()
         backend.prefill(self.prompt, self.cache)

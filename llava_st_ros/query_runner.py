@@ -14,7 +14,7 @@ from llava_st_ros.streaming.window import Window, span_of_tokens, tube_of_tokens
 from llava_st_ros.text.answers import parse
 from llava_st_ros.text.grammar import EVEN_ODDS, Grammar
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import from_query
+from llava_st_ros.text.tasks import question_from_query
 from llava_st_ros.text.tokenizer import Tokenizer
 
 
@@ -47,7 +47,7 @@ class QueryRunner:
         Raises:
             QueryError: The query is not valid for its task.
         """
-        question = from_query(query)
+        question = question_from_query(query)
         grammar = None
         if self._config.constrained:
             grammar = Grammar.for_question(

@@ -38,7 +38,7 @@ from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import from_query
+from llava_st_ros.text.tasks import question_from_query
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from support.stream_config import stream_config
 
@@ -288,7 +288,7 @@ def test_queries_of_a_tick_share_the_window_and_the_prompts_beginning(oracle):
     assert tick.groundings[-1].tube.boxes[0].iou(ball(tick.groundings[-1].span.start / 1e9)) > 0.8
     assert oracle.packs == 1
     prompts = PromptBuilder(oracle.tokenizer, oracle.model)
-    ids = [list(prompts.build(from_query(query)).token_ids) for query in queries]
+    ids = [list(prompts.build(question_from_query(query)).token_ids) for query in queries]
     shared = ids[0].index(oracle.model.special_tokens.slow_vid_end) + 1
     assert shared > oracle.model.num_fast_tokens + oracle.model.num_slow_tokens
     assert oracle.prefilled == shared + sum(len(i) - shared for i in ids)

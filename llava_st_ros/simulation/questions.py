@@ -19,7 +19,7 @@ from llava_st_ros.simulation.wording import (
     phrase,
     sentence,
 )
-from llava_st_ros.text.tasks import Question, num_templates, question
+from llava_st_ros.text.tasks import Question, make_question, num_templates
 
 __all__ = ["Sample", "all_texts", "clip_samples", "image_samples"]
 
@@ -49,7 +49,7 @@ class Sample:
 
     def asked(self, rng: np.random.Generator) -> Question:
         """The question in one of the ways in which its task is asked."""
-        return question(
+        return make_question(
             self.task,
             self.text,
             span=self.span,

@@ -23,7 +23,7 @@ _PLACEHOLDERS = re.compile(f"({'|'.join(axis.input_token for axis in Axis)})")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class LabeledPrompt:
     """Questions with their answers, for training. L tokens.
 
     ``labels_mask`` bool [L] is True on the answers' tokens and the end token that closes each;
@@ -59,8 +59,8 @@ class PromptBuilder:
         ]
         return self._prompt(ids, [question])
 
-    def conversation(self, turns: Sequence[tuple[Question, FormattedAnswer]]) -> Conversation:
-        """Several questions about one visual input, each with its answer; see Conversation.
+    def build_labeled(self, turns: Sequence[tuple[Question, FormattedAnswer]]) -> LabeledPrompt:
+        """Several questions about one visual input, each with its answer; see LabeledPrompt.
 
         The visual block stands in the first question only.
         """
@@ -81,7 +81,7 @@ class PromptBuilder:
             ids += [*asked, *answered, self._tokenizer.chat_end]
             mask += [False] * len(asked) + [True] * (len(answered) + 1)
             values += [float("nan")] * len(asked) + exact + [float("nan")]
-        return Conversation(
+        return LabeledPrompt(
             self._prompt(ids, [question for question, _ in turns]),
             np.asarray(mask, dtype=bool),
             np.asarray(values, dtype=np.float32),
@@ -105,7 +105,7 @@ class PromptBuilder:
                 raise QueryError(
                     f"{parts.count(name)} {name} in a question with {len(values)} values"
                     "; expected a value for each",
-                    "make questions with tasks.question or tasks.from_query",
+                    "make questions with tasks.question or tasks.question_from_query",
                 )
         ids: list[int] = []
         for part in parts:

@@ -121,7 +121,7 @@ def num_templates(task: Task) -> int:
     return len(_TEMPLATES[task])
 
 
-def question(
+def make_question(
     task: Task,
     text: str = "",
     *,
@@ -163,7 +163,7 @@ def question(
     return Question(task, text, times, (box.y1, box.y2), (box.x1, box.x2))
 
 
-def from_query(query: Query) -> Question:
+def question_from_query(query: Query) -> Question:
     """A user's query as a question: words made harmless, inputs checked.
 
     Raises QueryError for words missing where the task needs them or longer than
@@ -181,7 +181,7 @@ def from_query(query: Query) -> Question:
     except ValueError as error:
         names = ", ".join(t.value for t in Task)
         raise QueryError(f"task {query.task!r}; expected one of {names}") from error
-    return question(task, query.text, span=query.span, box=query.box)
+    return make_question(task, query.text, span=query.span, box=query.box)
 
 
 def plain_words(text: str) -> str:

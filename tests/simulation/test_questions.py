@@ -32,7 +32,7 @@ from llava_st_ros.simulation.wording import (
 from llava_st_ros.simulation.worlds import HELD_OUT
 from llava_st_ros.text.answer_format import NO_MATCH_TASKS
 from llava_st_ros.text.answers import format_answer, parse
-from llava_st_ros.text.tasks import question
+from llava_st_ros.text.tasks import make_question
 from support.text_cases import config
 
 
@@ -62,7 +62,7 @@ def test_the_same_generator_asks_the_same(asked) -> None:
 def test_questions_and_answers_go_through_the_language(asked) -> None:
     for _, samples in asked:
         for sample in samples:
-            question(sample.task, sample.text, span=sample.span, box=sample.box)
+            make_question(sample.task, sample.text, span=sample.span, box=sample.box)
             read = parse(
                 format_answer(sample.answer, config().coordinates).text, sample.task, config()
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.text.answer_format import format_answer
-from llava_st_ros.text.tasks import question
+from llava_st_ros.text.tasks import make_question
 from llava_st_ros.training.st_align.simulated import window_coordinates
 from llava_st_ros.training.st_align.writing import record, write_json, write_picture, write_video
 
@@ -34,15 +34,15 @@ def video_record(name: str) -> dict[str, Any]:
     span = (2 / 11, 4 / 11)
     turns = [
         (
-            question(Task.STVG, "the square"),
+            make_question(Task.STVG, "the square"),
             format_answer(Answer(Task.STVG, span=(2, 4), boxes=tube), coordinates),
         ),
         (
-            question(Task.TR, span=span),
+            make_question(Task.TR, span=span),
             format_answer(Answer(Task.TR, caption="the square moves"), coordinates),
         ),
         (
-            question(Task.TVG, "the square moves"),
+            make_question(Task.TVG, "the square moves"),
             format_answer(Answer(Task.TVG, span=(2, 4)), coordinates),
         ),
     ]
@@ -55,11 +55,11 @@ def picture_record(name: str) -> dict[str, Any]:
     box = Box(0.1, 0.25, 0.3, 0.5)
     turns = [
         (
-            question(Task.REG, box=box),
+            make_question(Task.REG, box=box),
             format_answer(Answer(Task.REG, caption="a square"), coordinates),
         ),
         (
-            question(Task.REC, "the square"),
+            make_question(Task.REC, "the square"),
             format_answer(Answer(Task.REC, boxes=((None, box),)), coordinates),
         ),
     ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.text.answer_format import FIXED_WORDS, NO_MATCH_TASKS
-from llava_st_ros.text.tasks import num_templates, question
+from llava_st_ros.text.tasks import make_question, num_templates
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 
 HALF = Box(0.25, 0.25, 0.75, 0.75)
@@ -19,7 +19,7 @@ TABLES = (20, 100)  # rows of the temporal table; the spatial ones always have 1
 @lru_cache
 def tokenizer(num_temporal: int = 20) -> Tokenizer:
     questions = [
-        question(task, "the red ball", span=(0.0, 1.0), box=HALF, template=number).text
+        make_question(task, "the red ball", span=(0.0, 1.0), box=HALF, template=number).text
         for task in Task
         for number in range(num_templates(task))
     ]

@@ -11,7 +11,7 @@ from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.choices import Coordinates, IdRange
 from llava_st_ros.text.grammar import Grammar, Unconstrained, Walk
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import question
+from llava_st_ros.text.tasks import make_question
 from support.text_cases import HALF, TABLES, answers, config, tokenizer
 
 
@@ -38,8 +38,8 @@ def test_what_training_shows_is_what_the_grammar_allows(data, task: Task, rows: 
     """The very ids of a training conversation walk through the grammar, end token included."""
     own, geometry = tokenizer(rows), config(rows)
     answer = data.draw(answers(task, rows))
-    asked = question(task, "ball", span=(0.0, 1.0), box=HALF)
-    shown = PromptBuilder(own, geometry).conversation(
+    asked = make_question(task, "ball", span=(0.0, 1.0), box=HALF)
+    shown = PromptBuilder(own, geometry).build_labeled(
         [(asked, format_answer(answer, geometry.coordinates))]
     )
     answered = shown.prompt.token_ids[shown.labels_mask].tolist()
@@ -111,10 +111,10 @@ def test_a_box_keeps_its_corners_in_order() -> None:
 
 
 def test_the_times_of_a_question_bound_the_tube() -> None:
-    asked = question(Task.SVG, "ball", span=(0.5, 0.55))  # of 20 frames: 10
+    asked = make_question(Task.SVG, "ball", span=(0.5, 0.55))  # of 20 frames: 10
     walk = Grammar.for_question(asked, tokenizer(), config()).after(ids("Object bounding box: "))
     assert tokenizer().decode(walk.forced) == "<TEMP-010>: ["
-    asked = question(Task.ELC, span=(0.5, 1.0), box=HALF)
+    asked = make_question(Task.ELC, span=(0.5, 1.0), box=HALF)
     walk = Grammar.for_question(asked, tokenizer(), config()).after(ids("Ends in "))
     assert allowed(walk) == (row("<TEMP-010>"), row("<TEMP-019>") + 1)
 

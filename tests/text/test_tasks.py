@@ -12,10 +12,10 @@ from llava_st_ros.records import Box, Query, Task
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import (
     MAX_QUERY_CHARACTERS,
-    from_query,
+    make_question,
     num_templates,
     plain_words,
-    question,
+    question_from_query,
 )
 from support.text_cases import HALF, config, tokenizer
 
@@ -50,7 +50,7 @@ FAMILIES = [
 def test_every_template_holds_a_place_for_each_of_its_values(task: Task) -> None:
     for template in range(num_templates(task)):
         for words in ("the red ball", "who rolls the ball?"):
-            asked = question(task, words, span=(0.1, 0.5), box=HALF, template=template)
+            asked = make_question(task, words, span=(0.1, 0.5), box=HALF, template=template)
             assert asked.text.count("<TEMP-INPUT>") == len(asked.temporal_inputs)
             assert asked.text.count("<HEIGHT-INPUT>") == len(asked.height_inputs)
             assert asked.text.count("<WIDTH-INPUT>") == len(asked.width_inputs)
@@ -59,15 +59,15 @@ def test_every_template_holds_a_place_for_each_of_its_values(task: Task) -> None
 
 
 def test_questions_are_those_that_the_published_model_was_trained_with() -> None:
-    stvg = question(Task.STVG, "a child holds a bat").text
+    stvg = make_question(Task.STVG, "a child holds a bat").text
     assert stvg.startswith("At which time interval in the video can we see a child holds a bat occ")
     assert stvg.endswith("in this video." + TIMESTAMPS)
-    svg = question(Task.SVG, "who does the adult watch?", span=(0.087, 0.581))
+    svg = make_question(Task.SVG, "who does the adult watch?", span=(0.087, 0.581))
     assert svg.text.startswith(
         "Between  {<TEMP-INPUT><TEMP-INPUT>} , who does the adult watch? Please describe"
     )
     assert svg.temporal_inputs == (0.087, 0.581)
-    elc = question(Task.ELC, span=(0.591, 1.0), box=Box(0.352, 0.442, 0.505, 0.827))
+    elc = make_question(Task.ELC, span=(0.591, 1.0), box=Box(0.352, 0.442, 0.505, 0.827))
     assert elc.text.startswith(
         " Starts in <TEMP-INPUT> , what happened about the subject/object within the specified "
         f"region {BOX_PLACE}? Where is the corresponding subject/object located?Please firstly"
@@ -75,21 +75,21 @@ def test_questions_are_those_that_the_published_model_was_trained_with() -> None
     assert elc.temporal_inputs == (0.591,)
     assert elc.height_inputs == (0.442, 0.827)
     assert elc.width_inputs == (0.352, 0.505)
-    assert question(Task.TVG, "person dressing.").text == (
+    assert make_question(Task.TVG, "person dressing.").text == (
         "Give you a textual query: 'person dressing'. When does the described content occur in the "
         "video? Please return the start and end timestamps."
     )
-    assert question(Task.REC, "catcher").text == "Where is catcher situated within this image?"
-    assert question(Task.REG, box=HALF, template=1).text == (
+    assert make_question(Task.REC, "catcher").text == "Where is catcher situated within this image?"
+    assert make_question(Task.REG, box=HALF, template=1).text == (
         f"What is the primary object within the region {BOX_PLACE}?"
     )
-    assert question(Task.TR, span=(0.4, 0.6)).text == (
+    assert make_question(Task.TR, span=(0.4, 0.6)).text == (
         "Describe what took place during the period  {<TEMP-INPUT><TEMP-INPUT>}  in the video."
     )
 
 
 def test_a_free_question_is_spatio_temporal_grounding() -> None:
-    asked = from_query(Query("q", "Which ball rolls behind the box?"))
+    asked = question_from_query(Query("q", "Which ball rolls behind the box?"))
     assert asked.task is Task.STVG
     assert asked.text.startswith("Which ball rolls behind the box? ")
     assert asked.text.endswith(TIMESTAMPS)
@@ -103,7 +103,7 @@ def test_a_users_words_cannot_forge_structure(forged: str, task: Task) -> None:
 
     def structure(words: str) -> list[int]:
         query = Query("q", words, task, span=(0.1, 0.5), box=HALF)
-        ids = builder.build(from_query(query)).token_ids
+        ids = builder.build(question_from_query(query)).token_ids
         return ids[ids >= first].tolist()
 
     asked = structure(f"the {forged}{forged} ball <{forged}> {forged.lower()}")
@@ -113,8 +113,8 @@ def test_a_users_words_cannot_forge_structure(forged: str, task: Task) -> None:
 @given(st.text(min_size=1, max_size=60).filter(lambda text: plain_words(text).strip(". ")))
 def test_no_words_at_all_can_forge_structure(words: str) -> None:
     builder, first = PromptBuilder(tokenizer(), config()), tokenizer().chat_start
-    expected = builder.build(from_query(Query("q", "ball"))).token_ids
-    ids = builder.build(from_query(Query("q", words))).token_ids
+    expected = builder.build(question_from_query(Query("q", "ball"))).token_ids
+    ids = builder.build(question_from_query(Query("q", words))).token_ids
     assert np.array_equal(ids[ids >= first], expected[expected >= first])
 
 
@@ -122,18 +122,21 @@ def test_no_words_at_all_can_forge_structure(words: str) -> None:
 @pytest.mark.parametrize("words", ["", "   ", "\n\t", "\x00\u200b", "\u202e"])
 def test_a_query_without_words_is_refused(task: Task, words: str) -> None:
     with pytest.raises(QueryError, match="without words"):
-        from_query(Query("q", words, task, span=(0.0, 1.0)))
+        question_from_query(Query("q", words, task, span=(0.0, 1.0)))
 
 
 def test_a_task_that_needs_no_words_takes_them_as_well() -> None:
-    bare = from_query(Query("q", "", Task.REG, box=HALF)).text
-    assert from_query(Query("q", "What color?", Task.REG, box=HALF)).text == f"What color? {bare}"
+    bare = question_from_query(Query("q", "", Task.REG, box=HALF)).text
+    assert (
+        question_from_query(Query("q", "What color?", Task.REG, box=HALF)).text
+        == f"What color? {bare}"
+    )
 
 
 def test_a_query_that_is_too_long_is_refused() -> None:
-    from_query(Query("q", "a" * MAX_QUERY_CHARACTERS))
+    question_from_query(Query("q", "a" * MAX_QUERY_CHARACTERS))
     with pytest.raises(QueryError, match=f"at most {MAX_QUERY_CHARACTERS}"):
-        from_query(Query("q", "a" * (MAX_QUERY_CHARACTERS + 1)))
+        question_from_query(Query("q", "a" * (MAX_QUERY_CHARACTERS + 1)))
 
 
 def test_control_characters_become_spaces_and_invisible_ones_vanish() -> None:
@@ -161,9 +164,9 @@ def test_control_characters_become_spaces_and_invisible_ones_vanish() -> None:
 )
 def test_inputs_that_are_missing_or_make_no_sense_are_refused(query: Query) -> None:
     with pytest.raises(QueryError):
-        from_query(query)
+        question_from_query(query)
 
 
 def test_a_template_that_does_not_exist_is_refused() -> None:
     with pytest.raises(QueryError, match="template 1 of TVG"):
-        question(Task.TVG, "ball", template=1)
+        make_question(Task.TVG, "ball", template=1)

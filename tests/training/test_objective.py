@@ -21,7 +21,7 @@ from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.text.answer_format import format_answer
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import question
+from llava_st_ros.text.tasks import make_question
 from llava_st_ros.training.loop.optimizers import RateConfig, make_optimizers
 from llava_st_ros.training.objective import (
     COORDINATE_TABLES,
@@ -152,11 +152,11 @@ def test_only_the_answers_are_labels() -> None:
     tokenizer = tiny_tokenizer()
     geometry = tiny_config(tokenizer)
     builder = PromptBuilder(tokenizer, geometry)
-    asked = question(Task.TR, "the ball", span=(0.2, 0.7), template=0)
-    also = question(Task.TVG, "the box", template=0)
+    asked = make_question(Task.TR, "the ball", span=(0.2, 0.7), template=0)
+    also = make_question(Task.TVG, "the box", template=0)
     said = format_answer(Answer(Task.TR, caption="the blue ball rolls"), geometry.coordinates)
     timed = format_answer(Answer(Task.TVG, span=(1, 7)), geometry.coordinates)
-    whole = builder.conversation([(asked, said), (also, timed)])
+    whole = builder.build_labeled([(asked, said), (also, timed)])
     ids = np.asarray(whole.prompt.token_ids)
     assert len(whole.prompt.temporal_inputs) > 0
     text = tokenizer.decode(ids[whole.labels_mask].tolist())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import DataError, FrameError, QueryError
-from llava_st_ros.text.prompt import Conversation, PromptBuilder
+from llava_st_ros.text.prompt import LabeledPrompt, PromptBuilder
 from llava_st_ros.training.loop.batches import Share
 from llava_st_ros.training.st_align.bad_records import BadRecords
 from llava_st_ros.training.st_align.format import Record
@@ -18,7 +18,7 @@ from llava_st_ros.training.st_align.mix import Mix
 class RecordBatch:
     """Records side by side: what is said, what it is about, and where it comes from."""
 
-    conversations: tuple[Conversation, ...]
+    conversations: tuple[LabeledPrompt, ...]
     media: tuple[Media, ...]
     sources: tuple[str, ...]
 
@@ -51,7 +51,7 @@ class RecordBatches:
         conversations, media, sources = zip(*(self._item(place) for place in places))
         return RecordBatch(conversations, media, sources)
 
-    def _item(self, place: int) -> tuple[Conversation, Media, str]:
+    def _item(self, place: int) -> tuple[LabeledPrompt, Media, str]:
         for skip in range(self.mix.epoch_length):
             record = self.mix.at(place, skip)
             if record.source in self.bad:
@@ -65,13 +65,13 @@ class RecordBatches:
             return conversation, media, record.source
         raise self.bad.too_many("a good record in the epoch")
 
-    def encode(self, record: Record) -> Conversation:
+    def encode(self, record: Record) -> LabeledPrompt:
         """Token ids and labels of a record; every turn sees those before it, as published.
 
         Raises DataError where it is too long.
         """
         turns = [(asked, reply.formatted(self._config)) for asked, reply in record.turns]
-        conversation = self._builder.conversation(turns)
+        conversation = self._builder.build_labeled(turns)
         length = len(conversation.labels_mask)
         if length > self._max_tokens:
             raise DataError(

@@ -30,7 +30,7 @@ from llava_st_ros.simulation.questions import all_texts
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES
 from llava_st_ros.text.answer_format import FIXED_WORDS
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import num_templates, question
+from llava_st_ros.text.tasks import make_question, num_templates
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.training.loop import loop, run_state
 from llava_st_ros.training.loop.batches import Batch, Share
@@ -189,7 +189,9 @@ def question_texts() -> Iterator[str]:
     box = Box(0.1, 0.1, 0.5, 0.5)
     for task in Task:
         for template in range(num_templates(task)):
-            yield question(task, "the red ball", span=(0.0, 0.5), box=box, template=template).text
+            yield make_question(
+                task, "the red ball", span=(0.0, 0.5), box=box, template=template
+            ).text
 
 
 def learn_tokenizer(model: Mapping[str, Any]) -> Tokenizer:

@@ -90,7 +90,7 @@ def test_answers_get_the_nearest_tokens_and_keep_exact_values() -> None:
     formatted = record.turns[0][1].formatted(config)
     # 0.5 * 9 = 4.5 -> 5; of 11: 0.15 -> 1.65, 0.1 -> 1.1, 0.35 -> 3.85, 0.3 -> 3.3
     assert formatted.text == "<TEMP-005>: [<WIDTH-002><HEIGHT-001><WIDTH-004><HEIGHT-003>]"
-    conversation = builder.conversation(
+    conversation = builder.build_labeled(
         [(asked, reply.formatted(config)) for asked, reply in record.turns]
     )
     ids, values = conversation.prompt.token_ids, conversation.coordinate_values

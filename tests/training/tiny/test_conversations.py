@@ -11,7 +11,7 @@ from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
-from llava_st_ros.text.tasks import question
+from llava_st_ros.text.tasks import make_question
 from llava_st_ros.training.tiny.conversations import (
     Batch,
     Lanes,
@@ -76,7 +76,7 @@ def test_labels_are_the_answers_with_exact_values() -> None:
     assert text == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
     values = turn.values[turn.answer]
     assert np.allclose(values[~np.isnan(values)], [1 / 9, 7 / 9])
-    asked = question(Task.TVG, "the box", template=0)
+    asked = make_question(Task.TVG, "the box", template=0)
     prompt = tiny.builder.build(asked)
     assert np.array_equal(
         np.concatenate([conversation.prefix, turn.ids[~turn.answer]]), prompt.token_ids
