@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.decoding.generate import generate
-from llava_st_ros.records import Answer, Grounding, Modality, Prompt, Query, Span, Task
+from llava_st_ros.records import Answer, Grounding, Modality, Prompt, Query, Segment, Span, Task
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.streaming.window import Window, span_of_tokens, tube_of_tokens
 from llava_st_ros.text.answers import parse
@@ -100,6 +100,9 @@ def to_grounding(query: Query, answer: Answer, window: Window, confidence: float
         frame_id=newest.frame_id,
         width=newest.width,
         height=newest.height,
+        segments=tuple(
+            Segment(span_of_tokens(span, stamps), text) for span, text in answer.segments
+        ),
     )
 
 

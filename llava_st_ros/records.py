@@ -1,24 +1,26 @@
-"""The records that travel between the parts: small, frozen, with their units.
+"""The package's records: small frozen dataclasses with their units. Knows nothing of ROS or torch.
 
 Stamps are integer nanoseconds, as in ``builtin_interfaces/Time`` (sec * 10**9 + nanosec).
-Boxes are x1, y1, x2, y2 in [0, 1] of the frame's width and height; pixels exist only at the edges
-of the system (ROS topics, overlays). A *time token* is an integer 0..T-1: the place of a frame in
-the window that the model saw.
+Boxes are x1, y1, x2, y2 in [0, 1] of the frame's width and height; pixels are used only at the
+edges of the system (ROS topics, JSON files, overlays). A *time token* is an integer 0..F-1: the
+index of a slot in the window of F frames that the model sees.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.coordinates import Axis
-from llava_st_ros.errors import FrameError
+from llava_st_ros.errors import FrameError, QueryError
 
 if TYPE_CHECKING:
     import numpy as np
 
-NANOSECONDS = 1_000_000_000
+NANOSECONDS = 1_000_000_000  # per second
+MAX_QUERY_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +37,7 @@ class Box:
         return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union in [0, 1]; 0 where both boxes are empty."""
+        """Intersection over union in [0, 1]; 0 if both boxes are empty."""
         width = min(self.x2, other.x2) - max(self.x1, other.x1)
         height = min(self.y2, other.y2) - max(self.y1, other.y1)
         intersection = max(0.0, width) * max(0.0, height)
@@ -43,18 +45,36 @@ class Box:
         return intersection / union if union > 0 else 0.0
 
     def clipped(self) -> Box:
-        """The part of the box that lies inside the frame."""
+        """The box with its corners clamped to the frame."""
         x1, y1, x2, y2 = (min(1.0, max(0.0, v)) for v in (self.x1, self.y1, self.x2, self.y2))
         return Box(x1, y1, x2, y2)
 
     def to_pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """x_min, y_min, x_max, y_max in pixels of a width x height image."""
+        """Return x_min, y_min, x_max, y_max in pixels of a width x height image."""
         return self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height
+
+    @classmethod
+    def from_pixels(
+        cls, corners: tuple[float, float, float, float], width: int, height: int
+    ) -> Box:
+        """Make a box from x_min, y_min, x_max, y_max in pixels of a width x height image."""
+        x_min, y_min, x_max, y_max = corners
+        return cls(x_min / width, y_min / height, x_max / width, y_max / height)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera image. ``image`` is RGB uint8 [H, W, 3]; ``stamp`` in nanoseconds."""
+    """One camera image.
+
+    Attributes:
+        image: RGB, uint8 [H, W, 3].
+        stamp: Acquisition time in nanoseconds.
+        camera: The camera's name, as in ``Query.cameras``.
+        frame_id: The tf frame of the camera (REP 105).
+
+    Raises:
+        FrameError: The image has another shape or dtype.
+    """
 
     image: np.ndarray
     stamp: int
@@ -66,7 +86,7 @@ class Frame:
         if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or str(dtype) != "uint8":
             raise FrameError(
                 f"an image of shape {shape} and dtype {dtype}; expected RGB uint8 [H, W, 3]",
-                "convert it before making a Frame",
+                "convert the image first",
             )
 
     @property
@@ -80,10 +100,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """A frame after the vision tower and projector, before LAPE, so that it serves any window.
+    """A frame encoded by the vision tower and the projector.
 
-    ``features`` is the backend's own array, [N, D]; ``width`` and ``height`` are the source
-    image's, in pixels.
+    The features precede LAPE, so they are independent of the frame's slot in a window.
+
+    Attributes:
+        features: The backend's own array, [N, D].
+        stamp: As in ``Frame``.
+        camera: As in ``Frame``.
+        frame_id: As in ``Frame``.
+        width: Width of the source image in pixels.
+        height: Height of the source image in pixels.
     """
 
     features: Any
@@ -96,14 +123,14 @@ class FrameFeatures:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time, nanoseconds, both ends included."""
+    """A time interval in nanoseconds, both ends included."""
 
     start: int
     end: int
 
     def __post_init__(self) -> None:
         if self.end < self.start:
-            raise ValueError(f"a span from {self.start} to {self.end}: it ends before it starts")
+            raise ValueError(f"a span from {self.start} to {self.end} ends before it starts")
 
     @property
     def seconds(self) -> float:
@@ -112,7 +139,12 @@ class Span:
 
 @dataclass(frozen=True)
 class BoxTube:
-    """One object's boxes over time: strictly rising stamps (ns), a box for each."""
+    """The boxes of one object over time.
+
+    Attributes:
+        stamps: Nanoseconds, strictly increasing.
+        boxes: One box per stamp.
+    """
 
     stamps: tuple[int, ...] = ()
     boxes: tuple[Box, ...] = ()
@@ -121,7 +153,7 @@ class BoxTube:
         if len(self.stamps) != len(self.boxes):
             raise ValueError(f"{len(self.stamps)} stamps but {len(self.boxes)} boxes in a tube")
         if any(b <= a for a, b in zip(self.stamps, self.stamps[1:])):
-            raise ValueError("a tube's stamps must rise strictly")
+            raise ValueError("a tube's stamps must be strictly increasing")
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -131,14 +163,14 @@ class BoxTube:
 
 
 class Modality(Enum):
-    """What a question is about: one image, or a video's window of frames."""
+    """The visual input of a task: one image, or a video (a window of frames)."""
 
     IMAGE = "image"
     VIDEO = "video"
 
 
 class Task(str, Enum):
-    """What is asked, as named by LLaVA-ST (section 3 and ST-Align)."""
+    """The tasks, named as in LLaVA-ST (section 3 and ST-Align)."""
 
     STVG = "STVG"  # text -> span and a box tube
     SVG = "SVG"  # text and span -> box tube
@@ -155,15 +187,32 @@ class Task(str, Enum):
         on_image = self in (Task.REC, Task.REG, Task.DGC)
         return Modality.IMAGE if on_image else Modality.VIDEO
 
+    @classmethod
+    def parse(cls, name: str) -> Task:
+        """Return the task of a name in any case. Raises QueryError if there is none."""
+        return _task(name.strip().upper(), name)
+
 
 @dataclass(frozen=True)
 class Query:
-    """A question in words, standing or asked once.
+    """A question in words: a standing query or a one-shot query.
 
-    ``period`` and ``expiry`` are seconds: how often a standing query is asked again, and how long
-    it lives after it was added (None: for ever). ``cameras`` empty means every camera. ``span`` is
-    an input of the tasks SVG and TR, as fractions of the window in [0, 1] (for ELC its first value
-    is the start); ``box`` is an input of ELC and REG.
+    A query is valid once it is made. Only whether it has the inputs that its task needs is left
+    to ``text.tasks.question_from_query``.
+
+    Attributes:
+        id: Name of a standing query.
+        text: What to look for or to answer, at most ``MAX_QUERY_CHARACTERS`` characters.
+        task: How to answer it.
+        cameras: Names of the cameras to evaluate it on; empty for all.
+        period: Seconds between two evaluations of a standing query, > 0.
+        expiry: Seconds after which a standing query is removed, > 0; None for never.
+        span: (start, end) as fractions of the window, 0 <= start <= end <= 1: an input of SVG
+            and TR; ELC uses the start.
+        box: An input of ELC and REG, inside the frame.
+
+    Raises:
+        QueryError: A value is outside its range or of the wrong type.
     """
 
     id: str
@@ -175,13 +224,62 @@ class Query:
     span: tuple[float, float] | None = None
     box: Box | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise QueryError(f"the query's text is a {type(self.text).__name__}; expected a str")
+        if len(self.text) > MAX_QUERY_CHARACTERS:
+            raise QueryError(
+                f"the query has {len(self.text)} characters; "
+                f"expected at most {MAX_QUERY_CHARACTERS}"
+            )
+        object.__setattr__(self, "task", _task(self.task, self.task))
+        for name, value in (("period", self.period), ("expiry", self.expiry)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise QueryError(f"{name} of query {self.id!r} is {value}; expected seconds > 0")
+        if self.span is not None:
+            object.__setattr__(self, "span", _checked_span(self.span))
+        if self.box is not None:
+            _check_box(self.box)
+
+
+def _task(value: str, given: str) -> Task:
+    try:
+        return Task(value)
+    except ValueError:
+        names = ", ".join(task.value for task in Task)
+        raise QueryError(f"task {given!r} is unknown; expected one of {names}") from None
+
+
+def _checked_span(span: tuple[float, float]) -> tuple[float, float]:
+    try:
+        start, end = (float(value) for value in span)
+    except (TypeError, ValueError) as error:
+        raise QueryError(
+            f"span {span!r} is not a pair of numbers", "give (start, end), fractions of the window"
+        ) from error
+    if not 0.0 <= start <= end <= 1.0:  # false for NaN, too
+        raise QueryError(f"span is ({start}, {end}); expected 0 <= start <= end <= 1 of the window")
+    return start, end
+
+
+def _check_box(box: Box) -> None:
+    if not (0.0 <= box.x1 <= box.x2 <= 1.0 and 0.0 <= box.y1 <= box.y2 <= 1.0):
+        raise QueryError(
+            f"box is ({box.x1}, {box.y1}, {box.x2}, {box.y2}); "
+            "expected 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1 of the frame"
+        )
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of a whole prompt and the coordinate values that go into its placeholders.
+    """The token ids of a complete prompt and the values of its coordinate placeholders.
 
-    ``token_ids`` is int64 [L] with the visual block laid out; the three tuples hold the values in
-    [0, 1] for the ``<TEMP-INPUT>``, ``<HEIGHT-INPUT>`` and ``<WIDTH-INPUT>`` tokens, in order.
+    Attributes:
+        token_ids: int64 [L], the positions of the visual block included.
+        modality: The visual input that the prompt is for.
+        temporal_inputs: Values in [0, 1] of the ``<TEMP-INPUT>`` tokens, in order.
+        height_inputs: Values in [0, 1] of the ``<HEIGHT-INPUT>`` tokens, in order.
+        width_inputs: Values in [0, 1] of the ``<WIDTH-INPUT>`` tokens, in order.
     """
 
     token_ids: np.ndarray
@@ -192,19 +290,25 @@ class Prompt:
 
     @property
     def inputs(self) -> dict[Axis, tuple[float, ...]]:
-        """The values of each axis."""
+        """The placeholder values by axis."""
         return dict(zip(Axis, (self.temporal_inputs, self.height_inputs, self.width_inputs)))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, in time tokens, as ``language.answers.parse`` reads it.
+    """The model's output in time tokens, as parsed by ``text.answers.parse``.
 
-    ``span`` is (first, last) time token, both included; ELC says only the end, so its first is
-    that of the first box. ``boxes`` pairs each time
-    token (None for an image) with a box, in rising order. ``no_match`` is True where the model says
-    that nothing in sight is what the words describe. ``problems`` says, a line each, what of the
-    text could not be read; the rest is whole.
+    Attributes:
+        task: The task that was asked.
+        text: The decoded text, coordinate tokens spelled out.
+        span: (first, last) time token, both included. ELC answers only the end; the start is then
+            that of the first box.
+        boxes: (time token, box) in increasing order; the token is None for an image.
+        caption: The description, for the tasks that ask for one.
+        phrases: (phrase, box), DGC.
+        segments: ((first, last) time token, caption), DVC.
+        no_match: The model answered that nothing matches the words.
+        problems: What could not be parsed, one line each.
     """
 
     task: Task
@@ -219,11 +323,29 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Grounding:
-    """An answer laid on the stream: time tokens became the stamps of the frames they mean.
+class Segment:
+    """A time interval of the stream and its caption."""
 
-    ``window`` holds the stamps (ns) of the frames that the model saw; ``width`` and ``height`` the
-    source image in pixels; ``confidence`` in [0, 1] is explained at ``Generation.confidence``.
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """An answer mapped to the stream: time tokens are replaced by the stamps of their frames.
+
+    Attributes:
+        query: The query that was answered.
+        answer: The parsed answer.
+        window: Stamps in ns of the frames that the model saw.
+        span: When it happens; None if the answer has no span and for image tasks.
+        tube: Where it is; empty if the answer has no boxes.
+        confidence: In [0, 1], see ``decoding.generate.Generation.confidence``.
+        camera: As in ``Frame``.
+        frame_id: As in ``Frame``.
+        width: Width of the source image in pixels.
+        height: Height of the source image in pixels.
+        segments: The events of a DVC answer.
     """
 
     query: Query
@@ -236,15 +358,20 @@ class Grounding:
     frame_id: str
     width: int
     height: int
+    segments: tuple[Segment, ...] = ()
 
 
 class TrackState(Enum):
-    GROUNDED = 0  # the newest box comes from the model
-    PROPAGATED = 1  # carried on from an answer to a newer frame
-    LOST = 2  # neither confirmed nor carried on: the last known box
+    """Where the current box of a track comes from."""
+
+    GROUNDED = 0  # the latest answer
+    PROPAGATED = 1  # an earlier answer, propagated to a newer frame
+    LOST = 2  # the last known box; the latest answer does not confirm it
 
 
 class EventState(Enum):
+    """The phase of an event."""
+
     BEGUN = 0
     ONGOING = 1
     ENDED = 2
@@ -252,7 +379,20 @@ class EventState(Enum):
 
 @dataclass(frozen=True)
 class Track:
-    """One object under one query. ``tube`` ends with the current box; ``stamp`` is its stamp."""
+    """One object found by one query.
+
+    Attributes:
+        query_id: Id of the query.
+        track_id: Id of the track, unique over all queries.
+        label: The query's text.
+        tube: The track's boxes; the last one is the current box.
+        state: Where the current box comes from.
+        confidence: Of the last answer that contained the object.
+        camera: As in ``Frame``.
+        frame_id: As in ``Frame``.
+        width: Width of the source image in pixels.
+        height: Height of the source image in pixels.
+    """
 
     query_id: str
     track_id: int
@@ -267,16 +407,29 @@ class Track:
 
     @property
     def stamp(self) -> int:
+        """Stamp of the current box in ns."""
         return self.tube.stamps[-1]
 
     @property
     def box(self) -> Box:
+        """The current box."""
         return self.tube.boxes[-1]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something described that happened. An ONGOING event's span ends at its newest frame."""
+    """An occurrence of what a query describes.
+
+    Attributes:
+        query_id: Id of the query.
+        event_id: Id of the event, unique over all queries.
+        text: The query's text.
+        span: When it happens; for an ONGOING event up to the newest frame in which it is seen.
+        state: The phase that the event has reached.
+        confidence: Of the last answer that contained the event.
+        camera: As in ``Frame``.
+        frame_id: As in ``Frame``.
+    """
 
     query_id: str
     event_id: int
@@ -290,7 +443,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one ``Grounder.tick`` brings: new answers, every living track, events that changed."""
+    """The result of one ``Grounder.tick``.
+
+    Attributes:
+        groundings: New answers.
+        tracks: All active tracks.
+        events: Events that have changed.
+    """
 
     groundings: tuple[Grounding, ...] = field(default=())
     tracks: tuple[Track, ...] = field(default=())

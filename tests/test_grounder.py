@@ -456,16 +456,16 @@ def test_tokens_are_told_as_they_come_and_asking_can_be_cancelled(oracle):
 
 def test_a_query_that_cannot_be_asked_is_refused(oracle):
     g = grounder(oracle)
-    for query in (
-        replace(BALL, id=""),
-        replace(BALL, text="  "),
-        replace(BALL, period=0.0),
-        replace(BALL, period=math.nan),
-        replace(BALL, expiry=-1.0),
-        replace(BALL, task=Task.SVG),
+    for values in (
+        {"id": ""},
+        {"text": "  "},
+        {"period": 0.0},
+        {"period": math.nan},
+        {"expiry": -1.0},
+        {"task": Task.SVG},
     ):
         with pytest.raises(QueryError):
-            g.add_query(query)
+            g.add_query(replace(BALL, **values))
     assert g.queries == ()
     with pytest.raises(QueryError, match="no standing query 'x'"):
         g.remove_query("x")

@@ -129,6 +129,11 @@ def covered(tube: BoxTube, stamp: int) -> Box | None:
     return box_at(tube, stamp)
 
 
+def rounded_pixels(box: Box, width: int, height: int) -> list[float]:
+    """Return x_min, y_min, x_max, y_max in pixels with two decimals, for a JSON file."""
+    return [round(value, 2) for value in box.to_pixels(width, height)]
+
+
 def as_json(records: Sequence[Track | Event]) -> list[dict[str, Any]]:
     """Tracks and events as plain values: stamps in ns, boxes x1, y1, x2, y2 in source pixels."""
     return [_track(r) if isinstance(r, Track) else _event(r) for r in records]
@@ -146,7 +151,7 @@ def _track(track: Track) -> dict[str, Any]:
         "image_width": track.width,
         "image_height": track.height,
         "tube": [
-            {"stamp": s, "box": [round(v, 2) for v in b.to_pixels(track.width, track.height)]}
+            {"stamp": s, "box": rounded_pixels(b, track.width, track.height)}
             for s, b in track.tube.as_dict().items()
         ],
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_st_ros.evaluation.recording import as_json
+from llava_st_ros.evaluation.recording import as_json, rounded_pixels
 from llava_st_ros.evaluation.replay import Replay
 from llava_st_ros.media.sources import Source
 from llava_st_ros.records import NANOSECONDS, Box, Grounding, Query
@@ -39,7 +39,7 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
     answer, span, stamps = grounding.answer, grounding.span, grounding.window
 
     def pixels(box: Box) -> list[float]:
-        return [round(v, 2) for v in box.to_pixels(grounding.width, grounding.height)]
+        return rounded_pixels(box, grounding.width, grounding.height)
 
     return {
         "query_id": grounding.query.id,
@@ -52,9 +52,8 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
         "caption": answer.caption,
         "phrases": [{"text": text, "box": pixels(box)} for text, box in answer.phrases],
         "segments": [
-            {"start": stamps[first], "end": stamps[last], "text": text}
-            for (first, last), text in answer.segments
-            if last < len(stamps)
+            {"start": segment.span.start, "end": segment.span.end, "text": segment.text}
+            for segment in grounding.segments
         ],
         "no_match": answer.no_match,
         "problems": list(answer.problems),

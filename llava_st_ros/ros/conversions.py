@@ -1,4 +1,4 @@
-"""Records to messages and back: pure functions. Fractions become pixels here, and only here."""
+"""Records to messages and back: pure functions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from llava_st_ros.records import (
     Event,
     Grounding,
     Query,
-    Span,
+    Segment,
     Task,
     Track,
 )
-from llava_st_ros.streaming.window import span_of_tokens
 
 
 def stamp_from_msg(time: Time) -> int:
@@ -96,8 +95,7 @@ def event_to_msg(event: Event) -> msg.GroundedEvent:
 def answer_to_msg(grounding: Grounding) -> msg.Answer:
     """What the model said, its time tokens as stamps of the window's frames."""
     answer, width, height = grounding.answer, grounding.width, grounding.height
-    spans = [(grounding.span, "")] if grounding.span else []
-    segments = [(span_of_tokens(span, grounding.window), text) for span, text in answer.segments]
+    spans = [Segment(grounding.span, "")] if grounding.span else []
     return msg.Answer(
         header=header(grounding.window[-1], grounding.frame_id),
         camera=grounding.camera,
@@ -108,12 +106,12 @@ def answer_to_msg(grounding: Grounding) -> msg.Answer:
         image_height=height,
         window_start=stamp_to_msg(grounding.window[0]),
         window_end=stamp_to_msg(grounding.window[-1]),
-        span=[_segment(*item) for item in spans],
+        span=[segment_to_msg(segment) for segment in spans],
         tube=tube_to_msg(grounding.tube, width, height),
         caption=answer.caption or "",
         phrases=[phrase for phrase, _ in answer.phrases],
         phrase_boxes=[box_to_msg(box, width, height) for _, box in answer.phrases],
-        segments=[_segment(*item) for item in segments],
+        segments=[segment_to_msg(segment) for segment in grounding.segments],
         no_match=answer.no_match,
         problems=list(answer.problems),
     )
@@ -138,8 +136,8 @@ def query_to_msg(query: Query) -> msg.Query:
 def query_from_msg(message: msg.Query, query_id: str, default_period: float) -> Query:
     """A message -> a query named ``query_id``; ``default_period`` s where it gives none.
 
-    Raises QueryError for a task or a box that means nothing. Whether the words and the inputs fit
-    the task is for language.tasks to say.
+    Raises:
+        QueryError: A value is not valid, see ``records.Query``.
     """
     return Query(
         id=query_id,
@@ -154,23 +152,28 @@ def query_from_msg(message: msg.Query, query_id: str, default_period: float) -> 
 
 
 def task_named(name: str) -> Task:
-    """A task's name in any case, STVG where it is empty; QueryError for any other name."""
-    try:
-        return Task(name.strip().upper() or Task.STVG.value)
-    except ValueError:
-        known = ", ".join(task.value for task in Task)
-        raise QueryError(f"task {name!r}; expected one of {known}") from None
+    """The task of a name in any case; STVG if it is empty. Raises QueryError."""
+    return Task.parse(name) if name.strip() else Task.STVG
 
 
 def span_of_fractions(values: Sequence[float]) -> tuple[float, float] | None:
-    """[] -> None, [start] -> (start, 1.0), [start, end] as it is; fractions of the window."""
+    """Convert [] to None, [start] to (start, 1.0) and [start, end] to a pair.
+
+    Raises:
+        QueryError: There are more than two values.
+    """
     if not len(values):
         return None
-    start, end = (float(values[0]), float(values[1]) if len(values) > 1 else 1.0)
-    if len(values) > 2 or not 0.0 <= start <= end <= 1.0:
-        found = f"span {[float(value) for value in values]}"
-        raise QueryError(f"{found}; expected 0 <= start <= end <= 1 of the window")
-    return start, end
+    if len(values) > 2:
+        raise QueryError(f"span has {len(values)} values; expected start, or start and end")
+    return float(values[0]), float(values[1]) if len(values) > 1 else 1.0
+
+
+def box_of_fractions(values: Sequence[float]) -> Box:
+    """Convert [x1, y1, x2, y2] to a box. Raises QueryError for another number of values."""
+    if len(values) != 4:
+        raise QueryError(f"box has {len(values)} values; expected x1, y1, x2, y2")
+    return Box(*(float(value) for value in values))
 
 
 def _box_from_msg(message: msg.Query) -> Box | None:
@@ -179,22 +182,15 @@ def _box_from_msg(message: msg.Query) -> Box | None:
     box, width, height = message.box[0], message.image_width, message.image_height
     if not (width and height):
         raise QueryError(
-            "a box without image_width and image_height; expected the size it refers to", "set them"
+            "a box without image_width and image_height",
+            "set them to the size of the image that the box refers to",
         )
-    return checked_box(
-        (box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height)
+    return Box.from_pixels((box.x_min, box.y_min, box.x_max, box.y_max), width, height)
+
+
+def segment_to_msg(segment: Segment) -> msg.Segment:
+    return msg.Segment(
+        start=stamp_to_msg(segment.span.start),
+        end=stamp_to_msg(segment.span.end),
+        text=segment.text,
     )
-
-
-def checked_box(values: Sequence[float]) -> Box:
-    """x1, y1, x2, y2 in [0, 1] -> Box; QueryError where they are no box inside the image."""
-    numbers = [float(value) for value in values]
-    if len(numbers) != 4 or not (
-        0.0 <= numbers[0] <= numbers[2] <= 1.0 and 0.0 <= numbers[1] <= numbers[3] <= 1.0
-    ):
-        raise QueryError(f"box {numbers}; expected x1 <= x2, y1 <= y2 inside the image")
-    return Box(*numbers)
-
-
-def _segment(span: Span, text: str) -> msg.Segment:
-    return msg.Segment(start=stamp_to_msg(span.start), end=stamp_to_msg(span.end), text=text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Query
-from llava_st_ros.ros.conversions import checked_box, span_of_fractions, task_named
+from llava_st_ros.ros.conversions import box_of_fractions, span_of_fractions, task_named
 
 _KEYS = ("id", "text", "task", "cameras", "period", "expiry", "span", "box")
 
@@ -67,7 +67,7 @@ def _query(values: dict[str, Any], query_id: str, default_period: float) -> Quer
         period=float(_typed(values, "period", (int, float), default_period)),
         expiry=None if expiry is None else float(expiry),
         span=span_of_fractions(_sequence(values, "span", (int, float))),
-        box=checked_box(numbers) if numbers else None,
+        box=box_of_fractions(numbers) if numbers else None,
     )
 
 

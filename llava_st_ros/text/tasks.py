@@ -1,12 +1,11 @@
-"""The tasks and how they are asked: question templates with places for times and boxes.
+"""The question templates of the tasks, with placeholders for times and boxes.
 
-The templates for which LLaVA-ST was trained are kept to the letter, odd spaces included: a
-coordinate input stands as `` {<TEMP-INPUT><TEMP-INPUT>} `` or `` [<WIDTH-INPUT>...]``.
+The templates are those LLaVA-ST was trained with, to the letter, unusual spaces included: a span
+is `` {<TEMP-INPUT><TEMP-INPUT>} `` and a box is `` [<WIDTH-INPUT>...]``.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from dataclasses import dataclass
 from llava_st_ros.coordinates import CORNERS, Axis
 from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Box, Query, Task
-
-MAX_QUERY_CHARACTERS = 2000
 
 _TIME = Axis.TIME.input_token
 _SPAN = f" {{{_TIME}{_TIME}}} "
@@ -35,8 +32,7 @@ _ELC = (
 )
 _TVG = "Please return the start and end timestamps."
 
-# "@" stands for the words asked about. A task's second tuple serves words that already are a
-# question ("who opens the door?").
+# "@" is replaced by the words of the query.
 _TEMPLATES: dict[Task, tuple[str, ...]] = {
     Task.STVG: tuple(
         f"At which time interval in the video can we see @ occurring? {w}{_STVG}" for w in _WHERE
@@ -85,7 +81,8 @@ _TEMPLATES: dict[Task, tuple[str, ...]] = {
         "What happens in this video? Please give each event with its start and end timestamps.",
     ),
 }
-_ASKED: dict[Task, tuple[str, ...]] = {
+# For words that are a question themselves ("who opens the door?").
+_QUESTION_TEMPLATES: dict[Task, tuple[str, ...]] = {
     Task.STVG: tuple(f"@ {w}{_STVG}" for w in _WHERE),
     Task.SVG: tuple(t.replace("@.", "@") for t in _TEMPLATES[Task.SVG]),
     Task.TVG: (f"@ {_TVG}",),
@@ -97,11 +94,18 @@ _NEEDS_BOX = (Task.ELC, Task.REG)
 
 @dataclass(frozen=True)
 class Question:
-    """A question in the model's form.
+    """A question as the model expects it.
 
-    ``text`` holds the placeholders ``<TEMP-INPUT>``, ``<HEIGHT-INPUT>``, ``<WIDTH-INPUT>``; the
-    tuples hold their values in order: times as fractions of the window, heights and widths as
-    fractions of the frame, all in [0, 1].
+    Attributes:
+        task: The task that it asks for.
+        text: The question with its placeholders ``<TEMP-INPUT>``, ``<HEIGHT-INPUT>`` and
+            ``<WIDTH-INPUT>``.
+        temporal_inputs: Values of the ``<TEMP-INPUT>`` placeholders in order, fractions of the
+            window in [0, 1].
+        height_inputs: Values of the ``<HEIGHT-INPUT>`` placeholders in order, fractions of the
+            frame's height in [0, 1].
+        width_inputs: Values of the ``<WIDTH-INPUT>`` placeholders in order, fractions of the
+            frame's width in [0, 1].
     """
 
     task: Task
@@ -112,12 +116,12 @@ class Question:
 
     @property
     def inputs(self) -> dict[Axis, tuple[float, ...]]:
-        """The values of each axis."""
+        """The placeholder values by axis."""
         return dict(zip(Axis, (self.temporal_inputs, self.height_inputs, self.width_inputs)))
 
 
 def num_templates(task: Task) -> int:
-    """How many ways of asking the task has; ``template`` of ``question`` is below it."""
+    """Return the number of question templates of a task."""
     return len(_TEMPLATES[task])
 
 
@@ -129,66 +133,68 @@ def make_question(
     box: Box | None = None,
     template: int = 0,
 ) -> Question:
-    """The task's question about ``text``, with ``span`` (fractions of the window) and ``box``.
+    """Return the question of a query with these values; see ``question_from_query``."""
+    return question_from_query(Query("", text, task, span=span, box=box), template)
 
-    Words for a task that needs none (TR, REG, ELC, DGC, DVC) are put before its question. Raises
-    QueryError where an input is missing or makes no sense.
+
+def question_from_query(query: Query, template: int = 0) -> Question:
+    """Fill in a question template of the query's task.
+
+    TR, REG, ELC, DGC and DVC need no words; if there are any, they precede the question.
+
+    Args:
+        query: The query; its words are sanitized with ``plain_words``.
+        template: Which template to use, below ``num_templates(query.task)``.
+
+    Raises:
+        QueryError: The words, the span or the box that the task needs are missing, or there is no
+            such template.
     """
-    words = plain_words(text)
+    task, span, box = query.task, query.span, query.box
     if not 0 <= template < num_templates(task):
         raise QueryError(
-            f"template {template} of {task.value}; expected one below {num_templates(task)}",
-            "lower it",
+            f"there is no template {template} of {task.value}; "
+            f"expected a number below {num_templates(task)}"
         )
-    form = _TEMPLATES[task][template]
-    if "@" in form:
-        if not words:
-            raise QueryError(
-                f"a {task.value} query without words; expected what to look for", "add the words"
-            )
-        if words.endswith("?"):
-            asked = _ASKED[task]
-            form = asked[template % len(asked)]
-        elif not words.endswith("..."):
-            words = words.rstrip(". ") or words
-        text = form.replace("@", words)
-    else:
-        text = f"{words} {form.lstrip()}" if words else form
+    text = _fill(task, plain_words(query.text), template)
     times: tuple[float, ...] = ()
     if task in _NEEDS_SPAN:
-        times = _checked_span(task, span)[: 1 if task is Task.ELC else 2]
+        if span is None:
+            raise QueryError(
+                f"a {task.value} query without a span",
+                "give it as (start, end), fractions of the window",
+            )
+        times = span[: 1 if task is Task.ELC else 2]
     if task not in _NEEDS_BOX:
         return Question(task, text, times)
-    box = _checked_box(task, box)
+    if box is None:
+        raise QueryError(
+            f"a {task.value} query without a box",
+            "give it as x1, y1, x2, y2, fractions of the frame",
+        )
     return Question(task, text, times, (box.y1, box.y2), (box.x1, box.x2))
 
 
-def question_from_query(query: Query) -> Question:
-    """A user's query as a question: words made harmless, inputs checked.
-
-    Raises QueryError for words missing where the task needs them or longer than
-    ``MAX_QUERY_CHARACTERS``, and for a span or box that is missing or outside [0, 1].
-    """
-    if not isinstance(query.text, str):
-        raise QueryError(f"a query's text of type {type(query.text).__name__}; expected str")
-    if len(query.text) > MAX_QUERY_CHARACTERS:
-        raise QueryError(
-            f"a query of {len(query.text)} characters; expected at most {MAX_QUERY_CHARACTERS}",
-            "say it in fewer words",
-        )
-    try:
-        task = Task(query.task)
-    except ValueError as error:
-        names = ", ".join(t.value for t in Task)
-        raise QueryError(f"task {query.task!r}; expected one of {names}") from error
-    return make_question(task, query.text, span=query.span, box=query.box)
+def _fill(task: Task, words: str, template: int) -> str:
+    form = _TEMPLATES[task][template]
+    if "@" not in form:
+        return f"{words} {form.lstrip()}" if words else form
+    if not words:
+        raise QueryError(f"a {task.value} query without words", "say what to look for")
+    if words.endswith("?"):
+        forms = _QUESTION_TEMPLATES[task]
+        form = forms[template % len(forms)]
+    elif not words.endswith("..."):
+        words = words.rstrip(". ") or words
+    return form.replace("@", words)
 
 
 def plain_words(text: str) -> str:
-    """Words that hold no structure: one line, no control characters, no special token.
+    """Return a text on one line, without control characters and special tokens.
 
-    ``<`` before a letter or ``|`` is followed by a space, so that no special token is spelled;
-    control characters become spaces and invisible ones vanish (joiners of scripts stay).
+    Control characters become spaces, invisible format characters are removed (except the zero-width
+    joiners that some scripts need), and a space follows every ``<`` that could begin a special
+    token.
     """
     kept = []
     for character in text:
@@ -200,26 +206,3 @@ def plain_words(text: str) -> str:
         elif category != "Cf" or character in "\u200c\u200d":
             kept.append(character)
     return re.sub(r"<(?=[\w|/])", "< ", " ".join("".join(kept).split()))
-
-
-def _checked_span(task: Task, span: tuple[float, float] | None) -> tuple[float, float]:
-    remedy = "give it as (start, end), fractions of the window"
-    if span is None:
-        raise QueryError(f"a {task.value} query without a span; expected a span", remedy)
-    try:
-        start, end = (float(v) for v in span)
-    except (TypeError, ValueError) as error:
-        raise QueryError(f"span {span!r}; expected two numbers", remedy) from error
-    if not (math.isfinite(start) and math.isfinite(end) and 0.0 <= start <= end <= 1.0):
-        raise QueryError(f"span ({start}, {end}); expected 0 <= start <= end <= 1", remedy)
-    return start, end
-
-
-def _checked_box(task: Task, box: Box | None) -> Box:
-    remedy = "give it as x1, y1, x2, y2, fractions of the frame"
-    if box is None:
-        raise QueryError(f"a {task.value} query without a box; expected a box", remedy)
-    ordered = 0.0 <= box.x1 <= box.x2 <= 1.0 and 0.0 <= box.y1 <= box.y2 <= 1.0
-    if not ordered:
-        raise QueryError(f"{box}; expected 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1", remedy)
-    return box

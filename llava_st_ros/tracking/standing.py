@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,6 @@ from llava_st_ros.records import (
     BoxTube,
     Event,
     Grounding,
-    Query,
     Task,
     Track,
 )
@@ -49,7 +47,8 @@ class StandingQuery:
         track_ids: Iterator[int],
         event_ids: Iterator[int],
     ) -> None:
-        _check(prepared.query)
+        if not prepared.query.id:
+            raise QueryError("a standing query needs an id")
         self.prepared = prepared
         self.query = prepared.query
         self._config = config
@@ -127,13 +126,3 @@ class StandingQuery:
                 EventTracker(self.query, self._event_ids, self._config.event_gap_seconds),
             )
         return self._cameras[name]
-
-
-def _check(query: Query) -> None:
-    if not query.id:
-        raise QueryError(
-            "a standing query without id; expected a name for it", "set the query's id"
-        )
-    for name, value in (("period", query.period), ("expiry", query.expiry)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise QueryError(f"query {query.id!r} with {name} {value}; expected seconds > 0")

@@ -25,6 +25,7 @@ from llava_st_ros.records import (
     EventState,
     Grounding,
     Query,
+    Segment,
     Span,
     Task,
     Track,
@@ -95,8 +96,9 @@ def test_an_answer_lies_on_the_windows_stamps() -> None:
     )
     window = (10, 20, 30)
     tube = BoxTube((30,), (Box(0.0, 0.0, 1.0, 1.0),))
+    segments = (Segment(Span(10, 30), "it falls"),)
     grounding = Grounding(
-        query, answer, window, Span(10, 30), tube, 0.5, "front", "optical", 200, 100
+        query, answer, window, Span(10, 30), tube, 0.5, "front", "optical", 200, 100, segments
     )
     message = conversions.answer_to_msg(grounding)
     assert message.header.stamp.nanosec == message.window_end.nanosec == 30
