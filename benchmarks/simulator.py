@@ -10,17 +10,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from llava_st_ros.simulation import recording, simulator
+from llava_st_ros.simulation import rollout, simulator
 from llava_st_ros.simulation.clip_store import render_shards
-from llava_st_ros.simulation.imaging import Imaging
+from llava_st_ros.simulation.sensor_effects import SensorEffects
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 
 STAGES = {
-    "physics": (simulator, "Take"),
-    "boxes": (simulator, "measure"),
-    "pictures": (simulator, "photograph"),
-    "textures (of pictures)": (recording, "paint"),
-    "camera faults (of pictures)": (Imaging, "develop"),
+    "physics": (simulator, "Rollout"),
+    "boxes": (simulator, "render_boxes"),
+    "pictures": (simulator, "render_frames"),
+    "textures (of pictures)": (rollout, "fill_textures"),
+    "camera faults (of pictures)": (SensorEffects, "apply"),
 }
 
 

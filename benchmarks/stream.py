@@ -28,7 +28,7 @@ from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import Query
-from llava_st_ros.simulation.bag_writer import TRUTH, write_bag
+from llava_st_ros.simulation.bag_writer import TRUTH_FILE, write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
 PERIOD = 1.0  # s
@@ -38,7 +38,7 @@ FIGURES = ("viou", "tiou", "siou")
 def scores(grounder: Grounder, bag: Path, window_seconds: float) -> list[Score]:
     """Of every query of the bag's truth, all of them asked at once."""
     # Numbered: two events of one kind and object have one id in the truth.
-    asked = [replace(query, id=str(i)) for i, query in enumerate(read_truth(bag / TRUTH))]
+    asked = [replace(query, id=str(i)) for i, query in enumerate(read_truth(bag / TRUTH_FILE))]
     queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in asked]
     found = replay(grounder, BagSource(bag), queries, window_seconds=window_seconds)
     return [score(found.recording, query, found.stamps) for query in asked]

@@ -32,7 +32,7 @@ def main() -> int:
             options.out,
             topic="/camera/image/compressed",
             queries=[video.events[i] for i in EVENTS],
-            followed=[video.events[FOLLOWED].subject],
+            tracked_objects=[video.events[FOLLOWED].subject],
         )
     except LlavaStError as error:
         print(f"make_bag: {error}", file=sys.stderr)

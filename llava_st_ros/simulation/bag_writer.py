@@ -1,4 +1,4 @@
-"""A simulated video as a rosbag2 recording with the truth beside it."""
+"""Write a simulated video as a rosbag2 recording with its ground truth in a JSON file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rosbags.typesys import Stores, get_typestore
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.records import NANOSECONDS, Task
+from llava_st_ros.simulation.phrasing import event_sentence
 from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
-from llava_st_ros.simulation.wording import sentence
 
-TRUTH = "truth.json"
-START = 1_700_000_000 * NANOSECONDS  # stamp of the first frame unless told otherwise
+TRUTH_FILE = "truth.json"
+DEFAULT_START = 1_700_000_000 * NANOSECONDS  # ns
 
 
 def write_bag(
@@ -29,30 +29,42 @@ def write_bag(
     frame_id: str = "camera",
     *,
     quality: int = 85,
-    start: int = START,
+    start: int = DEFAULT_START,
     queries: Sequence[SimulatedEvent] | None = None,
-    followed: Sequence[int] = (),
+    tracked_objects: Sequence[int] = (),
 ) -> None:
-    """Write ``video`` to the new folder ``path``: metadata.yaml, an MCAP file and truth.json.
+    """Write a video to a new folder: metadata.yaml, an MCAP file and truth.json.
 
-    The images are sensor_msgs/CompressedImage, JPEG of ``quality``, stamped ``start`` (ns) + the
-    video's stamps and recorded at these times. ``queries`` are the events that truth.json asks
-    about as STVG, by default the first of each object; ``followed`` are objects that it asks about
-    as REC, picture by picture, all the time. Raises DataError where ``path`` exists or cannot be
-    written; then nothing is left behind.
+    The images are JPEG in sensor_msgs/CompressedImage. Their header stamps and their recording
+    times are both ``start`` plus the video's stamps.
+
+    Args:
+        video: The simulated video.
+        path: The folder to create. It is removed again when writing fails.
+        topic: The topic of the images.
+        frame_id: The frame_id of the images' headers.
+        quality: JPEG quality, 0 to 100.
+        start: Stamp of the first frame in nanoseconds.
+        queries: The events that truth.json lists as STVG queries; by default the first event of
+            each object.
+        tracked_objects: Indices of the objects that truth.json lists as REC queries over the
+            complete video.
+
+    Raises:
+        DataError: ``path`` exists or cannot be written.
     """
     path = Path(path)
     if path.exists():
-        raise DataError(f"{path} exists; expected a new folder", "remove it or choose another")
+        raise DataError(f"{path} already exists", "remove it or choose another folder")
     stamps = [start + round(float(s) * NANOSECONDS) for s in video.stamps]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_images(video.frames, stamps, path, topic, frame_id, quality)
-        truth = _truth(video, stamps, topic, frame_id, _queries(video, queries), followed)
-        (path / TRUTH).write_text(json.dumps(truth) + "\n", encoding="utf-8")
+        truth = _truth(video, stamps, topic, frame_id, _queries(video, queries), tracked_objects)
+        (path / TRUTH_FILE).write_text(json.dumps(truth) + "\n", encoding="utf-8")
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
-        raise DataError(f"{path}: {error}; expected a folder to write to") from error
+        raise DataError(f"cannot write {path}: {error}") from error
 
 
 def _write_images(
@@ -75,10 +87,10 @@ def _write_images(
 
 
 def _queries(
-    video: SimulatedClip, chosen: Sequence[SimulatedEvent] | None
+    video: SimulatedClip, requested: Sequence[SimulatedEvent] | None
 ) -> Sequence[SimulatedEvent]:
-    if chosen is not None:
-        return chosen
+    if requested is not None:
+        return requested
     first: dict[int, SimulatedEvent] = {}
     for event in video.events:
         first.setdefault(event.subject, event)
@@ -91,9 +103,9 @@ def _truth(
     topic: str,
     frame_id: str,
     queries: Sequence[SimulatedEvent],
-    followed: Sequence[int],
+    tracked_objects: Sequence[int],
 ) -> dict[str, Any]:
-    """Stamps in ns, boxes x1, y1, x2, y2 in [0, 1] by stamp; a frame without a box is left out."""
+    """Return stamps in ns and boxes (x1, y1, x2, y2 in [0, 1]) by stamp, visible frames only."""
 
     def span(event: SimulatedEvent) -> list[int]:
         return [stamps[event.span[0]], stamps[event.span[1]]]
@@ -118,7 +130,7 @@ def _truth(
                 "kind": e.kind.value,
                 "subject": e.subject,
                 "other": e.other,
-                "text": sentence(e, video.objects),
+                "text": event_sentence(e, video.objects),
                 "span": span(e),
             }
             for e in video.events
@@ -126,7 +138,7 @@ def _truth(
         "queries": [
             {
                 "id": f"{video.objects[e.subject].name} {e.kind.value}".replace(" ", "-"),
-                "text": sentence(e, video.objects),
+                "text": event_sentence(e, video.objects),
                 "task": Task.STVG.value,
                 "spans": [span(e)],
                 "boxes": boxes(e.subject),
@@ -141,6 +153,6 @@ def _truth(
                 "spans": [[stamps[0], stamps[-1]]],
                 "boxes": boxes(index),
             }
-            for index in followed
+            for index in tracked_objects
         ],
     }

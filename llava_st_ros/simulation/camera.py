@@ -49,7 +49,7 @@ class CameraPose:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """[N, 3] points -> [N, 3]: u, v in [0, 1] of the image, and depth in metres."""
-        return Views([self]).project(np.atleast_2d(points))[0]
+        return PoseBatch([self]).project(np.atleast_2d(points))[0]
 
     def scale_at(self, depth: float) -> float:
         """Image widths per metre at that depth."""
@@ -57,7 +57,7 @@ class CameraPose:
 
 
 @dataclass(frozen=True)
-class CameraPath:
+class CameraTrajectory:
     """A pose as a function of time (s); a static camera has zero ``sway`` and ``shake``.
 
     ``shake`` bounds the trembling, as an angle; ``period`` is that of the slow sway.
@@ -74,7 +74,7 @@ class CameraPath:
     shake: float = 0.0
 
     @property
-    def moving(self) -> bool:
+    def is_moving(self) -> bool:
         return any(self.sway) or self.shake > 0
 
     @property
@@ -94,18 +94,18 @@ class CameraPath:
             self.fovy,
         )
         if self.shake:
-            reach = pose.distance * math.tan(math.radians(self.shake))
+            amplitude = pose.distance * math.tan(math.radians(self.shake))
             across, up = (
                 sum(
                     w * math.sin(2 * math.pi * f * time + p[i] + self.phase) for f, w, *p in _TREMOR
                 )
                 for i in (0, 1)
             )
-            pose.lookat[:] += reach * (across * pose.axes[0] + up * pose.axes[1])
+            pose.lookat[:] += amplitude * (across * pose.axes[0] + up * pose.axes[1])
         return pose
 
 
-class Views:
+class PoseBatch:
     """Several poses at once; ``focal`` [P] in picture widths."""
 
     def __init__(self, poses: Sequence[CameraPose]) -> None:
@@ -119,7 +119,7 @@ class Views:
         u, v = 0.5 + self.focal[:, None] * x / depth, 0.5 - self.focal[:, None] * y / depth
         return np.stack([u, v, depth], axis=2)
 
-    def outlines(self, points: np.ndarray, radius: float) -> np.ndarray:
+    def sphere_boxes(self, points: np.ndarray, radius: float) -> np.ndarray:
         """[N, 3] centers of spheres -> their exact boxes [P, N, 4], NaN where not in front."""
         x, y, depth = self._relative(points)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -139,7 +139,7 @@ class Views:
 
 def sample_camera(
     rng: np.random.Generator, fovy: tuple[float, float], width: float, shaken: bool
-) -> CameraPath:
+) -> CameraTrajectory:
     """A camera that sees ``width`` metres across; half of them sway, ``shaken`` ones may shake."""
     sway = (0.0, 0.0, 0.0, 0.0)
     if rng.random() < 0.5:
@@ -147,7 +147,7 @@ def sample_camera(
         sway = tuple(float(v) for v in signs * _SWAY)  # type: ignore[assignment]
     angle = float(rng.uniform(*fovy))
     trembles = shaken and rng.random() < 0.45
-    return CameraPath(
+    return CameraTrajectory(
         lookat=(float(rng.uniform(-0.02, 0.02)), float(rng.uniform(-0.02, 0.03)), 0.05),
         distance=width / (2 * math.tan(math.radians(angle) / 2)),
         azimuth=float(rng.uniform(70, 110)),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_st_ros.simulation.camera import CameraPath
-from llava_st_ros.simulation.looks import Color
+from llava_st_ros.simulation.appearance import Color
+from llava_st_ros.simulation.camera import CameraTrajectory
 
 # Neutral, so that no name of an object fits: grey, white, black, brown.
 NEUTRALS: tuple[Color, ...] = (
@@ -37,11 +37,11 @@ class Distractor:
     color: Color
 
     @property
-    def solid(self) -> bool:
+    def is_solid(self) -> bool:
         return self.kind != "mat"
 
     @property
-    def reach(self) -> float:
+    def radius(self) -> float:
         """Radius of the upright cylinder that holds it."""
         if self.kind == "book":
             return math.hypot(*self.half[:2])
@@ -49,7 +49,7 @@ class Distractor:
 
 
 @dataclass(frozen=True)
-class Foreground:
+class Occluder:
     """A pole or a robot's arm between camera and table, in neutral color.
 
     ``side`` is where it stands across the picture (-0.5..0.5 of its width), ``nearness`` the share
@@ -67,7 +67,7 @@ class Foreground:
     phase: float
     color: Color
 
-    def at(self, camera: CameraPath, time: float) -> tuple[np.ndarray, np.ndarray]:
+    def at(self, camera: CameraTrajectory, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Where its middle is, [3] m, and a rotation [3, 3] whose z runs along it.
 
         It stands in the world: a moving camera sees it move.
@@ -96,21 +96,21 @@ def sample_distractors(
                 kind, (float(x), float(y)), float(rng.uniform(0, math.pi)), half, color
             )
             inside = max(abs(x), abs(y)) < 0.3 * width
-            if y + item.reach > table_edge or (inside if item.solid else not inside):
+            if y + item.radius > table_edge or (inside if item.is_solid else not inside):
                 continue
-            if all(math.dist(item.place, o.place) > item.reach + o.reach + 0.02 for o in found):
+            if all(math.dist(item.place, o.place) > item.radius + o.radius + 0.02 for o in found):
                 found.append(item)
                 break
     return tuple(found)
 
 
-def sample_foreground(rng: np.random.Generator) -> Foreground | None:
+def sample_occluder(rng: np.random.Generator) -> Occluder | None:
     """One in four clips has one."""
     if rng.random() > 0.25:
         return None
     nearness = float(rng.uniform(0.35, 0.55))
     swings = rng.random() < 0.5
-    return Foreground(
+    return Occluder(
         kind=str(rng.choice(["pole", "arm"])),
         side=float(rng.uniform(-0.4, 0.4)),
         nearness=nearness,

@@ -37,7 +37,7 @@ class Description:
     color: str | None = None
     shape: str | None = None
 
-    def fits(self, item: SimulatedObject) -> bool:
+    def matches(self, item: SimulatedObject) -> bool:
         """Whether all that is said is true of it."""
         return (
             self.size in (None, item.size)
@@ -48,10 +48,10 @@ class Description:
     def words(self, rng: np.random.Generator) -> str:
         """For example "small red ball", "red object", "little sphere"."""
         said = (self.size, self.color, self.shape or OBJECT)
-        return " ".join(called(word, rng) for word in said if word)
+        return " ".join(choose_synonym(word, rng) for word in said if word)
 
 
-def called(word: str, rng: np.random.Generator) -> str:
+def choose_synonym(word: str, rng: np.random.Generator) -> str:
     """A word or, at times, another for it."""
     others = SYNONYMS.get(word)
     if others is None or rng.random() < _PLAIN:
@@ -59,7 +59,7 @@ def called(word: str, rng: np.random.Generator) -> str:
     return others[int(rng.integers(len(others)))]
 
 
-def named(item: SimulatedObject) -> Description:
+def by_color_and_shape(item: SimulatedObject) -> Description:
     """By color and shape, as most people would."""
     return Description(color=item.color, shape=item.shape)
 
@@ -70,13 +70,15 @@ def descriptions(item: SimulatedObject) -> list[Description]:
     return [Description(*said) for said in ways]
 
 
-def telling_apart(item: SimulatedObject, others: Iterable[SimulatedObject]) -> list[Description]:
+def distinguishing_descriptions(
+    item: SimulatedObject, others: Iterable[SimulatedObject]
+) -> list[Description]:
     """Those of an object's descriptions that fit none of the others."""
     others = list(others)
-    return [d for d in descriptions(item) if not any(d.fits(other) for other in others)]
+    return [d for d in descriptions(item) if not any(d.matches(other) for other in others)]
 
 
-def pick(rng: np.random.Generator, ways: list[Description]) -> Description:
+def sample_description(rng: np.random.Generator, ways: list[Description]) -> Description:
     """One of the descriptions, names and short ones more often than full or vague ones."""
     weights = np.array([_weight(d) for d in ways])
     return ways[int(rng.choice(len(ways), p=weights / weights.sum()))]

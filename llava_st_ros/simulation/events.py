@@ -1,8 +1,8 @@
-"""What happens on the table: the kinds of event and scripts of them.
+"""Event kinds, events, and random scripts of events.
 
-A script names kinds, objects and time slots. Where an object goes is planned when its slot begins,
-from where things really stand (``planning``); ``physics`` carries it out, and ``observation`` says
-what came of it.
+A script lists event kinds, objects and time slots. A slot's motion is planned when the slot begins,
+from the objects' actual positions (``planning``). ``physics`` executes it, and ``event_labels``
+derives the ground truth from the result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class InfeasibleError(Exception):
 
 
 @dataclass(frozen=True)
-class Slot:
+class ScriptedEvent:
     """An event to come: seconds since the clip began; ``other`` is what a collision hits."""
 
     kind: EventKind
@@ -114,7 +114,7 @@ _BEFORE = {EventKind.DROPPED: "air", EventKind.ENTERS: "outside", EventKind.STOP
 _AFTER = {EventKind.LIFTED: "air", EventKind.LEAVES: "gone", EventKind.STOPS: "done"}
 
 
-def sample_slots(
+def sample_script(
     rng: np.random.Generator,
     scene: Scene,
     duration: float,
@@ -122,7 +122,7 @@ def sample_slots(
     kinds: Sequence[EventKind] = tuple(EventKind),
     *,
     repeat: float = 0.0,
-) -> tuple[list[Slot], list[str]]:
+) -> tuple[list[ScriptedEvent], list[str]]:
     """A script and each object's first state: "table", "air", "outside" or "moving".
 
     With probability ``repeat`` an event is of the kind of the one before, its subject mostly one
@@ -132,7 +132,7 @@ def sample_slots(
     objects = scene.objects
     state: list[str | None] = [None] * len(objects)
     first = ["table"] * len(objects)
-    slots: list[Slot] = []
+    script: list[ScriptedEvent] = []
     weights = np.array([_WEIGHTS[k] for k in kinds])
     for index, (start, end) in enumerate(times):
         again = index > 0 and rng.random() < repeat
@@ -140,9 +140,9 @@ def sample_slots(
             kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
             subject = int(rng.integers(len(objects)))
             if again and attempt < 20:
-                kind = slots[-1].kind
-                subject = _lookalike(rng, objects, slots[-1].subject)
-            if any(s.kind is kind and s.subject == subject for s in slots):
+                kind = script[-1].kind
+                subject = _lookalike(rng, objects, script[-1].subject)
+            if any(s.kind is kind and s.subject == subject for s in script):
                 continue
             if objects[subject].shape not in _SHAPES.get(kind, (objects[subject].shape,)):
                 continue
@@ -160,11 +160,11 @@ def sample_slots(
                 first[subject] = before
             state[subject] = _AFTER.get(kind, "table")
             begin = 0.0 if kind is EventKind.STOPS else start
-            slots.append(Slot(kind, subject, other, begin, end))
+            script.append(ScriptedEvent(kind, subject, other, begin, end))
             break
         else:
             raise InfeasibleError("no event fits")
-    return slots, first
+    return script, first
 
 
 def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], index: int) -> int:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 
-from llava_st_ros.simulation.clutter import CONE, Distractor, Foreground
-from llava_st_ros.simulation.looks import GRAIN_SIZE, GRAINS, MATERIALS, SURFACES
+from llava_st_ros.simulation.appearance import (
+    MATERIALS,
+    OBJECT_TEXTURE_SIZE,
+    OBJECT_TEXTURES,
+    SURFACES,
+)
+from llava_st_ros.simulation.clutter import CONE, Distractor, Occluder
 from llava_st_ros.simulation.scenes import COLORS, GRAVITY, TIMESTEP, Scene
 
 MAX_GEOMS = 200  # of a scene with its shadows; ids of up to 254 fit into one color channel
@@ -18,9 +23,9 @@ def scene_xml(scene: Scene, size: int) -> str:
     """Object i is body and geom ``object<i>`` with a free joint; ``size`` is the picture's side.
 
     Every scene has the same number and sizes of textures and the same mesh, so that one render
-    context serves all; the textures are flat until ``looks.paint`` fills them.
+    context serves all; the textures are flat until ``appearances.fill_textures`` fills them.
     """
-    look = scene.look
+    appearance = scene.appearance
     half_depth = (scene.table_edge + 1.6) / 2
     return f"""<mujoco>
   <option timestep="{TIMESTEP}" gravity="0 0 {-GRAVITY}"/>
@@ -29,7 +34,7 @@ def scene_xml(scene: Scene, size: int) -> str:
     <global offwidth="{size}" offheight="{size}" fovy="{scene.camera.fovy}"/>
     <quality shadowsize="0" offsamples="0" numslices="24" numstacks="14"/>
     <map znear="0.03" zfar="30"/>
-    <headlight ambient="{_text(look.ambient)}" diffuse="{_text([look.headlight] * 3)}"
+    <headlight ambient="{_text(appearance.ambient)}" diffuse="{_text([appearance.headlight] * 3)}"
       specular="0 0 0"/>
   </visual>
   <asset>
@@ -39,8 +44,8 @@ def scene_xml(scene: Scene, size: int) -> str:
   </asset>
   <default><geom condim="6" friction="0.5 0.01 0.002" solref="0.012 0.7"/></default>
   <worldbody>
-    <light directional="true" dir="{_text(look.light_direction)}" castshadow="false"
-      diffuse="{_text(look.light)}" specular="{_text(look.light)}" ambient="0 0 0"/>
+    <light directional="true" dir="{_text(appearance.light_direction)}" castshadow="false"
+      diffuse="{_text(appearance.light)}" specular="{_text(appearance.light)}" ambient="0 0 0"/>
     <geom name="floor" type="box" size="8 8 0.05" pos="0 0 {FLOOR - 0.05}" material="floor"
       {_PASSABLE}/>
     <geom name="wall" type="box" size="8 3 0.05" pos="0 {scene.wall} 1" euler="90 0 0"
@@ -49,14 +54,14 @@ def scene_xml(scene: Scene, size: int) -> str:
       pos="0 {scene.table_edge - half_depth} -0.02" material="table"/>
     {"".join(_object(scene, i) for i in range(len(scene.objects)))}
     {"".join(_distractor(item) for item in scene.distractors)}
-    {_foreground(scene.foreground) if scene.foreground else ""}
+    {_occluder(scene.occluder) if scene.occluder else ""}
   </worldbody>
 </mujoco>"""
 
 
 def _textures() -> str:
     flat = [(name, "2d", size) for name, size in SURFACES.items()]
-    flat += [(f"grain-{name}", "cube", GRAIN_SIZE) for name in GRAINS]
+    flat += [(f"object-{name}", "cube", OBJECT_TEXTURE_SIZE) for name in OBJECT_TEXTURES]
     return "".join(
         f'<texture name="{name}" type="{kind}" builtin="flat" width="{size}" height="{size}"/>'
         for name, kind, size in flat
@@ -66,11 +71,11 @@ def _textures() -> str:
 def _materials(scene: Scene) -> str:
     found = [
         f'<material name="{name}" texture="{name}" texuniform="true" specular="0" '
-        f'texrepeat="{_text([getattr(scene.look, name).per_metre] * 2)}"/>'
+        f'texrepeat="{_text([getattr(scene.appearance, name).per_metre] * 2)}"/>'
         for name in SURFACES
     ]
     found += [
-        f'<material name="{name}" texture="grain-{skin.grain}" specular="{skin.specular}" '
+        f'<material name="{name}" texture="object-{skin.texture}" specular="{skin.specular}" '
         f'shininess="{skin.shininess}"/>'
         for name, skin in MATERIALS.items()
     ]
@@ -83,7 +88,7 @@ def _object(scene: Scene, index: int) -> str:
     return (
         f'<body name="object{index}"><freejoint/><geom name="object{index}" type="{shape}" '
         f'size="{_text(item.geom_size)}" rgba="{_text(COLORS[item.color])} 1" '
-        f'material="{scene.look.materials[index]}" density="{_DENSITY}"/></body>'
+        f'material="{scene.appearance.materials[index]}" density="{_DENSITY}"/></body>'
     )
 
 
@@ -100,11 +105,11 @@ def _distractor(item: Distractor) -> str:
     return (
         f'<geom type="{kind}" {form} pos="{_text([*item.place, z])}" '
         f'euler="0 0 {math.degrees(item.yaw):.4g}" rgba="{_text(item.color)} 1" '
-        f"{'' if item.solid else _PASSABLE}/>"
+        f"{'' if item.is_solid else _PASSABLE}/>"
     )
 
 
-def _foreground(item: Foreground) -> str:
+def _occluder(item: Occluder) -> str:
     """A pole through the whole picture, or an arm from above that ends in a gripper."""
     radius, skin = item.radius, f'rgba="{_text(item.color)} 1" {_PASSABLE}'
     if item.kind == "pole":
@@ -120,7 +125,7 @@ def _foreground(item: Foreground) -> str:
                 for sign in (-1, 1)
             )
         )
-    return f'<body name="foreground" mocap="true">{parts}</body>'
+    return f'<body name="occluder" mocap="true">{parts}</body>'
 
 
 def _cone() -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.simulation.placing import Scenery
+from llava_st_ros.simulation.phrasing import object_text
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.simulation.simulator import SimulatedClip
-from llava_st_ros.simulation.wording import object_text
+from llava_st_ros.simulation.spatial_relations import VisibleObjects
 
 
 def object_tube_samples(
@@ -28,7 +28,7 @@ def object_tube_samples(
         frames = int(rng.integers(shortest, min(longest, run[1] - run[0] + 1) + 1))
         first = int(rng.integers(run[0], run[1] - frames + 2))
         span = (first, first + frames - 1)
-        text = object_text(index, Scenery.of(clip.objects, clip.boxes[first]), rng)
+        text = object_text(index, VisibleObjects.of(clip.objects, clip.boxes[first]), rng)
         if text is None:
             continue
         boxes = tuple(

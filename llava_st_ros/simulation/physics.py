@@ -31,7 +31,7 @@ class Tabletop:
         self.scene, self.model = scene, model
         self.data = mujoco.MjData(model)
         self.motions: dict[int, Motion] = {}
-        self.touched: set[frozenset[int]] = set()
+        self.contacts: set[frozenset[int]] = set()
         self._bodies = [model.body(f"object{i}").id for i in range(len(scene.objects))]
         self._geoms = {model.geom(f"object{i}").id: i for i in range(len(scene.objects))}
         for i, (item, place, yaw) in enumerate(zip(scene.objects, positions, yaws)):
@@ -71,7 +71,7 @@ class Tabletop:
             local = self.data.xmat[self._bodies[index]].reshape(3, 3).T @ spin
             self.data.qvel[6 * index + 3 : 6 * index + 6] = local
 
-    def advance(self, until: float) -> None:
+    def step_until(self, until: float) -> None:
         """Step the physics to time ``until``, the hand at work."""
         data, model = self.data, self.model
         while data.time < until - TIMESTEP / 2:
@@ -83,7 +83,7 @@ class Tabletop:
                 for first, second in data.contact.geom:
                     a, b = self._geoms.get(int(first)), self._geoms.get(int(second))
                     if a is not None and b is not None:
-                        self.touched.add(frozenset((a, b)))
+                        self.contacts.add(frozenset((a, b)))
 
     def _steer(self, index: int) -> None:
         motion, data, body = self.motions[index], self.data, self._bodies[index]

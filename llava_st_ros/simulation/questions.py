@@ -7,18 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.records import Answer, Box, Task
-from llava_st_ros.simulation.negatives import missing_event, missing_name, missing_object
-from llava_st_ros.simulation.placing import Scenery
-from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
-from llava_st_ros.simulation.wording import (
-    all_texts,
-    attributes,
-    caption,
-    event_text,
-    object_text,
-    phrase,
-    sentence,
+from llava_st_ros.simulation.negatives import (
+    absent_event_text,
+    absent_name_text,
+    absent_object_text,
 )
+from llava_st_ros.simulation.phrasing import (
+    all_texts,
+    caption,
+    event_sentence,
+    event_text,
+    object_phrase,
+    object_text,
+    required_words,
+)
+from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.simulation.spatial_relations import VisibleObjects
 from llava_st_ros.text.tasks import Question, make_question, num_templates
 
 __all__ = ["Sample", "all_texts", "clip_samples", "image_samples"]
@@ -47,7 +51,7 @@ class Sample:
     tube: tuple[tuple[int, Box], ...] = ()
     attributes: tuple[str, ...] = ()
 
-    def asked(self, rng: np.random.Generator) -> Question:
+    def question(self, rng: np.random.Generator) -> Question:
         """The question in one of the ways in which its task is asked."""
         return make_question(
             self.task,
@@ -64,9 +68,9 @@ def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
     samples = []
     for event in clip.events:
         samples += _event_samples(clip, event, rng)
-    segments = tuple((e.span, sentence(e, clip.objects)) for e in clip.events)
+    segments = tuple((e.span, event_sentence(e, clip.objects)) for e in clip.events)
     samples.append(Sample(Task.DVC, "", None, None, None, Answer(Task.DVC, segments=segments)))
-    samples += _unanswered(clip, rng)
+    samples += _no_match_samples(clip, rng)
     return samples + image_samples(clip, int(rng.integers(len(clip.frames))), rng)
 
 
@@ -78,22 +82,22 @@ def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> 
         box = _box(values)
         if box is not None and min(box.x2 - box.x1, box.y2 - box.y1) >= MIN_SIDE:
             boxes[index] = box
-    scenery = Scenery.of(clip.objects, clip.boxes[frame])
+    scenery = VisibleObjects.of(clip.objects, clip.boxes[frame])
     samples = []
     for index, box in boxes.items():
         text = object_text(index, scenery, rng)
         if text is not None:
             found = Answer(Task.REC, boxes=((None, box),))
             samples.append(Sample(Task.REC, text, None, None, frame, found))
-        named = Answer(Task.REG, caption=phrase(clip.objects[index]))
+        named = Answer(Task.REG, caption=object_phrase(clip.objects[index]))
         samples.append(Sample(Task.REG, "", None, box, frame, named))
     if boxes:
         order = sorted(boxes, key=lambda i: boxes[i].x1 + boxes[i].x2)
         items = [clip.objects[i] for i in order]
-        phrases = tuple((phrase(clip.objects[i]), boxes[i]) for i in order)
+        phrases = tuple((object_phrase(clip.objects[i]), boxes[i]) for i in order)
         described = Answer(Task.DGC, caption=caption(items), phrases=phrases)
         samples.append(Sample(Task.DGC, "", None, None, frame, described))
-    absent = missing_object(scenery, rng)
+    absent = absent_object_text(scenery, rng)
     if absent is not None:
         nothing = Answer(Task.REC, no_match=True)
         samples.append(Sample(Task.REC, absent, None, None, frame, nothing))
@@ -107,9 +111,9 @@ def _event_samples(
         (frame, Box(*(float(v) for v in clip.boxes[frame, event.subject])))
         for frame in range(event.span[0], event.span[1] + 1)
     )
-    said, last = sentence(event, clip.objects), len(clip.frames) - 1
+    said, last = event_sentence(event, clip.objects), len(clip.frames) - 1
     span = (event.span[0] / last, event.span[1] / last)
-    right = attributes(event, clip.objects)
+    right = required_words(event, clip.objects)
     told = Answer(Task.ELC, span=event.span, caption=said, boxes=tube)
     start = (span[0], span[0])
     samples = [
@@ -130,14 +134,14 @@ def _event_samples(
     return samples
 
 
-def _unanswered(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
+def _no_match_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
     """A STVG, a TVG and a SVG question about what does not happen; that of SVG may be about what
     is not there, whatever happens."""
     samples = []
     last = len(clip.frames) - 1
     for task in (Task.STVG, Task.TVG, Task.SVG):
         by_name = task is Task.SVG and rng.random() < 0.3
-        text = missing_name(clip.objects, rng) if by_name else missing_event(clip, rng)
+        text = absent_name_text(clip.objects, rng) if by_name else absent_event_text(clip, rng)
         if text is None:
             continue
         span = None

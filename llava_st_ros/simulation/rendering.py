@@ -59,7 +59,7 @@ class SceneRenderer:
         for texture in range(self._model.ntex):
             mujoco.mjr_uploadTexture(self._model, self._context, texture)
 
-    def labels(self, data: mujoco.MjData, pose: CameraPose) -> np.ndarray:
+    def render_segmentation(self, data: mujoco.MjData, pose: CameraPose) -> np.ndarray:
         """Geom ids int16 [S, S], -1 for background."""
         scene = self._aim(data, pose)
         identifiers = np.full(256, -1, dtype=np.int16)
@@ -73,7 +73,7 @@ class SceneRenderer:
         scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
         return labels
 
-    def picture(
+    def render_rgb(
         self, data: mujoco.MjData, pose: CameraPose, shadows: Sequence[Shadow] = ()
     ) -> np.ndarray:
         """RGB uint8 [S, S, 3], valid until the next call."""

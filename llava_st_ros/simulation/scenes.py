@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llava_st_ros.simulation.camera import CameraPath, sample_camera
+from llava_st_ros.simulation.appearance import Appearance, sample_appearance
+from llava_st_ros.simulation.camera import CameraTrajectory, sample_camera
 from llava_st_ros.simulation.clutter import (
     Distractor,
-    Foreground,
+    Occluder,
     sample_distractors,
-    sample_foreground,
+    sample_occluder,
 )
-from llava_st_ros.simulation.imaging import Imaging, sample_imaging
-from llava_st_ros.simulation.looks import Look, sample_look
+from llava_st_ros.simulation.sensor_effects import SensorEffects, sample_sensor_effects
 from llava_st_ros.simulation.worlds import World
 
 COLORS: dict[str, tuple[float, float, float]] = {
@@ -35,7 +35,7 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.044, 0.050), "large": (0.07
 TIMESTEP = 0.004  # s
 GRAVITY = 9.81
 _CLEAN = 0.34  # share of clips without faults of the camera
-_TWINS = 0.36  # share of scenes of three and more objects with two of the same name
+_SAME_NAME_SHARE = 0.36  # share of scenes of three and more objects with two of the same name
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SimulatedObject:
         return {"box": 0.9, "cylinder": 1.0, "capsule": 0.62, "ball": 1.0}[self.shape] * self.scale
 
     @property
-    def reach(self) -> float:
+    def radius(self) -> float:
         """Radius of the upright cylinder that holds it, however it is turned on the table."""
         return {"box": 1.27, "cylinder": 0.85, "capsule": 1.37, "ball": 1.0}[
             self.shape
@@ -86,55 +86,55 @@ class Scene:
     """Everything about a clip that does not change while it runs."""
 
     objects: tuple[SimulatedObject, ...]
-    camera: CameraPath
-    look: Look
+    camera: CameraTrajectory
+    appearance: Appearance
     table_edge: float  # y of the far edge, metres
     wall: float  # y of the backdrop, metres
     distractors: tuple[Distractor, ...]
-    foreground: Foreground | None
-    imaging: Imaging
+    occluder: Occluder | None
+    sensor_effects: SensorEffects
 
 
 def sample_scene(
-    rng: np.random.Generator, num_objects: int, world: World, *, twins: bool = True
+    rng: np.random.Generator, num_objects: int, world: World, *, same_name: bool = True
 ) -> Scene:
     """A scene of ``world``; where ``twins`` may be, two of its objects sometimes share a name."""
-    objects = sample_objects(rng, num_objects, world, twins=twins)
+    objects = sample_objects(rng, num_objects, world, same_name=same_name)
     clean = rng.random() < _CLEAN
     width = (0.6 + 0.036 * num_objects) * rng.uniform(0.94, 1.08)
     camera = sample_camera(rng, world.fovy, float(width), shaken=not clean)
     table_edge = float(rng.uniform(0.62, 1.3) * width)
-    imaging = Imaging() if clean else sample_imaging(rng)
+    sensor_effects = SensorEffects() if clean else sample_sensor_effects(rng)
     return Scene(
         objects=objects,
         camera=camera,
-        look=sample_look(rng, world, num_objects),
+        appearance=sample_appearance(rng, world, num_objects),
         table_edge=table_edge,
         wall=table_edge + float(rng.uniform(0.5, 2.5)),
         distractors=sample_distractors(rng, camera.width, table_edge),
-        foreground=sample_foreground(rng),
-        imaging=imaging,
+        occluder=sample_occluder(rng),
+        sensor_effects=sensor_effects,
     )
 
 
 def sample_objects(
-    rng: np.random.Generator, count: int, world: World, *, twins: bool = True
+    rng: np.random.Generator, count: int, world: World, *, same_name: bool = True
 ) -> tuple[SimulatedObject, ...]:
     """Objects that often share a color or a shape; one is wanted where ``world`` wants any."""
     objects: list[SimulatedObject] = []
-    if world.wanted:
-        wanted = sorted(world.wanted)
-        objects.append(_object(rng, count, *wanted[rng.integers(len(wanted))]))
+    if world.required:
+        required = sorted(world.required)
+        objects.append(_object(rng, count, *required[rng.integers(len(required))]))
     while len(objects) < count:
         color, shape = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
         alike = rng.random()
         if objects and alike < 0.5:
             model = objects[rng.integers(len(objects))]
             color, shape = (model.color, shape) if alike < 0.25 else (color, model.shape)
-        taken = {(o.color, o.shape) for o in objects} | world.forbidden
-        if (color, shape) not in taken:
+        rollouts = {(o.color, o.shape) for o in objects} | world.excluded
+        if (color, shape) not in rollouts:
             objects.append(_object(rng, count, color, shape))
-    if twins and count >= 3 and rng.random() < _TWINS:
+    if same_name and count >= 3 and rng.random() < _SAME_NAME_SHARE:
         model, others = objects[0], [size for size in SIZES if size != objects[0].size]
         size = model.size if rng.random() < 0.4 else str(rng.choice(others))
         scale = float(rng.uniform(*SIZES[size]))

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.simulation.event_labels import label_event
 from llava_st_ros.simulation.events import (
     EventKind,
     InfeasibleError,
+    ScriptedEvent,
     SimulatedEvent,
-    Slot,
-    sample_slots,
+    sample_script,
 )
-from llava_st_ros.simulation.observation import observe
-from llava_st_ros.simulation.recording import Take, measure, photograph
+from llava_st_ros.simulation.rollout import Rollout, render_boxes, render_frames
 from llava_st_ros.simulation.scenes import Scene, SimulatedObject, sample_scene
-from llava_st_ros.simulation.worlds import SPLITS, World, world_of
+from llava_st_ros.simulation.worlds import SPLITS, World, world_for_seed
 
 __all__ = [
     "SPLITS",
@@ -76,16 +76,16 @@ def split_seed(split: str, index: int) -> int:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class UnrenderedClip:
     """A clip of which all is known but its pictures."""
 
-    take: Take
+    rollout: Rollout
     boxes: np.ndarray
     events: tuple[SimulatedEvent, ...]
 
-    def film(self, seed: int) -> SimulatedClip:
-        scene, stamps = self.take.scene, self.take.stamps
-        frames = photograph(self.take)
+    def render(self, seed: int) -> SimulatedClip:
+        scene, stamps = self.rollout.scene, self.rollout.stamps
+        frames = render_frames(self.rollout)
         return SimulatedClip(seed, frames, self.boxes, scene.objects, self.events, stamps)
 
 
@@ -95,12 +95,12 @@ def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> Simula
     The seed's split decides which world it comes from. The same seed gives the same bytes in one
     environment. Raises BackendError without OpenGL.
     """
-    return rehearse(seed, num_frames=num_frames, size=size).film(seed)
+    return simulate_unrendered(seed, num_frames=num_frames, size=size).render(seed)
 
 
-def rehearse(seed: int, *, num_frames: int = 20, size: int = 144) -> Rehearsal:
+def simulate_unrendered(seed: int, *, num_frames: int = 20, size: int = 144) -> UnrenderedClip:
     """What ``simulate_clip`` shows, before it is shown."""
-    world = world_of(seed)
+    world = world_for_seed(seed)
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         stamps = np.linspace(0.0, rng.uniform(5.0, 7.0), num_frames)
@@ -108,8 +108,8 @@ def rehearse(seed: int, *, num_frames: int = 20, size: int = 144) -> Rehearsal:
         num_events = 1 + int(rng.choice(len(_EVENTS), p=_EVENTS))
         scene = sample_scene(rng, count, world)
         try:
-            slots, first = _script(rng, scene, world, float(stamps[-1]), num_events)
-            return _rehearse(Take(rng, scene, stamps, slots, first, size))
+            script, first = _script(rng, scene, world, float(stamps[-1]), num_events)
+            return _label(Rollout(rng, scene, stamps, script, first, size))
         except InfeasibleError:
             continue
     raise RuntimeError(f"no clip came of seed {seed} in {_ATTEMPTS} attempts")
@@ -117,22 +117,22 @@ def rehearse(seed: int, *, num_frames: int = 20, size: int = 144) -> Rehearsal:
 
 def _script(
     rng: np.random.Generator, scene: Scene, world: World, duration: float, num_events: int
-) -> tuple[list[Slot], list[str]]:
+) -> tuple[list[ScriptedEvent], list[str]]:
     """A script that shows what ``world`` wants to be shown."""
     for _ in range(_ATTEMPTS):
-        slots, first = sample_slots(rng, scene, duration, num_events, repeat=_REPEAT)
-        subjects = [scene.objects[slot.subject] for slot in slots]
-        if not world.wanted or any((o.color, o.shape) in world.wanted for o in subjects):
-            return slots, first
+        script, first = sample_script(rng, scene, duration, num_events, repeat=_REPEAT)
+        subjects = [scene.objects[scripted.subject] for scripted in script]
+        if not world.required or any((o.color, o.shape) in world.required for o in subjects):
+            return script, first
     raise InfeasibleError("nothing wanted happens")
 
 
-def _rehearse(take: Take) -> Rehearsal:
-    boxes = measure(take)
-    events = tuple(observe(take, slot, boxes) for slot in take.slots)
+def _label(rollout: Rollout) -> UnrenderedClip:
+    boxes = render_boxes(rollout)
+    events = tuple(label_event(rollout, scripted, boxes) for scripted in rollout.script)
     if np.isnan(boxes[:, :, 0]).all(axis=0).any():
         raise InfeasibleError("an object is never seen")
-    return Rehearsal(take, boxes, events)
+    return UnrenderedClip(rollout, boxes, events)
 
 
 def simulate_video(
@@ -149,16 +149,16 @@ def simulate_video(
             "; expected at least 10 s, 1 frame/s and 32 px",
             "raise them",
         )
-    world, stamps = world_of(seed), np.arange(int(duration * fps)) / fps
+    world, stamps = world_for_seed(seed), np.arange(int(duration * fps)) / fps
     num_events = min(len(_VIDEO_KINDS), max(3, round(duration / 5)))
     for attempt in range(_VIDEO_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
-        scene = sample_scene(rng, 3, world, twins=False)
+        scene = sample_scene(rng, 3, world, same_name=False)
         try:
-            slots, first = sample_slots(rng, scene, duration, num_events, _VIDEO_KINDS)
-            kinds, subjects = {s.kind for s in slots}, {s.subject for s in slots}
+            script, first = sample_script(rng, scene, duration, num_events, _VIDEO_KINDS)
+            kinds, subjects = {s.kind for s in script}, {s.subject for s in script}
             if len(kinds) == num_events and len(subjects) == 3:
-                return _rehearse(Take(rng, scene, stamps, slots, first, size)).film(seed)
+                return _label(Rollout(rng, scene, stamps, script, first, size)).render(seed)
         except InfeasibleError:
             continue
     raise RuntimeError(f"no video came of seed {seed} in {_VIDEO_ATTEMPTS} attempts")

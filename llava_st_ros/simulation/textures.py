@@ -49,13 +49,13 @@ def photo(name: str) -> np.ndarray:
     square = pixels[top : top + side, left : left + side].astype(np.float32)
     small = cv2.resize(square, (PHOTO_SIZE, PHOTO_SIZE), interpolation=cv2.INTER_AREA) / 255
     grey = small.mean(axis=2, keepdims=True)
-    small = grey + _SATURATION * (small - grey)  # a table should not look like what is on it
+    small = grey + _SATURATION * (small - grey)  # a table should not appearance like what is on it
     small *= 0.5 / small.mean()
     small.setflags(write=False)
     return small
 
 
-def grain(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
+def object_texture(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
     """float32 [size, size] in 0..1: how bright an object's material is there."""
     pattern = _PATTERNS[name](rng, size)
     low, high = pattern.min(), pattern.max()

@@ -1,7 +1,7 @@
-"""The worlds that clips come from: one for each split, told by the seed.
+"""Worlds: the distributions that clips are sampled from. The seed's split selects the world.
 
-Train, validation and test share one world. The others differ from it in one thing each, to measure
-what a model makes of what it never saw.
+The training, validation and test splits share one world. Each of the other splits differs from it
+in one respect, to measure generalization.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ HELD_OUT: frozenset[Combination] = frozenset(
 class World:
     """What may occur in a clip.
 
-    ``forbidden`` objects never stand on the table, and where there are ``wanted`` ones, one of
+    ``excluded`` objects never stand on the table, and where there are ``wanted`` ones, one of
     them is the subject of an event. ``tables`` and ``backdrops`` name surfaces of ``textures``;
     ``fovy`` are the least and the greatest angle of the lens in degrees.
     """
 
-    forbidden: frozenset[Combination]
-    wanted: frozenset[Combination]
+    excluded: frozenset[Combination]
+    required: frozenset[Combination]
     tables: tuple[str, ...]
     backdrops: tuple[str, ...]
     fovy: tuple[float, float]
 
 
 _SEEN = World(
-    forbidden=HELD_OUT,
-    wanted=frozenset(),
+    excluded=HELD_OUT,
+    required=frozenset(),
     tables=(
         *("flat", "checker", "gradient", "wood", "marble", "noise", "stripes", "speckle"),
         *("brick", "grass", "coffee"),
@@ -52,13 +52,13 @@ _SEEN = World(
     fovy=(34.0, 48.0),
 )
 _OF_SPLIT = {
-    "unseen_objects": replace(_SEEN, forbidden=frozenset(), wanted=HELD_OUT),
+    "unseen_objects": replace(_SEEN, excluded=frozenset(), required=HELD_OUT),
     "unseen_table": replace(_SEEN, tables=("gravel", "weave"), backdrops=("chelsea", "hubble")),
     "unseen_lens": replace(_SEEN, fovy=(58.0, 70.0)),
 }
 
 
-def world_of(seed: int) -> World:
+def world_for_seed(seed: int) -> World:
     """The world of the split whose range holds ``seed``; that of training for any other."""
     for split, seeds in SPLITS.items():
         if seed in seeds:

@@ -10,8 +10,16 @@ import pytest
 from llava_st_ros.records import Task
 from llava_st_ros.simulation.descriptions import SYNONYMS
 from llava_st_ros.simulation.events import EventKind
-from llava_st_ros.simulation.negatives import missing_event, missing_object
-from llava_st_ros.simulation.placing import Scenery
+from llava_st_ros.simulation.negatives import absent_event_text, absent_object_text
+from llava_st_ros.simulation.phrasing import (
+    BEHIND,
+    PREDICATES,
+    all_texts,
+    event_sentence,
+    event_text,
+    object_text,
+    plausible_subjects,
+)
 from llava_st_ros.simulation.questions import MIN_SIDE, Sample, clip_samples, image_samples
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES, SimulatedObject
 from llava_st_ros.simulation.simulator import (
@@ -20,15 +28,7 @@ from llava_st_ros.simulation.simulator import (
     simulate_clip,
     split_seed,
 )
-from llava_st_ros.simulation.wording import (
-    BEHIND,
-    PREDICATES,
-    all_texts,
-    event_text,
-    may_be_said,
-    object_text,
-    sentence,
-)
+from llava_st_ros.simulation.spatial_relations import VisibleObjects
 from llava_st_ros.simulation.worlds import HELD_OUT
 from llava_st_ros.text.answer_format import NO_MATCH_TASKS
 from llava_st_ros.text.answers import format_answer, parse
@@ -103,7 +103,7 @@ def test_video_answers_are_the_events_spans_and_the_subjects_boxes(asked) -> Non
                 assert sample.span == (event.span[0] / 19, event.span[0] / 19)
                 assert sample.box == sample.answer.boxes[0][1]
                 assert sample.answer.span == event.span
-                assert sample.answer.caption == sentence(event, clip.objects)
+                assert sample.answer.caption == event_sentence(event, clip.objects)
 
 
 def test_objects_of_an_event_are_told_apart_by_every_wording(asked) -> None:
@@ -132,7 +132,7 @@ def meant(text: str, clip: SimulatedClip) -> set[int] | None:
             plain = {next((c for c, o in SYNONYMS.items() if w in o), w) for w in words}
             if not plain <= attributes:
                 return None
-            happens = {i for e in clip.events for i in may_be_said(kind, e)}
+            happens = {i for e in clip.events for i in plausible_subjects(kind, e)}
             fitting = {
                 i for i, o in enumerate(clip.objects) if plain <= {*o.full_name.split(), "object"}
             }
@@ -143,17 +143,17 @@ def meant(text: str, clip: SimulatedClip) -> set[int] | None:
 SAID = [predicate for said in (*PREDICATES.values(), BEHIND) for predicate in said]
 
 
-def scenery(*placed_objects: tuple[str, float, float]) -> Scenery:
+def scenery(*placed_objects: tuple[str, float, float]) -> VisibleObjects:
     """Objects by full name at the centers given."""
     objects, boxes = [], []
     for name, x, y in placed_objects:
         size, color, shape = name.split()
         objects.append(SimulatedObject(color, shape, size, 0.05))
         boxes.append((x - 0.05, y - 0.05, x + 0.05, y + 0.05))
-    return Scenery.of(objects, np.array(boxes, dtype=np.float32))
+    return VisibleObjects.of(objects, np.array(boxes, dtype=np.float32))
 
 
-def wordings(index: int, seen: Scenery) -> set[str]:
+def wordings(index: int, seen: VisibleObjects) -> set[str]:
     texts = (object_text(index, seen, np.random.default_rng(draw)) for draw in range(400))
     return {text for text in texts if text is not None}
 
@@ -266,7 +266,7 @@ def test_neither_span_nor_grammar_tells_that_nothing_matches(asked) -> None:
 
 def test_an_absent_object_is_absent_and_a_misplaced_one_elsewhere() -> None:
     seen = scenery(("small red ball", 0.2, 0.5), ("large blue box", 0.7, 0.5))
-    texts = {missing_object(seen, np.random.default_rng(i)) or "" for i in range(300)}
+    texts = {absent_object_text(seen, np.random.default_rng(i)) or "" for i in range(300)}
     assert {"the red box", "the blue ball", "the red ball right of the blue box"} <= texts
     assert not {"the red ball", "the blue box", "the ball", "the large box"} & texts
     assert not any("ball left of the" in text for text in texts if "red" in text.split(" of ")[0])
@@ -277,7 +277,7 @@ def test_an_absent_object_is_absent_and_a_misplaced_one_elsewhere() -> None:
 def test_an_event_of_another_object_or_kind_is_missing() -> None:
     lifted = SimulatedEvent(EventKind.LIFTED, 0, None, (2, 6))
     clip = told(lifted, names=("small red ball", "large blue box"))
-    texts = {missing_event(clip, np.random.default_rng(i)) or "" for i in range(600)}
+    texts = {absent_event_text(clip, np.random.default_rng(i)) or "" for i in range(600)}
     assert "the blue box is lifted" in texts  # the right kind, the wrong object
     assert any(text.startswith("the red ball") for text in texts)  # the right object, another kind
     assert not any(

@@ -8,27 +8,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llava_st_ros.simulation.camera import CameraPath
-from llava_st_ros.simulation.clutter import Foreground
-from llava_st_ros.simulation.events import EventKind, InfeasibleError, Slot
+from llava_st_ros.simulation.appearance import MATERIALS, fill_textures, sample_appearance
+from llava_st_ros.simulation.camera import CameraTrajectory
+from llava_st_ros.simulation.clutter import Occluder
+from llava_st_ros.simulation.events import EventKind, InfeasibleError, ScriptedEvent
 from llava_st_ros.simulation.headless import mujoco
-from llava_st_ros.simulation.imaging import Imaging, sample_imaging
-from llava_st_ros.simulation.looks import MATERIALS, paint, sample_look
 from llava_st_ros.simulation.mjcf import MAX_GEOMS, scene_xml
-from llava_st_ros.simulation.recording import Take, measure, photograph
+from llava_st_ros.simulation.rollout import Rollout, render_boxes, render_frames
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, Scene, sample_objects, sample_scene
-from llava_st_ros.simulation.simulator import rehearse, split_seed
+from llava_st_ros.simulation.sensor_effects import SensorEffects, sample_sensor_effects
+from llava_st_ros.simulation.simulator import simulate_unrendered, split_seed
 from llava_st_ros.simulation.textures import PHOTOS, surface
-from llava_st_ros.simulation.worlds import HELD_OUT, SPLITS, world_of
+from llava_st_ros.simulation.worlds import HELD_OUT, SPLITS, world_for_seed
 
 KNOWN = ("train", "validation", "test")
-PATH = CameraPath((0.0, 0.0, 0.05), 0.9, 90.0, -40.0, 40.0)
+PATH = CameraTrajectory((0.0, 0.0, 0.05), 0.9, 90.0, -40.0, 40.0)
 
 
 def scenes(split: str, count: int) -> list[Scene]:
-    world = world_of(split_seed(split, 0))
+    world = world_for_seed(split_seed(split, 0))
     return [
-        sample_scene(np.random.default_rng([7, i]), 1 + i % 8, world, twins=True)
+        sample_scene(np.random.default_rng([7, i]), 1 + i % 8, world, same_name=True)
         for i in range(count)
     ]
 
@@ -50,15 +50,15 @@ def test_held_out_objects_are_seen_in_their_split_only() -> None:
 
 def test_something_held_out_does_something_in_every_clip_of_its_split() -> None:
     for index in range(12):
-        found = rehearse(split_seed("unseen_objects", index))
-        subjects = [found.take.scene.objects[event.subject] for event in found.events]
+        found = simulate_unrendered(split_seed("unseen_objects", index))
+        subjects = [found.rollout.scene.objects[event.subject] for event in found.events]
         assert any((o.color, o.shape) in HELD_OUT for o in subjects)
 
 
 def test_tables_and_lenses_of_the_unseen_splits_are_not_those_of_training() -> None:
     def surfaces(split: str) -> set[str]:
-        looks = [s.look for s in scenes(split, 200)]
-        return {name for k in looks for name in (k.table.name, k.floor.name, k.wall.name)}
+        appearances = [s.appearance for s in scenes(split, 200)]
+        return {name for k in appearances for name in (k.table.name, k.floor.name, k.wall.name)}
 
     known = set().union(*(surfaces(split) for split in (*KNOWN, "unseen_objects", "unseen_lens")))
     assert not known & surfaces("unseen_table")
@@ -74,14 +74,14 @@ def test_tables_and_lenses_of_the_unseen_splits_are_not_those_of_training() -> N
 
 
 def test_a_third_of_larger_groups_holds_two_of_one_name() -> None:
-    rng, world = np.random.default_rng(0), world_of(0)
+    rng, world = np.random.default_rng(0), world_for_seed(0)
     groups = [sample_objects(rng, 3 + i % 6, world) for i in range(600)]
     twins = [g for g in groups if len({o.name for o in g}) < len(g)]
     assert 0.28 < len(twins) / len(groups) < 0.44
     assert all(len({o.name for o in g}) == len(g) - 1 for g in twins)
     sizes = [{o.size for o in g if sum(o.name == p.name for p in g) == 2} for g in twins]
     assert np.mean([len(s) == 2 for s in sizes]) > 0.45
-    alone = [sample_objects(rng, 3, world, twins=False) for _ in range(100)]
+    alone = [sample_objects(rng, 3, world, same_name=False) for _ in range(100)]
     assert all(len({o.name for o in g}) == 3 for g in alone)
 
 
@@ -97,11 +97,11 @@ def test_a_camera_shakes_within_its_bound_and_depends_on_time_alone() -> None:
     assert np.abs(np.diff(places, axis=0)).max() < 0.5 * bound
     again = [shaken.at(t).project(point)[0, :2] for t in times[::-1]]
     np.testing.assert_array_equal(places, again[::-1])
-    assert shaken.moving and not still.moving
+    assert shaken.is_moving and not still.is_moving
 
 
 def test_a_pole_stands_across_the_picture_where_it_was_put() -> None:
-    pole = Foreground("pole", 0.2, 0.5, 0.0, 0.01, 0.1, 4.0, 0.0, (0.5, 0.5, 0.5))
+    pole = Occluder("pole", 0.2, 0.5, 0.0, 0.01, 0.1, 4.0, 0.0, (0.5, 0.5, 0.5))
     pose = PATH.at(0.0)
     for time, side in ((0.0, 0.7), (1.0, 0.8), (3.0, 0.6)):  # swings by 0.1 in a period of 4 s
         middle, turn = pole.at(PATH, time)
@@ -117,27 +117,29 @@ def test_faults_of_the_camera_keep_the_picture_in_place() -> None:
     frames = np.full((3, 96, 96, 3), 40, dtype=np.uint8)
     frames[:, 30:60, 50:80] = (200, 60, 50)
     stamps = np.arange(3.0)
-    assert Imaging(shutter=0.05, exposures=5).develop(frames, stamps) is frames
+    assert SensorEffects(shutter=0.05, exposures=5).apply(frames, stamps) is frames
     changed = 0
     for seed in range(25):
-        imaging = sample_imaging(np.random.default_rng(seed))
-        spoiled = imaging.develop(frames, stamps)
-        np.testing.assert_array_equal(spoiled, imaging.develop(frames, stamps))
+        sensor_effects = sample_sensor_effects(np.random.default_rng(seed))
+        spoiled = sensor_effects.apply(frames, stamps)
+        np.testing.assert_array_equal(spoiled, sensor_effects.apply(frames, stamps))
         assert spoiled.dtype == np.uint8 and spoiled.shape == frames.shape
         changed += bool((spoiled != frames).any())
         for picture in spoiled:
             red = picture[:, :, 0].astype(int) - picture[:, :, 1] > 60
             rows, columns = np.flatnonzero(red.mean(1) > 0.15), np.flatnonzero(red.mean(0) > 0.15)
             edges = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
-            assert np.abs(np.array(edges) - [30, 60, 50, 80]).max() <= 2, imaging
+            assert np.abs(np.array(edges) - [30, 60, 50, 80]).max() <= 2, sensor_effects
             assert picture[40:50, 60:70, 0].mean() > 120
     assert changed == 25
 
 
 def test_exposure_balance_and_vignette_by_hand() -> None:
     frames = np.full((2, 4, 4, 3), 100, dtype=np.uint8)
-    imaging = Imaging(balance=(1.1, 1.0, 0.9), gain=0.8, drift=0.5, period=4.0, vignette=0.4)
-    first, second = imaging.develop(frames, np.array([0.0, 1.0]))  # gains 0.8 and 0.8 * 1.5
+    sensor_effects = SensorEffects(
+        balance=(1.1, 1.0, 0.9), gain=0.8, drift=0.5, period=4.0, vignette=0.4
+    )
+    first, second = sensor_effects.apply(frames, np.array([0.0, 1.0]))  # gains 0.8 and 0.8 * 1.5
     # Pixel centers lie at +-0.25 and +-0.75 of the half width: 1 - 0.2 * 2 * 0.0625 of the light.
     np.testing.assert_array_equal(first[1, 1], np.rint(100 * 0.8 * 0.975 * np.array([1.1, 1, 0.9])))
     np.testing.assert_array_equal(second[0, 3], np.rint(120 * 0.775 * np.array([1.1, 1, 0.9])))
@@ -145,33 +147,33 @@ def test_exposure_balance_and_vignette_by_hand() -> None:
 
 def test_motion_blur_smears_what_moves_around_its_box() -> None:
     """One box is pushed: sharp and blurred takes have the same boxes, and differ only near it."""
-    rng_seed, slot = 3, Slot(EventKind.PUSHED, 0, None, 0.5, 1.3)
-    world = world_of(0)
-    taken = []
+    rng_seed, scripted = 3, ScriptedEvent(EventKind.PUSHED, 0, None, 0.5, 1.3)
+    world = world_for_seed(0)
+    rollouts = []
     for seed in itertools.count(rng_seed):
         scene = sample_scene(np.random.default_rng(seed), 1, world)
-        if scene.objects[0].shape != "box" or scene.camera.moving:
+        if scene.objects[0].shape != "box" or scene.camera.is_moving:
             continue
-        scene = replace(scene, foreground=None)
+        scene = replace(scene, occluder=None)
         try:
-            taken = [
-                Take(
+            rollouts = [
+                Rollout(
                     np.random.default_rng(seed),
-                    replace(scene, imaging=imaging),
+                    replace(scene, sensor_effects=sensor_effects),
                     np.linspace(0, 2, 11),
-                    [slot],
+                    [scripted],
                     ["table"],
                     144,
                 )
-                for imaging in (Imaging(), Imaging(shutter=0.06, exposures=5))
+                for sensor_effects in (SensorEffects(), SensorEffects(shutter=0.06, exposures=5))
             ]
             break
         except InfeasibleError:
             continue
-    sharp, blurred = taken
-    boxes = measure(sharp)
-    np.testing.assert_array_equal(boxes, measure(blurred))
-    difference = np.abs(photograph(sharp).astype(int) - photograph(blurred)).max(axis=3)
+    sharp, blurred = rollouts
+    boxes = render_boxes(sharp)
+    np.testing.assert_array_equal(boxes, render_boxes(blurred))
+    difference = np.abs(render_frames(sharp).astype(int) - render_frames(blurred)).max(axis=3)
     speeds = np.linalg.norm(np.gradient(sharp.positions[:, 0], axis=0), axis=1)
     assert difference[speeds.argmax()].max() > 20
     assert difference[0].max() == 0
@@ -182,12 +184,12 @@ def test_motion_blur_smears_what_moves_around_its_box() -> None:
 
 
 def test_materials_keep_the_colour_and_most_of_its_light() -> None:
-    look = sample_look(np.random.default_rng(1), world_of(0), 8)
-    scene = replace(scenes("train", 8)[7], look=look)
+    appearance = sample_appearance(np.random.default_rng(1), world_for_seed(0), 8)
+    scene = replace(scenes("train", 8)[7], appearance=appearance)
     model = mujoco.MjModel.from_xml_string(scene_xml(scene, 64))
-    paint(model, look)
+    fill_textures(model, appearance)
     for material in MATERIALS.values():
-        texture = model.texture(f"grain-{material.grain}").id
+        texture = model.texture(f"object-{material.texture}").id
         start = model.tex_adr[texture]
         end = model.tex_adr[texture + 1] if texture + 1 < model.ntex else len(model.tex_data)
         pixels = model.tex_data[start:end].reshape(-1, 3)
@@ -216,13 +218,13 @@ def test_what_lies_about_keeps_out_of_the_way() -> None:
     """Solid things stand off all objects at the start, and nothing pushes them or through them."""
     checked = 0
     for index in range(24):
-        take = rehearse(split_seed("train", 500 + index)).take
-        for item in take.scene.distractors:
-            if not item.solid:
+        rollout = simulate_unrendered(split_seed("train", 500 + index)).rollout
+        for item in rollout.scene.distractors:
+            if not item.is_solid:
                 continue
-            places = take.positions[:, :, :2] - np.array(item.place)
-            reach = np.array([o.reach for o in take.scene.objects])
-            near = np.linalg.norm(places, axis=2) < reach + item.reach - 0.01
+            places = rollout.positions[:, :, :2] - np.array(item.place)
+            radius = np.array([o.radius for o in rollout.scene.objects])
+            near = np.linalg.norm(places, axis=2) < radius + item.radius - 0.01
             assert not near[0].any()
             assert near.mean() < 0.01
             checked += 1

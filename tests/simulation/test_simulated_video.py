@@ -14,9 +14,9 @@ from demo.score import read_truth
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.media.bags import Bag
 from llava_st_ros.records import NANOSECONDS
-from llava_st_ros.simulation.bag_writer import START, TRUTH, write_bag
+from llava_st_ros.simulation.bag_writer import DEFAULT_START, TRUTH_FILE, write_bag
+from llava_st_ros.simulation.phrasing import event_sentence
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_video, split_seed
-from llava_st_ros.simulation.wording import sentence
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_bag_gives_back_the_frames_with_their_stamps(video, bag) -> None:
     images = list(read.images(topic))
     assert len(images) == len(video.frames)
     for image, frame, seconds in zip(images, video.frames, video.stamps):
-        assert image.stamp == image.recorded == START + round(seconds * NANOSECONDS)
+        assert image.stamp == image.recorded == DEFAULT_START + round(seconds * NANOSECONDS)
         assert image.frame_id == "cam_optical"
         assert image.message.format == "jpeg"
         decoded = cv2.imdecode(image.message.data, cv2.IMREAD_COLOR)[:, :, ::-1]
@@ -74,12 +74,12 @@ def test_the_bag_gives_back_the_frames_with_their_stamps(video, bag) -> None:
 
 
 def test_the_truth_beside_the_bag_is_the_videos(video, bag) -> None:
-    truth = json.loads((bag / TRUTH).read_text())
+    truth = json.loads((bag / TRUTH_FILE).read_text())
     stamps = truth["stamps"]
     assert len(stamps) == 120
     assert (truth["width"], truth["height"]) == (96, 96)
     for event, written in zip(video.events, truth["events"]):
-        assert written["text"] == sentence(event, video.objects)
+        assert written["text"] == event_sentence(event, video.objects)
         assert written["span"] == [stamps[event.span[0]], stamps[event.span[1]]]
     for index, item in enumerate(truth["objects"]):
         assert f"{item['color']} {item['shape']}" == video.objects[index].name
@@ -92,17 +92,17 @@ def test_the_truth_beside_the_bag_is_the_videos(video, bag) -> None:
 
 
 def test_the_demo_reads_the_truth(video, bag) -> None:
-    queries = read_truth(bag / TRUTH)
+    queries = read_truth(bag / TRUTH_FILE)
     assert len(queries) == 3
     for query in queries:
-        event = next(e for e in video.events if sentence(e, video.objects) == query.text)
+        event = next(e for e in video.events if event_sentence(e, video.objects) == query.text)
         seconds = (query.spans[0].end - query.spans[0].start) / NANOSECONDS
         assert seconds == pytest.approx((event.span[1] - event.span[0]) / 6)
         assert len(query.boxes) == video.visible[:, event.subject].sum()
 
 
 def test_a_bag_is_never_written_over(video, bag) -> None:
-    before = (bag / TRUTH).read_bytes()
+    before = (bag / TRUTH_FILE).read_bytes()
     with pytest.raises(DataError, match="exists"):
         write_bag(video, bag)
-    assert (bag / TRUTH).read_bytes() == before
+    assert (bag / TRUTH_FILE).read_bytes() == before

@@ -18,30 +18,30 @@ from llava_st_ros.simulation.events import EventKind, InfeasibleError
 from llava_st_ros.simulation.headless import mujoco
 from llava_st_ros.simulation.mjcf import scene_xml
 from llava_st_ros.simulation.physics import Tabletop
-from llava_st_ros.simulation.planning import Planner
+from llava_st_ros.simulation.planning import MotionPlanner
 from llava_st_ros.simulation.rendering import renderer_for
 from llava_st_ros.simulation.scenes import COLORS, sample_scene
 from llava_st_ros.simulation.simulator import (
     SPLITS,
-    Rehearsal,
     SimulatedClip,
     SimulatedEvent,
-    rehearse,
+    UnrenderedClip,
     simulate_clip,
+    simulate_unrendered,
     split_seed,
 )
-from llava_st_ros.simulation.worlds import world_of
+from llava_st_ros.simulation.worlds import world_for_seed
 
 
 @pytest.fixture(scope="module")
-def rehearsals() -> list[Rehearsal]:
-    return [rehearse(split_seed("train", index)) for index in range(40)]
+def unrendered() -> list[UnrenderedClip]:
+    return [simulate_unrendered(split_seed("train", index)) for index in range(40)]
 
 
 @pytest.fixture(scope="module")
-def clips(rehearsals) -> list[SimulatedClip]:
-    """Filmed after all rehearsals: nothing may linger from one to another."""
-    return [r.film(split_seed("train", index)) for index, r in enumerate(rehearsals)]
+def clips(unrendered) -> list[SimulatedClip]:
+    """Filmed after all unrendered: nothing may linger from one to another."""
+    return [r.render(split_seed("train", index)) for index, r in enumerate(unrendered)]
 
 
 def digest(clip: SimulatedClip) -> str:
@@ -131,18 +131,20 @@ def test_boxes_lie_where_the_camera_geometry_puts_a_ball(split) -> None:
     checked = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        scene = sample_scene(rng, 1, world_of(split_seed(split, 0)))
+        scene = sample_scene(rng, 1, world_for_seed(split_seed(split, 0)))
         if scene.objects[0].shape != "ball":
             continue
-        scene = replace(scene, foreground=None, distractors=())
+        scene = replace(scene, occluder=None, distractors=())
         time = float(rng.uniform(0, 6))
         model = mujoco.MjModel.from_xml_string(scene_xml(scene, 144))
         try:
-            table = Tabletop(scene, model, *Planner(rng, scene, 6.0).layout(["table"], []))
+            table = Tabletop(
+                scene, model, *MotionPlanner(rng, scene, 6.0).sample_layout(["table"], [])
+            )
         except InfeasibleError:
             continue
         pose = scene.camera.at(time)
-        labels = renderer_for(model, 144).labels(table.data, pose)
+        labels = renderer_for(model, 144).render_segmentation(table.data, pose)
         rows, columns = np.nonzero(labels == model.geom("object0").id)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         x, y, z = pose.axes @ (table.positions[0] - pose.eye)
@@ -172,11 +174,12 @@ def test_boxes_hold_the_object_of_their_colour(clips) -> None:
                 assert alike.mean() > 0.05, (clip.seed, item.name, frame)
 
 
-def test_subjects_move_in_their_spans_and_rest_outside_them(clips, rehearsals) -> None:
+def test_subjects_move_in_their_spans_and_rest_outside_them(clips, unrendered) -> None:
     fixed = [
         clip
-        for clip, rehearsal in zip(clips, rehearsals)
-        if not rehearsal.take.scene.camera.moving and rehearsal.take.scene.foreground is None
+        for clip, unrendered_clip in zip(clips, unrendered)
+        if not unrendered_clip.rollout.scene.camera.is_moving
+        and unrendered_clip.rollout.scene.occluder is None
     ]
     moved, rests = 0, 0
     for clip in fixed:

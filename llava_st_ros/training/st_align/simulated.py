@@ -170,7 +170,7 @@ def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[
             said = [sentence for _, sentence in sample.answer.segments]
             if not said:
                 continue
-        turn = (sample.asked(rng), format_answer(sample.answer, coordinates))
+        turn = (sample.question(rng), format_answer(sample.answer, coordinates))
         talk = Talk(sample.frame, (turn,))
         talks[FAMILIES[sample.task]].append(talk)
         if sample.task.modality is Modality.IMAGE:

@@ -123,7 +123,7 @@ class ConversationEncoder:
 
     def _prefix_and_turn(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, Turn]:
         answer = format_answer(sample.answer, self.config.coordinates)
-        whole = self.builder.build_labeled([(sample.asked(rng), answer)])
+        whole = self.builder.build_labeled([(sample.question(rng), answer)])
         ids, answered = np.asarray(whole.prompt.token_ids), np.asarray(whole.labels_mask)
         cut = 1 + int(np.flatnonzero(np.isin(ids, self._block_ends))[-1])
         choices, shown = evidence(ids, answered, sample, self.config)

@@ -1,60 +1,65 @@
-"""What a take really shows: events with their spans, or that it is not the scripted scene."""
+"""What a rollout really shows: events with their spans, or that it is not the scripted scene."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from llava_st_ros.records import Box
-from llava_st_ros.simulation.events import EventKind, InfeasibleError, SimulatedEvent, Slot
-from llava_st_ros.simulation.recording import MOVED, Take
+from llava_st_ros.simulation.events import EventKind, InfeasibleError, ScriptedEvent, SimulatedEvent
+from llava_st_ros.simulation.rollout import MOTION_THRESHOLD, Rollout
 
 
-def observe(take: Take, slot: Slot, boxes: np.ndarray) -> SimulatedEvent:
+def label_event(rollout: Rollout, scripted: ScriptedEvent, boxes: np.ndarray) -> SimulatedEvent:
     """What really happened in a slot. Raises InfeasibleError where it is not the scripted event."""
-    index = take.slots.index(slot)
-    before, after = take.befores[index][slot.subject], take.settled(index)[slot.subject]
-    motion, path = take.motions[index], take.positions[:, slot.subject]
-    visible = ~np.isnan(boxes[:, slot.subject, 0])
-    start = slot.start if motion is None or motion.brake_at is None else motion.brake_at
-    stop = take.slots[index + 1].start if index + 1 < len(take.slots) else np.inf
-    during = (take.stamps >= start) & (take.stamps < stop)
+    index = rollout.script.index(scripted)
+    before, after = (
+        rollout.start_positions[index][scripted.subject],
+        rollout.end_positions(index)[scripted.subject],
+    )
+    motion, path = rollout.motions[index], rollout.positions[:, scripted.subject]
+    visible = ~np.isnan(boxes[:, scripted.subject, 0])
+    start = scripted.start if motion is None or motion.brake_at is None else motion.brake_at
+    stop = rollout.script[index + 1].start if index + 1 < len(rollout.script) else np.inf
+    during = (rollout.stamps >= start) & (rollout.stamps < stop)
     moving = during.copy()
-    if slot.kind is not EventKind.STOPS:
-        moving &= np.linalg.norm(path - before, axis=1) > MOVED
-    followers = [i for i in (slot.subject, slot.other) if i is not None]
+    if scripted.kind is not EventKind.STOPS:
+        moving &= np.linalg.norm(path - before, axis=1) > MOTION_THRESHOLD
+    followers = [i for i in (scripted.subject, scripted.other) if i is not None]
     unsettled = np.zeros(len(moving), dtype=bool)
     for i in followers:
-        way = np.linalg.norm(take.positions[:, i] - take.settled(index)[i], axis=1)
-        unsettled |= during & (way > MOVED)
+        way = np.linalg.norm(rollout.positions[:, i] - rollout.end_positions(index)[i], axis=1)
+        unsettled |= during & (way > MOTION_THRESHOLD)
     first = np.flatnonzero(moving)
     late = np.flatnonzero(unsettled)
     if len(first) == 0:
         raise InfeasibleError("nothing moved")
     span = [int(first[0]), min(int(late[-1]) + 1 if len(late) else 0, len(moving) - 1)]
-    if slot.kind in (EventKind.ENTERS, EventKind.LEAVES):
+    if scripted.kind in (EventKind.ENTERS, EventKind.LEAVES):
         seen = np.flatnonzero(visible[span[0] : span[1] + 1]) + span[0]
         if len(seen) == 0:
             raise InfeasibleError("never seen")
-        side = 0 if slot.kind is EventKind.ENTERS else 1
+        side = 0 if scripted.kind is EventKind.ENTERS else 1
         span[side] = int(seen[0] if side == 0 else seen[-1])
-    if span[1] - span[0] < (1 if slot.kind is EventKind.DROPPED else 2):
+    if span[1] - span[0] < (1 if scripted.kind is EventKind.DROPPED else 2):
         raise InfeasibleError("too short to be seen")
-    _require(_happened(take, slot, before, after, visible, span), "the event did not come about")
-    other = slot.other
-    if slot.kind is EventKind.ROLLS:
-        other = _hidden_by(take, slot.subject, boxes, span)
-    return SimulatedEvent(slot.kind, slot.subject, other, (span[0], span[1]))
+    _require(
+        _happened(rollout, scripted, before, after, visible, span), "the event did not come about"
+    )
+    other = scripted.other
+    if scripted.kind is EventKind.ROLLS:
+        other = _hidden_by(rollout, scripted.subject, boxes, span)
+    return SimulatedEvent(scripted.kind, scripted.subject, other, (span[0], span[1]))
 
 
 def _happened(
-    take: Take,
-    slot: Slot,
+    rollout: Rollout,
+    scripted: ScriptedEvent,
     before: np.ndarray,
     after: np.ndarray,
     visible: np.ndarray,
     span: list[int],
 ) -> bool:
-    kind, item = slot.kind, take.scene.objects[slot.subject]
+    kind, item = scripted.kind, rollout.scene.objects[scripted.subject]
     rise, shift = after[2] - before[2], float(np.linalg.norm((after - before)[:2]))
     # An answer has a box for every frame of its span: a subject out of sight is not asked about.
     if not visible[span[0] : span[1] + 1].all():
@@ -71,27 +76,32 @@ def _happened(
     if kind is EventKind.LEAVES:
         return bool(visible[: span[0] + 1].all()) and not visible[span[1] + 1 :].any()
     if kind is EventKind.COLLIDES:
-        assert slot.other is not None
-        index = take.slots.index(slot)
-        hit = take.settled(index)[slot.other] - take.befores[index][slot.other]
-        touched = frozenset((slot.subject, slot.other)) in take.touched
-        return touched and float(np.linalg.norm(hit[:2])) > 0.025 and abs(hit[2]) < 0.02
+        assert scripted.other is not None
+        index = rollout.script.index(scripted)
+        hit = (
+            rollout.end_positions(index)[scripted.other]
+            - rollout.start_positions[index][scripted.other]
+        )
+        contacts = frozenset((scripted.subject, scripted.other)) in rollout.contacts
+        return contacts and float(np.linalg.norm(hit[:2])) > 0.025 and abs(hit[2]) < 0.02
     return shift > 0.08
 
 
-def _hidden_by(take: Take, subject: int, boxes: np.ndarray, span: list[int]) -> int | None:
+def _hidden_by(rollout: Rollout, subject: int, boxes: np.ndarray, span: list[int]) -> int | None:
     """The object behind which the subject passes: hidden on the way, on either side before and
     after."""
 
     def sides(f: int) -> np.ndarray:
-        across = take.scene.camera.at(float(take.stamps[f])).project(take.positions[f])[:, 0]
+        across = rollout.scene.camera.at(float(rollout.stamps[f])).project(rollout.positions[f])[
+            :, 0
+        ]
         return across < across[subject]
 
     def hiding(f: int) -> set[int]:
-        pose = take.scene.camera.at(float(take.stamps[f]))
-        view = pose.project(take.positions[f])
+        pose = rollout.scene.camera.at(float(rollout.stamps[f]))
+        view = pose.project(rollout.positions[f])
         u, v, depth = view[subject]
-        half = take.scene.objects[subject].scale * pose.scale_at(depth)
+        half = rollout.scene.objects[subject].scale * pose.scale_at(depth)
         whole = Box(u - half, v - half, u + half, v + half)
         found = set()
         for j, values in enumerate(boxes[f]):

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Imaging:
+class SensorEffects:
     """The faults of one camera in one clip; the defaults leave pictures as they are.
 
     ``shutter`` is the time of exposure in seconds, in which ``exposures`` (odd) pictures are
@@ -39,9 +39,9 @@ class Imaging:
         half = self.shutter / 2
         return np.linspace(-half, half, self.exposures) if self.exposures > 1 else np.zeros(1)
 
-    def develop(self, frames: np.ndarray, stamps: np.ndarray) -> np.ndarray:
+    def apply(self, frames: np.ndarray, stamps: np.ndarray) -> np.ndarray:
         """Frames uint8 [F, S, S, 3] taken at ``stamps`` (s) as this camera gives them."""
-        if self == Imaging(self.shutter, self.exposures):
+        if self == SensorEffects(self.shutter, self.exposures):
             return frames
         rng = np.random.default_rng(self.seed)
         swing = np.sin(2 * math.pi * stamps / self.period + self.phase)
@@ -76,7 +76,7 @@ class Imaging:
         return 1 - self.vignette * (place[:, None] ** 2 + place[None] ** 2) / 2
 
 
-def sample_imaging(rng: np.random.Generator) -> Imaging:
+def sample_sensor_effects(rng: np.random.Generator) -> SensorEffects:
     """A camera with faults, each of them often absent."""
 
     def sometimes(share: float, low: float, high: float) -> float:
@@ -85,7 +85,7 @@ def sample_imaging(rng: np.random.Generator) -> Imaging:
 
     shutter = sometimes(0.45, 0.015, 0.06)
     red, green, blue = (float(v) for v in 1 + rng.uniform(-0.07, 0.07, 3) * (rng.random() < 0.6))
-    return Imaging(
+    return SensorEffects(
         shutter=shutter,
         exposures=1 if not shutter else 3 if shutter < 0.03 else 5,
         balance=(red, green, blue),

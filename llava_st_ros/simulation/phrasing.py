@@ -11,15 +11,15 @@ import numpy as np
 
 from llava_st_ros.simulation.descriptions import (
     Description,
-    named,
-    pick,
-    telling_apart,
+    by_color_and_shape,
+    distinguishing_descriptions,
+    sample_description,
     vocabulary,
 )
 from llava_st_ros.simulation.events import EventKind, SimulatedEvent
-from llava_st_ros.simulation.placing import ORDINALS, Scenery, placed
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES, SimulatedObject
 from llava_st_ros.simulation.simulator import SimulatedClip
+from llava_st_ros.simulation.spatial_relations import ORDINALS, VisibleObjects, placed
 
 PREDICATES: dict[EventKind, tuple[str, ...]] = {
     EventKind.PUSHED: ("is pushed", "is pushed across the table", "gets pushed", "is shoved"),
@@ -34,14 +34,14 @@ PREDICATES: dict[EventKind, tuple[str, ...]] = {
 BEHIND = ("rolls behind the @", "passes behind the @")
 # What an onlooker may also say of a subject to which the first thing happens: an event is asked
 # about only in words that fit no other, and nothing is denied that may be said.
-_SLIDES = {EventKind.PUSHED, EventKind.ROLLS, EventKind.STOPS}
-ALSO: dict[EventKind, set[EventKind]] = {
-    EventKind.PUSHED: _SLIDES,
-    EventKind.ROLLS: _SLIDES,
-    EventKind.STOPS: _SLIDES,
-    EventKind.ENTERS: _SLIDES,
-    EventKind.LEAVES: _SLIDES,
-    EventKind.COLLIDES: _SLIDES,
+_SLIDING = {EventKind.PUSHED, EventKind.ROLLS, EventKind.STOPS}
+COMPATIBLE_KINDS: dict[EventKind, set[EventKind]] = {
+    EventKind.PUSHED: _SLIDING,
+    EventKind.ROLLS: _SLIDING,
+    EventKind.STOPS: _SLIDING,
+    EventKind.ENTERS: _SLIDING,
+    EventKind.LEAVES: _SLIDING,
+    EventKind.COLLIDES: _SLIDING,
     EventKind.LIFTED: {EventKind.STOPS},
     EventKind.DROPPED: {EventKind.STOPS, EventKind.COLLIDES},
 }
@@ -57,12 +57,12 @@ def predicates(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> tup
     return tuple(p.replace("@", objects[event.other].name) for p in said)
 
 
-def sentence(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> str:
+def event_sentence(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> str:
     """The event as answers say it, for example "the red ball is lifted"."""
     return f"the {objects[event.subject].name} {predicates(event, objects)[0]}"
 
 
-def attributes(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> tuple[str, ...]:
+def required_words(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> tuple[str, ...]:
     """What a right sentence about the event must hold: color, shape, what happens, and to what."""
     item = objects[event.subject]
     said = (item.color, item.shape, PREDICATES[event.kind][0].replace(" the @", ""))
@@ -71,11 +71,11 @@ def attributes(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> tup
     return said
 
 
-def may_be_said(kind: EventKind, event: SimulatedEvent) -> set[int]:
+def plausible_subjects(kind: EventKind, event: SimulatedEvent) -> set[int]:
     """The objects of which it may be said that an event of ``kind`` happens to them, in ``event``:
     its subject, what it hits, or none."""
-    found = {event.subject} if kind is event.kind or kind in ALSO[event.kind] else set()
-    if event.kind is EventKind.COLLIDES and kind in (_SLIDES | {EventKind.COLLIDES}):
+    found = {event.subject} if kind is event.kind or kind in COMPATIBLE_KINDS[event.kind] else set()
+    if event.kind is EventKind.COLLIDES and kind in (_SLIDING | {EventKind.COLLIDES}):
         assert event.other is not None
         found.add(event.other)
     return found
@@ -90,18 +90,18 @@ def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Genera
         clip.objects[i]
         for other in clip.events
         if other is not event
-        for i in may_be_said(event.kind, other)
+        for i in plausible_subjects(event.kind, other)
     ]
     if event.kind is EventKind.COLLIDES and event.other is not None:
         rivals.append(clip.objects[event.other])
-    ways = telling_apart(clip.objects[event.subject], rivals)
+    ways = distinguishing_descriptions(clip.objects[event.subject], rivals)
     if not ways:
         return _in_order(clip, event, predicate, rng)
     if Description() in ways and rng.random() < 0.1:
         return f"what {predicate}?"
-    words = pick(rng, ways).words(rng)
+    words = sample_description(rng, ways).words(rng)
     if rng.random() < _PLACED:
-        scenery = Scenery.of(clip.objects, clip.boxes[event.span[0]])
+        scenery = VisibleObjects.of(clip.objects, clip.boxes[event.span[0]])
         by_place = placed(event.subject, scenery, rng)
         if by_place:
             # "the ball left of the box that is pushed" would be the box that is pushed.
@@ -115,37 +115,37 @@ def _in_order(
     """ "the ball that is pushed first": of events of one kind that each happen to another object
     of the same description."""
     alike = [e for e in clip.events if e.kind is event.kind]
-    rivals = [e for e in clip.events if e not in alike and may_be_said(event.kind, e)]
+    rivals = [e for e in clip.events if e not in alike and plausible_subjects(event.kind, e)]
     subject = clip.objects[event.subject]
-    shared = all(named(subject).fits(clip.objects[e.subject]) for e in alike)
+    shared = all(by_color_and_shape(subject).matches(clip.objects[e.subject]) for e in alike)
     apart = len({e.subject for e in alike}) == len(alike) > 1
     if rivals or not apart or event.other is not None:
         return None
     order = sorted(alike, key=lambda e: e.span).index(event)
-    description = named(subject) if shared else Description()
+    description = by_color_and_shape(subject) if shared else Description()
     if not shared and all(clip.objects[e.subject].shape == subject.shape for e in alike):
         description = Description(shape=subject.shape)
     return f"the {description.words(rng)} that {predicate} {ORDINALS[order]}"
 
 
-def object_text(index: int, scenery: Scenery, rng: np.random.Generator) -> str | None:
+def object_text(index: int, scenery: VisibleObjects, rng: np.random.Generator) -> str | None:
     """Words that mean an object and no other that is seen; None where there are none."""
-    ways = telling_apart(scenery.objects[index], scenery.others(index))
+    ways = distinguishing_descriptions(scenery.objects[index], scenery.others(index))
     if not ways or rng.random() < _PLACED:
         by_place = placed(index, scenery, rng)
         if by_place:
             return f"the {by_place[int(rng.integers(len(by_place)))]}"
-    return f"the {pick(rng, ways).words(rng)}" if ways else None
+    return f"the {sample_description(rng, ways).words(rng)}" if ways else None
 
 
-def phrase(item: SimulatedObject) -> str:
+def object_phrase(item: SimulatedObject) -> str:
     """As answers name an object: "a small red ball"."""
     return f"a {item.full_name}"
 
 
 def caption(items: Sequence[SimulatedObject]) -> str:
     """One clause that names the objects in the given order."""
-    names = [phrase(item) for item in items]
+    names = [object_phrase(item) for item in items]
     if len(names) == 1:
         return names[0]
     return f"{', '.join(names[:-1])} and {names[-1]}"

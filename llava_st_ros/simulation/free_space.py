@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from llava_st_ros.simulation.camera import Views
+from llava_st_ros.simulation.camera import PoseBatch
 from llava_st_ros.simulation.scenes import Scene
 
-_TWINS_APART = 0.12  # of the picture, between objects of the same name
+_SAME_NAME_GAP = 0.12  # of the picture, between objects of the same name
 
 
-class Room:
+class FreeSpace:
     """A scene's table as its camera sees it in ``duration`` seconds.
 
     Objects keep ``apartness`` times the sum of their half sizes from each other in the picture.
@@ -20,10 +20,10 @@ class Room:
 
     def __init__(self, scene: Scene, duration: float, apartness: float) -> None:
         self.scene = scene
-        self.solid = [item for item in scene.distractors if item.solid]
+        self.solid_distractors = [item for item in scene.distractors if item.is_solid]
         times = np.linspace(0, duration, max(5, int(duration / 1.4)))
-        self._views = Views([scene.camera.at(t) for t in times])
-        self._ends = Views([scene.camera.at(0.0), scene.camera.at(duration)])
+        self._views = PoseBatch([scene.camera.at(t) for t in times])
+        self._ends = PoseBatch([scene.camera.at(0.0), scene.camera.at(duration)])
         # Of the picture: between these times a shaken camera is elsewhere.
         self._margin = 0.005 + scene.camera.shake / scene.camera.fovy
         self._apartness = apartness
@@ -34,21 +34,22 @@ class Room:
 
     def out_of_view(self, index: int, point: np.ndarray) -> bool:
         """Whether nothing of it is, whatever the camera does."""
-        boxes = self._views.outlines(point[None], 1.1 * self.scene.objects[index].reach)
+        boxes = self._views.sphere_boxes(point[None], 1.1 * self.scene.objects[index].radius)
         margin = 0.02 + self._margin
         return bool(((boxes[:, :, 2] < -margin) | (boxes[:, :, 0] > 1 + margin)).all())
 
     def all_in_view(self, index: int, points: np.ndarray) -> np.ndarray:
         """``in_view`` of [N, 3] points, bool [N]."""
-        boxes = self._views.outlines(points, self.scene.objects[index].reach)
+        boxes = self._views.sphere_boxes(points, self.scene.objects[index].radius)
         inside: np.ndarray = (boxes > self._margin) & (boxes < 1 - self._margin)
         return np.asarray(inside.all(axis=(0, 2)))
 
     def free(self, index: int, point: np.ndarray) -> bool:
         """Whether no distractor stands there."""
-        reach = self.scene.objects[index].reach
+        radius = self.scene.objects[index].radius
         return all(
-            math.dist(item.place, point[:2]) > reach + item.reach + 0.02 for item in self.solid
+            math.dist(item.place, point[:2]) > radius + item.radius + 0.02
+            for item in self.solid_distractors
         )
 
     def apart(
@@ -58,24 +59,24 @@ class Room:
         and of those ``placed``, there and in the picture."""
         objects = self.scene.objects
         item = objects[index]
-        fit = places[:, 1] + item.reach < self.scene.table_edge
+        fit = places[:, 1] + item.radius < self.scene.table_edge
         fit &= np.array([self.free(index, place) for place in places])
         seen = self._ends.project(places)
         for j in placed:
             gaps = np.linalg.norm((places - positions[j])[:, :2], axis=1)
-            fit &= gaps > item.reach + objects[j].reach + 0.03
+            fit &= gaps > item.radius + objects[j].radius + 0.03
             other = self._ends.project(positions[j][None])
             focal = self._ends.focal[:, None]
-            reach = focal * (item.scale / seen[:, :, 2] + objects[j].scale / other[:, :, 2])
+            radius = focal * (item.scale / seen[:, :, 2] + objects[j].scale / other[:, :, 2])
             away = np.abs(seen[:, :, :2] - other[:, :, :2])
-            fit &= (np.hypot(*np.moveaxis(away, 2, 0)) > self._apartness * reach).all(axis=0)
+            fit &= (np.hypot(*np.moveaxis(away, 2, 0)) > self._apartness * radius).all(axis=0)
             if item.name == objects[j].name:
                 # Told apart by left and right, or by near and far.
-                fit &= (away.max(axis=2) > _TWINS_APART).all(axis=0)
+                fit &= (away.max(axis=2) > _SAME_NAME_GAP).all(axis=0)
         return fit
 
 
-def from_way(places: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def distance_to_segment(places: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """How far places [N, 2] lie from the straight way between two points [2], metres [N]."""
     way = end - start
     along = (places - start) @ way / max(float(way @ way), 1e-9)

@@ -12,7 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from llava_st_ros.simulation.descriptions import Description, descriptions, pick, telling_apart
+from llava_st_ros.simulation.descriptions import (
+    Description,
+    descriptions,
+    distinguishing_descriptions,
+    sample_description,
+)
 from llava_st_ros.simulation.scenes import SimulatedObject
 
 MARGIN = 0.05
@@ -21,7 +26,7 @@ _NEXT_TO = 0.6  # the nearest is "next to" if the second nearest is this much fa
 
 
 @dataclass(frozen=True)
-class Scenery:
+class VisibleObjects:
     """The objects seen in a picture: ``indices`` of n objects, ``centers`` f32 [n, 2] in [0, 1]."""
 
     objects: tuple[SimulatedObject, ...]
@@ -29,7 +34,7 @@ class Scenery:
     centers: np.ndarray
 
     @classmethod
-    def of(cls, objects: Sequence[SimulatedObject], boxes: np.ndarray) -> Scenery:
+    def of(cls, objects: Sequence[SimulatedObject], boxes: np.ndarray) -> VisibleObjects:
         """From boxes f32 [objects, 4], NaN for what is not seen."""
         seen = np.flatnonzero(~np.isnan(boxes[:, 0]))
         centers = (boxes[seen, :2] + boxes[seen, 2:]) / 2
@@ -44,16 +49,16 @@ class Scenery:
 
     def fitting(self, description: Description) -> list[int]:
         """Indices of the objects seen that a description fits."""
-        return [i for i in self.indices if description.fits(self.objects[i])]
+        return [i for i in self.indices if description.matches(self.objects[i])]
 
 
-def placed(index: int, scenery: Scenery, rng: np.random.Generator) -> list[str]:
+def placed(index: int, scenery: VisibleObjects, rng: np.random.Generator) -> list[str]:
     """Ways to say which object is meant by where it is, without "the"; none where place does not
     tell it from those that look alike."""
     item = scenery.objects[index]
     # Where words tell it apart, place is said now and then all the same.
     ambiguous = [d for d in descriptions(item) if len(scenery.fitting(d)) > 1]
-    description = pick(rng, ambiguous or descriptions(item))
+    description = sample_description(rng, ambiguous or descriptions(item))
     alike = scenery.fitting(description)
     words = description.words(rng)
     return [
@@ -62,7 +67,7 @@ def placed(index: int, scenery: Scenery, rng: np.random.Generator) -> list[str]:
     ]
 
 
-def _in_a_row(index: int, alike: list[int], scenery: Scenery, words: str) -> list[str]:
+def _in_a_row(index: int, alike: list[int], scenery: VisibleObjects, words: str) -> list[str]:
     """By the order from left to right of those that look alike."""
     if len(alike) < 2:
         return []
@@ -86,18 +91,18 @@ def _in_a_row(index: int, alike: list[int], scenery: Scenery, words: str) -> lis
 
 
 def _beside_another(
-    index: int, alike: list[int], scenery: Scenery, words: str, rng: np.random.Generator
+    index: int, alike: list[int], scenery: VisibleObjects, words: str, rng: np.random.Generator
 ) -> list[str]:
     """By another object that is called by what tells it from all others."""
     marks = [i for i in scenery.indices if i not in alike]
     if not marks:
         return []
     mark = int(rng.choice(marks))
-    known = telling_apart(scenery.objects[mark], scenery.others(mark))
+    known = distinguishing_descriptions(scenery.objects[mark], scenery.others(mark))
     if not known:
         return []
     there = scenery.center(mark)
-    called = pick(rng, known).words(rng)
+    called = sample_description(rng, known).words(rng)
     rivals = [i for i in alike if i != index]
     side = float(scenery.center(index)[0] - there[0])
     ways = []

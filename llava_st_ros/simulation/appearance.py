@@ -1,4 +1,4 @@
-"""How a scene looks: surfaces, materials and light, and their pixels for MuJoCo."""
+"""The appearance of a scene: surfaces, materials and light, and their pixels for MuJoCo."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.simulation.headless import mujoco
-from llava_st_ros.simulation.textures import PHOTOS, grain, surface
+from llava_st_ros.simulation.textures import PHOTOS, object_texture, surface
 from llava_st_ros.simulation.worlds import World
 
 Color = tuple[float, float, float]
 SURFACES = {"table": 256, "floor": 128, "wall": 256}  # name and side in pixels of their textures
-GRAINS = ("flat", "wood", "speckle", "stripes", "noise")  # of objects: one cube texture each
-GRAIN_SIZE = 64
+OBJECT_TEXTURES = (
+    "flat",
+    "wood",
+    "speckle",
+    "stripes",
+    "noise",
+)  # of objects: one cube texture each
+OBJECT_TEXTURE_SIZE = 64
 TABLES: tuple[Color, ...] = (
     (0.62, 0.47, 0.33),
     (0.45, 0.32, 0.22),
@@ -46,7 +52,7 @@ class Surface:
 class Material:
     """An object's skin: ``grain`` darkens the color to ``darkest`` of itself at most."""
 
-    grain: str
+    texture: str
     specular: float
     shininess: float
 
@@ -63,7 +69,7 @@ _DARKEST = {"flat": 1.0, "wood": 0.7, "speckle": 0.7, "stripes": 0.65, "noise": 
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """``materials`` are names, one for each object; colors of light are products with white."""
 
     table: Surface
@@ -77,14 +83,14 @@ class Look:
     seed: int  # of the pixels
 
 
-def sample_look(rng: np.random.Generator, world: World, num_objects: int) -> Look:
+def sample_appearance(rng: np.random.Generator, world: World, num_objects: int) -> Appearance:
     names = list(MATERIALS)
     weights = np.array([0.36, 0.2, 0.1, 0.12, 0.11, 0.11])
     angle, tilt = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.9)
     ambient, light = rng.uniform(0.36, 0.52), rng.uniform(0.28, 0.5)
     warmth = rng.uniform(-0.08, 0.08)  # of the lamp; the rest of the room lies nearer to white
     tone = np.array([1 + warmth, 1.0, 1 - warmth])
-    return Look(
+    return Appearance(
         table=_surface(rng, _table_name(rng, world), _table_tint(rng)),
         floor=_surface(rng, str(rng.choice(world.backdrops)), _grey(rng, 0.15, 0.6)),
         wall=_surface(rng, str(rng.choice(world.backdrops)), _grey(rng, 0.25, 0.8), 0.35),
@@ -97,19 +103,19 @@ def sample_look(rng: np.random.Generator, world: World, num_objects: int) -> Loo
     )
 
 
-def paint(model: mujoco.MjModel, look: Look) -> None:
+def fill_textures(model: mujoco.MjModel, appearance: Appearance) -> None:
     """Write the textures' pixels into ``model``."""
-    rng = np.random.default_rng(look.seed)
+    rng = np.random.default_rng(appearance.seed)
     for name, size in SURFACES.items():
-        pixels: np.ndarray = getattr(look, name).pixels(rng, size)
+        pixels: np.ndarray = getattr(appearance, name).pixels(rng, size)
         _write(model, name, pixels)
-    for name in GRAINS:
+    for name in OBJECT_TEXTURES:
         darkest = _DARKEST[name]
-        light = darkest + (1 - darkest) * grain(name, rng, GRAIN_SIZE)
+        light = darkest + (1 - darkest) * object_texture(name, rng, OBJECT_TEXTURE_SIZE)
         if name == "flat":
             light = np.ones_like(light)
         face = np.repeat((255 * light)[:, :, None], 3, axis=2).astype(np.uint8)
-        _write(model, f"grain-{name}", np.concatenate([face] * 6))
+        _write(model, f"object-{name}", np.concatenate([face] * 6))
 
 
 def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> None:
