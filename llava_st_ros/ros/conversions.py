@@ -182,8 +182,8 @@ def _box_from_msg(message: msg.Query) -> Box | None:
     box, width, height = message.box[0], message.image_width, message.image_height
     if not (width and height):
         raise QueryError(
-            "a box without image_width and image_height",
-            "set them to the size of the image that the box refers to",
+            "a box without image_width and image_height; "
+            "expected the size of the image that it refers to"
         )
     return Box.from_pixels((box.x_min, box.y_min, box.x_max, box.y_max), width, height)
 

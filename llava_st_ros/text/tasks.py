@@ -161,16 +161,15 @@ def question_from_query(query: Query, template: int = 0) -> Question:
     if task in _NEEDS_SPAN:
         if span is None:
             raise QueryError(
-                f"a {task.value} query without a span",
-                "give it as (start, end), fractions of the window",
+                f"a {task.value} query without a span; "
+                "expected (start, end) as fractions of the window"
             )
         times = span[: 1 if task is Task.ELC else 2]
     if task not in _NEEDS_BOX:
         return Question(task, text, times)
     if box is None:
         raise QueryError(
-            f"a {task.value} query without a box",
-            "give it as x1, y1, x2, y2, fractions of the frame",
+            f"a {task.value} query without a box; expected x1, y1, x2, y2 as fractions of the frame"
         )
     return Question(task, text, times, (box.y1, box.y2), (box.x1, box.x2))
 
@@ -180,7 +179,7 @@ def _fill(task: Task, words: str, template: int) -> str:
     if "@" not in form:
         return f"{words} {form.lstrip()}" if words else form
     if not words:
-        raise QueryError(f"a {task.value} query without words", "say what to look for")
+        raise QueryError(f"a {task.value} query without words; expected what to look for")
     if words.endswith("?"):
         forms = _QUESTION_TEMPLATES[task]
         form = forms[template % len(forms)]
