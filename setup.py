@@ -34,6 +34,9 @@ setup(
         ),
     ],
     package_dir=FOLDERS,
-    package_data={"llava_st_ros.export": ["*.yaml", "*/*.yaml", "geometries/*.json"]},
+    package_data={
+        "llava_st_ros": ["py.typed"],
+        "llava_st_ros.export": ["*.yaml", "*/*.yaml", "geometries/*.json"],
+    },
     data_files=list(shared_files()),
 )
