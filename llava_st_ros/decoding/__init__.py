@@ -1,1 +1,1 @@
-"""Token by token: constrained generation over any backend."""
+"""Constrained decoding over any backend."""

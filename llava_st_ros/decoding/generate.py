@@ -1,9 +1,9 @@
-"""Decoding without chance, token by token, over any backend.
+"""Deterministic, grammar-constrained decoding over any backend.
 
-The loop knows nothing of tasks: a grammar tells it which tokens may come and which must, and of
-those that may the one to take: the likeliest word, the median of a coordinate. Tokens that must
-come are never sampled; a run of them goes through the network together with the token chosen before
-it, in one call.
+The loop does not know the tasks: a grammar says which tokens are forced and which are allowed, and
+each set of allowed tokens selects one of them from the logits (the most probable word, the median
+of a coordinate). Forced tokens are not sampled; a run of them is fed to the model in one call,
+together with the token selected before.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from llava_st_ros.backends.base import Backend, Cache
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
-from llava_st_ros.text.choices import NoMatchChoice
 from llava_st_ros.text.grammar import Grammar, Unconstrained
+from llava_st_ros.text.token_sets import NoMatchChoice
 from llava_st_ros.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Generation:
-    """n tokens that the model wrote, without the end token.
+    """The n generated tokens, without the end token.
 
-    ``logprobs`` are the model's own, over its whole vocabulary; of closing words that were forced
-    and not put to the model any more, 0. ``coordinate_probabilities`` are the probabilities of
-    coordinate tokens among the rows of their table, NaN for other tokens. ``forced`` marks tokens
-    that the grammar left no choice about. ``decided`` is the probability with which the model
-    chose to answer, or to say that nothing matches, against the other; None where its grammar
-    leaves no such choice. ``finished`` is False where the token budget or
-    ``cancelled`` cut the answer short.
+    Attributes:
+        ids: Token ids.
+        logprobs: Log probabilities under the model over its vocabulary; 0 for closing words that
+            are forced and therefore not fed to the model.
+        coordinate_probabilities: Probabilities of coordinate tokens, normalized over their table;
+            NaN for other tokens.
+        forced: Whether the grammar forced the token.
+        finished: False if the token budget or ``cancelled`` ended the answer early.
+        choice_probability: Probability of the selected one of "no match" and an answer, normalized
+            over both; None if the grammar does not offer this choice.
     """
 
     ids: tuple[int, ...]
@@ -41,24 +44,24 @@ class Generation:
     coordinate_probabilities: tuple[float, ...]
     forced: tuple[bool, ...]
     finished: bool
-    decided: float | None = None
+    choice_probability: float | None = None
 
     @property
     def confidence(self) -> float:
-        """How sure the model is, in [0, 1].
+        """The confidence in [0, 1].
 
-        Mean probability of the chosen coordinates, times ``decided``. Of an answer without chosen
-        coordinates ``decided``, or else the mean over all tokens.
+        Mean probability of the selected coordinates times ``choice_probability``. Without selected
+        coordinates: ``choice_probability``, or else the mean probability of all tokens.
         """
-        chosen = [
+        selected = [
             p
             for p, forced in zip(self.coordinate_probabilities, self.forced)
             if not forced and p == p
         ]
-        if not chosen and self.decided is None:
-            chosen = [float(np.exp(value)) for value in self.logprobs] or [0.0]
-        decided = 1.0 if self.decided is None else self.decided
-        return decided * float(np.mean(chosen or [1.0]))
+        if not selected and self.choice_probability is None:
+            selected = [float(np.exp(value)) for value in self.logprobs] or [0.0]
+        choice = 1.0 if self.choice_probability is None else self.choice_probability
+        return choice * float(np.mean(selected or [1.0]))
 
 
 def generate(
@@ -72,57 +75,59 @@ def generate(
     on_token: Callable[[int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Generation:
-    """Write an answer to the prompt's ``embeddings`` [L, D] in a new cache.
+    """Generate the answer to a prompt.
 
-    At each step the best token that ``grammar`` allows is taken (None: the likeliest of all, up to
-    an end token). ``on_token`` is called with each id; ``cancelled`` is asked before each step.
-    Raises BackendError for logits that are not finite or not a vocabulary long, and for a prompt
-    that leaves no room in the model's positions.
+    Args:
+        backend: The model.
+        embeddings: The prompt's embeddings [L, D] that are not in the cache yet.
+        tokenizer: The model's tokenizer.
+        cache: Cache of the prompt's beginning; a new one by default.
+        grammar: What is allowed; by default any token until an end token.
+        max_new_tokens: The token budget.
+        on_token: Called with each id.
+        cancelled: Called before each step; True ends the answer.
+
+    Raises:
+        BackendError: Logits are not finite or not one vocabulary long, or the prompt leaves no
+            position free.
     """
     config = backend.describe().model
-    walk = (grammar or Unconstrained(tokenizer, config)).begin()
-    writing = _Writing(config, on_token)
+    state = (grammar or Unconstrained(tokenizer, config)).start()
+    output = _Output(config, on_token)
     cache = backend.new_cache() if cache is None else cache
-    rows = _checked(backend.prefill(embeddings, cache), config)
-    room = config.language.max_position_embeddings - cache.length
-    if room < 1:
-        raise BackendError(
-            f"a prompt of {cache.length} positions"
-            f"; expected fewer than {config.language.max_position_embeddings}, the model's",
-            "use fewer frames or a shorter question",
-        )
-    budget = min(max_new_tokens, room)
-    unfed: list[int] = []  # written, but not yet in the cache
-    while len(writing) < budget and not walk.done and not (cancelled and cancelled()):
-        run = walk.forced[: budget - len(writing)]
-        walk.advance(run)
-        if walk.done or (run and len(writing) + len(run) == budget):
-            writing.close(run)
+    logits = _checked(backend.prefill(embeddings, cache), config)
+    budget = min(max_new_tokens, _free_positions(cache, config))
+    pending: list[int] = []  # generated, but not in the cache yet
+    while len(output) < budget and not state.done and not (cancelled and cancelled()):
+        run = state.forced[: budget - len(output)]
+        state.advance(run)
+        if state.done or (run and len(output) + len(run) == budget):
+            output.close(run)
             break
-        fed = [*unfed, *run]
+        fed = [*pending, *run]
         if fed:
             later = _checked(backend.extend(fed, cache), config)
-            rows = later if unfed else np.concatenate((rows[-1:], later))
+            logits = later if pending else np.concatenate((logits[-1:], later))
         for number, token in enumerate(run):
-            writing.add(token, rows[number], forced=True)
-        assert walk.allowed is not None
-        token = walk.allowed.best(rows[-1])
-        if isinstance(walk.allowed, NoMatchChoice):
-            writing.decided = walk.allowed.probability(token, rows[-1])
-        walk.advance((token,))
-        if token in walk.ends:
+            output.add(token, logits[number], forced=True)
+        assert state.allowed is not None
+        token = state.allowed.select(logits[-1])
+        if isinstance(state.allowed, NoMatchChoice):
+            output.choice_probability = state.allowed.probability(token, logits[-1])
+        state.advance((token,))
+        if token in state.end_ids:
             break
-        writing.add(token, rows[-1], forced=False)
-        unfed = [token]
-    return writing.generation(walk.done)
+        output.add(token, logits[-1], forced=False)
+        pending = [token]
+    return output.generation(state.done)
 
 
-class _Writing:
-    """The tokens so far and their probabilities."""
+class _Output:
+    """The tokens generated so far and their probabilities."""
 
     def __init__(self, config: ModelConfig, on_token: Callable[[int], None] | None) -> None:
         self._config, self._on_token = config, on_token
-        self.decided: float | None = None
+        self.choice_probability: float | None = None
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._coordinates: list[float] = []
@@ -133,7 +138,7 @@ class _Writing:
         return len(self._ids)
 
     def add(self, token: int, logits: np.ndarray, *, forced: bool) -> None:
-        """A token and the logits [vocabulary] that it was taken from."""
+        """Append a token and its probabilities under its logits [vocabulary]."""
         coordinate = float("nan")
         for ids in self._tables:
             if token in ids:
@@ -142,7 +147,7 @@ class _Writing:
         self._append(token, float(logits[token] - _log_sum_exp(logits)), coordinate, forced)
 
     def close(self, run: Sequence[int]) -> None:
-        """Forced tokens behind which nothing is chosen: the network need not see them."""
+        """Append forced tokens that no selection follows, so that the model need not see them."""
         for token in run:
             self._append(token, 0.0, float("nan"), True)
 
@@ -153,7 +158,7 @@ class _Writing:
             tuple(self._coordinates),
             tuple(self._forced),
             finished,
-            self.decided,
+            self.choice_probability,
         )
 
     def _append(self, token: int, logprob: float, coordinate: float, forced: bool) -> None:
@@ -165,19 +170,32 @@ class _Writing:
             self._on_token(token)
 
 
+def _free_positions(cache: Cache, config: ModelConfig) -> int:
+    positions = config.language.max_position_embeddings
+    if cache.length >= positions:
+        raise BackendError(
+            f"a prompt of {cache.length} positions; expected fewer than the model's {positions}",
+            "use fewer frames or a shorter question",
+        )
+    return positions - cache.length
+
+
 def _log_sum_exp(logits: np.ndarray) -> float:
     highest = logits.max()
     return float(highest + np.log(np.exp(logits - highest).sum(dtype=np.float64)))
 
 
 def _checked(logits: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """[K, vocabulary], finite."""
+    """Return finite logits as [K, vocabulary]."""
     rows = np.atleast_2d(np.asarray(logits))
-    finite = bool(np.isfinite(rows).all())
-    if rows.ndim != 2 or rows.shape[1] != config.vocabulary or not finite:
+    if rows.ndim != 2 or rows.shape[1] != config.vocabulary:
         raise BackendError(
-            (f"logits of shape {rows.shape}" + ("" if finite else " that are not all finite"))
-            + f"; expected finite logits, {config.vocabulary} a position",
-            "check the checkpoint and the backend's precision",
+            f"logits of shape {rows.shape}; expected {config.vocabulary} values per position",
+            "the checkpoint and its config.json do not belong together",
+        )
+    if not np.isfinite(rows).all():
+        raise BackendError(
+            "logits that are not all finite",
+            "the checkpoint is corrupt, or the precision overflows: use float32 or bfloat16",
         )
     return rows

@@ -1,1 +1,1 @@
-"""From a camera's stream to windows of stamped features."""
+"""From a camera's stream of frames to windows of encoded frames."""

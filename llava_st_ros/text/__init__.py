@@ -1,1 +1,1 @@
-"""Words in and out: tasks, prompts, grammar and answers."""
+"""Tasks, prompts, grammars and answers: everything between a query's words and token ids."""

@@ -1,8 +1,8 @@
-"""An answer being read: words and coordinates in one string, and what of it is used up.
+"""The text of an answer during parsing, with its coordinate tokens as single characters.
 
-Each coordinate token is a single private-use character in ``Reading.marked``, so that regular
-expressions can say "a time, then four corners", and so that words which merely spell a token
-cannot be taken for one when the answer comes as ids.
+Each coordinate token becomes one private-use character of ``AnswerText.marked``. Regular
+expressions can then match "a time, then four corners", and words that spell a coordinate token are
+not mistaken for one when the answer is given as ids.
 """
 
 from __future__ import annotations
@@ -18,24 +18,30 @@ from llava_st_ros.text.tokenizer import CHAT_END, CHAT_START, STRUCTURE, Tokeniz
 _ROWS = 0x4000
 _PLANE = {axis: 0xF0000 + number * _ROWS for number, axis in enumerate(Axis)}
 _PRIVATE = re.compile("[\U000f0000-\U000fbfff]")
-_USED = "\ue000"  # takes the place of what has been read in ``Reading.rest``
+_CONSUMED = "\ue000"  # replaces the parsed characters in ``AnswerText.rest``
 _STRUCTURE = re.compile("|".join(re.escape(t) for t in (CHAT_START, *STRUCTURE.values())))
 MAX_PROBLEMS = 20
 
 
 def character_class(axis: Axis) -> str:
-    """The regular expression of an axis's private characters."""
+    """Return the regular expression that matches an axis's private characters."""
     first = _PLANE[axis]
     return f"[{chr(first)}-{chr(first + _ROWS - 1)}]"
 
 
 def mark(axis: Axis, row: int) -> str:
-    """The private character of a coordinate token."""
+    """Return the private character of a coordinate token."""
     return chr(_PLANE[axis] + min(row, _ROWS - 1))
 
 
-class Reading:
-    """``marked`` is the answer; ``rest`` the same with what has been taken blanked out."""
+class AnswerText:
+    """An answer and the parts of it that are already parsed.
+
+    Attributes:
+        marked: The answer, coordinate tokens as private characters.
+        rest: The same with the parsed parts blanked out.
+        problems: What could not be parsed, one line each.
+    """
 
     def __init__(self, marked: str, config: ModelConfig, problems: Iterable[str] = ()) -> None:
         self.marked, self.rest = marked, marked
@@ -44,79 +50,81 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """The answer with its coordinate tokens spelled out."""
+        """The answer, coordinate tokens spelled out."""
         return _spelled(self.marked).strip()
 
-    def problem(self, line: str) -> None:
+    def add_problem(self, line: str) -> None:
         if len(self.problems) < MAX_PROBLEMS and line not in self.problems:
             self.problems.append(line)
 
-    def take(self, span: tuple[int, int]) -> None:
+    def consume(self, span: tuple[int, int]) -> None:
+        """Mark the characters start..end-1 as parsed."""
         start, end = span
-        self.rest = self.rest[:start] + _USED * (end - start) + self.rest[end:]
+        self.rest = self.rest[:start] + _CONSUMED * (end - start) + self.rest[end:]
 
-    def first_taken(self, after: int) -> int | None:
-        """Where the next part that has been taken begins."""
-        place = self.rest.find(_USED, after)
-        return None if place < 0 else place
+    def next_consumed(self, after: int) -> int | None:
+        """Return the index of the first parsed character from ``after`` on."""
+        index = self.rest.find(_CONSUMED, after)
+        return None if index < 0 else index
 
     def words(self, start: int, end: int | None) -> str:
-        """The words between two places, without coordinate tokens."""
+        """Return the words between two indices, without coordinate tokens."""
         return " ".join(_PRIVATE.sub(" ", self.marked[start:end]).split())
 
     def time(self, character: str) -> int | None:
-        """A time token's frame, or None (and a problem) beyond the window."""
+        """Return the slot of a time token; None and a problem if it is past the window."""
         row, frames = ord(character) - _PLANE[Axis.TIME], self._config.num_frames
         if row < frames:
             return row
-        self.problem(f"time {row} in a window of {frames} frames")
+        self.add_problem(f"time {row} is past the window of {frames} frames")
         return None
 
     def ordered_span(self, first: str, last: str) -> tuple[int, int] | None:
+        """Return a span of two time tokens, swapped with a problem if it ends before it starts."""
         start, end = self.time(first), self.time(last)
         if start is None or end is None:
             return None
         if end < start:
-            self.problem(f"a span from {start} to {end}, turned round")
+            self.add_problem(f"the span {start} to {end} ends before it starts; swapped")
         return min(start, end), max(start, end)
 
     def box(self, corners: Sequence[str]) -> Box | None:
-        """x1, y1, x2, y2 characters -> a box; turned corners are set right, as a problem."""
+        """Return the box of x1, y1, x2, y2 characters, corners swapped if necessary."""
         coordinates = self._config.coordinates
         found = []
         for axis, character in zip(CORNERS, corners):
             row, rows = ord(character) - _PLANE[axis], coordinates.rows(axis)
             if row >= rows:
-                self.problem(f"{axis.token(row)} with {rows} rows")
+                self.add_problem(f"{axis.token(row)} is not one of {rows} rows")
                 return None
             found.append(coordinates.value(axis, row))
         x1, y1, x2, y2 = found
         if x1 > x2 or y1 > y2:
-            self.problem("a box with its corners exchanged, set right")
+            self.add_problem("a box has its corners swapped; corrected")
         return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
 
     def report_rest(self) -> None:
-        """Note coordinate tokens that belong to nothing whole."""
-        left = _PRIVATE.findall(self.rest)
-        if left:
-            self.problem(
-                f"{len(left)} coordinate tokens that belong to nothing whole, "
-                f"first {_spelled(left[0])}"
+        """Add a problem if there are coordinate tokens that are not parsed."""
+        unused = _PRIVATE.findall(self.rest)
+        if unused:
+            self.add_problem(
+                f"{len(unused)} coordinate tokens are not part of a complete box or span, "
+                f"first {_spelled(unused[0])}"
             )
 
 
-def read_text(text: str, config: ModelConfig) -> Reading:
-    """Mark the coordinate tokens spelled in a text, which ends at the first end token."""
+def read_text(text: str, config: ModelConfig) -> AnswerText:
+    """Mark the coordinate tokens in a text, up to the first end token."""
     problems = []
     text = _PRIVATE.sub("\N{REPLACEMENT CHARACTER}", text.split(CHAT_END, 1)[0])
     if _STRUCTURE.search(text):
-        problems.append("structural tokens in the answer")
+        problems.append("the answer contains structural tokens")
         text = _STRUCTURE.sub(" ", text)
-    return Reading(COORDINATE.sub(_marked, text), config, problems)
+    return AnswerText(COORDINATE.sub(_marked, text), config, problems)
 
 
-def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | None) -> Reading:
-    """Mark the coordinate ids; the words between are decoded, up to the first end token."""
+def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | None) -> AnswerText:
+    """Mark the coordinate ids and decode the words between them, up to the first end token."""
     ends = set(config.end_token_ids) | ({tokenizer.chat_end} if tokenizer else set())
     pieces: list[str] = []
     words: list[int] = []
@@ -127,7 +135,7 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
             decoded = tokenizer.decode(words)
             pieces.append(_PRIVATE.sub("\N{REPLACEMENT CHARACTER}", decoded))
         elif words:
-            problems["words that need the tokenizer to be read"] = None
+            problems["words are missing: they cannot be decoded without the tokenizer"] = None
         words.clear()
 
     structure = set(vars(config.special_tokens).values())
@@ -141,16 +149,16 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
             flush()
             pieces.append(mark(*coordinate))
         elif number in structure:
-            problems["structural tokens in the answer"] = None
+            problems["the answer contains structural tokens"] = None
         elif 0 <= number < config.language.vocab_size:
             words.append(number)
         else:
-            problems[f"id {number} outside the vocabulary"] = None
+            problems[f"id {number} is outside the vocabulary"] = None
     flush()
-    reading = Reading("".join(pieces), config)
+    answer = AnswerText("".join(pieces), config)
     for line in problems:
-        reading.problem(line)
-    return reading
+        answer.add_problem(line)
+    return answer
 
 
 def _marked(match: re.Match[str]) -> str:

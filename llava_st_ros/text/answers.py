@@ -1,8 +1,8 @@
-"""What the model's words mean: answers read back, whole or broken.
+"""Parsing of the model's answers, malformed ones included.
 
-``format_answer`` writes the canonical form of each task; ``parse`` reads that and the variants
-that published models produce (other openers, spaces, braces around the box list), and of a broken
-answer whatever is whole.
+``parse`` reads the canonical form of each task, which ``format_answer`` writes, and the variants
+that published models produce (other opening words, spaces, braces around the list of boxes). From
+a malformed answer it returns the valid parts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from llava_st_ros.text.answer_format import (
     FormattedAnswer,
     format_answer,
 )
-from llava_st_ros.text.answer_text import Reading, character_class, read_ids, read_text
+from llava_st_ros.text.answer_text import AnswerText, character_class, read_ids, read_text
 from llava_st_ros.text.tokenizer import Tokenizer
 
 _TIME, _HEIGHT, _WIDTH = (character_class(axis) for axis in Axis)
-# Every repetition is bounded: a model that repeats itself must not make reading quadratic.
+# Every repetition is bounded, so that parsing a repetitive answer does not take quadratic time.
 _CORNERS = rf"({_WIDTH})[\s,]{{0,4}}({_HEIGHT})[\s,]{{0,4}}({_WIDTH})[\s,]{{0,4}}({_HEIGHT})"
 _PAIR = re.compile(rf"({_TIME})\s{{0,4}}(?:,|-|–|and|to|\.\.)?\s{{0,4}}({_TIME})")
 _BOX = re.compile(rf"(?:({_TIME})[\s,:=]{{0,6}})?[\s\[({{]{{0,6}}{_CORNERS}[\s\])]{{0,6}}")
@@ -33,8 +33,7 @@ _ENDS_IN = re.compile(
     rf"(?:ends?\s{{1,4}}(?:in|at)\s{{0,4}})?[{{\s]{{0,4}}({_TIME})[}}\s]{{0,4}},?", re.IGNORECASE
 )
 _SEGMENT = re.compile(rf"[{{\s]{{0,4}}({_TIME})[\s,]{{0,4}}({_TIME})[\s}}]{{0,4}},?")
-_INTERPUNCTION = " ,.;:"
-
+_PUNCTUATION = " ,.;:"
 
 __all__ = ["FormattedAnswer", "format_answer", "parse"]
 
@@ -45,185 +44,190 @@ def parse(
     config: ModelConfig,
     tokenizer: Tokenizer | None = None,
 ) -> Answer:
-    """Read an answer of ``task`` from its text or its token ids (with the tokenizer).
+    """Parse an answer. Never raises on the output of a model.
 
-    Never raises on what a model may say: what is whole is returned, what is not is listed in
-    ``Answer.problems``. From ids, only true coordinate tokens count, not words that spell one.
-    Of a span that is missing beside whole boxes, the boxes' first and last time are taken.
+    Valid parts are returned, everything else is listed in ``Answer.problems``. If the span is
+    missing, it is that of the boxes.
+
+    Args:
+        answer: Text, or token ids. In ids only coordinate tokens count, not words that spell one.
+        task: The task that was asked.
+        config: The checkpoint's geometry.
+        tokenizer: Decodes the words of token ids; without it they are left out.
     """
     if isinstance(answer, str):
-        reading = read_text(answer, config)
+        text = read_text(answer, config)
     else:
-        reading = read_ids(answer, config, tokenizer)
-    if task in NO_MATCH_TASKS and reading.text.startswith(NO_MATCH_TEXT):
+        text = read_ids(answer, config, tokenizer)
+    if task in NO_MATCH_TASKS and text.text.startswith(NO_MATCH_TEXT):
         fields: dict[str, Any] = {"no_match": True}
     else:
-        fields = _READERS[task](reading)
-    reading.report_rest()
-    return Answer(task=task, text=reading.text, problems=tuple(reading.problems), **fields)
+        fields = _PARSERS[task](text)
+    text.report_rest()
+    return Answer(task=task, text=text.text, problems=tuple(text.problems), **fields)
 
 
-def _read_stvg(reading: Reading) -> dict[str, Any]:
-    boxes = _boxes(reading, timed=True)
-    span = _span(reading)
+def _parse_stvg(text: AnswerText) -> dict[str, Any]:
+    boxes = _boxes(text, timed=True)
+    span = _span(text)
     if span is None and boxes:
         span = (boxes[0][0], boxes[-1][0])
-        reading.problem("the span is taken from the boxes")
+        text.add_problem("there is no span; the span of the boxes is used")
     if not boxes:
-        reading.problem("no whole box")
-    _compare(reading, span, boxes)
+        text.add_problem("there is no complete box")
+    _compare(text, span, boxes)
     return {"span": span, "boxes": boxes}
 
 
-def _read_svg(reading: Reading) -> dict[str, Any]:
-    boxes = _boxes(reading, timed=True)
+def _parse_svg(text: AnswerText) -> dict[str, Any]:
+    boxes = _boxes(text, timed=True)
     if not boxes:
-        reading.problem("no whole box")
+        text.add_problem("there is no complete box")
         return {}
     return {"span": (boxes[0][0], boxes[-1][0]), "boxes": boxes}
 
 
-def _read_elc(reading: Reading) -> dict[str, Any]:
-    boxes = _boxes(reading, timed=True)
-    ends = _ENDS_IN.search(reading.rest)
-    end = reading.time(ends.group(1)) if ends else None
+def _parse_elc(text: AnswerText) -> dict[str, Any]:
+    boxes = _boxes(text, timed=True)
+    ends = _ENDS_IN.search(text.rest)
+    end = text.time(ends.group(1)) if ends else None
     caption = None
     if ends:
-        reading.take(ends.span())
-        first_box = reading.first_taken(after=ends.end())
-        # A caption may speak of object bounding boxes itself: the last such words count.
-        markers = list(_MARKER.finditer(reading.marked, ends.end(), first_box or len(reading.rest)))
+        text.consume(ends.span())
+        first_box = text.next_consumed(after=ends.end())
+        # The caption may contain the marker words, too: the last occurrence counts.
+        markers = list(_MARKER.finditer(text.marked, ends.end(), first_box or len(text.rest)))
         stop = markers[-1].start() if markers else first_box
-        caption = reading.words(ends.end(), stop).strip(" ,").rstrip(". ") or None
+        caption = text.words(ends.end(), stop).strip(" ,").rstrip(". ") or None
     if end is None:
-        reading.problem("no end of the event")
+        text.add_problem("there is no end of the event")
     if caption is None:
-        reading.problem("no caption")
+        text.add_problem("there is no caption")
     if not boxes:
-        reading.problem("no whole box")
+        text.add_problem("there is no complete box")
     span = None
     if end is not None:
         start = boxes[0][0] if boxes else end
         if start > end:
-            reading.problem(f"the event ends at time {end}, before its first box")
+            text.add_problem(f"the event ends at time {end}, before its first box")
         span = (min(start, end), end)
     elif boxes:
         span = (boxes[0][0], boxes[-1][0])
-        reading.problem("the span is taken from the boxes")
-    _compare(reading, span, boxes)
+        text.add_problem("there is no span; the span of the boxes is used")
+    _compare(text, span, boxes)
     return {"span": span, "boxes": boxes, "caption": caption}
 
 
-def _read_tvg(reading: Reading) -> dict[str, Any]:
-    return {"span": _span(reading)}
+def _parse_tvg(text: AnswerText) -> dict[str, Any]:
+    return {"span": _span(text)}
 
 
-def _read_rec(reading: Reading) -> dict[str, Any]:
-    boxes = _boxes(reading, timed=False)
+def _parse_rec(text: AnswerText) -> dict[str, Any]:
+    boxes = _boxes(text, timed=False)
     if len(boxes) != 1:
-        reading.problem(f"{len(boxes)} whole boxes where one is asked for")
+        text.add_problem(f"there are {len(boxes)} complete boxes; expected one")
     return {"boxes": boxes}
 
 
-def _read_words(reading: Reading) -> dict[str, Any]:
-    caption = reading.words(0, None).strip() or None
+def _parse_caption(text: AnswerText) -> dict[str, Any]:
+    caption = text.words(0, None).strip() or None
     if caption is None:
-        reading.problem("no words")
+        text.add_problem("there are no words")
     return {"caption": caption}
 
 
-def _read_dgc(reading: Reading) -> dict[str, Any]:
+def _parse_dgc(text: AnswerText) -> dict[str, Any]:
     phrases, caption, start = [], [], 0
-    for match in _BOX.finditer(reading.marked):
-        words = reading.words(start, match.start()).strip()
+    for match in _BOX.finditer(text.marked):
+        words = text.words(start, match.start()).strip()
         start = match.end()
-        reading.take(match.span())
+        text.consume(match.span())
         caption.append(words.rstrip("[( "))
-        box = reading.box(match.groups()[1:])
-        phrase = words.strip("[]() ").lstrip(_INTERPUNCTION)
+        box = text.box(match.groups()[1:])
+        phrase = words.strip("[]() ").lstrip(_PUNCTUATION)
         if box is None:
             continue
         if not phrase:
-            reading.problem("a box without a phrase")
+            text.add_problem("a box has no phrase")
         phrases.append((phrase, box))
-    caption.append(reading.words(start, None).strip())
+    caption.append(text.words(start, None).strip())
     if not phrases:
-        reading.problem("no phrase with a box")
-    whole = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(part for part in caption if part))
-    return {"phrases": tuple(phrases), "caption": whole or None}
+        text.add_problem("there is no phrase with a box")
+    joined = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(part for part in caption if part))
+    return {"phrases": tuple(phrases), "caption": joined or None}
 
 
-def _read_dvc(reading: Reading) -> dict[str, Any]:
+def _parse_dvc(text: AnswerText) -> dict[str, Any]:
     segments = []
-    matches = list(_SEGMENT.finditer(reading.marked))
+    matches = list(_SEGMENT.finditer(text.marked))
     stops = [match.start() for match in matches[1:]] + [None]
     for match, stop in zip(matches, stops):
-        reading.take(match.span())
-        span = reading.ordered_span(match.group(1), match.group(2))
-        words = reading.words(match.end(), stop).strip(" ,").rstrip("{. ").strip()
+        text.consume(match.span())
+        span = text.ordered_span(match.group(1), match.group(2))
+        words = text.words(match.end(), stop).strip(" ,").rstrip("{. ").strip()
         if not words:
-            reading.problem(f"no caption for the segment {span}")
+            text.add_problem(f"segment {span} has no caption")
         if span is not None:
             segments.append((span, words))
     if not segments:
-        reading.problem("no whole segment")
+        text.add_problem("there is no complete segment")
     return {"segments": tuple(segments)}
 
 
-_READERS: dict[Task, Callable[[Reading], dict[str, Any]]] = {
-    Task.STVG: _read_stvg,
-    Task.SVG: _read_svg,
-    Task.ELC: _read_elc,
-    Task.TVG: _read_tvg,
-    Task.TR: _read_words,
-    Task.REC: _read_rec,
-    Task.REG: _read_words,
-    Task.DGC: _read_dgc,
-    Task.DVC: _read_dvc,
+_PARSERS: dict[Task, Callable[[AnswerText], dict[str, Any]]] = {
+    Task.STVG: _parse_stvg,
+    Task.SVG: _parse_svg,
+    Task.ELC: _parse_elc,
+    Task.TVG: _parse_tvg,
+    Task.TR: _parse_caption,
+    Task.REC: _parse_rec,
+    Task.REG: _parse_caption,
+    Task.DGC: _parse_dgc,
+    Task.DVC: _parse_dvc,
 }
 
 
-def _span(reading: Reading) -> tuple[int, int] | None:
-    match = _PAIR.search(reading.rest)
+def _span(text: AnswerText) -> tuple[int, int] | None:
+    match = _PAIR.search(text.rest)
     if match is None:
-        reading.problem("no whole span")
+        text.add_problem("there is no complete span")
         return None
-    reading.take(match.span())
-    return reading.ordered_span(match.group(1), match.group(2))
+    text.consume(match.span())
+    return text.ordered_span(match.group(1), match.group(2))
 
 
-def _boxes(reading: Reading, *, timed: bool) -> tuple:
+def _boxes(text: AnswerText, *, timed: bool) -> tuple:
     found: dict[int | None, Box] = {}
     untimed, previous = [], -1
-    for match in _BOX.finditer(reading.marked):
-        reading.take(match.span())
-        box = reading.box(match.groups()[1:])
+    for match in _BOX.finditer(text.marked):
+        text.consume(match.span())
+        box = text.box(match.groups()[1:])
         token = match.group(1)
-        time = reading.time(token) if token else None
+        time = text.time(token) if token else None
         if box is None or (token and time is None):
             continue
         if not timed:
             untimed.append((None, box))
         elif time is None:
-            reading.problem("a box without a time")
+            text.add_problem("a box has no time")
         elif time in found:
-            reading.problem(f"a second box for time {time}, left out")
+            text.add_problem(f"there is a second box for time {time}; ignored")
         else:
             if time < previous:
-                reading.problem(f"the box for time {time} comes after that for {previous}")
+                text.add_problem(f"the box for time {time} comes after the box for time {previous}")
             found[time] = box
             previous = time
     return tuple(untimed) if not timed else tuple(sorted(found.items()))
 
 
-def _compare(reading: Reading, span: tuple[int, int] | None, boxes: tuple) -> None:
-    """Say which times of the span have no box, and which boxes lie outside of it."""
+def _compare(text: AnswerText, span: tuple[int, int] | None, boxes: tuple) -> None:
+    """Add a problem if times of the span have no box or boxes are outside the span."""
     if span is None or not boxes:
         return
     times = {time for time, _ in boxes}
     missing = [t for t in range(span[0], span[1] + 1) if t not in times]
     outside = [t for t in sorted(times) if not span[0] <= t <= span[1]]
     if missing:
-        reading.problem(f"no box for {len(missing)} times of the span, first {missing[0]}")
+        text.add_problem(f"{len(missing)} times of the span have no box, first {missing[0]}")
     if outside:
-        reading.problem(f"{len(outside)} boxes outside the span, first at time {outside[0]}")
+        text.add_problem(f"{len(outside)} boxes are outside the span, first at time {outside[0]}")

@@ -1,9 +1,9 @@
-"""What may come next in an answer: the tasks' grammars, for constrained decoding.
+"""Grammars of the tasks' answers, for constrained decoding.
 
-The canonical answers of ``language.answer_format`` as rules. A rule says either which ids are
-forced (fixed words, the time tokens of a tube) or among which the model chooses (a coordinate that
-keeps the box and the span in order, a word of a caption, the end). Fixed words are encoded just as
-training encodes them: each stretch between two coordinate tokens on its own.
+The rules describe the canonical answers of ``text.answer_format``. A rule yields either forced ids
+(fixed words, the time tokens of a tube) or the set that the model selects from (a coordinate, a
+word of a caption, an end token). Fixed words are tokenized as in training: each piece between two
+coordinate tokens on its own.
 """
 
 from __future__ import annotations
@@ -21,75 +21,92 @@ from llava_st_ros.text.answer_format import (
     TUBE_OPENER,
     TVG_OPENER,
 )
-from llava_st_ros.text.choices import Coordinates, IdRange, IdSet, NoMatchChoice, Words
 from llava_st_ros.text.tasks import Question
+from llava_st_ros.text.token_sets import (
+    CoordinateRange,
+    NoMatchChoice,
+    TokenRange,
+    TokenSet,
+    WordSets,
+)
 from llava_st_ros.text.tokenizer import Tokenizer
 
-Choice = IdRange | IdSet
-Rules = Generator["tuple[int, ...] | Choice", int, None]
-EVEN_ODDS = 0.5  # a refusal's probability at which it is as likely as an answer
+Allowed = TokenRange | TokenSet
+Rules = Generator["tuple[int, ...] | Allowed", int, None]
+EVEN_ODDS = 0.5  # the no_match_threshold at which the more probable of the two is selected
 MAX_SENTENCE_TOKENS = 64
 MAX_TEXT_TOKENS = 256
-MAX_SILENT_TOKENS = 4  # spaces and marks before the first letter or digit
+MAX_LEADING_TOKENS = 4  # spaces and punctuation before the first letter or digit
 MAX_PARTS = 16  # segments of a DVC answer, phrases of a DGC answer
 
 
-class Walk:
-    """One answer being written under a grammar.
+class GrammarState:
+    """The state of one answer under a grammar.
 
-    While ``forced`` is not empty, these ids come next, in order; else the next id is one of
-    ``allowed``. ``done`` once the answer is complete; one of ``ends`` completes it where allowed.
+    Attributes:
+        forced: The ids that must come next, in order; empty if the model selects the next id.
+        done: The answer is complete.
+        end_ids: The ids that complete the answer where they are allowed.
     """
 
-    def __init__(self, rules: Rules, ends: frozenset[int]) -> None:
-        self._rules, self.ends = rules, ends
-        self._choice: Choice | None = None
+    def __init__(self, rules: Rules, end_ids: frozenset[int]) -> None:
+        self._rules, self.end_ids = rules, end_ids
+        self._allowed: Allowed | None = None
         self.forced: tuple[int, ...] = ()
         self.done = False
         self._step(None)
 
     @property
-    def allowed(self) -> Choice | None:
-        """None while tokens are forced and when the answer is done."""
-        return None if self.forced else self._choice
+    def allowed(self) -> Allowed | None:
+        """The set to select the next id from; None while ids are forced and once it is done."""
+        return None if self.forced else self._allowed
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """Take the next ids. ValueError for one that is neither forced nor allowed."""
+        """Append ids to the answer.
+
+        Raises:
+            ValueError: An id is neither forced nor allowed.
+        """
         for token in tokens:
             if self.forced:
                 if token != self.forced[0]:
-                    raise ValueError(f"id {token} where {self.forced[0]} is forced")
+                    raise ValueError(f"got id {token} where {self.forced[0]} is forced")
                 self.forced = self.forced[1:]
-                self.done = not self.forced and self._choice is None
-            elif self._choice is None or token not in self._choice:
-                raise ValueError(f"id {token}, which may not come here")
-            elif token in self.ends:
-                self.done, self._choice = True, None
+                self.done = not self.forced and self._allowed is None
+            elif self._allowed is None or token not in self._allowed:
+                raise ValueError(f"id {token} is not allowed here")
+            elif token in self.end_ids:
+                self.done, self._allowed = True, None
             else:
                 self._step(token)
 
     def _step(self, token: int | None) -> None:
-        """Run the rules up to the next choice, gathering what is forced on the way."""
-        self._choice = None
+        """Run the rules up to the next selection and collect the ids forced before it."""
+        self._allowed = None
         forced: list[int] = []
         try:
-            rule = self._rules.send(token)  # type: ignore[arg-type]
+            rule = next(self._rules) if token is None else self._rules.send(token)
             while isinstance(rule, tuple):
                 forced += rule
                 rule = next(self._rules)
-            self._choice = rule
+            self._allowed = rule
         except StopIteration:
             pass
         self.forced = tuple(forced)
-        self.done = not forced and self._choice is None
+        self.done = not forced and self._allowed is None
 
 
 class Grammar:
-    """The rules of one task's answers. Cheap to make: word lists are shared by the tokenizer.
+    """The grammar of one task's answers.
 
-    ``span`` are the first and last time token where the question gives them: both for SVG, only
-    the first counts for ELC. The answer is "Nothing matches." where its probability is
-    ``no_match_threshold`` or more.
+    Cheap to make: the word sets are cached per tokenizer.
+
+    Args:
+        task: The task.
+        tokenizer: The checkpoint's tokenizer.
+        config: The checkpoint's geometry.
+        span: The first and last time token given in the question. SVG uses both, ELC the first.
+        no_match_threshold: Answer "no match" when its probability is at or above this; 1 for never.
     """
 
     def __init__(
@@ -103,10 +120,10 @@ class Grammar:
     ) -> None:
         self._task, self._tokenizer, self._config, self._span = task, tokenizer, config, span
         self._no_match_threshold = no_match_threshold
-        self._times_offset = config.coordinates.offset(Axis.TIME)
-        self._ends = frozenset((*config.end_token_ids, tokenizer.chat_end))
-        self._words = Words.of(tokenizer)
-        self._literals: dict[str, tuple[int, ...]] = {}  # a tube says the same ones at every time
+        self._time_offset = config.coordinates.offset(Axis.TIME)
+        self._end_ids = frozenset((*config.end_token_ids, tokenizer.chat_end))
+        self._words = WordSets.of(tokenizer)
+        self._literals: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def for_question(
@@ -116,7 +133,7 @@ class Grammar:
         config: ModelConfig,
         no_match_threshold: float = EVEN_ODDS,
     ) -> Grammar:
-        """With the times that the question gives."""
+        """Make the grammar of a question's answers, with the times given in the question."""
         last = config.num_frames - 1
         times = [round(value * last) for value in question.temporal_inputs]
         span = (times[0], times[-1]) if times else None
@@ -124,35 +141,39 @@ class Grammar:
             question.task, tokenizer, config, span=span, no_match_threshold=no_match_threshold
         )
 
-    def begin(self) -> Walk:
-        """A new answer."""
+    def start(self) -> GrammarState:
+        """Return the state at the start of an answer."""
         rules = {
             Task.STVG: self._stvg,
             Task.SVG: self._svg,
             Task.ELC: self._elc,
             Task.TVG: self._tvg,
-            Task.TR: self._free,
+            Task.TR: self._free_text,
             Task.REC: self._rec,
-            Task.REG: self._free,
+            Task.REG: self._free_text,
             Task.DGC: self._dgc,
             Task.DVC: self._dvc,
         }[self._task]
-        return Walk(rules(), self._ends)
+        return GrammarState(rules(), self._end_ids)
 
-    def after(self, ids: Sequence[int]) -> Walk:
-        """The walk that has taken ``ids``. ValueError where the grammar does not allow them."""
-        walk = self.begin()
-        walk.advance(ids)
-        return walk
+    def state_after(self, ids: Sequence[int]) -> GrammarState:
+        """Return the state after ``ids``.
+
+        Raises:
+            ValueError: The grammar does not allow them.
+        """
+        state = self.start()
+        state.advance(ids)
+        return state
 
     def _stvg(self) -> Rules:
-        if (yield from self._nothing_or(STVG_OPENER)):
+        if (yield from self._no_match_or(STVG_OPENER)):
             return
         first, last = yield from self._times()
         yield from self._tube("}. " + TUBE_OPENER, range(first, last + 1))
 
     def _svg(self) -> Rules:
-        if (yield from self._nothing_or(TUBE_OPENER)):
+        if (yield from self._no_match_or(TUBE_OPENER)):
             return
         if self._span is not None:
             yield from self._tube("", range(self._span[0], self._span[1] + 1))
@@ -162,9 +183,9 @@ class Grammar:
         shared = 0
         while shared < len(end) and more[shared] == end[shared]:
             shared += 1
-        # The token that tells another box from the end: the rest of "]" or an end token.
-        closers = end[shared : shared + 1] or tuple(self._ends)
-        choice = self._words.none.plus(more[shared], *closers)
+        # The first token in which "another box" and "end" differ: the rest of "]" or an end token.
+        closers = end[shared : shared + 1] or tuple(self._end_ids)
+        allowed = self._words.empty.union(more[shared], *closers)
         while True:
             yield self._literal(": [")
             yield from self._corners()
@@ -172,21 +193,21 @@ class Grammar:
                 yield end
                 return
             yield more[:shared]
-            token = yield choice
+            token = yield allowed
             if token != more[shared]:
                 yield end[shared + 1 :]
                 return
             time += 1
-            yield (*more[shared + 1 :], self._times_offset + time)
+            yield (*more[shared + 1 :], self._time_offset + time)
 
     def _elc(self) -> Rules:
         yield self._literal(ELC_OPENER)
         start = None if self._span is None else self._span[0]
         end = yield from self._time(start or 0)
         yield self._literal(",")
-        box_list = self._literal(" " + TUBE_OPENER)
-        token = yield from self._sentence(self._words.plain.plus(box_list[0]), box_list[0])
-        yield box_list if token is None else box_list[1:]
+        tube_opener = self._literal(" " + TUBE_OPENER)
+        token = yield from self._sentence(self._words.plain.union(tube_opener[0]), tube_opener[0])
+        yield tube_opener if token is None else tube_opener[1:]
         if start is None:
             start = yield from self._time(0, end)
             yield from self._tube(None, range(start, end + 1))
@@ -194,125 +215,133 @@ class Grammar:
             yield from self._tube("", range(start, end + 1))
 
     def _tvg(self) -> Rules:
-        if (yield from self._nothing_or(TVG_OPENER)):
+        if (yield from self._no_match_or(TVG_OPENER)):
             return
         yield from self._times()
         yield self._literal("}")
 
     def _rec(self) -> Rules:
-        if (yield from self._nothing_or(REC_OPENER)):
+        if (yield from self._no_match_or(REC_OPENER)):
             return
         yield from self._corners()
         yield self._literal("]")
 
-    def _nothing_or(self, opener: str) -> Generator[tuple | Choice, int, bool]:
-        """That nothing matches, or the answer's opening words; True for the former."""
-        nothing, opening = self._literal(NO_MATCH_TEXT), self._literal(opener)
-        token = yield NoMatchChoice(nothing[0], opening[0], self._no_match_threshold)
-        chosen = nothing if token == nothing[0] else opening
+    def _no_match_or(self, opener: str) -> Generator[tuple | Allowed, int, bool]:
+        """Yield "no match" or the opening words of an answer; return True for "no match"."""
+        no_match, opening = self._literal(NO_MATCH_TEXT), self._literal(opener)
+        token = yield NoMatchChoice(no_match[0], opening[0], self._no_match_threshold)
+        chosen = no_match if token == no_match[0] else opening
         yield chosen[1:]
-        return chosen is nothing
+        return chosen is no_match
 
-    def _free(self) -> Rules:
-        """Words up to an end token."""
+    def _free_text(self) -> Rules:
+        """Yield words up to an end token, at least one with a letter or a digit."""
         words = self._words
-        ending, said = words.any.plus(*self._ends), False
-        for place in range(MAX_TEXT_TOKENS):
-            if said:
-                token = yield ending
+        words_or_end, has_content = words.printable.union(*self._end_ids), False
+        for number in range(MAX_TEXT_TOKENS):
+            if has_content:
+                token = yield words_or_end
+            elif number < MAX_LEADING_TOKENS:
+                token = yield words.printable
             else:
-                token = yield words.any if place < MAX_SILENT_TOKENS else words.saying
-            said = said or words.says_something(token)
+                token = yield words.alphanumeric
+            has_content = has_content or words.has_alphanumeric(token)
 
     def _dgc(self) -> Rules:
-        """Phrases, each with its box, then perhaps some last words."""
-        words = self._words
+        """Yield phrases, each with its box, and optional closing words."""
         for number in range(MAX_PARTS):
-            ends = self._ends if number else ()
-            silent, speaking = words.plain.plus(*ends), words.plain_or_opening.plus(*ends)
-            said = False
-            for place in range(MAX_SENTENCE_TOKENS):
-                if number and place == 0:
-                    token = yield words.closing
-                elif not said:
-                    token = yield silent if place < MAX_SILENT_TOKENS else words.saying
-                else:
-                    token = yield speaking
-                    if token in words.opening:
-                        break
-                said = said or words.says_something(token)
-            else:
-                yield self._literal(" [")
+            yield from self._phrase(first=number == 0)
             yield from self._corners()
         yield self._literal("]")
 
+    def _phrase(self, *, first: bool) -> Rules:
+        """Yield words up to the "[" of the next box; all but the first close the box before."""
+        words = self._words
+        end_ids = () if first else self._end_ids
+        leading = words.plain.union(*end_ids)
+        following = words.plain_or_box_openers.union(*end_ids)
+        has_content = False
+        for number in range(MAX_SENTENCE_TOKENS):
+            if number == 0 and not first:
+                token = yield words.box_closers
+            elif not has_content:
+                token = yield leading if number < MAX_LEADING_TOKENS else words.alphanumeric
+            else:
+                token = yield following
+                if token in words.box_openers:
+                    return
+            has_content = has_content or words.has_alphanumeric(token)
+        yield self._literal(" [")
+
     def _dvc(self) -> Rules:
         yield self._literal("{")
-        another = self._literal(" {")
-        choice = self._words.plain.plus(another[0], *self._ends)
+        next_segment = self._literal(" {")
+        allowed = self._words.plain.union(next_segment[0], *self._end_ids)
         for number in range(MAX_PARTS):
             yield from self._times()
             yield self._literal("},")
-            token = yield from self._sentence(choice, another[0])
+            token = yield from self._sentence(allowed, next_segment[0])
             if number == MAX_PARTS - 1:
                 return
             if token is None:
-                yield self._words.none.plus(another[0], *self._ends)
-            yield another[1:]
+                yield self._words.empty.union(next_segment[0], *self._end_ids)
+            yield next_segment[1:]
 
-    def _sentence(self, after: IdSet, next_part: int) -> Generator[tuple | Choice, int, int | None]:
-        """Words that end with a full stop. Behind it, ``after`` may come.
+    def _sentence(
+        self, after: TokenSet, next_part: int
+    ) -> Generator[tuple | Allowed, int, int | None]:
+        """Yield words up to a period, after which ``after`` is allowed.
 
-        Returns ``next_part`` when that was chosen, None when the sentence grew too long and was
-        closed. An end token among ``after`` ends the walk and does not come back here.
+        Returns ``next_part`` if it was selected, None if the sentence reached its maximum length
+        and was closed. An end token in ``after`` completes the answer and does not return here.
         """
         words = self._words
         token = yield words.spaced
-        said = words.says_something(token)
-        stopped = said and words.ends_sentence(token)
-        for place in range(1, MAX_SENTENCE_TOKENS):
-            if stopped:
+        has_content = words.has_alphanumeric(token)
+        ended = has_content and words.ends_sentence(token)
+        for number in range(1, MAX_SENTENCE_TOKENS):
+            if ended:
                 token = yield after
                 if token == next_part:
                     return token
-            elif said or place < MAX_SILENT_TOKENS:
+            elif has_content or number < MAX_LEADING_TOKENS:
                 token = yield words.plain
             else:
-                token = yield words.saying
-            said = said or words.says_something(token)
-            stopped = said and words.ends_sentence(token)
-        if not stopped:
+                token = yield words.alphanumeric
+            has_content = has_content or words.has_alphanumeric(token)
+            ended = has_content and words.ends_sentence(token)
+        if not ended:
             yield self._literal(".")
         return None
 
-    def _times(self) -> Generator[Choice, int, tuple[int, int]]:
+    def _times(self) -> Generator[Allowed, int, tuple[int, int]]:
         first = yield from self._time()
         last = yield from self._time(first)
         return first, last
 
-    def _time(self, first: int = 0, last: int | None = None) -> Generator[Choice, int, int]:
-        offset = self._times_offset
+    def _time(self, first: int = 0, last: int | None = None) -> Generator[Allowed, int, int]:
+        offset = self._time_offset
         stop = self._config.num_frames if last is None else last + 1
-        token = yield Coordinates(offset + first, offset + stop)
+        token = yield CoordinateRange(offset + first, offset + stop)
         return token - offset
 
     def _tube(self, lead: str | None, times: Iterable[int]) -> Rules:
-        """A box for each time; with ``lead`` None the first time has been said already."""
+        """Yield a box for each time; with ``lead`` None the first time token is already written."""
         for number, time in enumerate(times):
             if number or lead is not None:
                 yield self._literal("], " if number else lead or "")
-                yield (self._times_offset + time,)
+                yield (self._time_offset + time,)
             yield self._literal(": [")
             yield from self._corners()
         yield self._literal("]")
 
     def _corners(self) -> Rules:
-        """x1, y1, then x2 and y2 not before them."""
+        """Yield x1, y1, x2 >= x1 and y2 >= y1."""
         heights, widths = (self._config.coordinates.ids(axis) for axis in (Axis.HEIGHT, Axis.WIDTH))
-        x1 = yield Coordinates(widths.start, widths.stop)
-        y1 = yield Coordinates(heights.start, heights.stop)
-        yield Coordinates(x1, widths.stop)
-        yield Coordinates(y1, heights.stop)
+        x1 = yield CoordinateRange(widths.start, widths.stop)
+        y1 = yield CoordinateRange(heights.start, heights.stop)
+        yield CoordinateRange(x1, widths.stop)
+        yield CoordinateRange(y1, heights.stop)
 
     def _literal(self, text: str) -> tuple[int, ...]:
         if text not in self._literals:
@@ -321,15 +350,16 @@ class Grammar:
 
 
 class Unconstrained:
-    """Any token at any time, until an end token."""
+    """The grammar that allows any token until an end token."""
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
-        self._everything = IdRange(0, config.vocabulary)
-        self._ends = frozenset((*config.end_token_ids, tokenizer.chat_end))
+        self._vocabulary = TokenRange(0, config.vocabulary)
+        self._end_ids = frozenset((*config.end_token_ids, tokenizer.chat_end))
 
-    def begin(self) -> Walk:
-        return Walk(self._rules(), self._ends)
+    def start(self) -> GrammarState:
+        """Return the state at the start of an answer."""
+        return GrammarState(self._rules(), self._end_ids)
 
     def _rules(self) -> Rules:
         while True:
-            yield self._everything
+            yield self._vocabulary

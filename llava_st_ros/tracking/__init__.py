@@ -1,1 +1,1 @@
-"""From answers to tracks and events that live on between them."""
+"""From successive answers of a standing query to tracks and events."""

@@ -1,3 +1,5 @@
+"""Decoding: selection, forced runs, budgets, cancellation and reported probabilities."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -25,8 +27,8 @@ class FakeCache:
 class FakeBackend:
     """A model whose logits at a position are a fixed random function of the ids before it."""
 
-    def __init__(self, model: ModelConfig, seed: int = 0, favour: dict[int, float] | None = None):
-        self.model, self.seed, self.favour = model, seed, favour or {}
+    def __init__(self, model: ModelConfig, seed: int = 0, favor: dict[int, float] | None = None):
+        self.model, self.seed, self.favor = model, seed, favor or {}
         self.seen: list[int] = []
         self.calls: list[list[int]] = []
 
@@ -52,7 +54,7 @@ class FakeBackend:
     def logits(self) -> np.ndarray:
         generator = np.random.default_rng((self.seed, *self.seen[-3:], len(self.seen)))
         logits = 3 * generator.normal(size=self.model.vocabulary).astype(np.float32)
-        for token, more in self.favour.items():
+        for token, more in self.favor.items():
             logits[token] += more
         return logits
 
@@ -68,7 +70,7 @@ def run(backend: FakeBackend, task: Task | None = None, **settings) -> Generatio
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("task", Task)
-def test_whatever_the_model_says_a_constrained_answer_is_whole(task: Task, seed: int) -> None:
+def test_a_constrained_answer_is_complete_for_any_logits(task: Task, seed: int) -> None:
     end = {tokenizer().chat_end: 6.0} if seed % 2 else {}
     generation = run(FakeBackend(config(), seed, end), task)
     answer = parse(generation.ids, task, config(), tokenizer())
@@ -81,19 +83,19 @@ def test_whatever_the_model_says_a_constrained_answer_is_whole(task: Task, seed:
 
 
 @pytest.mark.parametrize("task", Task)
-def test_decoding_is_greedy_over_what_is_allowed_and_honest_about_probabilities(task: Task) -> None:
-    """Each token again, one at a time, from a second copy of the model."""
+def test_decoding_selects_from_the_allowed_tokens_and_reports_probabilities(task: Task) -> None:
+    """Compare with feeding each token alone to a second copy of the model."""
     generation = run(FakeBackend(config(), 5), task)
-    again, walk = FakeBackend(config(), 5), Grammar(task, tokenizer(), config()).begin()
+    again, state = FakeBackend(config(), 5), Grammar(task, tokenizer(), config()).start()
     logits = again.prefill(PROMPT, FakeCache())
     tail = len(generation.ids)
-    if Grammar(task, tokenizer(), config()).after(generation.ids).done:
+    if Grammar(task, tokenizer(), config()).state_after(generation.ids).done:
         while generation.forced[tail - 1]:
-            tail -= 1  # closing words are not put to the model
+            tail -= 1  # closing words are not fed to the model
     for place, token in enumerate(generation.ids):
-        assert generation.forced[place] == bool(walk.forced)
-        if not walk.forced:
-            assert token == walk.allowed.best(logits)
+        assert generation.forced[place] == bool(state.forced)
+        if not state.forced:
+            assert token == state.allowed.select(logits)
         if place < tail:
             share = np.exp(logits.astype(np.float64))
             expected = np.log(share[token] / share.sum())
@@ -101,7 +103,7 @@ def test_decoding_is_greedy_over_what_is_allowed_and_honest_about_probabilities(
             check_coordinate(generation.coordinate_probabilities[place], token, share)
         else:
             assert generation.logprobs[place] == 0.0
-        walk.advance((token,))
+        state.advance((token,))
         logits = again.extend([token], FakeCache())[0]
 
 
@@ -116,46 +118,46 @@ def check_coordinate(found: float, token: int, share: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("more", [-4.0, 4.0])
-def test_the_model_may_say_that_nothing_matches_and_how_sure_it_is(more: float) -> None:
+def test_no_match_and_its_confidence(more: float) -> None:
     first = tokenizer().encode(NO_MATCH_TEXT)[0], tokenizer().encode("It appears at [")[0]
     backend = FakeBackend(config(), 1)
-    backend.favour = {first[0]: more - float(np.subtract(*backend.logits()[list(first)]))}
+    backend.favor = {first[0]: more - float(np.subtract(*backend.logits()[list(first)]))}
     generation = run(backend, Task.REC)
-    sure = np.exp(4) / (1 + np.exp(4))  # the two are 4 apart
-    assert generation.decided == pytest.approx(sure, abs=1e-4)
+    sure = np.exp(4) / (1 + np.exp(4))  # their logits differ by 4
+    assert generation.choice_probability == pytest.approx(sure, abs=1e-4)
     answer = parse(generation.ids, Task.REC, config(), tokenizer())
     assert answer.no_match == (more > 0)
     assert len(answer.boxes) == (more < 0)
     if answer.no_match:
         assert tokenizer().decode(generation.ids) == NO_MATCH_TEXT
         assert generation.confidence == pytest.approx(sure, abs=1e-4)
-        assert len(backend.calls) == 0  # no pass through the network for closing words
+        assert len(backend.calls) == 0  # closing words are not fed to the model
     else:
         boxes = [p for p in generation.coordinate_probabilities if p == p]
         assert generation.confidence == pytest.approx(sure * np.mean(boxes), abs=1e-4)
 
 
-def telling(seed: int) -> FakeBackend:
-    """One that never says that nothing matches."""
+def always_matching(seed: int) -> FakeBackend:
+    """A model that never answers no match."""
     return FakeBackend(config(), seed, {tokenizer().encode(NO_MATCH_TEXT)[0]: -50.0})
 
 
-def test_forced_tokens_go_through_the_network_together() -> None:
-    backend = telling(3)
+def test_a_run_of_forced_tokens_is_fed_in_one_call() -> None:
+    backend = always_matching(3)
     generation = run(backend, Task.STVG)
     decoded = [tokenizer().decode(call) for call in backend.calls]
     assert decoded[0] == "During the span of {"
     assert decoded[2].endswith("}. Object bounding box: " + decoded[2][-len("<TEMP-000>: [") :])
     chosen = [i for i, forced in zip(generation.ids, generation.forced) if not forced]
-    assert len(backend.calls) == len(chosen) - 1  # none for the last choice
+    assert len(backend.calls) == len(chosen) - 1  # the last selection is not fed
     assert [i for call in backend.calls for i in call] == list(generation.ids[:-2])
     assert tokenizer().decode(generation.ids[-1:]) == "]"
 
 
-def test_forced_tokens_come_even_where_the_model_abhors_them() -> None:
+def test_forced_tokens_are_written_however_improbable() -> None:
     words = tokenizer().encode("It appears at [")[1:]
-    backend = telling(1)
-    backend.favour |= dict.fromkeys(words, -50.0)
+    backend = always_matching(1)
+    backend.favor |= dict.fromkeys(words, -50.0)
     generation = run(backend, Task.REC)
     assert list(generation.ids[1 : 1 + len(words)]) == words
     assert all(logprob < -20 for logprob in generation.logprobs[1 : 1 + len(words)])
@@ -173,7 +175,7 @@ def test_unconstrained_decoding_stops_at_each_end_token() -> None:
         assert not any(generation.forced)
 
 
-def test_unconstrained_decoding_stops_when_its_tokens_are_spent() -> None:
+def test_unconstrained_decoding_stops_at_the_token_budget() -> None:
     backend = FakeBackend(config(), 2, {tokenizer().chat_end: -99.0})
     generation = run(backend, max_new_tokens=17)
     assert len(generation.ids) == 17
@@ -182,31 +184,31 @@ def test_unconstrained_decoding_stops_when_its_tokens_are_spent() -> None:
 
 
 @pytest.mark.parametrize("budget", range(1, 40))
-def test_a_constrained_answer_never_exceeds_its_tokens(budget: int) -> None:
-    whole = run(telling(4), Task.STVG)
-    cut = run(telling(4), Task.STVG, max_new_tokens=budget)
-    assert cut.ids == whole.ids[:budget]
-    assert cut.finished == (budget >= len(whole.ids))
-    missing = tokenizer().decode(whole.ids[budget:])
+def test_a_constrained_answer_never_exceeds_the_token_budget(budget: int) -> None:
+    full = run(always_matching(4), Task.STVG)
+    cut = run(always_matching(4), Task.STVG, max_new_tokens=budget)
+    assert cut.ids == full.ids[:budget]
+    assert cut.finished == (budget >= len(full.ids))
+    missing = tokenizer().decode(full.ids[budget:])
     assert bool(parse(cut.ids, Task.STVG, config(), tokenizer()).problems) == (len(missing) > 1)
 
 
-def test_a_cancelled_answer_keeps_what_was_written() -> None:
-    whole = run(telling(4), Task.STVG)
+def test_a_cancelled_answer_keeps_its_tokens() -> None:
+    full = run(always_matching(4), Task.STVG)
     asked = iter([False] * 4 + [True] * 99)
-    cut = run(telling(4), Task.STVG, cancelled=lambda: next(asked))
+    cut = run(always_matching(4), Task.STVG, cancelled=lambda: next(asked))
     assert not cut.finished
-    assert 0 < len(cut.ids) < len(whole.ids)
-    assert cut.ids == whole.ids[: len(cut.ids)]
+    assert 0 < len(cut.ids) < len(full.ids)
+    assert cut.ids == full.ids[: len(cut.ids)]
     assert run(FakeBackend(config()), Task.REC, cancelled=lambda: True).ids == ()
 
 
-def test_every_token_is_told_in_order() -> None:
-    told: list[int] = []
-    assert run(FakeBackend(config(), 6), Task.ELC, on_token=told.append).ids == tuple(told)
+def test_every_token_is_reported_in_order() -> None:
+    reported: list[int] = []
+    assert run(FakeBackend(config(), 6), Task.ELC, on_token=reported.append).ids == tuple(reported)
 
 
-def test_a_prompt_that_fills_the_positions_is_refused_and_one_that_nearly_does_cut() -> None:
+def test_free_positions_limit_the_answer_and_a_prompt_without_any_is_rejected() -> None:
     small = replace(config(), language=replace(config().language, max_position_embeddings=10))
     assert len(run(FakeBackend(small), Task.STVG).ids) == 3
     full = replace(small, language=replace(small.language, max_position_embeddings=7))
@@ -215,7 +217,7 @@ def test_a_prompt_that_fills_the_positions_is_refused_and_one_that_nearly_does_c
 
 
 @pytest.mark.parametrize("task", [None, Task.STVG])
-def test_logits_that_are_no_numbers_are_an_error(task: Task | None) -> None:
+def test_logits_that_are_not_finite_are_an_error(task: Task | None) -> None:
     with pytest.raises(BackendError, match="not all finite"):
         run(FakeBackend(config(), 0, {3: float("nan")}), task)
 

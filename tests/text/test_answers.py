@@ -1,3 +1,5 @@
+"""Answers: the canonical form, and parsing of variants and malformed answers."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -65,12 +67,12 @@ def read(text: str, task: Task = Task.STVG) -> Answer:
         ),
     ],
 )
-def test_the_canonical_text_of_each_task(answer: Answer, text: str) -> None:
+def test_canonical_text_of_each_task(answer: Answer, text: str) -> None:
     assert format_answer(answer, config(100).coordinates).text == text
     assert parse(text, answer.task, config(100)).problems == ()
 
 
-def test_values_are_exact_where_tokens_are_rounded() -> None:
+def test_values_are_exact_and_tokens_are_rounded() -> None:
     exact = Box(0.1049, 0.5, 0.99, 1.3)
     formatted = format_answer(
         Answer(Task.STVG, span=(5, 5), boxes=((5, exact),)), config(20).coordinates
@@ -80,7 +82,7 @@ def test_values_are_exact_where_tokens_are_rounded() -> None:
 
 
 @given(st.data(), st.sampled_from(list(Task)), st.sampled_from(TABLES))
-def test_format_then_parse_is_the_identity(data, task: Task, rows: int) -> None:
+def test_parsing_a_formatted_answer_returns_it(data, task: Task, rows: int) -> None:
     answer = data.draw(answers(task, rows))
     text = format_answer(answer, config(rows).coordinates).text
     assert parse(text, task, config(rows)) == replace(answer, text=text)
@@ -93,10 +95,33 @@ def test_format_then_parse_is_the_identity(data, task: Task, rows: int) -> None:
 
 FRAGMENTS = st.sampled_from(
     [
-        *("<TEMP-012>", "<TEMP-013>", "<TEMP-999>", "<TEMP-0000000000000000012>", "<HEIGHT-020>"),
-        *("<WIDTH-010>", A, B, f"<TEMP-012>: [{A}]", "<|im_end|>", *STRUCTURE.values()),
-        *("{", "}", "[", "]", ":", ", ", ".", "Ends in ", "Object bounding box: ", "a ball"),
-        *("During the span of ", "\U000f0001", "\U000f8001", "\ue000", "\ud800", "\n"),
+        "<TEMP-012>",
+        "<TEMP-013>",
+        "<TEMP-999>",
+        "<TEMP-0000000000000000012>",
+        "<HEIGHT-020>",
+        "<WIDTH-010>",
+        A,
+        B,
+        f"<TEMP-012>: [{A}]",
+        "<|im_end|>",
+        *STRUCTURE.values(),
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ", ",
+        ".",
+        "Ends in ",
+        "Object bounding box: ",
+        "a ball",
+        "During the span of ",
+        "\U000f0001",
+        "\U000f8001",
+        "\ue000",
+        "\ud800",
+        "\n",
     ]
 )
 
@@ -128,7 +153,7 @@ def test_parse_never_raises_on_ids(data, task: Task) -> None:
 
 
 @given(st.data(), st.sampled_from([Task.STVG, Task.SVG, Task.ELC]), st.floats(0, 1))
-def test_of_an_answer_cut_short_the_whole_boxes_are_kept(data, task: Task, share: float) -> None:
+def test_complete_boxes_of_a_truncated_answer_are_kept(data, task: Task, share: float) -> None:
     answer = data.draw(answers(task, 20))
     ids = tokenizer().encode(format_answer(answer, config().coordinates).text)
     cut = ids[: round(share * len(ids))]
@@ -145,7 +170,7 @@ def test_of_an_answer_cut_short_the_whole_boxes_are_kept(data, task: Task, share
     ["In the time range {", "Between{ ", "At {", "Within the time frame of {", "During { ", "{"],
 )
 @pytest.mark.parametrize("between", ["", ",", ", ", " "])
-def test_other_openers_and_spaces_are_read(opener: str, between: str) -> None:
+def test_other_openers_and_spaces_are_parsed(opener: str, between: str) -> None:
     text = (
         f"{opener}<TEMP-012>{between}<TEMP-013>}}. Object bounding box:"
         f"{{<TEMP-012>:[{A}],<TEMP-013> : [ {B} ]}}."
@@ -154,7 +179,7 @@ def test_other_openers_and_spaces_are_read(opener: str, between: str) -> None:
     assert (answer.span, answer.boxes, answer.problems) == ((12, 13), TUBE, ())
 
 
-def test_commas_between_corners_and_no_brackets_are_read() -> None:
+def test_corners_with_commas_and_without_brackets_are_parsed() -> None:
     loose = A.replace("><", ">, <")
     assert read(f"It is at {loose}.", Task.REC).boxes == ((None, TUBE[0][1]),)
 
@@ -162,12 +187,22 @@ def test_commas_between_corners_and_no_brackets_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "span", "boxes", "problem"),
     [
-        ("", None, (), "no whole box"),
-        ("I see a ball", None, (), "no whole span"),
-        ("{<TEMP-012><TEMP-013>}. Object", (12, 13), (), "no whole box"),
-        (f"<TEMP-012>: [{A}], <TEMP-013>: [{B}]", (12, 13), TUBE, "taken from the boxes"),
-        (f"{{<TEMP-013><TEMP-012>}} <TEMP-012>: [{A}], <TEMP-013>: [{B}]", (12, 13), TUBE, "turn"),
-        (f"{{<TEMP-012><TEMP-013>}} <TEMP-013>: [{B}], <TEMP-012>: [{A}]", (12, 13), TUBE, "after"),
+        ("", None, (), "no complete box"),
+        ("I see a ball", None, (), "no complete span"),
+        ("{<TEMP-012><TEMP-013>}. Object", (12, 13), (), "no complete box"),
+        (f"<TEMP-012>: [{A}], <TEMP-013>: [{B}]", (12, 13), TUBE, "the span of the boxes is used"),
+        (
+            f"{{<TEMP-013><TEMP-012>}} <TEMP-012>: [{A}], <TEMP-013>: [{B}]",
+            (12, 13),
+            TUBE,
+            "swapped",
+        ),
+        (
+            f"{{<TEMP-012><TEMP-013>}} <TEMP-013>: [{B}], <TEMP-012>: [{A}]",
+            (12, 13),
+            TUBE,
+            "comes after the box",
+        ),
         (
             f"{{<TEMP-012><TEMP-012>}} <TEMP-012>: [{A}], <TEMP-012>: [{B}]",
             (12, 12),
@@ -178,23 +213,33 @@ def test_commas_between_corners_and_no_brackets_are_read() -> None:
             f"{{<TEMP-012><TEMP-013>}} <TEMP-012>: [{A}], <TEMP-013>: [<WIDTH-011><HEIGHT-021>",
             (12, 13),
             TUBE[:1],
-            "3 coordinate tokens that belong to nothing whole, first <TEMP-013>",
+            "3 coordinate tokens are not part of a complete box or span, first <TEMP-013>",
         ),
-        (f"{{<TEMP-012><TEMP-014>}} <TEMP-012>: [{A}]", (12, 14), TUBE[:1], "for 2 times"),
-        (f"{{<TEMP-011><TEMP-011>}} <TEMP-012>: [{A}]", (11, 11), TUBE[:1], "outside the span"),
-        (f"{{<TEMP-012><TEMP-012>}} [{B}] <TEMP-012>: [{A}]", (12, 12), TUBE[:1], "without a time"),
+        (
+            f"{{<TEMP-012><TEMP-014>}} <TEMP-012>: [{A}]",
+            (12, 14),
+            TUBE[:1],
+            "2 times of the span have no box",
+        ),
+        (f"{{<TEMP-011><TEMP-011>}} <TEMP-012>: [{A}]", (11, 11), TUBE[:1], "are outside the span"),
+        (
+            f"{{<TEMP-012><TEMP-012>}} [{B}] <TEMP-012>: [{A}]",
+            (12, 12),
+            TUBE[:1],
+            "a box has no time",
+        ),
         (f"{{<TEMP-012><TEMP-250>}} <TEMP-012>: [{A}]", None, TUBE[:1], "window of 100 frames"),
         (
             f"{{<TEMP-012><TEMP-012>}} <TEMP-012>: [{corners(30, 20, 10, 40)}]",
             (12, 12),
             TUBE[:1],
-            "corners exchanged",
+            "corners swapped",
         ),
         (
             f"{{<TEMP-012><TEMP-012>}} <TEMP-012>: [{A}] <TEMP-013>: [{corners(1, 2, 250, 4)}]",
             (12, 12),
             TUBE[:1],
-            "<WIDTH-250> with 100 rows",
+            "<WIDTH-250> is not one of 100 rows",
         ),
         (
             f"{{<TEMP-012><TEMP-012>}}<vid_patch> <TEMP-012>: [{A}]",
@@ -204,12 +249,12 @@ def test_commas_between_corners_and_no_brackets_are_read() -> None:
         ),
     ],
 )
-def test_what_is_whole_is_returned_and_what_is_not_is_said(
+def test_valid_parts_are_returned_and_problems_reported(
     text: str, span: tuple[int, int] | None, boxes: tuple, problem: str
 ) -> None:
     answer = read(text)
     if span is None and boxes:
-        span = (boxes[0][0], boxes[-1][0])  # taken from the boxes
+        span = (boxes[0][0], boxes[-1][0])  # the span of the boxes
     assert (answer.span, answer.boxes) == (span, boxes)
     assert any(problem in line for line in answer.problems), answer.problems
     assert all("\n" not in line for line in answer.problems)
@@ -217,12 +262,12 @@ def test_what_is_whole_is_returned_and_what_is_not_is_said(
 
 @pytest.mark.parametrize("task", Task)
 @pytest.mark.parametrize("repeated", [" ", "[", "{ ", "<TEMP-001>:", "object bounding box "])
-def test_a_model_that_repeats_itself_is_read_in_linear_time(task: Task, repeated: str) -> None:
-    """Were it quadratic, this would take an hour."""
+def test_a_repetitive_answer_is_parsed_in_linear_time(task: Task, repeated: str) -> None:
+    """Quadratic time would be an hour."""
     assert read("<TEMP-001>" + repeated * (300_000 // len(repeated)), task).task is task
 
 
-def test_nothing_behind_the_end_token_counts() -> None:
+def test_tokens_after_the_end_token_are_ignored() -> None:
     assert read(f"It appears at [{A}]<|im_end|> or [{B}]", Task.REC).boxes == ((None, TUBE[0][1]),)
     ids = tokenizer(100).encode(f"It appears at [{A}]<|im_end|> or [{B}]")
     found = parse(ids, Task.REC, config(100), tokenizer(100))
@@ -230,17 +275,17 @@ def test_nothing_behind_the_end_token_counts() -> None:
     assert found.problems == ()
 
 
-def test_words_that_spell_a_token_are_no_token_when_ids_come() -> None:
+def test_in_ids_words_that_spell_a_token_are_not_a_token() -> None:
     ids = tokenizer(100).encode_user(f"It appears at [{A}]")
     answer = parse(ids, Task.REC, config(100), tokenizer(100))
     assert answer.boxes == ()
     assert answer.problems
 
 
-def test_captions_with_full_stops_and_the_marker_words_stay_whole() -> None:
-    said = "Mr. B. sees 1.5 object bounding boxes"
-    answer = Answer(Task.ELC, span=(12, 13), boxes=TUBE, caption=said)
-    assert read(format_answer(answer, config(100).coordinates).text, Task.ELC).caption == said
+def test_captions_with_periods_and_marker_words_are_kept() -> None:
+    caption = "Mr. B. sees 1.5 object bounding boxes"
+    answer = Answer(Task.ELC, span=(12, 13), boxes=TUBE, caption=caption)
+    assert read(format_answer(answer, config(100).coordinates).text, Task.ELC).caption == caption
     answer = Answer(Task.DVC, segments=(((1, 2), "Mr. B. drops it"), ((2, 3), "e.g. rolls")))
     assert (
         read(format_answer(answer, config(100).coordinates).text, Task.DVC).segments
@@ -248,7 +293,7 @@ def test_captions_with_full_stops_and_the_marker_words_stay_whole() -> None:
     )
 
 
-def test_a_caption_cannot_hold_places() -> None:
+def test_a_caption_cannot_contain_coordinates() -> None:
     answer = Answer(Task.TR, caption=f"a [{A}] {{<TEMP-001><TEMP-002>}} <|im_end|> ball")
     formatted = format_answer(answer, config(100).coordinates)
     assert formatted.values == ()
@@ -258,11 +303,11 @@ def test_a_caption_cannot_hold_places() -> None:
 
 
 @pytest.mark.parametrize("task", Task)
-def test_an_answer_without_its_parts_cannot_be_formatted(task: Task) -> None:
+def test_an_answer_with_a_missing_part_cannot_be_formatted(task: Task) -> None:
     with pytest.raises(QueryError, match="a part missing"):
         format_answer(Answer(task), config().coordinates)
 
 
-def test_a_time_beyond_the_table_cannot_be_formatted() -> None:
+def test_a_time_past_the_table_cannot_be_formatted() -> None:
     with pytest.raises(QueryError, match="time token 20"):
         format_answer(Answer(Task.TVG, span=(3, 20)), config(20).coordinates)
