@@ -27,7 +27,7 @@ COORDINATE_TABLES = (
 )
 
 
-class NeighbouringTokenPropagation(nn.Module):
+class NeighboringTokenPropagation(nn.Module):
     """Parametrization w -> w + Rw - stopgrad(Rw), R[i, j] = 2^-|i-j|.
 
     The forward value is w to the bit; the gradient of w is (I + R) times the gradient of the value.
@@ -46,10 +46,10 @@ class NeighbouringTokenPropagation(nn.Module):
 
 
 def propagate_to_neighbors(module: nn.Module) -> None:
-    """Put NeighbouringTokenPropagation on the six tables found under ``module``."""
+    """Put NeighboringTokenPropagation on the six tables found under ``module``."""
     for table in coordinate_tables(module):
         parametrize.register_parametrization(
-            table, "weight", NeighbouringTokenPropagation(table.weight.shape[0])
+            table, "weight", NeighboringTokenPropagation(table.weight.shape[0])
         )
 
 

@@ -1,4 +1,4 @@
-"""A step small enough to be trained many times in a test, also as a program of its own."""
+"""A step small enough to train many times in a test. As a program: a run that kills itself."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llava_st_ros.training.loop.batches import WHOLE, Share, item_rng
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
 from llava_st_ros.training.loop.loop import LoopConfig, run
-from llava_st_ros.training.loop.losses import Terms, logged_mean, mean
+from llava_st_ros.training.loop.losses import LossTerms, logged_mean, mean_term
 
 ITEMS = 6
 
 
 @dataclass(frozen=True)
 class Points:
-    """x f32 [B, 4]; ``sources`` as "points:step.item"."""
+    """``x`` float32 [B, 4]; ``sources`` are "points:step.item"."""
 
     x: Tensor
     sources: tuple[str, ...]
 
 
-def points(step: int, share: Share = WHOLE) -> Points:
-    items = share.items(ITEMS)
+def points(step: int, shard: Shard = FULL_SHARD) -> Points:
+    items = shard.items(ITEMS)
     rows = [item_rng(1, step, item).normal(size=4) for item in items]
     sources = tuple(f"points:{step}.{item}" for item in items)
     return Points(torch.tensor(np.array(rows, dtype=np.float32)), sources)
 
 
 class Net(nn.Module):
-    """Has what optimizers tell apart, and dropout: noise that a run must find again."""
+    """Has parameters of every optimizer group, and dropout, which a resumed run must reproduce."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,14 +47,18 @@ class Net(nn.Module):
         self.lm_head = nn.Linear(8, 1, bias=False)
         self.unused = nn.Linear(4, 4)
 
-    def forward(self, batch: Points) -> Terms:
-        """Which coordinate is the largest; where the first is positive it counts for more."""
+    def forward(self, batch: Points) -> LossTerms:
+        """Classify which coordinate is largest; samples with a positive first one weigh more."""
         h = torch.tanh(self.inside(batch.x[..., None]))  # [B, 4, 8]
         h = self.noise(h + self.attention(h, h, h, need_weights=False)[0])
         logits = self.lm_head(h)[..., 0]
         losses = nn.functional.cross_entropy(logits, batch.x.argmax(1), reduction="none")
         kept = losses[batch.x[:, 0] > 0]
-        return {"all": mean(losses), "positive": mean(kept, 0.5), "size": logged_mean(batch.x)}
+        return {
+            "all": mean_term(losses),
+            "positive": mean_term(kept, 0.5),
+            "size": logged_mean(batch.x),
+        }
 
 
 def small_net() -> Net:
@@ -68,15 +72,15 @@ def small_config(**changes: Any) -> LoopConfig:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log without what the clock says."""
+    """The lines of a run's log without its timings."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for line in lines:
         del line["minutes"], line["samples_per_second"]
     return lines
 
 
-def dies_at(net: Net, step: int, number: int) -> Net:
-    """Make the net send its own process a signal at the beginning of a step, from 0."""
+def send_signal_at(net: Net, step: int, number: int) -> Net:
+    """Make the net send a signal to its own process at the start of a step, counted from 0."""
     steps = iter(range(step + 1))
 
     def count(*_: object) -> None:
@@ -89,4 +93,10 @@ def dies_at(net: Net, step: int, number: int) -> Net:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run("small", dies_at(small_net(), 5, signal.SIGKILL), points, small_config(), Path(sys.argv[1]))
+    run(
+        "small",
+        send_signal_at(small_net(), 5, signal.SIGKILL),
+        points,
+        small_config(),
+        Path(sys.argv[1]),
+    )

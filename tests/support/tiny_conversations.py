@@ -45,8 +45,8 @@ class Tiny:
     ) -> tuple[torch.Tensor, dict[str, float]]:
         states = decode(model, batch, self.features, Modality.VIDEO).last_hidden_state
         terms = answer_terms(model, batch, states, decisive)
-        means = {f"video_{name}": (t.total / t.count).item() for name, t in terms.items()}
-        return terms["answer"].total / terms["answer"].count, means
+        means = {f"video_{name}": (t.numerator / t.denominator).item() for name, t in terms.items()}
+        return terms["answer"].numerator / terms["answer"].denominator, means
 
 
 def video_samples() -> list[Sample]:

@@ -22,7 +22,7 @@ from llava_st_ros.records import Answer, Task
 from llava_st_ros.text.answer_format import format_answer
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import make_question
-from llava_st_ros.training.loop.optimizers import RateConfig, make_optimizers
+from llava_st_ros.training.loop.optimizers import OptimizerConfig, make_optimizers
 from llava_st_ros.training.objective import (
     COORDINATE_TABLES,
     Targets,
@@ -286,7 +286,7 @@ def test_the_optimiser_gets_the_spread_gradient_of_each_table_once() -> None:
     model = tiny_model(tiny_config(compat="paper"))
     propagate_to_neighbors(model)
     originals = [t.parametrizations.weight.original for t in coordinate_tables(model)]
-    optimizers = make_optimizers(model, RateConfig(rate=0.1, matrix_rate=0.1))
+    optimizers = make_optimizers(model, OptimizerConfig(rate=0.1, matrix_rate=0.1))
     trained = [
         (type(stepper), id(p))
         for stepper in optimizers

@@ -23,7 +23,7 @@ from llava_st_ros.training.finetune.lora import save_adapter
 from llava_st_ros.training.finetune.settings import PARTS, FinetuneSettings, read_finetune_settings
 from llava_st_ros.training.finetune.step import FinetuneStep
 from llava_st_ros.training.loop import loop
-from llava_st_ros.training.loop.batches import Share
+from llava_st_ros.training.loop.batches import Shard
 from llava_st_ros.training.loop.run_state import trained_parameters
 from llava_st_ros.training.objective import stop_propagation
 from llava_st_ros.training.st_align.batches import RecordBatches
@@ -90,8 +90,8 @@ def make_batches(
             "a checkpoint without a tokenizer; expected one with it",
             "copy the tokenizer files into it",
         )
-    share = Share(accelerator.process_index, accelerator.num_processes)
-    log = work / f"bad_records_{share.process}.txt"
+    shard = Shard(accelerator.process_index, accelerator.num_processes)
+    log = work / f"bad_records_{shard.rank}.txt"
     log.unlink(missing_ok=True)
     limits = {"share": settings.bad_share, "least": settings.bad_least, "log": log}
     records, bad = read_mix(settings.mix, data, limits)
@@ -100,9 +100,9 @@ def make_batches(
         bad,
         PromptBuilder(loaded.tokenizer, loaded.config),
         loaded.config,
-        size=settings.each * share.processes,
+        size=settings.each * shard.world_size,
         max_tokens=settings.max_tokens,
-        share=share,
+        shard=shard,
     )
 
 

@@ -17,7 +17,7 @@ from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Modality
 from llava_st_ros.training.finetune.lora import LoraSettings, add_adapters
 from llava_st_ros.training.finetune.settings import PARTS
-from llava_st_ros.training.loop.losses import Term, Terms, logged_mean
+from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_mean
 from llava_st_ros.training.objective import (
     propagate_to_neighbors,
     soft_cross_entropy,
@@ -73,7 +73,7 @@ class FinetuneStep(nn.Module):
         self.model.model.vision_tower.eval()
         return self
 
-    def forward(self, batch: RecordBatch) -> Terms:
+    def forward(self, batch: RecordBatch) -> LossTerms:
         """The records' mean losses and, to log, those of the kinds of answer tokens."""
         model = self.model
         prompts = [conversation.prompt for conversation in batch.conversations]
@@ -111,7 +111,7 @@ class FinetuneStep(nn.Module):
                 parts.append(self.model.vision_features(pixels))
         return torch.cat(parts)
 
-    def _terms(self, batch: RecordBatch, hidden: Tensor) -> Terms:
+    def _terms(self, batch: RecordBatch, hidden: Tensor) -> LossTerms:
         """A record counts as the mean over its answers' tokens, as published: a long tube no more
         than a box."""
         model, config = self.model, self.model.config
@@ -131,7 +131,9 @@ class FinetuneStep(nn.Module):
         losses = soft_cross_entropy(logits, two_hot_targets(token, value, config))
         count = len(batch.conversations)
         share = 1.0 / torch.bincount(row, minlength=count).float()
-        answers = Term((losses * share[row]).sum(), torch.tensor(float(count), device=row.device))
+        answers = LossTerm(
+            (losses * share[row]).sum(), torch.tensor(float(count), device=row.device)
+        )
         coordinates = config.coordinates
         return {
             "answer": answers,

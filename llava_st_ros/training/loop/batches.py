@@ -1,11 +1,11 @@
-"""Batches as a pure function of the step: who makes which items, and making them ahead of need."""
+"""Batches as a pure function of the step: sharding over processes, and prefetching."""
 
 from __future__ import annotations
 
 import dataclasses
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,112 +18,118 @@ from llava_st_ros.errors import DataError, LlavaStError
 
 
 class Batch(Protocol):
-    """``sources`` says what each item was made of, "train-000050:17" or "file.json:12"."""
+    """What the loop requires of a batch, beside what the step reads from it."""
 
     @property
-    def sources(self) -> tuple[str, ...]: ...
+    def sources(self) -> tuple[str, ...]:
+        """Where each item comes from, e.g. "train-000050:17" or "file.json:12"."""
+        ...
 
 
 B = TypeVar("B")
 
 
-class Share(NamedTuple):
-    """Which items of every batch a process makes: those with ``item % processes == process``."""
+class Shard(NamedTuple):
+    """The items of every batch that one process makes: those with ``item % world_size == rank``."""
 
-    process: int = 0
-    processes: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     def items(self, size: int) -> range:
-        """Indices of this process's items in a batch of ``size`` over all processes."""
-        return range(self.process, size, self.processes)
+        """Indices of this shard's items in a batch of ``size`` items over all processes."""
+        return range(self.rank, size, self.world_size)
 
 
-WHOLE = Share()
+FULL_SHARD = Shard()
 
 
 def item_rng(seed: int, step: int, item: int) -> np.random.Generator:
-    """All randomness of one item of a step's batch, whichever process makes it.
+    """Return the random generator of one item of a step's batch, the same in every process.
 
-    What a whole batch has in common is drawn by ``item`` = the batch's size, which no item has.
+    Draws that all items of a batch share use ``item`` = batch size, which no item has.
     """
     return np.random.default_rng([seed, step, item])
 
 
-def prefetched(
-    batches: Callable[[int], B], steps: range, workers: int, device: torch.device
-) -> Iterator[B]:
-    """``batches(step)`` for each of the steps, in order, on ``device``, ready before it is needed.
+def prefetch(
+    make_batch: Callable[[int], B], steps: range, workers: int, device: torch.device
+) -> Generator[B, None, None]:
+    """Yield ``make_batch(step)`` for each step, in order, on ``device``, one batch ahead.
 
-    One thread of this process makes a batch ahead; with ``workers`` so many processes make them and
-    the thread only fetches. They are forked, so that ``batches`` needs no pickling, and never
+    A thread makes the next batch. With ``workers``, that many processes make the batches and the
+    thread only fetches them. They are forked, so ``make_batch`` needs no pickling, and they never
     touch the device.
     """
-    made: Iterator[B] = map(batches, steps)
+    batches: Iterator[B] = map(make_batch, steps)
     if workers:
-        made = iter(
+        batches = iter(
             DataLoader(
-                _Steps(batches, steps),
+                _StepDataset(make_batch, steps),
                 batch_size=None,
                 num_workers=workers,
                 multiprocessing_context="fork",
-                worker_init_fn=_leave_signals_to_the_loop,
-                # Its own, or the workers' seed is drawn from what the step's dropout is drawn from.
+                worker_init_fn=_ignore_signals,
+                # A generator of its own: the default one would consume the state that dropout uses.
                 generator=torch.Generator(),
             )
         )
     try:
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(lambda: moved(next(made), device))
+            pending = pool.submit(lambda: to_device(next(batches), device))
             for _ in steps:
-                ready = waiting.result()
-                if isinstance(ready, LlavaStError):
-                    raise ready
-                waiting = pool.submit(lambda: moved(next(made, None), device))
-                yield ready
+                batch = pending.result()
+                if isinstance(batch, LlavaStError):
+                    raise batch
+                pending = pool.submit(lambda: to_device(next(batches, None), device))
+                yield batch
     finally:
-        made = iter(())  # ends the processes now: they would outlive an error that holds them
+        # Shut the workers down now: an error's traceback would keep the loader alive.
+        batches = iter(())
 
 
-def moved(value: Any, device: torch.device) -> Any:
-    """A batch with its tensors on ``device``: dataclasses, tuples, lists and dicts of them."""
+def to_device(value: Any, device: torch.device) -> Any:
+    """Copy a batch to ``device``: the tensors in dataclasses, tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return value.to(device)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return dataclasses.replace(
-            value, **{f.name: moved(getattr(value, f.name), device) for f in fields if f.init}
+            value, **{f.name: to_device(getattr(value, f.name), device) for f in fields if f.init}
         )
     if isinstance(value, dict):
-        return {key: moved(part, device) for key, part in value.items()}
+        return {key: to_device(element, device) for key, element in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(part, device) for part in value))
+        return type(value)(*(to_device(element, device) for element in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(moved(part, device) for part in value)
+        return type(value)(to_device(element, device) for element in value)
     return value
 
 
-class _Steps(Dataset[Any]):
-    def __init__(self, batches: Callable[[int], Any], steps: range) -> None:
-        self.batches, self.steps = batches, steps
+class _StepDataset(Dataset[Any]):
+    def __init__(self, make_batch: Callable[[int], Any], steps: range) -> None:
+        self.make_batch, self.steps = make_batch, steps
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> Any:
-        """Errors are handed over to be raised by the process that trains: raised here they would
-        reach it as something else, and hold on to the processes."""
+        """Return the batch, or the error for the training process to raise.
+
+        DataLoader would re-raise an error as another type and keep its workers alive.
+        """
         try:
-            return self.batches(self.steps[index])
+            return self.make_batch(self.steps[index])
         except LlavaStError as error:
             return error
         except Exception as error:
             traceback.print_exc()
             return DataError(
-                f"{type(error).__name__}: {error}; expected a batch", "see the traceback above"
+                f"a batch could not be made: {type(error).__name__}: {error}",
+                "see the traceback above",
             )
 
 
-def _leave_signals_to_the_loop(_: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the loop decides when its workers end."""
+def _ignore_signals(_: int) -> None:
+    """Leave signals to the loop: Ctrl-C reaches every process of the terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The gradient of one step: of several batches in turn, each shared out over all processes."""
+"""The gradient of one step: accumulated over several batches, each sharded over all processes."""
 
 from __future__ import annotations
 
@@ -12,77 +12,110 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from llava_st_ros.training.loop.batches import Batch
-from llava_st_ros.training.loop.losses import Terms, weighted_sum
+from llava_st_ros.training.loop.losses import LossTerms, weighted_sum
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """What a step found, the same in every process but for the sources, which are its own."""
+class StepResult:
+    """The measurements of one step. Equal in every process, except ``sources``.
 
-    values: dict[str, float]  # the loss, the gradient's norm before it was clipped, the terms
-    minutes: float  # by the main process's clock
-    stop: bool  # some process was told to stop
+    Attributes:
+        metrics: "loss", "norm" (of the gradient before clipping), and the mean of every term.
+        minutes: Training time by the main process's clock.
+        stop_requested: Whether any process received a signal to stop.
+        samples: Number of samples over all processes.
+        sources: Where this process's samples come from.
+    """
+
+    metrics: dict[str, float]
+    minutes: float
+    stop_requested: bool
     samples: int
     sources: tuple[str, ...]
 
 
-def gradients(
+@dataclass(frozen=True)
+class _ReducedBatch:
+    """One batch's sums over all processes.
+
+    Attributes:
+        weights: The weight of each loss term.
+        sums: float64 [2 * terms + 3]: numerators, denominators, samples, minutes, stop requests.
+    """
+
+    weights: dict[str, float]
+    sums: Tensor
+
+    @property
+    def denominators(self) -> Tensor:
+        return self.sums[len(self.weights) : 2 * len(self.weights)]
+
+
+def compute_gradients(
     model: nn.Module,
     batches: Iterable[Batch],
     count: int,
     clip_norm: float,
     accelerator: Accelerator,
     minutes: Callable[[], float],
-    told: Callable[[], bool],
-) -> Gradients:
-    """Put the mean gradient of ``count`` batches into the parameters, clipped.
+    stop_requested: Callable[[], bool],
+) -> StepResult:
+    """Compute the mean gradient of ``count`` batches, clipped, into the parameters' ``grad``.
 
-    The result is that of one process with all of each batch. ``minutes`` is this process's clock
-    and ``told`` whether it was told to stop; both are agreed upon in passing.
+    The result equals that of a single process that has all items of each batch.
+
+    Args:
+        model: The prepared step.
+        batches: This process's shard of each batch.
+        count: The number of batches.
+        clip_norm: The largest norm of the gradient.
+        accelerator: Reduces over processes.
+        minutes: This process's clock; that of the main process is used.
+        stop_requested: Whether this process received a signal to stop; reduced over processes.
     """
     sources: tuple[str, ...] = ()
-    parts = []
+    reduced = []
     for number, batch in enumerate(batches, start=1):
         sources += batch.sources
-        whole = number == count
-        with contextlib.nullcontext() if whole else accelerator.no_sync(model):
+        is_last = number == count
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
             terms = model(batch)
             clock = minutes() if accelerator.is_main_process else 0.0
-            agreed = _agree(terms, [len(batch.sources), clock, told()], accelerator)
-            loss = weighted_sum(terms, list(agreed[len(terms) : 2 * len(terms)]))
-            # Processes average their gradients: times their number it is the whole batch's.
+            numbers = [len(batch.sources), clock, stop_requested()]
+            sums = _reduce(terms, numbers, accelerator)
+            reduced.append(_ReducedBatch({name: t.weight for name, t in terms.items()}, sums))
+            loss = weighted_sum(terms, list(reduced[-1].denominators))
+            # Gradients are averaged over processes; the batch's gradient is their sum.
             accelerator.backward(loss * (accelerator.num_processes / count))
-        weights = {name: term.weight for name, term in terms.items()}
-        parts.append((weights, agreed))
     norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    # Read only now: until here the host waited for nothing that an accelerator computes.
-    return _read(parts, norm, sources)
+    # The first read from the device: until here the host did not wait for it.
+    return _read(reduced, norm, sources)
 
 
-def _agree(terms: Terms, numbers: list[float], accelerator: Accelerator) -> Tensor:
-    """Sums over all processes, f64: of the terms their totals, then their counts; the numbers."""
-    totals = torch.stack([term.total.detach().double() for term in terms.values()])
-    counts = torch.stack([term.count.double() for term in terms.values()])
-    own = torch.tensor(numbers, dtype=torch.float64, device=totals.device)
-    agreed: Tensor = accelerator.reduce(torch.cat([totals, counts, own]), "sum")
-    return agreed
+def _reduce(terms: LossTerms, numbers: list[float], accelerator: Accelerator) -> Tensor:
+    """Sum over all processes, in float64: numerators, denominators, ``numbers``."""
+    numerators = torch.stack([term.numerator.detach().double() for term in terms.values()])
+    denominators = torch.stack([term.denominator.double() for term in terms.values()])
+    own = torch.tensor(numbers, dtype=torch.float64, device=numerators.device)
+    reduced: Tensor = accelerator.reduce(torch.cat([numerators, denominators, own]), "sum")
+    return reduced
 
 
-def _read(
-    parts: Sequence[tuple[dict[str, float], Tensor]], norm: Tensor, sources: tuple[str, ...]
-) -> Gradients:
-    loss, samples, minutes, told = 0.0, 0.0, 0.0, 0.0
-    totals: dict[str, float] = {}
-    counts: dict[str, float] = {}
-    for weights, agreed in parts:
-        *sums, more, minutes, told = agreed.tolist()
-        samples += more
-        for (name, weight), total, count in zip(weights.items(), sums, sums[len(weights) :]):
-            loss += weight * total / (count or 1.0) / len(parts)
-            totals[name] = totals.get(name, 0.0) + total
-            counts[name] = counts.get(name, 0.0) + count
-    means = {name: totals[name] / counts[name] for name in totals if counts[name]}
-    size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    return Gradients(
-        {"loss": loss, "norm": size, **means}, minutes, told > 0, int(samples), sources
-    )
+def _read(reduced: Sequence[_ReducedBatch], norm: Tensor, sources: tuple[str, ...]) -> StepResult:
+    loss, samples, minutes, stop = 0.0, 0.0, 0.0, 0.0
+    numerators: dict[str, float] = {}
+    denominators: dict[str, float] = {}
+    for batch in reduced:
+        *sums, batch_samples, minutes, stop = batch.sums.tolist()
+        samples += batch_samples
+        ratios = zip(batch.weights.items(), sums, sums[len(batch.weights) :])
+        for (name, weight), numerator, denominator in ratios:
+            loss += weight * numerator / (denominator or 1.0) / len(reduced)
+            numerators[name] = numerators.get(name, 0.0) + numerator
+            denominators[name] = denominators.get(name, 0.0) + denominator
+    means = {
+        name: numerators[name] / denominators[name] for name in numerators if denominators[name]
+    }
+    full_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    metrics = {"loss": loss, "norm": full_norm, **means}
+    return StepResult(metrics, minutes, stop > 0, int(samples), sources)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, noted for the loop to act on once its step is done."""
+"""Deferred SIGTERM and SIGINT: noted when received, handled by the loop after its step."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupts:
-    """Within ``with``: ``received`` is the first SIGTERM or SIGINT, else None.
+    """A context manager that notes the first SIGTERM or SIGINT instead of ending the process.
 
-    A second one does what it would have done without this. In a thread other than the main one,
-    which cannot handle signals, nothing is changed.
+    A second signal has its usual effect. Outside the main thread, which alone can handle signals,
+    this does nothing.
+
+    Attributes:
+        received: The first signal, or None.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:

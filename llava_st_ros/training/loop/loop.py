@@ -1,8 +1,8 @@
-"""The optimization loop that every stage runs, in one process or in many (accelerate).
+"""The optimization loop that every stage runs, in one process or several (accelerate).
 
-One process with a batch and N processes that share it out take the same steps: terms are divided by
-their counts over all processes, gradients are summed, and everything that ends or interrupts
-the loop (steps, minutes, signals, a loss that is no number) is agreed upon.
+One process with all of a batch and N processes with a shard each take the same steps: loss terms
+are divided by their denominators over all processes, gradients are summed, and the processes agree
+on everything that ends or interrupts the loop (steps, minutes, signals, a NaN or infinite loss).
 """
 
 from __future__ import annotations
@@ -25,23 +25,27 @@ from torch import nn
 
 from llava_st_ros.errors import ConfigError, LlavaStError
 from llava_st_ros.training.loop import run_state
-from llava_st_ros.training.loop.batches import B, item_rng, prefetched
-from llava_st_ros.training.loop.gradients import Gradients, gradients
+from llava_st_ros.training.loop.batches import B, item_rng, prefetch
+from llava_st_ros.training.loop.gradients import StepResult, compute_gradients
 from llava_st_ros.training.loop.interrupts import Interrupts
-from llava_st_ros.training.loop.optimizers import RateConfig, make_optimizers, rate_share
+from llava_st_ros.training.loop.optimizers import OptimizerConfig, make_optimizers, rate_factor
 from llava_st_ros.training.loop.progress import Progress, RunningMeans
 from llava_st_ros.training.loop.run_state import RunState
 
-# Of LoopConfig, what a stage may not change while it is under way.
-LASTING = ("rate", "matrix_rate", "rates", "weight_decay", "clip_norm", "seed")
+# Fields of LoopConfig that may not change when a stage is resumed.
+FIXED_ON_RESUME = ("rate", "matrix_rate", "rates", "weight_decay", "clip_norm", "seed")
 
 
 class TrainingError(LlavaStError):
     """Training that cannot continue, for example after a NaN or infinite loss."""
 
 
-class TrainingInterrupted(TrainingError):  # noqa: N818 (it went well)
-    """A run that a signal stopped after saving its state; ``code`` is 128 + the signal's number."""
+class TrainingInterrupted(TrainingError):  # noqa: N818 (not a failure)
+    """A run that a signal stopped after it saved its state.
+
+    Attributes:
+        code: The exit code, 128 + the signal's number.
+    """
 
     def __init__(self, problem: str, remedy: str, code: int) -> None:
         super().__init__(problem, remedy)
@@ -49,19 +53,25 @@ class TrainingInterrupted(TrainingError):  # noqa: N818 (it went well)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig(RateConfig):
-    """How long a stage lasts and how it is watched; see RateConfig for the rates.
+class LoopConfig(OptimizerConfig):
+    """Length, learning rates and monitoring of a stage.
 
-    ``minutes`` ends the cosine early on a slow machine: the rate follows the larger of the two
-    shares, steps done and minutes spent, so that a run cut by its time limit still cools down.
-    Minutes are counted without the first step, which compiles (that of each process of a run that
-    was interrupted).
-    A step is ``accumulate`` batches, one after another, whose gradients are averaged.
-    ``explosion``: after the warm-up a loss is taken to have exploded beyond so many times its
-    running mean, or so many nats where the mean is less than one (a model that is nearly
-    always sure may jump from 0.01 to 0.5). Ten: an ordinary batch stays below two or three.
-    ``workers`` as of batches.prefetched. State is saved every ``save_minutes`` and, if set,
-    ``save_steps``.
+    Attributes:
+        steps: Number of optimizer steps.
+        minutes: Time limit. The learning rate follows the larger of the two fractions, steps done
+            and minutes spent, so a run that the limit ends still cools down. The first step of
+            each process, which compiles, is not counted.
+        warmup: Steps of learning rate warm-up.
+        clip_norm: Gradient clipping: the largest norm.
+        accumulate: Number of batches in a step, whose gradients are averaged.
+        explosion: After the warm-up, the run stops at a loss above ``explosion`` times its running
+            mean, or above ``explosion`` where the mean is less than one (a nearly certain model
+            may jump from 0.01 to 0.5). Ordinary batches stay below two or three times the mean.
+        seed: Seeds dropout.
+        log_every: Steps between two log lines.
+        save_minutes: Minutes between two saved states.
+        save_steps: Steps between two saved states; None: no limit.
+        workers: Processes that make batches, see batches.prefetch.
     """
 
     steps: int
@@ -78,19 +88,20 @@ class LoopConfig(RateConfig):
 
 
 def make_accelerator() -> Accelerator:
-    """As ``accelerate launch`` or the machine says; a batch need not use every parameter.
+    """Return the accelerator that ``accelerate launch`` or the machine asks for.
 
-    Raises ConfigError where several processes were launched that would each train alone.
+    Raises:
+        ConfigError: Several processes were launched, but each would train alone.
     """
     accelerator = Accelerator(
+        # Not every batch uses every parameter.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
-            f"{launched} processes, each of which would train alone"
-            "; expected an accelerator for each, or ACCELERATE_USE_CPU=true",
-            "launch as docs/training.md says",
+            f"{launched} processes were launched, but each would train alone",
+            "give each an accelerator, or set ACCELERATE_USE_CPU=true (docs/training.md)",
         )
     return accelerator
 
@@ -98,25 +109,37 @@ def make_accelerator() -> Accelerator:
 def run(
     name: str,
     step: nn.Module,
-    batches: Callable[[int], B],
+    make_batch: Callable[[int], B],
     config: LoopConfig,
     folder: Path,
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> int:
-    """Train ``step`` until the steps or the minutes are used up; returns the steps taken.
+    """Train a stage until its steps or minutes are used up.
 
-    ``step(batch)`` returns Terms; every parameter of it that requires a gradient is trained.
-    ``batches(i)`` must be a pure function of i, this process's part of the batch (batches.Share).
-    Writes ``folder``/log.jsonl and the run's state (run_state) and goes on from that state when
-    called again, to the same losses: a finished stage returns at once. ``settings`` (JSON) are
-    those that the step and its batches were made from: a state saved under others is refused, as
-    under other rates or another seed. How long the stage lasts may change.
-    Raises TrainingError when the loss explodes or is not finite, TrainingInterrupted on SIGTERM
-    and SIGINT, once the step is done and the state saved.
+    Writes ``folder``/log.jsonl and the run's state (run_state). A second call resumes from that
+    state and takes the same steps; for a finished stage it returns at once.
+
+    Args:
+        name: The stage.
+        step: ``step(batch)`` returns LossTerms. All its parameters with a gradient are trained.
+        make_batch: ``make_batch(i)`` returns this process's shard of batch i. It must be a pure
+            function of i.
+        config: Length, rates and monitoring.
+        folder: The work folder.
+        accelerator: As made by ``make_accelerator``, by default.
+        settings: What the step and its batches depend on (JSON). A run resumes only under equal
+            settings, rates and seed. The stage's length may change.
+
+    Returns:
+        The number of steps taken.
+
+    Raises:
+        TrainingError: The loss or its gradient is NaN or infinite, or the loss exploded.
+        TrainingInterrupted: SIGTERM or SIGINT; the step was finished and the state saved.
     """
     accelerator = accelerator or make_accelerator()
-    return _Loop(name, step, batches, config, folder, accelerator, settings or {}).run()
+    return _Loop(name, step, make_batch, config, folder, accelerator, settings or {}).run()
 
 
 class _Loop:
@@ -124,121 +147,121 @@ class _Loop:
         self,
         name: str,
         step: nn.Module,
-        batches: Callable[[int], Any],
+        make_batch: Callable[[int], Any],
         config: LoopConfig,
         folder: Path,
         accelerator: Accelerator,
         settings: Mapping[str, Any],
     ) -> None:
         self.name, self.config, self.folder, self.accelerator = name, config, folder, accelerator
-        self.batches = batches
+        self.make_batch = make_batch
         folder.mkdir(parents=True, exist_ok=True)
         optimizers = make_optimizers(step, config)
         self.model, *self.optimizers = accelerator.prepare(step, *optimizers)
         self.step = accelerator.unwrap_model(self.model)
-        self.groups = [group for stepper in self.optimizers for group in stepper.param_groups]
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
-        self.settings = {**settings, **{key: getattr(config, key) for key in LASTING}}
+        self.settings = {**settings, **{key: getattr(config, key) for key in FIXED_ON_RESUME}}
         state = run_state.load(folder, name, self.step, self._inner_optimizers(), self.settings)
         self.done, self.minutes, self.means = state.step, state.minutes, RunningMeans(state.means)
         self.saved = (state.step, state.minutes)
-        self.began: float | None = None  # when minutes were 0; unknown before the first step's end
+        self.started: float | None = None  # time of minute 0; None until the first step has ended
 
     def run(self) -> int:
         config, first = self.config, self.done
         steps = range(first * config.accumulate, config.steps * config.accumulate)
-        made = prefetched(self.batches, steps, config.workers, self.accelerator.device)
+        batches = prefetch(self.make_batch, steps, config.workers, self.accelerator.device)
         log = self.folder / "log.jsonl"
         shown = self.accelerator.is_main_process
         try:
             with (
-                contextlib.closing(made),
+                contextlib.closing(batches),
                 Interrupts() as self.interrupts,
                 Progress(self.name, config.steps, first, log, shown) as progress,
             ):
-                self._train(made, progress)
+                self._train(batches, progress)
         finally:
-            # Whatever wraps the step lets go of its parameters: the next stage may train them too.
+            # Release the parameters: the next stage may train them too.
             del self.model, self.optimizers, self.groups
             self.accelerator.free_memory()
         return self.done
 
-    def _train(self, made: Iterator[Any], progress: Progress) -> None:
+    def _train(self, batches: Iterator[Any], progress: Progress) -> None:
         config = self.config
-        began, samples = time.monotonic(), 0  # since the last line of the log
-        here, first = time.monotonic(), self.done
+        line_started, samples = time.monotonic(), 0  # since the last line of the log
+        loop_started, first = time.monotonic(), self.done
         while self.done < config.steps and self.minutes < config.minutes:
             rate = self._set_rates()
-            found = self._take_step(made)
-            self.done, self.minutes = self.done + 1, found.minutes
-            if self.began is None:
-                self.began = time.monotonic() - 60 * self.minutes
-            self.means.update(found.values)
-            samples += found.samples
-            per_step = (time.monotonic() - here) / 60 / (self.done - first)
-            by_steps = (config.steps - self.done) * per_step
-            progress.advance(min(by_steps, config.minutes - self.minutes))
-            if self.done % config.log_every == 0 or self._over():
+            result = self._take_step(batches)
+            self.done, self.minutes = self.done + 1, result.minutes
+            if self.started is None:
+                self.started = time.monotonic() - 60 * self.minutes
+            self.means.update(result.metrics)
+            samples += result.samples
+            minutes_per_step = (time.monotonic() - loop_started) / 60 / (self.done - first)
+            left = (config.steps - self.done) * minutes_per_step
+            progress.advance(min(left, config.minutes - self.minutes))
+            if self.done % config.log_every == 0 or self._is_over():
                 record = {"step": self.done, "minutes": round(self.minutes, 2), **self.means.values}
-                speed = samples / (time.monotonic() - began)
+                speed = samples / (time.monotonic() - line_started)
                 progress.write({**record, "rate": rate, "samples_per_second": round(speed, 2)})
-                began, samples = time.monotonic(), 0
-            if found.stop or self._over() or self._save_is_due():
+                line_started, samples = time.monotonic(), 0
+            if result.stop_requested or self._is_over() or self._save_is_due():
                 self._save()
-            if found.stop and not self._over():
+            if result.stop_requested and not self._is_over():
                 raise self._interrupted()
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         return self.done >= self.config.steps or self.minutes >= self.config.minutes
 
     def _set_rates(self) -> float:
-        """Give every group its rate for the next step; returns that of ``config.rate``."""
+        """Set every group's rate for the next step and return the one of ``config.rate``."""
         spent = max(self.done / self.config.steps, self.minutes / self.config.minutes)
-        share = rate_share(min(1.0, spent), self.done, self.config.warmup)
+        factor = rate_factor(min(1.0, spent), self.done, self.config.warmup)
         for group, peak in zip(self.groups, self.peaks):
-            group["lr"] = peak * share
-        return self.config.rate * share
+            group["lr"] = peak * factor
+        return self.config.rate * factor
 
-    def _take_step(self, made: Iterator[Any]) -> Gradients:
+    def _take_step(self, batches: Iterator[Any]) -> StepResult:
         config, accelerator = self.config, self.accelerator
-        # Dropout's noise: of this step and process, so that it needs no saving.
-        noise = item_rng(config.seed, self.done, accelerator.process_index)
-        torch.manual_seed(int(noise.integers(2**62)))
-        found = gradients(
+        # Dropout depends on the step and the process only, so no generator state is saved.
+        rng = item_rng(config.seed, self.done, accelerator.process_index)
+        torch.manual_seed(int(rng.integers(2**62)))
+        result = compute_gradients(
             self.model,
-            itertools.islice(made, config.accumulate),
+            itertools.islice(batches, config.accumulate),
             config.accumulate,
             config.clip_norm,
             accelerator,
             minutes=self._minutes_now,
-            told=lambda: self.interrupts.received is not None,
+            stop_requested=lambda: self.interrupts.received is not None,
         )
-        self._check(found)
-        for stepper in self.optimizers:
-            stepper.step()
-            stepper.zero_grad()
-        return found
+        self._check(result)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return result
 
     def _minutes_now(self) -> float:
-        return self.minutes if self.began is None else (time.monotonic() - self.began) / 60
+        return self.minutes if self.started is None else (time.monotonic() - self.started) / 60
 
-    def _check(self, found: Gradients) -> None:
-        """Raises TrainingError, before the step is taken, where it would do harm."""
-        wrong = expected = ""
-        values = found.values
+    def _check(self, result: StepResult) -> None:
+        """Raise TrainingError, before the optimizers step, if the loss or its gradient is bad."""
+        problem = limit_note = ""
+        metrics = result.metrics
         for name in ("loss", "norm"):
-            if not math.isfinite(values[name]):
-                wrong, expected = f"a {name} of {values[name]}", "a finite number"
-        if not wrong and self.done >= self.config.warmup and "loss" in self.means.values:
+            if not math.isfinite(metrics[name]):
+                problem = f"a {name} of {metrics[name]}"
+        if not problem and self.done >= self.config.warmup and "loss" in self.means.values:
             limit = self.config.explosion * max(1.0, self.means.values["loss"])
-            if values["loss"] > limit:
-                wrong, expected = f"a loss of {values['loss']:.3g}", f"at most {limit:.3g}"
-        if wrong:
-            everywhere = ", ".join(gather_object(list(found.sources)))
+            if metrics["loss"] > limit:
+                problem = f"a loss of {metrics['loss']:.3g}"
+                limit_note = f" (the limit is {limit:.3g})"
+        if problem:
+            sources = ", ".join(gather_object(list(result.sources)))
             raise TrainingError(
-                f"{wrong} in stage {self.name}, step {self.done}, from {everywhere}"
-                f"; expected {expected}",
-                "look at these samples or lower the stage's rate; the run's last saved state stays",
+                f"{problem} in stage {self.name}, step {self.done}, from {sources}{limit_note}",
+                "inspect these samples or lower the stage's rate; the last saved state is kept",
             )
 
     def _save_is_due(self) -> bool:
@@ -254,12 +277,13 @@ class _Loop:
         self.saved = (self.done, self.minutes)
 
     def _inner_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [stepper.optimizer for stepper in self.optimizers]
+        """The optimizers inside accelerate's wrappers."""
+        return [optimizer.optimizer for optimizer in self.optimizers]
 
     def _interrupted(self) -> TrainingInterrupted:
         number = self.interrupts.received or signal.SIGTERM
         return TrainingInterrupted(
             f"{number.name} in stage {self.name}: saved at step {self.done} of {self.config.steps}",
-            "run the same command again to continue",
+            "run the same command again to resume",
             128 + number,
         )

@@ -1,7 +1,8 @@
-"""What a training step returns: means in parts, which many processes can add up.
+"""Loss terms that several processes can add up exactly.
 
-A mean over a batch that is spread over processes is the sum of the parts' totals over the sum of
-their counts; the mean of the parts' means is another number wherever the counts differ.
+The mean over a batch that is sharded over processes is the sum of their numerators divided by the
+sum of their denominators. Averaging the processes' own means would be wrong wherever the
+denominators differ.
 """
 
 from __future__ import annotations
@@ -13,44 +14,53 @@ import torch
 from torch import Tensor
 
 
-class Term(NamedTuple):
-    """A mean in parts: ``total / count`` over the whole batch; ``weight`` is its share of the loss.
+class LossTerm(NamedTuple):
+    """A weighted mean, kept as numerator and denominator until all processes' parts are summed.
 
-    ``total`` and ``count`` are scalars f32, summed over this process's part of the batch; the loop
-    sums the counts over processes. Weight 0: only logged, and ``total`` has no gradient.
+    Attributes:
+        numerator: Sum over this process's shard of the batch, a float32 scalar.
+        denominator: What to divide by, usually the number of summed values, a float32 scalar. The
+            loop sums it over processes.
+        weight: Weight of the mean in the loss. 0: only logged, and ``numerator`` has no gradient.
     """
 
-    total: Tensor
-    count: Tensor
+    numerator: Tensor
+    denominator: Tensor
     weight: float = 1.0
 
 
-# Every process returns the same names for a batch; where it has nothing to count, a count of 0.
-Terms = dict[str, Term]
+# Every process returns the same names for a batch. A process with nothing to sum returns a
+# denominator of 0.
+LossTerms = dict[str, LossTerm]
 
 
-def weighted_sum(terms: Terms, counts: Sequence[Tensor]) -> Tensor:
-    """The loss, f32: terms in their order, each divided by its count over all processes.
+def weighted_sum(terms: LossTerms, denominators: Sequence[Tensor]) -> Tensor:
+    """Return the loss, a float32 scalar.
 
-    A term that counts nothing is 0, with a gradient of 0.
+    Args:
+        terms: The terms of this process.
+        denominators: The denominator of each term, summed over all processes. A term whose
+            denominator is 0 adds 0 to the loss, with a gradient of 0.
     """
     loss = torch.zeros(())
-    for term, count in zip(terms.values(), counts):
+    for term, denominator in zip(terms.values(), denominators):
         if term.weight:
-            loss = loss + term.weight * term.total / torch.where(count > 0, count, 1.0).float()
+            divisor = torch.where(denominator > 0, denominator, 1.0).float()
+            loss = loss + term.weight * term.numerator / divisor
     return loss
 
 
-def mean(values: Tensor, weight: float = 1.0) -> Term:
-    """The mean of ``values`` (any shape, also empty) as a term of the loss."""
-    return Term(values.sum(), torch.tensor(float(values.numel()), device=values.device), weight)
+def mean_term(values: Tensor, weight: float = 1.0) -> LossTerm:
+    """The mean of ``values`` (any shape, may be empty) as a term of the loss."""
+    count = torch.tensor(float(values.numel()), device=values.device)
+    return LossTerm(values.sum(), count, weight)
 
 
-def logged(total: Tensor, count: Tensor) -> Term:
-    """``total / count`` to log only; both any dtype."""
-    return Term(total.detach().float(), count.detach().float(), 0.0)
+def logged_ratio(numerator: Tensor, denominator: Tensor) -> LossTerm:
+    """The ratio of two scalars of any dtype, only logged."""
+    return LossTerm(numerator.detach().float(), denominator.detach().float(), 0.0)
 
 
-def logged_mean(values: Tensor) -> Term:
-    """The mean of ``values`` (any shape, also empty) to log only."""
-    return mean(values.detach().float(), 0.0)
+def logged_mean(values: Tensor) -> LossTerm:
+    """The mean of ``values`` (any shape, may be empty), only logged."""
+    return mean_term(values.detach().float(), 0.0)

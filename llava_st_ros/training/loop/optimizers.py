@@ -1,4 +1,4 @@
-"""Who trains which parameter, and how fast."""
+"""Optimizers and learning rates: which parameter is trained by what, and how fast."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from torch import nn
 
 from llava_st_ros.errors import ConfigError
 
-HEADS = ("lm_head", "labels")  # linear layers that give logits
+OUTPUT_LAYERS = ("lm_head", "labels")  # linear layers that return logits
 Optimizer = torch.optim.AdamW | torch.optim.Muon
 
 
 @dataclass(frozen=True)
-class RateConfig:
-    """``rate`` is AdamW's peak learning rate.
+class OptimizerConfig:
+    """Learning rates.
 
-    ``rates`` gives others by patterns of parameter names ("*lora_*", as in a shell): the first that
-    fits counts, and its parameters stay with AdamW. With ``matrix_rate`` the remaining weights of
-    linear layers are trained by Muon at that peak.
+    Attributes:
+        rate: Peak learning rate of AdamW.
+        matrix_rate: Peak learning rate of Muon, which then trains the weights of hidden linear
+            layers. None: AdamW trains everything.
+        rates: Other peak learning rates, by shell patterns of parameter names ("*lora_*"). The
+            first matching pattern counts, and AdamW trains its parameters.
+        weight_decay: Weight decay of matrices and embeddings; vectors have none.
     """
 
     rate: float
@@ -31,14 +35,16 @@ class RateConfig:
     weight_decay: float = 0.05
 
 
-def make_optimizers(module: nn.Module, config: RateConfig) -> list[Optimizer]:
-    """What trains every parameter of ``module`` that has a gradient, each once.
+def make_optimizers(module: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
+    """Return optimizers that together train every parameter with a gradient, each once.
 
-    Muon (torch.optim.Muon, with AdamW's root mean square) takes the matrices inside the network;
-    embeddings, tables, the layers that give logits and all vectors stay with AdamW. Raises
-    ConfigError for a pattern of ``rates`` that fits nothing trained.
+    Muon (torch.optim.Muon, with AdamW's root mean square) trains hidden matrices. AdamW trains
+    embeddings, coordinate tables, output layers and all vectors.
+
+    Raises:
+        ConfigError: A pattern of ``rates`` matches no trained parameter, or nothing is trained.
     """
-    inner = set(map(id, inner_matrices(module))) if config.matrix_rate is not None else set()
+    hidden = set(map(id, hidden_matrices(module))) if config.matrix_rate is not None else set()
     matrices: list[nn.Parameter] = []
     others: dict[tuple[float, float], list[nn.Parameter]] = {}  # by rate and weight decay
     unused = set(config.rates)
@@ -47,25 +53,21 @@ def make_optimizers(module: nn.Module, config: RateConfig) -> list[Optimizer]:
             continue
         pattern = next((p for p in config.rates if fnmatchcase(name, p)), None)
         unused.discard(pattern or "")
-        if pattern is None and id(parameter) in inner:
+        if pattern is None and id(parameter) in hidden:
             matrices.append(parameter)
         else:
             rate = config.rate if pattern is None else config.rates[pattern]
             decay = config.weight_decay if parameter.ndim >= 2 else 0.0
             others.setdefault((rate, decay), []).append(parameter)
     if unused:
-        raise ConfigError(
-            f"rates for {', '.join(sorted(unused))}"
-            "; expected patterns that each fit a trained parameter's name",
-            "correct or remove them",
-        )
+        raise ConfigError(f"rates for {', '.join(sorted(unused))} match no trained parameter")
     groups = [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in others.items()]
-    found: list[Optimizer] = []
+    optimizers: list[Optimizer] = []
     if groups:
-        found.append(torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98)))
+        optimizers.append(torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98)))
     if matrices:
         assert config.matrix_rate is not None
-        found.append(
+        optimizers.append(
             torch.optim.Muon(
                 matrices,
                 lr=config.matrix_rate,
@@ -73,33 +75,36 @@ def make_optimizers(module: nn.Module, config: RateConfig) -> list[Optimizer]:
                 adjust_lr_fn="match_rms_adamw",
             )
         )
-    if not found:
-        raise ConfigError(
-            "a step without parameters to train; expected at least one", "unfreeze a part"
-        )
-    return found
+    if not optimizers:
+        raise ConfigError("a step without parameters to train", "unfreeze a part of the model")
+    return optimizers
 
 
-def train_only(whole: nn.Module, *parts: nn.Module) -> None:
-    """A gradient for the parameters of ``parts`` and for no others of ``whole``."""
-    whole.requires_grad_(False)
-    for part in parts:
-        part.requires_grad_(True)
+def train_only(module: nn.Module, *trained: nn.Module) -> None:
+    """Freeze ``module``, then unfreeze the submodules ``trained``."""
+    module.requires_grad_(False)
+    for submodule in trained:
+        submodule.requires_grad_(True)
 
 
-def inner_matrices(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Weights of linear layers and attention, but not of layers named as heads."""
+def hidden_matrices(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the weights of linear layers and attention, except those of output layers."""
     for name, child in module.named_modules():
-        if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in HEADS:
+        if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in OUTPUT_LAYERS:
             yield child.weight
         elif isinstance(child, nn.MultiheadAttention):
-            yield child.in_proj_weight
+            weight = child.in_proj_weight
+            if isinstance(weight, nn.Parameter):
+                yield weight
 
 
-def rate_share(done: float, step: int, warmup: int) -> float:
-    """The learning rate of a step (from 0) as a share of its peak: warm-up, then a cosine.
+def rate_factor(progress: float, step: int, warmup: int) -> float:
+    """The learning rate as a fraction of its peak: linear warm-up, times a cosine down to 0.02.
 
-    ``done`` is the share of the stage that is over, in [0, 1].
+    Args:
+        progress: The fraction of the stage that is done, in [0, 1].
+        step: The step, counted from 0.
+        warmup: The number of warm-up steps.
     """
     warm = min(1.0, (step + 1) / warmup)
-    return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done)))
+    return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -1,4 +1,4 @@
-"""What a run says of itself: running means, a progress bar, JSON lines."""
+"""Progress of a run: running means, a progress bar, and the log's JSON lines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tqdm import tqdm
 from llava_st_ros.atomic_files import write_text
 
 DECAY = 0.95
+HIDDEN_FROM_BAR = ("step", "minutes", "rate", "samples_per_second")
 
 
 class RunningMeans:
-    """Exponential means of everything logged; a value that is not finite is left out."""
+    """Exponential moving averages of the logged values. Values that are not finite are skipped."""
 
     def __init__(self, values: Mapping[str, float] | None = None) -> None:
         self.values = dict(values or {})
@@ -28,16 +29,24 @@ class RunningMeans:
 
 
 class Progress:
-    """The bar of a stage and its lines in ``log``; silent where ``shown`` is False.
+    """The progress bar of a stage and its lines in the log.
 
-    Lines of this stage beyond step ``first`` are taken out of the log first: a run that goes on
-    from there writes them again, and no step may stand there twice.
+    Lines of this stage after step ``first`` are removed from the log first: a run that resumes
+    there writes them again.
+
+    Args:
+        name: The stage.
+        steps: Its number of steps.
+        first: The number of steps already taken.
+        log: The JSON lines file.
+        shown: False: no bar, and nothing is written.
     """
 
     def __init__(self, name: str, steps: int, first: int, log: Path, shown: bool) -> None:
         self.name, self.steps, self.log, self.shown = name, steps, log, shown
+        self.minutes_left = math.inf
         if shown:
-            cut_back(log, name, first)
+            truncate_log(log, name, first)
         self.bar = tqdm(
             total=steps,
             initial=first,
@@ -53,25 +62,24 @@ class Progress:
         self.bar.close()
 
     def advance(self, minutes_left: float) -> None:
-        """One step done; ``minutes_left`` by the clock or the steps, whichever ends first."""
+        """Count one step. ``minutes_left`` is the estimated time to the end of the stage."""
         self.minutes_left = minutes_left
         self.bar.update()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """A line of the log, and the same beside the bar."""
+        """Append a line to the log and show its values beside the bar."""
         if not self.shown:
             return
         with self.log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"stage": self.name, **record}) + "\n")
-        hidden = ("step", "minutes", "rate", "samples_per_second")
-        parts = [f"{k} {v:.3f}" for k, v in record.items() if k not in hidden]
+        metrics = [f"{k} {v:.3f}" for k, v in record.items() if k not in HIDDEN_FROM_BAR]
         left = f"{self.minutes_left:.1f} min left"
         speed = f"{record['samples_per_second']:.3g} samples/s"
-        self.bar.set_postfix_str(", ".join([left, speed, f"rate {record['rate']:.2g}", *parts]))
+        self.bar.set_postfix_str(", ".join([left, speed, f"rate {record['rate']:.2g}", *metrics]))
 
 
-def cut_back(log: Path, stage: str, step: int) -> None:
-    """Take the lines of ``stage`` beyond ``step``, and what is no whole line, out of a log."""
+def truncate_log(log: Path, stage: str, step: int) -> None:
+    """Remove the lines of ``stage`` after ``step`` from a log, and all incomplete lines."""
     if not log.exists():
         return
     kept = []
@@ -79,7 +87,7 @@ def cut_back(log: Path, stage: str, step: int) -> None:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # cut off by a kill
+            continue  # truncated when the process was killed
         if line.endswith("\n") and (record["stage"] != stage or record["step"] <= step):
             kept.append(line)
     write_text(log, "".join(kept))

@@ -1,9 +1,8 @@
-"""The state of a stage on disk: what a run that was killed needs to go on as if it had not been.
+"""The saved state of a stage, from which an interrupted run resumes exactly.
 
-``<folder>/state/<stage>-<step>/`` holds the trained parameters and the optimizers' state by name
-(safetensors) and the rest (JSON). Nothing of the batches or of dropout is kept: both are functions
-of the step. A state appears under its name only once it is whole, and the one before it stays
-until the next, in case the disk lost the last.
+``<folder>/state/<stage>-<step>/`` holds the trained parameters and the optimizer states by name
+(safetensors) and the counters (JSON). Batches and dropout need no state: both are functions of the
+step. A state is written atomically, and the one before it is kept in case the newest is damaged.
 """
 
 from __future__ import annotations
@@ -24,17 +23,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.errors import CheckpointError
 
-KEPT = 2
-WEIGHTS, OPTIMISERS, NUMBERS = "trained.safetensors", "optimizers.safetensors", "run.json"
-SEPARATOR = "|"  # between a parameter's name and that of its optimizer's state; in neither
+KEPT_STATES = 2
+WEIGHTS_FILE, OPTIMIZERS_FILE = "trained.safetensors", "optimizers.safetensors"
+COUNTERS_FILE = "run.json"
+SEPARATOR = "|"  # between a parameter's name and the key of its optimizer state; in neither
 
 
 @dataclass(frozen=True)
 class RunState:
-    """``step`` steps done in ``minutes`` under these ``settings`` (JSON), with these running
-    ``means`` of what is logged."""
+    """The counters of a run.
+
+    Attributes:
+        step: Steps done.
+        minutes: Minutes spent on them.
+        means: Running means of the logged values.
+        settings: What the run depends on (JSON).
+    """
 
     step: int
     minutes: float
@@ -43,8 +50,11 @@ class RunState:
 
 
 def trained_parameters(step: nn.Module) -> dict[str, Tensor]:
-    """What is trained, by name, whole and on the CPU. With FSDP every process must call this."""
-    return {name: _whole(p) for name, p in step.named_parameters() if p.requires_grad}
+    """Return the parameters with a gradient by name, unsharded, on the CPU.
+
+    With FSDP every process must call this.
+    """
+    return {name: _full_tensor(p) for name, p in step.named_parameters() if p.requires_grad}
 
 
 def save(
@@ -58,18 +68,16 @@ def save(
     """Write a state, then remove all but the last two. Every process must call this."""
     weights, moments = trained_parameters(step), _optimizer_state(step, optimizers)
     if accelerator.is_main_process:
-        final = folder / "state" / f"{stage}-{state.step:07d}"
-        part = final.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        save_file(weights, part / WEIGHTS)
-        save_file(moments, part / OPTIMISERS)
-        (part / NUMBERS).write_text(json.dumps(dataclasses.asdict(state)), encoding="utf-8")
-        for later in _states(folder, stage):
-            if _step(later) >= state.step:  # could not be read, or this run would not be here
-                shutil.rmtree(later)
-        part.rename(final)
-        for old in _states(folder, stage)[KEPT:]:
+        with atomic_folder(folder / "state" / f"{stage}-{state.step:07d}") as part:
+            save_file(weights, part / WEIGHTS_FILE)
+            save_file(moments, part / OPTIMIZERS_FILE)
+            (part / COUNTERS_FILE).write_text(
+                json.dumps(dataclasses.asdict(state)), encoding="utf-8"
+            )
+            for later in _states(folder, stage):
+                if _step(later) >= state.step:  # unreadable, or the run would have resumed there
+                    shutil.rmtree(later)
+        for old in _states(folder, stage)[KEPT_STATES:]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
@@ -81,41 +89,44 @@ def load(
     optimizers: Sequence[torch.optim.Optimizer],
     settings: Mapping[str, Any],
 ) -> RunState:
-    """Put the last whole state of a stage into the step and its optimizers; without one, step 0.
+    """Load a stage's last readable state into the step and its optimizers.
 
-    Raises CheckpointError when there are states but none can be read, or when one is of other
-    parameters or was saved under other ``settings``.
+    Returns:
+        The counters; those of step 0 if nothing was saved.
+
+    Raises:
+        CheckpointError: No state is readable, or the last one has other parameters or settings.
     """
-    current: dict[str, Any] = json.loads(json.dumps(settings))  # as a state holds them
-    found = _states(folder, stage)
-    broken = []
-    for path in found:
+    current: dict[str, Any] = json.loads(json.dumps(settings))  # as JSON represents them
+    saved = _states(folder, stage)
+    unreadable = []
+    for path in saved:
         try:
-            weights, moments = load_file(path / WEIGHTS), load_file(path / OPTIMISERS)
-            state = RunState(**json.loads((path / NUMBERS).read_text(encoding="utf-8")))
+            weights, moments = load_file(path / WEIGHTS_FILE), load_file(path / OPTIMIZERS_FILE)
+            state = RunState(**json.loads((path / COUNTERS_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, SafetensorError) as error:
-            broken.append(f"{path}: {error}")
+            unreadable.append(f"{path}: {error}")
             continue
         _check_settings(path, state.settings, current)
-        _check(path, weights, step)
-        _fill(step, weights, optimizers, moments)
+        _check_parameters(path, weights, step)
+        _restore(step, weights, optimizers, moments)
         return state
-    if found:
+    if saved:
         raise CheckpointError(
-            ("; ".join(broken)) + "; expected a state that can be read",
-            "delete it to start the stage anew",
+            f"no saved state of stage {stage} is readable: {', '.join(unreadable)}",
+            "delete them to restart the stage",
         )
     return RunState(0, 0.0, {}, current)
 
 
 def discard(folder: Path, stage: str) -> None:
-    """Remove a stage's states, once its result is kept elsewhere."""
+    """Remove a stage's states, once its result is stored elsewhere."""
     for path in _states(folder, stage):
         shutil.rmtree(path)
 
 
 def _states(folder: Path, stage: str) -> list[Path]:
-    """Folders of whole states, the latest first."""
+    """The folders of a stage's states, the latest first."""
     pattern = re.compile(re.escape(stage) + r"-\d{7,}")
     found = [path for path in folder.glob("state/*") if pattern.fullmatch(path.name)]
     return sorted(found, key=_step, reverse=True)
@@ -130,66 +141,68 @@ def _optimizer_state(
 ) -> dict[str, Tensor]:
     names = {id(p): name for name, p in step.named_parameters()}
     return {
-        f"{names[id(p)]}{SEPARATOR}{key}": _whole(value)
-        for stepper in optimizers
-        for p, values in stepper.state.items()
+        f"{names[id(p)]}{SEPARATOR}{key}": _full_tensor(value)
+        for optimizer in optimizers
+        for p, values in optimizer.state.items()
         for key, value in values.items()
     }
 
 
 def _check_settings(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
     names = sorted(saved.keys() | current.keys())
-    other = [name for name in names if saved.get(name) != current.get(name)]
-    if other:
-        found, expected = (
-            ", ".join(f"{name} {values.get(name)}" for name in other) for values in (saved, current)
+    changed = [name for name in names if saved.get(name) != current.get(name)]
+    if changed:
+        before, now = (
+            ", ".join(f"{name} {values.get(name)}" for name in changed)
+            for values in (saved, current)
         )
         raise CheckpointError(
-            f"{path}, saved with {found}; expected {expected}, as now",
-            "go back to those settings, or delete it to start the stage anew",
+            f"{path} was saved with {before}, but the run has {now}",
+            "restore those settings, or delete it to restart the stage",
         )
 
 
-def _check(path: Path, weights: dict[str, Tensor], step: nn.Module) -> None:
-    wanted = {name: p.shape for name, p in step.named_parameters() if p.requires_grad}
+def _check_parameters(path: Path, weights: dict[str, Tensor], step: nn.Module) -> None:
+    expected = {name: p.shape for name, p in step.named_parameters() if p.requires_grad}
     wrong = [
         name
-        for name in sorted(wanted.keys() | weights.keys())
-        if name not in wanted or name not in weights or wanted[name] != weights[name].shape
+        for name in sorted(expected.keys() | weights.keys())
+        if name not in expected or name not in weights or expected[name] != weights[name].shape
     ]
     if wrong:
         raise CheckpointError(
-            f"{path} differs from what is trained in {len(wrong)} parameters, {wrong[0]} first"
-            "; expected a state of the same model and stage",
-            "use another work folder, or delete it to start the stage anew",
+            f"{path} differs from the trained model in {len(wrong)} parameters, {wrong[0]} first",
+            "use another work folder, or delete it to restart the stage",
         )
 
 
-def _fill(
+def _restore(
     step: nn.Module,
     weights: dict[str, Tensor],
     optimizers: Iterable[torch.optim.Optimizer],
     moments: dict[str, Tensor],
 ) -> None:
     parameters = dict(step.named_parameters())
-    owner = {id(p): s for s in optimizers for group in s.param_groups for p in group["params"]}
+    owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
     with torch.no_grad():
         for name, value in weights.items():
-            parameters[name].copy_(_placed(value, parameters[name]))
+            parameters[name].copy_(_sharded_like(value, parameters[name]))
     for full_name, value in moments.items():
         name, _, key = full_name.rpartition(SEPARATOR)
         parameter = parameters[name]
         state = owner[id(parameter)].state[parameter]
-        # AdamW counts its steps on the CPU; all else lies beside the parameter.
-        state[key] = value if key == "step" else _placed(value, parameter)
+        # AdamW counts its steps on the CPU; the rest is on the parameter's device.
+        state[key] = value if key == "step" else _sharded_like(value, parameter)
 
 
-def _whole(value: Tensor) -> Tensor:
+def _full_tensor(value: Tensor) -> Tensor:
+    """The unsharded tensor, contiguous, on the CPU."""
     value = value.detach()
     return (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
 
 
-def _placed(value: Tensor, like: Tensor) -> Tensor:
+def _sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` on the device of ``like``, and sharded as it is."""
     value = value.to(like.device)
     if isinstance(like, DTensor):
         return distribute_tensor(value, like.device_mesh, like.placements)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import DataError, FrameError, QueryError
 from llava_st_ros.text.prompt import LabeledPrompt, PromptBuilder
-from llava_st_ros.training.loop.batches import Share
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
 from llava_st_ros.training.st_align.bad_records import BadRecords
 from llava_st_ros.training.st_align.format import Record
 from llava_st_ros.training.st_align.media import Media, read_media
@@ -40,14 +40,14 @@ class RecordBatches:
         *,
         size: int,
         max_tokens: int | None = None,
-        share: Share = Share(),  # noqa: B008 (immutable)
+        shard: Shard = FULL_SHARD,
     ) -> None:
-        self.mix, self.bad, self.size, self.share = mix, bad, size, share
+        self.mix, self.bad, self.size, self.shard = mix, bad, size, shard
         self._builder, self._config = builder, config
         self._max_tokens = max_tokens or config.language.max_position_embeddings
 
     def __call__(self, number: int) -> RecordBatch:
-        places = [number * self.size + item for item in self.share.items(self.size)]
+        places = [number * self.size + item for item in self.shard.items(self.size)]
         conversations, media, sources = zip(*(self._item(place) for place in places))
         return RecordBatch(conversations, media, sources)
 

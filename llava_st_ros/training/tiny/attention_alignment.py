@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.training.loop.losses import Terms, logged_mean, mean
+from llava_st_ros.training.loop.losses import LossTerms, logged_mean, mean_term
 from llava_st_ros.training.tiny.conversations import Batch
 from llava_st_ros.training.tiny.lane_attention import lane_sizes
 
@@ -28,7 +28,7 @@ def middle_layer(model: LlavaST) -> int:
 
 def attention_loss(
     model: LlavaST, batch: Batch, hidden: Tensor, visual_start: int, weight: float = 1.0
-) -> Terms:
+) -> LossTerms:
     """Mean negative logarithm of the share of attention that falls on the evidence.
 
     ``hidden`` [B, L, D] is what enters ``middle_layer``; ``visual_start`` where the visual tokens
@@ -38,7 +38,7 @@ def attention_loss(
     shares = attention(model, batch, hidden)
     shown = shares[..., visual_start : visual_start + batch.evidence.shape[1]]
     share = (shown * batch.evidence[:, None]).sum(-1).mean(-1)
-    return {"attention": mean(-(share + 1e-6).log(), weight), "looks": logged_mean(share)}
+    return {"attention": mean_term(-(share + 1e-6).log(), weight), "looks": logged_mean(share)}
 
 
 def attention(model: LlavaST, batch: Batch, hidden: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.simulation.clip_store import ClipStore
-from llava_st_ros.training.loop.batches import WHOLE, Share, item_rng
-from llava_st_ros.training.loop.losses import Term, Terms, logged_mean, mean
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
+from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_mean, mean_term
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.objective import coordinate_tables, two_hot
 from llava_st_ros.training.tiny.word_embeddings import WordEmbeddings
@@ -124,11 +124,11 @@ class DenseSampler:
         vocabulary: Vocabulary,
         size: int,
         seed: int,
-        share: Share = WHOLE,
+        shard: Shard = FULL_SHARD,
     ) -> None:
-        """Batches of ``size`` over all processes, of which those here hold ``share``."""
+        """Batches of ``size`` over all processes, of which those here hold ``shard``."""
         self.store, self.config = store, config
-        self.size, self.seed, self.share = size, seed, share
+        self.size, self.seed, self.shard = size, seed, shard
         self.names = [
             np.array(
                 [
@@ -148,7 +148,7 @@ class DenseSampler:
     def batch(self, step: int) -> DenseBatch:
         """This process's part of the step's batch."""
         pixels, classes, boxes, sources = zip(
-            *(self._item(item_rng(self.seed, step, i)) for i in self.share.items(self.size))
+            *(self._item(item_rng(self.seed, step, i)) for i in self.shard.items(self.size))
         )
         return DenseBatch(
             torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),
@@ -184,7 +184,7 @@ class DenseStep(nn.Module):
         for table in coordinate_tables(model):
             table.requires_grad_(True)
 
-    def forward(self, batch: DenseBatch) -> Terms:
+    def forward(self, batch: DenseBatch) -> LossTerms:
         """Names by cross-entropy, edges by two-hot soft labels."""
         model = self.model
         # With LAPE, as the language model will see them: an edge is an offset from the patch.
@@ -201,7 +201,7 @@ class DenseStep(nn.Module):
             hits = (logits.argmax(-1) == classes[:, axis])[covered]
             right[name] = logged_mean(hits)
         pointing, iou = edge_loss(model, self.heads.edge_states(tokens[covered]), boxes[covered])
-        terms = {"naming": Term(naming, weight.sum()), "pointing": mean(pointing)}
+        terms = {"naming": LossTerm(naming, weight.sum()), "pointing": mean_term(pointing)}
         return {**terms, **right, "iou": logged_mean(iou)}
 
 

@@ -18,7 +18,7 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SimulatedObject
 from llava_st_ros.simulation.simulator import SimulatedClip
-from llava_st_ros.training.loop.losses import Term, Terms, logged
+from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_ratio
 from llava_st_ros.training.tiny.evidence import cell
 
 NAMES = (*COLORS, *SHAPES)
@@ -101,7 +101,7 @@ class EventHeads(nn.Module):
         return self.labels(self.norm(hidden))
 
 
-def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float = 1.0) -> Terms:
+def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float = 1.0) -> LossTerms:
     """Binary cross-entropy of hidden states [B, n, D] against labels int8 [B, n, NUM_LABELS].
 
     ``events``, over what is judged, counts with ``weight``; to log, the F1 score of the names that
@@ -115,10 +115,10 @@ def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float 
         pos_weight=torch.tensor(POSITIVE_WEIGHT, device=logits.device),
         reduction="none",
     )
-    terms = {"events": Term((losses * judged).sum(), judged.sum().float(), weight)}
+    terms = {"events": LossTerm((losses * judged).sum(), judged.sum().float(), weight)}
     sure = logits.detach().sigmoid()
     split = len(NAMES)
     for name, part in (("there", slice(0, split)), ("happening", slice(split, None))):
         true, chosen = yes[..., part], judged[..., part] & (sure[..., part] > 0.5)
-        terms[name] = logged(2 * (chosen & true).sum(), chosen.sum() + true.sum())  # F1
+        terms[name] = logged_ratio(2 * (chosen & true).sum(), chosen.sum() + true.sum())  # F1
     return terms

@@ -21,8 +21,8 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.simulator import SimulatedClip
-from llava_st_ros.training.loop.batches import WHOLE, Share, item_rng
-from llava_st_ros.training.loop.losses import Terms, logged_mean, mean
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
+from llava_st_ros.training.loop.losses import LossTerms, logged_mean, mean_term
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.tiny.dense_alignment import edge_loss
 from llava_st_ros.training.tiny.event_alignment import (
@@ -101,15 +101,15 @@ class PackerSampler:
         config: ModelConfig,
         size: int,
         seed: int,
-        share: Share = WHOLE,
+        shard: Shard = FULL_SHARD,
     ) -> None:
-        """Batches of ``size`` over all processes, of which those here hold ``share``."""
+        """Batches of ``size`` over all processes, of which those here hold ``shard``."""
         self.store, self.features, self.config = store, features, config
-        self.size, self.seed, self.share = size, seed, share
+        self.size, self.seed, self.shard = size, seed, shard
 
     def batch(self, step: int) -> PackerBatch:
         """This process's part of the step's batch."""
-        items = self.share.items(self.size)
+        items = self.shard.items(self.size)
         chosen = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
         clips = [self.store[i] for i in chosen]
         features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in chosen])
@@ -154,12 +154,12 @@ class PackerStep(nn.Module):
         self.model, self.heads = model, heads
         train_only(model, model.model.vision_resampler)
 
-    def forward(self, batch: PackerBatch) -> Terms:
+    def forward(self, batch: PackerBatch) -> LossTerms:
         """Of each stream where the objects are and, twice as heavy, what is there and happens."""
         model, features = self.model, batch.features
         packed = model.pack(model.project(features), range(features.shape[1]))
         embeddings = model.model.embed_tokens.weight
-        terms: Terms = {}
+        terms: LossTerms = {}
         for name, tokens, reader, targets in (
             ("fast", packed.fast, self.heads.fast, batch.fast),
             ("slow", packed.slow, self.heads.slow, batch.slow),
@@ -168,6 +168,6 @@ class PackerStep(nn.Module):
             asked = tokens.flatten(0, 1)[targets.tokens]
             states = reader.edge_states(asked, targets.names, embeddings)
             pointing, iou = edge_loss(model, states, targets.boxes)
-            found |= {"pointing": mean(pointing), "iou": logged_mean(iou)}
+            found |= {"pointing": mean_term(pointing), "iou": logged_mean(iou)}
             terms |= {f"{name}_{key}": term for key, term in found.items()}
         return terms

@@ -33,7 +33,7 @@ from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import make_question, num_templates
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.training.loop import loop, run_state
-from llava_st_ros.training.loop.batches import Batch, Share
+from llava_st_ros.training.loop.batches import Batch, Shard
 from llava_st_ros.training.objective import (
     propagate_to_neighbors,
     stop_propagation,
@@ -235,13 +235,13 @@ class _Stages:
         self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
         self.accelerator, self._cache = accelerator, work / "vision_features.npy"
         self._heads: Path | None = None  # of the last stage that trained them
-        self.share = Share(accelerator.process_index, accelerator.num_processes)
+        self.shard = Shard(accelerator.process_index, accelerator.num_processes)
 
     def prepare(self, name: str, stage: Stage, seed: int) -> _Prepared:
         """The step that the stage trains, and its batches."""
-        if stage.batch < self.share.processes:
+        if stage.batch < self.shard.world_size:
             raise ConfigError(
-                f"stage {name}: a batch of {stage.batch} for {self.share.processes} processes"
+                f"stage {name}: a batch of {stage.batch} for {self.shard.world_size} processes"
                 "; expected an item for each at least",
                 "launch fewer processes or enlarge the batch",
             )
@@ -255,14 +255,14 @@ class _Stages:
         if self.accelerator.is_main_process:
             self._cache.unlink(missing_ok=True)  # of the tower as it was
         heads = dense_alignment.DenseHeads(config, OBJECT_NAMES, self.tokenizer.encode)
-        sampler = dense_alignment.DenseSampler(store, config, OBJECT_NAMES, size, seed, self.share)
+        sampler = dense_alignment.DenseSampler(store, config, OBJECT_NAMES, size, seed, self.shard)
         return dense_alignment.DenseStep(self.model, heads), sampler.batch
 
     def _packers(self, store: ClipStore, size: int, seed: int) -> _Prepared:
         config = self.model.config
         heads = packer_alignment.PackerHeads(config, self.tokenizer.encode)
         sampler = packer_alignment.PackerSampler(
-            store, self._features(), config, size, seed, self.share
+            store, self._features(), config, size, seed, self.shard
         )
         return packer_alignment.PackerStep(self.model, heads), sampler.batch
 
@@ -271,7 +271,7 @@ class _Stages:
         builder = PromptBuilder(self.tokenizer, model.config)
         room = Lanes(stage.lanes, stage.lane_tokens)
         encoder = ConversationEncoder(builder, model.config, room)
-        sampler = ConversationSampler(store, self._features(), encoder, stage, seed, self.share)
+        sampler = ConversationSampler(store, self._features(), encoder, stage, seed, self.shard)
         heads = EventHeads(model.config)
         if self._heads is not None:
             heads.load_state_dict(load_file(self._heads))

@@ -31,8 +31,8 @@ from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
 from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
 from llava_st_ros.text.prompt_layout import visual_blocks, written_inputs
-from llava_st_ros.training.loop.batches import WHOLE, Share, item_rng
-from llava_st_ros.training.loop.losses import Term, Terms, logged
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
+from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_ratio
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.tiny.attention_alignment import attention_loss, middle_layer
@@ -122,18 +122,18 @@ class ConversationSampler:
         encoder: ConversationEncoder,
         stage: ConversationStage,
         seed: int,
-        share: Share = WHOLE,
+        shard: Shard = FULL_SHARD,
     ) -> None:
-        """Batches of ``stage.batch`` over all processes, of which those here hold ``share``."""
+        """Batches of ``stage.batch`` over all processes, of which those here hold ``shard``."""
         self.store, self.features, self.encoder, self.stage = store, features, encoder, stage
-        self.seed, self.share = seed, share
+        self.seed, self.shard = seed, shard
 
     def batch(self, step: int) -> StageBatch:
         """This process's part of the step's batch: all about clips or all about pictures."""
         size = self.stage.batch
         about_video = item_rng(self.seed, step, size).random() < self.stage.video
         item = self._about_a_clip if about_video else self._about_a_picture
-        items = [item(item_rng(self.seed, step, i)) for i in self.share.items(size)]
+        items = [item(item_rng(self.seed, step, i)) for i in self.shard.items(size)]
         conversations = collate([i.conversation for i in items])
         labels = [i.labels for i in items if i.labels is not None]
         return StageBatch(
@@ -215,7 +215,7 @@ class ConversationStep(nn.Module):
         train_only(model, model)
         model.model.vision_tower.requires_grad_(False)
 
-    def forward(self, batch: StageBatch) -> Terms:
+    def forward(self, batch: StageBatch) -> LossTerms:
         """The answers' terms with those of attention_alignment and, of clips, event_alignment."""
         model, stage = self.model, self.stage
         conversations, modality = batch.conversations, batch.modality
@@ -246,7 +246,7 @@ def decode(model: LlavaST, batch: Batch, features: Tensor, modality: Modality) -
         )
 
 
-def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) -> Terms:
+def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) -> LossTerms:
     """``answer``, the mean loss of the answers' tokens given the last hidden states [B, L, D], and,
     to log, the means of their kinds. A token that decides (see decisive_tokens) counts ``decisive``
     times.
@@ -274,8 +274,8 @@ def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) 
     }
     weights = torch.where(deciding, decisive, 1.0)
     said = losses.detach()
-    parts = {name: logged((said * kind).sum(), kind.sum()) for name, kind in kinds.items()}
-    return {"answer": Term((losses * weights).sum(), weights.sum()), **parts}
+    parts = {name: logged_ratio((said * kind).sum(), kind.sum()) for name, kind in kinds.items()}
+    return {"answer": LossTerm((losses * weights).sum(), weights.sum()), **parts}
 
 
 def embed(model: LlavaST, batch: Batch, features: Tensor, modality: Modality) -> Tensor:

@@ -74,7 +74,7 @@ def made(base: Path, tmp_path: Path, **changes: Any) -> tuple[FinetuneStep, Reco
 
 def loss(step: FinetuneStep, batch: RecordBatch) -> torch.Tensor:
     term = step(batch)["answer"]
-    return term.total / term.count
+    return term.numerator / term.denominator
 
 
 @pytest.mark.parametrize("compat", ["paper", "released"])
@@ -224,7 +224,7 @@ def test_the_merged_checkpoint_says_what_base_and_adapters_said(base: Path, tmp_
     _, stage = settings(tmp_path)
     # The trained step, from the run's last state, against the checkpoint it left.
     step, batch = made(base, tmp_path)
-    trained = load_file(tmp_path / f"work/state/stage-{3:07d}" / run_state.WEIGHTS)
+    trained = load_file(tmp_path / f"work/state/stage-{3:07d}" / run_state.WEIGHTS_FILE)
     assert not step.load_state_dict(trained, strict=False).unexpected_keys
     plain = make_step(
         load_checkpoint(tmp_path / "out").model,

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or damaged go on to the same end."""
+"""Interrupted, killed and damaged runs resume and reach the same result."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from llava_st_ros.cli.__main__ import main
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.training.loop import run_state
 from llava_st_ros.training.loop.loop import TrainingInterrupted, run
-from llava_st_ros.training.loop.losses import Terms
+from llava_st_ros.training.loop.losses import LossTerms
 from llava_st_ros.training.tiny import pipeline
 from support.paths import ROOT
-from support.small_run import Points, dies_at, logged, points, small_config, small_net
+from support.small_run import Points, logged, points, send_signal_at, small_config, small_net
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
-    """The weights and the log of a run that nothing happened to."""
-    net, folder = small_net(), tmp_path_factory.mktemp("unbroken")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
+    """The weights and the log of an uninterrupted run."""
+    net, folder = small_net(), tmp_path_factory.mktemp("uninterrupted")
     run("small", net, points, small_config(), folder)
     return net.state_dict(), logged(folder)
 
 
-def same(net: torch.nn.Module, folder: Path, unbroken: tuple[dict[str, Any], list[Any]]) -> None:
-    weights, lines = unbroken
+def assert_same(
+    net: torch.nn.Module, folder: Path, uninterrupted: tuple[dict[str, Any], list[Any]]
+) -> None:
+    weights, lines = uninterrupted
     for name, value in net.state_dict().items():
         assert torch.allclose(value, weights[name], rtol=1e-5, atol=1e-7), name
     found = logged(folder)
@@ -48,8 +50,8 @@ def states(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "state").iterdir())
 
 
-def test_a_killed_run_goes_on_to_the_same_losses(
-    tmp_path: Path, unbroken: tuple[dict[str, Any], list[Any]]
+def test_killed_run_resumes_to_the_same_losses(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Any], list[Any]]
 ) -> None:
     killed = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "support" / "small_run.py"), str(tmp_path)],
@@ -58,22 +60,22 @@ def test_a_killed_run_goes_on_to_the_same_losses(
     )
     assert killed.returncode == -signal.SIGKILL
     assert states(tmp_path) == ["small-0000002", "small-0000004"]
-    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5]  # 5 is done again
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5]  # step 5 is repeated
     with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"stage": "small", "st')  # as a kill may leave it
+        log.write('{"stage": "small", "st')  # a line cut off by the kill
     net = small_net()
     assert run("small", net, points, small_config(), tmp_path) == 8
-    same(net, tmp_path, unbroken)
+    assert_same(net, tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_run_after_its_step(
-    tmp_path: Path, unbroken: tuple[dict[str, Any], list[Any]], number: signal.Signals
+def test_signal_stops_the_run_after_the_current_step(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Any], list[Any]], number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    told = rf"{number.name} in stage small: saved at step 4 of 8"
-    with pytest.raises(TrainingInterrupted, match=told) as stopped:
-        run("small", dies_at(small_net(), 3, number), points, small_config(), tmp_path)
+    message = rf"{number.name} in stage small: saved at step 4 of 8"
+    with pytest.raises(TrainingInterrupted, match=message) as stopped:
+        run("small", send_signal_at(small_net(), 3, number), points, small_config(), tmp_path)
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) is before
     net = small_net()
@@ -85,10 +87,10 @@ def test_a_signal_stops_the_run_after_its_step(
 
     run("small", net, batches, small_config(), tmp_path)
     assert seen == [4, 5, 6, 7]
-    same(net, tmp_path, unbroken)
+    assert_same(net, tmp_path, uninterrupted)
 
 
-def test_the_command_ends_with_the_signals_code(
+def test_command_exits_with_the_signals_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(*_: object) -> None:
@@ -100,22 +102,22 @@ def test_the_command_ends_with_the_signals_code(
     assert capsys.readouterr().err.splitlines() == ["llava-st: SIGTERM in stage x; run it again"]
 
 
-def test_a_finished_stage_is_not_trained_again(
-    tmp_path: Path, unbroken: tuple[dict[str, Any], list[Any]]
+def test_finished_stage_is_not_trained_again(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Any], list[Any]]
 ) -> None:
     run("small", small_net(), points, small_config(), tmp_path)
     net = small_net()
 
-    def none(step: int) -> Points:
+    def fail(step: int) -> Points:
         raise AssertionError(step)
 
-    assert run("small", net, none, small_config(), tmp_path) == 8
-    same(net, tmp_path, unbroken)
+    assert run("small", net, fail, small_config(), tmp_path) == 8
+    assert_same(net, tmp_path, uninterrupted)
     run_state.discard(tmp_path, "small")
     assert states(tmp_path) == []
 
 
-def test_a_stage_begun_anew_leaves_the_lines_of_others(tmp_path: Path) -> None:
+def test_restarted_stage_keeps_the_log_lines_of_other_stages(tmp_path: Path) -> None:
     for name in ("small", "small-2"):
         run(name, small_net(), points, small_config(steps=4), tmp_path)
     run_state.discard(tmp_path, "small")
@@ -125,48 +127,68 @@ def test_a_stage_begun_anew_leaves_the_lines_of_others(tmp_path: Path) -> None:
     assert found == [("small-2", s) for s in (1, 2, 3, 4)] + [("small", s) for s in (1, 2, 3)]
 
 
-def cut_short(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def other_numbers(path: Path) -> None:
+def drop_counters(path: Path) -> None:
     path.write_text(json.dumps({"step": 4}))
 
 
 DAMAGE = [
-    ("trained.safetensors", cut_short),
-    ("optimizers.safetensors", cut_short),
+    ("trained.safetensors", truncate),
+    ("optimizers.safetensors", truncate),
     ("optimizers.safetensors", Path.unlink),
     ("run.json", Path.unlink),
-    ("run.json", other_numbers),
+    ("run.json", drop_counters),
 ]
 
 
 @pytest.mark.parametrize(("file", "damage"), DAMAGE)
-def test_a_damaged_state_costs_only_what_it_held(
+def test_run_resumes_from_the_state_before_a_damaged_one(
     tmp_path: Path,
-    unbroken: tuple[dict[str, Any], list[Any]],
+    uninterrupted: tuple[dict[str, Any], list[Any]],
     file: str,
     damage: Callable[[Path], None],
 ) -> None:
     stop_at(tmp_path, 4)
     damage(tmp_path / "state" / "small-0000004" / file)
-    (tmp_path / "state" / "small-0000006.part").mkdir()  # a kill while it was written
+    kill_while_writing(tmp_path / "state" / "small-0000006")
     net = small_net()
     run("small", net, points, small_config(), tmp_path)
-    same(net, tmp_path, unbroken)
+    assert_same(net, tmp_path, uninterrupted)
     assert states(tmp_path) == ["small-0000006", "small-0000008"]
+
+
+def kill_while_writing(state: Path) -> None:
+    """Leave what a process leaves that is killed while it writes a state."""
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from llava_st_ros.atomic_files import atomic_folder\n"
+        "with atomic_folder(pathlib.Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    before = len(states(state.parent.parent))
+    killed = subprocess.run([sys.executable, "-c", program, str(state)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not state.exists() and len(states(state.parent.parent)) == before + 1
 
 
 def stop_at(folder: Path, step: int) -> None:
     with pytest.raises(TrainingInterrupted):
-        run("small", dies_at(small_net(), step - 1, signal.SIGTERM), points, small_config(), folder)
+        run(
+            "small",
+            send_signal_at(small_net(), step - 1, signal.SIGTERM),
+            points,
+            small_config(),
+            folder,
+        )
 
 
-def test_states_of_which_none_is_whole_are_not_passed_over(tmp_path: Path) -> None:
+def test_run_whose_states_are_all_damaged_is_rejected(tmp_path: Path) -> None:
     stop_at(tmp_path, 4)
     for state in (tmp_path / "state").iterdir():
-        cut_short(state / "trained.safetensors")
+        truncate(state / "trained.safetensors")
     with pytest.raises(CheckpointError, match=r"small-0000004: .*small-0000002: .*delete") as error:
         run("small", small_net(), points, small_config(), tmp_path)
     assert "\n" not in str(error.value)
@@ -174,7 +196,7 @@ def test_states_of_which_none_is_whole_are_not_passed_over(tmp_path: Path) -> No
     assert len(logged(tmp_path)) == 4
 
 
-def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_state_of_another_model_is_rejected(tmp_path: Path) -> None:
     stop_at(tmp_path, 4)
     other = small_net()
     other.unused = torch.nn.Linear(4, 5)
@@ -187,31 +209,31 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     assert len(states(tmp_path)) == 2 and len(logged(tmp_path)) == 4
 
 
-def test_a_state_of_other_settings_is_refused(
-    tmp_path: Path, unbroken: tuple[dict[str, Any], list[Any]]
+def test_state_of_other_settings_is_rejected(
+    tmp_path: Path, uninterrupted: tuple[dict[str, Any], list[Any]]
 ) -> None:
-    said = {"batch": 6, "follow": (1, 2)}
-    dying = dies_at(small_net(), 3, signal.SIGTERM)
+    saved = {"batch": 6, "follow": (1, 2)}
+    net = send_signal_at(small_net(), 3, signal.SIGTERM)
     with pytest.raises(TrainingInterrupted):
-        run("small", dying, points, small_config(), tmp_path, settings=said)
+        run("small", net, points, small_config(), tmp_path, settings=saved)
     for settings, rate, words in (
         (
-            {**said, "batch": 3},
+            {**saved, "batch": 3},
             0.01,
-            r"small-0000004, saved with batch 6; expected batch 3, as now",
+            r"small-0000004 was saved with batch 6, but the run has batch 3; ",
         ),
-        ({"batch": 6}, 0.01, r"saved with follow \[1, 2\]; expected follow None"),
-        (said, 0.02, r"saved with rate 0\.01; expected rate 0\.02"),
+        ({"batch": 6}, 0.01, r"saved with follow \[1, 2\], but the run has follow None; "),
+        (saved, 0.02, r"saved with rate 0\.01, but the run has rate 0\.02; "),
     ):
         with pytest.raises(CheckpointError, match=words):
             run("small", small_net(), points, small_config(rate=rate), tmp_path, settings=settings)
     net = small_net()
-    # What does not change what is learned may change.
-    run("small", net, points, small_config(minutes=1e9, save_steps=None), tmp_path, settings=said)
-    same(net, tmp_path, unbroken)
+    # Settings that do not affect the result may change.
+    run("small", net, points, small_config(minutes=1e9, save_steps=None), tmp_path, settings=saved)
+    assert_same(net, tmp_path, uninterrupted)
 
 
-def test_what_is_not_trained_is_not_kept(tmp_path: Path) -> None:
+def test_frozen_parameters_are_not_saved(tmp_path: Path) -> None:
     net = small_net()
     net.unused.requires_grad_(False)
     run("small", net, points, small_config(steps=2), tmp_path)
@@ -221,13 +243,13 @@ def test_what_is_not_trained_is_not_kept(tmp_path: Path) -> None:
     assert run_state.load(tmp_path, "small", net, [], {}).step == 0
 
 
-def test_a_slow_run_is_saved_by_the_clock(tmp_path: Path) -> None:
+def test_state_is_saved_every_save_minutes(tmp_path: Path) -> None:
     class Watching(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net, self.states = small_net(), list[int]()
 
-        def forward(self, batch: Points) -> Terms:
+        def forward(self, batch: Points) -> LossTerms:
             self.states.append(len(list(tmp_path.glob("state/*"))))
             return self.net(batch)
 

@@ -1,4 +1,4 @@
-"""The optimization loop and the store of clips."""
+"""The optimization loop, its batches and optimizers, and the store of clips."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 from llava_st_ros.training.loop import loop
-from llava_st_ros.training.loop.batches import Share, moved, prefetched
+from llava_st_ros.training.loop.batches import Shard, prefetch, to_device
 from llava_st_ros.training.loop.loop import LoopConfig, TrainingError, run
-from llava_st_ros.training.loop.losses import Term, Terms, logged_mean, mean
-from llava_st_ros.training.loop.optimizers import make_optimizers, rate_share, train_only
+from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_mean, mean_term
+from llava_st_ros.training.loop.optimizers import make_optimizers, rate_factor, train_only
 from llava_st_ros.training.tiny.dense_alignment import patch_targets
 from llava_st_ros.training.tiny.settings import read_settings
 from support.small_run import Points, logged, points, small_config, small_net
 
 
 def test_rate_warms_up_and_cools_down() -> None:
-    assert rate_share(0.0, 0, 10) == pytest.approx(0.1)
-    assert rate_share(0.01, 10, 10) == pytest.approx(1.0, abs=1e-3)
-    assert rate_share(0.5, 500, 10) == pytest.approx(0.51)
-    assert rate_share(1.0, 1000, 10) == pytest.approx(0.02)
+    assert rate_factor(0.0, 0, 10) == pytest.approx(0.1)
+    assert rate_factor(0.01, 10, 10) == pytest.approx(1.0, abs=1e-3)
+    assert rate_factor(0.5, 500, 10) == pytest.approx(0.51)
+    assert rate_factor(1.0, 1000, 10) == pytest.approx(0.02)
 
 
-def test_muon_takes_the_matrices_inside_and_adamw_the_rest() -> None:
+def test_muon_trains_hidden_matrices_and_adamw_the_rest() -> None:
     net = small_net()
     net.unused.weight.requires_grad_(False)
     adamw, muon = make_optimizers(net, small_config(weight_decay=0.1))
@@ -51,13 +51,13 @@ def test_muon_takes_the_matrices_inside_and_adamw_the_rest() -> None:
     assert sum(len(group["params"]) for group in alone.param_groups) == count
 
 
-def test_parts_have_rates_of_their_own() -> None:
+def test_parameters_have_the_rate_of_the_first_matching_pattern() -> None:
     net = small_net()
     rates = {"*.bias": 0.5, "attention.*": 0.2}
     adamw, muon = make_optimizers(net, small_config(rate=0.1, rates=rates))
     found = {id(p): g["lr"] for g in adamw.param_groups for p in g["params"]}
-    assert found[id(net.attention.in_proj_weight)] == 0.2  # not Muon's any more
-    assert found[id(net.attention.out_proj.bias)] == 0.5  # the first pattern that fits
+    assert found[id(net.attention.in_proj_weight)] == 0.2  # no longer trained by Muon
+    assert found[id(net.attention.out_proj.bias)] == 0.5  # the first matching pattern
     assert found[id(net.lm_head.weight)] == 0.1
     assert {id(p) for p in muon.param_groups[0]["params"]} == {
         id(net.inside.weight),
@@ -70,7 +70,7 @@ def test_parts_have_rates_of_their_own() -> None:
         make_optimizers(net, small_config())
 
 
-def test_only_named_parts_are_trained() -> None:
+def test_only_named_submodules_are_trained() -> None:
     net = small_net()
     net.attention.requires_grad_(False)
     train_only(net, net.inside, net.lm_head)
@@ -78,13 +78,13 @@ def test_only_named_parts_are_trained() -> None:
     assert trained == {"inside.weight", "inside.bias", "lm_head.weight"}
 
 
-def test_both_optimisers_follow_the_schedule_and_learn(tmp_path: Path) -> None:
+def test_both_optimizers_follow_the_schedule_and_learn(tmp_path: Path) -> None:
     net = small_net()
     before = net.attention.in_proj_weight.detach().clone()
     config = small_config(steps=60, rate=0.02, matrix_rate=0.02)
     assert run("net", net, points, config, tmp_path) == 60
     losses = [line["all"] for line in logged(tmp_path)]  # running means
-    assert losses[0] > 1.2 and losses[-1] < 0.8  # a guess: 1.39
+    assert losses[0] > 1.2 and losses[-1] < 0.8  # uniform guessing: 1.39
     assert not torch.equal(net.attention.in_proj_weight, before)
     still = small_config(steps=3, rate=0.0, matrix_rate=0.0)
     after = [p.detach().clone() for p in net.parameters()]
@@ -99,18 +99,18 @@ class Numbers:
 
 
 class Line(nn.Module):
-    """The loss is the mean of ``weight`` times the numbers, with the second term's 2 times that of
-    the positive ones; the gradient is known."""
+    """A loss with a known gradient: the mean of ``weight`` times the numbers, plus twice the mean
+    over the positive ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, batch: Numbers) -> Terms:
+    def forward(self, batch: Numbers) -> LossTerms:
         scaled = self.weight * batch.values
         return {
-            "line": mean(scaled),
-            "positive": mean(scaled[batch.values > 0], 2.0),
+            "line": mean_term(scaled),
+            "positive": mean_term(scaled[batch.values > 0], 2.0),
             "seen": logged_mean(batch.values),
         }
 
@@ -124,7 +124,7 @@ def numbers(*values: float) -> Numbers:
     [((1.0, -3.0, 2.0), 0.0 + 2 * 1.5), ((-1.0, -2.0), -1.5)],
     ids=["both", "nothing positive"],
 )
-def test_a_loss_is_its_weighted_terms(
+def test_loss_is_the_weighted_sum_of_its_terms(
     tmp_path: Path, values: tuple[float, ...], loss: float
 ) -> None:
     config = LoopConfig(steps=1, rate=0.0, clip_norm=math.inf)
@@ -149,25 +149,25 @@ def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
     assert seen == [0, 1, 2, 3]
     first, second = logged(tmp_path)
     assert first["loss"] == pytest.approx((3 * 1 + 3 * 3) / 2) == first["norm"]
-    # Running means: a twentieth of the second step's.
+    # Running means: the second step has weight 0.05.
     assert second["loss"] == pytest.approx(0.95 * 6 + 0.05 * (-5 - 8) / 2)
     assert second["norm"] == pytest.approx(0.95 * 6 + 0.05 * 13 / 2)
     assert second["line"] == pytest.approx(0.95 * 7 / 3 + 0.05 * -21 / 3)  # over both batches
 
 
-def test_a_log_line_tells_everything(tmp_path: Path) -> None:
+def test_log_line_has_all_fields(tmp_path: Path) -> None:
     config = LoopConfig(steps=25, rate=0.5, warmup=1)
     run("line", Line(), lambda _: numbers(1.0, 2.0), config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 25]
     for line, done in zip(lines, (19, 24)):
         assert list(line)[:3] == ["stage", "step", "minutes"] and line["stage"] == "line"
-        assert line["rate"] == pytest.approx(0.5 * rate_share(done / 25, done, 1))
+        assert line["rate"] == pytest.approx(0.5 * rate_factor(done / 25, done, 1))
         assert line["samples_per_second"] > 0 and line["minutes"] >= 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, value: float) -> None:
+def test_nan_or_infinite_loss_ends_the_run(tmp_path: Path, value: float) -> None:
     net = Line()
     config = LoopConfig(steps=9, rate=0.1, save_steps=2)
     with pytest.raises(TrainingError, match=r"bad, step 3, from file\.json:1, file") as e:
@@ -177,13 +177,13 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, value: float) -> 
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["bad-0000002"]
 
 
-def test_a_loss_that_explodes_ends_the_run(tmp_path: Path) -> None:
+def test_exploding_loss_ends_the_run(tmp_path: Path) -> None:
     def batches(i: int) -> Numbers:
-        return numbers(-2.0 if i != 6 else -21.0, 0.0)  # a loss of -1, of -10.5
+        return numbers(-2.0 if i != 6 else -21.0, 0.0)  # losses of -1 and -10.5
 
     class Falling(Line):
-        def forward(self, batch: Numbers) -> Terms:
-            return {"line": mean(-2 * batch.values * self.weight)}
+        def forward(self, batch: Numbers) -> LossTerms:
+            return {"line": mean_term(-2 * batch.values * self.weight)}
 
     config = LoopConfig(steps=9, rate=0.0, warmup=2)
     with pytest.raises(TrainingError, match=r"loss of 21 in stage up, step 6, from file.json:-21,"):
@@ -192,28 +192,28 @@ def test_a_loss_that_explodes_ends_the_run(tmp_path: Path) -> None:
         run(name, Falling(), batches, dataclasses.replace(config, **change), tmp_path)
 
 
-def test_a_stage_ends_with_its_minutes(tmp_path: Path) -> None:
+def test_stage_ends_at_its_time_limit(tmp_path: Path) -> None:
     config = small_config(steps=10**6, minutes=2e-3)
     steps = run("short", small_net(), points, config, tmp_path)
     assert 0 < steps < 10**6
     last = logged(tmp_path)[-1]
     assert last["step"] == steps
-    assert last["rate"] < 0.9 * config.rate  # it cools down by the clock: by steps it would not
-    # It stays over: called again it takes no step.
+    assert last["rate"] < 0.9 * config.rate  # cooled down by time, not by steps
+    # A second call takes no step.
     assert run("short", small_net(), points, config, tmp_path) == steps
 
 
-def test_the_first_step_is_not_on_the_clock(
+def test_first_step_does_not_count_towards_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It compiles, also in a process that goes on from a saved state."""
+    """It compiles, also in a process that resumes from a saved state."""
     now = 0.0
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
 
     class SlowStart(Line):
         seconds = 600.0
 
-        def forward(self, batch: Numbers) -> Terms:
+        def forward(self, batch: Numbers) -> LossTerms:
             nonlocal now
             now, self.seconds = now + self.seconds, 6.0
             return super().forward(batch)
@@ -226,17 +226,17 @@ def test_the_first_step_is_not_on_the_clock(
         assert steps == len(expected)
         lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         assert [line["minutes"] for line in lines] == pytest.approx(expected)
-        # The rate for a step follows the clock as it stood after the one before.
+        # A step's rate follows the clock at the end of the step before it.
         assert lines[-1]["rate"] == pytest.approx(
-            0.5 * rate_share(expected[-2] / minutes, steps - 1, 1)
+            0.5 * rate_factor(expected[-2] / minutes, steps - 1, 1)
         )
 
 
-def test_clips_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+def test_stored_clips_equal_the_rendered_ones(tmp_path: Path) -> None:
     def render(_: int) -> list[Path]:
         return list(render_shards(tmp_path, "train", 2, num_frames=5, size=48, workers=1))
 
-    with ThreadPoolExecutor(2) as pool:  # two at once: one waits for the other's clips
+    with ThreadPoolExecutor(2) as pool:  # two at once: one waits for the other
         shards, others = pool.map(render, range(2))
     assert shards == others
     assert len(shards) == 1 and not list(tmp_path.glob("*.part"))
@@ -246,13 +246,13 @@ def test_clips_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     assert np.array_equal(clip.frames, again.frames)
     assert np.array_equal(clip.boxes, again.boxes, equal_nan=True)
     assert clip.events == again.events and clip.objects == again.objects
-    # A second run renders nothing anew.
+    # A second run renders nothing.
     before = (shards[0] / "frames.npy").stat().st_mtime_ns
     assert render(0) == shards
     assert (shards[0] / "frames.npy").stat().st_mtime_ns == before
 
 
-def test_a_store_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+def test_empty_or_damaged_store_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no clips in"):
         ClipStore(tmp_path)
     shard = tmp_path / "train-000000"
@@ -263,24 +263,28 @@ def test_a_store_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ClipStore(tmp_path)
 
 
-def test_patches_know_the_smallest_object_over_them() -> None:
+def test_patch_target_is_the_smallest_covering_object() -> None:
     nan = [math.nan] * 4
     boxes = np.array([[0.0, 0.0, 1.0, 1.0], [0.4, 0.4, 0.6, 0.6], nan], dtype=np.float32)
     names = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]])
     classes, targets = patch_targets(boxes, names, 9)
     assert classes.shape == (81, 3) and targets.shape == (81, 4)
-    assert classes[40].tolist() == [3, 3, 3]  # the middle patch: the small object, names from 1
+    assert classes[40].tolist() == [
+        3,
+        3,
+        3,
+    ]  # the center patch: the small object; classes start at 1
     assert np.allclose(targets[40], boxes[1])
     assert classes[0].tolist() == [2, 2, 2] and not (classes == 4).any()
 
 
-def test_an_object_smaller_than_a_patch_still_has_one() -> None:
+def test_object_smaller_than_a_patch_is_a_target() -> None:
     boxes = np.array([[0.0, 0.0, 0.02, 0.02]], dtype=np.float32)
     classes, _ = patch_targets(boxes, np.array([[0, 0, 0]]), 9)
     assert classes[0, 0] == 1 and (classes[:, 0] > 0).sum() == 1
 
 
-def test_settings_that_are_none(tmp_path: Path) -> None:
+def test_invalid_settings_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("seed: 1\n")
     with pytest.raises(ConfigError, match="without"):
@@ -291,43 +295,45 @@ def test_settings_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_come_in_their_order(workers: int) -> None:
-    made = prefetched(points, range(3, 7), workers, torch.device("cpu"))
+def test_batches_are_prefetched_in_order(workers: int) -> None:
+    prefetched = prefetch(points, range(3, 7), workers, torch.device("cpu"))
     for step in range(3, 7):
-        batch = next(made)
+        batch = next(prefetched)
         assert batch.sources == points(step).sources
         assert torch.equal(batch.x, points(step).x)
     with pytest.raises(StopIteration):
-        next(made)
+        next(prefetched)
 
 
-def test_a_batch_that_cannot_be_made_says_why() -> None:
+def test_error_while_making_a_batch_is_raised_unchanged() -> None:
     def batches(step: int) -> Points:
         if step == 1:
-            raise DataError("a bad record; expected a good one")
+            raise DataError("a bad record", "fix it")
         return points(step)
 
-    made = prefetched(batches, range(3), 0, torch.device("cpu"))
-    next(made)
+    prefetched = prefetch(batches, range(3), 0, torch.device("cpu"))
+    next(prefetched)
     with pytest.raises(DataError, match="a bad record"):
-        next(made)
+        next(prefetched)
 
 
-def test_processes_share_a_batch_out() -> None:
-    whole = points(5)
-    parts = [points(5, Share(r, 4)) for r in range(4)]
-    assert [len(part.sources) for part in parts] == [2, 2, 1, 1]
-    for i, (row, source) in enumerate(zip(whole.x, whole.sources)):
-        part = parts[i % 4]
-        assert torch.equal(part.x[i // 4], row) and part.sources[i // 4] == source
+def test_shards_partition_a_batch() -> None:
+    full = points(5)
+    shards = [points(5, Shard(r, 4)) for r in range(4)]
+    assert [len(shard.sources) for shard in shards] == [2, 2, 1, 1]
+    for i, (row, source) in enumerate(zip(full.x, full.sources)):
+        shard = shards[i % 4]
+        assert torch.equal(shard.x[i // 4], row) and shard.sources[i // 4] == source
 
 
-def test_a_moved_batch_is_the_same_batch() -> None:
-    """Onto a device that holds no numbers, so that what stays behind is seen."""
-    pair = Term(torch.ones(2), torch.ones(1))
-    batch = moved([Points(torch.ones(2, 4), ("a",)), {"k": (pair, None, 3)}], torch.device("meta"))
+def test_batch_keeps_its_structure_on_another_device() -> None:
+    """On the meta device, so that a tensor that was not moved is found."""
+    pair = LossTerm(torch.ones(2), torch.ones(1))
+    batch = to_device(
+        [Points(torch.ones(2, 4), ("a",)), {"k": (pair, None, 3)}], torch.device("meta")
+    )
     points_, rest = batch
     assert isinstance(points_, Points) and points_.sources == ("a",)
     term, none, three = rest["k"]
-    assert isinstance(term, Term) and none is None and three == 3 and term.weight == 1.0
-    assert points_.x.is_meta and term.total.is_meta and term.count.is_meta
+    assert isinstance(term, LossTerm) and none is None and three == 3 and term.weight == 1.0
+    assert points_.x.is_meta and term.numerator.is_meta and term.denominator.is_meta

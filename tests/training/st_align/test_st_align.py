@@ -16,7 +16,7 @@ from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.training.loop.batches import Share
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
 from llava_st_ros.training.st_align.bad_records import BadRecords
 from llava_st_ros.training.st_align.batches import RecordBatches
 from llava_st_ros.training.st_align.format import Record, parse, read_values
@@ -244,12 +244,12 @@ def test_an_epoch_has_every_record_as_often_as_its_weight_says() -> None:
         Part("a.json", weight=-1)
 
 
-def batches(folder: Path, share: Share = Share(), **settings: Any) -> RecordBatches:  # noqa: B008
+def batches(folder: Path, shard: Shard = FULL_SHARD, **settings: Any) -> RecordBatches:
     config, builder = tiny()
     parts = [Part("videos.json"), Part("pictures.json")]
     records, bad = read_mix(parts, folder, {})
     mix = Mix(records, [1.0, 1.0], seed=1)
-    settings = {"size": 4, "share": share, **settings}
+    settings = {"size": 4, "shard": shard, **settings}
     return RecordBatches(mix, bad, builder, config, **settings)
 
 
@@ -257,7 +257,7 @@ def test_processes_share_the_batch_of_one(tmp_path: Path) -> None:
     folder = write_files(tmp_path)
     for number in (5, 0):
         whole = batches(folder)(number).sources
-        parts = [batches(folder, Share(p, 2))(number).sources for p in range(2)]
+        parts = [batches(folder, Shard(p, 2))(number).sources for p in range(2)]
         assert (whole[::2], whole[1::2]) == tuple(parts)
 
 
@@ -276,7 +276,7 @@ def test_a_place_whose_media_fail_takes_the_next_good_record(tmp_path: Path) -> 
     assert "pictures/p2.png" in after.bad.found["pictures.json:2"]
     # Read in another order, and by two processes, the same.
     assert [batches(folder)(n).sources for n in (2, 1, 0)][::-1] == taken
-    halves = [batches(folder, Share(p, 2))(1).sources for p in range(2)]
+    halves = [batches(folder, Shard(p, 2))(1).sources for p in range(2)]
     assert (taken[1][::2], taken[1][1::2]) == tuple(halves)
 
 

@@ -69,7 +69,7 @@ def test_every_variant_takes_a_step() -> None:
         step, batches = variant.prepared(step, lambda _: clip_batch())
         before = {n: p.detach().clone() for n, p in step.named_parameters() if p.requires_grad}
         terms = step(batches(0))
-        loss = weighted_sum(terms, [term.count for term in terms.values()])
+        loss = weighted_sum(terms, [term.denominator for term in terms.values()])
         loss.backward()
         torch.optim.SGD(step.parameters(), lr=0.1).step()
         moved = {n for n, p in step.named_parameters() if n in before and (p != before[n]).any()}

@@ -230,11 +230,11 @@ def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
     looks = []
     for _ in range(25):
         terms = step(batch)
-        loss = weighted_sum(terms, [term.count for term in terms.values()])
+        loss = weighted_sum(terms, [term.denominator for term in terms.values()])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        looks.append(terms["video_looks"].total / terms["video_looks"].count)
+        looks.append(terms["video_looks"].numerator / terms["video_looks"].denominator)
     assert looks[0] < 0.2 and looks[-1] > 2 * looks[0]
 
 
@@ -248,5 +248,5 @@ def test_a_batch_without_evidence_costs_nothing(tokenizer: Tokenizer) -> None:
     )
     terms = attention_loss(model, none, hidden, 0)
     assert terms.keys() == {"attention", "looks"}
-    assert all(term.total == 0 and term.count == 0 for term in terms.values())
-    assert weighted_sum(terms, [term.count for term in terms.values()]) == 0
+    assert all(term.numerator == 0 and term.denominator == 0 for term in terms.values())
+    assert weighted_sum(terms, [term.denominator for term in terms.values()]) == 0

@@ -10,7 +10,7 @@ import torch
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.training.loop.losses import Term, weighted_sum
+from llava_st_ros.training.loop.losses import LossTerm, weighted_sum
 from llava_st_ros.training.tiny.attention_alignment import middle_layer
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes, collate
 from llava_st_ros.training.tiny.event_alignment import (
@@ -74,7 +74,7 @@ def test_what_is_not_judged_costs_nothing() -> None:
     some = labels.clone()
     some[:, 2, 4:] = NOT_JUDGED
     found, kept = event_loss(heads, hidden, some), heads(hidden)[some != NOT_JUDGED]
-    assert found["events"].count == 3 * NUM_LABELS - (NUM_LABELS - 4)
+    assert found["events"].denominator == 3 * NUM_LABELS - (NUM_LABELS - 4)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         kept, labels[some != NOT_JUDGED].float(), pos_weight=torch.tensor(POSITIVE_WEIGHT)
     )
@@ -101,8 +101,8 @@ def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
     assert ratio(terms["there"]) > 0.9 and ratio(terms["happening"]) > 0.9
 
 
-def ratio(term: Term) -> torch.Tensor:
-    return term.total / term.count
+def ratio(term: LossTerm) -> torch.Tensor:
+    return term.numerator / term.denominator
 
 
 def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
@@ -122,7 +122,7 @@ def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
 
     def loss(stage: ConversationStage) -> torch.Tensor:
         terms = ConversationStep(model, heads, stage)(batch)
-        return weighted_sum(terms, [term.count for term in terms.values()])
+        return weighted_sum(terms, [term.denominator for term in terms.values()])
 
     answers, both = loss(stage), loss(dataclasses.replace(stage, events=2.0))
     model.zero_grad()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llava_st_ros.training.loop.loop import LoopConfig, run
-from llava_st_ros.training.loop.losses import Terms, weighted_sum
+from llava_st_ros.training.loop.losses import LossTerms, weighted_sum
 from llava_st_ros.training.tiny.event_alignment import NAMES, NUM_LABELS, cells
 from llava_st_ros.training.tiny.packer_alignment import (
     PackerBatch,
@@ -71,8 +71,8 @@ def test_packers_learn_and_what_is_around_them_stays(tmp_path: Path) -> None:
     batch = PackerBatch(features, fast, slow, ("a clip",))
     step = PackerStep(model, heads)
 
-    def loss(terms: Terms) -> torch.Tensor:
-        return weighted_sum(terms, [term.count for term in terms.values()])
+    def loss(terms: LossTerms) -> torch.Tensor:
+        return weighted_sum(terms, [term.denominator for term in terms.values()])
 
     terms = step(batch)
     assert {"fast_iou", "slow_iou", "fast_there", "slow_happening"} <= set(terms)
