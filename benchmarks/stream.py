@@ -1,11 +1,11 @@
-"""Print vIoU of standing queries on simulated streams for several ``no_match_threshold`` values.
+"""Print the scores of standing queries on simulated streams by ``no_match_threshold``.
 
-scripts/with_ros .venv/bin/python -m benchmarks.stream [--split validation] [--videos 12]
+scripts/with_ros python -m benchmarks.stream [--split validation] [--videos 12]
     [--thresholds 0.5 0.35 0.2 0.1] [--model DIR] [--threads 2] [--out FILE.json]
 
-Each video of the split is recorded as a bag (needs the renderer) and replayed through the Grounder
-as fast as it goes, once for every value, with a standing query for each of its events. Scores are
-those of demo/score.py: vIoU, tIoU and sIoU over the camera's frames, means over all queries.
+Each video of the split is recorded as a bag (this needs the renderer) and replayed through the
+Grounder once per threshold, with a standing query for each of its events. vIoU, tIoU and sIoU are
+those of ``llava_st_ros.evaluation.stream_scores``, as means over all queries.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 
 from tqdm import tqdm
 
-from demo.score import Score, read_truth, score
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.evaluation.replay import replay
+from llava_st_ros.evaluation.stream_scores import (
+    StreamScore,
+    mean_scores,
+    read_ground_truth,
+    score_query,
+)
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import Query
@@ -32,16 +36,17 @@ from llava_st_ros.simulation.bag_writer import TRUTH_FILE, write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
 PERIOD = 1.0  # s
-FIGURES = ("viou", "tiou", "siou")
 
 
-def scores(grounder: Grounder, bag: Path, window_seconds: float) -> list[Score]:
-    """Of every query of the bag's truth, all of them asked at once."""
-    # Numbered: two events of one kind and object have one id in the truth.
-    asked = [replace(query, id=str(i)) for i, query in enumerate(read_truth(bag / TRUTH_FILE))]
-    queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in asked]
-    found = replay(grounder, BagSource(bag), queries, window_seconds=window_seconds)
-    return [score(found.recording, query, found.stamps) for query in asked]
+def score_bag(grounder: Grounder, bag: Path, window_seconds: float) -> list[StreamScore]:
+    """Replay a bag with every query of its ground truth; return the scores."""
+    # Renumbered: two events of one kind and object have the same id in the ground truth.
+    annotated = [
+        replace(query, id=str(i)) for i, query in enumerate(read_ground_truth(bag / TRUTH_FILE))
+    ]
+    queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in annotated]
+    result = replay(grounder, BagSource(bag), queries, window_seconds=window_seconds)
+    return [score_query(result.recording, query, result.stamps) for query in annotated]
 
 
 def main() -> None:
@@ -51,40 +56,35 @@ def main() -> None:
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.5, 0.35, 0.2, 0.1])
     parser.add_argument("--model", type=Path, help="checkpoint or engine directory")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores as JSON")
     options = parser.parse_args()
 
     folder = options.model or default_model()
     backend, tokenizer = load_backend(folder, threads=options.threads)
     configs = {value: GrounderConfig(no_match_threshold=value) for value in options.thresholds}
-    found: dict[float, list[Score]] = {value: [] for value in options.thresholds}
-    with tempfile.TemporaryDirectory() as place:
+    scores: dict[float, list[StreamScore]] = {value: [] for value in options.thresholds}
+    with tempfile.TemporaryDirectory() as bags:
         for index in tqdm(range(options.videos), unit="video"):
-            bag = Path(place) / str(index)
+            bag = Path(bags) / str(index)
             video = simulate_video(split_seed(options.split, index))
             write_bag(video, bag, queries=video.events)
             for value, config in configs.items():
                 grounder = Grounder(backend, tokenizer, config)
-                found[value] += scores(grounder, bag, config.stream.window_seconds)
+                scores[value] += score_bag(grounder, bag, config.stream.window_seconds)
     report = {
         "model": folder.name,
         "split": options.split,
         "videos": options.videos,
-        "queries": len(found[options.thresholds[0]]),
-        "no_match_thresholds": {str(value): summary(rows) for value, rows in found.items()},
+        "queries": len(scores[options.thresholds[0]]),
+        "no_match_thresholds": {str(value): mean_scores(rows) for value, rows in scores.items()},
     }
     if options.out:
         write_text(options.out, json.dumps(report, indent=1) + "\n")
     print(f"{report['queries']} queries in {options.videos} videos of {options.split}")
-    for value, figures in report["no_match_thresholds"].items():
+    for value, means in report["no_match_thresholds"].items():
         print(
-            f"no_match_threshold {value:>5}: "
-            + "  ".join(f"{n} {v:.3f}" for n, v in figures.items())
+            f"no_match_threshold {value:>5}: " + "  ".join(f"{n} {v:.3f}" for n, v in means.items())
         )
-
-
-def summary(rows: list[Score]) -> dict[str, float]:
-    return {name: mean(getattr(row, name) for row in rows) for name in FIGURES}
 
 
 if __name__ == "__main__":

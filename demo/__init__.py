@@ -1,1 +1,1 @@
-"""The demo: a bag played over DDS to the node, three standing questions, and what came of them."""
+"""Demo: a bag is played over DDS to the node, which evaluates three standing queries."""

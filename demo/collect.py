@@ -1,8 +1,7 @@
-"""The collector's process: an ordinary subscriber that tells what the node publishes."""
+"""Collector process: subscribes to the node's topics and prints each message as a JSON line."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -10,70 +9,65 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from demo.processes import send
 from llava_st_ros.msg import Answer, GroundedEvent, GroundedTrack, GroundedTrackArray
 from llava_st_ros.records import NANOSECONDS
 
 _QOS = QoSProfile(depth=100)
 
 
-def nanoseconds(stamp: Any) -> int:
+def to_nanoseconds(stamp: Any) -> int:
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
-def say(**message: object) -> None:
-    print(json.dumps(message), flush=True)
-
-
 class Collector(Node):
-    """Says {"kind": "ready"} when the node's topics are there, then a line for each message.
+    """Prints a line for each message of the node.
 
-    ``published`` is the middleware's source time (ns, system clock): when the node published.
+    ``published`` is the middleware's source timestamp (ns, system clock): when the node published.
     """
 
     def __init__(self, target: str) -> None:
         super().__init__("collector")
-        self._subscriptions_made = [
+        self._topics = [
             self.create_subscription(GroundedTrackArray, "tracks", self._on_tracks, _QOS),
             self.create_subscription(GroundedEvent, "events", self._on_event, _QOS),
             self.create_subscription(Answer, f"{target}/answers", self._on_answer, _QOS),
         ]
 
     @property
-    def matched(self) -> bool:
-        return all(
-            self.count_publishers(subscription.topic_name)
-            for subscription in self._subscriptions_made
-        )
+    def is_matched(self) -> bool:
+        """Whether every topic has a publisher."""
+        return all(self.count_publishers(subscription.topic_name) for subscription in self._topics)
 
     def _on_tracks(self, message: GroundedTrackArray, info: dict[str, int]) -> None:
-        say(
+        send(
             kind="tracks",
             published=info["source_timestamp"],
-            stamp=nanoseconds(message.header.stamp),
+            stamp=to_nanoseconds(message.header.stamp),
             tracks=[_track(track) for track in message.tracks],
         )
 
     def _on_event(self, message: GroundedEvent, info: dict[str, int]) -> None:
-        say(
+        send(
             kind="event",
             published=info["source_timestamp"],
-            stamp=nanoseconds(message.header.stamp),
+            stamp=to_nanoseconds(message.header.stamp),
             camera=message.camera,
             frame_id=message.header.frame_id,
             query_id=message.query_id,
             event_id=message.event_id,
             text=message.text,
-            start=nanoseconds(message.start),
-            end=nanoseconds(message.end),
+            start=to_nanoseconds(message.start),
+            end=to_nanoseconds(message.end),
             state=message.state,
             confidence=message.confidence,
         )
 
     def _on_answer(self, message: Answer, info: dict[str, int]) -> None:
-        say(
+        send(
             kind="answer",
             published=info["source_timestamp"],
-            stamp=nanoseconds(message.header.stamp),
+            stamp=to_nanoseconds(message.header.stamp),
             query_id=message.query.id,
             text=message.text,
             confidence=message.confidence,
@@ -93,7 +87,7 @@ def _track(track: GroundedTrack) -> dict[str, Any]:
         "image_width": track.image_width,
         "image_height": track.image_height,
         "tube": [
-            [nanoseconds(b.stamp), b.box.x_min, b.box.y_min, b.box.x_max, b.box.y_max]
+            [to_nanoseconds(b.stamp), b.box.x_min, b.box.y_min, b.box.x_max, b.box.y_max]
             for b in track.tube
         ],
     }
@@ -102,9 +96,9 @@ def _track(track: GroundedTrack) -> dict[str, Any]:
 def main() -> int:
     rclpy.init()
     collector = Collector(sys.argv[1])
-    while not collector.matched:
+    while not collector.is_matched:
         rclpy.spin_once(collector, timeout_sec=0.05)
-    say(kind="ready")
+    send(kind="ready")
     rclpy.spin(collector)
     return 0
 

@@ -1,6 +1,6 @@
-"""Makes demo/bag: a simulated video of the test split as a rosbag2 recording.
+"""Record demo/bag: a simulated video of the test split as a rosbag2 bag.
 
-    scripts/with_ros .venv/bin/python -m demo.make_bag [--index 4] [--out demo/bag]
+    scripts/with_ros python -m demo.make_bag [--index 4] [--out demo/bag]
 
 Needs the renderer (EGL or OSMesa); the demo itself does not.
 """
@@ -15,14 +15,16 @@ from llava_st_ros.errors import LlavaStError
 from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
-INDEX = 4  # of the test split: three objects of three colors, two of one shape, five events
-EVENTS = (1, 2)  # asked about as events; the object of event 4 is followed from picture to picture
-FOLLOWED = 4
+INDEX = 4  # in the test split: three objects of three colors, two of one shape, five events
+EVENTS = (1, 2)  # each described by an STVG query
+TRACKED_EVENT = 4  # its object is tracked by a REC query
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--index", type=int, default=INDEX, help="video of the test split")
+    arguments.add_argument(
+        "--index", type=int, default=INDEX, help="index of the video in the test split"
+    )
     arguments.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "bag")
     options = arguments.parse_args()
     try:
@@ -32,7 +34,7 @@ def main() -> int:
             options.out,
             topic="/camera/image/compressed",
             queries=[video.events[i] for i in EVENTS],
-            tracked_objects=[video.events[FOLLOWED].subject],
+            tracked_objects=[video.events[TRACKED_EVENT].subject],
         )
     except LlavaStError as error:
         print(f"make_bag: {error}", file=sys.stderr)

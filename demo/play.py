@@ -1,9 +1,8 @@
-"""The player's process: a bag's images over DDS, at the pace and with the stamps of the bag."""
+"""Player process: publishes a bag's images with their stamps, at the rate they were recorded."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,17 +13,15 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
 
+from demo.processes import send
 from llava_st_ros.media.bags import Bag, ImageMessage
 from llava_st_ros.records import NANOSECONDS
 
-MATCH_SECONDS = 60.0
-
-
-def say(**message: object) -> None:
-    print(json.dumps(message), flush=True)
+MATCH_TIMEOUT_S = 60.0
 
 
 def to_message(image: ImageMessage) -> CompressedImage:
+    """Convert a bag's message to a ROS message."""
     message = CompressedImage(format=image.message.format, data=image.message.data.tobytes())
     message.header.stamp = Time(sec=image.stamp // NANOSECONDS, nanosec=image.stamp % NANOSECONDS)
     message.header.frame_id = image.frame_id
@@ -41,23 +38,26 @@ def main() -> int:
     rclpy.init()
     node = Node("bag_player")
     publisher = node.create_publisher(CompressedImage, arguments.topic, qos_profile_sensor_data)
-    deadline = time.monotonic() + MATCH_SECONDS
+    deadline = time.monotonic() + MATCH_TIMEOUT_S
     while publisher.get_subscription_count() == 0:
         if time.monotonic() > deadline:
-            print(f"nobody subscribed to {arguments.topic} in {MATCH_SECONDS} s", file=sys.stderr)
+            print(
+                f"{arguments.topic} has no subscriber after {MATCH_TIMEOUT_S:.0f} s",
+                file=sys.stderr,
+            )
             return 1
         rclpy.spin_once(node, timeout_sec=0.05)
-    say(kind="matched", frames=len(images))
-    first, began = images[0][0], time.monotonic_ns()
+    send(kind="matched", frames=len(images))
+    first, start = images[0][0], time.monotonic_ns()
     for stamp, message in images:
-        wait = began + (stamp - first) - time.monotonic_ns()
-        if wait > 0:  # the bag's own pace
+        wait = start + (stamp - first) - time.monotonic_ns()
+        if wait > 0:
             time.sleep(wait / NANOSECONDS)
         sent = time.time_ns()
         publisher.publish(message)
-        say(kind="frame", stamp=stamp, sent=sent)
-    say(kind="done")
-    # A writer that is gone takes what a late reader has not fetched with it: end when told to.
+        send(kind="frame", stamp=stamp, sent=sent)
+    send(kind="done")
+    # Stay until terminated: what a late reader has not received yet is lost with its publisher.
     rclpy.spin(node)
     return 0
 

@@ -1,11 +1,10 @@
-"""What the demo's processes have told so far, as the package's own records."""
+"""Messages of the demo's processes, collected as the package's own records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from demo.score import TrueQuery
 from demo.view import View
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.records import (
@@ -20,58 +19,73 @@ from llava_st_ros.records import (
 
 
 class Playback:
-    """What the processes have told so far."""
+    """The state of the demo as its messages arrive.
 
-    def __init__(self, queries: tuple[TrueQuery, ...], frames: int, view: View) -> None:
+    Attributes:
+        recording: Every published track and event.
+        sent: When each frame was published (ns, system clock), by the frame's stamp.
+        answered: Stamp of the newest frame in each query's last answer, by query id.
+        track_latencies: From a frame's publication to the tracks grounded in it (ns).
+        answer_latencies: From a frame's publication to the answers about it (ns).
+        is_ready: Whether the collector found the node's topics.
+        is_done: Whether the player has published every frame.
+    """
+
+    def __init__(self, frames: int, view: View) -> None:
         self.recording = Recording()
-        self.sent: dict[int, int] = {}  # a frame's stamp -> when it was published, ns
-        self.answered: dict[str, int] = {}  # a query -> the newest frame that an answer saw
-        self.latencies: list[int] = []
+        self.sent: dict[int, int] = {}
+        self.answered: dict[str, int] = {}
+        self.track_latencies: list[int] = []
         self.answer_latencies: list[int] = []
-        self.done = self.ready = False
+        self.is_ready = self.is_done = False
         self._frames, self._view = frames, view
 
-    def take(self, message: dict[str, Any]) -> None:
+    def add(self, message: dict[str, Any]) -> None:
+        """Add one message of a process."""
         handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "frame": self._frame,
-            "tracks": self._tracks,
-            "event": self._event,
-            "answer": self._answer,
+            "frame": self._add_frame,
+            "tracks": self._add_tracks,
+            "event": self._add_event,
+            "answer": self._add_answer,
         }
         kind = message.get("kind", "")
-        self.done = self.done or kind == "done"
-        self.ready = self.ready or kind == "ready"
+        self.is_done = self.is_done or kind == "done"
+        self.is_ready = self.is_ready or kind == "ready"
         if kind in handlers:
             handlers[kind](message)
 
-    def _frame(self, message: dict[str, Any]) -> None:
-        self.sent[message["stamp"]] = message["sent"]
-        self._view.played(len(self.sent), self._frames)
+    def all_answered(self, query_ids: Sequence[str], after: int) -> bool:
+        """Return whether every query has an answer about frames later than a stamp (ns)."""
+        return all(self.answered.get(query_id, 0) > after for query_id in query_ids)
 
-    def _tracks(self, message: dict[str, Any]) -> None:
+    def _add_frame(self, message: dict[str, Any]) -> None:
+        self.sent[message["stamp"]] = message["sent"]
+        self._view.show_progress(len(self.sent), self._frames)
+
+    def _add_tracks(self, message: dict[str, Any]) -> None:
         grounded = False
         for entry in message["tracks"]:
             track = to_track(entry)
             grounded = grounded or track.state is TrackState.GROUNDED
             self.recording.add_track(track)
-            self._view.track(track)
+            self._view.show_track(track)
         if grounded and message["stamp"] in self.sent:
-            self.latencies.append(message["published"] - self.sent[message["stamp"]])
+            self.track_latencies.append(message["published"] - self.sent[message["stamp"]])
 
-    def _event(self, message: dict[str, Any]) -> None:
+    def _add_event(self, message: dict[str, Any]) -> None:
         event = to_event(message)
         self.recording.add_event(event)
-        self._view.event(event)
+        self._view.show_event(event)
 
-    def _answer(self, message: dict[str, Any]) -> None:
+    def _add_answer(self, message: dict[str, Any]) -> None:
         self.answered[message["query_id"]] = message["stamp"]
         if message["stamp"] in self.sent:
             self.answer_latencies.append(message["published"] - self.sent[message["stamp"]])
-        self._view.answer(message["query_id"])
+        self._view.count_answer(message["query_id"])
 
 
 def to_track(entry: dict[str, Any]) -> Track:
-    """A collector's track: boxes from pixels back to [0, 1]."""
+    """Convert a collector's track, with boxes in pixels, to a record with boxes in [0, 1]."""
     width, height = entry["image_width"], entry["image_height"]
     boxes = tuple(
         Box(x1 / width, y1 / height, x2 / width, y2 / height) for _, x1, y1, x2, y2 in entry["tube"]
@@ -91,6 +105,7 @@ def to_track(entry: dict[str, Any]) -> Track:
 
 
 def to_event(message: dict[str, Any]) -> Event:
+    """Convert a collector's event to a record."""
     return Event(
         query_id=message["query_id"],
         event_id=message["event_id"],

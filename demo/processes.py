@@ -1,4 +1,4 @@
-"""The demo's child processes: started, watched, and ended whatever happens."""
+"""Child processes of the demo, which send JSON lines on stdout. They never outlive the demo."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ from typing import Any
 
 from llava_st_ros.errors import LlavaStError
 
-_FIRST_PORT, _PORTS_A_DOMAIN = 7400, 250  # of DDS (RTPS 2.2, section 9.6.1)
-_PATIENCE = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0}  # s, before the next stronger signal
+_FIRST_PORT, _PORTS_PER_DOMAIN = 7400, 250  # RTPS 2.2, section 9.6.1
+_GRACE_SECONDS = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0}  # before the next stronger signal
 
 
 class DemoError(LlavaStError):
-    """The demo cannot go on."""
+    """The demo cannot continue."""
 
 
-class Children:
-    """Processes that talk in JSON lines on stdout; their stderr goes to ``<name>.log``.
+def send(**message: object) -> None:
+    """Send a message from a child process to the demo."""
+    print(json.dumps(message), flush=True)
 
-    A context manager: on leaving it, every process (and what it started) is ended, politely first.
+
+class ChildProcesses:
+    """Processes that send JSON lines on stdout; their stderr is written to ``<name>.log``.
+
+    On leaving the context every process, with the processes that it started, is terminated: first
+    by SIGINT, then by SIGTERM and SIGKILL.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
@@ -39,11 +45,11 @@ class Children:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
 
-    def __enter__(self) -> Children:
+    def __enter__(self) -> ChildProcesses:
         return self
 
     def start(self, name: str, module: str, *arguments: str) -> None:
-        """Start ``python -m module arguments`` in a process group of its own."""
+        """Start ``python -m module arguments`` in its own process group."""
         with (self._logs / f"{name}.log").open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -58,36 +64,34 @@ class Children:
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
 
     def check(self) -> None:
-        """Raise DemoError where a process has ended with an error."""
+        """Raise DemoError if a process exited with an error."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
-                self._died(name, f"ended with exit code {process.returncode}")
-
-    def running(self, name: str) -> bool:
-        return self._processes[name].poll() is None
+                self._fail(name, process)
 
     def require_running(self, name: str) -> None:
-        """Raise DemoError where a process that must still run has ended."""
-        if not self.running(name):
-            self._died(name, f"has ended (exit code {self._processes[name].returncode})")
+        """Raise DemoError if a process has exited."""
+        process = self._processes[name]
+        if process.poll() is not None:
+            self._fail(name, process)
 
     def next_message(self, timeout: float) -> dict[str, Any] | None:
-        """The next line of any process, None where none comes within ``timeout`` seconds."""
+        """Return the next message of any process, or None after ``timeout`` seconds."""
         try:
             return self._messages.get(timeout=timeout)
         except queue.Empty:
             return None
 
-    def _died(self, name: str, what: str) -> None:
+    def _fail(self, name: str, process: subprocess.Popen[str]) -> None:
         path = self._logs / f"{name}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "it said nothing"
-        raise DemoError(f"the {name} {what}: {last}; expected it to run", f"see {path}")
+        last = f": {lines[-1]}" if lines else ""
+        raise DemoError(f"the {name} exited with code {process.returncode}{last}", f"see {path}")
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            with contextlib.suppress(ValueError):  # a library's own print is no message
+            with contextlib.suppress(ValueError):  # output of a library, not a message
                 message = json.loads(line)
                 if isinstance(message, dict):
                     self._messages.put(message)
@@ -98,11 +102,11 @@ class Children:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for signal_number, patience in _PATIENCE.items():
+        for signal_number, seconds in _GRACE_SECONDS.items():
             self._signal(signal_number)
             for process in self._processes.values():
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(patience)
+                    process.wait(seconds)
         self._signal(signal.SIGKILL)
         for process in self._processes.values():
             process.wait()
@@ -115,21 +119,19 @@ class Children:
 
 
 def free_domain() -> int:
-    """A ROS domain id whose discovery ports nobody on this machine has open.
+    """Return a ROS domain id whose discovery ports are free on this machine.
 
-    Ids up to 101 keep clear of the ports that Linux gives out by itself.
+    Ids up to 101 stay below Linux's ephemeral ports.
     """
     ids: Sequence[int] = random.sample(range(1, 101), 100)
     for domain in ids:
-        base = _FIRST_PORT + _PORTS_A_DOMAIN * domain
-        if all(_free(base + offset) for offset in (0, 10, 11)):
+        base = _FIRST_PORT + _PORTS_PER_DOMAIN * domain
+        if all(_is_free(base + offset) for offset in (0, 10, 11)):
             return domain
-    raise DemoError(
-        "every ROS domain from 1 to 100 in use; expected a free one", "end other ROS nodes"
-    )
+    raise DemoError("every ROS domain from 1 to 100 is in use", "stop other ROS nodes")
 
 
-def _free(port: int) -> bool:
+def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("", port))

@@ -1,8 +1,9 @@
-"""``make demo``: node, player and collector as real processes; then what came, drawn and scored.
+"""``make demo``: plays a bag to the node, then draws and scores what the node published.
 
-    scripts/with_ros .venv/bin/python -m demo.run [--out out/demo]
+    scripts/with_ros python -m demo.run [--out out/demo]
 
-Exit code 0 where tracks came, 1 where none did or a process died, 2 on input that can't be read.
+The node, a player and a collector run as separate processes that communicate over DDS. Exit codes:
+0 if there are tracks, 1 if there are none or a process died, 2 if the input cannot be read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +22,76 @@ import yaml
 from rich.console import Console
 
 from demo.playback import Playback
-from demo.processes import Children, DemoError, free_domain
-from demo.score import TrueQuery, read_truth, score
-from demo.view import View, latency_figures, summary_tables
+from demo.processes import ChildProcesses, DemoError, free_domain
+from demo.view import View, latency_statistics, summary_tables
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.errors import LlavaStError
-from llava_st_ros.evaluation.metrics import mean
+from llava_st_ros.evaluation.stream_scores import (
+    AnnotatedQuery,
+    StreamScore,
+    mean_scores,
+    read_ground_truth,
+    score_query,
+)
 from llava_st_ros.media.pictures import write_pictures
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Modality
 
-NODE, IMAGES = "grounding", "/camera/image/compressed"
-START_SECONDS, LAST_ANSWER_SECONDS = 120.0, 15.0
+NODE_NAME, IMAGE_TOPIC = "grounding", "/camera/image/compressed"
+START_TIMEOUT_S, LAST_ANSWER_TIMEOUT_S = 120.0, 15.0
 HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A bag with its ground truth.
+
+    Attributes:
+        stamps: The stamps of the bag's frames (ns).
+    """
+
+    source: BagSource
+    queries: tuple[AnnotatedQuery, ...]
+    stamps: list[int]
+
+    @property
+    def seconds(self) -> float:
+        return (self.stamps[-1] - self.stamps[0]) / NANOSECONDS
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--bag", type=Path, default=HERE / "bag", help="default: demo/bag")
-    arguments.add_argument("--truth", type=Path, help="default: truth.json beside the bag's files")
+    arguments.add_argument("--truth", type=Path, help="default: truth.json in the bag's folder")
     arguments.add_argument("--out", type=Path, default=Path("out/demo"))
     arguments.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
     )
     arguments.add_argument(
-        "--period", type=float, default=1.0, help="s between two asks about the window"
+        "--period", type=float, default=1.0, help="seconds between evaluations of a video query"
     )
-    # Boxes of a track further apart than a second are not joined, and pictures are cheap to ask.
+    # Boxes of a track more than a second apart are not joined, and image queries are cheap.
     arguments.add_argument(
-        "--picture-period", type=float, default=0.5, help="s between two asks about a picture"
+        "--picture-period",
+        type=float,
+        default=0.5,
+        help="seconds between evaluations of an image query",
     )
     arguments.add_argument("--min-confidence", type=float, default=0.0)
     arguments.add_argument(
-        "--history", type=float, default=0.9, help="share of the window seen before the first ask"
+        "--history",
+        type=float,
+        default=0.9,
+        help="share of the window to be filled before the first evaluation",
     )
     return arguments
 
 
-def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) -> None:
-    """The node's parameters file: one camera and the truth's queries, in words."""
-    standing = [
+def write_parameters(
+    path: Path, arguments: argparse.Namespace, queries: Sequence[AnnotatedQuery]
+) -> None:
+    """Write the node's parameter file: one camera and the standing queries."""
+    standing_queries = [
         json.dumps(
             {
                 "id": query.id,
@@ -74,124 +106,153 @@ def write_parameters(path: Path, arguments: argparse.Namespace, queries: Any) ->
     ]
     parameters = {
         "model": str((arguments.model or default_model()).resolve()),
-        # Player, collector and DDS need the cores too (docs/lab_notes.md).
+        # The player, the collector and DDS need the cores too (docs/lab_notes.md).
         "threads": 1,
-        "cameras": [f"camera={IMAGES}"],
-        "queries": standing,
+        "cameras": [f"camera={IMAGE_TOPIC}"],
+        "queries": standing_queries,
         "min_confidence": arguments.min_confidence,
         "history": arguments.history,
     }
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
 
 
+def wait_until(
+    condition: Callable[[], bool], children: ChildProcesses, playback: Playback, timeout: float
+) -> bool:
+    """Handle messages until a condition holds.
+
+    Returns False once ``timeout`` seconds have passed and no message is left.
+
+    Raises:
+        DemoError: A process died.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        children.check()
+        children.require_running("node")
+        children.require_running("collector")
+        message = children.next_message(timeout=0.1)
+        if message is not None:
+            playback.add(message)
+        elif time.monotonic() > deadline:
+            return False
+    return True
+
+
 def play(
-    children: Children, arguments: argparse.Namespace, playback: Playback, parameters: Path,
-    queries: tuple[TrueQuery, ...], last: int, view: View,
-) -> None:  # fmt: skip
-    """Run the three processes until every query was answered on the bag's last frame."""
-
-    def until(condition: Callable[[], bool], seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            children.check()
-            children.require_running("node")
-            children.require_running("collector")
-            message = children.next_message(timeout=0.1)
-            if message is not None:
-                playback.take(message)
-            elif time.monotonic() > deadline:
-                return False
-        return True
-
-    children.start("collector", "demo.collect", f"/{NODE}")
-    children.start(
-        "node", "llava_st_ros.cli", "node", "--ros-args", "-r", f"__node:={NODE}",
-        "--params-file", str(parameters),
-    )  # fmt: skip
-    view.say("loading the model; the node and the collector find each other")
-    if not until(lambda: playback.ready, START_SECONDS):
+    children: ChildProcesses,
+    arguments: argparse.Namespace,
+    scenario: Scenario,
+    playback: Playback,
+    view: View,
+) -> None:
+    """Run the processes until every query was evaluated on the bag's last frames."""
+    logs = arguments.out / "logs"
+    parameters = arguments.out / "parameters.yaml"
+    write_parameters(parameters, arguments, scenario.queries)
+    children.start("collector", "demo.collect", f"/{NODE_NAME}")
+    node_arguments = ["--ros-args", "-r", f"__node:={NODE_NAME}", "--params-file", str(parameters)]
+    children.start("node", "llava_st_ros.cli", "node", *node_arguments)
+    view.print("loading the model; connecting the node and the collector")
+    if not wait_until(lambda: playback.is_ready, children, playback, START_TIMEOUT_S):
         raise DemoError(
-            f"no topics of the node after {START_SECONDS:.0f} s"
-            "; expected tracks, events and answers",
-            f"see {arguments.out / 'logs' / 'node.log'}",
+            f"the node has published no topics after {START_TIMEOUT_S:.0f} s",
+            f"see {logs / 'node.log'}",
         )
-    children.start("player", "demo.play", str(arguments.bag), IMAGES)
-    if not until(lambda: playback.done, START_SECONDS + arguments.bag_seconds):
-        raise DemoError("a player that does not end; expected the bag's pace", "see the logs")
-    # A query last asked a period or more before the bag's end is due again by then.
-    due = last - round(arguments.period * NANOSECONDS)
-    if not until(
-        lambda: all(playback.answered.get(query.id, 0) > due for query in queries),
-        LAST_ANSWER_SECONDS,
+    children.start("player", "demo.play", str(arguments.bag), IMAGE_TOPIC)
+    if not wait_until(
+        lambda: playback.is_done, children, playback, START_TIMEOUT_S + scenario.seconds
     ):
-        view.say("not every query was answered on the last frames; going on with what came")
+        raise DemoError("the player does not finish", f"see {logs / 'player.log'}")
+    # A query last evaluated a period or more before the bag's end is due again by then.
+    last_due = scenario.stamps[-1] - round(arguments.period * NANOSECONDS)
+    ids = [query.id for query in scenario.queries]
+    if not wait_until(
+        lambda: playback.all_answered(ids, last_due), children, playback, LAST_ANSWER_TIMEOUT_S
+    ):
+        view.print("some queries were not evaluated on the last frames; continuing without them")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the demo; return its exit code."""
     source = BagSource(arguments.bag)
-    queries = read_truth(arguments.truth or arguments.bag / "truth.json")
-    stamps = [frame.stamp for frame in source]
-    arguments.bag_seconds = (stamps[-1] - stamps[0]) / NANOSECONDS
+    queries = read_ground_truth(arguments.truth or arguments.bag / "truth.json")
+    scenario = Scenario(source, queries, [frame.stamp for frame in source])
     logs = arguments.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    parameters = arguments.out / "parameters.yaml"
-    write_parameters(parameters, arguments, queries)
     environment = {
         "ROS_DOMAIN_ID": str(free_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(logs.resolve()),
         "PYTHONUNBUFFERED": "1",
     }
-    view = View(queries, stamps[0], console)
-    playback = Playback(queries, len(stamps), view)
-    with Children(logs, environment) as children, view:
-        play(children, arguments, playback, parameters, queries, stamps[-1], view)
-    return report(arguments, source, stamps, queries, playback, console)
+    view = View(queries, scenario.stamps[0], console)
+    playback = Playback(len(scenario.stamps), view)
+    with ChildProcesses(logs, environment) as children, view:
+        play(children, arguments, scenario, playback, view)
+    scores = [score_query(playback.recording, query, scenario.stamps) for query in queries]
+    summary = {"bag": str(arguments.bag), **summarize(scenario, playback, scores)}
+    write_outputs(arguments.out, scenario, playback, summary)
+    print_report(arguments.out, scenario, playback, scores, summary, console)
+    if not playback.recording.tracks:
+        raise DemoError("the node published no tracks", f"see the logs in {logs}")
+    return 0
 
 
-def report(
-    arguments: argparse.Namespace,
-    source: BagSource,
-    stamps: list[int],
-    queries: tuple[TrueQuery, ...],
-    playback: Playback,
-    console: Console,
-) -> int:
-    """Files in the output folder and tables on the console; the exit code."""
-    recording, out = playback.recording, arguments.out
-    scores = [score(recording, query, stamps) for query in queries]
-    recording.write(out)
-    write_pictures(
-        source, recording, stamps, video=out / "overlay.mp4", sheet=out / "contact_sheet.png"
-    )
-    summary = {
-        "bag": str(arguments.bag),
-        "frames": len(stamps),
-        "seconds": round(arguments.bag_seconds, 2),
-        "mean_viou": mean([s.viou for s in scores]),
-        "queries": [s.as_json() for s in scores],
+def summarize(
+    scenario: Scenario, playback: Playback, scores: Sequence[StreamScore]
+) -> dict[str, Any]:
+    """Return the contents of summary.json."""
+    recording = playback.recording
+    return {
+        "frames": len(scenario.stamps),
+        "seconds": round(scenario.seconds, 2),
+        "mean_viou": mean_scores(scores)["viou"],
+        "queries": [score.as_json() for score in scores],
         "tracks": len(recording.tracks),
         "events": len(recording.events),
         "answers": len(playback.answer_latencies),
         "latency": {
-            "stamp_to_track": latency_figures(playback.latencies),
-            "stamp_to_answer": latency_figures(playback.answer_latencies),
+            "stamp_to_track": latency_statistics(playback.track_latencies),
+            "stamp_to_answer": latency_statistics(playback.answer_latencies),
         },
     }
+
+
+def write_outputs(
+    out: Path, scenario: Scenario, playback: Playback, summary: dict[str, Any]
+) -> None:
+    """Write the records, the pictures and the summary."""
+    playback.recording.write(out)
+    write_pictures(
+        scenario.source,
+        playback.recording.annotations(scenario.stamps),
+        video=out / "overlay.mp4",
+        sheet=out / "contact_sheet.png",
+    )
     (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    console.print(summary_tables(queries, recording, scores, stamps[0]))
-    for name, figures in summary["latency"].items():
-        if figures["count"]:
+
+
+def print_report(
+    out: Path,
+    scenario: Scenario,
+    playback: Playback,
+    scores: Sequence[StreamScore],
+    summary: dict[str, Any],
+    console: Console,
+) -> None:
+    """Print the tracks, events, scores and latencies."""
+    first = scenario.stamps[0]
+    console.print(summary_tables(scenario.queries, playback.recording, scores, first))
+    for name, latency in summary["latency"].items():
+        if latency["count"]:
             console.print(
-                f"latency {name.replace('_', ' ')}: median {figures['median_ms']:.0f} ms, "
-                f"p95 {figures['p95_ms']:.0f} ms ({figures['count']} messages)"
+                f"latency {name.replace('_', ' ')}: median {latency['median_ms']:.0f} ms, "
+                f"p95 {latency['p95_ms']:.0f} ms ({latency['count']} messages)"
             )
     console.print(f"mean vIoU over {len(scores)} queries: {summary['mean_viou']:.3f}")
     names = "overlay.mp4, contact_sheet.png, tracks.jsonl, events.jsonl, summary.json"
     console.print(f"in {out}: {names}", soft_wrap=True)
-    if not recording.tracks:
-        raise DemoError("no track; expected at least one", f"see the logs in {out / 'logs'}")
-    return 0
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the demo shows while it runs and at its end: live on a terminal, plain lines elsewhere."""
+"""Console output of the demo: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from demo.score import Score, TrueQuery
 from llava_st_ros.evaluation.recording import Recording
+from llava_st_ros.evaluation.stream_scores import AnnotatedQuery, StreamScore
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Track
 
 MILLISECONDS = 1_000_000
 
 
 class View:
-    """A table with a line a query and a bar of the bag; off a terminal a line for every change."""
+    """A table with a row per query and a progress bar; without a terminal, a line per change."""
 
-    def __init__(self, queries: Sequence[TrueQuery], first: int, console: Console) -> None:
+    def __init__(self, queries: Sequence[AnnotatedQuery], first: int, console: Console) -> None:
         self._queries, self._first, self._console = queries, first, console
         self._tracks: dict[str, Track] = {}
-        self._known: set[tuple[str, int]] = set()
+        self._known_tracks: set[tuple[str, int]] = set()
         self._events: dict[str, Event] = {}
         self._answers = dict.fromkeys((query.id for query in queries), 0)
         self._tenth = -1
@@ -52,37 +52,42 @@ class View:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
+        """Print a line above the table."""
         self._console.print(Text(text))
 
-    def played(self, frames: int, total: int) -> None:
+    def show_progress(self, frames: int, total: int) -> None:
+        """Show how many of the bag's frames were published."""
         if frames == 1:
             self._bar.start_task(self._task)
         self._bar.update(self._task, completed=frames, total=total)
         tenth = frames * 10 // total
         if self._live is None and tenth != self._tenth:
             self._tenth = tenth
-            self.say(f"played {frames} of {total} frames")
+            self.print(f"played {frames} of {total} frames")
 
-    def track(self, track: Track) -> None:
-        shown = self._tracks.get(track.query_id)
-        if shown is None or track.stamp >= shown.stamp:
+    def show_track(self, track: Track) -> None:
+        """Show a published track."""
+        current = self._tracks.get(track.query_id)
+        if current is None or track.stamp >= current.stamp:
             self._tracks[track.query_id] = track
         key = track.query_id, track.track_id
-        if key not in self._known:
-            self._known.add(key)
+        if key not in self._known_tracks:
+            self._known_tracks.add(key)
             if self._live is None:
-                self.say(f"track {track.track_id} of {track.query_id}: {track.label}")
+                self.print(f"track {track.track_id} of {track.query_id}: {track.label}")
 
-    def event(self, event: Event) -> None:
+    def show_event(self, event: Event) -> None:
+        """Show a published event."""
         self._events[event.query_id] = event
         if self._live is None and event.state is not EventState.ONGOING:
-            self.say(
+            self.print(
                 f"event {event.event_id} of {event.query_id} {event.state.name.lower()}: "
                 f"{event.text} ({self._span(event.span.start, event.span.end)})"
             )
 
-    def answer(self, query_id: str) -> None:
+    def count_answer(self, query_id: str) -> None:
+        """Count an answer to a query."""
         self._answers[query_id] = self._answers.get(query_id, 0) + 1
 
     def _span(self, start: int, end: int) -> str:
@@ -114,8 +119,8 @@ def _pixels(track: Track) -> str:
     return ", ".join(f"{v:.0f}" for v in track.box.to_pixels(track.width, track.height))
 
 
-def latency_figures(latencies: Sequence[int]) -> dict[str, float]:
-    """Median and 95th percentile of latencies (ns), in milliseconds, and their number."""
+def latency_statistics(latencies: Sequence[int]) -> dict[str, float]:
+    """Return the median and 95th percentile of latencies (ns) in milliseconds, and their number."""
     if not latencies:
         return {"count": 0}
     median, p95 = np.percentile(np.asarray(latencies, np.float64), (50, 95)) / MILLISECONDS
@@ -123,9 +128,12 @@ def latency_figures(latencies: Sequence[int]) -> dict[str, float]:
 
 
 def summary_tables(
-    queries: Sequence[TrueQuery], recording: Recording, scores: Sequence[Score], first: int
+    queries: Sequence[AnnotatedQuery],
+    recording: Recording,
+    scores: Sequence[StreamScore],
+    first: int,
 ) -> Group:
-    """Tracks, events and figures, seconds from the bag's first frame."""
+    """Return tables of tracks, events and scores, with times in seconds since ``first`` (ns)."""
     tracks = Table(title="tracks")
     for name in ("query", "track", "from - to (s)", "boxes", "confidence"):
         tracks.add_column(name)
@@ -144,11 +152,11 @@ def summary_tables(
             _seconds(event.span.start, event.span.end, first), event.state.name,
             f"{event.confidence:.2f}",
         )  # fmt: skip
-    figures = Table(title="against the simulator's truth, over every frame of the bag")
+    score_table = Table(title="against the simulator's ground truth, over every frame of the bag")
     for name in ("query", "true span (s)", "vIoU", "tIoU", "sIoU"):
-        figures.add_column(name)
+        score_table.add_column(name)
     for query, score in zip(queries, scores):
         spans = ", ".join(_seconds(span.start, span.end, first) for span in query.spans)
         values: list[Any] = [f"{v:.3f}" for v in (score.viou, score.tiou, score.siou)]
-        figures.add_row(Text(query.text), spans, *values)
-    return Group(tracks, events, figures)
+        score_table.add_row(Text(query.text), spans, *values)
+    return Group(tracks, events, score_table)

@@ -17,7 +17,7 @@ from llava_st_ros.config import GrounderConfig
 from llava_st_ros.engine.device_arrays import DeviceArray
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.replay import replay
-from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_cases
+from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_questions
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource, Source, VideoSource
 from llava_st_ros.records import Query, Task
@@ -47,14 +47,14 @@ def record(folder: Path, questions: Questions) -> Feeds:
 
 @dataclass(frozen=True)
 class SimulatedQuestions:
-    """Those of the simulator's first ``clips`` training clips. Raises what simulated_cases does,
+    """Those of the simulator's first ``clips`` training clips. Raises what simulated_questions does,
     CheckpointError without a tokenizer."""
 
     clips: int
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
         evaluation = SimulatedEvaluation(backend, needed_tokenizer(tokenizer, ASKED))
-        for clip in simulated_cases(SPLIT, range(self.clips), backend.describe().model):
+        for clip in simulated_questions(SPLIT, range(self.clips), backend.describe().model):
             evaluation.run(clip)
 
 

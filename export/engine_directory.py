@@ -38,7 +38,7 @@ from llava_st_ros.engine.manifest import (
     read_manifest,
 )
 from llava_st_ros.errors import ConfigError, DataError, EngineError
-from llava_st_ros.evaluation.simulated import ClipCases
+from llava_st_ros.evaluation.simulated import ClipQuestions
 from llava_st_ros.export.calibration import Questions, record
 from llava_st_ros.export.onnx import graphs, write
 from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
@@ -234,7 +234,7 @@ def _prove(
 
 def _of_the_checkpoint(
     source: Path, overrides: Mapping[str, Any] | None, clips: int
-) -> tuple[Observation, Answers | None, list[ClipCases]]:
+) -> tuple[Observation, Answers | None, list[ClipQuestions]]:
     """What the checkpoint makes of the reference inputs and of so many simulated clips; and those
     clips. Nothing of the network is kept."""
     checkpoint = load_checkpoint(source, overrides=overrides)

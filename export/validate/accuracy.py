@@ -9,7 +9,11 @@ from itertools import islice
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.evaluation.metrics import mean
-from llava_st_ros.evaluation.simulated import ClipCases, SimulatedEvaluation, simulated_cases
+from llava_st_ros.evaluation.simulated import (
+    ClipQuestions,
+    SimulatedEvaluation,
+    simulated_questions,
+)
 from llava_st_ros.records import Task
 from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -47,14 +51,14 @@ class Answers:
     texts: list[str]
 
 
-def simulated_clips(config: ModelConfig, count: int) -> list[ClipCases]:
+def simulated_clips(config: ModelConfig, count: int) -> list[ClipQuestions]:
     """The first clips that offer an STVG question. Raises DataError where the simulator is not
     installed, BackendError where it has no OpenGL."""
-    offered = simulated_cases(SPLIT, range(10 * count), config, subjects=(Task.STVG.value,))
-    return list(islice((clip for clip in offered if clip.cases), count))
+    offered = simulated_questions(SPLIT, range(10 * count), config, categories=(Task.STVG.value,))
+    return list(islice((clip for clip in offered if clip.questions), count))
 
 
-def answer(backend: Backend, tokenizer: Tokenizer, clips: Sequence[ClipCases]) -> Answers:
+def answer(backend: Backend, tokenizer: Tokenizer, clips: Sequence[ClipQuestions]) -> Answers:
     """Ask a backend about every clip."""
     evaluation = SimulatedEvaluation(backend, tokenizer)
     for clip in clips:

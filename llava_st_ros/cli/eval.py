@@ -1,4 +1,4 @@
-"""``llava-st eval``: how well a checkpoint grounds, beside how well it would blindfolded."""
+"""``llava-st eval``: score a checkpoint on simulated clips, next to a blind baseline."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from llava_st_ros.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HELP = "measure a checkpoint on simulated clips"
+HELP = "evaluate a checkpoint on simulated clips"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--simulated", metavar="SPLIT", required=True, help="the simulator's split: test, ..."
+        "--simulated", metavar="SPLIT", required=True, help="simulated split: test, ..."
     )
-    parser.add_argument("--n", type=int, default=200, help="clips (default 200)")
+    parser.add_argument("--n", type=int, default=200, help="number of clips (default 200)")
     parser.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
     )
+    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
     parser.add_argument(
-        "--backend", default="", help="runtime (default: as the model's folder says)"
-    )
-    parser.add_argument(
-        "--device", default="", help="device (default: a GPU for TensorRT, else cpu)"
+        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
     )
     parser.add_argument(
         "--tasks",
@@ -42,16 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-blind",
         dest="blind",
         action="store_false",
-        help="leave out the baseline that sees black frames",
+        help="skip the baseline that sees black frames",
     )
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep rendered clips here for the next run"
+        "--store", type=Path, metavar="DIR", help="keep rendered clips here for later runs"
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=1,
-        help="processes, each with the model; on a CPU as many as cores (default 1)",
+        help="processes, each with its own model; on a CPU at most one per core (default 1)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -59,66 +57,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import backend_of
     from llava_st_ros.backends.default_model import default_model
-    from llava_st_ros.evaluation.report import as_json, as_table, summarize
-    from llava_st_ros.evaluation.simulated_scores import Measurement, measure
+    from llava_st_ros.evaluation.report import report_as_json, report_as_table, summarize
+    from llava_st_ros.evaluation.simulated_scores import EvaluationSettings, evaluate
 
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value < 1:
-            raise ConfigError(f"{name} {value}; expected at least 1")
+            raise ConfigError(f"{name} is {value}; expected at least 1")
     folder = args.model or default_model(args.backend, args.device)
-    measurement = Measurement(
+    settings = EvaluationSettings(
         model=folder,
         split=args.simulated,
-        subjects=_subjects(args.tasks),
+        categories=_categories(args.tasks),
         backend=args.backend,
         device=args.device,
         blind=args.blind,
         store=args.store,
-        # Processes that share the cores do not share them again among threads.
+        # One thread per process: the processes already share the cores.
         threads=1 if args.workers > 1 else 0,
     )
-    began = time.monotonic()
+    start = time.monotonic()
     with _progress(args.n) as advance:
-        scores = measure(measurement, args.n, args.workers, advance)
-    rows = summarize(scores.seeing, scores.blind if args.blind else None)
+        scores = evaluate(settings, args.n, args.workers, advance)
+    rows = summarize(scores.sighted, scores.blind if args.blind else None)
     if args.json:
-        report = as_json(
+        report = report_as_json(
             rows,
             model=str(folder),
             split=args.simulated,
             clips=args.n,
             backend=args.backend or backend_of(folder),
             device=args.device,
-            seconds=round(time.monotonic() - began, 1),
+            seconds=round(time.monotonic() - start, 1),
         )
         print(json.dumps(report, indent=1))
     else:
         from rich.console import Console
 
-        title = f"{folder.name} on {args.n} {args.simulated} clips of the simulator"
-        Console().print(as_table(rows, title))
+        title = f"{folder.name} on {args.n} simulated clips of the {args.simulated} split"
+        Console().print(report_as_table(rows, title))
     return 0
 
 
-def _subjects(text: str) -> tuple[str, ...]:
-    from llava_st_ros.evaluation.scoring import SUBJECTS
+def _categories(text: str) -> tuple[str, ...]:
+    from llava_st_ros.evaluation.scoring import CATEGORIES
 
-    known = {name.upper(): name for name in SUBJECTS}
+    known = {name.upper(): name for name in CATEGORIES}
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name.upper() not in known:
-            raise ConfigError(f"task {name!r}; expected some of {', '.join(SUBJECTS)}")
+            raise ConfigError(
+                f"--tasks contains {name!r}; expected some of {', '.join(CATEGORIES)}"
+            )
     if not names:
-        raise ConfigError(f"no task; expected some of {', '.join(SUBJECTS)}")
+        raise ConfigError(f"--tasks is empty; expected some of {', '.join(CATEGORIES)}")
     return tuple(dict.fromkeys(known[name.upper()] for name in names))
 
 
 @contextmanager
-def _progress(clips: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that moves on by so many clips at each call."""
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; the context's function advances it by a number of clips."""
     from tqdm import tqdm
 
-    with tqdm(total=clips, desc="asking", unit="clip", file=sys.stderr, disable=None) as bar:
+    with tqdm(total=total, desc="evaluating", unit="clip", file=sys.stderr, disable=None) as bar:
 
         def advance(clips: int) -> None:
             bar.update(clips)

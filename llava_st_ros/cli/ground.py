@@ -1,4 +1,4 @@
-"""``llava-st ground``: ask recorded footage in words; get tracks, events and an overlay."""
+"""``llava-st ground``: ground text queries in recorded footage; tracks, events and an overlay."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.records import Box, Modality, Query, Task
 
 if TYPE_CHECKING:
-    from llava_st_ros.evaluation.replay import Replay
+    from llava_st_ros.evaluation.replay import ReplayResult
     from llava_st_ros.media.sources import Source
 
-HELP = "ask a video, image folder, image or bag in words"
+HELP = "ground text queries in a video, image folder, image or bag"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,45 +24,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     footage.add_argument("--images", type=Path, metavar="DIR", help="a folder of images")
     footage.add_argument("--image", type=Path, help="one image")
     footage.add_argument("--bag", type=Path, help="a rosbag2 recording (sqlite3 or MCAP)")
-    parser.add_argument("--topic", help="the bag's image topic (default: the only one)")
-    parser.add_argument("--fps", type=float, default=10.0, help="of --images (default 10)")
+    parser.add_argument("--topic", help="image topic of the bag (default: the only one)")
     parser.add_argument(
-        "--query", action="append", required=True, metavar="WORDS", help="repeat for more"
+        "--fps", type=float, default=10.0, help="frame rate of --images (default 10)"
+    )
+    parser.add_argument(
+        "--query", action="append", required=True, metavar="TEXT", help="repeatable"
     )
     parser.add_argument(
         "--task",
         type=str.upper,
         choices=[task.value for task in Task],
-        help="what is asked (default: STVG, of an image REC)",
+        help="task of the queries (default: STVG; REC for --image)",
     )
     parser.add_argument(
-        "--span", type=float, nargs="+", metavar="T", help="of SVG, TR, ELC: fractions of a window"
+        "--span",
+        type=float,
+        nargs="+",
+        metavar="T",
+        help="input of SVG, TR and ELC: one or two fractions of the window",
     )
     parser.add_argument(
         "--box",
         type=float,
         nargs=4,
         metavar=("X1", "Y1", "X2", "Y2"),
-        help="of ELC, REG: fractions of the image",
+        help="input of ELC and REG: fractions of the image",
     )
     parser.add_argument(
-        "--period", type=float, default=1.0, metavar="S", help="ask again every S s (default 1)"
+        "--period",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between evaluations of a query (default 1)",
     )
-    parser.add_argument("--window", type=float, default=6.0, metavar="S", help="s seen (default 6)")
     parser.add_argument(
-        "--min-confidence", type=float, default=0.0, metavar="P", help="no track below it"
+        "--window",
+        type=float,
+        default=6.0,
+        metavar="S",
+        help="seconds of footage in the window (default 6)",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="drop tracks below this confidence",
     )
     parser.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
     )
+    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
     parser.add_argument(
-        "--backend", default="", help="runtime (default: as the model's folder says)"
-    )
-    parser.add_argument(
-        "--device", default="", help="device (default: a GPU for TensorRT, else cpu)"
+        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write jsonl and contact sheet")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write JSONL files and a contact sheet"
+    )
     parser.add_argument("--overlay", type=Path, metavar="FILE.mp4", help="write an overlay video")
 
 
@@ -86,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     with _bar(source.length, "grounding") as bar:
         result = replay(grounder, source, queries, window_seconds=args.window, on_frame=bar.update)
     if source.dropped:
-        print(f"{source.dropped} frames left out, the last: {source.problem}", file=sys.stderr)
+        print(f"{source.dropped} frames dropped; last error: {source.problem}", file=sys.stderr)
     _write(args, source, result)
     if args.json:
         print(json.dumps(replay_json(folder, source, queries, result), indent=1))
@@ -108,7 +128,7 @@ def _source(args: argparse.Namespace) -> Source:
     )
 
     if args.topic and not args.bag:
-        raise ConfigError("--topic without --bag; expected a topic of a bag", "leave it out")
+        raise ConfigError("--topic applies to --bag only")
     if args.video:
         return VideoSource(args.video)
     if args.images:
@@ -122,10 +142,11 @@ def _queries(args: argparse.Namespace) -> list[Query]:
     task = Task(args.task) if args.task else Task.REC if args.image else Task.STVG
     if args.image and task.modality is not Modality.IMAGE:
         raise ConfigError(
-            f"task {task.value} of one image; expected REC, REG or DGC", "give a video"
+            f"task {task.value} needs a video; an image supports REC, REG and DGC",
+            "use --video, --images or --bag",
         )
     if args.span and len(args.span) > 2:
-        raise ConfigError(f"--span of {len(args.span)} values; expected one or two")
+        raise ConfigError(f"--span has {len(args.span)} values; expected one or two")
     span = (args.span[0], args.span[-1]) if args.span else None
     box = Box(*args.box) if args.box else None
     return [
@@ -135,20 +156,18 @@ def _queries(args: argparse.Namespace) -> list[Query]:
 
 
 def _prepare_outputs(args: argparse.Namespace) -> None:
-    """Before the work begins: what can't be written must not cost minutes to find out."""
+    """Create the output folders up front, so that an unwritable path fails at once."""
     if args.overlay and args.overlay.suffix not in (".mp4", ".avi"):
-        raise ConfigError(f"--overlay {args.overlay}; expected a name in .mp4 or .avi", "rename it")
+        raise ConfigError(f"--overlay is {args.overlay}; expected a .mp4 or .avi file")
     for folder in (args.out, args.overlay and args.overlay.parent):
         if folder:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DataError(
-                    f"{folder}: {error.strerror}; expected a folder to write to"
-                ) from error
+                raise DataError(f"{folder} cannot be created: {error.strerror}") from error
 
 
-def _write(args: argparse.Namespace, source: Source, result: Replay) -> None:
+def _write(args: argparse.Namespace, source: Source, result: ReplayResult) -> None:
     from llava_st_ros.evaluation.replay_report import answer_json
     from llava_st_ros.media.pictures import write_pictures
 
@@ -163,15 +182,14 @@ def _write(args: argparse.Namespace, source: Source, result: Replay) -> None:
     with _bar(len(result.stamps), "drawing") as bar:
         write_pictures(
             source,
-            result.recording,
-            result.stamps,
+            result.recording.annotations(result.stamps),
             video=args.overlay,
             sheet=sheet,
             on_frame=bar.update,
         )
 
 
-def _bar(total: int | None, what: str) -> Any:
+def _bar(total: int | None, description: str) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit="frame", file=sys.stderr, disable=None)
+    return tqdm(total=total, desc=description, unit="frame", file=sys.stderr, disable=None)

@@ -1,4 +1,4 @@
-"""``llava-st parity``: does this code compute what the published LLaVA-ST computes?"""
+"""``llava-st parity``: compare a backend with values computed by the published LLaVA-ST code."""
 
 from __future__ import annotations
 
@@ -14,44 +14,47 @@ from typing import TYPE_CHECKING
 from llava_st_ros.backends import BACKENDS, run_engine
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
-    Case,
     Comparison,
     IdComparison,
-    Unseen,
+    NotExposed,
+    ParityCase,
+    PixelBackend,
     compare,
 )
 
 if TYPE_CHECKING:
-    from llava_st_ros.backends.base import Backend
     from llava_st_ros.backends.torch import TorchBackend
 
-TARGETS = {"onnxruntime": "cpu", "tensorrt": "desktop_tensorrt"}  # by what is compared
-HELP = "compare the model with a reference case of the published code"
+TARGETS = {"onnxruntime": "cpu", "tensorrt": "desktop_tensorrt"}  # export target by backend
+HELP = "compare a backend with a reference case of the published code"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("case", metavar="CASE_DIR", type=Path, help="folder of the case")
-    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="what computes")
+    parser.add_argument("case", metavar="CASE_DIR", type=Path, help="folder of the parity case")
     parser.add_argument(
-        "--device", default="", help="device (default: a GPU for TensorRT, else cpu)"
+        "--backend", choices=BACKENDS, default="torch", help="backend to compare (default torch)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument(
+        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where every array and all ids agree, 1 where one does not. Raises LlavaStError."""
-    case = Case(args.case)
+    """Return 0 if every array and all ids agree, 1 if not."""
+    case = ParityCase(args.case)
     results = []
     with ExitStack() as stack:
+        backend: PixelBackend
         if args.backend == "torch":
-            backend = load_backend_of(case, device=args.device or "cpu")
+            backend = load_case_backend(case, device=args.device or "cpu")
         else:
             backend = stack.enter_context(_exported(case, args.backend, args.device))
         for result in compare(case, backend):
             results.append(result)
             if not args.json:
                 print(_line(result), flush=True)
-    passed = all(result.passed for result in results if not isinstance(result, Unseen))
+    passed = all(result.passed for result in results if not isinstance(result, NotExposed))
     if args.json:
         report = {
             "case": str(args.case),
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             "tolerance": TOLERANCE,
             "passed": passed,
             "arrays": [asdict(r) for r in results if isinstance(r, Comparison)],
-            "unseen": [r.name for r in results if isinstance(r, Unseen)],
+            "unseen": [r.name for r in results if isinstance(r, NotExposed)],
             "ids": [asdict(r) for r in results if isinstance(r, IdComparison)],
         }
         print(json.dumps(report))
@@ -68,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def load_backend_of(case: Case, *, device: str) -> TorchBackend:
-    """The case's checkpoint in float32, with the sizes that case.json adds."""
-    # Here, so that `llava-st --help` does not wait for torch.
+def load_case_backend(case: ParityCase, *, device: str) -> TorchBackend:
+    """Load the case's checkpoint in float32, with the sizes that case.json adds."""
+    # Imported here to keep `llava-st --help` fast.
     from llava_st_ros.backends.torch import TorchBackend, check_device
     from llava_st_ros.model.checkpoint import load_checkpoint
 
@@ -79,8 +82,8 @@ def load_backend_of(case: Case, *, device: str) -> TorchBackend:
 
 
 @contextmanager
-def _exported(case: Case, backend: str, device: str) -> Iterator[Backend]:
-    """The case's checkpoint, exported in float32 for a runtime."""
+def _exported(case: ParityCase, backend: str, device: str) -> Iterator[PixelBackend]:
+    """Export the case's checkpoint in float32 and run it in a runtime."""
     from llava_st_ros.backends.engine_files import open_engine
     from llava_st_ros.export.engine_directory import export_checkpoint
     from llava_st_ros.export.target import read_target
@@ -92,12 +95,12 @@ def _exported(case: Case, backend: str, device: str) -> Iterator[Backend]:
         yield run_engine(open_engine(out, target.backend), device=device or target.device)
 
 
-def _line(result: Comparison | IdComparison | Unseen) -> str:
-    if isinstance(result, Unseen):
-        return f"{result.name:<26} stays inside this backend"
+def _line(result: Comparison | IdComparison | NotExposed) -> str:
+    if isinstance(result, NotExposed):
+        return f"{result.name:<26} not exposed by this backend"
     verdict = "ok" if result.passed else "DIFFERS"
     if isinstance(result, IdComparison):
-        where = "equal" if result.passed else f"differ from place {result.first_difference} on"
+        where = "equal" if result.passed else f"differ from index {result.first_difference} on"
         return f"{result.name:<26} {result.length} ids {where}  {verdict}"
     shape = "x".join(map(str, result.shape))
     return (

@@ -1,1 +1,1 @@
-"""Metrics, datasets and reports."""
+"""Evaluation: metrics, scoring, replay of footage, parity with the published code, reports."""

@@ -1,13 +1,13 @@
-"""Metrics of grounding, as pure functions.
+"""Grounding metrics as pure functions.
 
-Conventions, stated once:
+Conventions:
 
 - A span is half open, ``(start, end)`` with ``start <= end``, in any unit. Answers name their
-  first and last frame, both included: ``frame_span(a, b)`` is ``[a, b + 1)``, so that one frame
-  has length 1 (HC-STVG and VidSTG count the same way).
-- A tube is a mapping from a frame's key (index or stamp) to its ``Box``, or to None where the
-  frame belongs to the tube's time but no box was given there: it counts in unions and adds 0.
-- A mean is taken over the cases of a set; an answer that could not be parsed stays in it as 0.
+  first and last frame, both inclusive: ``frame_span(a, b)`` is ``[a, b + 1)``, so one frame has
+  length 1, as in HC-STVG and VidSTG.
+- A tube maps a frame's key (index or stamp) to its ``Box``, or to None where the frame belongs to
+  the tube's span but has no box. Such a frame counts in unions and contributes an IoU of 0.
+- Means are taken over all cases of a set. An answer that cannot be parsed counts as 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Tube = Mapping[Key, Box | None]
 
 
 def frame_span(first: int, last: int) -> tuple[int, int]:
-    """Frames ``first`` to ``last``, both included, as a half-open span.
+    """Return frames ``first`` to ``last``, both inclusive, as a half-open span.
 
     >>> frame_span(3, 3)
     (3, 4)
@@ -33,11 +33,13 @@ def frame_span(first: int, last: int) -> tuple[int, int]:
 
 
 def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """tIoU = |a and b| / |a or b| of two half-open spans; 0 where both are empty.
+    """Return the temporal IoU of two half-open spans; 0 if both are empty.
+
+    tIoU = |A and B| / |A or B|
 
     >>> span_iou(frame_span(0, 4), frame_span(0, 4))
     1.0
-    >>> span_iou(frame_span(0, 3), frame_span(2, 5))  # frames 2, 3 of 0..5
+    >>> span_iou(frame_span(0, 3), frame_span(2, 5))  # frames 2 and 3 of 0..5
     0.3333333333333333
     >>> span_iou((0, 1), (1, 2))
     0.0
@@ -47,44 +49,65 @@ def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
     return intersection / union if union > 0 else 0.0
 
 
-def tube_overlaps(predicted: Tube[Key], truth: Tube[Key]) -> dict[Key, float]:
-    """The IoU of the two boxes at every frame that both tubes hold (0 where one has no box)."""
-    overlaps = {}
-    for key in predicted.keys() & truth.keys():
-        ours, theirs = predicted[key], truth[key]
-        overlaps[key] = ours.iou(theirs) if ours is not None and theirs is not None else 0.0
-    return overlaps
+def box_ious(predicted: Tube[Key], expected: Tube[Key]) -> dict[Key, float]:
+    """Return the box IoU at every frame in both tubes; 0 where either tube has no box.
+
+    >>> box_ious({0: Box(0, 0, 1, 1), 1: None}, {0: Box(0, 0, 0.5, 1), 1: Box(0, 0, 1, 1)})
+    {0: 0.5, 1: 0.0}
+    """
+    ious = {}
+    for key in predicted.keys() & expected.keys():
+        a, b = predicted[key], expected[key]
+        ious[key] = a.iou(b) if a is not None and b is not None else 0.0
+    return ious
 
 
-def viou(predicted: Tube[Key], truth: Tube[Key]) -> float:
-    """vIoU = sum over t in P and G of IoU(P_t, G_t), divided by |P or G|; 0 where both are empty.
+def viou(predicted: Tube[Key], expected: Tube[Key]) -> float:
+    """Return the volumetric IoU of two tubes; 0 if both are empty.
 
-    The measure of VidSTG and HC-STVG (ST-Align's stIoU): it falls with wrong time and wrong place.
+    vIoU = sum over t in P and G of IoU(P_t, G_t) / |P or G|
 
-    >>> whole, left = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1)
-    >>> viou({0: whole, 1: whole}, {0: whole, 1: whole})
+    The metric of VidSTG and HC-STVG (stIoU in ST-Align). Temporal and spatial errors both lower it.
+
+    >>> full, left = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1)
+    >>> viou({0: full, 1: full}, {0: full, 1: full})
     1.0
-    >>> viou({1: left, 2: left}, {0: whole, 1: whole})  # one common frame of three, IoU 1/2
+    >>> viou({1: left, 2: left}, {0: full, 1: full})  # one common frame of three, IoU 1/2
     0.16666666666666666
     """
-    union = len(predicted.keys() | truth.keys())
-    return sum(tube_overlaps(predicted, truth).values()) / union if union else 0.0
+    union = len(predicted.keys() | expected.keys())
+    return sum(box_ious(predicted, expected).values()) / union if union else 0.0
 
 
-def siou(predicted: Tube[Key], truth: Tube[Key]) -> float:
-    """sIoU = sum over t in P and G of IoU(P_t, G_t), divided by |P and G|; 0 where that is empty.
+def siou(predicted: Tube[Key], expected: Tube[Key]) -> float:
+    """Return the spatial IoU of two tubes: the mean box IoU over their common frames, 0 if none.
 
-    ST-Align's spatial measure: the place alone, wherever the two times meet.
+    sIoU = sum over t in P and G of IoU(P_t, G_t) / |P and G|
 
-    >>> whole, left = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1)
-    >>> siou({1: left, 2: left}, {0: whole, 1: whole})
+    ST-Align's spatial metric: it ignores how well the two spans agree.
+
+    >>> full, left = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1)
+    >>> siou({1: left, 2: left}, {0: full, 1: full})
     0.5
     """
-    return mean(list(tube_overlaps(predicted, truth).values()))
+    return mean(list(box_ious(predicted, expected).values()))
+
+
+def tube_tiou(predicted: Tube[Key], expected: Tube[Key]) -> float:
+    """Return the temporal IoU of two tubes' frames; 0 if both are empty.
+
+    tIoU = |P and G| / |P or G|
+
+    >>> full = Box(0, 0, 1, 1)
+    >>> tube_tiou({1: full, 2: None}, {0: full, 1: full})
+    0.3333333333333333
+    """
+    union = len(predicted.keys() | expected.keys())
+    return len(predicted.keys() & expected.keys()) / union if union else 0.0
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean, 0 for no values.
+    """Return the arithmetic mean, 0 for no values.
 
     >>> mean([0.0, 1.0]), mean([])
     (0.5, 0.0)
@@ -93,7 +116,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def share_above(values: Sequence[float], threshold: float) -> float:
-    """The share of values strictly above the threshold: vIoU@R (HC-STVG), R1@m (Charades-STA).
+    """Return the share of values > threshold: vIoU@R (HC-STVG), R1@m (Charades-STA).
 
     >>> share_above([0.3, 0.31, 0.9, 0.0], 0.3)
     0.5
@@ -102,7 +125,7 @@ def share_above(values: Sequence[float], threshold: float) -> float:
 
 
 def share_reaching(values: Sequence[float], threshold: float) -> float:
-    """The share of values at or above the threshold: Acc@0.5 of RefCOCO, ST-Align's sIoU@R.
+    """Return the share of values >= threshold: Acc@0.5 (RefCOCO), sIoU@R (ST-Align).
 
     >>> share_reaching([0.5, 0.49], 0.5)
     0.5
@@ -113,9 +136,13 @@ def share_reaching(values: Sequence[float], threshold: float) -> float:
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile bootstrap's interval of a mean: cases are drawn with replacement.
+    """Return the percentile bootstrap confidence interval of a mean; (0, 0) for no values.
 
-    ``values`` [N], one a case (0 or 1 for an accuracy). The seed makes a report repeatable.
+    Args:
+        values: [N], one per case (0 or 1 for an accuracy), resampled with replacement.
+        confidence: Coverage of the interval, in (0, 1).
+        resamples: Number of bootstrap samples.
+        seed: Seed of the resampling, so that a report is reproducible.
 
     >>> bootstrap_interval([0.25, 0.25, 0.25])
     (0.25, 0.25)
@@ -126,7 +153,7 @@ def bootstrap_interval(
     if not len(values):
         return 0.0, 0.0
     data = np.asarray(values, np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
+    samples = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
     tail = (1.0 - confidence) / 2
-    low, high = np.quantile(data[draws].mean(axis=1), (tail, 1.0 - tail))
+    low, high = np.quantile(data[samples].mean(axis=1), (tail, 1.0 - tail))
     return float(low), float(high)

@@ -1,36 +1,57 @@
-"""Parity cases: inputs and the numbers that the published LLaVA-ST code computes for them.
+"""Parity cases: inputs and the values that the published LLaVA-ST code computes for them.
 
 A case is a folder with a small checkpoint (``model.safetensors``, ``config.json``), ``case.json``
 (the sizes that config.json lacks and the prompts' coordinate values), ``inputs.npz`` and
-``expected.safetensors``. Any backend can be held against it.
+``expected.safetensors``. Any backend can be compared with it.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.preprocessing import normalize
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError, DataError
 from llava_st_ros.records import Modality, Prompt
 
 TOLERANCE = 1e-3  # of the reference's standard deviation
-REMEDY = "correct the case"
-VISION = "vision_features_first4"
+
+
+class PixelBackend(Backend, Protocol):
+    """A backend that also accepts preprocessed pixels."""
+
+    def encode_pixels(self, pixels: np.ndarray) -> Sequence[Any]:
+        """Encode normalized pixels f32 [B, 3, S, S] into B frames' features [N, D]."""
+        ...
+
+
+@runtime_checkable
+class VisionFeaturesBackend(Protocol):
+    """A backend that exposes the output of its vision tower."""
+
+    def vision_features(self, pixels: np.ndarray) -> np.ndarray:
+        """Encode normalized pixels f32 [B, 3, S, S] into projector inputs f32 [B, N, Dv]."""
+        ...
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One expected array: ``difference`` is the largest absolute one, ``std`` the reference's."""
+    """The comparison of one expected array.
+
+    Attributes:
+        difference: Largest absolute difference.
+        std: Standard deviation of the expected array.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -41,7 +62,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class IdComparison:
-    """Generated ids: where they first differ, None where they are equal."""
+    """The comparison of generated ids; ``first_difference`` is None where they are equal."""
 
     name: str
     length: int
@@ -50,14 +71,25 @@ class IdComparison:
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """An expected array that the backend computes but does not give out."""
+class NotExposed:
+    """An expected array that the backend computes internally but does not expose."""
 
     name: str
 
 
-class Case:
-    """A case's files, read and checked. Raises DataError where they are not what they must be."""
+class ParityCase:
+    """The files of a parity case, read and checked.
+
+    Attributes:
+        folder: The case's folder, which is a checkpoint too.
+        values: case.json.
+        inputs: The arrays of inputs.npz.
+        expected: The arrays of expected.safetensors, a subset of QUANTITIES.
+        frames: uint8 [F, G, G, 3], one pixel per patch of the G x G grid.
+
+    Raises:
+        DataError: A file is missing, unreadable or does not fit the others.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,35 +98,34 @@ class Case:
         self.expected = _read_expected(folder / "expected.safetensors")
         self.image_size = self._integer("image_size")
         self.patch_size = self._integer("patch_size")
-        small = self.inputs.get("frames_small")
+        frames = self.inputs.get("frames_small")
         grid = self.image_size // self.patch_size
         if (
-            small is None
-            or small.dtype != np.uint8
-            or small.shape[1:] != (grid, grid, 3)
-            or not len(small)
+            frames is None
+            or frames.dtype != np.uint8
+            or frames.shape[1:] != (grid, grid, 3)
+            or not len(frames)
         ):
-            found = None if small is None else f"{small.dtype} {list(small.shape)}"
+            found = "missing" if frames is None else f"{frames.dtype} {list(frames.shape)}"
             raise DataError(
-                f"inputs.npz: frames_small {found}; expected uint8 [F, {grid}, {grid}, 3]", REMEDY
+                f"inputs.npz: frames_small is {found}; expected uint8 [F, {grid}, {grid}, 3]"
             )
-        self.frames = small
+        self.frames = frames
         unknown = sorted(self.expected.keys() - set(QUANTITIES))
         if unknown or not self.expected:
             raise DataError(
-                f"expected.safetensors with {unknown or 'nothing'}"
-                f"; expected some of {', '.join(QUANTITIES)}",
-                REMEDY,
+                f"expected.safetensors contains {', '.join(unknown) or 'no arrays'}"
+                f"; expected some of {', '.join(QUANTITIES)}"
             )
 
     def overrides(self) -> dict[str, Any]:
-        """case.json in the form of config.json's ``llava_st`` section."""
+        """Return case.json in the form of config.json's ``llava_st`` section."""
         vision = dict(self._object("vision"))
         vision.pop("select", None)
         layers = vision.pop("num_hidden_layers", None)
         if not isinstance(layers, int) or layers < 2:
             raise DataError(
-                f"case.json: vision.num_hidden_layers {layers!r}; expected at least 2", REMEDY
+                f"case.json: vision.num_hidden_layers is {layers!r}; expected at least 2"
             )
         return {
             "image_size": self.image_size,
@@ -106,7 +137,7 @@ class Case:
         }
 
     def pixels(self, start: int, stop: int) -> np.ndarray:
-        """Frames start..stop-1 as the case defines them, normalized f32 [n, 3, S, S]."""
+        """Return frames start..stop-1 as normalized pixels f32 [n, 3, S, S], padded with 0."""
         patch, size = self.patch_size, self.image_size
         frames = self.frames[start:stop].repeat(patch, axis=1).repeat(patch, axis=2)
         pixels = np.zeros((len(frames), 3, size, size), dtype=np.float32)
@@ -114,96 +145,120 @@ class Case:
             row[:, : frame.shape[0], : frame.shape[1]] = normalize(frame)
         return pixels
 
-    def prompt(self, kind: str) -> Prompt:
-        """``kind`` "video" or "image"."""
+    def prompt(self, modality: Modality) -> Prompt:
+        """Return the case's prompt about its video or its first image."""
+        kind = modality.value
         ids = self.inputs.get(f"{kind}_prompt")
         if ids is None or ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
-            raise DataError(f"inputs.npz: no usable {kind}_prompt; expected token ids [L]", REMEDY)
+            raise DataError(
+                f"inputs.npz: {kind}_prompt is missing or not a list of token ids; "
+                "expected integers [L]"
+            )
         variables = self._object(f"{kind}_variables")
         values = {}
         for axis in Axis:
             if variables.get(f"{axis.table}_output_locations"):
                 raise DataError(
-                    f"case.json: {kind}_variables with {axis.table}_output_locations"
-                    "; expected none: a question has no output placeholders",
-                    REMEDY,
+                    f"case.json: {kind}_variables.{axis.table}_output_locations is not empty; "
+                    "prompts have no output placeholders"
                 )
-            found = variables.get(f"{axis.table}_input_locations", [])
-            if not isinstance(found, list) or not all(isinstance(v, (int, float)) for v in found):
+            locations = variables.get(f"{axis.table}_input_locations", [])
+            if not isinstance(locations, list) or not all(
+                isinstance(value, (int, float)) for value in locations
+            ):
                 raise DataError(
-                    f"case.json: {kind}_variables.{axis.table}_input_locations {found!r}"
-                    "; expected a list of numbers",
-                    REMEDY,
+                    f"case.json: {kind}_variables.{axis.table}_input_locations is {locations!r}; "
+                    "expected a list of numbers"
                 )
-            values[axis] = tuple(map(float, found))
-        return Prompt(ids.astype(np.int64), Modality(kind), *values.values())
+            values[axis] = tuple(map(float, locations))
+        return Prompt(ids.astype(np.int64), modality, *values.values())
 
     def _object(self, name: str) -> dict[str, Any]:
         value = self.values.get(name)
         if not isinstance(value, dict):
-            raise DataError(f"case.json: {name} {value!r}; expected a JSON object", REMEDY)
+            raise DataError(f"case.json: {name} is {value!r}; expected a JSON object")
         return value
 
     def _integer(self, name: str) -> int:
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise DataError(f"case.json: {name} {value!r}; expected a positive integer", REMEDY)
+            raise DataError(f"case.json: {name} is {value!r}; expected a positive integer")
         return value
 
 
-class Computed:
-    """The same quantities from a backend, each computed once and only where it is asked for."""
+class BackendOutputs:
+    """A backend's outputs for a case, each computed once and only when used."""
 
-    def __init__(self, case: Case, backend: Any) -> None:
+    def __init__(self, case: ParityCase, backend: PixelBackend) -> None:
         self.case, self.backend = case, backend
         self._features: list[Any] = []
         self._video: Any = None
 
     def features(self, count: int) -> list[Any]:
-        """The first ``count`` frames after the projector."""
+        """Return the first ``count`` frames' features [N, D] after the projector."""
         for index in range(len(self._features), count):
             pixels = self.case.pixels(index, index + 1)
             self._features.append(self.backend.encode_pixels(pixels)[0])
         return self._features[:count]
 
-    def visual(self, kind: str) -> Any:
-        if kind == "image":
+    def visual(self, modality: Modality) -> Any:
+        """Return the visual tokens of the video or of the first image."""
+        if modality is Modality.IMAGE:
             return self.backend.image_tokens(self.features(1)[0])
         if self._video is None:
             frames = len(self.case.frames)
             self._video = self.backend.pack(self.features(frames), range(frames))
         return self._video
 
-    def vision_features(self, count: int) -> np.ndarray:
+    def vision_features(self, count: int) -> np.ndarray | None:
+        """Return the first ``count`` frames' projector inputs f32 [count, N, Dv].
+
+        Returns None if the backend is not a VisionFeaturesBackend.
+        """
+        backend = self.backend
+        if not isinstance(backend, VisionFeaturesBackend):
+            return None
         return np.concatenate(
-            [self.backend.vision_features(self.case.pixels(i, i + 1)) for i in range(count)]
+            [backend.vision_features(self.case.pixels(i, i + 1)) for i in range(count)]
         )
 
     def projector_features(self, count: int) -> np.ndarray:
-        return np.stack([_array(feature) for feature in self.features(count)])
+        """Return the first ``count`` frames' features f32 [count, N, D]."""
+        return np.stack([_to_numpy(feature) for feature in self.features(count)])
 
-    def video_tokens(self, name: str) -> np.ndarray:
-        """``name`` "slow" or "fast": one row of tokens for each (slow: packed) frame."""
-        tokens = _array(getattr(self.visual("video"), name))
+    def fast_tokens(self) -> np.ndarray:
+        """Return the video's fast tokens f32 [F, n_fast, D]."""
         model = self.backend.describe().model
-        each = model.slow_tokens_per_frame if name == "slow" else model.fast_tokens_per_frame
-        return tokens.reshape(-1, each, tokens.shape[-1])
+        tokens = _to_numpy(self.visual(Modality.VIDEO).fast)
+        return tokens.reshape(-1, model.fast_tokens_per_frame, tokens.shape[-1])
 
-    def last_logits(self, kind: str, count: int) -> np.ndarray:
-        embeddings = self.backend.embed(self.case.prompt(kind), self.visual(kind))
+    def slow_tokens(self) -> np.ndarray:
+        """Return the video's slow tokens f32 [temporal regions, n_slow, D]."""
+        model = self.backend.describe().model
+        tokens = _to_numpy(self.visual(Modality.VIDEO).slow)
+        return tokens.reshape(-1, model.slow_tokens_per_frame, tokens.shape[-1])
+
+    def image_tokens(self) -> np.ndarray:
+        """Return the first image's visual tokens f32 [1, N, D]."""
+        return _to_numpy(self.visual(Modality.IMAGE))[None]
+
+    def last_logits(self, modality: Modality, count: int) -> np.ndarray:
+        """Return the logits f32 [count, vocabulary] of the prompt's last positions."""
+        embeddings = self.backend.embed(self.case.prompt(modality), self.visual(modality))
         cache, first = self.backend.new_cache(), len(embeddings) - count + 1
         if first < 1:
             raise DataError(
-                f"{count} logits of {len(embeddings)} positions; expected fewer", REMEDY
+                f"{modality.value}_last_logits has {count} rows, more than the prompt's "
+                f"{len(embeddings)} positions"
             )
         rows = [self.backend.prefill(embeddings[:first], cache)]
-        for place in range(first, len(embeddings)):
-            rows.append(self.backend.prefill(embeddings[place : place + 1], cache))
+        for position in range(first, len(embeddings)):
+            rows.append(self.backend.prefill(embeddings[position : position + 1], cache))
         return np.stack(rows)
 
-    def generated_ids(self, kind: str, count: int) -> np.ndarray:
-        """Greedy, no end token."""
-        embeddings = self.backend.embed(self.case.prompt(kind), self.visual(kind))
+    def generated_ids(self, modality: Modality, count: int) -> np.ndarray:
+        """Return ``count`` greedily decoded ids; the end token does not stop decoding."""
+        embeddings = self.backend.embed(self.case.prompt(modality), self.visual(modality))
         cache = self.backend.new_cache()
         logits, ids = self.backend.prefill(embeddings, cache), []
         while True:
@@ -213,60 +268,71 @@ class Computed:
             logits = self.backend.extend(ids[-1:], cache)[-1]
 
 
-# What a case may expect, in the model's order: the value, given the expected rows.
-QUANTITIES: dict[str, Callable[[Computed, int], np.ndarray]] = {
-    VISION: Computed.vision_features,
-    "projector_features_first4": Computed.projector_features,
-    "fast_tokens": lambda computed, _: computed.video_tokens("fast"),
-    "slow_tokens": lambda computed, _: computed.video_tokens("slow"),
-    "image_tokens": lambda computed, _: _array(computed.visual("image"))[None],
-    "video_last_logits": lambda computed, rows: computed.last_logits("video", rows),
-    "image_last_logits": lambda computed, rows: computed.last_logits("image", rows),
-    "video_generated_ids": lambda computed, rows: computed.generated_ids("video", rows),
-    "image_generated_ids": lambda computed, rows: computed.generated_ids("image", rows),
+# What a case may expect, in the model's order: computes the value with that many rows, or returns
+# None if the backend does not expose it.
+QUANTITIES: dict[str, Callable[[BackendOutputs, int], np.ndarray | None]] = {
+    "vision_features_first4": BackendOutputs.vision_features,
+    "projector_features_first4": BackendOutputs.projector_features,
+    "fast_tokens": lambda outputs, _: outputs.fast_tokens(),
+    "slow_tokens": lambda outputs, _: outputs.slow_tokens(),
+    "image_tokens": lambda outputs, _: outputs.image_tokens(),
+    "video_last_logits": lambda outputs, rows: outputs.last_logits(Modality.VIDEO, rows),
+    "image_last_logits": lambda outputs, rows: outputs.last_logits(Modality.IMAGE, rows),
+    "video_generated_ids": lambda outputs, rows: outputs.generated_ids(Modality.VIDEO, rows),
+    "image_generated_ids": lambda outputs, rows: outputs.generated_ids(Modality.IMAGE, rows),
 }
 
 
-def compare(case: Case, backend: Any) -> Iterator[Comparison | IdComparison | Unseen]:
-    """Each expected array against the backend's, in the model's order.
+def compare(
+    case: ParityCase, backend: PixelBackend
+) -> Iterator[Comparison | IdComparison | NotExposed]:
+    """Compare a backend with each expected array, in the model's order.
 
-    ``backend`` is a Backend with ``encode_pixels`` besides, and ``vision_features`` where it can
-    tell what the projector is given.
+    Arrays agree within TOLERANCE times the expected array's standard deviation; ids must be equal.
+
+    Args:
+        case: The case.
+        backend: Runs the case's checkpoint. Its vision tower is compared only if it is a
+            VisionFeaturesBackend.
+
+    Raises:
+        DataError: An expected array does not fit the model.
     """
-    computed = Computed(case, backend)
+    outputs = BackendOutputs(case, backend)
     for name, compute in QUANTITIES.items():
         if name not in case.expected:
-            continue
-        if name == VISION and not hasattr(backend, "vision_features"):
-            yield Unseen(name)
             continue
         expected = case.expected[name]
         rows = len(expected) if expected.ndim else 0
         if not rows or (rows > len(case.frames) and name.endswith("first4")):
             raise DataError(
-                f"expected {name} {list(expected.shape)}; expected an array that fits", REMEDY
+                f"expected.safetensors: {name} is {list(expected.shape)}; "
+                f"expected 1 to {len(case.frames)} rows"
             )
         try:
-            found = compute(computed, rows)
+            found = compute(outputs, rows)
         except BackendError as error:
-            raise DataError(f"{name}: {error.problem}", REMEDY) from error
-        if found.shape != expected.shape:
-            raise DataError(
-                f"expected {name} {list(expected.shape)}; expected {list(found.shape)}", REMEDY
-            )
-        if name.endswith("_ids"):
-            differing = np.flatnonzero(found != expected)
-            first = int(differing[0]) if len(differing) else None
-            yield IdComparison(name, rows, first, first is None)
-        else:
-            difference = float(np.abs(found.astype(np.float64) - expected).max())
-            std = float(expected.astype(np.float64).std())
-            passed = difference <= TOLERANCE * std
-            yield Comparison(name, found.shape, difference, std, passed)
+            raise DataError(f"{name}: {error.problem}", error.remedy) from error
+        yield NotExposed(name) if found is None else _compare(name, expected, found)
 
 
-def _array(value: Any) -> np.ndarray:
-    """A backend's array as NumPy float32."""
+def _compare(name: str, expected: np.ndarray, found: np.ndarray) -> Comparison | IdComparison:
+    if found.shape != expected.shape:
+        raise DataError(
+            f"expected.safetensors: {name} is {list(expected.shape)}; the model's is "
+            f"{list(found.shape)}"
+        )
+    if name.endswith("_ids"):
+        differing = np.flatnonzero(found != expected)
+        first = int(differing[0]) if len(differing) else None
+        return IdComparison(name, len(expected), first, first is None)
+    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    std = float(expected.astype(np.float64).std())
+    return Comparison(name, found.shape, difference, std, difference <= TOLERANCE * std)
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    """Convert a backend's array, a torch tensor on any device included, to float32."""
     return np.asarray(value.float().cpu() if hasattr(value, "cpu") else value, dtype=np.float32)
 
 
@@ -274,9 +340,9 @@ def _read_case(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; expected a readable case.json", REMEDY) from error
+        raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise DataError(f"{path}: a JSON {type(values).__name__}; expected a JSON object", REMEDY)
+        raise DataError(f"{path} is a JSON {type(values).__name__}; expected a JSON object")
     return values
 
 
@@ -285,13 +351,11 @@ def _read_inputs(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: {error}; expected a readable inputs.npz", REMEDY) from error
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _read_expected(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(
-            f"{path}: {error}; expected a readable expected.safetensors", REMEDY
-        ) from error
+        raise DataError(f"{path} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""What a stream brought, kept as it came in: final tubes and events, to write, draw and score."""
+"""Records published tracks and events: final tubes and events to write, draw and score."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_st_ros.evaluation.metrics import Tube
+from llava_st_ros.media.pictures import Annotations
 from llava_st_ros.records import (
     NANOSECONDS,
     Box,
@@ -21,110 +22,121 @@ from llava_st_ros.records import (
 )
 from llava_st_ros.tracking.association import box_at
 
-MAX_GAP = NANOSECONDS  # boxes further apart than this (ns) are not joined by interpolation
+MAX_GAP = NANOSECONDS  # ns; boxes further apart are not joined by interpolation
 
 
 @dataclass
-class _Kept:
-    track: Track  # as published last, with the whole tube that it grew
-    order: int  # rises with each publication that moved the tube
+class _RecordedTrack:
+    track: Track  # as last published, with the complete tube
+    revision: int  # increases with each publication that changed the tube
 
 
 class Recording:
-    """Takes every Track and Event in the order of publication; the newest word counts.
+    """Collects every published Track and Event; the latest publication wins.
 
-    A track's newer tube replaces the older one from the newer one's first stamp on, as in the
-    tracks themselves, so boxes that the publisher has let go of for their age stay known here.
-    The current box of a PROPAGATED track is no word of the model and is not kept.
+    A track's newer tube replaces the older one from the newer tube's first stamp on. Boxes that
+    the tracker has dropped for their age therefore stay in the recording. The current box of a
+    PROPAGATED track does not come from the model and is not recorded.
     """
 
     def __init__(self) -> None:
-        self._tracks: dict[tuple[str, str, int], _Kept] = {}
+        self._tracks: dict[tuple[str, str, int], _RecordedTrack] = {}
         self._events: dict[tuple[str, str, int], Event] = {}
-        self._order = 0
+        self._revision = 0
 
     def add_track(self, track: Track) -> None:
+        """Add a track as published. Call in the order of publication."""
         tube = track.tube
         if track.state is TrackState.PROPAGATED:
             tube = BoxTube(tube.stamps[:-1], tube.boxes[:-1])
         if not len(tube):
             return
         key = track.camera, track.query_id, track.track_id
-        kept = self._tracks.get(key)
-        if kept is None or kept.track.tube != tube:
-            self._order += 1
-            order = self._order
+        previous = self._tracks.get(key)
+        if previous is None or previous.track.tube != tube:
+            self._revision += 1
+            revision = self._revision
         else:
-            order = kept.order
-        if kept is not None:
-            old = [(s, b) for s, b in kept.track.tube.as_dict().items() if s < tube.stamps[0]]
+            revision = previous.revision
+        if previous is not None:
+            old = [(s, b) for s, b in previous.track.tube.as_dict().items() if s < tube.stamps[0]]
             tube = BoxTube(
                 tuple(s for s, _ in old) + tube.stamps, tuple(b for _, b in old) + tube.boxes
             )
-        self._tracks[key] = _Kept(replace(track, tube=tube), order)
+        self._tracks[key] = _RecordedTrack(replace(track, tube=tube), revision)
 
     def add_event(self, event: Event) -> None:
+        """Add an event as published. Call in the order of publication."""
         self._events[(event.camera, event.query_id, event.event_id)] = event
 
     @property
     def tracks(self) -> tuple[Track, ...]:
         """Every track with its final tube, in the order of first publication."""
-        return tuple(kept.track for kept in self._tracks.values())
+        return tuple(recorded.track for recorded in self._tracks.values())
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Every event as published last, in the order of first publication."""
+        """Every event as last published, in the order of first publication."""
         return tuple(self._events.values())
 
     def query_tube(self, query_id: str, stamps: Iterable[int]) -> Tube[int]:
-        """The query's boxes at those of the given camera stamps (ns) that its tracks cover.
+        """Return the query's boxes at those of the camera stamps (ns) that its tracks cover.
 
-        A track covers a stamp that is one of its own or lies between two of its own at most
-        MAX_GAP apart; there the box is interpolated linearly. Where several tracks of the query
-        cover a stamp, the one that changed last has the word.
+        A track covers a stamp that is one of its own, or that lies between two of its own at most
+        MAX_GAP apart; the box is then interpolated linearly. Where several tracks of the query
+        cover a stamp, the most recently changed one wins.
         """
-        chosen = [kept for kept in self._tracks.values() if kept.track.query_id == query_id]
+        candidates = sorted(
+            (r for r in self._tracks.values() if r.track.query_id == query_id),
+            key=lambda recorded: -recorded.revision,
+        )
         tube: dict[int, Box] = {}
         for stamp in stamps:
-            for kept in sorted(chosen, key=lambda k: -k.order):
-                box = covered(kept.track.tube, stamp)
+            for candidate in candidates:
+                box = covering_box(candidate.track.tube, stamp)
                 if box is not None:
                     tube[stamp] = box
                     break
         return tube
 
     def tracks_at(self, stamp: int) -> list[Track]:
-        """The tracks that cover a stamp, as they were then: their tubes end there."""
+        """Return the tracks that cover a stamp, each with its tube reduced to the box there."""
         found = []
         for track in self.tracks:
-            box = covered(track.tube, stamp)
+            box = covering_box(track.tube, stamp)
             if box is not None:
-                now = BoxTube((stamp,), (box,))
-                found.append(replace(track, tube=now, state=TrackState.GROUNDED))
+                current = BoxTube((stamp,), (box,))
+                found.append(replace(track, tube=current, state=TrackState.GROUNDED))
         return found
 
     def events_at(self, stamp: int) -> list[Event]:
-        """The events under way at a stamp."""
+        """Return the events whose span contains a stamp, as ONGOING."""
         return [
             replace(event, state=EventState.ONGOING)
             for event in self.events
             if event.span.start <= stamp <= event.span.end
         ]
 
+    def annotations(self, stamps: Iterable[int]) -> dict[int, Annotations]:
+        """Return what to draw on the frames with these stamps (ns)."""
+        return {
+            stamp: Annotations(self.tracks_at(stamp), self.events_at(stamp)) for stamp in stamps
+        }
+
     def write(self, folder: Path) -> None:
-        """tracks.jsonl and events.jsonl in ``folder``: one line for each, see ``as_json``."""
+        """Write tracks.jsonl and events.jsonl, one record per line (see ``records_as_json``)."""
         for name, records in (("tracks", self.tracks), ("events", self.events)):
-            lines = "".join(json.dumps(line) + "\n" for line in as_json(records))
+            lines = "".join(json.dumps(line) + "\n" for line in records_as_json(records))
             (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
-def covered(tube: BoxTube, stamp: int) -> Box | None:
-    """The tube's box at a stamp (ns), None where the tube does not cover it (MAX_GAP)."""
+def covering_box(tube: BoxTube, stamp: int) -> Box | None:
+    """Return the tube's box at a stamp (ns), or None if the tube does not cover it (MAX_GAP)."""
     if not len(tube) or not tube.stamps[0] <= stamp <= tube.stamps[-1]:
         return None
-    place = bisect_left(tube.stamps, stamp)
-    between = tube.stamps[place] != stamp
-    if between and tube.stamps[place] - tube.stamps[place - 1] > MAX_GAP:
+    index = bisect_left(tube.stamps, stamp)
+    between = tube.stamps[index] != stamp
+    if between and tube.stamps[index] - tube.stamps[index - 1] > MAX_GAP:
         return None
     return box_at(tube, stamp)
 
@@ -134,8 +146,8 @@ def rounded_pixels(box: Box, width: int, height: int) -> list[float]:
     return [round(value, 2) for value in box.to_pixels(width, height)]
 
 
-def as_json(records: Sequence[Track | Event]) -> list[dict[str, Any]]:
-    """Tracks and events as plain values: stamps in ns, boxes x1, y1, x2, y2 in source pixels."""
+def records_as_json(records: Sequence[Track | Event]) -> list[dict[str, Any]]:
+    """Convert tracks and events to plain values: stamps in ns, boxes (x1, y1, x2, y2) in pixels."""
     return [_track(r) if isinstance(r, Track) else _event(r) for r in records]
 
 

@@ -1,4 +1,4 @@
-"""Recorded footage through the Grounder, as fast as it goes: the frames' stamps are the clock."""
+"""Replays recorded footage through the Grounder, with the frames' stamps as the clock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, Tick
 
 
 @dataclass
-class Replay:
-    """What came of it: the answers in order, final tracks and events, the frames' stamps (ns)."""
+class ReplayResult:
+    """The output of a replay.
+
+    Attributes:
+        recording: The final tracks and events.
+        groundings: Every answer, in order.
+        stamps: The stamps of the frames (ns).
+    """
 
     recording: Recording = field(default_factory=Recording)
     groundings: list[Grounding] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
 
     def add(self, tick: Tick) -> None:
+        """Add the results of one tick."""
         self.groundings.extend(tick.groundings)
         for track in tick.tracks:
             self.recording.add_track(track)
@@ -33,28 +40,36 @@ def replay(
     *,
     window_seconds: float,
     on_frame: Callable[[], None] = lambda: None,
-) -> Replay:
-    """Push every frame and ask every standing query whenever it is due in the footage's time.
+) -> ReplayResult:
+    """Push every frame and evaluate each standing query whenever it is due by the frames' stamps.
 
-    The first questions are asked when a whole window has been seen, or at the footage's end where
-    it is shorter; the last ones at its end, where living events end too.
+    Queries are first evaluated when the footage covers a full window, or at its end if it is
+    shorter, and last evaluated at its end, where ongoing events end too.
+
+    Args:
+        grounder: Runs the model. The queries are added to it, and removed at the end.
+        frames: The footage, with increasing stamps.
+        queries: The standing queries.
+        window_seconds: The grounder's ``StreamConfig.window_seconds``.
+        on_frame: Called after each frame.
     """
     for query in queries:
         grounder.add_query(query)
-    brought = Replay()
-    full = round(window_seconds * NANOSECONDS)
+    result = ReplayResult()
+    window = round(window_seconds * NANOSECONDS)
     for frame in frames:
         grounder.push(frame)
-        brought.stamps.append(frame.stamp)
-        if frame.stamp - brought.stamps[0] >= full:
-            brought.add(grounder.tick(frame.stamp))
+        result.stamps.append(frame.stamp)
+        if frame.stamp - result.stamps[0] >= window:
+            result.add(grounder.tick(frame.stamp))
         on_frame()
-    if brought.stamps:
-        longest = max((query.period for query in queries), default=0.0)
-        end = brought.stamps[-1] + round(longest * NANOSECONDS)
-        brought.add(grounder.tick(end))  # due again, so that the last frames are seen
+    if result.stamps:
+        longest_period = max((query.period for query in queries), default=0.0)
+        # Late enough that every query is due again and sees the last frames.
+        end = result.stamps[-1] + round(longest_period * NANOSECONDS)
+        result.add(grounder.tick(end))
         for query in queries:
             if query in grounder.queries:  # not expired
                 grounder.remove_query(query.id)
-        brought.add(grounder.tick(end))
-    return brought
+        result.add(grounder.tick(end))
+    return result

@@ -1,4 +1,4 @@
-"""A replay's answers, tracks and events: as plain values for JSON and as tables for people."""
+"""A replay's answers, tracks and events, as JSON values and as tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_st_ros.evaluation.recording import as_json, rounded_pixels
-from llava_st_ros.evaluation.replay import Replay
+from llava_st_ros.evaluation.recording import records_as_json, rounded_pixels
+from llava_st_ros.evaluation.replay import ReplayResult
 from llava_st_ros.media.sources import Source
 from llava_st_ros.records import NANOSECONDS, Box, Grounding, Query
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def replay_json(
-    model: Path, source: Source, queries: Sequence[Query], result: Replay
+    model: Path, source: Source, queries: Sequence[Query], result: ReplayResult
 ) -> dict[str, Any]:
-    """Everything that came of a replay; stamps in ns, boxes in pixels of the source."""
+    """Return a replay's complete output; stamps in ns, boxes in pixels of the source image."""
     return {
         "model": str(model),
         "source": source.name,
@@ -29,13 +29,13 @@ def replay_json(
         "end": result.stamps[-1],
         "queries": [{"id": q.id, "text": q.text, "task": q.task.value} for q in queries],
         "answers": [answer_json(grounding) for grounding in result.groundings],
-        "tracks": as_json(result.recording.tracks),
-        "events": as_json(result.recording.events),
+        "tracks": records_as_json(result.recording.tracks),
+        "events": records_as_json(result.recording.events),
     }
 
 
 def answer_json(grounding: Grounding) -> dict[str, Any]:
-    """One answer; stamps in ns, boxes in pixels of the source."""
+    """Return one answer; stamps in ns, boxes in pixels of the source image."""
     answer, span, stamps = grounding.answer, grounding.span, grounding.window
 
     def pixels(box: Box) -> list[float]:
@@ -61,8 +61,8 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
     }
 
 
-def tables(result: Replay) -> Iterator[Table | Text]:
-    """Tracks and events, or the answers' words where the task brings neither."""
+def tables(result: ReplayResult) -> Iterator[Table | Text]:
+    """Yield tables of tracks and events, or the answers' texts if there are neither."""
     from rich.text import Text
 
     start = result.stamps[0]
@@ -72,13 +72,13 @@ def tables(result: Replay) -> Iterator[Table | Text]:
         yield _events(result, start)
     if not (result.recording.tracks or result.recording.events):
         for grounding in result.groundings:
-            words = grounding.answer.caption or grounding.answer.text
-            yield Text(f"{_seconds(grounding.window[0], grounding.window[-1], start)} s  {words}")
+            text = grounding.answer.caption or grounding.answer.text
+            yield Text(f"{_seconds(grounding.window[0], grounding.window[-1], start)} s  {text}")
         if not result.groundings:
             yield Text("no answer")
 
 
-def _tracks(result: Replay, start: int) -> Table:
+def _tracks(result: ReplayResult, start: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -98,7 +98,7 @@ def _tracks(result: Replay, start: int) -> Table:
     return table
 
 
-def _events(result: Replay, start: int) -> Table:
+def _events(result: ReplayResult, start: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 

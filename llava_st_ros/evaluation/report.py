@@ -1,4 +1,4 @@
-"""From scored cases to a report: a table for people, JSON for programs."""
+"""Reports of scored cases: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One figure with its 95 % bootstrap interval over ``cases``; ``blind`` where it was run."""
+    """One metric of a report.
+
+    Attributes:
+        task: The category (``scoring.category``).
+        metric: The metric's published name.
+        value: Mean over the cases.
+        low: Lower end of the 95 % bootstrap interval.
+        high: Upper end of the 95 % bootstrap interval.
+        cases: Number of cases.
+        blind: Value of the blind baseline, if it was run.
+    """
 
     task: str
     metric: str
@@ -30,28 +40,35 @@ def summarize(
     scores: Mapping[str, Sequence[Values]],
     blind: Mapping[str, Sequence[Values]] | None = None,
 ) -> list[MetricRow]:
-    """The rows of every subject (``scoring.subject``) that has cases, in the order of METRICS."""
+    """Return the rows of every category that has cases, in the order of METRICS.
+
+    Args:
+        scores: The cases' values, by category.
+        blind: Those of the blind baseline, by category.
+    """
     rows = []
     for task, metrics in METRICS.items():
         if not scores.get(task):
             continue
         for metric in metrics:
             values = [metric.value(case[metric.key]) for case in scores[task]]
-            blinded = None
+            baseline = None
             if blind is not None and blind.get(task):
-                blinded = mean([metric.value(case[metric.key]) for case in blind[task]])
+                baseline = mean([metric.value(case[metric.key]) for case in blind[task]])
             low, high = bootstrap_interval(values)
-            rows.append(MetricRow(task, metric.name, mean(values), low, high, len(values), blinded))
+            rows.append(
+                MetricRow(task, metric.name, mean(values), low, high, len(values), baseline)
+            )
     return rows
 
 
-def as_json(rows: Sequence[MetricRow], **about: Any) -> dict[str, Any]:
-    """The report as plain values: ``about`` (model, split, ...) and ``metrics``, a row each."""
+def report_as_json(rows: Sequence[MetricRow], **about: Any) -> dict[str, Any]:
+    """Return the report as plain values: ``about`` (model, split, ...) and a list ``metrics``."""
     return {**about, "metrics": [asdict(row) for row in rows]}
 
 
-def as_table(rows: Sequence[MetricRow], title: str) -> Table:
-    """The report as a rich table."""
+def report_as_table(rows: Sequence[MetricRow], title: str) -> Table:
+    """Return the report as a rich table."""
     from rich.table import Table
 
     table = Table(title=title)

@@ -1,4 +1,4 @@
-"""One answer against its truth, in the window's time tokens: the values that metrics average."""
+"""Scores one answer against its ground expected, in the window's time tokens."""
 
 from __future__ import annotations
 
@@ -13,33 +13,48 @@ from llava_st_ros.text.answer_format import NO_MATCH_TASKS
 Values = Mapping[str, float]
 
 
-def score(answer: Answer, truth: Answer, attributes: Sequence[str] = ()) -> dict[str, float]:
-    """The per-case values of the truth's subject (see ``subject``), each in [0, 1].
+def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> dict[str, float]:
+    """Return the values of one case, each in [0, 1], by name.
 
-    STVG: tIoU, vIoU, sIoU. SVG: sIoU over every frame asked about. TVG: tIoU. REC: IoU. ELC: tIoU,
-    vIoU, and of the words in ``attributes``, which a right caption holds, the share that it holds
-    and whether it holds all. What an answer lacks counts 0; ``parsed`` is 1 where nothing was
-    lacking or malformed, ``answered`` where it did not say that nothing matches. Where nothing
-    does: ``refused``. Frames of the true span in which the object can't be seen have no truth and
-    are left out.
+    ======== ==================================================================================
+    category values
+    ======== ==================================================================================
+    STVG     tIoU, vIoU, sIoU
+    SVG      sIoU over every frame with a ground-truth box
+    TVG      tIoU
+    REC      IoU
+    ELC      tIoU, vIoU; ``attributes``, the share of the attributes in the caption; ``caption``,
+             1 if it contains all of them
+    no_match ``refused``, 1 if the answer is "no match" (alone)
+    ======== ==================================================================================
+
+    Every category but no_match also has ``parsed``, 1 if nothing of the answer is missing or
+    malformed, and ``answered``, 1 if it is not "no match" (tasks with that option only). What an
+    answer lacks counts as 0. Frames of the ground-expected span in which the object is hidden have no
+    box and are ignored.
+
+    Args:
+        answer: The model's answer.
+        expected: The ground expected.
+        attributes: Words that a correct ELC caption contains.
     """
-    if truth.no_match:
+    if expected.no_match:
         return {"refused": float(answer.no_match)}
-    values = {"parsed": float(_parsed(answer, truth.task))}
-    if truth.task in NO_MATCH_TASKS:
+    values = {"parsed": float(_parsed(answer, expected.task))}
+    if expected.task in NO_MATCH_TASKS:
         values["answered"] = float(not answer.no_match)
-    if truth.task is Task.ELC:
+    if expected.task is Task.ELC:
         values |= _score_caption(answer, attributes)
-    return values | _SCORES[truth.task](answer, truth)
+    return values | _SCORES[expected.task](answer, expected)
 
 
-def subject(truth: Answer) -> str:
-    """What a case is an example of: its task, or NO_MATCH."""
-    return NO_MATCH if truth.no_match else truth.task.value
+def category(expected: Answer) -> str:
+    """Return the category of a case with this ground expected: its task, or NO_MATCH."""
+    return NO_MATCH if expected.no_match else expected.task.value
 
 
 def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tube[int | None]:
-    """The answer's tube: the frames of its span (of its boxes where it has none), with boxes."""
+    """Return the answer's tube over the frames of its span, or of its boxes if it has no span."""
     boxes = dict(answer.boxes)
     frames: Iterable[int | None] = boxes
     if answer.span is not None:
@@ -50,63 +65,63 @@ def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tub
 def _parsed(answer: Answer, task: Task) -> bool:
     if answer.no_match:
         return not answer.problems
-    spanned = task in (Task.STVG, Task.TVG, Task.ELC) and answer.span is None
-    boxed = task is not Task.TVG and not answer.boxes
-    return not (answer.problems or spanned or boxed)
+    lacks_span = task in (Task.STVG, Task.TVG, Task.ELC) and answer.span is None
+    lacks_boxes = task is not Task.TVG and not answer.boxes
+    return not (answer.problems or lacks_span or lacks_boxes)
 
 
-def _unseen(truth: Answer) -> frozenset[int]:
-    if truth.span is None:
+def _hidden_frames(expected: Answer) -> frozenset[int]:
+    if expected.span is None:
         return frozenset()
-    return frozenset(range(truth.span[0], truth.span[1] + 1)) - dict(truth.boxes).keys()
+    return frozenset(range(expected.span[0], expected.span[1] + 1)) - dict(expected.boxes).keys()
 
 
-def _span_iou(answer: Answer, truth: Answer) -> float:
-    if answer.span is None or truth.span is None:
+def _span_iou(answer: Answer, expected: Answer) -> float:
+    if answer.span is None or expected.span is None:
         return 0.0
-    return metrics.span_iou(metrics.frame_span(*answer.span), metrics.frame_span(*truth.span))
+    return metrics.span_iou(metrics.frame_span(*answer.span), metrics.frame_span(*expected.span))
 
 
-def _score_stvg(answer: Answer, truth: Answer) -> dict[str, float]:
-    predicted = answer_tube(answer, without=_unseen(truth))
-    actual: Tube[int | None] = dict(truth.boxes)
+def _score_stvg(answer: Answer, expected: Answer) -> dict[str, float]:
+    predicted = answer_tube(answer, without=_hidden_frames(expected))
+    boxes: Tube[int | None] = dict(expected.boxes)
     return {
-        "tIoU": _span_iou(answer, truth),
-        "vIoU": metrics.viou(predicted, actual),
-        "sIoU": metrics.siou(predicted, actual),
+        "tIoU": _span_iou(answer, expected),
+        "vIoU": metrics.viou(predicted, boxes),
+        "sIoU": metrics.siou(predicted, boxes),
     }
 
 
-def _score_elc(answer: Answer, truth: Answer) -> dict[str, float]:
-    predicted = answer_tube(answer, without=_unseen(truth))
-    actual: Tube[int | None] = dict(truth.boxes)
-    return {"tIoU": _span_iou(answer, truth), "vIoU": metrics.viou(predicted, actual)}
+def _score_elc(answer: Answer, expected: Answer) -> dict[str, float]:
+    predicted = answer_tube(answer, without=_hidden_frames(expected))
+    boxes: Tube[int | None] = dict(expected.boxes)
+    return {"tIoU": _span_iou(answer, expected), "vIoU": metrics.viou(predicted, boxes)}
 
 
 def _score_caption(answer: Answer, attributes: Sequence[str]) -> dict[str, float]:
-    said = f" {answer.caption or ''} "
-    held = [f" {words} " in said for words in attributes]
+    caption = f" {answer.caption or ''} "
+    found = [f" {words} " in caption for words in attributes]
     return {
-        "attributes": metrics.mean([float(h) for h in held]) if held else 0.0,
-        "caption": float(bool(held) and all(held)),
+        "attributes": metrics.mean([float(f) for f in found]),
+        "caption": float(bool(found) and all(found)),
     }
 
 
-def _score_svg(answer: Answer, truth: Answer) -> dict[str, float]:
-    boxes = dict(answer.boxes)
-    asked: Tube[int | None] = {frame: boxes.get(frame) for frame, _ in truth.boxes}
-    actual: Tube[int | None] = dict(truth.boxes)
-    return {"sIoU": metrics.siou(asked, actual)}
+def _score_svg(answer: Answer, expected: Answer) -> dict[str, float]:
+    answered = dict(answer.boxes)
+    predicted: Tube[int | None] = {frame: answered.get(frame) for frame, _ in expected.boxes}
+    boxes: Tube[int | None] = dict(expected.boxes)
+    return {"sIoU": metrics.siou(predicted, boxes)}
 
 
-def _score_tvg(answer: Answer, truth: Answer) -> dict[str, float]:
-    return {"tIoU": _span_iou(answer, truth)}
+def _score_tvg(answer: Answer, expected: Answer) -> dict[str, float]:
+    return {"tIoU": _span_iou(answer, expected)}
 
 
-def _score_rec(answer: Answer, truth: Answer) -> dict[str, float]:
+def _score_rec(answer: Answer, expected: Answer) -> dict[str, float]:
     if not answer.boxes:
         return {"IoU": 0.0}
-    return {"IoU": answer.boxes[0][1].iou(truth.boxes[0][1])}
+    return {"IoU": answer.boxes[0][1].iou(expected.boxes[0][1])}
 
 
 _SCORES: Mapping[Task, Callable[[Answer, Answer], dict[str, float]]] = {
@@ -116,13 +131,13 @@ _SCORES: Mapping[Task, Callable[[Answer, Answer], dict[str, float]]] = {
     Task.REC: _score_rec,
     Task.ELC: _score_elc,
 }
-NO_MATCH = "no_match"  # questions that nothing answers, of every task that may say so
-SUBJECTS = (*(task.value for task in _SCORES), NO_MATCH)
+NO_MATCH = "no_match"  # queries that match nothing, of every task in NO_MATCH_TASKS
+CATEGORIES = (*(task.value for task in _SCORES), NO_MATCH)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A published figure: the mean over cases of ``value(per-case value named key)``."""
+    """A published metric: the mean over cases of ``value(values[key])``."""
 
     name: str
     key: str

@@ -1,7 +1,7 @@
-"""Evaluation on the simulator's clips: questions put to the Grounder as a robot would put them.
+"""Evaluation on simulated clips, through the Grounder as on a robot.
 
-Every clip is streamed into the Grounder as a camera's frames, so what is measured is the whole
-path: sampling, encoding, packing, prompt, grammar, decoding, parsing.
+Every clip is pushed into the Grounder frame by frame, so the metrics cover the complete path:
+sampling, encoding, packing, prompt, grammar, decoding and parsing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig, ModelConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.evaluation.scoring import SUBJECTS, Values, score, subject
+from llava_st_ros.evaluation.scoring import CATEGORIES, Values, category, score
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query
 
@@ -31,27 +31,32 @@ CAMERA = "simulated"
 
 
 @dataclass(frozen=True)
-class Case:
-    """One question about one clip. ``frame`` is the image asked about, None for the video;
-    ``attributes`` are the words that a right caption holds."""
+class ClipQuestion:
+    """A query about a clip, with its ground truth.
+
+    Attributes:
+        frame: Index of the image that the query is about; None if it is about the video.
+        expected: The ground truth.
+        attributes: Words that a correct ELC caption contains.
+    """
 
     query: Query
     frame: int | None
-    truth: Answer
+    expected: Answer
     attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class ClipCases:
+class ClipQuestions:
     """A clip's frames, RGB uint8 [F, S, S, 3], and the questions about it."""
 
     index: int
     frames: np.ndarray
-    cases: tuple[Case, ...]
+    questions: tuple[ClipQuestion, ...]
 
 
 class BlindBackend:
-    """A backend that sees black wherever it looks: what language and habit alone can answer."""
+    """A backend to which every frame is black: the baseline of what the text alone can answer."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -65,50 +70,61 @@ class BlindBackend:
         return getattr(self._backend, name)
 
 
-def simulated_cases(
+def simulated_questions(
     split: str,
     clips: range,
     config: ModelConfig,
     *,
-    subjects: Sequence[str] = SUBJECTS,
+    categories: Sequence[str] = CATEGORIES,
     store: Path | None = None,
-) -> Iterator[ClipCases]:
-    """Those clips of a split, each with one question of every subject that it offers.
+) -> Iterator[ClipQuestions]:
+    """Return clips of a simulated split, each with one question per category that it offers.
 
-    The choice among a clip's questions depends on the clip's seed and the subject alone, so a
-    longer run holds a shorter one, and one of more subjects one of fewer. ``store`` keeps rendered
-    clips for the next run. Raises DataError where the simulator cannot be imported, BackendError
-    where it has no OpenGL, ConfigError on an unknown split.
+    Which question is chosen depends only on the clip's seed and the category, so a run over more
+    clips or categories contains the questions of a run over fewer.
+
+    Args:
+        split: Name of the split ("test", "validation", ...).
+        clips: Indices of the clips.
+        config: The model's number of frames and image size, at which clips are rendered.
+        categories: What to ask about (``scoring.CATEGORIES``).
+        store: Folder that keeps rendered clips for later runs; None renders every time.
+
+    Raises:
+        DataError: The simulator cannot be imported.
+        BackendError: The simulator has no OpenGL.
+        ConfigError: The split is unknown.
     """
     try:
         from llava_st_ros.simulation.questions import clip_samples
         from llava_st_ros.simulation.simulator import SPLITS, split_seed
     except ImportError as error:
         raise DataError(
-            f"the simulator does not load ({error}); expected MuJoCo with EGL or OSMesa",
-            "pip install mujoco, or evaluate on a bag or video",
+            f"the simulator cannot be imported: {error}",
+            "install mujoco, with EGL or OSMesa",
         ) from error
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
+        raise ConfigError(f"split {split!r} does not exist; expected one of {', '.join(SPLITS)}")
 
-    def questions() -> Iterator[ClipCases]:
+    def generate() -> Iterator[ClipQuestions]:
         for index, clip in zip(clips, _rendered(split, clips, config, store)):
             seed = split_seed(split, index)
             samples = clip_samples(clip, np.random.default_rng(seed))
-            by_subject = [[s for s in samples if subject(s.answer) == name] for name in subjects]
-            cases = [_chosen(offered, index, seed) for offered in by_subject]
-            yield ClipCases(index, clip.frames, tuple(case for case in cases if case is not None))
+            by_category = (
+                [sample for sample in samples if category(sample.answer) == name]
+                for name in categories
+            )
+            questions = tuple(_choose(offered, index, seed) for offered in by_category if offered)
+            yield ClipQuestions(index, clip.frames, questions)
 
-    return questions()
+    return generate()
 
 
-def _chosen(samples: Sequence[Sample], clip: int, seed: int) -> Case | None:
-    if not samples:
-        return None
+def _choose(samples: Sequence[Sample], clip: int, seed: int) -> ClipQuestion:
     sample = samples[int(np.random.default_rng([seed, 1]).integers(len(samples)))]
-    name = f"{clip}-{subject(sample.answer)}"
+    name = f"{clip}-{category(sample.answer)}"
     query = Query(name, sample.text, sample.task, span=sample.span, box=sample.box)
-    return Case(query, sample.frame, sample.answer, sample.attributes)
+    return ClipQuestion(query, sample.frame, sample.answer, sample.attributes)
 
 
 def _rendered(
@@ -126,14 +142,16 @@ def _rendered(
 
 
 def render_split(split: str, clips: int, config: ModelConfig, store: Path) -> ClipStore:
-    """Clips 0..clips-1 of a split at least, at the model's frames and size; what ``store`` holds
-    already is not rendered again."""
+    """Render clips 0..clips-1 of a split (at least) at the model's number of frames and size.
+
+    Clips that are already in ``store`` are not rendered again.
+    """
     from llava_st_ros.simulation.clip_store import SHARD_CLIPS, ClipStore, render_shards
 
     frames, size = config.num_frames, config.image_size
-    whole = -(-clips // SHARD_CLIPS) * SHARD_CLIPS  # a stored shard must serve any later run
+    rounded = -(-clips // SHARD_CLIPS) * SHARD_CLIPS  # later runs need complete shards
     folder = store / f"{split}-{frames}x{size}-{_simulator_version()}"
-    for _ in render_shards(folder, split, whole, num_frames=frames, size=size, workers=2):
+    for _ in render_shards(folder, split, rounded, num_frames=frames, size=size, workers=2):
         pass
     return ClipStore(folder)
 
@@ -152,32 +170,38 @@ def _simulator_version() -> str:
 
 
 class SimulatedEvaluation:
-    """Asks and scores; collects per-case values by subject in ``scores``."""
+    """Asks questions about clips and scores the answers.
+
+    Attributes:
+        scores: The values of every question so far, by category.
+        answers: Every question so far with its answer, in order.
+    """
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, *, window_seconds: float = 6.0):
         stream = StreamConfig(window_seconds=window_seconds)
         self._grounder = Grounder(backend, tokenizer, GrounderConfig(stream=stream))
         frames = backend.describe().model.num_frames
-        # The clip's frames lie on the window's own grid, so that it picks every one of them.
+        # Stamps on the window's own grid, so that the window contains every frame of the clip.
         step = round(window_seconds * NANOSECONDS / max(1, frames - 1))
         self._stamps = [(i + 1) * step for i in range(frames)]
         self.scores: dict[str, list[Values]] = {}
-        self.answers: list[tuple[Case, Answer]] = []
+        self.answers: list[tuple[ClipQuestion, Answer]] = []
 
-    def run(self, clip: ClipCases) -> dict[str, list[Values]]:
-        """Put the clip's questions; their values by subject, which ``scores`` gains too."""
-        found: dict[str, list[Values]] = {}
+    def run(self, clip: ClipQuestions) -> dict[str, list[Values]]:
+        """Ask the clip's questions; return their values by category and add them to ``scores``."""
+        clip_scores: dict[str, list[Values]] = {}
         self._grounder.reset()
         for stamp, image in zip(self._stamps, clip.frames):
             self._grounder.push(Frame(image, stamp, CAMERA, CAMERA))
-        for case in clip.cases:
-            now = self._stamps[-1 if case.frame is None else case.frame]
-            grounding = self._grounder.ask(case.query, camera=CAMERA, now=now)
-            seen = list(grounding.window)
-            if seen != ([now] if case.frame is not None else self._stamps):
-                raise AssertionError(f"{case.query.id}: the window held {seen}")
-            values = score(grounding.answer, case.truth, case.attributes)
-            found.setdefault(subject(case.truth), []).append(values)
-            self.scores.setdefault(subject(case.truth), []).append(values)
-            self.answers.append((case, grounding.answer))
-        return found
+        for question in clip.questions:
+            now = self._stamps[-1 if question.frame is None else question.frame]
+            grounding = self._grounder.ask(question.query, camera=CAMERA, now=now)
+            window = list(grounding.window)
+            if window != ([now] if question.frame is not None else self._stamps):
+                raise AssertionError(f"{question.query.id}: the window is {window}")
+            values = score(grounding.answer, question.expected, question.attributes)
+            name = category(question.expected)
+            clip_scores.setdefault(name, []).append(values)
+            self.scores.setdefault(name, []).append(values)
+            self.answers.append((question, grounding.answer))
+        return clip_scores

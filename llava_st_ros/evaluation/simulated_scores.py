@@ -1,7 +1,7 @@
-"""A checkpoint's scores on the simulator's clips, in this process or shared out to several.
+"""Scores of a checkpoint on simulated clips, computed by one process or several.
 
-The clips are shared out and the scores put together in their order: however many processes there
-are, they find what one would.
+Clips are distributed over the processes and their scores are merged in the clips' order, so the
+result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -14,24 +14,35 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from llava_st_ros.backends import load_backend
-from llava_st_ros.evaluation.scoring import SUBJECTS, Values
+from llava_st_ros.evaluation.scoring import CATEGORIES, Values
 from llava_st_ros.evaluation.simulated import (
     BlindBackend,
     SimulatedEvaluation,
     render_split,
-    simulated_cases,
+    simulated_questions,
 )
 
-CHUNK = 5  # clips that a process takes at a time
+CHUNK = 5  # clips per task of a worker process
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What is measured, on what. ``threads`` is that of load_backend, for each process."""
+class EvaluationSettings:
+    """What to evaluate, and on what.
+
+    Attributes:
+        model: Checkpoint or engine directory.
+        split: The simulator's split.
+        categories: What to ask about (``scoring.CATEGORIES``).
+        backend: Runtime; empty for the model's own.
+        device: Device of the runtime; empty for the runtime's default.
+        blind: Whether to run the blind baseline too.
+        store: Folder that keeps rendered clips.
+        threads: CPU threads of each process (``load_backend``).
+    """
 
     model: Path
     split: str
-    subjects: tuple[str, ...] = SUBJECTS
+    categories: tuple[str, ...] = CATEGORIES
     backend: str = ""
     device: str = "cpu"
     blind: bool = True
@@ -41,83 +52,94 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Scores:
-    """Values of cases by subject; ``blind`` holds those of black frames, where they were asked."""
+    """Values of the questions by category: with the clips' frames, and with black frames."""
 
-    seeing: dict[str, list[Values]] = field(default_factory=dict)
+    sighted: dict[str, list[Values]] = field(default_factory=dict)
     blind: dict[str, list[Values]] = field(default_factory=dict)
 
     def add(self, other: Scores) -> None:
-        for mine, theirs in ((self.seeing, other.seeing), (self.blind, other.blind)):
-            for subject, values in theirs.items():
-                mine.setdefault(subject, []).extend(values)
+        """Append another clip's scores."""
+        for mine, theirs in ((self.sighted, other.sighted), (self.blind, other.blind)):
+            for category, values in theirs.items():
+                mine.setdefault(category, []).extend(values)
 
 
-def measure(
-    measurement: Measurement,
+def evaluate(
+    settings: EvaluationSettings,
     clips: int,
     workers: int = 1,
-    on_clips: Callable[[int], None] = lambda asked: None,
+    on_clips: Callable[[int], None] = lambda completed: None,
 ) -> Scores:
-    """The scores on clips 0..clips-1, found by ``workers`` processes; 1 is this one.
+    """Score a model on clips 0..clips-1 of a split.
 
-    ``on_clips(n)`` is called as n more clips are done. Raises what load_backend and simulated_cases
-    raise.
+    Args:
+        settings: What to evaluate.
+        clips: Number of clips.
+        workers: Number of processes; 1 is this process.
+        on_clips: Called with the number of clips completed since the last call.
+
+    Raises:
+        LlavaStError: As ``load_backend`` and ``simulated_questions`` do.
     """
     scores = Scores()
-    for asked, found in _parts(measurement, clips, workers):
-        scores.add(found)
-        on_clips(asked)
+    for completed, part in _parts(settings, clips, workers):
+        scores.add(part)
+        on_clips(completed)
     return scores
 
 
-def _parts(measurement: Measurement, clips: int, workers: int) -> Iterator[tuple[int, Scores]]:
+def _parts(settings: EvaluationSettings, clips: int, workers: int) -> Iterator[tuple[int, Scores]]:
     if workers == 1:
-        for scores in _Examiner(measurement).ask(range(clips)):
+        for scores in _Evaluator(settings).run(range(clips)):
             yield 1, scores
         return
-    if measurement.store is not None:
-        # Before any process looks for clips there.
-        model = load_backend(measurement.model, device="cpu")[0].describe().model
-        render_split(measurement.split, clips, model, measurement.store)
+    if settings.store is not None:
+        # Rendered before the processes start: they only read the store.
+        model = load_backend(settings.model, device="cpu")[0].describe().model
+        render_split(settings.split, clips, model, settings.store)
     chunks = [range(first, min(first + CHUNK, clips)) for first in range(0, clips, CHUNK)]
-    # Spawned, not forked: neither a GL context nor a CUDA one survives a fork.
+    # Spawned, not forked: neither a GL context nor a CUDA context survives a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        found = pool.map(_ask, [measurement] * len(chunks), chunks)
-        yield from zip(map(len, chunks), found)
+        parts = pool.map(_evaluate_chunk, [settings] * len(chunks), chunks)
+        yield from zip(map(len, chunks), parts)
 
 
-def _ask(measurement: Measurement, clips: range) -> Scores:
+def _evaluate_chunk(settings: EvaluationSettings, clips: range) -> Scores:
     scores = Scores()
-    for of_clip in _examiner(measurement).ask(clips):
-        scores.add(of_clip)
+    for clip_scores in _evaluator(settings).run(clips):
+        scores.add(clip_scores)
     return scores
 
 
 @cache
-def _examiner(measurement: Measurement) -> _Examiner:
-    """The one of this process, which keeps its network from chunk to chunk."""
-    return _Examiner(measurement)
+def _evaluator(settings: EvaluationSettings) -> _Evaluator:
+    """Return this process's evaluator, which keeps its model from chunk to chunk."""
+    return _Evaluator(settings)
 
 
-class _Examiner:
-    def __init__(self, measurement: Measurement) -> None:
-        self._measurement = measurement
+class _Evaluator:
+    def __init__(self, settings: EvaluationSettings) -> None:
+        self._settings = settings
         backend, tokenizer = load_backend(
-            measurement.model,
-            name=measurement.backend,
-            device=measurement.device,
-            threads=measurement.threads,
+            settings.model,
+            name=settings.backend,
+            device=settings.device,
+            threads=settings.threads,
         )
         self._model = backend.describe().model
-        self._seeing = SimulatedEvaluation(backend, tokenizer)
+        self._sighted = SimulatedEvaluation(backend, tokenizer)
         self._blind = (
-            SimulatedEvaluation(BlindBackend(backend), tokenizer) if measurement.blind else None
+            SimulatedEvaluation(BlindBackend(backend), tokenizer) if settings.blind else None
         )
 
-    def ask(self, clips: range) -> Iterator[Scores]:
-        """The scores of each clip."""
-        what = self._measurement
-        for clip in simulated_cases(
-            what.split, clips, self._model, subjects=what.subjects, store=what.store
+    def run(self, clips: range) -> Iterator[Scores]:
+        """Yield the scores of each clip."""
+        settings = self._settings
+        for clip in simulated_questions(
+            settings.split,
+            clips,
+            self._model,
+            categories=settings.categories,
+            store=settings.store,
         ):
-            yield Scores(self._seeing.run(clip), self._blind.run(clip) if self._blind else {})
+            yield Scores(self._sighted.run(clip), self._blind.run(clip) if self._blind else {})

@@ -14,7 +14,7 @@ from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.backends.torch_streaming import WIDE, StreamingTorchBackend
 from llava_st_ros.config import PackerConfig
 from llava_st_ros.errors import BackendError
-from llava_st_ros.evaluation.parity import Case, Unseen, compare
+from llava_st_ros.evaluation.parity import NotExposed, ParityCase, compare
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from support.paths import GOLDEN
 from support.tiny_model import (
@@ -71,11 +71,11 @@ def test_what_was_computed_for_a_window_serves_the_next(both, monkeypatch) -> No
 
 
 def test_it_agrees_with_the_published_numbers() -> None:
-    case = Case(GOLDEN)
+    case = ParityCase(GOLDEN)
     checkpoint = load_checkpoint(case.folder, overrides=case.overrides())
     found = list(compare(case, StreamingTorchBackend(checkpoint)))
     assert len(found) > 8
-    assert all(isinstance(one, Unseen) or one.passed for one in found), found
+    assert all(isinstance(one, NotExposed) or one.passed for one in found), found
 
 
 def test_prompts_are_answered_as_by_the_reference(both) -> None:

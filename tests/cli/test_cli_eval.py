@@ -1,4 +1,4 @@
-"""``llava-st eval`` on the simulator's clips, with a random checkpoint."""
+"""``llava-st eval`` on simulated clips, with a random checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(*arguments: object) -> int:
     return command.run(parser.parse_args([str(a) for a in arguments]))
 
 
-def test_the_report_holds_every_task_beside_the_blind_baseline(
+def test_report_contains_every_task_and_the_blind_baseline(
     random_checkpoint, tmp_path, capsys
 ) -> None:
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
@@ -32,7 +32,7 @@ def test_the_report_holds_every_task_beside_the_blind_baseline(
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
         assert 0 <= row["blind"] <= 1
     assert rows["STVG", "parsed"]["value"] == 1
-    # The same questions again, without the baseline: the same figures.
+    # The same questions without the baseline give the same values.
     assert run(*arguments, "--json", "--no-blind", "--tasks", "stvg") == 0
     again = json.loads(capsys.readouterr().out)["metrics"]
     assert {row["task"] for row in again} == {"STVG"}
@@ -43,22 +43,22 @@ def test_the_report_holds_every_task_beside_the_blind_baseline(
     assert "Acc@0.5" in capsys.readouterr().out
 
 
-def test_two_processes_find_what_one_finds(random_checkpoint, capsys) -> None:
+def test_two_processes_give_the_scores_of_one(random_checkpoint, capsys) -> None:
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
     arguments = ("--simulated", "test", "--n", 7, "--model", random_checkpoint, "--tasks", "REC")
-    found = []
+    metrics = []
     for workers in (1, 2):
         assert run(*arguments, "--json", "--no-blind", "--workers", workers) == 0
-        found.append(json.loads(capsys.readouterr().out)["metrics"])
-    assert found[0] == found[1]
-    assert found[0][0]["cases"] == 7
+        metrics.append(json.loads(capsys.readouterr().out)["metrics"])
+    assert metrics[0] == metrics[1]
+    assert metrics[0][0]["cases"] == 7
 
 
-def test_bad_input_is_one_line(random_checkpoint) -> None:
+def test_invalid_arguments_are_rejected(random_checkpoint) -> None:
     model = ("--model", random_checkpoint)
-    with pytest.raises(ConfigError, match="--n 0"):
+    with pytest.raises(ConfigError, match="--n is 0"):
         run("--simulated", "test", "--n", 0, *model)
-    with pytest.raises(ConfigError, match="--workers 0"):
+    with pytest.raises(ConfigError, match="--workers is 0"):
         run("--simulated", "test", "--workers", 0, *model)
     with pytest.raises(ConfigError, match="'MVG'"):
         run("--simulated", "test", "--tasks", "REC,MVG", *model)

@@ -1,4 +1,4 @@
-"""The metrics against values worked out by hand and against a second, naive formulation."""
+"""Metrics against hand-computed values and a second, naive formulation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ tubes = st.dictionaries(st.integers(0, 9), st.none() | boxes, max_size=10)
 spans = st.tuples(st.integers(0, 19), st.integers(0, 19)).map(lambda s: (min(s), max(s)))
 
 
-def test_the_examples_in_the_docstrings_hold() -> None:
+def test_docstring_examples() -> None:
     results = doctest.testmod(metrics)
     assert results.failed == 0
     assert results.attempted >= 8
@@ -29,47 +29,45 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 
 @given(spans, spans)
 def test_span_iou_counts_frames(a: tuple[int, int], b: tuple[int, int]) -> None:
-    ours, theirs = set(range(a[0], a[1] + 1)), set(range(b[0], b[1] + 1))
-    expected = len(ours & theirs) / len(ours | theirs)
-    assert metrics.span_iou(metrics.frame_span(*a), metrics.frame_span(*b)) == pytest.approx(
-        expected
-    )
+    frames_a, frames_b = set(range(a[0], a[1] + 1)), set(range(b[0], b[1] + 1))
+    iou = len(frames_a & frames_b) / len(frames_a | frames_b)
+    assert metrics.span_iou(metrics.frame_span(*a), metrics.frame_span(*b)) == pytest.approx(iou)
 
 
 @given(tubes, tubes)
-def test_viou_and_siou_follow_their_sums(predicted: dict, truth: dict) -> None:
+def test_viou_and_siou_match_their_formulas(predicted: dict, expected: dict) -> None:
     total, common, union = 0.0, 0, 0
     for t in range(10):
-        union += t in predicted or t in truth
-        if t in predicted and t in truth:
+        union += t in predicted or t in expected
+        if t in predicted and t in expected:
             common += 1
-            if predicted[t] is not None and truth[t] is not None:
-                total += predicted[t].iou(truth[t])
-    assert metrics.viou(predicted, truth) == pytest.approx(total / union if union else 0.0)
-    assert metrics.siou(predicted, truth) == pytest.approx(total / common if common else 0.0)
-    assert 0.0 <= metrics.viou(predicted, truth) <= metrics.siou(predicted, truth) + 1e-12
+            if predicted[t] is not None and expected[t] is not None:
+                total += predicted[t].iou(expected[t])
+    assert metrics.viou(predicted, expected) == pytest.approx(total / union if union else 0.0)
+    assert metrics.siou(predicted, expected) == pytest.approx(total / common if common else 0.0)
+    assert 0.0 <= metrics.viou(predicted, expected) <= metrics.siou(predicted, expected) + 1e-12
 
 
-def test_a_frame_without_a_box_costs_as_much_as_a_wrong_one() -> None:
+def test_frame_without_box_costs_as_much_as_wrong_box() -> None:
     box, elsewhere = Box(0, 0, 0.5, 0.5), Box(0.5, 0.5, 1, 1)
-    truth = {0: box, 1: box}
-    assert metrics.viou({0: box, 1: None}, truth) == 0.5
-    assert metrics.viou({0: box, 1: elsewhere}, truth) == 0.5
-    assert metrics.viou({}, truth) == 0.0
+    expected = {0: box, 1: box}
+    assert metrics.viou({0: box, 1: None}, expected) == 0.5
+    assert metrics.viou({0: box, 1: elsewhere}, expected) == 0.5
+    assert metrics.viou({}, expected) == 0.0
 
 
-def test_thresholds_are_strict_where_the_benchmarks_are() -> None:
+def test_thresholds_are_strict_where_the_benchmarks_require_it() -> None:
     assert metrics.share_above([0.5, 0.51], 0.5) == 0.5
     assert metrics.share_reaching([0.5, 0.49], 0.5) == 0.5
     assert metrics.share_above([], 0.5) == 0.0
 
 
-def test_the_bootstrap_holds_the_mean_and_narrows_with_more_cases() -> None:
+def test_bootstrap_interval_contains_the_mean_and_narrows_with_more_cases() -> None:
     values = np.random.default_rng(3).random(400)
     low, high = metrics.bootstrap_interval(values)
     few_low, few_high = metrics.bootstrap_interval(values[:20])
     assert low < values.mean() < high
     assert (high - low) < (few_high - few_low) / 2
-    # The normal approximation, +- 1.96 standard errors, must agree at this size.
+    # At this size the interval agrees with the normal approximation, +- 1.96 standard errors.
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert metrics.bootstrap_interval(values) == (low, high)

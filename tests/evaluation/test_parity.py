@@ -257,7 +257,7 @@ def test_wrong_ids_are_seen(case: Path, capsys: pytest.CaptureFixture[str]) -> N
     expected["video_generated_ids"][2] += 1
     save_file(expected, case / "expected.safetensors")
     assert run(case) == 1
-    assert "differ from place 2 on" in capsys.readouterr().out
+    assert "differ from index 2 on" in capsys.readouterr().out
 
 
 def test_only_what_the_case_expects_is_compared(

@@ -1,4 +1,4 @@
-"""Scores of answers by task, and the evaluation's way through the Grounder."""
+"""Scores of answers by task, and evaluation on clips through the Grounder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from llava_st_ros.backends import load_backend
-from llava_st_ros.evaluation.report import as_json, summarize
+from llava_st_ros.evaluation.report import report_as_json, summarize
 from llava_st_ros.evaluation.scoring import METRICS, NO_MATCH, score
 from llava_st_ros.evaluation.simulated import (
     BlindBackend,
-    Case,
-    ClipCases,
+    ClipQuestion,
+    ClipQuestions,
     SimulatedEvaluation,
 )
 from llava_st_ros.records import Answer, Box, Query, Task
@@ -30,43 +30,43 @@ def tube(first: int, last: int, box: Box = A):
     return [(t, box) for t in range(first, last + 1)]
 
 
-def test_stvg_scores_time_and_place() -> None:
-    truth = answer(Task.STVG, (4, 7), tube(4, 7))
+def test_stvg_scores_span_and_boxes() -> None:
+    expected = answer(Task.STVG, (4, 7), tube(4, 7))
     perfect = {"parsed": 1.0, "answered": 1.0, "tIoU": 1.0, "vIoU": 1.0, "sIoU": 1.0}
-    assert score(truth, truth) == perfect
-    shifted = score(answer(Task.STVG, (6, 9), tube(6, 9, HALF)), truth)
+    assert score(expected, expected) == perfect
+    shifted = score(answer(Task.STVG, (6, 9), tube(6, 9, HALF)), expected)
     assert shifted["tIoU"] == pytest.approx(2 / 6)
     assert shifted["sIoU"] == pytest.approx(0.5)
     assert shifted["vIoU"] == pytest.approx(2 * 0.5 / 6)
-    # Boxes outside the answer's own span are none of its answer; frames without one count 0.
-    ragged = score(answer(Task.STVG, (4, 7), tube(4, 5) + tube(9, 12)), truth)
+    # Boxes outside the answer's span are ignored; frames without a box count as 0.
+    ragged = score(answer(Task.STVG, (4, 7), tube(4, 5) + tube(9, 12)), expected)
     assert ragged["vIoU"] == pytest.approx(2 / 4)
 
 
-def test_frames_in_which_the_object_is_hidden_are_left_out() -> None:
+def test_frames_with_hidden_object_are_ignored() -> None:
     seen = [*tube(4, 5), *tube(7, 8)]
-    truth = answer(Task.STVG, (4, 8), seen)
-    assert score(answer(Task.STVG, (4, 8), tube(4, 8)), truth)["vIoU"] == 1.0
+    expected = answer(Task.STVG, (4, 8), seen)
+    assert score(answer(Task.STVG, (4, 8), tube(4, 8)), expected)["vIoU"] == 1.0
 
 
-def test_svg_counts_every_frame_asked_about() -> None:
-    truth = answer(Task.SVG, None, tube(4, 7))
-    assert score(answer(Task.SVG, None, tube(4, 5)), truth)["sIoU"] == 0.5
-    assert score(answer(Task.SVG, None, tube(0, 9)), truth)["sIoU"] == 1.0
+def test_svg_counts_every_expected_frame() -> None:
+    expected = answer(Task.SVG, None, tube(4, 7))
+    assert score(answer(Task.SVG, None, tube(4, 5)), expected)["sIoU"] == 0.5
+    assert score(answer(Task.SVG, None, tube(0, 9)), expected)["sIoU"] == 1.0
 
 
-def test_rec_and_tvg() -> None:
+def test_rec_scores_the_box_and_tvg_the_span() -> None:
     assert score(answer(Task.REC, None, [(None, HALF)]), answer(Task.REC, None, [(None, A)]))[
         "IoU"
     ] == pytest.approx(0.5)
     assert score(answer(Task.TVG, (0, 4)), answer(Task.TVG, (0, 9)))["tIoU"] == 0.5
 
 
-def test_a_caption_is_held_against_the_words_it_must_hold() -> None:
-    said = "the red ball hits the blue box"
-    truth = Answer(Task.ELC, span=(4, 7), boxes=tuple(tube(4, 7)), caption=said)
+def test_caption_is_scored_by_its_attributes() -> None:
+    caption = "the red ball hits the blue box"
+    expected = Answer(Task.ELC, span=(4, 7), boxes=tuple(tube(4, 7)), caption=caption)
     words = ("red", "ball", "hits the", "blue box")
-    assert score(truth, truth, words) == {
+    assert score(expected, expected, words) == {
         "parsed": 1.0,
         "tIoU": 1.0,
         "vIoU": 1.0,
@@ -74,36 +74,36 @@ def test_a_caption_is_held_against_the_words_it_must_hold() -> None:
         "caption": 1.0,
     }
     other = Answer(Task.ELC, span=(4, 5), boxes=tuple(tube(4, 5)), caption="the red balloon hits")
-    scores = score(other, truth, words)
+    scores = score(other, expected, words)
     assert (scores["attributes"], scores["caption"], scores["tIoU"]) == (0.25, 0.0, 0.5)
 
 
-def test_refusing_is_right_where_nothing_matches_and_wrong_elsewhere() -> None:
-    refused, told = Answer(Task.TVG, no_match=True), answer(Task.TVG, (0, 4))
-    assert score(refused, refused) == {"refused": 1.0}
-    assert score(told, refused) == {"refused": 0.0}
-    assert score(refused, told) == {"parsed": 1.0, "answered": 0.0, "tIoU": 0.0}
-    assert score(told, told)["answered"] == 1.0
+def test_no_match_is_correct_only_where_nothing_matches() -> None:
+    no_match, grounded = Answer(Task.TVG, no_match=True), answer(Task.TVG, (0, 4))
+    assert score(no_match, no_match) == {"refused": 1.0}
+    assert score(grounded, no_match) == {"refused": 0.0}
+    assert score(no_match, grounded) == {"parsed": 1.0, "answered": 0.0, "tIoU": 0.0}
+    assert score(grounded, grounded)["answered"] == 1.0
     rows = summarize({NO_MATCH: [{"refused": 1.0}, {"refused": 0.0}]})
     assert [(row.task, row.metric, row.value) for row in rows] == [("no_match", "refused", 0.5)]
 
 
 @pytest.mark.parametrize("task", [Task.STVG, Task.SVG, Task.TVG, Task.REC, Task.ELC])
-def test_an_answer_that_says_nothing_stays_in_the_mean_as_zero(task: Task) -> None:
+def test_unparsable_answer_counts_as_zero_in_the_mean(task: Task) -> None:
     boxes = [(None, A)] if task is Task.REC else tube(2, 5)
-    truth = answer(task, (2, 5), boxes)
+    expected = answer(task, (2, 5), boxes)
     if task is Task.ELC:
-        truth = dataclasses.replace(truth, caption="the ball rolls")
-    scores = score(answer(task, problems=["no word of it"]), truth, ["ball"])
-    scores.pop("answered", None)  # it did not say that nothing matches
+        expected = dataclasses.replace(expected, caption="the ball rolls")
+    scores = score(answer(task, problems=["unreadable"]), expected, ["ball"])
+    scores.pop("answered", None)  # an unparsable answer is not "no match"
     assert set(scores.values()) == {0.0}
     scores["answered"] = 0.0
     name = task.value
-    rows = summarize({name: [score(truth, truth, ["ball"]), scores]}, blind={name: [scores]})
+    rows = summarize({name: [score(expected, expected, ["ball"]), scores]}, blind={name: [scores]})
     assert {(row.value, row.blind, row.cases) for row in rows} == {(0.5, 0.0, 2)}
 
 
-def test_thresholds_and_the_report() -> None:
+def test_report_applies_the_thresholds() -> None:
     values = (0.5, 0.49, 1.0, 0.0)
     scores = {"REC": [{"parsed": 1.0, "answered": 1.0, "IoU": v} for v in values]}
     rows = {row.metric: row for row in summarize(scores)}
@@ -111,13 +111,13 @@ def test_thresholds_and_the_report() -> None:
     assert rows["mIoU"].value == pytest.approx(0.4975)
     assert rows["Acc@0.5"].low < 0.5 < rows["Acc@0.5"].high
     assert rows["Acc@0.5"].blind is None
-    report = as_json(list(rows.values()), split="test")
+    report = report_as_json(list(rows.values()), split="test")
     assert report["split"] == "test"
     assert [row["metric"] for row in report["metrics"]] == [m.name for m in METRICS["REC"]]
 
 
-class Watched:
-    """A backend that keeps the images it was given."""
+class ImageRecorder:
+    """A backend that records the images it encodes."""
 
     def __init__(self, backend) -> None:
         self.backend, self.images = backend, []
@@ -135,7 +135,7 @@ def loaded(random_checkpoint: Path):
     return load_backend(random_checkpoint)
 
 
-def clip() -> ClipCases:
+def clip() -> ClipQuestions:
     frames = np.random.default_rng(0).integers(0, 256, (20, 144, 144, 3), np.uint8)
     queries = [
         (Query("a", "the ball", Task.REC), 7, answer(Task.REC, None, [(None, A)])),
@@ -147,37 +147,37 @@ def clip() -> ClipCases:
             answer(Task.SVG, None, tube(4, 7)),
         ),
     ]
-    return ClipCases(0, frames, tuple(Case(*query) for query in queries))
+    return ClipQuestions(0, frames, tuple(ClipQuestion(*query) for query in queries))
 
 
-def test_each_question_sees_the_whole_clip_or_its_own_frame(loaded) -> None:
+def test_each_question_sees_the_complete_clip_or_its_own_frame(loaded) -> None:
     backend, tokenizer = loaded
-    watched, one = Watched(backend), clip()
-    evaluation = SimulatedEvaluation(watched, tokenizer)
+    recorder, one = ImageRecorder(backend), clip()
+    evaluation = SimulatedEvaluation(recorder, tokenizer)
     evaluation.run(one)
     assert len(evaluation.answers) == 4
-    np.testing.assert_array_equal(watched.images[0], one.frames[7])  # REC came first
-    assert len(watched.images) == 20  # each frame once, for all four questions
-    assert {tuple(i[0, 0]) for i in watched.images} == {tuple(f[0, 0]) for f in one.frames}
+    np.testing.assert_array_equal(recorder.images[0], one.frames[7])  # REC comes first
+    assert len(recorder.images) == 20  # each frame once, for all four questions
+    assert {tuple(i[0, 0]) for i in recorder.images} == {tuple(f[0, 0]) for f in one.frames}
     assert {task: len(scores) for task, scores in evaluation.scores.items()} == dict.fromkeys(
         ("REC", "STVG", "TVG", "SVG"), 1
     )
-    # Under the grammar even random weights answer in full.
+    # The grammar makes even random weights give complete answers.
     assert all(scores[0]["parsed"] == 1.0 for scores in evaluation.scores.values())
     evaluation.run(one)
     assert len(evaluation.answers) == 8
-    assert evaluation.answers[:4] == evaluation.answers[4:]  # nothing is left of the first clip
+    assert evaluation.answers[:4] == evaluation.answers[4:]  # no state remains from the first clip
 
 
-def test_the_blind_baseline_sees_black_only(loaded) -> None:
+def test_blind_baseline_sees_only_black(loaded) -> None:
     backend, tokenizer = loaded
-    watched, one = Watched(backend), clip()
-    blind = SimulatedEvaluation(BlindBackend(watched), tokenizer)
+    recorder, one = ImageRecorder(backend), clip()
+    blind = SimulatedEvaluation(BlindBackend(recorder), tokenizer)
     blind.run(one)
-    assert len(watched.images) == 1
-    assert not watched.images[0].any()
+    assert len(recorder.images) == 1
+    assert not recorder.images[0].any()
     dark = SimulatedEvaluation(backend, tokenizer)
-    dark.run(ClipCases(0, np.zeros_like(one.frames), one.cases))
+    dark.run(ClipQuestions(0, np.zeros_like(one.frames), one.questions))
     assert [a for _, a in blind.answers] == [a for _, a in dark.answers]
     seeing = SimulatedEvaluation(backend, tokenizer)
     seeing.run(one)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch.utils.flop_counter import FlopCounterMode
 
-from llava_st_ros.cli.parity import load_backend_of
+from llava_st_ros.cli.parity import load_case_backend
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig
 from llava_st_ros.errors import BackendError, ConfigError
-from llava_st_ros.evaluation.parity import Case
+from llava_st_ros.evaluation.parity import ParityCase
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.model.packer.streaming import PackedWindow, StreamedFrame, StreamingPacker
 from support.paths import GOLDEN
@@ -158,8 +158,8 @@ def test_float32(config: ModelConfig) -> None:
 
 
 def test_the_published_numbers() -> None:
-    case = Case(GOLDEN)
-    model = load_backend_of(case, device="cpu").model
+    case = ParityCase(GOLDEN)
+    model = load_case_backend(case, device="cpu").model
     times = range(20)  # whole temporal regions of the case's frames
     pixels = torch.from_numpy(case.pixels(0, len(times)))
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-10)):

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from demo.score import read_truth
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.media.bags import Bag
 from llava_st_ros.records import NANOSECONDS
 from llava_st_ros.simulation.bag_writer import DEFAULT_START, TRUTH_FILE, write_bag
@@ -92,7 +92,7 @@ def test_the_truth_beside_the_bag_is_the_videos(video, bag) -> None:
 
 
 def test_the_demo_reads_the_truth(video, bag) -> None:
-    queries = read_truth(bag / TRUTH_FILE)
+    queries = read_ground_truth(bag / TRUTH_FILE)
     assert len(queries) == 3
     for query in queries:
         event = next(e for e in video.events if event_sentence(e, video.objects) == query.text)

@@ -24,7 +24,7 @@ from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.report import MetricRow, summarize
-from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_cases
+from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_questions
 from llava_st_ros.training.tiny import pipeline
 from llava_st_ros.training.tiny.settings import read_settings
 from llava_st_ros.training.tiny.variants import PAPER, VARIANTS, Variant
@@ -121,7 +121,7 @@ def measure(
     model.load_state_dict(load_file(folder / f"{last}.safetensors"))
     backend = TorchBackend((model, config), device="cuda" if torch.cuda.is_available() else "cpu")
     evaluation = SimulatedEvaluation(backend, tokenizer)
-    for clip in simulated_cases(plan.split, range(plan.clips), config, store=store):
+    for clip in simulated_questions(plan.split, range(plan.clips), config, store=store):
         evaluation.run(clip)
     return summarize(evaluation.scores)
 
