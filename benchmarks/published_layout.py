@@ -90,7 +90,9 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
     those of answers can be reached; the rest fills the vocabulary."""
     words = config.special_tokens.im_start - len(ADDED_BY_QWEN)
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator([" ".join(FIXED_WORDS)] * 2, vocab_size=words, min_frequency=2)
+    trained.train_from_iterator(
+        iter([" ".join(FIXED_WORDS)] * 2), vocab_size=words, min_frequency=2
+    )
     trained.save_model(str(folder))
     path = folder / "vocab.json"
     vocabulary = json.loads(path.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -28,10 +29,16 @@ class Collector(Node):
 
     def __init__(self, target: str) -> None:
         super().__init__("collector")
+        # rclpy passes the message info to callbacks with two parameters; its annotations do not
+        # include these.
+        topics: dict[str, tuple[type, Callable[..., None]]] = {
+            "tracks": (GroundedTrackArray, self._on_tracks),
+            "events": (GroundedEvent, self._on_event),
+            f"{target}/answers": (Answer, self._on_answer),
+        }
         self._topics = [
-            self.create_subscription(GroundedTrackArray, "tracks", self._on_tracks, _QOS),
-            self.create_subscription(GroundedEvent, "events", self._on_event, _QOS),
-            self.create_subscription(Answer, f"{target}/answers", self._on_answer, _QOS),
+            self.create_subscription(kind, topic, callback, _QOS)
+            for topic, (kind, callback) in topics.items()
         ]
 
     @property

@@ -22,9 +22,7 @@ TRACKED_EVENT = 4  # its object is tracked by a REC query
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument(
-        "--index", type=int, default=INDEX, help="index of the video in the test split"
-    )
+    arguments.add_argument("--index", type=int, default=INDEX, help="video of the test split")
     arguments.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "bag")
     options = arguments.parse_args()
     try:

@@ -47,8 +47,8 @@ def record(folder: Path, questions: Questions) -> Feeds:
 
 @dataclass(frozen=True)
 class SimulatedQuestions:
-    """Those of the simulator's first ``clips`` training clips. Raises what simulated_questions does,
-    CheckpointError without a tokenizer."""
+    """Those of the simulator's first ``clips`` training clips. Raises what simulated_questions
+    does, CheckpointError without a tokenizer."""
 
     clips: int
 

@@ -11,6 +11,7 @@ from llava_st_ros.errors import BackendError, CheckpointError
 if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
     from llava_st_ros.backends.engine_files import EngineFiles
+    from llava_st_ros.backends.graph_backend import GraphBackend
     from llava_st_ros.text.tokenizer import Tokenizer
 
 # By name the packages that pip installs for it; JetPack brings its own TensorRT.
@@ -107,7 +108,7 @@ def _load_engine(
     return run_engine(engine, device=device, threads=threads), tokenizer
 
 
-def run_engine(engine: EngineFiles, *, device: str = "", threads: int = 0) -> Backend:
+def run_engine(engine: EngineFiles, *, device: str = "", threads: int = 0) -> GraphBackend:
     """What runs the files of an engine directory, ``device`` and ``threads`` as of
     ``load_backend``; without a tokenizer too, which a parity case has not."""
     if engine.manifest.backend == "tensorrt":

@@ -1,4 +1,4 @@
-"""Scores one answer against its ground expected, in the window's time tokens."""
+"""Scores one answer against its ground truth, in the window's time tokens."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
 
     Every category but no_match also has ``parsed``, 1 if nothing of the answer is missing or
     malformed, and ``answered``, 1 if it is not "no match" (tasks with that option only). What an
-    answer lacks counts as 0. Frames of the ground-expected span in which the object is hidden have no
-    box and are ignored.
+    answer lacks counts as 0. Frames of the expected span in which the object is hidden have no box
+    and are ignored.
 
     Args:
         answer: The model's answer.
-        expected: The ground expected.
+        expected: The ground truth.
         attributes: Words that a correct ELC caption contains.
     """
     if expected.no_match:
@@ -49,7 +49,7 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
 
 
 def category(expected: Answer) -> str:
-    """Return the category of a case with this ground expected: its task, or NO_MATCH."""
+    """Return the category of a case with this ground truth: its task, or NO_MATCH."""
     return NO_MATCH if expected.no_match else expected.task.value
 
 
