@@ -1,19 +1,22 @@
-# Two commands matter: make test and make demo. Each sets up what it needs, from nothing.
+# make test and make demo are all that a user needs: each sets up what it uses, from nothing.
 
 WITH_ROS := scripts/with_ros
 PYTEST_ARGS ?= -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup messages test lint engine demo train-tiny format
+.PHONY: help setup messages test test-fast lint format docs engine demo demo-animation train-tiny
 
 help:
-	@echo "make demo      play a recorded bag to the ROS 2 node and show what it finds"
-	@echo "make test      lint, types and tests (PYTEST_ARGS=... for pytest)"
-	@echo "make engine    export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
-	@echo "make train-tiny  train a checkpoint like models/llava-st-tiny in two hours; goes on where it was stopped"
-	@echo "make setup     virtual environment, pinned requirements and messages only"
-	@echo "make messages  build msg/, srv/ and action/ again"
-	@echo "make format    rewrite the sources as ruff wants them"
+	@echo "make demo            play a recorded bag to the ROS 2 node and score what it publishes"
+	@echo "make test            format, lint, types and all tests (PYTEST_ARGS=... for pytest)"
+	@echo "make test-fast       lint and the tests that need neither ROS nor a renderer, in under a minute"
+	@echo "make docs            build the documentation with the API reference into build/docs"
+	@echo "make engine          export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
+	@echo "make train-tiny      train a checkpoint like models/llava-st-tiny in two hours; resumes"
+	@echo "make demo-animation  make docs/images/demo.gif from the demo's output"
+	@echo "make setup           virtual environment, pinned requirements and messages only"
+	@echo "make messages        build msg/, srv/ and action/ again"
+	@echo "make format          format the sources and apply lint fixes"
 
 # PYTHON=/path/to/python3.11 names the interpreter of a new virtual environment.
 setup:
@@ -34,7 +37,14 @@ test: lint
 	@echo "[test] pytest"
 	@$(WITH_ROS) python -m pytest $(PYTEST_ARGS)
 
-# What node, demo and command line run when no model is named; made again when the weights change.
+test-fast: lint
+	@echo "[test-fast] pytest, without ROS, renderer and slow tests"
+	@$(WITH_ROS) python -m pytest -m "not ros and not renderer and not slow" $(PYTEST_ARGS)
+
+docs: setup
+	@scripts/build_docs
+
+# The model that node, demo and command line run by default; exported again when weights change.
 ENGINE := models/llava-st-tiny-cpu
 engine: $(ENGINE)/manifest.json
 $(ENGINE)/manifest.json: $(wildcard models/llava-st-tiny/* export/*.py export/*/*.py export/targets/*.yaml \
@@ -45,7 +55,10 @@ $(ENGINE)/manifest.json: $(wildcard models/llava-st-tiny/* export/*.py export/*/
 demo: engine
 	@$(WITH_ROS) python -m demo.run
 
-# data/ holds the clips, the run's state and its checkpoint; delete it to begin anew.
+demo-animation: demo
+	@$(WITH_ROS) python -m demo.animate
+
+# data/ holds the clips, the run's state and its checkpoint; delete it to start from nothing.
 train-tiny: setup
 	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config config/training/tiny.yaml --data data/train
 	@$(WITH_ROS) python -m llava_st_ros.cli train run --config config/training/tiny.yaml \
