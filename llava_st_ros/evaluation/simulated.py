@@ -6,7 +6,6 @@ sampling, encoding, packing, prompt, grammar, decoding and parsing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,26 +146,14 @@ def render_split(split: str, clips: int, config: ModelConfig, store: Path) -> Cl
     Clips that are already in ``store`` are not rendered again.
     """
     from llava_st_ros.simulation.clip_store import SHARD_CLIPS, ClipStore, render_shards
+    from llava_st_ros.simulation.version import SIMULATOR_VERSION
 
     frames, size = config.num_frames, config.image_size
     rounded = -(-clips // SHARD_CLIPS) * SHARD_CLIPS  # later runs need complete shards
-    folder = store / f"{split}-{frames}x{size}-{_simulator_version()}"
+    folder = store / f"{split}-{frames}x{size}-v{SIMULATOR_VERSION}"
     for _ in render_shards(folder, split, rounded, num_frames=frames, size=size, workers=2):
         pass
     return ClipStore(folder)
-
-
-def _simulator_version() -> str:
-    """A hash of the simulator's sources: clips of another version are other clips."""
-    folder = Path(__file__).resolve().parents[1] / "simulation"
-    # What is said about a clip and where it is kept do not change it.
-    beside = (
-        *("bag_writer", "clip_store"),
-        *("descriptions", "negatives", "object_tubes", "placing", "questions", "wording"),
-    )
-    sources = [path for path in sorted(folder.glob("*.py")) if path.stem not in beside]
-    text = b"".join(path.read_bytes() for path in sources)
-    return hashlib.sha256(text).hexdigest()[:8]
 
 
 class SimulatedEvaluation:

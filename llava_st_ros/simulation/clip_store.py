@@ -1,8 +1,9 @@
-"""Simulated clips on disk: shards of raw frames beside a JSON file with the truth.
+"""Simulated clips on disk: shards of raw frames with their ground truth.
 
 A shard is a folder with ``frames.npy`` (uint8 [n, F, S, S, 3], opened as a memory map) and
-``clips.json`` (seeds, stamps, objects, events, boxes). A shard is written under a temporary name
-and renamed when it is whole, so that a killed run leaves no half shard and starts where it ended.
+``clips.json`` (seeds, stamps, objects, events and boxes). Shards are written atomically, so a
+rendering process that is killed leaves no incomplete shard, and the next one resumes after the
+last complete shard.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import copy
 import fcntl
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.errors import DataError
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.scenes import SimulatedObject
@@ -32,14 +34,25 @@ from llava_st_ros.simulation.simulator import (
 )
 
 SHARD_CLIPS = 50
+_RENDER_AGAIN = "delete it and run llava-st train simulate again"
+_SHARD_NAME = re.compile(r"\w+-\d{6,}")  # split and index of the first clip
 
 
 def render_shards(
     folder: Path, split: str, clips: int, *, num_frames: int, size: int, workers: int
 ) -> Iterator[Path]:
-    """Render the first ``clips`` clips of a split, in shards; yields each shard as it is ready.
+    """Render the first ``clips`` clips of a split in shards; yield each complete shard.
 
-    Where another process renders into the folder, this one waits until that is done.
+    Shards that exist already are not rendered again. Only one process renders into a folder at a
+    time; others wait for it and reuse its shards.
+
+    Args:
+        folder: Where the shards are stored.
+        split: A name in ``worlds.SPLITS``.
+        clips: The number of clips.
+        num_frames: Frames per clip.
+        size: Width and height of a frame in pixels.
+        workers: Number of rendering processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [
@@ -64,24 +77,23 @@ def render_shards(
 def _render_shard(
     folder: Path, split: str, first: int, count: int, num_frames: int, size: int
 ) -> Path:
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    frames = np.lib.format.open_memmap(
-        part / "frames.npy", mode="w+", dtype=np.uint8, shape=(count, num_frames, size, size, 3)
-    )
-    truths = []
-    for index in range(count):
-        clip = simulate_clip(split_seed(split, first + index), num_frames=num_frames, size=size)
-        frames[index] = clip.frames
-        truths.append(_truth(clip))
-    frames.flush()
-    (part / "clips.json").write_text(json.dumps(truths), encoding="utf-8")
-    part.rename(folder)
+    shape = (count, num_frames, size, size, 3)
+    with atomic_folder(folder) as part:
+        frames = np.lib.format.open_memmap(
+            part / "frames.npy", mode="w+", dtype=np.uint8, shape=shape
+        )
+        records = []
+        for index in range(count):
+            clip = simulate_clip(split_seed(split, first + index), num_frames=num_frames, size=size)
+            frames[index] = clip.frames
+            records.append(ground_truth(clip))
+        frames.flush()
+        (part / "clips.json").write_text(json.dumps(records), encoding="utf-8")
     return folder
 
 
-def _truth(clip: SimulatedClip) -> dict[str, Any]:
+def ground_truth(clip: SimulatedClip) -> dict[str, Any]:
+    """Return what ``clips.json`` stores about a clip: everything except its frames."""
     boxes = [
         [None if np.isnan(box[0]) else [float(v) for v in box] for box in frame]
         for frame in clip.boxes
@@ -106,23 +118,29 @@ def _boxes(rows: list[list[list[float] | None]]) -> np.ndarray:
 
 
 class ClipStore:
-    """Random access to the clips of a folder that ``render_shards`` filled.
+    """Random access to the clips of a folder written by ``render_shards``.
 
-    ``len(store)`` clips; ``store[i]`` is a SimulatedClip whose frames are a view of the file.
-    Raises DataError when the folder holds no shard or a shard cannot be read.
+    ``len(store)`` is the number of clips; ``store[i]`` is a SimulatedClip whose frames are a view
+    of the memory-mapped file.
+
+    Attributes:
+        folder: The folder that was opened.
+        digest: SHA-256 of the clips' ground truth; frames are not included.
+
+    Raises:
+        DataError: The folder has no shard, or a shard is unreadable.
     """
 
     def __init__(self, folder: Path) -> None:
         shards = sorted(
-            path for path in folder.glob("*-*") if path.is_dir() and path.suffix != ".part"
+            path
+            for path in folder.glob("*-*")
+            if path.is_dir() and _SHARD_NAME.fullmatch(path.name)
         )
         if not shards:
-            raise DataError(
-                f"no clips in {folder}; expected shards of simulated clips",
-                "run llava-st train simulate",
-            )
+            raise DataError(f"no clips in {folder}", "run llava-st train simulate")
         self.folder = folder
-        self._truths: list[dict[str, Any]] = []
+        self._records: list[dict[str, Any]] = []
         self._frames: list[tuple[np.ndarray, int]] = []
         self._sources: list[str] = []
         digest = hashlib.sha256()
@@ -130,57 +148,53 @@ class ClipStore:
             try:
                 frames = np.load(shard / "frames.npy", mmap_mode="r", allow_pickle=False)
                 text = (shard / "clips.json").read_bytes()
-                truths = json.loads(text)
+                records = json.loads(text)
             except (OSError, ValueError) as error:
+                raise DataError(f"cannot read the shard {shard}: {error}", _RENDER_AGAIN) from error
+            if len(frames) != len(records):
                 raise DataError(
-                    f"{shard}: {error}; expected a whole shard", "delete it and run simulate again"
-                ) from error
-            if len(frames) != len(truths):
-                raise DataError(
-                    f"{shard}: {len(frames)} clips but {len(truths)} truths"
-                    "; expected one truth a clip",
-                    "delete it and run simulate again",
+                    f"{shard}: frames.npy has {len(frames)} clips, clips.json {len(records)}",
+                    _RENDER_AGAIN,
                 )
             digest.update(text)
-            self._truths += truths
+            self._records += records
             self._frames += [(frames, index) for index in range(len(frames))]
             self._sources += [f"{shard.name}:{index}" for index in range(len(frames))]
-
-        self.digest = digest.hexdigest()  # of what is true of the clips, frames not included
+        self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self._truths)
+        return len(self._records)
 
     def first(self, clips: int) -> ClipStore:
-        """The store of the first ``clips`` clips; raises DataError when there are fewer."""
+        """Return the store of the first ``clips`` clips. Raises DataError when there are fewer."""
         if clips > len(self):
             raise DataError(
                 f"{len(self)} clips in {self.folder}; expected at least {clips}",
-                "simulate more or ask for fewer",
+                "run llava-st train simulate",
             )
         store = copy.copy(self)
-        store._truths = self._truths[:clips]
+        store._records = self._records[:clips]
         store._frames, store._sources = self._frames[:clips], self._sources[:clips]
         return store
 
     def frames(self, index: int) -> np.ndarray:
-        """uint8 [F, S, S, 3] of one clip."""
+        """Return the frames of a clip, uint8 [F, S, S, 3]."""
         frames, row = self._frames[index]
         return frames[row]
 
     def source(self, index: int) -> str:
-        """Where a clip lies: its shard and its row there, "train-000050:17"."""
+        """Return a clip's shard and row, for example "train-000050:17"."""
         return self._sources[index]
 
     def boxes(self, index: int) -> np.ndarray:
-        """float32 [F, objects, 4], NaN where an object is not to be seen."""
-        return _boxes(self._truths[index]["boxes"])
+        """Return the boxes of a clip, float32 [F, objects, 4], NaN where not visible."""
+        return _boxes(self._records[index]["boxes"])
 
     def objects(self, index: int) -> tuple[SimulatedObject, ...]:
-        return tuple(SimulatedObject(**o) for o in self._truths[index]["objects"])
+        return tuple(SimulatedObject(**o) for o in self._records[index]["objects"])
 
     def __getitem__(self, index: int) -> SimulatedClip:
-        truth = self._truths[index]
+        truth = self._records[index]
         return SimulatedClip(
             seed=truth["seed"],
             frames=self.frames(index),
