@@ -1,4 +1,4 @@
-"""Files and folders that appear once they are whole: no reader meets half of one."""
+"""Atomic writes: a file or folder appears under its name only once it is complete."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path to write to, in ``path``'s folder and with its suffix; at the end the file there takes
-    ``path``'s name and place. If the block raises, it is removed and ``path`` stays as it was."""
+    """Write a file atomically.
+
+    Yields a path in the same folder and with the same suffix. After the block, the file written
+    there replaces ``path``; if the block raises, it is deleted and ``path`` is unchanged.
+    """
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         yield part
@@ -23,23 +26,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``text`` in UTF-8."""
+    """Write a text file atomically, in UTF-8."""
     with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path``; at the end it takes ``path``'s name, and the place of a folder
-    there. If the block raises, it is removed and ``path`` stays as it was. What a process that was
-    killed has left of such folders is removed first. Raises OSError."""
+    """Write a folder atomically.
+
+    Yields a new folder beside ``path``. After the block it replaces ``path``; if the block raises,
+    it is deleted and ``path`` is unchanged. Unfinished folders of processes that no longer run are
+    deleted first.
+
+    Raises:
+        OSError: The folder cannot be written or replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    begun = f".{path.name}-begun-by-"
-    for left in path.parent.glob(f"{begun}*"):
-        if not _runs(left.name.removeprefix(begun)):
-            shutil.rmtree(left, ignore_errors=True)
-    part = path.with_name(f"{begun}{os.getpid()}")
-    old = path.with_name(f"{begun}{os.getpid()}-replaced")
+    prefix = f".{path.name}-begun-by-"
+    for unfinished in path.parent.glob(f"{prefix}*"):
+        if not _is_running(unfinished.name.removeprefix(prefix)):
+            shutil.rmtree(unfinished, ignore_errors=True)
+    part = path.with_name(f"{prefix}{os.getpid()}")
+    old = path.with_name(f"{prefix}{os.getpid()}-replaced")
     part.mkdir()
     try:
         yield part
@@ -56,8 +65,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _runs(process: str) -> bool:
-    """Whether there is a process of this id; of what is no id, True."""
+def _is_running(process: str) -> bool:
+    """Whether a process of this id exists; True for a name that is not an id."""
     try:
         os.kill(int(process.removesuffix("-replaced")), 0)
     except ProcessLookupError:

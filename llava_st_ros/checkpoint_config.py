@@ -1,8 +1,9 @@
-"""ModelConfig from a checkpoint's config.json and tensor shapes, and config.json from ModelConfig.
+"""Conversion between ModelConfig and a checkpoint's config.json.
 
-The published config.json says nothing of the vision tower's sizes, the packer's width or the
-structural tokens' ids. Our own checkpoints hold them in a section ``llava_st``; for a published one
-they come from the tower's name, the tensors' shapes and the tokenizer.
+The published config.json does not contain the sizes of the vision tower, the width of the packer
+and the ids of the structural tokens. Checkpoints of this package have them in a section
+``llava_st``; for published checkpoints they are derived from the name of the tower, the shapes of
+the tensors and the tokenizer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
         },
     },
 }
-# What this code computes; another value means another network.
+# What this code implements; another value is another network.
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
     "rope_scaling": (None,),
@@ -56,17 +57,23 @@ def read_config(
     special_tokens: SpecialTokens | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
-    """From config.json's ``values`` and the tensors' ``shapes``.
+    """Return the geometry of a checkpoint.
 
-    ``overrides`` has the form of the ``llava_st`` section and wins over it; ``special_tokens`` are
-    the tokenizer's. Raises CheckpointError where something is unknown or missing, ConfigError
-    where the geometry cannot work.
+    Args:
+        values: The content of config.json.
+        shapes: Shapes of the tensors by name.
+        special_tokens: The structural tokens of the checkpoint's tokenizer.
+        overrides: Keys of the ``llava_st`` section, with precedence over it.
+
+    Raises:
+        CheckpointError: A value is missing, unknown or unsupported.
+        ConfigError: The sizes do not fit together.
     """
     for name, allowed in FIXED.items():
         if name in values and values[name] not in allowed:
             raise CheckpointError(
-                f"config.json: {name} {values[name]!r}; expected {allowed[0]!r}",
-                "this network is not LLaVA-ST as published; use a checkpoint that is",
+                f"config.json: {name} is {values[name]!r}; expected {allowed[0]!r}",
+                "only checkpoints of the published LLaVA-ST network are supported",
             )
     section = _mapping({SECTION: values.get(SECTION, {})}, SECTION)
     section = {**section, **(overrides or {})}
@@ -85,9 +92,9 @@ def read_config(
         special_tokens = _build(SpecialTokens, section["special_tokens"], "special_tokens")
     if special_tokens is None:
         raise CheckpointError(
-            "no ids of the structural tokens"
-            "; expected a tokenizer beside the weights or llava_st.special_tokens in config.json",
-            "add the tokenizer's files",
+            "the ids of the structural tokens are unknown: there is no tokenizer, and config.json "
+            "has no llava_st.special_tokens",
+            "copy the tokenizer files into the checkpoint folder",
         )
     temporal = _integer(values, "num_temporal_tokens")
     return ModelConfig(
@@ -106,24 +113,24 @@ def read_config(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; CheckpointError where it is missing, not JSON, or not an object."""
+    """Read a JSON object. Raises CheckpointError if it is missing, unreadable or not an object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"no {path.name} in {path.parent}; expected a Hugging Face-layout folder"
+            f"{path.parent} has no {path.name}; expected a folder in the Hugging Face layout"
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: {error}; expected readable JSON", "fetch the file again"
+            f"cannot read {path} as JSON: {error}", "download the file again"
         ) from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: a JSON {type(values).__name__}; expected a JSON object")
+        raise CheckpointError(f"{path} contains a {type(values).__name__}; expected a JSON object")
     return values
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json's content: the published keys and the section ``llava_st``."""
+    """Return the content of config.json: the published keys and the section ``llava_st``."""
     sizes = asdict(config)
     language, spatial, temporal = (
         sizes.pop(name) for name in ("language", "num_spatial_tokens", "num_temporal_tokens")
@@ -152,10 +159,10 @@ def _tower(values: Mapping[str, Any]) -> Mapping[str, Any]:
     known = KNOWN_TOWERS.get(str(name).rstrip("/").rsplit("/", 1)[-1])
     if known is None:
         raise CheckpointError(
-            f"config.json: a vision tower {name!r} of unknown sizes"
-            f"; expected one of {', '.join(KNOWN_TOWERS)}, or its sizes",
-            "add a section llava_st with image_size, patch_size and vision {hidden_size, "
-            "intermediate_size, num_layers, num_attention_heads}",
+            f"config.json: vision tower {name!r} is unknown; "
+            f"expected one of {', '.join(KNOWN_TOWERS)}",
+            "for another one add a section llava_st with image_size, patch_size and vision "
+            "{hidden_size, intermediate_size, num_layers, num_attention_heads}",
         )
     return known
 
@@ -163,29 +170,27 @@ def _tower(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = values.get(name, {})
     if not isinstance(found, Mapping):
-        raise CheckpointError(f"config.json: {name} {found!r}; expected a JSON object")
+        raise CheckpointError(f"config.json: {name} is {found!r}; expected a JSON object")
     return found
 
 
 def _integer(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        found = "no " + name if name not in values else f"{name} {value!r}"
-        raise CheckpointError(
-            f"config.json: {found}; expected a positive integer", "add it to config.json"
-        )
+        found = f"{name} is {value!r}" if name in values else f"{name} is missing"
+        raise CheckpointError(f"config.json: {found}; expected a positive integer")
     return value
 
 
 def _end_tokens(value: Any) -> tuple[int, ...]:
     ids = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise CheckpointError(f"config.json: end token ids {value!r}; expected integers")
+        raise CheckpointError(f"config.json: the end token ids are {value!r}; expected integers")
     return tuple(ids)
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
-    """A frozen dataclass of numbers from a JSON object, every name and type checked."""
+    """Make a dataclass of numbers from a JSON object; check names, types and signs."""
     if not isinstance(values, Mapping):
         values = _mapping({where: values}, where)
     known = {f.name: f for f in fields(cls)}
@@ -193,16 +198,13 @@ def _build(cls: type, values: Any, where: str) -> Any:
     unknown = [name for name in values if name not in known]
     if missing or unknown:
         raise CheckpointError(
-            f"config.json: {where} with missing {missing} and unknown {unknown}"
-            f"; expected exactly {', '.join(known)}",
+            f"config.json: {where} has missing keys {missing} and unknown keys {unknown}; "
+            f"expected exactly {', '.join(known)}"
         )
     for name, value in values.items():
         real = known[name].type == "float"
         allowed = (int, float) if real else (int,)
         if isinstance(value, bool) or not isinstance(value, allowed) or value < 0:
-            raise CheckpointError(
-                f"config.json: {where}.{name} {value!r}"
-                + "; expected "
-                + ("a number" if real else "an integer, not negative"),
-            )
+            expected = "a number >= 0" if real else "an integer >= 0"
+            raise CheckpointError(f"config.json: {where}.{name} is {value!r}; expected {expected}")
     return cls(**values)

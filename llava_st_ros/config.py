@@ -1,4 +1,4 @@
-"""Frozen, validated settings: the model's geometry, the stream, the grounder."""
+"""Frozen, validated settings: the geometry of a checkpoint, the stream and the grounder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Compat = Literal["released", "paper"]
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A SigLIP tower cut after ``num_layers`` layers (the published config keeps all but one)."""
+    """A SigLIP tower of which the first ``num_layers`` run (all but one in the published model)."""
 
     hidden_size: int
     intermediate_size: int
@@ -30,14 +30,14 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """Qwen2's sizes, named as in its config.json."""
+    """The sizes of Qwen2, named as in its config.json."""
 
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    vocab_size: int  # rows of lm_head; the coordinate rows come after them
+    vocab_size: int  # rows of lm_head; the coordinate rows follow
     max_position_embeddings: int = 32768
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1_000_000.0
@@ -45,7 +45,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class PackerConfig:
-    """The Spatial-Temporal Packer: width of its attention and the regions it packs."""
+    """The Spatial-Temporal Packer (STP): the width of its attention and the regions it packs."""
 
     embed_dim: int = 1024
     num_heads: int = 8
@@ -55,7 +55,7 @@ class PackerConfig:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the structural tokens, in the order in which the published code adds them."""
+    """The ids of the structural tokens, in the order in which the published code adds them."""
 
     im_start: int
     im_end: int
@@ -73,18 +73,31 @@ class SpecialTokens:
     spatial_width_output: int
 
     def input_of(self, axis: Axis) -> int:
-        """The id of the placeholder of an axis's values in a question: ``<TEMP-INPUT>``."""
+        """Return the id of an axis's placeholder in questions, e.g. ``<TEMP-INPUT>``."""
         return getattr(self, f"{axis.table}_input")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything about a checkpoint's geometry.
+    """The geometry of a checkpoint.
 
-    ``compat`` chooses between the published code's behavior ("released": fast tokens and width
-    inputs never reach the language model) and the paper's ("paper").
-    ``num_frames`` is how many frames a window holds; frame i of a window uses row i of the
-    temporal table, so it is at most ``num_temporal_tokens``.
+    Attributes:
+        image_size: Side of the vision tower's input in pixels.
+        patch_size: Side of a patch in pixels.
+        vision: The vision tower.
+        language: The language model.
+        packer: The Spatial-Temporal Packer.
+        special_tokens: Ids of the structural tokens.
+        num_temporal_tokens: Rows of the temporal table.
+        num_spatial_tokens: Rows of each of the two spatial tables.
+        num_frames: Frames in a window. Slot i uses row i of the temporal table, so this is at most
+            ``num_temporal_tokens``.
+        compat: "released" follows the published code, in which fast tokens and width inputs do not
+            reach the language model; "paper" follows the paper.
+        end_token_ids: Ids that end an answer, besides ``<|im_end|>``.
+
+    Raises:
+        ConfigError: The sizes do not fit together.
     """
 
     image_size: int
@@ -102,21 +115,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         region, grid = self.packer.spatial_region, self.grid
         if self.compat not in ("released", "paper"):
-            raise ConfigError(
-                f"compat {self.compat!r}; expected 'released' or 'paper'", "set llava_st.compat"
-            )
+            raise ConfigError(f"compat is {self.compat!r}; expected 'released' or 'paper'")
         if grid == 0 or grid % (region * region):
             raise ConfigError(
-                f"a grid of {grid} ({self.image_size} px in patches of {self.patch_size})"
-                f"; expected one divisible by the spatial region twice ({region} x {region})",
+                f"{self.image_size} px in patches of {self.patch_size} px are a grid of {grid}; "
+                f"expected a multiple of the spatial region squared ({region} x {region})",
                 "change image_size or patch_size",
             )
         self.check_frames(self.num_frames)
         if self.num_frames > self.num_temporal_tokens:
             raise ConfigError(
-                f"{self.num_frames} frames with {self.num_temporal_tokens} temporal rows"
-                "; expected at most one frame a row",
-                "lower num_frames",
+                f"num_frames is {self.num_frames}; "
+                f"expected at most num_temporal_tokens, {self.num_temporal_tokens}"
             )
         for name, width, heads in (
             ("vision tower", self.vision.hidden_size, self.vision.num_attention_heads),
@@ -125,37 +135,43 @@ class ModelConfig:
         ):
             if heads < 1 or width % heads:
                 raise ConfigError(
-                    f"a {name} of width {width} with {heads} heads"
-                    "; expected a width divisible by the heads",
+                    f"the {name} has width {width} and {heads} heads; "
+                    "expected a width divisible by the number of heads"
                 )
 
     def check_frames(self, frames: int) -> None:
-        """Raise ConfigError unless ``frames`` fill whole temporal regions."""
+        """Raise ConfigError unless ``frames`` is a positive multiple of the temporal region."""
         if frames < 1 or frames % self.packer.temporal_region:
             raise ConfigError(
                 f"{frames} frames; expected a positive multiple of the temporal region "
-                f"({self.packer.temporal_region})",
-                "change num_frames",
+                f"({self.packer.temporal_region})"
             )
 
     def check_window(self, frames: int, time_indices: Sequence[int]) -> None:
-        """What packing asks: frames that fill whole temporal regions, and for each a row of the
-        temporal table. Raises BackendError, ConfigError."""
+        """Check the input of the packer.
+
+        Args:
+            frames: The number of frames.
+            time_indices: The row of the temporal table of each frame.
+
+        Raises:
+            BackendError: There are no frames, or their time indices are not rows of the table.
+            ConfigError: ``frames`` is not a multiple of the temporal region.
+        """
         rows = self.num_temporal_tokens
         if not frames:
-            raise BackendError("no frames; expected a window of frames", "push frames first")
+            raise BackendError("the window has no frames", "push frames first")
         if len(time_indices) != frames or any(not 0 <= index < rows for index in time_indices):
             raise BackendError(
                 f"{frames} frames with {len(time_indices)} time indices, "
-                f"{min(time_indices, default=0)} to {max(time_indices, default=0)}"
-                f"; expected for each a row of the temporal table, 0 to {rows - 1}",
-                "index the frames by their place in the window",
+                f"{min(time_indices, default=0)} to {max(time_indices, default=0)}; "
+                f"expected one row of the temporal table, 0 to {rows - 1}, per frame"
             )
         self.check_frames(frames)
 
     @property
     def grid(self) -> int:
-        """Patches along a side; a rest of the image smaller than a patch is not seen."""
+        """Patches per side; a remainder smaller than a patch is cropped."""
         return self.image_size // self.patch_size
 
     @property
@@ -164,12 +180,12 @@ class ModelConfig:
 
     @property
     def slow_side(self) -> int:
-        """Slow tokens on a side of the frame."""
+        """Slow tokens per side of a frame."""
         return self.grid // self.packer.spatial_region
 
     @property
     def fast_side(self) -> int:
-        """Fast tokens on a side of the frame."""
+        """Fast tokens per side of a frame."""
         return self.slow_side // self.packer.spatial_region
 
     @property
@@ -182,57 +198,83 @@ class ModelConfig:
 
     @property
     def num_fast_tokens(self) -> int:
-        """Fast tokens of a whole window."""
+        """Fast tokens of a window."""
         return self.num_frames * self.fast_tokens_per_frame
 
     @property
     def num_slow_tokens(self) -> int:
-        """Slow tokens of a whole window."""
+        """Slow tokens of a window."""
         return self.num_frames // self.packer.temporal_region * self.slow_tokens_per_frame
 
     @cached_property
     def coordinates(self) -> CoordinateVocabulary:
-        """The ids of the coordinate tokens, which follow the text's."""
+        """The ids of the coordinate tokens, which follow the text ids."""
         return CoordinateVocabulary(
             self.language.vocab_size, self.num_temporal_tokens, self.num_spatial_tokens
         )
 
     @property
     def vocabulary(self) -> int:
-        """The number of ids: text and coordinates."""
+        """The number of ids, text and coordinates."""
         return self.coordinates.size
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """How a camera's stream is kept and sampled. Times in seconds, sizes in bytes."""
+    """How the stream of a camera is buffered and sampled.
+
+    Attributes:
+        window_seconds: Length of the window.
+        history: Fraction of the window that must be filled before a standing video query is
+            evaluated.
+        buffer_frames: Maximum number of buffered frames.
+        buffer_bytes: Maximum size of the buffered images that are not encoded yet.
+        reset_seconds: Stamps that jump back by more than this reset the stream.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
 
     window_seconds: float = 6.0
-    history: float = 0.0  # share of the window to be seen before a standing video query is asked
+    history: float = 0.0
     buffer_frames: int = 600
     buffer_bytes: int = 256 * 2**20
-    reset_seconds: float = 1.0  # a stamp that jumps back further than this starts a new stream
+    reset_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         _require_positive(self, "window_seconds", "buffer_frames", "buffer_bytes", "reset_seconds")
         if not 0.0 <= self.history <= 1.0:
-            raise ConfigError(f"history {self.history}; expected a share in [0, 1]")
+            raise ConfigError(f"history is {self.history}; expected a value in [0, 1]")
 
 
 @dataclass(frozen=True)
 class GrounderConfig:
-    """How questions are answered and answers become tracks and events."""
+    """How queries are answered, and how answers become tracks and events.
+
+    Attributes:
+        stream: How frames are buffered and sampled.
+        max_new_tokens: Token budget of an answer.
+        constrained: Decode with the task's grammar.
+        no_match_threshold: A standing query is answered "no match" when P(no match) is at or above
+            this; 1 for never. The default is below one half because most of a stream does not show
+            what a query asks for.
+        min_confidence: Groundings below this are reported but do not update tracks and events.
+        association_iou: Mean IoU over shared stamps from which an answer continues a track.
+        track_timeout_seconds: A track that no answer contains for this long is dropped.
+        event_gap_seconds: Two spans closer than this are one event.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
 
     stream: StreamConfig = field(default_factory=StreamConfig)
     max_new_tokens: int = 1024
-    constrained: bool = True  # follow the task's grammar
-    # From this probability on, that nothing matches is a standing query's answer; 1: never. Lower
-    # than one half: most of a stream is not what one asks about.
+    constrained: bool = True
     no_match_threshold: float = 0.2
-    min_confidence: float = 0.0  # groundings below it are reported but make no track
-    association_iou: float = 0.3  # mean IoU on shared stamps above which it is the same object
-    track_timeout_seconds: float = 3.0  # a track without an answer for this long is dropped
-    event_gap_seconds: float = 1.0  # two spans closer than this are one event
+    min_confidence: float = 0.0
+    association_iou: float = 0.3
+    track_timeout_seconds: float = 3.0
+    event_gap_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -241,23 +283,24 @@ class GrounderConfig:
         for name in ("no_match_threshold", "min_confidence"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"{name} {value}; expected a value in [0, 1]")
+                raise ConfigError(f"{name} is {value}; expected a value in [0, 1]")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GrounderConfig:
-        """From a nested mapping, as YAML gives it; unknown keys raise ConfigError."""
+        """Read a nested mapping as loaded from YAML. Raises ConfigError for unknown keys."""
         values = dict(values)
         stream = values.pop("stream", {}) or {}
         return cls(stream=StreamConfig(**_known(StreamConfig, stream)), **_known(cls, values))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> GrounderConfig:
+        """Read a YAML file. Raises ConfigError."""
         try:
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: {error}; expected a readable YAML file") from error
+            raise ConfigError(f"cannot read {path} as YAML: {error}") from error
         if not isinstance(loaded, Mapping):
-            raise ConfigError(f"{path}: {type(loaded).__name__}; expected a mapping")
+            raise ConfigError(f"{path} contains a {type(loaded).__name__}; expected a mapping")
         return cls.from_mapping(loaded)
 
 
@@ -265,13 +308,15 @@ def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     names = {f.name: f for f in fields(cls)}
     for name, value in values.items():
         if name not in names:
-            raise ConfigError(f"setting {name!r}; expected one of {', '.join(sorted(names))}")
+            raise ConfigError(
+                f"setting {name!r} is unknown; expected one of {', '.join(sorted(names))}"
+            )
         default = names[name].default
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if isinstance(default, bool) != isinstance(value, bool) or (
             isinstance(default, (int, float)) and not isinstance(default, bool) and not number
         ):
-            raise ConfigError(f"{name}: {value!r}; expected a value like {default!r}")
+            raise ConfigError(f"{name} is {value!r}; expected a value like {default!r}")
     return dict(values)
 
 
@@ -279,4 +324,4 @@ def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{name} {value}; expected a positive number")
+            raise ConfigError(f"{name} is {value}; expected a positive number")

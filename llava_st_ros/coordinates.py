@@ -1,9 +1,9 @@
-"""The three coordinate axes, time, height and width: their tokens, tables and vocabulary rows.
+"""The three coordinate axes (time, height, width): their tokens, tables and vocabulary rows.
 
 LLaVA-ST (section 3.2) writes a coordinate as one token of a table: ``<TEMP-012>``,
-``<HEIGHT-034>``, ``<WIDTH-056>``. Row k of a table with R rows means k / (R - 1) of the window or
-of the frame. The vocabulary is [text | time | height | width]: a token's id is its row plus an
-offset.
+``<HEIGHT-034>``, ``<WIDTH-056>``. Row k of a table with R rows is the value k / (R - 1) of the
+window or the frame. The vocabulary is [text | time | height | width]: the id of a token is its row
+plus an offset.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class Axis(Enum):
-    """An axis, in the order of the vocabulary.
+    """A coordinate axis; members are in the order of the vocabulary.
 
     Attributes:
         kind: Its name in tokens: "TEMP" in ``<TEMP-012>``.
@@ -34,7 +34,7 @@ class Axis(Enum):
 
     @classmethod
     def of_kind(cls, kind: str) -> Axis:
-        """The axis of a token's kind: "TEMP", "HEIGHT" or "WIDTH"."""
+        """Return the axis of a kind: "TEMP", "HEIGHT" or "WIDTH"."""
         return next(axis for axis in cls if axis.kind == kind)
 
     @property
@@ -48,7 +48,7 @@ class Axis(Enum):
         return f"<{self.kind}-OUTPUT>"
 
     def token(self, row: int) -> str:
-        """The token of a table's row: ``Axis.TIME.token(12)`` is ``<TEMP-012>``."""
+        """Return the token of a row: ``Axis.TIME.token(12)`` is ``<TEMP-012>``."""
         return f"<{self.kind}-{row:03d}>"
 
 
@@ -62,9 +62,12 @@ OUTPUT = re.compile(rf"<({_KINDS})-OUTPUT>")  # a placeholder in a training answ
 
 @dataclass(frozen=True)
 class CoordinateVocabulary:
-    """The ids of a model's coordinate tokens, which follow ``text_rows`` ids of text.
+    """The ids of a checkpoint's coordinate tokens.
 
-    Heights and widths have tables of ``space_rows`` rows each.
+    Attributes:
+        text_rows: The number of text ids, which precede the coordinates.
+        time_rows: Rows of the temporal table.
+        space_rows: Rows of each of the two spatial tables.
     """
 
     text_rows: int
@@ -72,26 +75,26 @@ class CoordinateVocabulary:
     space_rows: int
 
     def rows(self, axis: Axis) -> int:
-        """The number of rows of an axis's table."""
+        """Return the number of rows of an axis's table."""
         return self.time_rows if axis is Axis.TIME else self.space_rows
 
     def offset(self, axis: Axis) -> int:
-        """The id of an axis's row 0."""
+        """Return the id of row 0 of an axis."""
         before = {Axis.TIME: 0, Axis.HEIGHT: self.time_rows}
         return self.text_rows + before.get(axis, self.time_rows + self.space_rows)
 
     def ids(self, axis: Axis) -> range:
-        """The ids of an axis's rows."""
+        """Return the ids of an axis."""
         start = self.offset(axis)
         return range(start, start + self.rows(axis))
 
     @property
     def size(self) -> int:
-        """The number of ids: text and coordinates."""
+        """The number of ids, text and coordinates."""
         return self.text_rows + self.time_rows + 2 * self.space_rows
 
     def locate(self, token_id: int) -> tuple[Axis, int] | None:
-        """The axis and the row of an id; None for one that is no coordinate's."""
+        """Return the axis and the row of an id; None if it is not a coordinate's."""
         for axis in Axis:
             ids = self.ids(axis)
             if token_id in ids:
@@ -99,28 +102,28 @@ class CoordinateVocabulary:
         return None
 
     def is_text(self, ids: Any) -> Any:
-        """A mask of the ids, an array of any library, that are text."""
+        """Return a mask of the text ids in an array of any library."""
         return ids < self.text_rows
 
     def is_time(self, ids: Any) -> Any:
-        """A mask of the ids, an array of any library, that are times."""
+        """Return a mask of the time ids in an array of any library."""
         times = self.ids(Axis.TIME)
         return (ids >= times.start) & (ids < times.stop)
 
     def is_space(self, ids: Any) -> Any:
-        """A mask of the ids, an array of any library, that are heights or widths."""
+        """Return a mask of the height and width ids in an array of any library."""
         return ids >= self.offset(Axis.HEIGHT)
 
     def value(self, axis: Axis, row: int) -> float:
-        """The value in [0, 1] that a row means."""
+        """Return the value in [0, 1] of a row."""
         return row / max(1, self.rows(axis) - 1)
 
     def nearest_row(self, axis: Axis, value: float) -> int:
-        """The row nearest to a value in [0, 1]; of two the higher."""
+        """Return the row nearest to a value in [0, 1]; the higher one if two are equally near."""
         return math.floor(value * (self.rows(axis) - 1) + 0.5)
 
     def tokens(self) -> Iterator[str]:
-        """All coordinate tokens in the order of their ids."""
+        """Yield all coordinate tokens in the order of their ids."""
         for axis in Axis:
             for row in range(self.rows(axis)):
                 yield axis.token(row)

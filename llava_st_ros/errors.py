@@ -1,19 +1,19 @@
-"""The package's errors: one line each, what was wrong and, where it is not obvious, what to do."""
+"""The package's errors. A message is one line: the problem and, if not obvious, the remedy."""
 
 from __future__ import annotations
 
 
 class LlavaStError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base class of the errors of this package.
 
-    The message is a single line, so that it stays readable in a ROS log and at a shell prompt.
+    The message is a single line, so that it is readable in a ROS log and on a terminal.
 
     Args:
-        problem: What was wrong with the value, and what was expected.
-        remedy: What to do about it; empty where the problem already says so.
+        problem: What is wrong with the user's value, and what was expected.
+        remedy: What to do about it; empty if that is obvious.
 
     Attributes:
-        code: Exit code of a command that ends with this error.
+        code: Exit code of a command that fails with this error.
     """
 
     code = 2
@@ -23,33 +23,33 @@ class LlavaStError(Exception):
         super().__init__("; ".join(part for part in (self.problem, self.remedy) if part))
 
     def __reduce__(self) -> tuple[type[LlavaStError], tuple[str, str]]:
-        """Pickle by the two parts, so that an error crosses processes unchanged."""
+        """Pickle the two parts, so that an error is unchanged in another process."""
         return type(self), (self.problem, self.remedy)
 
 
 class ConfigError(LlavaStError):
-    """A setting or a geometry that cannot work."""
+    """An invalid setting or geometry."""
 
 
 class CheckpointError(LlavaStError):
-    """A checkpoint folder that does not match its config."""
+    """A checkpoint that is incomplete, corrupt or inconsistent with its config."""
 
 
 class QueryError(LlavaStError):
-    """A query that is not valid."""
+    """An invalid query."""
 
 
 class FrameError(LlavaStError):
-    """A camera frame that cannot be read."""
+    """A missing or unreadable camera frame."""
 
 
 class DataError(LlavaStError):
-    """A bag, video, dataset or other input file that cannot be read."""
+    """An unreadable bag, video, dataset or other input file."""
 
 
 class BackendError(LlavaStError):
-    """A runtime that is missing, or a call that breaks the backend protocol."""
+    """A missing runtime, or a call that violates the backend protocol."""
 
 
 class EngineError(LlavaStError):
-    """An engine directory that is incomplete, or built for another machine or model."""
+    """An engine directory that is incomplete or made for another machine or model."""

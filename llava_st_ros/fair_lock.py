@@ -1,4 +1,4 @@
-"""A lock that serves its waiters in the order in which they came."""
+"""A lock that is acquired in first-come, first-served order."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from collections import deque
 
 
 class FairLock:
-    """A mutex for ``with``: a thread that takes it again and again cannot starve the others.
+    """A mutex that threads acquire in the order of their requests; used with ``with``.
 
-    ``threading.Lock`` may go to whoever asks next, and a busy worker always does.
+    With ``threading.Lock``, a thread that releases and reacquires the lock in a loop starves the
+    others.
     """
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._state_lock = threading.Lock()
         self._held = False
-        self._gates: deque[threading.Lock] = deque()  # of the waiters, each shut until its turn
+        self._waiter_locks: deque[threading.Lock] = deque()  # each is released to wake its thread
 
     @property
     def waiting(self) -> int:
-        """Threads that wait for their turn."""
-        with self._guard:
-            return len(self._gates)
+        """The number of threads that wait for the lock."""
+        with self._state_lock:
+            return len(self._waiter_locks)
 
     def __enter__(self) -> None:
-        with self._guard:
+        with self._state_lock:
             if not self._held:
                 self._held = True
                 return
-            gate = threading.Lock()
-            gate.acquire()
-            self._gates.append(gate)
+            waiter_lock = threading.Lock()
+            waiter_lock.acquire()
+            self._waiter_locks.append(waiter_lock)
         try:
-            gate.acquire()  # handed over while still held
-        except BaseException:  # an interrupt: the turn must not be lost with this thread
-            with self._guard:
-                if gate in self._gates:
-                    self._gates.remove(gate)
+            waiter_lock.acquire()  # released by the holder, which hands the lock over
+        except BaseException:  # an interrupt: pass the lock on if it was handed over
+            with self._state_lock:
+                if waiter_lock in self._waiter_locks:
+                    self._waiter_locks.remove(waiter_lock)
                     raise
             self.__exit__()
             raise
 
     def __exit__(self, *_: object) -> None:
-        with self._guard:
-            if self._gates:
-                self._gates.popleft().release()
+        with self._state_lock:
+            if self._waiter_locks:
+                self._waiter_locks.popleft().release()
             else:
                 self._held = False

@@ -408,7 +408,8 @@ def test_standing_queries_refuse_sooner_than_single_questions(oracle, monkeypatc
     assert asked == [0.3, 0.5]
     with pytest.raises(ConfigError, match="another no_match_threshold for a running Grounder"):
         g.configure(GrounderConfig())
-    with pytest.raises(ConfigError, match=r"no_match_threshold 1.5; expected a value in \[0, 1\]"):
+    message = r"no_match_threshold is 1.5; expected a value in \[0, 1\]"
+    with pytest.raises(ConfigError, match=message):
         GrounderConfig(no_match_threshold=1.5)
 
 

@@ -1,4 +1,4 @@
-"""Answers in the model's words: what training shows and what the grammar allows."""
+"""The canonical text of answers: the training targets, and what the grammar allows."""
 
 from __future__ import annotations
 
@@ -14,30 +14,49 @@ from llava_st_ros.text.tasks import plain_words
 STVG_OPENER, TVG_OPENER = "During the span of {", "During the period {"
 ELC_OPENER, REC_OPENER = "Ends in ", "It appears at ["
 TUBE_OPENER = "Object bounding box: "
-# The answer to a question about something that is not there. The published models were never
-# trained to say it; a task that looks for what words describe may be answered so.
+# The answer of the tasks that search for something that is not there. The published models are not
+# trained on it.
 NO_MATCH_TEXT = "Nothing matches."
 NO_MATCH_TASKS = (Task.STVG, Task.SVG, Task.TVG, Task.REC)
 
-# All fixed words, as they stand between coordinate tokens: a tokenizer should know them well.
+# All fixed words between coordinate tokens; part of the training text of a tokenizer.
 FIXED_WORDS = (
-    *(STVG_OPENER, TVG_OPENER, ELC_OPENER, REC_OPENER, TUBE_OPENER, NO_MATCH_TEXT),
-    *("}. " + TUBE_OPENER, ". " + TUBE_OPENER, ": [", "], ", "]", "}", "{", "},", ". {", " ["),
+    STVG_OPENER,
+    TVG_OPENER,
+    ELC_OPENER,
+    REC_OPENER,
+    TUBE_OPENER,
+    NO_MATCH_TEXT,
+    "}. " + TUBE_OPENER,
+    ". " + TUBE_OPENER,
+    ": [",
+    "], ",
+    "]",
+    "}",
+    "{",
+    "},",
+    ". {",
+    " [",
 )
 _Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
 class FormattedAnswer:
-    """An answer in the model's words. ``values`` are the exact values in [0, 1] of the coordinate
-    tokens in ``text``, in the order in which they occur; the tokens themselves are rounded."""
+    """The canonical text of an answer.
+
+    Attributes:
+        text: The text with its coordinate tokens.
+        values: The exact values in [0, 1] of the coordinate tokens in order; the tokens themselves
+            are rounded to rows of the tables.
+    """
 
     text: str
     values: tuple[float, ...]
 
 
 class _Writer:
-    """Text and the exact values of its coordinate tokens, grown together."""
+    """Collects text and the exact values of its coordinate tokens."""
 
     def __init__(self, coordinates: CoordinateVocabulary) -> None:
         self._coordinates = coordinates
@@ -50,7 +69,7 @@ class _Writer:
     def time(self, token: int) -> None:
         rows = self._coordinates.rows(Axis.TIME)
         if not 0 <= token < rows:
-            raise QueryError(f"time token {token}; expected one of 0..{rows - 1}")
+            raise QueryError(f"time token {token} is not in the table; expected 0..{rows - 1}")
         self._coordinate(Axis.TIME, token, self._coordinates.value(Axis.TIME, token))
 
     def span(self, span: tuple[int, int]) -> None:
@@ -66,7 +85,7 @@ class _Writer:
         self.words(TUBE_OPENER)
         for number, (time, box) in enumerate(boxes):
             if time is None:
-                raise QueryError("a box without a time token; expected one for each box")
+                raise QueryError("a box of the tube has no time token")
             self.words(", " if number else "")
             self.time(time)
             self.words(": [")
@@ -82,49 +101,53 @@ class _Writer:
 
 
 def format_answer(answer: Answer, coordinates: CoordinateVocabulary) -> FormattedAnswer:
-    """The canonical text of an answer. Raises QueryError where the task's parts are missing."""
+    """Return the canonical text of an answer.
+
+    Raises:
+        QueryError: A part that the task's answers consist of is missing.
+    """
     writer, task = _Writer(coordinates), answer.task
     if answer.no_match and task in NO_MATCH_TASKS:
         writer.words(NO_MATCH_TEXT)
     elif task in (Task.STVG, Task.TVG):
         writer.words(STVG_OPENER if task is Task.STVG else TVG_OPENER)
-        writer.span(_given(answer.span, answer))
+        writer.span(_required(answer.span, answer))
         writer.words("}")
         if task is Task.STVG:
             writer.words(". ")
-            writer.tube(_given(answer.boxes, answer))
+            writer.tube(_required(answer.boxes, answer))
     elif task is Task.SVG:
-        writer.tube(_given(answer.boxes, answer))
+        writer.tube(_required(answer.boxes, answer))
     elif task is Task.ELC:
         writer.words(ELC_OPENER)
-        writer.time(_given(answer.span, answer)[1])
-        writer.words(f", {_sentence(_given(answer.caption, answer))}. ")
-        writer.tube(_given(answer.boxes, answer))
+        writer.time(_required(answer.span, answer)[1])
+        writer.words(f", {_sentence(_required(answer.caption, answer))}. ")
+        writer.tube(_required(answer.boxes, answer))
     elif task is Task.REC:
         writer.words(REC_OPENER)
-        writer.corners(_given(answer.boxes, answer)[0][1])
+        writer.corners(_required(answer.boxes, answer)[0][1])
         writer.words("]")
     elif task is Task.DGC:
         _write_phrases(writer, answer)
     elif task is Task.DVC:
-        for number, (span, caption) in enumerate(_given(answer.segments, answer)):
+        for number, (span, caption) in enumerate(_required(answer.segments, answer)):
             writer.words(" {" if number else "{")
             writer.span(span)
             writer.words(f"}}, {_sentence(caption)}.")
     else:
-        writer.words(_plain(_given(answer.caption or answer.text, answer)))
+        writer.words(_plain(_required(answer.caption or answer.text, answer)))
     return writer.done()
 
 
 def _write_phrases(writer: _Writer, answer: Answer) -> None:
-    """Boxes behind their phrases in the caption, or behind the bare phrases without one."""
+    """Write each box after its phrase in the caption, or after the phrase alone if not in it."""
     caption, start = _plain(answer.caption or ""), 0
-    for number, (phrase, box) in enumerate(_given(answer.phrases, answer)):
+    for number, (phrase, box) in enumerate(_required(answer.phrases, answer)):
         phrase = _plain(phrase)
-        place = caption.find(phrase, start) if phrase else -1
-        if place >= 0:
-            writer.words(caption[start : place + len(phrase)])
-            start = place + len(phrase)
+        index = caption.find(phrase, start) if phrase else -1
+        if index >= 0:
+            writer.words(caption[start : index + len(phrase)])
+            start = index + len(phrase)
         else:
             writer.words(f"{' ' if number else ''}{phrase}")
         writer.words(" [")
@@ -134,7 +157,7 @@ def _write_phrases(writer: _Writer, answer: Answer) -> None:
 
 
 def _plain(text: str) -> str:
-    """Words that cannot be taken for a place: no special tokens, no brackets."""
+    """Return words that cannot be parsed as coordinates: no special tokens, no brackets."""
     return plain_words(text).translate(str.maketrans("[]{}", "()()"))
 
 
@@ -142,11 +165,10 @@ def _sentence(text: str) -> str:
     return _plain(text).strip(" ,").rstrip(". ")
 
 
-def _given(part: _Part | None, answer: Answer) -> _Part:
+def _required(part: _Part | None, answer: Answer) -> _Part:
     if not part:
         raise QueryError(
-            f"a {answer.task.value} answer with a part missing"
-            "; expected the span, boxes, caption, phrases or segments that the task answers with",
-            "complete the answer",
+            f"a {answer.task.value} answer with a part missing; "
+            "expected the span, boxes, caption, phrases or segments of the task's answers"
         )
     return part

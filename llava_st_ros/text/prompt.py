@@ -1,4 +1,4 @@
-"""Questions to token ids: the chat template around the visual block and the question."""
+"""From questions to token ids: the chat template, the visual block and the question."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ _PLACEHOLDERS = re.compile(f"({'|'.join(axis.input_token for axis in Axis)})")
 
 @dataclass(frozen=True)
 class LabeledPrompt:
-    """Questions with their answers, for training. L tokens.
+    """A prompt of L tokens that contains its answers, for training.
 
-    ``labels_mask`` bool [L] is True on the answers' tokens and the end token that closes each;
-    ``coordinate_values`` float32 [L] holds the exact value in [0, 1] at the answers' coordinate
-    tokens, NaN elsewhere.
+    Attributes:
+        prompt: Questions and answers.
+        labels_mask: bool [L], True on the tokens of the answers and their end tokens.
+        coordinate_values: float32 [L], the exact values in [0, 1] of the answers' coordinate
+            tokens, NaN elsewhere.
     """
 
     prompt: Prompt
@@ -37,7 +39,11 @@ class LabeledPrompt:
 
 
 class PromptBuilder:
-    """Lays out prompts for one checkpoint. Raises CheckpointError if the tokenizer is another's."""
+    """Builds the prompts of one checkpoint.
+
+    Raises:
+        CheckpointError: The tokenizer and the config belong to different checkpoints.
+    """
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
         tokenizer.check_fits(config)
@@ -47,11 +53,11 @@ class PromptBuilder:
         self._to_assistant = tokenizer.encode(_TO_ASSISTANT)
         self._to_user = tokenizer.encode(_TO_USER)
         self._inputs = {axis.input_token: special.input_of(axis) for axis in Axis}
-        # Frame i of a window has row i of a table that may be longer than the window.
+        # Slot i of the window uses row i of the temporal table, which may have more rows.
         self._time_scale = (config.num_frames - 1) / max(1, config.num_temporal_tokens - 1)
 
     def build(self, question: Question) -> Prompt:
-        """The prompt of a question, up to and with ``<|im_start|>assistant`` and a line end."""
+        """Return the prompt of a question, up to and including ``<|im_start|>assistant\\n``."""
         ids = [
             *self._openings[question.task.modality],
             *self._question_ids(question, "\n"),
@@ -60,15 +66,20 @@ class PromptBuilder:
         return self._prompt(ids, [question])
 
     def build_labeled(self, turns: Sequence[tuple[Question, FormattedAnswer]]) -> LabeledPrompt:
-        """Several questions about one visual input, each with its answer; see LabeledPrompt.
+        """Return the prompt of one or more questions about one visual input, with their answers.
 
-        The visual block stands in the first question only.
+        The visual block precedes the first question.
+
+        Args:
+            turns: The questions and their answers.
+
+        Raises:
+            QueryError: There is no turn, or the turns differ in modality.
         """
         if not turns or len({question.task.modality for question, _ in turns}) != 1:
             raise QueryError(
-                "no turn, or turns about an image and about a video"
-                "; expected one or more turns about the same visual input",
-                "split the conversation",
+                "no turn, or turns about an image and about a video; "
+                "expected one or more turns about the same visual input"
             )
         ids = list(self._openings[turns[0][0].task.modality])
         mask = [False] * len(ids)
@@ -96,16 +107,16 @@ class PromptBuilder:
             tuple(v for q in questions for v in q.width_inputs),
         )
 
-    def _question_ids(self, question: Question, lead: str) -> list[int]:
-        """Only placeholders become special tokens, and only as many as there are values."""
-        parts = _PLACEHOLDERS.split(lead + question.text)
+    def _question_ids(self, question: Question, prefix: str) -> list[int]:
+        """Tokenize a question; placeholders are the only special tokens, one for each value."""
+        parts = _PLACEHOLDERS.split(prefix + question.text)
         for axis, values in question.inputs.items():
             name = axis.input_token
             if parts.count(name) != len(values):
                 raise QueryError(
-                    f"{parts.count(name)} {name} in a question with {len(values)} values"
-                    "; expected a value for each",
-                    "make questions with tasks.question or tasks.question_from_query",
+                    f"{parts.count(name)} {name} in a question with {len(values)} values; "
+                    "expected one value for each",
+                    "use tasks.make_question",
                 )
         ids: list[int] = []
         for part in parts:
@@ -115,39 +126,36 @@ class PromptBuilder:
         return ids
 
     def _answer_ids(self, answer: FormattedAnswer) -> tuple[list[int], list[float]]:
-        """Ids of an answer, each coordinate token's value beside it; only these are special."""
+        """Tokenize an answer; coordinate tokens, are the only special tokens."""
         ids: list[int] = []
         values: list[float] = []
         parts = COORDINATE.split(answer.text)  # words, kind, row, words, kind, row, ..., words
         spelled, given = len(parts) // 3, len(answer.values)
         if spelled != given:
             raise QueryError(
-                f"{spelled} coordinate tokens in an answer with {given} values"
-                "; expected a value for each",
-                "make answers with answers.format_answer",
+                f"{spelled} coordinate tokens in an answer with {given} values; "
+                "expected one value for each",
+                "use answers.format_answer",
             )
-        for place in range(0, len(parts), 3):
-            words = self._tokenizer.encode_user(parts[place])
+        for index in range(0, len(parts), 3):
+            words = self._tokenizer.encode_user(parts[index])
             ids += words
             values += [float("nan")] * len(words)
-            if place + 2 < len(parts):
-                ids.append(self._coordinate_id(parts[place + 1], int(parts[place + 2])))
-                values.append(answer.values[place // 3])
+            if index + 2 < len(parts):
+                ids.append(self._coordinate_id(parts[index + 1], int(parts[index + 2])))
+                values.append(answer.values[index // 3])
         return ids, values
 
     def _coordinate_id(self, kind: str, row: int) -> int:
         axis = Axis.of_kind(kind)
         ids = self._config.coordinates.ids(axis)
         if row >= len(ids):
-            raise QueryError(
-                f"{axis.token(row)} in an answer; expected a row below {len(ids)}",
-                "make answers with answers.format_answer",
-            )
+            raise QueryError(f"{axis.token(row)} in an answer; expected a row below {len(ids)}")
         return ids[row]
 
 
 def visual_block(config: ModelConfig, modality: Modality) -> list[int]:
-    """Ids of the positions that an image's, or a video's fast and slow, visual tokens take."""
+    """Return the ids at the positions of the visual tokens: an image's, or fast and slow ones."""
     special = config.special_tokens
     if modality is Modality.IMAGE:
         return _block(special.im_start, special.im_patch, special.im_end, config.tokens_per_frame)
@@ -162,7 +170,7 @@ def visual_block(config: ModelConfig, modality: Modality) -> list[int]:
 def _block(start: int, patch: int, end: int, tokens: int) -> list[int]:
     if tokens < 2:
         raise ConfigError(
-            f"a visual block of {tokens} token; expected two or more",
+            f"a visual block of {tokens} tokens; expected at least 2",
             "raise num_frames or image_size",
         )
     return [start] + [patch] * (tokens - 2) + [end]

@@ -1,6 +1,6 @@
-"""Which positions of a prompt hold no token's row but a visual token or a coordinate.
+"""The positions of a prompt that hold visual tokens or coordinate values instead of embeddings.
 
-The rules of the published code in one place, for every backend; NumPy only.
+These are the rules of the published code, for every backend; NumPy only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llava_st_ros.errors import BackendError
 
 
 class Block(NamedTuple):
-    """``length`` positions from ``position`` on hold the visual tokens from ``row`` on."""
+    """``length`` positions from ``position`` hold the visual tokens from ``row``."""
 
     position: int
     row: int
@@ -26,11 +26,11 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """What a prompt's positions hold besides token embeddings.
+    """The positions that do not hold token embeddings.
 
     Attributes:
-        blocks: Of visual tokens.
-        inputs: For each axis the positions i64 [K] that hold its coordinate values.
+        blocks: The blocks of visual tokens.
+        inputs: The positions, int64 [K], of each axis's coordinate values.
     """
 
     blocks: tuple[Block, ...]
@@ -43,45 +43,46 @@ def lay_out(
     visual: Sequence[int],
     inputs: Mapping[Axis, Sequence[float]],
 ) -> PromptLayout:
-    """The layout of a prompt.
+    """Return the layout of a prompt.
 
     Args:
-        ids: Its token ids, i64 [L].
-        config: The model's.
-        visual: As of ``visual_blocks``.
+        ids: The prompt's token ids, int64 [L].
+        config: The checkpoint's geometry.
+        visual: As in ``visual_blocks``.
         inputs: The coordinate values of each axis.
 
     Raises:
-        BackendError: A block's length or the number of values does not fit the ids.
+        BackendError: The length of a block or the number of values does not match the ids.
     """
     blocks = visual_blocks(ids, config, visual)
     written = written_inputs(config)
     positions = {}
     for axis in Axis:
         values = inputs.get(axis, ())
-        places = np.flatnonzero(ids == config.special_tokens.input_of(axis))
-        if len(places) != len(values):
+        found = np.flatnonzero(ids == config.special_tokens.input_of(axis))
+        if len(found) != len(values):
             raise BackendError(
-                f"{len(places)} {axis.input_token} tokens but {len(values)} values; expected one "
-                "for each",
+                f"{len(found)} {axis.input_token} tokens but {len(values)} values; "
+                "expected one value for each",
                 "build the prompt with PromptBuilder",
             )
-        positions[axis] = places if axis in written else places[:0]
+        positions[axis] = found if axis in written else found[:0]
     return PromptLayout(blocks, positions)
 
 
 def visual_blocks(ids: np.ndarray, config: ModelConfig, visual: Sequence[int]) -> tuple[Block, ...]:
-    """The blocks of visual tokens in a prompt i64 [L].
+    """Return the blocks of visual tokens in a prompt.
 
     In the "released" compat mode the fast tokens are not written, as in the published code.
 
     Args:
-        ids: The prompt's token ids, i64 [L].
-        config: The model's.
-        visual: The number of visual tokens: (N,) of an image, (fast, slow) of a video, () of none.
+        ids: The prompt's token ids, int64 [L].
+        config: The checkpoint's geometry.
+        visual: The number of visual tokens: (N,) for an image, (fast, slow) for a video, () for
+            none.
 
     Raises:
-        BackendError: The ids do not have exactly these blocks.
+        BackendError: The ids do not contain exactly these blocks.
     """
     special = config.special_tokens
     if len(visual) == 1:
@@ -94,12 +95,14 @@ def visual_blocks(ids: np.ndarray, config: ModelConfig, visual: Sequence[int]) -
         fast_block, slow_block = Block(fast_start, 0, fast), Block(slow_start, fast, slow)
         return (slow_block,) if config.compat == "released" else (fast_block, slow_block)
     if np.isin(ids, (special.im_start, special.vid_start, special.slow_vid_start)).any():
-        raise BackendError("a visual block in the prompt but no visual tokens", "pass visual")
+        raise BackendError(
+            "the prompt has a visual block but there are no visual tokens", "pass visual"
+        )
     return ()
 
 
 def written_inputs(config: ModelConfig) -> dict[Axis, int]:
-    """The axes whose values replace their placeholders' embeddings, and the placeholders' ids.
+    """Return the axes whose values replace placeholder embeddings, with the placeholders' ids.
 
     In the "released" compat mode the widths are not written, as in the published code.
     """
@@ -111,19 +114,19 @@ def written_inputs(config: ModelConfig) -> dict[Axis, int]:
 
 
 def _start(ids: np.ndarray, start_id: int, end_id: int, length: int, name: str) -> int:
-    """Where the only block of ``length`` positions from start_id to end_id begins."""
+    """Return the start of the only block from start_id to end_id; its length must match."""
     starts, ends = np.flatnonzero(ids == start_id), np.flatnonzero(ids == end_id)
     if len(starts) != 1 or len(ends) != 1:
         raise BackendError(
-            f"{len(starts)} starts and {len(ends)} ends of a {name} block"
-            "; expected one of each in the prompt",
-            "build the prompt with PromptBuilder, for this modality",
+            f"{len(starts)} starts and {len(ends)} ends of a {name} block in the prompt; "
+            "expected one of each",
+            "build the prompt with PromptBuilder for this modality",
         )
     found = int(ends[0] - starts[0]) + 1
     if found != length:
         raise BackendError(
-            f"a {name} block of {found} positions for {length} visual tokens"
-            "; expected equal counts",
+            f"a {name} block of {found} positions for {length} visual tokens; "
+            "expected equal numbers",
             "build the prompt for this number of frames",
         )
     return int(starts[0])

@@ -1,8 +1,8 @@
-"""Words and places to token ids: a byte-level BPE with LLaVA-ST's structural and coordinate tokens.
+"""The tokenizer: a byte-level BPE with LLaVA-ST's structural and coordinate tokens.
 
-The vocabulary is [text | time | height | width] (LLaVA-ST, section 3.2). Text ends with the chat
-tokens, then the structural tokens in the order in which the published code adds them; the
-coordinate tokens follow without a gap, so that each is its table's row plus an offset.
+The vocabulary is [text | time | height | width] (LLaVA-ST, section 3.2). The text part ends with
+the chat tokens and the structural tokens, in the order in which the published code adds them. The
+coordinate tokens follow without a gap: the id of each is its row plus an offset.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ STRUCTURE = {  # field of SpecialTokens -> token, in the published order
         for side, token in (("input", axis.input_token), ("output", axis.output_token))
     },
 }
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them
-# Qwen2's own split: contractions, words with one leading mark, single digits, marks, line ends.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # either one
+# The pre-tokenizer of Qwen2: contractions, words, single digits, punctuation, line breaks.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -48,8 +48,21 @@ _SPLIT = (
 
 
 class Tokenizer:
-    """Token ids of trusted text, of users' words, and back. Raises CheckpointError at the start
-    unless every structural token is one id and the coordinate tokens lie in their order."""
+    """Converts trusted text and user text to token ids, and back.
+
+    Args:
+        tokenizer: A tokenizer of the tokenizers library.
+        source: Its name in error messages.
+
+    Attributes:
+        chat_start: Id of ``<|im_start|>``.
+        chat_end: Id of ``<|im_end|>``.
+        special: Ids of the structural tokens.
+        coordinates: Ids of the coordinate tokens.
+
+    Raises:
+        CheckpointError: A structural token is missing, or the coordinate tokens are not in order.
+    """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, source: str = "tokenizer") -> None:
         self._tokenizer = tokenizer
@@ -58,9 +71,8 @@ class Tokenizer:
         missing = [t for t in (CHAT_START, CHAT_END, *STRUCTURE.values()) if t not in ids]
         if missing:
             raise CheckpointError(
-                f"{source}: no token {', '.join(missing)}"
-                "; expected the chat and structural tokens, each added as one token",
-                "take the tokenizer files that belong to the checkpoint",
+                f"{source} has no token {', '.join(missing)}",
+                "use the tokenizer files of the checkpoint",
             )
         self.chat_start, self.chat_end = ids[CHAT_START], ids[CHAT_END]
         self.special = SpecialTokens(**{field: ids[name] for field, name in STRUCTURE.items()})
@@ -70,21 +82,21 @@ class Tokenizer:
             if match:
                 axis, row = Axis.of_kind(match[1]), int(match[2])
                 if row != len(rows[axis]):
-                    raise _disorder(f"{source}: {name} as row {len(rows[axis])}")
+                    raise _disorder(f"{source} has {name} as row {len(rows[axis])}")
                 rows[axis].append(number)
         together = [number for axis in Axis for number in rows[axis]]
         if not all(rows.values()) or len(rows[Axis.HEIGHT]) != len(rows[Axis.WIDTH]):
             counts = ", ".join(f"{len(ids)} {axis.kind}" for axis, ids in rows.items())
-            raise _disorder(f"{source}: {counts} tokens")
+            raise _disorder(f"{source} has {counts} tokens")
         if together != list(range(together[0], together[0] + len(together))):
-            raise _disorder(f"{source}: coordinate tokens with gaps or out of their order")
+            raise _disorder(f"{source} has gaps between its coordinate tokens, or another order")
         if together[0] <= max(vars(self.special).values()):
-            raise _disorder(f"{source}: coordinate tokens before the structural ones")
+            raise _disorder(f"{source} has coordinate tokens before structural tokens")
         self.coordinates = CoordinateVocabulary(
             together[0], len(rows[Axis.TIME]), len(rows[Axis.HEIGHT])
         )
         self._added = frozenset(added)
-        # The same BPE without any added token: no structure can come out of a user's words.
+        # The same BPE without added tokens, so that user text cannot produce special tokens.
         self._plain = tokenizers.Tokenizer(tokenizer.model)
         if tokenizer.normalizer is not None:
             self._plain.normalizer = tokenizer.normalizer
@@ -93,30 +105,35 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """From ``tokenizer.json``, or ``vocab.json`` and ``merges.txt`` as Qwen2 ships them.
+        """Load ``tokenizer.json``, or ``vocab.json`` and ``merges.txt`` as published by Qwen2.
 
-        Tokens that only ``added_tokens.json`` or ``tokenizer_config.json`` names are added, and
-        must get the ids that these files give them. Raises CheckpointError.
+        Tokens listed only in ``added_tokens.json`` or ``tokenizer_config.json`` are added.
+
+        Raises:
+            CheckpointError: The files are missing or corrupt, or an added token gets another id
+                than the one listed.
         """
         return cls(_read_files(Path(folder)), str(folder))
 
     @classmethod
     def load_if_any(cls, folder: str | Path) -> Tokenizer | None:
-        """As ``load``; None where the folder has none of a tokenizer's files."""
+        """Load a tokenizer as ``load`` does; return None if the folder has no tokenizer files."""
         found = any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
         return cls.load(folder) if found else None
 
     @classmethod
     def load_completed(cls, folder: str | Path, num_temporal: int, num_spatial: int) -> Tokenizer:
-        """As ``load``, with the structural and coordinate tokens that the files lack added at the
-        end in the published order, as the stage of training that brings them adds them."""
+        """Load a tokenizer and add the missing structural and coordinate tokens.
+
+        They are added at the end, in the published order.
+        """
         tokenizer = _read_files(Path(folder))
         tokens = [*STRUCTURE.values(), *CoordinateVocabulary(0, num_temporal, num_spatial).tokens()]
         tokenizer.add_special_tokens([_special(t) for t in tokens])
         return cls(tokenizer, str(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json`` and a ``tokenizer_config.json`` for transformers."""
+        """Write ``tokenizer.json``, and ``tokenizer_config.json`` for transformers."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -133,16 +150,16 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of text ids, and so the id of ``<TEMP-000>``."""
+        """The number of text ids, which is the id of ``<TEMP-000>``."""
         return self.coordinates.text_rows
 
     @property
     def digest(self) -> str:
-        """A hash that two tokenizers share if they give the same ids to the same text."""
+        """A SHA-256 hash of the tokenizer's definition."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def check_fits(self, config: ModelConfig) -> None:
-        """Raise CheckpointError unless the tokenizer belongs to a model of this geometry."""
+        """Raise CheckpointError if the tokenizer does not match the geometry of a checkpoint."""
         for what, found, expected in (
             ("id of <TEMP-000>", self.vocab_size, config.language.vocab_size),
             ("time tokens", self.coordinates.time_rows, config.num_temporal_tokens),
@@ -151,30 +168,30 @@ class Tokenizer:
         ):
             if found != expected:
                 raise CheckpointError(
-                    f"the tokenizer's {what}: {found}"
-                    f"; expected {expected}, as lm_head.weight and config.json say",
-                    "use the tokenizer that belongs to the weights",
+                    f"the tokenizer's {what}: {found}; expected {expected}, "
+                    "as in lm_head.weight and config.json",
+                    "use the tokenizer files of the checkpoint",
                 )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of trusted text: special tokens in it are recognized."""
+        """Return the ids of trusted text; special tokens in it are recognized."""
         return self._tokenizer.encode(_utf8(text), add_special_tokens=False).ids
 
     def encode_user(self, text: str) -> list[int]:
-        """Ids of anybody's text: whatever it spells, no special token comes out."""
+        """Return the ids of user text; never those of special tokens."""
         ids = self._plain.encode(_utf8(text), add_special_tokens=False).ids
         return [number for number in ids if number not in self._added]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids, special tokens kept; ids outside the vocabulary are left out."""
+        """Return the text of ids, special tokens included; skip ids outside the vocabulary."""
         known = [int(i) for i in ids if 0 <= int(i) < self.coordinates.size]
         return self._tokenizer.decode(known, skip_special_tokens=False)
 
     @cached_property
     def texts(self) -> tuple[str | None, ...]:
-        """What each id below ``vocab_size`` adds to a text; None for special tokens and gaps.
+        """The text of each id below ``vocab_size``; None for special tokens and unused ids.
 
-        An incomplete UTF-8 sequence reads as U+FFFD.
+        Incomplete UTF-8 sequences are replaced by U+FFFD.
         """
         byte = _bytes_of_alphabet()
         result: list[str | None] = [None] * self.vocab_size
@@ -188,18 +205,25 @@ class Tokenizer:
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, num_temporal: int, num_spatial: int
 ) -> Tokenizer:
-    """A byte-level BPE of ``texts``; at most ``vocab_size`` ids before ``<TEMP-000>``.
+    """Train a byte-level BPE.
 
-    Special tokens in the texts part them and are not learnt as words.
-    Few texts give fewer merges and so a smaller vocabulary: read it off ``Tokenizer.vocab_size``.
+    Args:
+        texts: The training texts; they are split at special tokens, which are not learned as words.
+        vocab_size: The maximum number of text ids. Few texts give fewer; see
+            ``Tokenizer.vocab_size``.
+        num_temporal: Rows of the temporal table.
+        num_spatial: Rows of each spatial table.
+
+    Raises:
+        CheckpointError: The vocabulary has no room for bytes and structural tokens, or a table has
+            no rows.
     """
     structure = [CHAT_START, CHAT_END, *STRUCTURE.values()]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + len(structure) or num_temporal < 1 or num_spatial < 1:
         raise CheckpointError(
-            f"a vocabulary of {vocab_size} with {num_temporal} time and {num_spatial} place tokens"
-            f"; expected at least {len(alphabet) + len(structure)} and a row of each",
-            "ask for a larger one",
+            f"a vocabulary of {vocab_size} with {num_temporal} temporal and {num_spatial} spatial "
+            f"tokens; expected at least {len(alphabet) + len(structure)} with one of each"
         )
     tokenizer = _byte_level(tokenizers.Tokenizer(models.BPE()))
     trainer = trainers.BpeTrainer(
@@ -208,41 +232,41 @@ def train_tokenizer(
         special_tokens=[],
         show_progress=False,
     )
-    between = re.compile(
+    special = re.compile(
         "|".join([COORDINATE.pattern.replace("(", "(?:"), *map(re.escape, structure)])
     )
-    tokenizer.train_from_iterator((w for text in texts for w in between.split(text)), trainer)
+    tokenizer.train_from_iterator((w for text in texts for w in special.split(text)), trainer)
     coordinates = [*CoordinateVocabulary(0, num_temporal, num_spatial).tokens()]
     tokenizer.add_special_tokens([_special(t) for t in structure + coordinates])
     return Tokenizer(tokenizer)
 
 
 def _read_files(folder: Path) -> tokenizers.Tokenizer:
-    whole, vocabulary, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
+    names = ("tokenizer.json", "vocab.json", "merges.txt")
+    complete, vocabulary, merges = (folder / name for name in names)
     try:
-        if whole.is_file():
-            tokenizer = tokenizers.Tokenizer.from_str(whole.read_text(encoding="utf-8"))
+        if complete.is_file():
+            tokenizer = tokenizers.Tokenizer.from_str(complete.read_text(encoding="utf-8"))
         elif vocabulary.is_file() and merges.is_file():
             model = models.BPE.from_file(str(vocabulary), str(merges))
             tokenizer = _byte_level(tokenizers.Tokenizer(model))
         else:
             raise CheckpointError(
-                f"{folder}: no tokenizer.json and no vocab.json with merges.txt"
-                "; expected one of the two",
-                "copy the tokenizer files into the checkpoint's folder",
+                f"{folder} has no tokenizer.json, and no vocab.json with merges.txt",
+                "copy the tokenizer files into the checkpoint folder",
             )
         _add_tokens(tokenizer, _declared_tokens(folder), folder)
     except CheckpointError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(
-            f"{folder}: {error}; expected readable tokenizer files", "fetch or save them again"
+            f"{folder}: unreadable tokenizer files: {error}", "download or save them again"
         ) from error
     return tokenizer
 
 
 def _byte_level(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Qwen2's normaliser, split and decoder around a BPE model."""
+    """Wrap a BPE model in the normalizer, pre-tokenizer and decoder of Qwen2."""
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -255,7 +279,7 @@ def _byte_level(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _declared_tokens(folder: Path) -> dict[str, int]:
-    """Token -> id as the side files of ``tokenizer.json`` or ``vocab.json`` give them."""
+    """Return the ids of the tokens listed beside ``tokenizer.json`` or ``vocab.json``."""
     declared: dict[str, int] = {}
     path = folder / "added_tokens.json"
     if path.is_file():
@@ -270,7 +294,7 @@ def _declared_tokens(folder: Path) -> dict[str, int]:
 def _mapping(path: Path) -> Mapping[str, Any]:
     loaded = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path}: {type(loaded).__name__}; expected an object")
+        raise CheckpointError(f"{path} contains a {type(loaded).__name__}; expected a JSON object")
     return loaded
 
 
@@ -281,9 +305,9 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, declared: Mapping[str, int], fo
             tokenizer.add_special_tokens([_special(token)])
         if tokenizer.token_to_id(token) != number:
             raise CheckpointError(
-                f"{folder}: {token} gets id {tokenizer.token_to_id(token)}"
-                f"; expected id {number}, as added_tokens.json or tokenizer_config.json says",
-                "take tokenizer files that belong together",
+                f"{folder}: {token} gets id {tokenizer.token_to_id(token)}; "
+                f"expected {number}, as in added_tokens.json or tokenizer_config.json",
+                "use tokenizer files of one checkpoint",
             )
 
 
@@ -293,19 +317,19 @@ def _special(token: str) -> AddedToken:
 
 def _disorder(found: str) -> CheckpointError:
     return CheckpointError(
-        f"{found}; expected <TEMP-000>.., <HEIGHT-000>.., <WIDTH-000>.. in this order without a "
-        "gap, after all structural tokens, as many heights as widths",
-        "take the tokenizer files that belong to the checkpoint",
+        f"{found}; expected <TEMP-000>.., <HEIGHT-000>.., <WIDTH-000>.. in this order, without "
+        "gaps, after the structural tokens, and as many heights as widths",
+        "use the tokenizer files of the checkpoint",
     )
 
 
 def _utf8(text: str) -> str:
-    """Lone surrogates have no UTF-8: they become U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _bytes_of_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in a byte-level vocabulary, to the byte."""
+    """Return the byte of each character of a byte-level vocabulary."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [b for b in range(256) if b not in shown]
     return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(hidden)}

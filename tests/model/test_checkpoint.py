@@ -186,7 +186,7 @@ def test_overrides_win(folder: Path) -> None:
         ),
         (
             lambda w: w.update({"lm_head.weight": torch.zeros(7, 32)}),
-            ["<TEMP-000>", "7, as lm_head.weight"],
+            ["<TEMP-000>", "7, as in lm_head.weight"],
         ),
         (
             lambda w: w.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}),
@@ -217,7 +217,7 @@ def test_damaged_folders_are_named(saved: Path, tmp_path: Path) -> None:
     assert "no config.json" in refused(folder)
     folder = copy("bad-config")
     (folder / "config.json").write_text("{")
-    assert "readable JSON" in refused(folder)
+    assert "config.json as JSON" in refused(folder)
     (folder / "config.json").write_text("[]")
     assert "a JSON object" in refused(folder)
     folder = copy("no-weights")
@@ -258,12 +258,15 @@ def test_a_tokenizer_of_another_vocabulary(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"llava_st": {}, "mm_vision_tower": "someone/else"}, "'someone/else' of unknown sizes"),
-        ({"llava_st": 3}, "llava_st 3"),
-        ({"num_temporal_tokens": None}, "num_temporal_tokens None"),
-        ({"hidden_size": "wide"}, "hidden_size 'wide'"),
+        (
+            {"llava_st": {}, "mm_vision_tower": "someone/else"},
+            "vision tower 'someone/else' is unknown",
+        ),
+        ({"llava_st": 3}, "llava_st is 3"),
+        ({"num_temporal_tokens": None}, "num_temporal_tokens is None"),
+        ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
-        ({"mm_projector_type": "linear"}, "mm_projector_type 'linear'"),
+        ({"mm_projector_type": "linear"}, "mm_projector_type is 'linear'"),
         ({"hidden_size": 36}, "misshapen"),
         ({"num_hidden_layers": 3}, "missing"),
         ({"num_hidden_layers": 1}, "extra"),
