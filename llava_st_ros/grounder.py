@@ -1,4 +1,4 @@
-"""Frames and questions in, groundings, tracks and events out. Knows nothing of ROS."""
+"""The grounder: frames and queries in, groundings, tracks and events out. Knows nothing of ROS."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from llava_st_ros.tracking.standing import StandingQuery
 
 
 class Grounder:
-    """One model, many cameras, many standing queries.
+    """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
-    ``push``, ``add_query``, ``remove_query``, ``queries``, ``cameras`` and ``counts`` may be used
-    from any thread at any time and never wait for the model; ``tick`` belongs to one thread;
-    ``ask`` may be called from others and waits its turn, one answer long. Times are nanoseconds of
-    the stamps' clock.
+    Thread safety: ``push``, ``add_query``, ``remove_query``, ``queries``, ``cameras`` and
+    ``counts`` can be called from any thread and do not wait for the model. ``tick`` must be called
+    from one thread only. ``ask`` can be called from any thread and waits for at most the answers in
+    progress and those requested earlier. Times are nanoseconds on the clock of the stamps.
+
+    Args:
+        backend: The model, from ``load_backend``.
+        tokenizer: The model's tokenizer, from ``load_backend``.
+        config: The settings; defaults if omitted.
     """
 
     def __init__(
@@ -34,37 +39,36 @@ class Grounder:
         self._config = config or GrounderConfig()
         self._runner = QueryRunner(backend, tokenizer, self._config)
         self._num_frames = backend.describe().model.num_frames
-        # Cameras, standing queries and what follows them. Reentrant: ``cancelled`` is the caller's
-        # code and may look at the queries.
+        # Guards the fields below. Reentrant: the caller's ``cancelled`` may read the queries.
         self._state_lock = threading.RLock()
-        self._model_lock = FairLock()  # one answer at a time
+        self._model_lock = FairLock()  # held for one answer
         self._buffers: dict[str, FrameBuffer] = {}
         self._standing: dict[str, StandingQuery] = {}
-        self._events: list[Event] = []  # to be told by the tick that comes or runs
+        self._events: list[Event] = []  # to be returned by the current or next tick
         self._clock: int | None = None
         self._track_ids = itertools.count()
         self._event_ids = itertools.count()
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        """The standing queries, in the order in which they were added."""
+        """The standing queries in the order in which they were added."""
         with self._state_lock:
             return tuple(standing.query for standing in self._standing.values())
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Every camera that a frame came from."""
+        """The cameras that have sent frames."""
         with self._state_lock:
             return tuple(self._buffers)
 
     def counts(self, camera: str) -> StreamCounts:
-        """What came from a camera; zeros for one that sent nothing."""
+        """Return a camera's frame counts; zeros if it has sent no frame."""
         with self._state_lock:
             buffer = self._buffers.get(camera)
         return buffer.counts if buffer else StreamCounts()
 
     def push(self, frame: Frame) -> None:
-        """Take a frame; its image is kept by reference and must not be written to."""
+        """Add a frame. Its image is kept by reference and must not be modified."""
         with self._state_lock:
             buffer = self._buffers.get(frame.camera)
             if buffer is None:
@@ -73,14 +77,17 @@ class Grounder:
         buffer.push(frame)
 
     def add_query(self, query: Query) -> None:
-        """Let a query stand. Raises QueryError where it cannot be asked.
+        """Add a standing query, or replace the one with its id.
 
-        A query equal to the standing one of its id changes nothing; a different one takes its
-        place, and with it tracks and events begin anew.
+        A replaced query's tracks are dropped and its events end. Adding an equal query again
+        changes nothing.
+
+        Raises:
+            QueryError: The query has no id, or lacks an input that its task needs.
         """
         prepared = self._runner.prepare(query, self._config.no_match_threshold)
         with self._state_lock:
-            standing = self._stand(prepared)
+            standing = self._make_standing(prepared)
             old = self._standing.get(query.id)
             if old is not None and old.query == query:
                 return
@@ -88,38 +95,42 @@ class Grounder:
             self._standing[query.id] = standing
 
     def remove_query(self, query_id: str) -> None:
-        """Forget a standing query; its events end at the next tick. QueryError if unknown."""
+        """Remove a standing query; its events end at the next tick.
+
+        Raises:
+            QueryError: There is no standing query of this id.
+        """
         with self._state_lock:
             if not self._remove(query_id):
-                known = ", ".join(sorted(self._standing)) or "none stands"
-                raise QueryError(f"no standing query {query_id!r}; expected one of: {known}")
+                known = ", ".join(sorted(self._standing))
+                expected = f"expected one of: {known}" if known else "there are none"
+                raise QueryError(f"no standing query {query_id!r}; {expected}")
 
     def configure(self, config: GrounderConfig) -> None:
-        """Change how answers become tracks and events, from the next answer on.
+        """Change the settings of tracks and events from the next answer on.
 
-        Raises ConfigError where the stream or the decoding would change: these are settled when
-        the Grounder is made.
+        Raises:
+            ConfigError: A setting of the stream or of decoding differs; these cannot change.
         """
-        settled = ("stream", "max_new_tokens", "constrained", "no_match_threshold")
+        fixed = ("stream", "max_new_tokens", "constrained", "no_match_threshold")
         with self._state_lock:
-            changed = [n for n in settled if getattr(config, n) != getattr(self._config, n)]
+            changed = [n for n in fixed if getattr(config, n) != getattr(self._config, n)]
             if changed:
                 raise ConfigError(
-                    f"another {', '.join(changed)} for a running Grounder"
-                    "; only min_confidence, association_iou, track_timeout_seconds and "
-                    "event_gap_seconds can change",
-                    "make a new Grounder",
+                    f"a Grounder's {', '.join(changed)} cannot change; only min_confidence, "
+                    "association_iou, track_timeout_seconds and event_gap_seconds can",
+                    "create a new Grounder",
                 )
             self._config = config
             for standing in self._standing.values():
                 standing.configure(config)
 
     def reset(self) -> None:
-        """Forget frames, tracks and events; standing queries stay and are due at once."""
+        """Drop all frames, tracks and events; standing queries are kept and due at once."""
         with self._state_lock:
             self._buffers.clear()
             for query_id, old in self._standing.items():
-                self._standing[query_id] = self._stand(old.prepared)
+                self._standing[query_id] = self._make_standing(old.prepared)
             self._events.clear()
             self._clock = None
 
@@ -132,47 +143,64 @@ class Grounder:
         on_token: Callable[[int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Grounding:
-        """Answer one question now, on frames stamped up to ``now`` where it is given.
+        """Answer a one-shot query.
 
-        ``camera`` defaults to that of the query's cameras (or of all) which has the newest frame.
-        Raises QueryError where the question cannot be asked, FrameError where no frame has come.
+        Args:
+            query: The query; its period, expiry and id are not used.
+            camera: The camera; by default the one of ``query.cameras`` (or of all) with the newest
+                frame.
+            now: Ignore frames stamped later than this (ns).
+            on_token: Called with each generated id.
+            cancelled: Called before each decoding step; True ends the answer early.
+
+        Raises:
+            QueryError: The query lacks an input that its task needs.
+            FrameError: There is no frame from the camera.
         """
         prepared = self._runner.prepare(query)
-        wanted = (camera,) if camera is not None else query.cameras
+        cameras = (camera,) if camera is not None else query.cameras
         with self._state_lock:
             buffers = {
                 name: buffer
                 for name, buffer in self._buffers.items()
-                if (not wanted or name in wanted) and buffer.latest(now) is not None
+                if (not cameras or name in cameras) and buffer.latest(now) is not None
             }
         grounding = None
         if buffers:
             name = max(buffers, key=lambda n: buffers[n].newest or 0)
             with self._model_lock:
                 view = CameraView(self._backend, buffers[name], now)
-                grounding = self._runner.ask(prepared, view, on_token=on_token, cancelled=cancelled)
+                grounding = self._runner.run(prepared, view, on_token=on_token, cancelled=cancelled)
         if grounding is None:
-            raise FrameError(
-                (
-                    f"no frame yet from {_named(wanted)}"
-                    + ("" if now is None else f" up to {now} ns")
-                )
-                + "; expected "
-                + ("a camera that has sent frames" + _having(self.cameras)),
-                "check the camera's name, its topic and that it publishes",
-            )
+            raise self._no_frame(cameras, now)
         return grounding
 
-    def tick(self, now: int, cancelled: Callable[[], bool] | None = None) -> Tick:
-        """Answer every standing query that is due, on each of its cameras with new frames.
+    def _no_frame(self, cameras: tuple[str, ...], now: int | None) -> FrameError:
+        source = "camera " + " or ".join(map(repr, cameras)) if cameras else "any camera"
+        until = "" if now is None else f" up to {now} ns"
+        active = ", ".join(sorted(self.cameras))
+        return FrameError(
+            f"no frame yet from {source}{until}",
+            f"frames came from: {active}" if active else "no camera has sent a frame",
+        )
 
-        A query is due when its period has passed since it was last asked, and removed when its
-        expiry has passed since its first tick. Returns the new answers, all living tracks and the
-        events that changed. An answer whose query was removed or replaced meanwhile is dropped.
+    def tick(self, now: int, cancelled: Callable[[], bool] | None = None) -> Tick:
+        """Evaluate the standing queries that are due on each of their cameras with new frames.
+
+        A query is due when its period has passed since its last evaluation, and removed when its
+        expiry has passed since its first tick. Answers of queries that are removed or replaced
+        during the tick are dropped.
+
+        Args:
+            now: The current time (ns).
+            cancelled: Called before each query and decoding step; True ends the tick early.
+
+        Returns:
+            New answers, all active tracks and the events that changed.
         """
         with self._state_lock:
             self._set_clock(now)
-            for query_id in [s.query.id for s in self._standing.values() if s.expired(now)]:
+            for query_id in [s.query.id for s in self._standing.values() if s.is_expired(now)]:
                 self._remove(query_id)
             work = [
                 (standing, camera)
@@ -186,7 +214,7 @@ class Grounder:
             if cancelled is not None and cancelled():
                 break
             with self._model_lock:
-                grounding = self._answer(standing, camera, now, views, cancelled)
+                grounding = self._evaluate(standing, camera, now, views, cancelled)
             if grounding is not None:
                 groundings.append(grounding)
         with self._state_lock:
@@ -194,7 +222,7 @@ class Grounder:
             tracks = (track for s in self._standing.values() for track in s.tracks(now))
             return Tick(tuple(groundings), tuple(tracks), tuple(events))
 
-    def _answer(
+    def _evaluate(
         self,
         standing: StandingQuery,
         camera: str,
@@ -203,7 +231,7 @@ class Grounder:
         cancelled: Callable[[], bool] | None,
     ) -> Grounding | None:
         def is_stale() -> bool:
-            return not self._stands(standing) or (cancelled is not None and cancelled())
+            return not self._is_current(standing) or (cancelled is not None and cancelled())
 
         with self._state_lock:
             buffer = self._buffers.get(camera)
@@ -212,23 +240,23 @@ class Grounder:
                 return None
             if standing.query.task.modality is Modality.VIDEO and not buffer.has_history:
                 return None
-            if not standing.due(camera, (buffer.generation, newest), now):
+            if not standing.is_due(camera, (buffer.generation, newest), now):
                 return None
-            standing.ask(camera, now)
+            standing.mark_evaluated(camera, now)
         view = views.setdefault(camera, CameraView(self._backend, buffer))
-        grounding = self._runner.ask(standing.prepared, view, cancelled=is_stale)
+        grounding = self._runner.run(standing.prepared, view, cancelled=is_stale)
         window = view.window(standing.query.task.modality)
         with self._state_lock:
             if grounding is None or window is None or is_stale():
                 return None
-            seen = (window.generation, window.newest.stamp)
-            self._events.extend(standing.answer(grounding, seen, now))
+            end = (window.generation, window.newest.stamp)
+            self._events.extend(standing.update(grounding, end, now))
             return grounding
 
-    def _stand(self, prepared: PreparedQuery) -> StandingQuery:
+    def _make_standing(self, prepared: PreparedQuery) -> StandingQuery:
         return StandingQuery(prepared, self._config, self._track_ids, self._event_ids)
 
-    def _stands(self, standing: StandingQuery) -> bool:
+    def _is_current(self, standing: StandingQuery) -> bool:
         return self._standing.get(standing.query.id) is standing
 
     def _remove(self, query_id: str) -> bool:
@@ -239,19 +267,9 @@ class Grounder:
 
     def _set_clock(self, now: int) -> None:
         reset_after = self._config.stream.reset_seconds * NANOSECONDS
-        back = self._clock is not None and self._clock - now > reset_after
+        jumped_back = self._clock is not None and self._clock - now > reset_after
         self._clock = now
         for standing in self._standing.values():
-            if back:  # a bag restarted, simulated time set back
-                standing.rewind()
+            if jumped_back:  # a bag restarted, or simulated time was set back
+                standing.reset_clock()
             standing.start(now)
-
-
-def _named(cameras: tuple[str, ...]) -> str:
-    if not cameras:
-        return "any camera"
-    return "camera " + " or ".join(repr(camera) for camera in cameras)
-
-
-def _having(cameras: tuple[str, ...]) -> str:
-    return f" (frames came from: {', '.join(sorted(cameras))})" if cameras else ""

@@ -1,4 +1,4 @@
-"""One question on one view of a camera: prompt, decoding, and the answer laid on the stream."""
+"""Runs one query on one view of a camera: prompt, decoding, parsing, mapping to stamps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llava_st_ros.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class PreparedQuery:
-    """A query and all of its asking that no window changes."""
+    """A query with its prompt and grammar, which do not depend on the window."""
 
     query: Query
     prompt: Prompt
@@ -28,7 +28,7 @@ class PreparedQuery:
 
 
 class QueryRunner:
-    """Asks the model; keeps nothing between two questions."""
+    """Runs queries on a model. Keeps no state between two queries."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, config: GrounderConfig) -> None:
         self._backend = backend
@@ -38,14 +38,14 @@ class QueryRunner:
         self._prompts = PromptBuilder(tokenizer, self._model)
 
     def prepare(self, query: Query, no_match_threshold: float = EVEN_ODDS) -> PreparedQuery:
-        """Build the parts of a query that no window changes.
+        """Build the prompt and the grammar of a query.
 
         Args:
-            query: The question.
+            query: The query.
             no_match_threshold: As in ``text.grammar.Grammar``.
 
         Raises:
-            QueryError: The query is not valid for its task.
+            QueryError: The query lacks an input that its task needs.
         """
         question = question_from_query(query)
         grammar = None
@@ -55,7 +55,7 @@ class QueryRunner:
             )
         return PreparedQuery(query, self._prompts.build(question), grammar)
 
-    def ask(
+    def run(
         self,
         prepared: PreparedQuery,
         view: CameraView,
@@ -63,15 +63,22 @@ class QueryRunner:
         on_token: Callable[[int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Grounding | None:
-        """The answer; None where the view has no frame.
+        """Run a query.
 
-        A cancelled answer is whatever was whole of it by then.
+        Args:
+            prepared: The query, from ``prepare``.
+            view: The camera's window or newest frame.
+            on_token: Called with each generated id.
+            cancelled: Called before each decoding step; True ends the answer early.
+
+        Returns:
+            The grounding, of a partial answer if it was cancelled; None if the view has no frame.
         """
         query = prepared.query
         window = view.window(query.task.modality)
         if window is None:
             return None
-        embeddings, cache = view.visual(query.task.modality).begin(prepared.prompt)
+        embeddings, cache = view.prefix(query.task.modality).resume(prepared.prompt)
         generation = generate(
             self._backend,
             embeddings,
@@ -87,7 +94,17 @@ class QueryRunner:
 
 
 def to_grounding(query: Query, answer: Answer, window: Window, confidence: float) -> Grounding:
-    """Time tokens become the stamps of the window's frames; an image's box lies on its frame."""
+    """Map an answer to the stream: replace time tokens by the stamps of the window's frames.
+
+    Time tokens of spans and segments past the window are clamped to its last frame. The box of an
+    image task gets the stamp of the image.
+
+    Args:
+        query: The query.
+        answer: Its parsed answer.
+        window: The frames that the model saw.
+        confidence: Of the generation.
+    """
     stamps, newest = window.stamps, window.newest
     return Grounding(
         query=query,

@@ -1,8 +1,8 @@
-"""Grounder: due queries, shared work, tracks, events, removal, clocks; with a model that sees.
+"""Grounder: due queries, shared work, tracks, events, removal and clock jumps, with an oracle.
 
-The model here is an oracle: images spell their time, and it answers from the frames and the
-question that really are in its KV cache, in the words of the real tokenizer. What it says is right
-only if sampling, packing, prompt, prefix and time tokens all are.
+The oracle is a model that decodes the time of each frame from its image and answers from the frames
+and the question in its KV cache, with the real tokenizer. Its answers are right only if sampling,
+packing, prompt, prefix and time tokens are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from llava_st_ros.backends.base import BackendDescription
+from llava_st_ros.backends.base import BackendDescription, Cache
 from llava_st_ros.config import (
     GrounderConfig,
     ModelConfig,
@@ -29,12 +30,14 @@ from llava_st_ros.records import (
     EventState,
     Frame,
     Modality,
+    Prompt,
     Query,
     Task,
     Tick,
     TrackState,
 )
-from llava_st_ros.streaming.view import CameraView
+from llava_st_ros.streaming.frame_buffer import FrameBuffer
+from llava_st_ros.streaming.view import CameraView, VisualPrefix
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.prompt import PromptBuilder
@@ -49,29 +52,32 @@ CUP = Query("cup", "the cup", period=1.0)
 
 
 def ball(t: float) -> Box | None:
-    """A ball that rolls through the picture from 8 s to 14 s."""
+    """A ball that rolls through the image from 8 s to 14 s."""
     x = 0.1 + 0.1 * (t - 8)
     return Box(x, 0.2, x + 0.1, 0.3) if 8 <= t <= 14 else None
 
 
 def cup(t: float) -> Box | None:
-    """A cup that stands there all the time."""
+    """A cup that does not move."""
     return Box(0.5, 0.6, 0.7, 0.9)
 
 
 WORLD = {"the ball": ball, "the cup": cup}
 
 
-class WholePrompts(CameraView):
-    """Views whose questions share nothing: every prompt is run through the decoder whole."""
+class UncachedPrefix(VisualPrefix):
+    """Prefills every prompt from its start."""
 
-    def visual(self, modality: Modality):
-        shared = super().visual(modality)
-        shared.begin = lambda prompt: (
-            shared._backend.embed(prompt, shared._tokens),
-            shared._backend.new_cache(),
-        )
-        return shared
+    def resume(self, prompt: Prompt) -> tuple[Any, Cache]:
+        return self.backend.embed(prompt, self.tokens), self.backend.new_cache()
+
+
+class UncachedView(CameraView):
+    """A view whose queries share no cache."""
+
+    def prefix(self, modality: Modality) -> VisualPrefix:
+        shared = super().prefix(modality)
+        return UncachedPrefix(shared.backend, shared.tokens)
 
 
 def stamp(seconds: float) -> int:
@@ -79,7 +85,7 @@ def stamp(seconds: float) -> int:
 
 
 def frame(seconds: float, camera: str = "camera", size: tuple[int, int] = (4, 6)) -> Frame:
-    """An image that spells its time in hundredths of a second."""
+    """An image that encodes its time in hundredths of a second."""
     time = round(seconds * 100)
     image = np.zeros((*size, 3), np.uint8)
     image[..., 0], image[..., 1] = time // 256, time % 256
@@ -101,13 +107,16 @@ class OracleCache:
 
 
 class Oracle:
-    """Embeddings are (id, content) pairs: the frames' times where the visual block ends, the value
-    at a coordinate input."""
+    """A model whose embeddings are (id, content) pairs.
+
+    The content is the frames' times at the end of the visual block, and the value at a coordinate
+    placeholder.
+    """
 
     def __init__(self, tokenizer: Tokenizer, model: ModelConfig) -> None:
         self.tokenizer, self.model = tokenizer, model
         self.encoded: list[float] = []
-        self.sureness = 20.0
+        self.certainty = 20.0
         self.packs = self.images = self.prefilled = 0
         self.before_extend = lambda: None
 
@@ -142,7 +151,7 @@ class Oracle:
     def prefill(self, embeddings, cache) -> np.ndarray:
         self.prefilled += len(embeddings)
         cache.items.extend(embeddings)
-        assert all(isinstance(item, tuple) for item in cache.items), "a prompt behind an answer"
+        assert all(isinstance(item, tuple) for item in cache.items), "a prompt after an answer"
         cache.answer = self._answer(cache.items)
         return self._next(cache)
 
@@ -155,10 +164,10 @@ class Oracle:
         return np.stack(logits)
 
     def _next(self, cache) -> np.ndarray:
-        said = sum(1 for item in cache.items if not isinstance(item, tuple))
+        written = sum(1 for item in cache.items if not isinstance(item, tuple))
         logits = np.zeros(self.model.vocabulary, np.float32)
-        more = said < len(cache.answer)
-        logits[cache.answer[said] if more else self.tokenizer.chat_end] = self.sureness
+        more = written < len(cache.answer)
+        logits[cache.answer[written] if more else self.tokenizer.chat_end] = self.certainty
         return logits
 
     def _answer(self, prompt) -> list[int]:
@@ -167,7 +176,7 @@ class Oracle:
         text = self.tokenizer.decode([i for i, _ in prompt])
         things = [thing for name, thing in WORLD.items() if name in text]
         if not text.endswith("assistant\n"):
-            return []  # the beginning of a prompt, no question yet
+            return []  # a prefix without a question
         (thing,) = things
         boxes = tuple((i, box) for i, t in enumerate(times) if (box := thing(t)) is not None)
         if inputs:
@@ -199,7 +208,7 @@ def oracle(tokenizer: Tokenizer, model: ModelConfig) -> Oracle:
 
 
 def grounder(oracle: Oracle, **settings) -> Grounder:
-    """Free to say that nothing occurs, which the grammar would not let the oracle say."""
+    """Unconstrained, because the oracle says "It does not occur."."""
     return Grounder(oracle, oracle.tokenizer, GrounderConfig(**{"constrained": False, **settings}))
 
 
@@ -212,7 +221,7 @@ def play(
     every: float = 0.5,
     cameras: tuple[str, ...] = ("camera",),
 ) -> list[Tick]:
-    """Push a stream and tick along; the ticks with their time in order."""
+    """Push a stream and tick in between; return the ticks in order."""
     ticks = []
     frames_a_tick = round(every * fps)
     for i in range(round((end - start) * fps)):
@@ -228,7 +237,7 @@ def events_of(ticks: list[Tick]) -> list[tuple[str, int, EventState]]:
     return [(e.query_id, e.event_id, e.state) for tick in ticks for e in tick.events]
 
 
-def test_a_stream_becomes_tracks_and_an_event(oracle):
+def test_a_stream_gives_tracks_and_an_event(oracle):
     g = grounder(oracle)
     g.add_query(BALL)
     ticks = play(g, 0.0, 25.0)
@@ -243,14 +252,14 @@ def test_a_stream_becomes_tracks_and_an_event(oracle):
     assert {track.track_id for track in tracks} == {0}
     for track in tracks:
         for at, box in track.tube.as_dict().items():
-            assert box.iou(ball(at / SECOND)) > 0.8  # the box of that very frame
+            assert box.iou(ball(at / SECOND)) > 0.8  # the box of that frame
     assert {t.state for t in tracks if t.stamp < stamp(12)} == {TrackState.GROUNDED}
     assert ticks[-1].tracks == ()
     assert (tracks[0].query_id, tracks[0].label) == ("ball", "the ball")
     assert (tracks[0].frame_id, tracks[0].width, tracks[0].height) == ("camera_optical", 6, 4)
 
 
-def test_a_grounding_lies_on_the_windows_stamps(oracle):
+def test_a_grounding_has_the_stamps_of_the_window(oracle):
     g = grounder(oracle)
     for i in range(100):
         g.push(frame(3 + i / 10))
@@ -264,7 +273,7 @@ def test_a_grounding_lies_on_the_windows_stamps(oracle):
     assert answer.query is BALL
 
 
-def test_each_frame_is_encoded_once_over_a_stream(oracle):
+def test_each_frame_of_a_stream_is_encoded_once(oracle):
     g = grounder(oracle)
     g.add_query(BALL)
     g.add_query(CUP)
@@ -274,7 +283,7 @@ def test_each_frame_is_encoded_once_over_a_stream(oracle):
     assert len(oracle.encoded) <= 20 / (6 / 19) + 20 + 1
 
 
-def test_queries_of_a_tick_share_the_window_and_the_prompts_beginning(oracle):
+def test_queries_of_a_tick_share_the_window_and_the_prompt_prefix(oracle):
     g = grounder(oracle)
     for i in range(30):
         g.push(frame(8 + i / 10))
@@ -294,7 +303,7 @@ def test_queries_of_a_tick_share_the_window_and_the_prompts_beginning(oracle):
     assert oracle.prefilled == shared + sum(len(i) - shared for i in ids)
 
 
-def test_a_query_is_asked_when_its_period_has_passed_and_a_frame_has_come(oracle):
+def test_a_query_is_evaluated_when_its_period_has_passed_and_there_is_a_new_frame(oracle):
     g = grounder(oracle)
     g.add_query(replace(CUP, period=2.0))
     answered = [
@@ -307,7 +316,7 @@ def test_a_query_is_asked_when_its_period_has_passed_and_a_frame_has_come(oracle
     assert not g.tick(stamp(15)).groundings  # none
 
 
-def test_nothing_is_answered_without_frames(oracle):
+def test_without_frames_nothing_is_evaluated(oracle):
     g = grounder(oracle)
     g.add_query(BALL)
     assert g.tick(stamp(1)) == Tick()
@@ -327,7 +336,7 @@ def test_one_model_serves_many_cameras(oracle):
     assert g.cameras == ("left", "right")
 
 
-def test_an_image_task_sees_the_newest_frame_alone(oracle):
+def test_an_image_task_sees_only_the_newest_frame(oracle):
     g = grounder(oracle, constrained=True, association_iou=0.2)
     g.add_query(replace(BALL, task=Task.REC, period=0.5))
     ticks = play(g, 9.0, 13.0)
@@ -344,7 +353,7 @@ def test_an_image_task_sees_the_newest_frame_alone(oracle):
     assert events_of(ticks) == []
 
 
-def test_the_grammar_lets_the_same_answers_through(oracle):
+def test_the_grammar_allows_the_same_answers(oracle):
     free, bound = grounder(oracle), grounder(oracle, constrained=True)
     for g in (free, bound):
         for i in range(100):
@@ -354,8 +363,8 @@ def test_the_grammar_lets_the_same_answers_through(oracle):
     assert a.span == b.span
 
 
-def test_a_real_network_grounds_in_the_stream(tokenizer, model):
-    """Random weights say nothing true, but under the grammar say it in the right form."""
+def test_a_network_with_random_weights_gives_valid_groundings(tokenizer, model):
+    """Under the grammar, answers of random weights are well formed."""
     torch = pytest.importorskip("torch", reason="the torch backend needs torch")
     from llava_st_ros.backends.torch import TorchBackend
     from llava_st_ros.model.llava_st import LlavaST
@@ -372,8 +381,11 @@ def test_a_real_network_grounds_in_the_stream(tokenizer, model):
     ]
     for query in queries:
         g.add_query(query)
+    buffer = FrameBuffer(GrounderConfig().stream, model.num_frames)
     for i in range(80):
-        g.push(Frame(rng.integers(0, 256, (48, 64, 3), np.uint8), stamp(i / 10)))
+        image = Frame(rng.integers(0, 256, (48, 64, 3), np.uint8), stamp(i / 10))
+        g.push(image)
+        buffer.push(image)
     tick = g.tick(stamp(8))
     assert [a.query for a in tick.groundings] == queries
     stvg, rec, svg = tick.groundings
@@ -384,15 +396,14 @@ def test_a_real_network_grounds_in_the_stream(tokenizer, model):
     for answer in tick.groundings:
         assert not answer.answer.problems
         assert 0.0 < answer.confidence < 1.0
-        # The shared beginning changes nothing: each prompt run through whole gives the same.
-        asker = QueryRunner(backend, tokenizer, GrounderConfig())
-        view = WholePrompts(backend, g._buffers["camera"])
-        whole = asker.ask(asker.prepare(answer.query, 1.0), view)
-        assert whole.answer == answer.answer
-        assert whole.confidence == pytest.approx(answer.confidence, rel=1e-4)
+        # Without a shared prefix the answers are the same.
+        runner = QueryRunner(backend, tokenizer, GrounderConfig())
+        uncached = runner.run(runner.prepare(answer.query, 1.0), UncachedView(backend, buffer))
+        assert uncached.answer == answer.answer
+        assert uncached.confidence == pytest.approx(answer.confidence, rel=1e-4)
 
 
-def test_standing_queries_refuse_sooner_than_single_questions(oracle, monkeypatch):
+def test_no_match_threshold_applies_to_standing_queries_only(oracle, monkeypatch):
     asked = []
     for_question = Grammar.for_question
     monkeypatch.setattr(
@@ -406,14 +417,14 @@ def test_standing_queries_refuse_sooner_than_single_questions(oracle, monkeypatc
     g.add_query(BALL)
     g.ask(BALL)
     assert asked == [0.3, 0.5]
-    with pytest.raises(ConfigError, match="another no_match_threshold for a running Grounder"):
+    with pytest.raises(ConfigError, match="Grounder's no_match_threshold cannot change"):
         g.configure(GrounderConfig())
     message = r"no_match_threshold is 1.5; expected a value in \[0, 1\]"
     with pytest.raises(ConfigError, match=message):
         GrounderConfig(no_match_threshold=1.5)
 
 
-def test_ask_without_frames_says_which_cameras(oracle):
+def test_ask_without_frames_names_the_cameras(oracle):
     g = grounder(oracle)
     with pytest.raises(FrameError, match="no frame yet from any camera"):
         g.ask(BALL)
@@ -427,7 +438,7 @@ def test_ask_without_frames_says_which_cameras(oracle):
     assert g.ask(CUP).camera == "left"
 
 
-def test_ask_takes_the_camera_with_the_newest_frame_and_ends_at_now(oracle):
+def test_ask_uses_the_camera_with_the_newest_frame_and_ends_at_now(oracle):
     g = grounder(oracle)
     for i in range(100):
         g.push(frame(3 + i / 10, "left"))
@@ -437,7 +448,7 @@ def test_ask_takes_the_camera_with_the_newest_frame_and_ends_at_now(oracle):
     assert g.ask(CUP, camera="left", now=stamp(10)).window[-1] <= stamp(10)
 
 
-def test_asking_leaves_standing_queries_alone(oracle):
+def test_ask_does_not_add_a_standing_query(oracle):
     g = grounder(oracle)
     play(g, 8.0, 12.0)
     g.ask(BALL)
@@ -445,17 +456,17 @@ def test_asking_leaves_standing_queries_alone(oracle):
     assert g.queries == ()
 
 
-def test_tokens_are_told_as_they_come_and_asking_can_be_cancelled(oracle):
+def test_ask_reports_tokens_and_can_be_cancelled(oracle):
     g = grounder(oracle)
     g.push(frame(9.0))
-    told: list[int] = []
-    whole = g.ask(BALL, on_token=told.append)
-    assert len(told) > 20
+    tokens: list[int] = []
+    full = g.ask(BALL, on_token=tokens.append)
+    assert len(tokens) > 20
     part = g.ask(BALL, cancelled=lambda: len(oracle.encoded) > 0)
-    assert len(part.tube) < len(whole.tube) or part.span is None
+    assert len(part.tube) < len(full.tube) or part.span is None
 
 
-def test_a_query_that_cannot_be_asked_is_refused(oracle):
+def test_an_invalid_query_is_rejected(oracle):
     g = grounder(oracle)
     for values in (
         {"id": ""},
@@ -496,7 +507,7 @@ def test_removing_a_query_ends_its_events_and_drops_its_tracks(oracle):
     assert not [e for t in play(g, 11.0, 16.0) for e in t.events if e.query_id == "ball"]
 
 
-def test_the_same_query_again_changes_nothing_another_text_begins_anew(oracle):
+def test_adding_an_equal_query_changes_nothing_and_another_text_replaces_it(oracle):
     g = grounder(oracle)
     g.add_query(BALL)
     (track,) = play(g, 8.0, 11.0)[-1].tracks
@@ -540,8 +551,8 @@ def test_a_cancelled_tick_changes_nothing(oracle):
     assert g.tick(stamp(9), cancelled=lambda: len(g.queries) == 1 and stop.is_set()) == Tick()
 
 
-def test_unsure_answers_are_told_but_make_nothing(oracle):
-    oracle.sureness = 3.0
+def test_answers_below_min_confidence_are_returned_without_tracks_and_events(oracle):
+    oracle.certainty = 3.0
     g = grounder(oracle, min_confidence=0.5)
     g.add_query(CUP)
     ticks = play(g, 0.0, 5.0)
@@ -551,7 +562,7 @@ def test_unsure_answers_are_told_but_make_nothing(oracle):
     assert not any(t.tracks or t.events for t in ticks)
 
 
-def test_a_bag_played_again_begins_anew(oracle):
+def test_a_bag_that_restarts_resets_the_stream(oracle):
     g = grounder(oracle)
     g.add_query(CUP)
     first = play(g, 50.0, 60.0)
@@ -566,8 +577,8 @@ def test_a_bag_played_again_begins_anew(oracle):
     assert states == [(0, ENDED), (1, BEGUN)]
 
 
-def test_settings_of_tracks_and_events_change_while_running(oracle):
-    oracle.sureness = 3.0
+def test_settings_of_tracks_and_events_can_change(oracle):
+    oracle.certainty = 3.0
     g = grounder(oracle, min_confidence=0.5)
     g.add_query(CUP)
     assert not play(g, 0.0, 3.0)[-1].tracks
@@ -577,11 +588,11 @@ def test_settings_of_tracks_and_events_change_while_running(oracle):
     g.configure(GrounderConfig(constrained=False, track_timeout_seconds=1.0))
     g.tick(stamp(17))
     assert g.tick(stamp(19)).tracks == ()
-    with pytest.raises(ConfigError, match="another stream, constrained"):
+    with pytest.raises(ConfigError, match="Grounder's stream, constrained cannot change"):
         g.configure(GrounderConfig(stream=StreamConfig(window_seconds=1.0)))
 
 
-def test_reset_forgets_the_stream_and_keeps_the_queries(oracle):
+def test_reset_drops_the_stream_and_keeps_the_queries(oracle):
     g = grounder(oracle)
     g.add_query(CUP)
     play(g, 50.0, 60.0)
@@ -594,18 +605,18 @@ def test_reset_forgets_the_stream_and_keeps_the_queries(oracle):
     assert events_of(ticks)[0][2] is BEGUN
 
 
-def test_frames_come_and_questions_are_asked_while_ticking(oracle):
-    """Pushes never wait for an answer; every answer is whole and on true stamps."""
+def test_push_and_ask_during_a_tick(oracle):
+    """Pushes do not wait for an answer; every answer is complete and has the right stamps."""
     g = grounder(oracle)
     g.push(frame(0.0))
     g.add_query(CUP)
     failures: list[BaseException] = []
     answers = []
-    in_answer, go_on = threading.Event(), threading.Event()
+    in_answer, resume = threading.Event(), threading.Event()
 
     def hold() -> None:
         in_answer.set()
-        assert go_on.wait(30)
+        assert resume.wait(30)
 
     def tick() -> None:
         try:
@@ -628,15 +639,15 @@ def test_frames_come_and_questions_are_asked_while_ticking(oracle):
     assert g.queries == (CUP,)
     asker = threading.Thread(target=ask)
     asker.start()
-    go_on.set()
+    resume.set()
     ticker.join(30)
     asker.join(30)
     assert not failures
     assert {a.query.id: a.window[-1] for a in answers} == {"cup": 0, "ball": stamp(9.9)}
 
 
-def test_questions_that_differ_in_a_span_alone_are_two_questions(oracle):
-    """Their prompts have the same ids: only the values differ, behind the shared beginning."""
+def test_queries_that_differ_only_in_the_span_get_their_own_answers(oracle):
+    """Their prompts have the same ids; only the values after the prefix differ."""
     g = grounder(oracle)
     for i in range(100):
         g.push(frame(3 + i / 10))
@@ -655,7 +666,7 @@ def test_a_standing_video_query_waits_for_history_and_again_after_a_reset(oracle
     for tick, now in zip(play(g, 20.0, 32.0), np.arange(20.0, 32.0, 0.5)):
         for grounding in tick.groundings:
             answered[grounding.query.id].append(now)
-    assert answered["cup"][0] == 20.0  # a picture needs no history
+    assert answered["cup"][0] == 20.0  # an image needs no history
     assert 24.5 <= answered["ball"][0] <= 26.0
-    g.push(frame(10.0))  # the bag starts again
+    g.push(frame(10.0))  # the bag restarts
     assert {gr.query.id for gr in g.tick(stamp(10.0)).groundings} <= {"cup"}

@@ -1,10 +1,10 @@
-"""The recent past of one camera: a stamped, bounded store and the choice of a window's frames.
+"""A bounded buffer of one camera's recent frames, and the selection of a window from it.
 
-The choice is made on an absolute time grid (slot = stamp // step) rather than relative to the
-newest frame, so that a window that slides by a second picks the frames that the last one picked:
-each is encoded once. Only the frames that a window can still pick are kept: the first of each slot
-and the newest of all. A raw image stays until it was encoded, then its features take its place; at
-30 frames a second and the default window this holds a tenth of the images that a plain ring would.
+Frames are selected on an absolute time grid (cell = stamp // step), not relative to the newest
+frame. A window that slides by a second then selects the same frames as before, so each frame is
+encoded once. The buffer keeps only frames that a window can still select: the first of each cell
+and the newest. Features replace an image once it is encoded. At 30 frames per second and with the
+default window, this is a tenth of the images that a ring buffer would hold.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ Entry = Frame | FrameFeatures
 
 @dataclass(frozen=True)
 class StreamCounts:
-    """What came since the buffer was made, in frames (``resets``: in jumps).
+    """Counts since the buffer was created. Frames skipped by the grid count as received only.
 
-    ``late`` frames came after a newer one and were taken in order; ``discarded`` ones were too old
-    for the window or pushed out by the bounds before they were encoded. Frames that the grid left
-    out are none of these: that is how sampling works.
+    Attributes:
+        received: All frames.
+        duplicates: Frames with a stamp that is already in the buffer.
+        late: Frames that arrived after a newer one and were inserted in order.
+        discarded: Frames that were too old for the window, or were evicted by the bounds before
+            they were encoded.
+        resets: Stream resets.
     """
 
     received: int = 0
@@ -38,26 +42,32 @@ class StreamCounts:
 
 
 class FrameBuffer:
-    """One camera's frames over the last ``window_seconds``, safe to use from several threads.
+    """The frames of one camera over the last ``window_seconds``. Thread-safe.
 
-    A stamp seen before is ignored; a frame slightly late is put in its place; a stamp more than
-    ``reset_seconds`` before the newest begins a new stream (a bag restarted, simulated time set
-    back), and so does whatever follows a single stamp far in the future. A jump far forward leaves
-    nothing of the old window.
+    Frames with a known stamp are ignored and late frames are inserted in order. A stamp more than
+    ``reset_seconds`` before the newest one resets the stream (a bag restarts, simulated time is set
+    back, or the newest stamp was wrong). After a jump forward by more than the window, only the
+    new frame is left.
 
-    ``buffer_frames`` bounds the entries and ``buffer_bytes`` the raw images among them; the oldest
-    go first and the newest always stays. Images are kept by reference: do not write to them.
+    ``buffer_frames`` bounds the number of entries and ``buffer_bytes`` the images among them. The
+    oldest are evicted first; the newest is always kept. Images are kept by reference and must not
+    be modified.
+
+    Args:
+        config: Window length and bounds.
+        num_frames: Frames in a window.
+
+    Raises:
+        ConfigError: ``num_frames`` is less than 1.
     """
 
     def __init__(self, config: StreamConfig, num_frames: int) -> None:
         if num_frames < 1:
-            raise ConfigError(
-                f"{num_frames} frames a window; expected at least 1", "raise num_frames"
-            )
+            raise ConfigError(f"num_frames is {num_frames}; expected at least 1")
         self._config = config
         self._num_frames = num_frames
-        # From the oldest of a window to the newest there are F - 1 steps: window_seconds, give or
-        # take one step. Rounded down, so that frames at just this spacing never share a slot.
+        # A window spans F - 1 steps. Rounded down, so that frames with exactly this spacing are
+        # never in the same cell.
         window = round(config.window_seconds * NANOSECONDS)
         self._step = max(1, window // max(1, num_frames - 1))
         self._reset_after = round(config.reset_seconds * NANOSECONDS)
@@ -70,12 +80,12 @@ class FrameBuffer:
 
     @property
     def step(self) -> int:
-        """Nanoseconds between the slots of the grid."""
+        """Size of a grid cell in nanoseconds."""
         return self._step
 
     @property
     def generation(self) -> int:
-        """Rises with each new stream: stamps of two generations cannot be compared."""
+        """Incremented by each reset; stamps of two generations are not comparable."""
         with self._lock:
             return self._generation
 
@@ -86,23 +96,23 @@ class FrameBuffer:
 
     @property
     def newest(self) -> int | None:
-        """The newest stamp, nanoseconds; None before the first frame."""
+        """The newest stamp in nanoseconds; None if there is no frame."""
         with self._lock:
             return self._stamps[-1] if self._stamps else None
 
     @property
     def has_history(self) -> bool:
-        """Whether the frames held reach back as far as ``StreamConfig.history`` asks."""
+        """Whether the frames cover the fraction ``StreamConfig.history`` of the window."""
         with self._lock:
             if not self._stamps:
                 return False
-            # A full window reaches back F - 2 whole steps and a part of one.
-            wanted = self._config.history * self._step * (self._num_frames - 2)
-            return self._stamps[-1] - self._stamps[0] >= wanted
+            # A filled window covers at least F - 2 steps.
+            required = self._config.history * self._step * (self._num_frames - 2)
+            return self._stamps[-1] - self._stamps[0] >= required
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of images not encoded yet."""
+        """Size of the images that are not encoded yet."""
         with self._lock:
             return self._raw_bytes
 
@@ -111,12 +121,12 @@ class FrameBuffer:
             return len(self._stamps)
 
     def push(self, frame: Frame) -> None:
-        """Take one frame; stamps may come in any order, see the class."""
+        """Add a frame."""
         with self._lock:
             self._count(received=1)
             newest = self._stamps[-1] if self._stamps else None
             if newest is not None and newest - frame.stamp > self._reset_after:
-                self._begin_stream()
+                self._reset()
                 self._count(resets=1)
                 newest = None
             if frame.stamp in self._entries:
@@ -131,34 +141,38 @@ class FrameBuffer:
             self._enforce_bounds()
 
     def sample(self, now: int | None = None) -> tuple[Entry, ...]:
-        """``num_frames`` entries spread over the window that ends with the newest frame.
+        """Return the entries of the window that ends with the newest frame.
 
-        ``now`` (ns) leaves out frames stamped later. Stamps never fall, the newest frame is last,
-        and where there are fewer frames than places (a young stream, a slow camera, a gap) they
-        are repeated so that the places stay even in time. Empty when there is no frame.
+        Entries are in time order. With fewer frames than slots (a short stream, a slow camera, a
+        gap) frames are repeated, so that the slots remain evenly spaced in time.
+
+        Args:
+            now: Ignore frames stamped later than this (ns).
+
+        Returns:
+            ``num_frames`` entries, or none if there is no frame.
         """
         return self.snapshot(now)[1]
 
     def snapshot(self, now: int | None = None) -> tuple[int, tuple[Entry, ...]]:
-        """The generation and what ``sample`` gives, taken at one moment."""
+        """Return the generation and the entries of ``sample``, atomically."""
         with self._lock:
             stamps = (
                 self._stamps if now is None else self._stamps[: bisect_right(self._stamps, now)]
             )
-            picked = self._pick(stamps) if stamps else ()
-            return self._generation, tuple(self._entries[stamp] for stamp in picked)
+            selected = self._select(stamps) if stamps else ()
+            return self._generation, tuple(self._entries[stamp] for stamp in selected)
 
     def latest(self, now: int | None = None) -> Entry | None:
-        """The newest entry, of those stamped up to ``now`` (ns) where given."""
+        """Return the newest entry, or the newest one stamped up to ``now`` (ns)."""
         with self._lock:
             end = len(self._stamps) if now is None else bisect_right(self._stamps, now)
             return self._entries[self._stamps[end - 1]] if end else None
 
     def replace_image(self, frame: Frame, features: FrameFeatures) -> None:
-        """Let features take the place of the very frame that they were computed from.
+        """Replace a frame by its features.
 
-        Nothing happens where the frame has gone meanwhile, be it to a new stream's frame that has
-        the same stamp.
+        Does nothing if the frame is no longer in the buffer, even if another frame has its stamp.
         """
         with self._lock:
             if self._entries.get(frame.stamp) is frame:
@@ -166,59 +180,61 @@ class FrameBuffer:
                 self._raw_bytes -= frame.image.nbytes
 
     def clear(self) -> None:
-        """Forget every frame, as at the start of a new stream; the counts stay."""
+        """Remove all frames and start a new generation; the counts are kept."""
         with self._lock:
-            self._begin_stream()
+            self._reset()
 
-    def _pick(self, stamps: Sequence[int]) -> list[int]:
+    def _select(self, stamps: Sequence[int]) -> list[int]:
         newest = stamps[-1]
-        first_slot = newest // self._step - self._num_frames + 1
-        inside = stamps[bisect_left(stamps, first_slot * self._step) :]
-        picked = [
+        inside = stamps[bisect_left(stamps, self._window_start(newest)) :]
+        selected = [
             stamp
             for i, stamp in enumerate(inside)
             if i == 0 or stamp // self._step != inside[i - 1] // self._step
         ]
-        # The newest frame stands for its own slot, in place of the slot's first.
-        if picked[-1] != newest:
-            if len(picked) > 1 or self._num_frames == 1:
-                picked[-1] = newest
+        # The newest frame replaces the first frame of its cell.
+        if selected[-1] != newest:
+            if len(selected) > 1 or self._num_frames == 1:
+                selected[-1] = newest
             else:
-                picked.append(newest)
-        if len(picked) == self._num_frames:
-            return picked
-        first, places = picked[0], max(1, self._num_frames - 1)
+                selected.append(newest)
+        if len(selected) == self._num_frames:
+            return selected
+        first, steps = selected[0], max(1, self._num_frames - 1)
         return [
-            min(picked, key=lambda stamp: abs((stamp - first) * places - i * (newest - first)))
+            min(selected, key=lambda stamp: abs((stamp - first) * steps - i * (newest - first)))
             for i in range(self._num_frames)
         ]
 
+    def _window_start(self, newest: int) -> int:
+        """Return the start of the oldest grid cell in the window."""
+        return (newest // self._step - self._num_frames + 1) * self._step
+
     def _push_late(self, frame: Frame) -> None:
-        slot = frame.stamp // self._step
-        oldest_slot = self._stamps[-1] // self._step - self._num_frames + 1
-        if slot < oldest_slot:
+        if frame.stamp < self._window_start(self._stamps[-1]):
             self._count(discarded=1)
             return
         self._count(late=1)
-        first = bisect_left(self._stamps, slot * self._step)
-        holder = self._stamps[first]  # there is one: the newest at the latest
-        if holder // self._step == slot:
-            # Features already paid for are worth more than a few milliseconds of evenness.
-            if holder < frame.stamp or isinstance(self._entries[holder], FrameFeatures):
+        cell = frame.stamp // self._step
+        index = bisect_left(self._stamps, cell * self._step)
+        first = self._stamps[index]  # exists: at the latest the newest
+        if first // self._step == cell:
+            # Keep encoded frames: that saves more than a few milliseconds of even spacing.
+            if first < frame.stamp or isinstance(self._entries[first], FrameFeatures):
                 return
-            if first < len(self._stamps) - 1:
-                self._remove(holder)
+            if index < len(self._stamps) - 1:
+                self._remove(first)
         self._insert(frame)
 
     def _thin(self, stamp: int) -> None:
-        """Drop a frame that is no longer the newest, unless it is its slot's first."""
-        place = bisect_left(self._stamps, stamp)
-        if place > 0 and self._stamps[place - 1] // self._step == stamp // self._step:
+        """Remove the previously newest frame unless it is the first of its cell."""
+        index = bisect_left(self._stamps, stamp)
+        if index > 0 and self._stamps[index - 1] // self._step == stamp // self._step:
             self._remove(stamp)
 
     def _drop_outside_window(self) -> None:
-        first_slot = self._stamps[-1] // self._step - self._num_frames + 1
-        for stamp in self._stamps[: bisect_left(self._stamps, first_slot * self._step)]:
+        start = self._window_start(self._stamps[-1])
+        for stamp in self._stamps[: bisect_left(self._stamps, start)]:
             self._remove(stamp)
 
     def _enforce_bounds(self) -> None:
@@ -247,12 +263,14 @@ class FrameBuffer:
         if isinstance(entry, Frame):
             self._raw_bytes -= entry.image.nbytes
 
-    def _begin_stream(self) -> None:
+    def _reset(self) -> None:
         self._stamps.clear()
         self._entries.clear()
         self._raw_bytes = 0
         self._generation += 1
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **increments: int) -> None:
         counts = self._counts
-        self._counts = replace(counts, **{k: getattr(counts, k) + n for k, n in more.items()})
+        self._counts = replace(
+            counts, **{name: getattr(counts, name) + n for name, n in increments.items()}
+        )

@@ -1,4 +1,4 @@
-"""One look at a camera, shared by every question that is asked of it."""
+"""A camera at one moment, shared by the queries that are evaluated on it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from llava_st_ros.streaming.window import Window, encode, encode_window
 
 
 class CameraView:
-    """A camera as it was when the view was first used: its window, or its newest frame alone.
+    """The window and the newest frame of a camera at the time of their first use.
 
-    Frames are encoded, the window packed and the part of the prompt up to the end of the visual
-    block run through the decoder at most once each, however many questions follow.
+    For any number of queries, frames are encoded, packed, and prefilled with the beginning of the
+    prompt only once.
+
+    Args:
+        backend: The model.
+        buffer: The camera's frames.
+        now: Ignore frames stamped later than this (ns).
     """
 
     def __init__(self, backend: Backend, buffer: FrameBuffer, now: int | None = None) -> None:
@@ -24,10 +29,10 @@ class CameraView:
         self._buffer = buffer
         self._now = now
         self._windows: dict[Modality, Window] = {}
-        self._visuals: dict[Modality, SharedVisual] = {}
+        self._prefixes: dict[Modality, VisualPrefix] = {}
 
     def window(self, modality: Modality) -> Window | None:
-        """The frames that a question is about: F of a video, 1 of an image; None without any."""
+        """Return the window of F frames, or of the newest frame for an image; None if empty."""
         if modality not in self._windows:
             encode_frames = {
                 Modality.IMAGE: self._encode_newest,
@@ -39,9 +44,9 @@ class CameraView:
             self._windows[modality] = window
         return self._windows[modality]
 
-    def visual(self, modality: Modality) -> SharedVisual:
-        """The visual tokens of ``window(modality)``, which must not be None."""
-        if modality not in self._visuals:
+    def prefix(self, modality: Modality) -> VisualPrefix:
+        """Return the prompt prefix of ``window(modality)``, which must not be None."""
+        if modality not in self._prefixes:
             window = self.window(modality)
             assert window is not None
             tokens = (
@@ -49,8 +54,8 @@ class CameraView:
                 if modality is Modality.IMAGE
                 else self._backend.pack(window.features, window.time_indices)
             )
-            self._visuals[modality] = SharedVisual(self._backend, tokens)
-        return self._visuals[modality]
+            self._prefixes[modality] = VisualPrefix(self._backend, tokens)
+        return self._prefixes[modality]
 
     def _encode_window(self) -> Window | None:
         return encode_window(self._buffer, self._backend.encode_frame, self._now)
@@ -62,40 +67,48 @@ class CameraView:
         return Window((encode(entry, self._buffer, self._backend.encode_frame),), generation)
 
 
-class SharedVisual:
-    """Visual tokens and the KV cache of the prompt up to their end.
+class VisualPrefix:
+    """The KV cache of a prompt's prefix: everything up to the end of the visual block.
 
-    The visual block comes before the question, so that the prompts of one window begin alike and
-    causal attention lets them share the cache of that beginning.
+    The visual block precedes the question, so prompts about the same window share this prefix, and
+    with causal attention its cache.
+
+    Args:
+        backend: The model.
+        tokens: The backend's visual tokens.
+
+    Attributes:
+        backend: The model.
+        tokens: The backend's visual tokens.
     """
 
     def __init__(self, backend: Backend, tokens: Any) -> None:
-        self._backend = backend
-        self._tokens = tokens
+        self.backend = backend
+        self.tokens = tokens
         self._prefix: np.ndarray = np.zeros(0, np.int64)
         self._cache: Cache | None = None
 
-    def begin(self, prompt: Prompt) -> tuple[Any, Cache]:
-        """The embeddings that still have to be prefilled, and the cache that holds what precedes.
+    def resume(self, prompt: Prompt) -> tuple[Any, Cache]:
+        """Return the embeddings that are not prefilled yet, and the cache of those before them.
 
-        The cache serves one conversation at a time: the next call truncates it to the visual block.
+        The cache is truncated to the prefix by the next call, so it serves one answer at a time.
         """
-        embeddings = self._backend.embed(prompt, self._tokens)
+        embeddings = self.backend.embed(prompt, self.tokens)
         ids = np.asarray(prompt.token_ids)
         if self._cache is None:
             length = self._visual_end(prompt)
             if length == 0:
-                return embeddings, self._backend.new_cache()
-            self._prefix, self._cache = ids[:length].copy(), self._backend.new_cache()
-            self._backend.prefill(embeddings[:length], self._cache)
+                return embeddings, self.backend.new_cache()
+            self._prefix, self._cache = ids[:length].copy(), self.backend.new_cache()
+            self.backend.prefill(embeddings[:length], self._cache)
         length = len(self._prefix)
         if not np.array_equal(ids[:length], self._prefix):
-            return embeddings, self._backend.new_cache()
+            return embeddings, self.backend.new_cache()
         self._cache.truncate(length)
         return embeddings[length:], self._cache
 
     def _visual_end(self, prompt: Prompt) -> int:
-        special = self._backend.describe().model.special_tokens
+        special = self.backend.describe().model.special_tokens
         last = special.im_end if prompt.modality is Modality.IMAGE else special.slow_vid_end
-        places = np.flatnonzero(np.asarray(prompt.token_ids) == last)
-        return int(places[-1]) + 1 if len(places) else 0
+        positions = np.flatnonzero(np.asarray(prompt.token_ids) == last)
+        return int(positions[-1]) + 1 if len(positions) else 0

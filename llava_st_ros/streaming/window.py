@@ -1,6 +1,6 @@
-"""What the model sees of one camera: stamped features, each frame encoded once.
+"""The window of one camera: stamped features, each frame encoded once.
 
-Features are taken before LAPE, so that they serve every window the frame is in, at any place.
+Features precede LAPE, so they are reused in every window that contains the frame, in any slot.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ Encoder = Callable[[np.ndarray], Any]  # RGB uint8 [H, W, 3] -> features [N, D]
 
 @dataclass(frozen=True)
 class Window:
-    """F frames' features, oldest first; place i is time token i.
+    """The features of F frames, oldest first. Slot i is time token i.
 
-    A frame can fill several places while the stream is young; stamps never fall.
-    ``generation`` is the buffer's: windows of two generations share no time line.
+    Attributes:
+        frames: One frame per slot. Stamps do not decrease; while the stream is shorter than the
+            window, a frame fills several slots.
+        generation: The buffer's generation. Stamps of two generations are not comparable.
     """
 
     frames: tuple[FrameFeatures, ...]
@@ -30,7 +32,7 @@ class Window:
 
     @property
     def stamps(self) -> tuple[int, ...]:
-        """Nanoseconds, one a time token."""
+        """The stamp of each slot in nanoseconds."""
         return tuple(frame.stamp for frame in self.frames)
 
     @property
@@ -43,12 +45,12 @@ class Window:
 
     @property
     def time_indices(self) -> tuple[int, ...]:
-        """The temporal table's row of each frame."""
+        """The row of the temporal table of each slot."""
         return tuple(range(len(self.frames)))
 
 
 def encode(entry: Entry, buffer: FrameBuffer, encoder: Encoder) -> FrameFeatures:
-    """The features of a buffer's entry, computed only where it is still an image."""
+    """Return the features of a buffer entry; encode it if it is still an image."""
     if isinstance(entry, FrameFeatures):
         return entry
     features = FrameFeatures(
@@ -64,7 +66,7 @@ def encode(entry: Entry, buffer: FrameBuffer, encoder: Encoder) -> FrameFeatures
 
 
 def encode_window(buffer: FrameBuffer, encoder: Encoder, now: int | None = None) -> Window | None:
-    """The window that ends with the newest frame (up to ``now``, ns); None without frames."""
+    """Return the window that ends with the newest frame stamped up to ``now`` (ns), if any."""
     generation, entries = buffer.snapshot(now)
     encoded: dict[int, FrameFeatures] = {}
     frames = []
@@ -76,16 +78,16 @@ def encode_window(buffer: FrameBuffer, encoder: Encoder, now: int | None = None)
 
 
 def span_of_tokens(span: tuple[int, int], stamps: Sequence[int]) -> Span:
-    """The stamps that a span of time tokens means; tokens past the window mean its last frame."""
+    """Map a span of time tokens to stamps; tokens past the window are clamped to its last frame."""
     first, last = (min(max(token, 0), len(stamps) - 1) for token in span)
     return Span(stamps[min(first, last)], stamps[max(first, last)])
 
 
 def tube_of_tokens(boxes: Sequence[tuple[int | None, Box]], stamps: Sequence[int]) -> BoxTube:
-    """The tube of boxes given by time token; an image's box (token None) lies on the last stamp.
+    """Map boxes with time tokens to a tube.
 
-    Where one frame fills several places, the box of the last of them counts. Tokens past the
-    window name no frame: their boxes are left out.
+    The box of an image (token None) gets the last stamp. If a frame fills several slots, the box of
+    the last one is used. Boxes with tokens past the window are dropped.
     """
     by_stamp: dict[int, Box] = {}
     for token, box in boxes:

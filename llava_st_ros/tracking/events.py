@@ -1,7 +1,6 @@
-"""What happened: spans of successive answers become events that begin and end once.
+"""Events: the spans of successive answers, merged so that each event begins and ends once.
 
-The windows of a stream overlap, so that the same event is in many answers, and each places its
-ends a little differently.
+The windows of a stream overlap: the same event is in many answers, with slightly different ends.
 """
 
 from __future__ import annotations
@@ -13,110 +12,117 @@ from llava_st_ros.records import NANOSECONDS, Event, EventState, Grounding, Quer
 
 
 @dataclass
-class _Living:
+class _ActiveEvent:
     event_id: int
     span: Span
     grounding: Grounding
 
 
 class EventTracker:
-    """The events of one query on one camera: at most one of them lives at a time.
+    """The events of one query on one camera; at most one of them is active.
 
-    Two spans are one event where they overlap or lie less than ``gap_seconds`` apart. An event
-    lives while its span comes that near to the window's newest frame, and ends when an answer ends
-    it earlier or has it no longer. An ended event is remembered while a window can still hold it:
-    an answer that tells of it again says nothing new, except where it goes on from there up to the
-    newest frames: that rest is an event of its own.
+    Two spans are the same event if they overlap or are less than ``gap_seconds`` apart. An event is
+    active while its span ends within that distance of the newest frame of the window. It ends when
+    an answer ends it earlier or does not contain it. Ended events are remembered while a window can
+    contain them: an answer that contains one again changes nothing, unless its span now reaches the
+    newest frames; the part after the known end is then a new event.
 
-    Event ids come from ``ids``. The events returned are those that changed, oldest first.
+    Methods return the events that changed, oldest first.
+
+    Args:
+        query: The query.
+        ids: Yields event ids.
+        gap_seconds: The largest distance at which two spans are the same event.
     """
 
     def __init__(self, query: Query, ids: Iterator[int], gap_seconds: float) -> None:
         self._query = query
         self._ids = ids
-        self._living: _Living | None = None
+        self._active: _ActiveEvent | None = None
         self._past: list[Span] = []
         self.configure(gap_seconds)
 
     def configure(self, gap_seconds: float) -> None:
-        """Take another gap from the next answer on; events stay."""
+        """Change the gap from the next answer on; events are kept."""
         self._gap = round(gap_seconds * NANOSECONDS)
 
     def update(self, grounding: Grounding) -> tuple[Event, ...]:
-        """Take one answer, its window no older than the last one's."""
+        """Process an answer whose window is not older than the previous one."""
         window = grounding.window
-        # A later window holds nothing before its oldest frame.
+        # Later windows contain nothing before the oldest frame of this one.
         self._past = [past for past in self._past if past.end + self._gap >= window[0]]
-        span, living = grounding.span, self._living
-        if living is not None:
-            if span is not None and self._same(span, living.span):
-                return self._go_on(living, self._refined(living.span, span, window), grounding)
+        span, active = grounding.span, self._active
+        if active is not None:
+            if span is not None and self._is_same(span, active.span):
+                return self._continue(active, self._refined(active.span, span, window), grounding)
             ended = self.end()
         else:
             ended = ()
         return ended + (self._begin(span, grounding) if span is not None else ())
 
     def end(self) -> tuple[Event, ...]:
-        """End the living event where it stands: the query was removed, the stream is over."""
-        living = self._living
-        if living is None:
+        """End the active event at its current end: the query is removed or the stream is over."""
+        active = self._active
+        if active is None:
             return ()
-        self._living = None
-        self._past.append(living.span)
-        return (self._event(living, EventState.ENDED),)
+        self._active = None
+        self._past.append(active.span)
+        return (self._record(active, EventState.ENDED),)
 
-    def restart(self) -> tuple[Event, ...]:
-        """End the living event and forget the past: the stream began anew."""
+    def reset(self) -> tuple[Event, ...]:
+        """End the active event and forget ended ones, after a stream reset."""
         ended = self.end()
         self._past.clear()
         return ended
 
     def _begin(self, span: Span, grounding: Grounding) -> tuple[Event, ...]:
-        told = [past for past in self._past if self._same(span, past)]
-        if told:
-            known = max(past.end for past in told)
-            if self._over(span, grounding):
-                # Told again, a little differently: widen what is known, so that an answer that
-                # drifts further is still known.
-                self._past = [past for past in self._past if past not in told]
+        known = [past for past in self._past if self._is_same(span, past)]
+        if known:
+            known_end = max(past.end for past in known)
+            if self._is_over(span, grounding):
+                # The same event with other ends: remember the union, so that an answer whose ends
+                # drift further is still recognized.
+                self._past = [past for past in self._past if past not in known]
                 self._past.append(
-                    Span(min(span.start, *(p.start for p in told)), max(span.end, known))
+                    Span(min(span.start, *(p.start for p in known)), max(span.end, known_end))
                 )
                 return ()
-            if span.end - known <= self._gap:
+            if span.end - known_end <= self._gap:
                 return ()
-            span = Span(max(span.start, known), span.end)
-        living = _Living(next(self._ids), span, grounding)
-        self._living = living
-        begun = (self._event(living, EventState.BEGUN),)
-        return begun + (self.end() if self._over(span, grounding) else ())
+            span = Span(max(span.start, known_end), span.end)
+        active = _ActiveEvent(next(self._ids), span, grounding)
+        self._active = active
+        begun = (self._record(active, EventState.BEGUN),)
+        return begun + (self.end() if self._is_over(span, grounding) else ())
 
-    def _go_on(self, living: _Living, span: Span, grounding: Grounding) -> tuple[Event, ...]:
-        changed = span != living.span
-        living.span, living.grounding = span, grounding
-        if self._over(span, grounding):
+    def _continue(
+        self, active: _ActiveEvent, span: Span, grounding: Grounding
+    ) -> tuple[Event, ...]:
+        changed = span != active.span
+        active.span, active.grounding = span, grounding
+        if self._is_over(span, grounding):
             return self.end()
-        return (self._event(living, EventState.ONGOING),) if changed else ()
+        return (self._record(active, EventState.ONGOING),) if changed else ()
 
-    def _same(self, a: Span, b: Span) -> bool:
+    def _is_same(self, a: Span, b: Span) -> bool:
         return a.start - b.end < self._gap and b.start - a.end < self._gap
 
-    def _over(self, span: Span, grounding: Grounding) -> bool:
+    def _is_over(self, span: Span, grounding: Grounding) -> bool:
         return grounding.window[-1] - span.end > self._gap
 
     def _refined(self, old: Span, new: Span, window: tuple[int, ...]) -> Span:
-        # What lies before the window the new answer could not see.
+        # The new answer has not seen what precedes its window.
         start = old.start if old.start < window[0] else new.start
         start = max([start, *(past.end for past in self._past)])
         return Span(start, max(start, new.end))
 
-    def _event(self, living: _Living, state: EventState) -> Event:
-        grounding = living.grounding
+    def _record(self, active: _ActiveEvent, state: EventState) -> Event:
+        grounding = active.grounding
         return Event(
             query_id=self._query.id,
-            event_id=living.event_id,
+            event_id=active.event_id,
             text=self._query.text,
-            span=living.span,
+            span=active.span,
             state=state,
             confidence=grounding.confidence,
             camera=grounding.camera,

@@ -1,4 +1,4 @@
-"""A standing query: when it is due, and the tracks and events that its answers make."""
+"""A standing query: when it is due, and the tracks and events of its answers."""
 
 from __future__ import annotations
 
@@ -19,25 +19,32 @@ from llava_st_ros.records import (
 from llava_st_ros.tracking.association import TrackAssociator
 from llava_st_ros.tracking.events import EventTracker
 
-# Their answers say by themselves when something happened.
-EVENT_TASKS = (Task.STVG, Task.TVG)
+EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers say when something happens
 
-Seen = tuple[int, int]  # a stream's generation and the newest stamp of a window of it
+WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
 
 
 @dataclass
-class _Camera:
+class _CameraState:
     tracks: TrackAssociator
     events: EventTracker
-    asked: int | None = None  # the clock, ns
-    seen: Seen | None = None  # by the last answer
+    evaluated_at: int | None = None  # the clock, ns
+    answered: WindowEnd | None = None  # end of the window of the last answer
 
 
 class StandingQuery:
-    """One standing query over all its cameras. Not thread-safe.
+    """One standing query on all its cameras. Not thread-safe.
 
-    ``now`` is the grounder's clock in ns, of which only differences count. Raises QueryError for a
-    period or expiry that is no positive number of seconds, or an empty id.
+    ``now`` is the grounder's clock in ns; only differences matter.
+
+    Args:
+        prepared: The query.
+        config: Settings of tracks and events.
+        track_ids: Yields track ids.
+        event_ids: Yields event ids.
+
+    Raises:
+        QueryError: The query has no id.
     """
 
     def __init__(
@@ -54,74 +61,77 @@ class StandingQuery:
         self._config = config
         self._track_ids = track_ids
         self._event_ids = event_ids
-        self._since: int | None = None
-        self._cameras: dict[str, _Camera] = {}
+        self._started_at: int | None = None
+        self._cameras: dict[str, _CameraState] = {}
 
     def configure(self, config: GrounderConfig) -> None:
-        """Take other settings of tracks and events from the next answer on."""
+        """Change the settings of tracks and events from the next answer on."""
         self._config = config
-        for at in self._cameras.values():
-            at.tracks.configure(config)
-            at.events.configure(config.event_gap_seconds)
+        for camera in self._cameras.values():
+            camera.tracks.configure(config)
+            camera.events.configure(config.event_gap_seconds)
 
     def start(self, now: int) -> None:
-        """Count the expiry from ``now``, unless it runs already."""
-        self._since = now if self._since is None else self._since
+        """Start the expiry timer unless it is running."""
+        self._started_at = now if self._started_at is None else self._started_at
 
-    def expired(self, now: int) -> bool:
+    def is_expired(self, now: int) -> bool:
+        """Whether the query's expiry has passed."""
         expiry = self.query.expiry
-        if expiry is None or self._since is None:
+        if expiry is None or self._started_at is None:
             return False
-        return now - self._since > expiry * NANOSECONDS
+        return now - self._started_at > expiry * NANOSECONDS
 
-    def due(self, camera: str, seen: Seen, now: int) -> bool:
-        """Whether to ask about a camera whose stream now stands at ``seen``."""
-        at = self._camera(camera)
-        if at.seen == seen:
+    def is_due(self, camera: str, end: WindowEnd, now: int) -> bool:
+        """Whether to evaluate the query on a camera whose window would now end at ``end``."""
+        state = self._camera(camera)
+        if state.answered == end:
             return False
-        return at.asked is None or now - at.asked >= self.query.period * NANOSECONDS
+        if state.evaluated_at is None:
+            return True
+        return now - state.evaluated_at >= self.query.period * NANOSECONDS
 
-    def ask(self, camera: str, now: int) -> None:
-        """Note that it is being asked."""
-        self._camera(camera).asked = now
+    def mark_evaluated(self, camera: str, now: int) -> None:
+        """Record that the query is evaluated on a camera."""
+        self._camera(camera).evaluated_at = now
 
-    def answer(self, grounding: Grounding, seen: Seen, now: int) -> tuple[Event, ...]:
-        """Take an answer; returns the events that changed.
+    def update(self, grounding: Grounding, end: WindowEnd, now: int) -> tuple[Event, ...]:
+        """Process an answer whose window ends at ``end``; return the events that changed.
 
-        One below ``min_confidence`` counts as one that has found nothing.
+        An answer below ``min_confidence`` counts as one that found nothing.
         """
-        at = self._camera(grounding.camera)
+        state = self._camera(grounding.camera)
         events: tuple[Event, ...] = ()
-        if at.seen is not None and at.seen[0] != seen[0]:
-            events = at.events.restart()
-            at.tracks.clear()
-        at.seen = seen
+        if state.answered is not None and state.answered[0] != end[0]:
+            events = state.events.reset()
+            state.tracks.clear()
+        state.answered = end
         if grounding.confidence < self._config.min_confidence:
-            # Some tasks leave the model no words for "not there": being unsure is how it says so.
+            # In tasks without a "no match" answer, a low confidence is the only sign of one.
             grounding = replace(grounding, span=None, tube=BoxTube())
-        at.tracks.update(grounding, now)
+        state.tracks.update(grounding, now)
         if self.query.task in EVENT_TASKS:
-            events += at.events.update(grounding)
+            events += state.events.update(grounding)
         return events
 
     def tracks(self, now: int) -> tuple[Track, ...]:
-        """Every living track, those of a camera together."""
-        return tuple(track for at in self._cameras.values() for track in at.tracks.tracks(now))
+        """Return all active tracks, grouped by camera."""
+        return tuple(t for state in self._cameras.values() for t in state.tracks.tracks(now))
 
     def end(self) -> tuple[Event, ...]:
-        """End the living events: the query is removed."""
-        return tuple(event for at in self._cameras.values() for event in at.events.end())
+        """End the active events: the query is removed."""
+        return tuple(event for state in self._cameras.values() for event in state.events.end())
 
-    def rewind(self) -> None:
-        """The clock jumped back: whatever it dated begins anew."""
-        self._since = None
-        for at in self._cameras.values():
-            at.asked = None
-            at.tracks.clear()
+    def reset_clock(self) -> None:
+        """Forget all times and drop the tracks: the clock jumped back."""
+        self._started_at = None
+        for state in self._cameras.values():
+            state.evaluated_at = None
+            state.tracks.clear()
 
-    def _camera(self, name: str) -> _Camera:
+    def _camera(self, name: str) -> _CameraState:
         if name not in self._cameras:
-            self._cameras[name] = _Camera(
+            self._cameras[name] = _CameraState(
                 TrackAssociator(self.query, self._track_ids, self._config),
                 EventTracker(self.query, self._event_ids, self._config.event_gap_seconds),
             )

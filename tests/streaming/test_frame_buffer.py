@@ -1,4 +1,4 @@
-"""FrameBuffer: order, duplicates, jumps, bounds, and the choice of a window's frames."""
+"""FrameBuffer: order, duplicates, jumps, bounds, and the selection of a window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llava_st_ros.streaming.frame_buffer import FrameBuffer
 
 MS = 1_000_000
 SECOND = 1000 * MS
-EPOCH = 1_700_000_000 * SECOND  # a robot's clock does not begin at 0
+EPOCH = 1_700_000_000 * SECOND  # a robot's clock does not start at 0
 
 
 def frame(ms: float, value: int = 0, size: int = 4) -> Frame:
@@ -45,7 +45,7 @@ def encode(target: FrameBuffer, entry: Frame) -> FrameFeatures:
 
 
 @pytest.mark.parametrize("fps", [4.0, 10.0, 29.97, 60.0])
-def test_a_full_window_is_even_and_ends_with_the_newest(fps):
+def test_a_full_window_is_evenly_spaced_and_ends_with_the_newest_frame(fps):
     b = buffer()
     fill(b, fps, 15.0)
     stamps = [e.stamp for e in b.sample()]
@@ -53,7 +53,7 @@ def test_a_full_window_is_even_and_ends_with_the_newest(fps):
     assert stamps[-1] == b.newest == frame(1000 * (round(15 * fps) - 1) / fps).stamp
     gaps = np.diff(stamps) / SECOND
     assert (gaps > 0).all()
-    # Inside the window a frame is at most one camera period behind its slot's beginning.
+    # A frame is at most one camera period after the start of its grid cell.
     assert np.abs(gaps[:-1] - 6 / 19).max() <= 1 / fps + 1e-6
     assert abs((stamps[-1] - stamps[0]) / SECOND - 6.0) <= 6 / 19 + 1 / fps
 
@@ -61,7 +61,7 @@ def test_a_full_window_is_even_and_ends_with_the_newest(fps):
 @pytest.mark.parametrize("fps", [5.0, 30.0])
 @pytest.mark.parametrize("period", [0.2, 1.0, 1.7])
 def test_a_sliding_window_reuses_its_frames(fps, period):
-    """Once the window is full, only its newest may drop out again before it is too old."""
+    """In a full window, only the newest frame can be dropped before it is too old."""
     b = buffer()
     before: list[int] = []
     encoded: list[int] = []
@@ -83,14 +83,14 @@ def test_a_sliding_window_reuses_its_frames(fps, period):
     assert len(encoded) <= 20 * SECOND / b.step + ticks + 1
 
 
-def test_images_are_kept_only_where_a_window_can_pick_them():
+def test_only_images_that_a_window_can_select_are_kept():
     b = buffer(num_frames=20)
     fill(b, 30.0, 20.0)
     assert len(b) <= 21
     assert b.raw_bytes <= 21 * 4 * 4 * 3
 
 
-def test_a_young_stream_is_spread_over_what_is_there():
+def test_a_short_stream_fills_the_window_with_repeated_frames():
     b = buffer(num_frames=5)
     assert b.sample() == ()
     assert b.latest() is None
@@ -102,7 +102,7 @@ def test_a_young_stream_is_spread_over_what_is_there():
     assert ms_of(b.sample()) == [100, 100, 1700, 1700, 3300]
 
 
-def test_a_gap_is_filled_by_its_neighbours_in_time():
+def test_a_gap_is_filled_with_the_nearest_frames():
     b = buffer(num_frames=20)
     fill(b, 10.0, 3.0)
     fill(b, 10.0, 1.0, start=5.0)
@@ -113,11 +113,11 @@ def test_a_gap_is_filled_by_its_neighbours_in_time():
     assert before >= 3
     assert after >= 3
     even = np.linspace(picked[0], picked[-1], 20)
-    assert np.abs(even - picked).max() <= 1250  # half the gap and a slot
+    assert np.abs(even - picked).max() <= 1250  # half the gap and a grid cell
 
 
-def test_frames_just_on_the_grid_are_all_used():
-    """A clip of as many frames as a window holds, a window long, is seen whole."""
+def test_frames_exactly_on_the_grid_are_all_used():
+    """A clip as long as the window, with as many frames, is used completely."""
     b = buffer(num_frames=20)
     first = -(-EPOCH // b.step) * b.step
     stamps = [first + round(i * 6 * SECOND / 19) for i in range(20)]
@@ -126,7 +126,7 @@ def test_frames_just_on_the_grid_are_all_used():
     assert [e.stamp for e in b.sample()] == stamps
 
 
-def test_now_leaves_later_frames_out():
+def test_frames_later_than_now_are_ignored():
     b = buffer(num_frames=5)
     for ms in (0, 1600, 3200, 4800):
         b.push(frame(ms))
@@ -146,7 +146,7 @@ def test_duplicates_are_ignored_and_counted():
     assert b.latest().image[0, 0, 0] == 1
 
 
-def test_a_late_frame_takes_its_place():
+def test_a_late_frame_is_inserted_in_order():
     b = buffer(num_frames=5)
     for ms in (0, 3100, 4700, 3900):
         b.push(frame(ms))
@@ -157,7 +157,7 @@ def test_a_late_frame_takes_its_place():
     assert stamps == sorted(stamps)
 
 
-def test_a_late_frame_does_not_undo_an_encoding():
+def test_a_late_frame_does_not_replace_an_encoded_one():
     b = buffer(num_frames=5, window_seconds=4.0)
     second = EPOCH // b.step * b.step + b.step - EPOCH
     b.push(frame(second / MS + 500))
@@ -176,7 +176,7 @@ def test_a_frame_too_late_for_the_window_is_discarded():
     assert len(b) == 1
 
 
-def test_a_jump_back_begins_a_new_stream():
+def test_a_jump_back_resets_the_stream():
     b = buffer(num_frames=5)
     fill(b, 10.0, 5.0, start=100.0)
     generation = b.generation
@@ -185,14 +185,14 @@ def test_a_jump_back_begins_a_new_stream():
     assert b.generation == generation + 1
     assert b.counts.resets == 1
     assert ms_of(b.sample()) == [0] * 5
-    encode(b, old)  # computed while the stream began anew
+    encode(b, old)  # encoded during the reset
     assert b.raw_bytes == 48
     fill(b, 10.0, 1.0, start=0.1)
     assert b.counts.resets == 1
     assert b.newest == frame(1000).stamp
 
 
-def test_features_do_not_go_to_another_streams_frame():
+def test_features_do_not_replace_a_frame_of_another_generation():
     b = buffer()
     b.push(frame(0, value=1))
     old = b.latest()
@@ -203,18 +203,18 @@ def test_features_do_not_go_to_another_streams_frame():
     assert b.latest().image[0, 0, 0] == 2
 
 
-def test_a_jump_forward_leaves_no_old_frame_and_one_bad_stamp_is_survived():
+def test_a_jump_forward_drops_old_frames_and_the_stream_recovers_from_a_wrong_stamp():
     b = buffer(num_frames=5)
     fill(b, 10.0, 8.0)
     b.push(frame(10_000_000))
     assert ms_of(b.sample()) == [10_000_000] * 5
-    fill(b, 10.0, 8.0, start=8.0)  # the far stamp was an error
+    fill(b, 10.0, 8.0, start=8.0)  # the far stamp was wrong
     assert b.counts.resets == 1
     assert b.newest == frame(15_900).stamp
     assert len(set(ms_of(b.sample()))) == 5
 
 
-def test_images_give_way_to_features():
+def test_features_replace_images():
     b = buffer(num_frames=5)
     fill(b, 10.0, 8.0)
     before = b.raw_bytes
@@ -225,7 +225,7 @@ def test_images_give_way_to_features():
     assert all(isinstance(e, FrameFeatures) for e in b.sample())
 
 
-def test_bytes_and_frames_are_bounded_and_the_newest_stays():
+def test_bytes_and_frames_are_bounded_and_the_newest_frame_is_kept():
     image = 4 * 4 * 3
     b = buffer(num_frames=20, buffer_bytes=5 * image)
     fill(b, 10.0, 8.0)
@@ -251,12 +251,12 @@ def test_a_window_of_one_frame():
     assert ms_of(b.sample()) == [7900]
 
 
-def test_a_window_without_frames_is_refused():
+def test_a_window_of_no_frames_is_rejected():
     with pytest.raises(ConfigError, match="at least 1"):
         FrameBuffer(StreamConfig(), 0)
 
 
-def test_pushes_and_samples_from_several_threads():
+def test_push_and_sample_from_several_threads():
     b = buffer(num_frames=10, window_seconds=2.0, reset_seconds=1000.0)
     failures: list[BaseException] = []
     done = threading.Event()
@@ -305,7 +305,7 @@ def test_pushes_and_samples_from_several_threads():
     st.integers(1, 12),
     st.integers(1, 4000),
 )
-def test_whatever_comes_the_window_is_in_order_and_of_one_stream(stamps, num_frames, reset_ms):
+def test_a_window_is_ordered_and_of_one_generation_for_any_stamps(stamps, num_frames, reset_ms):
     b = FrameBuffer(StreamConfig(window_seconds=3.0, reset_seconds=reset_ms / 1000), num_frames)
     newest = None
     for ms in stamps:

@@ -1,4 +1,4 @@
-"""Window: each frame encoded once, time tokens to stamps, and what questions share of a view."""
+"""Windows: each frame is encoded once, and time tokens are mapped to stamps."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_each_frame_of_a_sliding_stream_is_encoded_once():
             assert len(window.frames) == 20
             assert window.time_indices == tuple(range(20))
             assert window.newest.stamp == window.stamps[-1] == round(i / fps * 1e9)
-            for features in window.frames:  # each with the features of its own image
+            for features in window.frames:  # the features of its own image
                 assert features.features == round(features.stamp / 1e9 * fps)
     assert len(set(encoder.calls)) == len(encoder.calls)
-    # A slot's frame and the newest frame of each window: nothing more is ever encoded.
+    # One frame per grid cell and the newest frame of each window, no other.
     assert len(encoder.calls) <= seconds / (6 / 19) + windows + 1
     assert len(encoder.calls) < windows * 20 / 4
 
 
-def test_features_are_forgotten_outside_the_window():
+def test_features_outside_the_window_are_dropped():
     buffer = FrameBuffer(StreamConfig(), 20)
     encoder = Encoder()
     for i in range(30 * 30):
@@ -62,7 +62,7 @@ def test_features_are_forgotten_outside_the_window():
     assert buffer.sample()[0].stamp > 23e9
 
 
-def test_a_window_carries_the_source():
+def test_a_window_has_the_size_and_frame_of_its_camera():
     buffer = FrameBuffer(StreamConfig(), 5)
     assert encode_window(buffer, Encoder()) is None
     buffer.push(frame(0, 1, width=8))
@@ -88,7 +88,7 @@ def test_a_repeated_frame_is_encoded_once():
     assert encoder.calls == [7]
 
 
-def test_the_last_box_of_a_repeated_frame_counts():
+def test_the_last_box_of_a_repeated_frame_is_used():
     stamps = (10, 10, 20, 30, 30)
     boxes = [(i, Box(0.1 * i, 0.0, 0.5, 0.5)) for i in range(5)]
     tube = tube_of_tokens(boxes, stamps)
@@ -96,7 +96,7 @@ def test_the_last_box_of_a_repeated_frame_counts():
     assert [box.x1 for box in tube.boxes] == pytest.approx([0.1, 0.2, 0.4])
 
 
-def test_tokens_past_the_window():
+def test_tokens_past_the_window_are_clamped_in_spans_and_dropped_in_tubes():
     stamps = (10, 20, 30)
     assert span_of_tokens((1, 99), stamps) == Span(20, 30)
     assert span_of_tokens((2, 1), stamps) == Span(20, 30)
@@ -104,7 +104,7 @@ def test_tokens_past_the_window():
     assert tube.stamps == (30,)
 
 
-def test_the_box_of_an_image_lies_on_its_frame():
+def test_the_box_of_an_image_has_the_stamp_of_its_frame():
     tube = tube_of_tokens([(None, Box(0.2, 0.3, 0.4, 1.5))], (77,))
     assert tube.as_dict() == {77: Box(0.2, 0.3, 0.4, 1.0)}
 
@@ -113,7 +113,7 @@ def test_the_box_of_an_image_lies_on_its_frame():
     st.lists(st.integers(0, 5), min_size=1, max_size=12).map(sorted),
     st.lists(st.integers(-2, 15), max_size=12),
 )
-def test_any_tokens_make_a_tube_on_the_windows_stamps(stamps, tokens):
+def test_a_tube_of_any_tokens_has_stamps_of_the_window(stamps, tokens):
     boxes = [(token, Box(0.0, 0.0, 1.0, 1.0)) for token in tokens]
     tube = tube_of_tokens(boxes, stamps)
     assert set(tube.stamps) == {stamps[t] for t in tokens if 0 <= t < len(stamps)}

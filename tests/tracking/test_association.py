@@ -1,4 +1,4 @@
-"""Tracks: a new answer's tube against the running ones, states, and how tracks end."""
+"""Tracks: association of answers, states, and timeouts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def at(seconds: float) -> int:
     return round(seconds * SECOND)
 
 
-def test_boxes_between_two_stamps_are_interpolated():
+def test_boxes_between_stamps_are_interpolated():
     t = tube((1, 0.0), (2, 0.2), (4, 0.2))
     assert box_at(t, at(1.5)).x1 == pytest.approx(0.1)
     assert box_at(t, at(2)) == box(0.2)
@@ -61,26 +61,26 @@ def test_boxes_between_two_stamps_are_interpolated():
 def test_iou_of_tubes():
     t = moving(0, 6)
     assert tube_iou(t, t) == pytest.approx(1.0)
-    # The same motion sampled at other stamps.
+    # The same motion at other stamps.
     assert tube_iou(t, moving(0.15, 6, step=0.4)) == pytest.approx(1.0)
     assert tube_iou(t, moving(0, 6, x=0.5)) == 0.0
-    # A third of the width apart, on every shared stamp: 2/3 over 4/3.
+    # Offset by a third of the width at every shared stamp: 2/3 over 4/3.
     assert tube_iou(t, moving(0, 6, x=0.2 / 3)) == pytest.approx(0.5)
     assert tube_iou(tube((0, 0.1)), tube((5, 0.1))) == pytest.approx(1.0)
     assert tube_iou(tube((5, 0.1)), tube((0, 0.1))) == pytest.approx(1.0)
-    # One tube around the other, no stamp shared.
+    # One tube inside the time of the other, no shared stamp.
     assert tube_iou(tube((2, 0.1), (3, 0.1)), tube((0, 0.1), (9, 0.1))) == pytest.approx(1.0)
     assert tube_iou(BoxTube(), t) == 0.0
 
 
-def test_only_the_shared_time_is_compared():
-    """A tube that is off only where nothing is known of the running one continues it."""
-    running = moving(0, 3, speed=0.0)
-    new = BoxTube((*running.stamps, at(4), at(5)), (*running.boxes, box(0.7), box(0.8)))
-    assert tube_iou(running, new) == pytest.approx(1.0)
+def test_only_the_overlap_in_time_is_compared():
+    """A tube that is off only where nothing is known of the track continues it."""
+    track = moving(0, 3, speed=0.0)
+    new = BoxTube((*track.stamps, at(4), at(5)), (*track.boxes, box(0.7), box(0.8)))
+    assert tube_iou(track, new) == pytest.approx(1.0)
 
 
-def test_a_merged_tube_keeps_the_past_and_the_new_answers_word():
+def test_a_merged_tube_keeps_the_past_and_ends_with_the_new_tube():
     merged = merge_tubes(tube((0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)), tube((1, 0.5), (2, 0.6)))
     assert merged == tube((0, 0.0), (1, 0.5), (2, 0.6))
     long = tube(*((i, 0.0) for i in range(MAX_TUBE_BOXES)))
@@ -89,7 +89,7 @@ def test_a_merged_tube_keeps_the_past_and_the_new_answers_word():
     assert bounded.stamps[-1] == at(MAX_TUBE_BOXES + 1)
 
 
-def test_answers_about_one_object_are_one_track(tracks):
+def test_answers_with_one_object_are_one_track(tracks):
     for second in range(6, 20):
         tracks.update(grounding(moving(second - 6, second), second), at(second))
         (track,) = tracks.tracks(at(second))
@@ -120,7 +120,7 @@ def test_the_best_match_wins(tracks):
     ]
 
 
-def test_an_object_found_again_keeps_its_track(tracks):
+def test_an_object_that_reappears_keeps_its_track(tracks):
     tracks.update(grounding(moving(0, 6), 6), at(6))
     tracks.update(grounding(BoxTube(), 7), at(7))
     assert tracks.tracks(at(7))[0].state is TrackState.LOST
@@ -138,8 +138,8 @@ def test_a_lost_track_is_dropped_after_the_timeout(tracks):
     assert tracks.tracks(at(10.2))[0].track_id == 1
 
 
-def test_a_past_object_is_lost_but_not_renamed_while_answers_have_it(tracks):
-    """The tube ended 2 s ago and slides through the window: one track, never GROUNDED again."""
+def test_a_past_object_stays_one_lost_track_while_answers_contain_it(tracks):
+    """The tube ended 2 s ago and is still in the window: one track, not GROUNDED again."""
     for second in range(5, 10):
         tracks.update(grounding(moving(1, 3), second), at(second))
         (track,) = tracks.tracks(at(second))
@@ -147,13 +147,13 @@ def test_a_past_object_is_lost_but_not_renamed_while_answers_have_it(tracks):
     assert tracks.tracks(at(14)) == ()
 
 
-def test_between_answers_a_track_stays_as_it_was(tracks):
+def test_a_track_is_unchanged_between_answers(tracks):
     tracks.update(grounding(moving(0, 6), 6), at(6))
     before = tracks.tracks(at(6))
     assert tracks.tracks(at(6.9)) == before
 
 
-def test_a_track_whose_answers_stop_coming_is_lost_then_dropped(tracks):
+def test_a_track_without_new_answers_is_lost_then_dropped(tracks):
     tracks.update(grounding(moving(0, 6), 6), at(6))
     assert tracks.tracks(at(9.9))[0].state is TrackState.GROUNDED
     assert tracks.tracks(at(10.1))[0].state is TrackState.LOST
@@ -169,13 +169,13 @@ def test_a_slow_query_keeps_its_tracks_between_answers():
     assert slow.tracks(at(25))[0].state is TrackState.GROUNDED
 
 
-def test_the_stamps_need_not_be_near_the_clock(tracks):
-    """A recording of last year under today's clock: only differences count."""
+def test_the_clock_may_differ_from_the_stamps(tracks):
+    """A recording of last year with today's clock: only differences matter."""
     tracks.update(grounding(moving(0, 6), 6), at(1e6))
     assert tracks.tracks(at(1e6 + 1))[0].state is TrackState.GROUNDED
 
 
-def test_ids_are_shared_and_clearing_drops_all():
+def test_ids_are_shared_and_clear_drops_all():
     ids = itertools.count()
     one, two = (TrackAssociator(QUERY, ids, GrounderConfig()) for _ in range(2))
     one.update(grounding(moving(0, 6), 6), at(6))

@@ -1,4 +1,4 @@
-"""Events: begun once, ended once, over answers of overlapping windows."""
+"""Events begin once and end once over the answers of overlapping windows."""
 
 from __future__ import annotations
 
@@ -37,41 +37,41 @@ def tracker(gap: float = 1.0) -> EventTracker:
     return EventTracker(QUERY, itertools.count(), gap)
 
 
-def told(events: tuple[Event, ...]) -> list[tuple[int, EventState, float, float]]:
+def summary(events: tuple[Event, ...]) -> list[tuple[int, EventState, float, float]]:
     return [(e.event_id, e.state, e.span.start / SECOND, e.span.end / SECOND) for e in events]
 
 
 def seen(newest: float, start: float, end: float) -> Grounding:
-    """What a perfect model says of an event from start to end in the window up to newest."""
+    """The answer of a perfect model to an event from start to end, in the window up to newest."""
     first, last = max(start, newest - 6), min(end, newest)
     return grounding(newest, (first, last) if first <= last else None)
 
 
-def test_an_event_begins_goes_on_and_ends():
+def test_an_event_begins_continues_and_ends():
     t = tracker()
-    assert told(t.update(seen(7, 8, 11))) == []
-    assert told(t.update(seen(9, 8, 11))) == [(0, BEGUN, 8, 9)]
-    assert told(t.update(seen(10, 8, 11))) == [(0, ONGOING, 8, 10)]
-    assert told(t.update(seen(11, 8, 11))) == [(0, ONGOING, 8, 11)]
-    assert told(t.update(seen(11.8, 8, 11))) == []  # not clearly over, and nothing new
-    assert told(t.update(seen(12.5, 8, 11))) == [(0, ENDED, 8, 11)]
+    assert summary(t.update(seen(7, 8, 11))) == []
+    assert summary(t.update(seen(9, 8, 11))) == [(0, BEGUN, 8, 9)]
+    assert summary(t.update(seen(10, 8, 11))) == [(0, ONGOING, 8, 10)]
+    assert summary(t.update(seen(11, 8, 11))) == [(0, ONGOING, 8, 11)]
+    assert summary(t.update(seen(11.8, 8, 11))) == []  # within the gap, and unchanged
+    assert summary(t.update(seen(12.5, 8, 11))) == [(0, ENDED, 8, 11)]
     for newest in range(13, 30):
-        assert told(t.update(seen(newest, 8, 11))) == []
+        assert summary(t.update(seen(newest, 8, 11))) == []
 
 
-def test_an_event_carries_its_source_and_question():
+def test_an_event_has_its_camera_and_query():
     (event,) = tracker().update(seen(9, 8, 11))
     assert (event.query_id, event.text) == ("fall", "the cup falls")
     assert (event.camera, event.frame_id, event.confidence) == ("front", "front_optical", 0.8)
 
 
-def test_an_event_over_before_it_was_asked_about_is_begun_and_ended_at_once():
+def test_an_event_that_is_already_over_begins_and_ends_at_once():
     t = tracker()
-    assert told(t.update(seen(9, 5, 6))) == [(0, BEGUN, 5, 6), (0, ENDED, 5, 6)]
-    assert told(t.update(seen(10, 5, 6))) == []
+    assert summary(t.update(seen(9, 5, 6))) == [(0, BEGUN, 5, 6), (0, ENDED, 5, 6)]
+    assert summary(t.update(seen(10, 5, 6))) == []
 
 
-def test_an_event_longer_than_the_window_keeps_its_beginning():
+def test_an_event_longer_than_the_window_keeps_its_start():
     t = tracker()
     for newest in range(8, 40):
         events = t.update(seen(newest, 7, 30))
@@ -80,87 +80,87 @@ def test_an_event_longer_than_the_window_keeps_its_beginning():
     assert t.update(seen(40, 7, 30)) == ()
 
 
-def test_the_beginning_is_refined_while_it_is_in_sight():
+def test_the_start_is_refined_while_it_is_in_the_window():
     t = tracker()
     t.update(grounding(9, (8.0, 9.0)))
-    assert told(t.update(grounding(10, (7.5, 10.0)))) == [(0, ONGOING, 7.5, 10)]
+    assert summary(t.update(grounding(10, (7.5, 10.0)))) == [(0, ONGOING, 7.5, 10)]
 
 
-def test_an_answer_that_has_it_no_longer_ends_it():
+def test_an_answer_without_the_event_ends_it():
     t = tracker()
     t.update(seen(9, 8, 20))
-    assert told(t.update(grounding(10, None))) == [(0, ENDED, 8, 9)]
-    assert told(t.update(grounding(11, None))) == []
+    assert summary(t.update(grounding(10, None))) == [(0, ENDED, 8, 9)]
+    assert summary(t.update(grounding(11, None))) == []
 
 
-def test_two_events_are_two():
+def test_two_separate_events():
     t = tracker()
     t.update(seen(9, 8, 9))
     t.update(seen(11, 8, 9))
-    assert told(t.update(grounding(13, (12, 13)))) == [(1, BEGUN, 12, 13)]
-    # An answer about the first again says nothing of it; the second is no longer told of.
-    assert told(t.update(grounding(13.5, (8, 9)))) == [(1, ENDED, 12, 13)]
-    assert told(t.update(grounding(14, (8, 9)))) == []
+    assert summary(t.update(grounding(13, (12, 13)))) == [(1, BEGUN, 12, 13)]
+    # An answer with the first event again does not change it; the second one is missing.
+    assert summary(t.update(grounding(13.5, (8, 9)))) == [(1, ENDED, 12, 13)]
+    assert summary(t.update(grounding(14, (8, 9)))) == []
 
 
-def test_a_new_event_ends_the_living_one_first():
+def test_a_new_event_ends_the_active_one_first():
     t = tracker()
     t.update(grounding(9, (4, 9)))
-    assert told(t.update(grounding(13, (12, 13)))) == [(0, ENDED, 4, 9), (1, BEGUN, 12, 13)]
+    assert summary(t.update(grounding(13, (12, 13)))) == [(0, ENDED, 4, 9), (1, BEGUN, 12, 13)]
 
 
 def test_spans_closer_than_the_gap_are_one_event():
     t = tracker(gap=1.0)
     t.update(grounding(9, (8, 9)))
-    assert told(t.update(grounding(10.5, (9.9, 10.5)))) == [(0, ONGOING, 9.9, 10.5)]
+    assert summary(t.update(grounding(10.5, (9.9, 10.5)))) == [(0, ONGOING, 9.9, 10.5)]
     t = tracker(gap=0.5)
     t.update(grounding(9, (8, 9)))
-    assert told(t.update(grounding(10.5, (9.9, 10.5)))) == [
+    assert summary(t.update(grounding(10.5, (9.9, 10.5)))) == [
         (0, ENDED, 8, 9),
         (1, BEGUN, 9.9, 10.5),
     ]
 
 
-def test_a_past_event_that_goes_on_is_told_as_its_rest():
-    """One answer ended it too early: what still happens must not stay untold."""
+def test_an_ended_event_that_continues_is_a_new_event_from_the_known_end():
+    """An answer ended it too early; the rest must still be reported."""
     t = tracker()
     t.update(grounding(9, (8, 9)))
-    assert told(t.update(grounding(10.5, (8, 9.2)))) == [(0, ENDED, 8, 9.2)]
-    assert told(t.update(grounding(11.5, (8, 11.5)))) == [(1, BEGUN, 9.2, 11.5)]
+    assert summary(t.update(grounding(10.5, (8, 9.2)))) == [(0, ENDED, 8, 9.2)]
+    assert summary(t.update(grounding(11.5, (8, 11.5)))) == [(1, BEGUN, 9.2, 11.5)]
 
 
-def test_a_past_event_told_differently_stays_past():
+def test_an_ended_event_with_other_ends_stays_ended():
     t = tracker()
     t.update(grounding(9, (5, 6)))
     for newest, span in ((9.5, (5.2, 6.5)), (10, (5.5, 7.3)), (10.5, (6.5, 8.2)), (11, (8.9, 9.5))):
-        assert told(t.update(grounding(newest, span))) == []
+        assert summary(t.update(grounding(newest, span))) == []
 
 
-def test_ending_and_restarting():
+def test_end_and_reset():
     t = tracker()
     assert t.end() == ()
     t.update(seen(9, 8, 20))
-    assert told(t.end()) == [(0, ENDED, 8, 9)]
+    assert summary(t.end()) == [(0, ENDED, 8, 9)]
     assert t.end() == ()
-    assert told(t.update(seen(9.5, 8, 20))) == []  # still the event that ended
+    assert summary(t.update(seen(9.5, 8, 20))) == []  # the event that ended
 
-    t.restart()
-    assert told(t.update(seen(9.5, 8, 20))) == [(1, BEGUN, 8, 9.5)]
-    assert told(t.restart()) == [(1, ENDED, 8, 9.5)]
+    t.reset()
+    assert summary(t.update(seen(9.5, 8, 20))) == [(1, BEGUN, 8, 9.5)]
+    assert summary(t.reset()) == [(1, ENDED, 8, 9.5)]
 
 
-def check_life(events: list[Event]) -> dict[int, list[Event]]:
-    """What must hold of any sequence; returns the events by id."""
-    lives: dict[int, list[Event]] = defaultdict(list)
-    living: set[int] = set()
+def check_lifecycles(events: list[Event]) -> dict[int, list[Event]]:
+    """Check the invariants of any sequence; return the events by id."""
+    lifecycles: dict[int, list[Event]] = defaultdict(list)
+    active: set[int] = set()
     for event in events:
-        life = lives[event.event_id]
-        assert (event.state is BEGUN) == (not life), "begun exactly once, and first"
-        assert not life or life[-1].state is not ENDED, "nothing after the end"
+        life = lifecycles[event.event_id]
+        assert (event.state is BEGUN) == (not life), "begins exactly once, first"
+        assert not life or life[-1].state is not ENDED, "no change after its end"
         life.append(event)
-        (living.discard if event.state is ENDED else living.add)(event.event_id)
-        assert len(living) <= 1, "one event lives at a time"
-    return lives
+        (active.discard if event.state is ENDED else active.add)(event.event_id)
+        assert len(active) <= 1, "at most one event is active"
+    return lifecycles
 
 
 answers = st.lists(
@@ -174,7 +174,7 @@ answers = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(answers, st.floats(0.1, 3.0))
-def test_whatever_is_answered_events_live_by_the_rules(sequence, gap):
+def test_events_are_consistent_for_any_answers(sequence, gap):
     t, newest, events = tracker(gap), 10.0, []
     for step, tokens in sequence:
         newest += step
@@ -182,10 +182,10 @@ def test_whatever_is_answered_events_live_by_the_rules(sequence, gap):
         span = tokens and (window[tokens[0]] / SECOND, window[tokens[1]] / SECOND)
         events.extend(t.update(grounding(newest, span)))
     events.extend(t.end())
-    lives = check_life(events)
-    assert all(life[-1].state is ENDED for life in lives.values())
-    assert sorted(lives) == list(range(len(lives)))
-    for life in lives.values():
+    lifecycles = check_lifecycles(events)
+    assert all(life[-1].state is ENDED for life in lifecycles.values())
+    assert sorted(lifecycles) == list(range(len(lifecycles)))
+    for life in lifecycles.values():
         for event in life:
             assert event.span.end <= newest * SECOND + 1
 
@@ -196,8 +196,8 @@ def test_whatever_is_answered_events_live_by_the_rules(sequence, gap):
     st.floats(0.5, 10.0),
     st.lists(st.tuples(st.floats(0.2, 1.5), st.floats(-0.3, 0.3), st.floats(-0.3, 0.3))),
 )
-def test_one_true_event_is_told_once_however_unsteadily_it_is_seen(start, length, answers):
-    """Ends off by up to 0.3 s, windows every 0.2 to 1.5 s, a gap of 1 s: one event."""
+def test_one_event_is_reported_once_in_spite_of_jitter(start, length, answers):
+    """Ends are off by up to 0.3 s, windows are 0.2 to 1.5 s apart, the gap is 1 s."""
     t, newest, events, end = tracker(1.0), 2.0, [], start + length
     for step, early, late in answers:
         newest += step
@@ -206,5 +206,5 @@ def test_one_true_event_is_told_once_however_unsteadily_it_is_seen(start, length
             continue
         first, last = max(start + early, newest - 6), min(end + late, newest)
         events.extend(t.update(grounding(newest, (first, max(first, last)))))
-    lives = check_life(events)
-    assert len(lives) <= 1
+    lifecycles = check_lifecycles(events)
+    assert len(lifecycles) <= 1
