@@ -1,1 +1,1 @@
-"""From a checkpoint to engines: ONNX export, quantization, engine builds and their checks."""
+"""Export a checkpoint to an engine directory: ONNX export, quantization, builds and checks."""

@@ -1,8 +1,11 @@
-"""Inputs of the graphs while questions are asked: what int8 takes its scales from."""
+"""Record the inputs of an engine directory's graphs while it answers calibration queries.
+
+int8 quantization takes its activation scales from these inputs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,81 +26,97 @@ from llava_st_ros.media.sources import BagSource, Source, VideoSource
 from llava_st_ros.records import Query, Task
 from llava_st_ros.text.tokenizer import Tokenizer
 
-SPLIT = "train"  # never one that anything is measured on
+SPLIT = "train"  # validation and test clips are kept for measurements
 SEED = 20282
-BAGS = (".mcap", ".db3")  # and folders
+BAG_SUFFIXES = (".mcap", ".db3")  # a folder is a bag too
 
-ASKED = "questions to calibrate on"
+PURPOSE = "calibration queries"  # what needs the tokenizer, for the error message
 
-KEPT = 24  # calls of a graph
+MAX_CALLS = 24  # recorded calls of a graph
 
-# Puts questions to a backend, in the words of its tokenizer.
-Questions = Callable[[Backend, "Tokenizer | None"], None]
-Feeds = dict[str, list[dict[str, np.ndarray]]]  # of each graph
+# Runs queries on a backend. The tokenizer is None if the checkpoint has none.
+CalibrationQueries = Callable[[Backend, "Tokenizer | None"], None]
+Feeds = dict[str, list[dict[str, np.ndarray]]]  # by graph, the inputs of each recorded call
 
 
-def record(folder: Path, questions: Questions) -> Feeds:
-    """What the graphs of an engine directory for ONNX Runtime were given, on the CPU, while the
-    questions were answered: up to KEPT calls of each, drawn from all of them alike."""
+def record_inputs(folder: Path, queries: CalibrationQueries) -> Feeds:
+    """Run queries on an ONNX Runtime engine directory, on the CPU, and record graph inputs.
+
+    Returns:
+        Inputs of up to MAX_CALLS calls of each graph, a uniform sample of all its calls.
+    """
     engine = open_engine(folder, NAME)
     backend = _RecordingBackend(engine)
-    questions(backend, engine.tokenizer)
+    queries(backend, engine.tokenizer)
     return backend.feeds
 
 
 @dataclass(frozen=True)
-class SimulatedQuestions:
-    """Those of the simulator's first ``clips`` training clips. Raises what simulated_questions
-    does, CheckpointError without a tokenizer."""
+class SimulatedQueries:
+    """The queries of the simulator's first ``clips`` training clips.
+
+    A call raises CheckpointError without a tokenizer, and what ``simulated_questions`` raises.
+    """
 
     clips: int
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
-        evaluation = SimulatedEvaluation(backend, needed_tokenizer(tokenizer, ASKED))
+        evaluation = SimulatedEvaluation(backend, needed_tokenizer(tokenizer, PURPOSE))
         for clip in simulated_questions(SPLIT, range(self.clips), backend.describe().model):
             evaluation.run(clip)
 
 
 @dataclass(frozen=True)
-class FootageQuestions:
-    """The same questions about every video file and bag of ``footage``, once a window. Raises
-    ConfigError without questions, DataError for footage that cannot be read, CheckpointError
-    without a tokenizer."""
+class FootageQueries:
+    """The same queries on every video file and bag, evaluated once per window.
+
+    Attributes:
+        footage: Video files and bags.
+        texts: Query texts; each is asked as STVG and as REC.
+
+    Raises:
+        ConfigError: ``texts`` is empty.
+        DataError: Footage cannot be read.
+
+    A call raises CheckpointError without a tokenizer.
+    """
 
     footage: Sequence[Path]
-    words: Sequence[str]
+    texts: Sequence[str]
 
     def __post_init__(self) -> None:
-        if not self.words:
+        if not self.texts:
             raise ConfigError(
-                f"footage {self.footage[0]} without a question; expected what is asked about it",
-                "give --query, also more than once",
+                f"footage {self.footage[0]} without a query",
+                "describe what to look for with --query, once or more often",
             )
         for path in self.footage:
-            _source(path)  # before the work
+            _open_source(path)  # unreadable footage fails before the export starts
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
         config = GrounderConfig()
         seconds = config.stream.window_seconds
         queries = [
-            Query(f"{task.value} {words}", words, task, period=seconds)
-            for words in self.words
+            Query(f"{task.value} {text}", text, task, period=seconds)
+            for text in self.texts
             for task in (Task.STVG, Task.REC)
         ]
         for path in self.footage:
-            grounder = Grounder(backend, needed_tokenizer(tokenizer, ASKED), config)
-            replay(grounder, _source(path), queries, window_seconds=seconds)
+            grounder = Grounder(backend, needed_tokenizer(tokenizer, PURPOSE), config)
+            replay(grounder, _open_source(path), queries, window_seconds=seconds)
 
 
-def _source(path: Path) -> Source:
-    return BagSource(path) if path.is_dir() or path.suffix in BAGS else VideoSource(path)
+def _open_source(path: Path) -> Source:
+    if path.is_dir() or path.suffix in BAG_SUFFIXES:
+        return BagSource(path)
+    return VideoSource(path)
 
 
 class _RecordingBackend(OnnxBackend):
     def __init__(self, engine: EngineFiles) -> None:
         super().__init__(engine)
         self._recording = {name: _RecordingGraph(graph) for name, graph in self._graphs.items()}
-        self._graphs = self._recording
+        self._graphs = dict[str, Graph](self._recording)
 
     @property
     def feeds(self) -> Feeds:
@@ -105,25 +124,18 @@ class _RecordingBackend(OnnxBackend):
 
 
 class _RecordingGraph:
-    """A graph that keeps inputs of its calls."""
+    """A graph that records the inputs of some of its calls (reservoir sampling)."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self.inputs, self.outputs = graph.inputs, graph.outputs
         self._calls, self._rng = 0, np.random.default_rng(SEED)
         self.feeds: list[dict[str, np.ndarray]] = []
 
-    @property
-    def inputs(self) -> Collection[str]:
-        return self._graph.inputs
-
-    @property
-    def outputs(self) -> Collection[str]:
-        return self._graph.outputs
-
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        place = self._calls if self._calls < KEPT else int(self._rng.integers(self._calls + 1))
+        slot = self._calls if self._calls < MAX_CALLS else int(self._rng.integers(self._calls + 1))
         self._calls += 1
-        if place < KEPT:
+        if slot < MAX_CALLS:
             feed = {name: np.array(array) for name, array in inputs.items()}
-            self.feeds[place : place + 1] = [feed]
+            self.feeds[slot : slot + 1] = [feed]
         self._graph.run(inputs, outputs)

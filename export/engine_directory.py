@@ -1,7 +1,8 @@
-"""A checkpoint becomes an engine directory: graphs, what goes with them, and the proof.
+"""Export a checkpoint to an engine directory, and verify an existing one.
 
-The directory is made aside and takes its name once it is whole and proved, so that an interrupted
-export leaves nothing and a running node never meets half of one.
+An engine directory holds the graphs, the files that a backend needs beside them, and a manifest
+with the proof. It is written to a temporary folder and renamed once the proof has passed, so an
+interrupted export leaves nothing behind and a running node never reads a partial directory.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,11 +24,11 @@ from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
 from llava_st_ros.atomic_files import atomic_folder
-from llava_st_ros.backends import needed_tokenizer, run_engine
-from llava_st_ros.backends.engine_files import COORDINATES, open_engine
+from llava_st_ros.backends import needed_tokenizer
+from llava_st_ros.backends.engine_files import COORDINATES
 from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
-from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.checkpoint_config import write_config
+from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import NAME as MANIFEST
 from llava_st_ros.engine.manifest import (
@@ -38,101 +39,180 @@ from llava_st_ros.engine.manifest import (
     read_manifest,
 )
 from llava_st_ros.errors import ConfigError, DataError, EngineError
-from llava_st_ros.evaluation.simulated import ClipQuestions
-from llava_st_ros.export.calibration import Questions, record
-from llava_st_ros.export.onnx import graphs, write
-from llava_st_ros.export.quantize import Dialect, quantize_int4, quantize_int8
-from llava_st_ros.export.runtimes import runtime_of
+from llava_st_ros.export.calibration import CalibrationQueries, record_inputs
+from llava_st_ros.export.onnx_export import export_graph, graph_specs
+from llava_st_ros.export.quantize import quantize_int4, quantize_int8
+from llava_st_ros.export.runtimes import export_runtime
 from llava_st_ros.export.target import Bounds, Target, read_target
-from llava_st_ros.export.validate.accuracy import Answers, answer, compare_answers, simulated_clips
-from llava_st_ros.export.validate.bisect import bisect
-from llava_st_ros.export.validate.proof import Observation, Proof, check, compare, observe
+from llava_st_ros.export.validate.first_divergence import first_divergences
+from llava_st_ros.export.validate.measure import measure_proof
+from llava_st_ros.export.validate.proof import Proof, check_bounds
 from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint
 
 INT8, INT4 = "int8", "int4"
-QUANTISED = (INT8, INT4)
-PACKAGES = (torch, onnx, onnxruntime, onnxscript)
+QUANTIZED = (INT8, INT4)
+PACKAGES = (torch, onnx, onnxruntime, onnxscript)  # versions recorded in the manifest
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, for which target, and how to prove it.
+
+    Attributes:
+        checkpoint: Folder of the checkpoint.
+        target: Machine and runtime to export for.
+        precision: Precision of the engine, one of the target's.
+        out: Engine directory to write. An engine directory there is replaced; anything else there
+            is an error.
+        overrides: Config values that replace the checkpoint's, as in ``load_checkpoint``.
+        device: Device that runs the proof; empty: the target's.
+        plugins: TensorRT plugin library for the packer's region attention. Without it the packer
+            uses TensorRT's own operators.
+        calibration: Queries that give int8 its scales; required for int8.
+        simulated_clips: Number of simulated clips that the proof answers as well.
+        find_divergence: If the proof exceeds the bounds, report the first node of each graph that
+            differs from float32. ONNX Runtime targets only.
+    """
+
+    checkpoint: Path
+    target: Target
+    precision: str
+    out: Path
+    overrides: Mapping[str, Any] | None = None
+    device: str = ""
+    plugins: Path | None = None
+    calibration: CalibrationQueries | None = None
+    simulated_clips: int = 0
+    find_divergence: bool = False
 
 
 def export_checkpoint(
-    folder: Path,
-    target: Target,
-    precision: str,
-    out: Path,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    plugins: Path | None = None,
-    questions: Questions | None = None,
-    clips: int = 0,
-    locate: bool = False,
-    on_step: Callable[[str], None] = lambda step: None,
+    request: ExportRequest, on_step: Callable[[str], None] = lambda step: None
 ) -> Proof:
-    """Export ``folder`` for ``target`` into ``out``, and prove it. Returns the proof.
+    """Export a checkpoint to an engine directory and prove it against the torch reference.
 
-    ``overrides`` are those of ``load_checkpoint``; ``device`` is where the proof runs, the target's
-    own unless given; ``plugins`` is TensorRT's library of the packer's plugin, without which its
-    nodes are of TensorRT's own operators; int8 takes its scales from ``questions``; the proof asks
-    about ``clips`` simulated clips too; with ``locate`` a failure names the nodes where graphs
-    part from float32 (ONNX Runtime's targets only); ``on_step`` is told what begins. An engine
-    directory at ``out`` is replaced, anything else there refused. Raises CheckpointError,
-    ConfigError, BackendError where the runtime or the device is not there, DataError where ``out``
-    cannot be written, EngineError where TensorRT does not build the engines or they are beyond the
-    target's bounds.
+    Args:
+        request: What to export.
+        on_step: Called with the name of each step before it starts.
+
+    Returns:
+        The proof, which is also stored in the manifest.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded.
+        ConfigError: The request is not valid.
+        BackendError: The target's runtime or device is missing.
+        DataError: ``request.out`` cannot be written.
+        EngineError: TensorRT cannot build the engines, or the proof exceeds the target's bounds.
     """
-    bounds = target.bounds(precision)
-    if locate:
-        _check_onnx(target.backend)
-    runtime = runtime_of(target, device or target.device, plugins)  # before the work
-    _check_place(out)
-    if precision == INT8 and questions is None:
-        raise ConfigError(
-            "int8 without questions; expected some to take scales from", "give questions"
+    return _Export(request, on_step).run()
+
+
+class _Export:
+    """One export: a method per step, run in order by ``run``."""
+
+    def __init__(self, request: ExportRequest, on_step: Callable[[str], None]) -> None:
+        """Check the request before any work is done."""
+        self._request, self._on_step = request, on_step
+        target = request.target
+        self._device = request.device or target.device
+        self._bounds = target.bounds(request.precision)
+        if request.find_divergence:
+            _require_onnxruntime(target.backend)
+        self._runtime = export_runtime(target, self._device, request.plugins)
+        _check_out(request.out)
+        if request.precision == INT8 and request.calibration is None:
+            raise ConfigError(
+                "int8 without calibration queries", "pass queries to take the scales from"
+            )
+
+    def run(self) -> Proof:
+        checkpoint = self._load()
+        config = checkpoint.config
+        with _as_data_error(self._request.out), atomic_folder(self._request.out) as folder:
+            manifest = self._write_graphs(checkpoint, folder)
+            del checkpoint  # the proof loads it again, in float32
+            self._quantize(folder, manifest, config)
+            manifest = self._build(folder, manifest, config)
+            proof = self._prove(folder)
+            replace(manifest, proof=proof.as_dict()).write(folder)
+        return proof
+
+    def _load(self) -> Checkpoint:
+        request = self._request
+        dtype = compute_dtype(request.target, request.precision)
+        checkpoint = load_checkpoint(request.checkpoint, overrides=request.overrides, dtype=dtype)
+        if request.precision == INT8 or request.simulated_clips:
+            needed_tokenizer(checkpoint.tokenizer, request.checkpoint)
+        return checkpoint
+
+    def _write_graphs(self, checkpoint: Checkpoint, folder: Path) -> Manifest:
+        """Write the ONNX graphs and the model's other files.
+
+        The manifest has no files yet: later steps replace some of them.
+        """
+        request = self._request
+        _write_model_files(checkpoint, folder)
+        versions = {package.__name__: package.__version__ for package in PACKAGES}
+        return Manifest(
+            backend=request.target.backend,
+            target=request.target.name,
+            precision=request.precision,
+            compat=checkpoint.config.compat,
+            checkpoint=fingerprint(request.checkpoint),
+            graphs=write_graphs(checkpoint, folder, self._on_step),
+            files={},
+            versions={"llava_st_ros": __version__, **versions},
         )
-    checkpoint = load_checkpoint(folder, overrides=overrides, dtype=dtype_of(target, precision))
-    config = checkpoint.config
-    if precision == INT8 or clips:
-        needed_tokenizer(checkpoint.tokenizer, folder)
-    with _to_disk(out), atomic_folder(out) as aside:
-        _write_model_files(checkpoint, aside)
-        manifest = Manifest(
-            backend=target.backend,
-            target=target.name,
-            precision=precision,
-            compat=config.compat,
-            checkpoint=fingerprint(folder),
-            graphs=write_graphs(checkpoint, aside, on_step),
-            files={},  # of which some are still to be exchanged
-            versions={
-                "llava_st_ros": __version__,
-                **{package.__name__: package.__version__ for package in PACKAGES},
-            },
-        )
-        del checkpoint  # the proof loads it again, in float32
-        if precision in QUANTISED:
-            on_step(precision)
-            _quantize(aside, manifest, config.vocabulary, questions, runtime.dialect)
-        on_step("engines")
-        built = runtime.build(aside, manifest.graphs, config)
+
+    def _quantize(self, folder: Path, manifest: Manifest, config: ModelConfig) -> None:
+        precision, calibration = self._request.precision, self._request.calibration
+        if precision not in QUANTIZED:
+            return
+        self._on_step(precision)
+        scheme = self._runtime.quantization
+        if precision == INT4:
+            quantize_int4(folder / manifest.graphs["language"], config.vocabulary, scheme)
+            return
+        assert calibration is not None  # checked in __init__
+        # ONNX Runtime records the inputs, whatever runs the engine later.
+        replace(manifest, backend=ONNXRUNTIME, files=describe_files(folder)).write(folder)
+        for name, feeds in record_inputs(folder, calibration).items():
+            quantize_int8(folder / manifest.graphs[name], feeds, config.vocabulary, scheme)
+
+    def _build(self, folder: Path, manifest: Manifest, config: ModelConfig) -> Manifest:
+        self._on_step("engines")
+        built = self._runtime.build(folder, manifest.graphs, config)
         manifest = replace(
             manifest,
             graphs=built.files,
-            files=describe_files(aside),
+            files=describe_files(folder),
             machine=built.machine,
             onnx=built.onnx,
         )
-        manifest.write(aside)
-        on_step("proof")
-        proof = _prove(folder, overrides, aside, device or target.device, clips)
-        failed = locate and proof.problems(bounds)
-        check(proof, bounds, _divergences(aside, folder, bounds, overrides) if failed else ())
-        replace(manifest, proof=proof.values()).write(aside)
-    return proof
+        manifest.write(folder)
+        return manifest
+
+    def _prove(self, folder: Path) -> Proof:
+        request = self._request
+        self._on_step("proof")
+        proof = measure_proof(
+            request.checkpoint,
+            folder,
+            overrides=request.overrides,
+            device=self._device,
+            simulated_clips=request.simulated_clips,
+        )
+        divergences: list[str] = []
+        if request.find_divergence and proof.violations(self._bounds):
+            divergences = _divergences(folder, request.checkpoint, self._bounds, request.overrides)
+        check_bounds(proof, self._bounds, divergences)
+        return proof
 
 
-def dtype_of(target: Target, precision: str) -> torch.dtype:
-    """What the graphs compute in; of a quantized precision, what is not quantized."""
-    if precision in QUANTISED:
+def compute_dtype(target: Target, precision: str) -> torch.dtype:
+    """Return the dtype that graphs compute in; for int8 and int4, that of the unquantized part."""
+    if precision in QUANTIZED:
         precision = "float32" if target.device == "cpu" else "float16"
     return DTYPES[precision]
 
@@ -140,133 +220,103 @@ def dtype_of(target: Target, precision: str) -> torch.dtype:
 def write_graphs(
     checkpoint: Checkpoint, folder: Path, on_step: Callable[[str], None] = lambda step: None
 ) -> dict[str, str]:
-    """The graphs of a checkpoint as ONNX files in ``folder``; each one's file by name."""
+    """Write a checkpoint's graphs to ``folder`` as ONNX files.
+
+    Returns:
+        File name by graph name.
+    """
     names = {}
-    for graph in graphs(checkpoint.model):
-        on_step(graph.name)
-        names[graph.name] = f"{graph.name}.onnx"
-        write(graph, folder / names[graph.name])
+    for spec in graph_specs(checkpoint.model):
+        on_step(spec.name)
+        names[spec.name] = f"{spec.name}.onnx"
+        export_graph(spec, folder / names[spec.name])
     return names
 
 
 def verify(
     folder: Path,
-    source: Path,
+    checkpoint: Path,
     *,
-    device: str | None = None,
-    clips: int = 0,
-    locate: bool = False,
+    device: str = "",
+    simulated_clips: int = 0,
+    find_divergence: bool = False,
 ) -> tuple[Proof, list[str]]:
-    """The proof of an engine directory measured anew against the checkpoint it was made from, and
-    what of it lies beyond the target's bounds. ``clips`` and ``locate`` as of
-    ``export_checkpoint``.
+    """Measure the proof of an engine directory again, against the checkpoint it was made from.
 
-    Raises EngineError where the directory is not whole or was made from other weights.
+    Args:
+        folder: Engine directory.
+        checkpoint: Folder of the checkpoint.
+        device: See ``ExportRequest``.
+        simulated_clips: See ``ExportRequest``.
+        find_divergence: See ``ExportRequest``.
+
+    Returns:
+        The proof, and one line for each measure that exceeds the target's bounds.
+
+    Raises:
+        EngineError: The directory is incomplete or was made from other weights.
     """
     manifest = read_manifest(folder)
-    if locate:
-        _check_onnx(manifest.backend)
-    if fingerprint(source) != manifest.checkpoint:
+    if find_divergence:
+        _require_onnxruntime(manifest.backend)
+    if fingerprint(checkpoint) != manifest.checkpoint:
         raise EngineError(
-            f"{source}: another checkpoint; expected the one from which {folder} was made",
-            "name that checkpoint, or export this one",
+            f"{checkpoint} is another checkpoint than the one that {folder} was exported from",
+            "pass that checkpoint, or export this one",
         )
     target = read_target(manifest.target)
     bounds = target.bounds(manifest.precision)
-    proof = _prove(source, None, folder, device or target.device, clips)
-    problems = proof.problems(bounds)
-    if locate and problems:
-        problems += _divergences(folder, source, bounds, None)
-    return proof, problems
+    proof = measure_proof(
+        checkpoint, folder, device=device or target.device, simulated_clips=simulated_clips
+    )
+    violations = proof.violations(bounds)
+    if find_divergence and violations:
+        violations += _divergences(folder, checkpoint, bounds, None)
+    return proof, violations
 
 
-def _check_onnx(backend: str) -> None:
-    """EngineError unless the runtime's graphs can be looked into."""
+def _require_onnxruntime(backend: str) -> None:
     if backend != ONNXRUNTIME:
         raise EngineError(
-            f"graphs of {backend} to look into; expected those of {ONNXRUNTIME}",
-            "look into an export of the same precision for target cpu",
+            f"the nodes of {backend} engines cannot be compared one by one",
+            "export the same precision for target cpu and compare that",
         )
 
 
 def _divergences(
-    folder: Path, source: Path, bounds: Bounds, overrides: Mapping[str, Any] | None
+    folder: Path, checkpoint: Path, bounds: Bounds, overrides: Mapping[str, Any] | None
 ) -> list[str]:
-    """Where the graphs of an engine directory for ONNX Runtime first part from those of its
-    checkpoint in float32 by more than its bounds allow: a line each (see ``export.bisect``)."""
-    with TemporaryDirectory(prefix="float32-") as aside:
-        reference = Path(aside) / "engine"
-        export_checkpoint(source, read_target("cpu"), "float32", reference, overrides=overrides)
-        return list(bisect(reference, folder, bounds.relative))
+    """Export the checkpoint in float32 and compare node by node; one line per divergent graph."""
+    with TemporaryDirectory(prefix="float32-") as temporary:
+        reference = Path(temporary) / "engine"
+        export_checkpoint(
+            ExportRequest(checkpoint, read_target("cpu"), "float32", reference, overrides)
+        )
+        return list(first_divergences(reference, folder, bounds.relative))
 
 
-def _quantize(
-    folder: Path,
-    manifest: Manifest,
-    vocabulary: int,
-    questions: Questions | None,
-    dialect: Dialect,
-) -> None:
-    """The graphs in ``folder``, as they are in the manifest's precision."""
-    if manifest.precision == INT4:
-        quantize_int4(folder / manifest.graphs["language"], vocabulary, dialect)
-        return
-    assert questions is not None
-    # Whatever will run them, here it is ONNX Runtime.
-    replace(manifest, backend=ONNXRUNTIME, files=describe_files(folder)).write(folder)
-    for name, feeds in record(folder, questions).items():
-        quantize_int8(folder / manifest.graphs[name], feeds, vocabulary, dialect)
-
-
-def _prove(
-    source: Path, overrides: Mapping[str, Any] | None, folder: Path, device: str, clips: int
-) -> Proof:
-    """Of the engine directory against its checkpoint, one after the other in memory."""
-    expected, answers, seen = _of_the_checkpoint(source, overrides, clips)
-    files = open_engine(folder, read_manifest(folder).backend)
-    engine = run_engine(files, device=device)
-    proof = compare(expected, observe(engine, teacher_forced=expected.answers))
-    if answers is None:
-        return proof
-    theirs = answer(engine, needed_tokenizer(files.tokenizer, folder), seen)
-    return replace(proof, simulated=compare_answers(answers, theirs))
-
-
-def _of_the_checkpoint(
-    source: Path, overrides: Mapping[str, Any] | None, clips: int
-) -> tuple[Observation, Answers | None, list[ClipQuestions]]:
-    """What the checkpoint makes of the reference inputs and of so many simulated clips; and those
-    clips. Nothing of the network is kept."""
-    checkpoint = load_checkpoint(source, overrides=overrides)
-    backend = TorchBackend(checkpoint)
-    if not clips:
-        return observe(backend), None, []
-    tokenizer = needed_tokenizer(checkpoint.tokenizer, source)
-    seen = simulated_clips(checkpoint.config, clips)
-    return observe(backend), answer(backend, tokenizer, seen), seen
-
-
-def _check_place(out: Path) -> None:
-    """DataError unless ``out`` is free, or holds an engine directory and nothing else."""
+def _check_out(out: Path) -> None:
+    """Raise DataError unless ``out`` is absent, empty or only an engine directory."""
     try:
         if not out.exists():
             return
         if out.is_mount():
-            raise DataError(f"{out}: a mount point; expected a folder below it")
+            raise DataError(f"{out} is a mount point", "name a folder below it")
         found = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
         known = {MANIFEST, *read_manifest(out).files} if is_engine_directory(out) else set()
     except OSError as error:
-        raise DataError(f"{out}: {error.strerror}; expected a folder to write to") from error
+        raise DataError(f"cannot write to {out}: {error.strerror}") from error
     except EngineError:
         known = set()
     if found - known:
         raise DataError(
-            f"{out}: there already, with {sorted(found - known)[0]}"
-            "; expected a new folder, or an engine directory to replace",
+            f"{out} exists already and contains {min(found - known)}",
+            "name a new folder, or an engine directory to replace",
         )
 
 
 def _write_model_files(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write config.json, the tokenizer and the coordinate tables."""
     values = write_config(checkpoint.config)
     (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if checkpoint.tokenizer is not None:
@@ -276,18 +326,17 @@ def _write_model_files(checkpoint: Checkpoint, folder: Path) -> None:
         for axis in Axis
     }
     save_file(tables, folder / COORDINATES)
-    (folder / COORDINATES).chmod(0o644)  # safetensors lets nobody else read it
+    (folder / COORDINATES).chmod(0o644)  # safetensors creates it readable by its owner only
 
 
 @contextmanager
-def _to_disk(out: Path) -> Iterator[None]:
-    """What the disk refuses becomes a DataError."""
+def _as_data_error(out: Path) -> Iterator[None]:
+    """Turn write errors into a DataError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        where = getattr(error, "filename", None) or out
+        path = getattr(error, "filename", None) or out
         raise DataError(
-            f"{where}: {getattr(error, 'strerror', None) or error}"
-            f"; expected room for the engines and leave to write {out}",
-            "free some, or name another folder",
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}",
+            "free disk space, or pass another --out",
         ) from error

@@ -1,4 +1,4 @@
-"""What an exported graph holds, read from its file without its weights."""
+"""Describe an exported ONNX graph without loading its weights."""
 
 from __future__ import annotations
 
@@ -14,27 +14,37 @@ from llava_st_ros.export.graphs.region_attention import DOMAIN
 
 
 def inspect_graph(path: Path) -> dict[str, Any]:
-    """Inputs and outputs ("name dtype [sizes]"), number of nodes and of plugin nodes, bytes of
-    weights, and which dtypes the weights have. Raises EngineError."""
+    """Describe the graph in an ONNX file.
+
+    Returns:
+        "inputs" and "outputs" as a list of "name dtype [sizes]", the number of "nodes" and of
+        "plugins" (plugin nodes), "weights" in bytes, and "precisions": the dtypes of the weights,
+        largest share first.
+
+    Raises:
+        EngineError: The file is not an ONNX file.
+    """
     try:
         model = onnx_ir.from_proto(onnx.load(path, load_external_data=False))
-    except Exception as error:  # protobuf's own
-        raise EngineError(f"{path}: {error}; expected an ONNX file", "export again") from error
+    except Exception as error:  # errors of protobuf and onnx_ir
+        raise EngineError(f"{path} is not a readable ONNX file: {error}", "export again") from error
     graph = model.graph
-    weights = [value.const_value for value in graph.initializers.values()]
-    by_type = Counter()
-    for weight in weights:
-        by_type[weight.dtype.name.lower()] += weight.nbytes
+    bytes_by_dtype: Counter[str] = Counter()
+    for value in graph.initializers.values():
+        weight = value.const_value
+        assert weight is not None  # an initializer of a file has a value
+        bytes_by_dtype[weight.dtype.name.lower()] += weight.nbytes
     return {
-        "inputs": [_tensor(value) for value in graph.inputs],
-        "outputs": [_tensor(value) for value in graph.outputs],
+        "inputs": [_describe(value) for value in graph.inputs],
+        "outputs": [_describe(value) for value in graph.outputs],
         "nodes": len(graph),
         "plugins": sum(node.domain == DOMAIN for node in graph),
-        "weights": sum(by_type.values()),
-        "precisions": [name for name, _ in by_type.most_common()],
+        "weights": sum(bytes_by_dtype.values()),
+        "precisions": [name for name, _ in bytes_by_dtype.most_common()],
     }
 
 
-def _tensor(value: onnx_ir.Value) -> str:
+def _describe(value: onnx_ir.Value) -> str:
+    assert value.dtype is not None  # inputs and outputs of a file have a type
     sizes = ", ".join(map(str, value.shape or ()))
     return f"{value.name} {value.dtype.name.lower()} [{sizes}]"

@@ -1,8 +1,7 @@
-"""Before anything is built: how much memory an engine needs, and how fast a board could run it.
+"""Estimate an engine's memory and its least run times on a board, before it is built.
 
-Everything is read off the graphs' own modules on torch's meta device, which have shapes but no
-memory: weights are counted, operations counted as they run, and nothing of a checkpoint but its
-geometry is needed.
+The graphs' own modules run on torch's meta device, which has shapes but no memory: their weights
+and operations are counted, so only a checkpoint's geometry is needed.
 """
 
 from __future__ import annotations
@@ -24,28 +23,33 @@ from llava_st_ros.errors import ConfigError
 from llava_st_ros.export.graphs.language import LanguageGraph
 from llava_st_ros.export.graphs.packer import PackerGraph
 from llava_st_ros.export.graphs.vision import VisionGraph
-from llava_st_ros.export.tensorrt.profiles import ANSWER, WORDS
+from llava_st_ros.export.tensorrt.profiles import MAX_ANSWER_TOKENS, TEXT_TOKENS
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
 
 BOARDS = Path(__file__).parent / "boards.yaml"
-GEOMETRIES = Path(__file__).parent / "geometries"  # config.json of models whose weights are far
-RESERVED = 2.5 * 2**30  # system, node and CUDA's own
-KEPT_WINDOWS = 2  # frames whose features are kept, in windows (backends/frame_pool.py)
+GEOMETRIES = Path(__file__).parent / "geometries"  # config.json of published models
+RESERVED = 2.5 * 2**30  # for the system, the node and CUDA, bytes
+POOLED_WINDOWS = 2  # size of the frame pool, in windows (backends/frame_pool.py)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of a value: in the decoder's matrices, and in everything else. ``group`` weights share
-    a 16-bit scale, 0: none."""
+    """Bytes per value.
+
+    Attributes:
+        matrices: In the decoder's matrices, without scales.
+        rest: In everything else.
+        group: Number of weights that share a 16-bit scale; 0: no scales.
+    """
 
     matrices: float
     rest: int
     group: int = 0
 
     @property
-    def of_matrices(self) -> float:
+    def matrices_with_scales(self) -> float:
         return self.matrices + (2 / self.group if self.group else 0)
 
 
@@ -60,7 +64,14 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class Board:
-    """``memory`` GiB, ``bandwidth`` GB/s, ``tflops`` dense float16 TFLOP/s."""
+    """A board of boards.yaml.
+
+    Attributes:
+        name: Its name.
+        memory: Memory shared by CPU and GPU, GiB.
+        bandwidth: Memory bandwidth, GB/s.
+        tflops: Dense float16 TFLOP/s.
+    """
 
     name: str
     memory: float
@@ -69,135 +80,174 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One run of a graph. ``flops`` counts a multiply-add as two; ``moved`` are the bytes that have
-    to be read or written at least once: weights, inputs, outputs; ``working`` the largest inputs
-    and outputs of a single operation, bytes."""
+class GraphCost:
+    """Cost of one run of a graph.
+
+    Attributes:
+        name: What the run does.
+        flops: Floating-point operations; a multiply-add counts as two.
+        moved: Bytes read or written at least once: weights, inputs, outputs.
+        working: Bytes of the largest inputs and outputs of a single operation, weights excluded.
+    """
 
     name: str
     flops: int
     moved: float
     working: float
 
-    def seconds(self, board: Board) -> float:
-        """The roofline: no run takes less."""
+    def min_seconds(self, board: Board) -> float:
+        """Return the roofline: a lower bound of the run time on a board."""
         return max(self.flops / (board.tflops * 1e12), self.moved / (board.bandwidth * 1e9))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Bytes: ``weights`` of each graph, ``cache`` of the keys and values of the longest
-    conversation (``positions``), ``frames`` of the features kept."""
+class ResourcePlan:
+    """Estimated memory and cost of a model's engines.
+
+    Attributes:
+        precision: Precision of the engines.
+        positions: Length of the longest prompt with its answer.
+        weights: Bytes of weights by graph.
+        cache: Bytes of the KV cache of ``positions``.
+        frames: Bytes of the frame pool's features.
+        costs: Cost of each kind of run.
+    """
 
     precision: str
     positions: int
     weights: Mapping[str, float]
     cache: float
     frames: float
-    stages: tuple[Stage, ...]
+    costs: tuple[GraphCost, ...]
+
+    @cached_property
+    def working(self) -> float:
+        """Bytes of the largest operation's inputs and outputs."""
+        return max(cost.working for cost in self.costs)
 
     @cached_property
     def running(self) -> float:
-        """Bytes of the device's memory while it runs, the system's own left out."""
-        working = max(stage.working for stage in self.stages)
-        return sum(self.weights.values()) + self.cache + self.frames + working
+        """Bytes of device memory at run time, without what the system uses."""
+        return sum(self.weights.values()) + self.cache + self.frames + self.working
 
     @cached_property
     def building(self) -> float:
-        """An estimate of the bytes at the worst moment of the build: the largest graph's weights as
-        they are read and as they are placed, and what one operation of it needs."""
-        working = max(stage.working for stage in self.stages)
-        return 2 * max(self.weights.values()) + working
+        """Estimated peak bytes of the build: two copies of the largest graph's weights, and the
+        largest operation."""
+        return 2 * max(self.weights.values()) + self.working
 
     def fits(self, board: Board) -> bool:
         return max(self.running, self.building) + RESERVED <= board.memory * 2**30
 
 
-def boards() -> list[Board]:
+def read_boards() -> list[Board]:
     values = yaml.safe_load(BOARDS.read_text(encoding="utf-8"))
     return [Board(name, **sizes) for name, sizes in values.items()]
 
 
-def make_plan(config: ModelConfig, precision: str) -> Plan:
-    """Raises ConfigError for an unknown precision."""
+def make_plan(config: ModelConfig, precision: str) -> ResourcePlan:
+    """Estimate memory and cost of a model's engines.
+
+    Raises:
+        ConfigError: ``precision`` is not in PRECISIONS.
+    """
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        raise ConfigError(f"no precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     sizes = PRECISIONS[precision]
     dtype = torch.float32 if sizes.rest == 4 else torch.float16
+    language = config.language
+    prompt = len(visual_block(config, Modality.VIDEO)) + TEXT_TOKENS
+    longest = max(prompt, config.tokens_per_frame + TEXT_TOKENS) + MAX_ANSWER_TOKENS
+    positions = min(longest, language.max_position_embeddings)
     with torch.device("meta"):
-        model = LlavaST(config)
-        model.materialize_buffers("meta")
-        model.to(dtype)
-        parts: dict[str, nn.Module] = {
-            "vision": VisionGraph(model),
-            "packer": PackerGraph(model),
-            "language": LanguageGraph(model),
-        }
-        weights = {name: _weights(part, sizes) for name, part in parts.items()}
-        language, frames = config.language, config.num_frames
-        width, tokens = language.hidden_size, config.tokens_per_frame
-        visual = len(visual_block(config, Modality.VIDEO))
-        prompt = visual + WORDS
-        positions = min(
-            max(prompt, tokens + WORDS) + ANSWER, config.language.max_position_embeddings
+        graphs = _graphs(config, dtype)
+        weights = {name: _weight_bytes(graph, sizes) for name, graph in graphs.items()}
+        # Of the embedding table only the rows of the tokens are read.
+        table = config.vocabulary * language.hidden_size * sizes.rest
+        moved = {**weights, "language": weights["language"] - table}
+        costs = tuple(
+            _cost(name, graphs[graph], moved[graph], inputs)
+            for name, graph, inputs in _runs(config, dtype, prompt)
         )
-        pixels = torch.zeros(1, 3, config.image_size, config.image_size)
-        seen = torch.zeros(frames, tokens, width, dtype=dtype)
-        window = torch.zeros(frames, dtype=torch.long)
-
-        # Of the table of embeddings only the rows asked for are read.
-        read = weights["language"] - config.vocabulary * width * sizes.rest
-
-        def decoder(new: int, before: int) -> tuple[Any, ...]:
-            dim = width // language.num_attention_heads
-            past = torch.zeros(before, language.num_key_value_heads, dim, dtype=dtype)
-            return (
-                torch.zeros(new, dtype=torch.long),
-                torch.zeros(visual, width, dtype=dtype),
-                torch.zeros(1, width, dtype=dtype),
-                torch.zeros(1, dtype=torch.long),
-                [past] * language.num_hidden_layers,
-                [past] * language.num_hidden_layers,
-            )
-
-        stages = (
-            _stage("encode a frame", parts["vision"], weights["vision"], (pixels,)),
-            _stage("pack a window", parts["packer"], weights["packer"], (seen, window, window)),
-            _stage("prefill", parts["language"], read, decoder(prompt, 0)),
-            _stage("decode a token", parts["language"], read, decoder(1, prompt)),
-        )
-    heads = language.num_key_value_heads * (width // language.num_attention_heads)
+    heads = language.num_key_value_heads * _head_dim(config)
     cache = 2 * language.num_hidden_layers * heads * positions * sizes.rest
-    return Plan(precision, positions, weights, cache, KEPT_WINDOWS * seen.nbytes, stages)
+    frame = config.tokens_per_frame * language.hidden_size * dtype.itemsize
+    frames = POOLED_WINDOWS * config.num_frames * frame
+    return ResourcePlan(precision, positions, weights, cache, frames, costs)
 
 
-def _weights(part: nn.Module, sizes: Precision) -> float:
-    """Bytes of a graph's weights. Matrices inside the decoder's layers may be quantized; the
-    table, the head and everything else keep their precision."""
-    layers = getattr(part, "layers", None) if isinstance(part, LanguageGraph) else None
-    matrices = {
-        id(module.weight)
-        for module in (layers.modules() if layers is not None else ())
-        if isinstance(module, nn.Linear)
+def _graphs(config: ModelConfig, dtype: torch.dtype) -> dict[str, nn.Module]:
+    model = LlavaST(config)
+    model.materialize_buffers("meta")
+    model.to(dtype)
+    return {
+        "vision": VisionGraph(model),
+        "packer": PackerGraph(model),
+        "language": LanguageGraph(model),
     }
+
+
+def _runs(
+    config: ModelConfig, dtype: torch.dtype, prompt: int
+) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """Each kind of run: its name, its graph, and the graph's inputs."""
+    width, window = config.language.hidden_size, config.num_frames
+    visual = len(visual_block(config, Modality.VIDEO))
+
+    def decoder_inputs(new: int, cached: int) -> tuple[Any, ...]:
+        heads, layers = config.language.num_key_value_heads, config.language.num_hidden_layers
+        past = torch.zeros(cached, heads, _head_dim(config), dtype=dtype)
+        return (
+            torch.zeros(new, dtype=torch.long),
+            torch.zeros(visual, width, dtype=dtype),
+            torch.zeros(1, width, dtype=dtype),
+            torch.zeros(1, dtype=torch.long),
+            [past] * layers,
+            [past] * layers,
+        )
+
+    pixels = torch.zeros(1, 3, config.image_size, config.image_size)
+    features = torch.zeros(window, config.tokens_per_frame, width, dtype=dtype)
+    rows = torch.zeros(window, dtype=torch.long)
+    return [
+        ("encode a frame", "vision", (pixels,)),
+        ("pack a window", "packer", (features, rows, rows)),
+        ("prefill", "language", decoder_inputs(prompt, 0)),
+        ("decode a token", "language", decoder_inputs(1, prompt)),
+    ]
+
+
+def _head_dim(config: ModelConfig) -> int:
+    return config.language.hidden_size // config.language.num_attention_heads
+
+
+def _weight_bytes(graph: nn.Module, sizes: Precision) -> float:
+    """Bytes of a graph's weights.
+
+    Only matrices of the decoder's layers are quantized; the embedding table, the head and all
+    other graphs keep their precision.
+    """
+    quantized = graph.layers.modules() if isinstance(graph, LanguageGraph) else ()
+    matrices = {id(module.weight) for module in quantized if isinstance(module, nn.Linear)}
     total = 0.0
-    for tensor in (*part.parameters(), *part.buffers()):
+    for tensor in (*graph.parameters(), *graph.buffers()):
         if tensor.is_floating_point():
-            each = sizes.of_matrices if id(tensor) in matrices else sizes.rest
+            each = sizes.matrices_with_scales if id(tensor) in matrices else sizes.rest
             total += tensor.numel() * each
     return total
 
 
-def _stage(name: str, part: nn.Module, weights: float, inputs: tuple[Any, ...]) -> Stage:
-    own = {_storage(tensor) for tensor in (*part.parameters(), *part.buffers())}
+def _cost(name: str, graph: nn.Module, weights: float, inputs: tuple[Any, ...]) -> GraphCost:
+    """Run a graph on the meta device and count; ``weights`` are the bytes of weights it reads."""
+    own = {_storage(tensor) for tensor in (*graph.parameters(), *graph.buffers())}
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _WorkingSet(own) as working:
-        outputs = part(*inputs)
-    given = sum(tensor.nbytes for tensor in _tensors((inputs, outputs)))
-    return Stage(name, flops.get_total_flops(), weights + given, working.largest)
+        outputs = graph(*inputs)
+    data = sum(tensor.nbytes for tensor in _tensors((inputs, outputs)))
+    return GraphCost(name, flops.get_total_flops(), weights + data, working.largest)
 
 
 class _WorkingSet(TorchDispatchMode):
-    """Notes the operation whose inputs and outputs, weights left out, are largest, in bytes."""
+    """Record the largest inputs and outputs of an operation, in bytes, weights excluded."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()

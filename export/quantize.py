@@ -1,11 +1,12 @@
-"""Exported graphs in fewer bits, written into their own files.
+"""Quantize exported graphs to int8 or int4, in place.
 
-Only products with a constant matrix are touched. Embeddings and head keep their precision: their
-rows are words and coordinates, and between two neighboring coordinates lies little.
+Only matrix products with constant weights are quantized. Embeddings and the head keep their
+precision: they hold one row per token and coordinate, and the rows of neighboring coordinates
+differ too little.
 
-int8: activations and weights, explicit QuantizeLinear and DequantizeLinear around each product,
-scales from recorded inputs (``export.calibration``). int4: weights alone, in groups that share a
-scale.
+int8: weights and activations, with explicit QuantizeLinear and DequantizeLinear nodes around each
+product and scales from recorded inputs (``export.calibration``). int4: weights only, in groups
+that share a scale.
 """
 
 from __future__ import annotations
@@ -23,23 +24,27 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from llava_st_ros.errors import EngineError
-from llava_st_ros.export.onnx import save
+from llava_st_ros.export.onnx_export import save_model
 
 Feed = Mapping[str, np.ndarray]
-GROUPS = (128, 64, 32, 16)  # weights with one scale in int4: the first that divides all rows
+# int4 weights that share a scale: the first size that divides the rows of all matrices.
+GROUP_SIZES = (128, 64, 32, 16)
 PRODUCTS = ("MatMul", "Gemm")
-ON_INT8 = 4  # MatMulNBits' accuracy_level: activations in int8 too, inside the product
+ACCURACY_INT8 = 4  # accuracy_level of MatMulNBits: it computes with int8 activations
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """What a runtime takes for quantized products.
+class QuantizationScheme:
+    """How a runtime expects quantized products.
 
-    ``activations`` are uint8 with a zero point, which x86 multiplies fastest, or int8 without one,
-    all that TensorRT knows. With ``gemm`` that operator is quantized too, its bias in int32: ONNX
-    Runtime makes Gemms of MatMul and Add before it looks at what is quantized, and then takes their
-    weights for float32; TensorRT knows no such bias. ``weights`` of int4 are one operator with
-    their product (ONNX Runtime's MatMulNBits: QOperator) or a DequantizeLinear before it (QDQ).
+    Attributes:
+        activations: Type of int8 activations: uint8 with a zero point, the fastest on x86, or int8
+            without one, the only one that TensorRT supports.
+        gemm: Whether to quantize Gemm, with an int32 bias. ONNX Runtime needs it: it fuses MatMul
+            and Add into Gemm before it matches quantized products, and would dequantize the
+            weights of an unquantized Gemm to float32. TensorRT does not support such a bias.
+        weights: Form of int4 weights: QOperator is one operator with the product (ONNX Runtime's
+            MatMulNBits), QDQ a DequantizeLinear in front of it.
     """
 
     activations: QuantType
@@ -47,84 +52,105 @@ class Dialect:
     weights: QuantFormat
 
 
-ONNX_RUNTIME = Dialect(QuantType.QUInt8, True, QuantFormat.QOperator)
-TENSORRT = Dialect(QuantType.QInt8, False, QuantFormat.QDQ)
+ONNX_RUNTIME = QuantizationScheme(QuantType.QUInt8, True, QuantFormat.QOperator)
+TENSORRT = QuantizationScheme(QuantType.QInt8, False, QuantFormat.QDQ)
 
 
-def quantize_int8(path: Path, feeds: Iterable[Feed], vocabulary: int, dialect: Dialect) -> None:
-    """Turn the graph at ``path`` into int8, calibrated on ``feeds`` (its inputs, by name).
+def quantize_int8(
+    path: Path, feeds: Iterable[Feed], vocabulary: int, scheme: QuantizationScheme
+) -> None:
+    """Quantize a graph to int8, in place.
 
-    Weights have a scale for each output, activations one for all. The head, which has
-    ``vocabulary`` outputs, stays as it is. Raises EngineError.
+    Weights get a scale per output channel, activations one per tensor.
+
+    Args:
+        path: ONNX file.
+        feeds: Inputs of the graph by name, to calibrate on.
+        vocabulary: Number of outputs of the head, which is not quantized.
+        scheme: Quantization scheme of the runtime.
+
+    Raises:
+        EngineError: ONNX Runtime cannot quantize the graph.
     """
     model = onnx.load(path)
     products = {node.name for node in _products(model, vocabulary)}
     if not products:
         return
-    if not dialect.gemm:
+    if not scheme.gemm:
         _without_gemm(model, vocabulary)
-        save(onnx_ir.from_proto(model), path)
-    made = path.with_suffix(".int8.onnx")
+        save_model(onnx_ir.from_proto(model), path)
+    quantized = path.with_suffix(".int8.onnx")
     try:
         quantize_static(
             path,
-            made,
-            _Feeds(feeds),
+            quantized,
+            _FeedReader(feeds),
             quant_format=QuantFormat.QDQ,
-            activation_type=dialect.activations,
+            activation_type=scheme.activations,
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=list(PRODUCTS),
             nodes_to_quantize=sorted(products),
             use_external_data_format=path.with_suffix(".data").exists(),
             extra_options={
-                # What a product gives is mostly added to something precise.
+                # Most outputs are added to an unquantized value.
                 "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
-                "ActivationSymmetric": dialect.activations is QuantType.QInt8,
+                "ActivationSymmetric": scheme.activations is QuantType.QInt8,
                 "WeightSymmetric": True,
             },
         )
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise EngineError(
-            f"{path}: {str(error).splitlines()[0]}; expected a graph that ONNX Runtime quantises",
+            f"{path}: ONNX Runtime cannot quantize the graph: {str(error).splitlines()[0]}",
             "choose another precision",
         ) from error
-    save(onnx_ir.load(made), path)
-    for left in path.parent.glob(f"{made.name}*"):
-        left.unlink()
+    save_model(onnx_ir.load(quantized), path)
+    for temporary in path.parent.glob(f"{quantized.name}*"):  # with external data
+        temporary.unlink()
 
 
-def quantize_int4(path: Path, vocabulary: int, dialect: Dialect) -> None:
-    """Turn the constant matrices of the graph at ``path`` into symmetric int4, those of a head with
-    ``vocabulary`` outputs left out. Raises EngineError where no group of GROUPS fits."""
+def quantize_int4(path: Path, vocabulary: int, scheme: QuantizationScheme) -> None:
+    """Quantize the constant matrices of a graph to symmetric int4, in place.
+
+    Args:
+        path: ONNX file.
+        vocabulary: Number of outputs of the head, which is not quantized.
+        scheme: Quantization scheme of the runtime.
+
+    Raises:
+        EngineError: No size in GROUP_SIZES divides the rows of all matrices.
+    """
     model = onnx.load(path)
     names = _without_gemm(model, vocabulary)
     sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     rows = {sizes[node.input[1]][0] for node in model.graph.node if node.name in names}
-    group = next((g for g in GROUPS if not any(count % g for count in rows)), None)
+    group = next((g for g in GROUP_SIZES if not any(count % g for count in rows)), None)
     if group is None:
         raise EngineError(
-            f"{path}: matrices of {', '.join(map(str, sorted(rows)))} rows in int4"
-            f"; expected multiples of {GROUPS[-1]}",
+            f"{path}: matrices of {', '.join(map(str, sorted(rows)))} rows in int4; "
+            f"expected multiples of {GROUP_SIZES[-1]} rows",
             "choose another precision",
         )
-    if dialect.weights is QuantFormat.QDQ:
-        _raise_opset(model, 21)  # the first with int4
-    quantizer = _quantizer()(
+    if scheme.weights is QuantFormat.QDQ:
+        _raise_opset(model, 21)  # the first opset with int4
+    quantizer = _quantizer_class()(
         model,
         block_size=group,
         is_symmetric=True,
-        accuracy_level=ON_INT8,
+        accuracy_level=ACCURACY_INT8,
         nodes_to_include=sorted(names),
-        quant_format=dialect.weights,
+        quant_format=scheme.weights,
         op_types_to_quantize=("MatMul",),
     )
     quantizer.process()
-    save(onnx_ir.from_proto(quantizer.model.model), path)
+    save_model(onnx_ir.from_proto(quantizer.model.model), path)
 
 
-def _quantizer() -> Any:
-    """ONNX Runtime's class. Its module, imported, tells the whole process to log everything."""
+def _quantizer_class() -> Any:
+    """Import ONNX Runtime's MatMulNBitsQuantizer and undo what its module does to logging.
+
+    The module configures the root logger of the process to log everything.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     from onnxruntime.quantization import matmul_nbits_quantizer
@@ -135,9 +161,7 @@ def _quantizer() -> Any:
     return matmul_nbits_quantizer.MatMulNBitsQuantizer
 
 
-class _Feeds(CalibrationDataReader):
-    """As ONNX Runtime's calibration reads them."""
-
+class _FeedReader(CalibrationDataReader):
     def __init__(self, feeds: Iterable[Feed]) -> None:
         self._feeds = iter(feeds)
 
@@ -146,7 +170,7 @@ class _Feeds(CalibrationDataReader):
 
 
 def _products(model: ModelProto, vocabulary: int) -> Iterator[NodeProto]:
-    """The products with a constant matrix, but the head."""
+    """Yield the products with a constant matrix, except the head."""
     matrices = {t.name: t.dims for t in model.graph.initializer if len(t.dims) == 2}
     for node in model.graph.node:
         constant = node.op_type in PRODUCTS and node.input[1] in matrices
@@ -155,8 +179,13 @@ def _products(model: ModelProto, vocabulary: int) -> Iterator[NodeProto]:
 
 
 def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
-    """Write the products as MatMul [.., K] x [K, N], for which alone int4 is made, and an Add.
-    Returns their names."""
+    """Replace each Gemm by MatMul [..., K] x [K, N] and Add.
+
+    int4 quantization supports MatMul only.
+
+    Returns:
+        The names of all products.
+    """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     products = list(_products(model, vocabulary))
@@ -166,10 +195,11 @@ def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
         if node.name not in names or node.op_type == "MatMul":
             nodes.append(node)
             continue
-        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        assert {given.get(name, 1) for name in ("alpha", "beta")} == {1} and not given.get("transA")
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        assert {attributes.get(name, 1) for name in ("alpha", "beta")} == {1}
+        assert not attributes.get("transA")
         matrix = weights[node.input[1]]
-        if given.get("transB"):
+        if attributes.get("transB"):
             transposed = np.ascontiguousarray(numpy_helper.to_array(matrix).T)
             matrix.CopyFrom(numpy_helper.from_array(transposed, matrix.name))
         biased = len(node.input) > 2
@@ -181,7 +211,9 @@ def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
                     "Add", [product, node.input[2]], node.output, name=f"{node.name}_bias"
                 )
             )
-    kept = [value for value in graph.value_info if value.name not in matrices]  # old shapes
+    kept = [
+        value for value in graph.value_info if value.name not in matrices
+    ]  # shapes before the transpose
     for field, values in ((graph.node, nodes), (graph.value_info, kept)):
         del field[:]
         field.extend(values)
@@ -189,7 +221,7 @@ def _without_gemm(model: ModelProto, vocabulary: int) -> set[str]:
 
 
 def _raise_opset(model: ModelProto, version: int) -> None:
-    """To a version from which on nothing that the graph uses has changed."""
+    """Raise the opset to a version in which no operator of the graph has changed."""
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, version)

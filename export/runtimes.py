@@ -1,4 +1,4 @@
-"""What the runtimes want of an export: how it begins, and what their graphs become."""
+"""What each runtime does in an export: checks, quantization scheme, and the final build."""
 
 from __future__ import annotations
 
@@ -12,69 +12,93 @@ from llava_st_ros.backends.onnxruntime import check_device
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.manifest import sha256_of
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.export.graphs.region_attention import as_plugin, decomposed
-from llava_st_ros.export.onnx import rewrite
-from llava_st_ros.export.quantize import ONNX_RUNTIME, TENSORRT, Dialect
+from llava_st_ros.export.graphs.region_attention import decompose, use_plugin
+from llava_st_ros.export.onnx_export import transform_graph
+from llava_st_ros.export.quantize import ONNX_RUNTIME, TENSORRT, QuantizationScheme
 from llava_st_ros.export.target import Target
 
 
 @dataclass(frozen=True)
-class Built:
-    """``files`` by graph, what they are tied to (``engine.machine``), and the SHA-256 of the ONNX
-    files that they were built from; both empty where the ONNX files themselves are run."""
+class BuiltGraphs:
+    """The files that a runtime runs.
+
+    Attributes:
+        files: File name by graph.
+        machine: What engines are tied to (``engine.machine``); empty if any machine runs them.
+        onnx: SHA-256 of the ONNX file of each engine; empty if the ONNX files are run themselves.
+    """
 
     files: Mapping[str, str]
     machine: Mapping[str, str] = field(default_factory=dict)
     onnx: Mapping[str, str] = field(default_factory=dict)
 
 
-class Runtime(Protocol):
-    """Of one export: made before the work begins, so that what is missing is said at once."""
+class ExportRuntime(Protocol):
+    """The runtime-specific part of one export.
 
-    dialect: Dialect
+    Created before the export starts, so that a missing package or device is reported at once.
+    """
 
-    def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> Built:
-        """Turn the ONNX files of ``folder``, by graph, into what is run. Raises EngineError."""
+    @property
+    def quantization(self) -> QuantizationScheme: ...
+
+    def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> BuiltGraphs:
+        """Turn the ONNX files in ``folder`` (file name by graph) into what the runtime runs.
+
+        Raises:
+            EngineError: A graph cannot be built.
+        """
         ...
 
 
-def runtime_of(target: Target, device: str, plugins: Path | None = None) -> Runtime:
-    """Raises BackendError where the target's runtime or its device is not there, ConfigError for
-    ``plugins`` that it does not take."""
+def export_runtime(target: Target, device: str, plugins: Path | None = None) -> ExportRuntime:
+    """Create the runtime part of an export.
+
+    Args:
+        target: Target of the export.
+        device: Device that runs the proof.
+        plugins: TensorRT plugin library.
+
+    Raises:
+        BackendError: The target's runtime or the device is missing.
+        ConfigError: The target does not use plugins.
+    """
     if target.backend == "tensorrt":
-        return TensorRT(target, plugins)
+        return TensorRTExport(target, plugins)
     if plugins is not None:
         raise ConfigError(
-            f"a plugin library for target {target.name}; expected a target of TensorRT",
-            "leave it out",
+            f"target {target.name} does not use TensorRT plugins",
+            "leave the plugin library out, or choose a TensorRT target",
         )
-    return OnnxRuntime(device)
+    return OnnxRuntimeExport(device)
 
 
-class OnnxRuntime:
-    dialect = ONNX_RUNTIME
+class OnnxRuntimeExport:
+    """ONNX Runtime runs the exported ONNX files themselves."""
+
+    quantization = ONNX_RUNTIME
 
     def __init__(self, device: str) -> None:
         check_device(device)
 
-    def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> Built:
-        """They are run as they are."""
-        return Built(graphs)
+    def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> BuiltGraphs:
+        """Return the graphs unchanged."""
+        return BuiltGraphs(graphs)
 
 
-class TensorRT:
-    """Its packages are imported only here: other targets do without."""
+class TensorRTExport:
+    """TensorRT builds an engine of each ONNX file. Its packages are imported only here."""
 
-    dialect = TENSORRT
+    quantization = TENSORRT
 
     def __init__(self, target: Target, plugins: Path | None) -> None:
-        from llava_st_ros.export.tensorrt.engines import prepare
+        from llava_st_ros.export.tensorrt.engines import prepare_build
 
         self._target, self._plugins = target, plugins
-        self._tensorrt, self._settings = prepare(target, plugins)
+        self._tensorrt, self._settings = prepare_build(target, plugins)
 
-    def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> Built:
-        """Engines, in the place of the ONNX files, and the plugin library beside them."""
+    def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> BuiltGraphs:
+        """Replace the ONNX files by engines, and copy the plugin library beside them."""
         from llava_st_ros.engine.cuda_device import CudaDevice
         from llava_st_ros.engine.machine import describe_machine
         from llava_st_ros.export.tensorrt.engines import build_engines
@@ -82,7 +106,7 @@ class TensorRT:
         assert self._target.tensorrt is not None
         paths = {name: folder / file for name, file in graphs.items()}
         for path in paths.values():
-            rewrite(path, decomposed if self._plugins is None else as_plugin)
+            transform_graph(path, decompose if self._plugins is None else use_plugin)
         hashes = {
             name: sha256_of(*(f for f in (path, path.with_suffix(".data")) if f.exists()))
             for name, path in paths.items()
@@ -96,4 +120,4 @@ class TensorRT:
         if self._plugins is not None:
             shutil.copy(self._plugins, folder)
         machine = describe_machine(self._tensorrt, CudaDevice(), self._plugins)
-        return Built(files, machine, hashes)
+        return BuiltGraphs(files, machine, hashes)

@@ -1,4 +1,4 @@
-"""Targets: the machines that engines are made for, one YAML each in export/targets."""
+"""Export targets: one YAML file per kind of machine, in export/targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ Version = tuple[int, int]  # major, minor
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far an engine may be from the reference; see ``export.proof.Proof`` for the measures."""
+    """Largest accepted differences between an engine and the reference.
+
+    Attributes:
+        relative: Upper bound of each graph's ``Difference.relative``.
+        divergence: Upper bound of ``Proof.divergence``, nats.
+        equal_ids: Lower bound of ``Proof.equal_ids``.
+        viou_loss: Upper bound of ``Accuracy.loss``.
+    """
 
     relative: float
     divergence: float
@@ -28,12 +35,17 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Target:
-    """``backend`` and ``device`` run the engines; ``precisions`` gives each one's bounds, the
-    first being the default.
+    """A kind of machine to export for.
 
-    ``boards`` are those of boards.yaml that it stands for. For TensorRT: the least version that
-    builds for it, the GPU's compute capability ("8.7", or "" for any), and the scratch memory
-    that a layer may use, GiB.
+    Attributes:
+        name: Name of the YAML file.
+        backend: Backend that runs the engines.
+        device: Device that runs the engines, and the proof by default.
+        precisions: Bounds by precision; the first precision is the default.
+        boards: Names of the boards in boards.yaml that this target covers.
+        tensorrt: Lowest TensorRT version that builds for it; None without TensorRT.
+        compute_capability: Compute capability of its GPU, such as "8.7"; empty: any.
+        workspace: Scratch memory that a TensorRT layer may use, GiB.
     """
 
     name: str
@@ -46,11 +58,11 @@ class Target:
     workspace: float = 0.0
 
     def bounds(self, precision: str) -> Bounds:
-        """Raises ConfigError for a precision that the target does not take."""
+        """Return the bounds of a precision. Raises ConfigError if the target does not offer it."""
         if precision not in self.precisions:
             raise ConfigError(
-                f"precision {precision!r} for target {self.name}"
-                f"; expected one of {', '.join(self.precisions)}",
+                f"target {self.name} does not offer precision {precision!r}; "
+                f"expected one of {', '.join(self.precisions)}"
             )
         return self.precisions[precision]
 
@@ -60,9 +72,9 @@ def target_names() -> list[str]:
 
 
 def read_target(name: str) -> Target:
-    """A target by its name. Raises ConfigError."""
+    """Read a target by name. Raises ConfigError if there is none."""
     if name not in target_names():
-        raise ConfigError(f"target {name!r}; expected one of {', '.join(target_names())}")
+        raise ConfigError(f"no target {name!r}; expected one of {', '.join(target_names())}")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     precisions = {
         precision: Bounds(**{name: float(value) for name, value in bounds.items()})
@@ -82,6 +94,6 @@ def read_target(name: str) -> Target:
 
 
 def parse_version(text: str) -> Version:
-    """Of "10.3" and of "10.16.1.11"."""
+    """Parse major and minor of a version such as "10.3" or "10.16.1.11"."""
     major, minor, *_ = text.split(".")
     return int(major), int(minor)

@@ -53,20 +53,22 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def random_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``random_checkpoint`` exported for ONNX Runtime on the CPU."""
-    from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
     from llava_st_ros.export.target import read_target
 
     engine = tmp_path_factory.mktemp("engine") / "random"
-    export_checkpoint(random_checkpoint, read_target("cpu"), "float32", engine)
+    export_checkpoint(ExportRequest(random_checkpoint, read_target("cpu"), "float32", engine))
     return engine
 
 
 @pytest.fixture(scope="session")
 def half_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``random_checkpoint`` exported in float16 for a GPU, proved on the CPU."""
-    from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
     from llava_st_ros.export.target import read_target
 
     engine = tmp_path_factory.mktemp("half") / "engine"
-    export_checkpoint(random_checkpoint, read_target("desktop"), "float16", engine, device="cpu")
+    export_checkpoint(
+        ExportRequest(random_checkpoint, read_target("desktop"), "float16", engine, device="cpu")
+    )
     return engine

@@ -301,7 +301,7 @@ BAD = [
     ("llava_st_ros/tracking/a.py", "from ..msg import Box", ROS_RULE),
     ("llava_st_ros/tracking/a.py", "from llava_st_ros import msg", ROS_RULE),
     ("llava_st_ros/tracking/__init__.py", "from .. import srv", ROS_RULE),
-    ("export/onnx.py", "def f():\n    from std_msgs.msg import Header", ROS_RULE),
+    ("export/onnx_export.py", "def f():\n    from std_msgs.msg import Header", ROS_RULE),
     ("engine/a.py", "from ..ros.qos import x", "LAYERS"),
     ("llava_st_ros/streaming/a.py", "import numpy, torch as t", TORCH_RULE),
     (
@@ -354,11 +354,11 @@ BAD = [
 GOOD = [
     ("llava_st_ros/ros/node.py", "import rclpy\nfrom ..msg import Box\nfrom .qos import x"),
     ("llava_st_ros/cli/node.py", "def run(a):\n    from ..ros.node import main"),
-    ("llava_st_ros/cli/export.py", "from ..export import onnx\nfrom ..export.engine import build"),
+    ("llava_st_ros/cli/export.py", "from ..export import plan\nfrom ..export.engine import build"),
     ("llava_st_ros/backends/torch.py", "import torch"),
     ("llava_st_ros/backends/tensorrt.py", "from ..engine.session import Session"),
     ("llava_st_ros/model/a/b.py", "import torch\nfrom ...records import Box"),
-    ("export/onnx.py", "import torch\nfrom llava_st_ros.engine import manifest"),
+    ("export/onnx_export.py", "import torch\nfrom llava_st_ros.engine import manifest"),
     ("llava_st_ros/tracking/a.py", "import rclpy_like, torchlike\nfrom .b import msg"),
 ]
 

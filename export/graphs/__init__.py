@@ -1,1 +1,1 @@
-"""The model's parts as modules that export to ONNX."""
+"""The model's parts as modules that are written for export to ONNX."""

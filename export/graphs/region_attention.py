@@ -1,8 +1,9 @@
-"""The packer's region attention as one ONNX node, in the form that the graph's reader wants.
+"""The packer's region attention as one ONNX node, in the form that each runtime needs.
 
-``with_body`` is ONNX Runtime's: the node and a model-local function of its name. ``as_plugin`` is
-TensorRT's with the plugin library: the node alone, as some of its parsers would prefer a function
-to the plugin. ``decomposed`` is TensorRT's without it: standard operators, no node and no function.
+``add_function`` is for ONNX Runtime: the node and a model-local function that implements it.
+``use_plugin`` is for TensorRT with the plugin library: the node only, because some of its parsers
+prefer a function to the plugin. ``decompose`` is for TensorRT without the plugin: standard
+operators in place of the node.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 import llava_st_ros.model.packer.region_attention  # noqa: F401  (registers the operator)
 
 DOMAIN, NAME, VERSION = "org.llava_st", "LlavaStRegionAttention", 1
-# By which TensorRT's parser finds the plugin's creator.
+# Node attributes by which TensorRT's parser finds the plugin creator.
 PLUGIN = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}
-OPSET = 20  # of ONNX: TensorRT 10.3 reads it; LayerNormalization and Gelu are operators of it
+OPSET = 20  # ONNX opset that TensorRT 10.3 reads; it has LayerNormalization and Gelu
 
 BODY = f"""
 <domain: "{DOMAIN}", opset_import: ["": {OPSET}]>
@@ -80,7 +81,7 @@ SCHEMA = onnx.defs.OpSchema(
     attributes=[
         _Attribute("spatial_region", onnx.defs.OpSchema.AttrType.INT, "side in tokens"),
         _Attribute("temporal_region", onnx.defs.OpSchema.AttrType.INT, "length in frames"),
-        _Attribute("epsilon", onnx.defs.OpSchema.AttrType.FLOAT, "beside the variance"),
+        _Attribute("epsilon", onnx.defs.OpSchema.AttrType.FLOAT, "added to the variance"),
         *(
             _Attribute(name, onnx.defs.OpSchema.AttrType.STRING, "for TensorRT", required=False)
             for name in PLUGIN
@@ -116,28 +117,28 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def with_body(model: onnx_ir.Model) -> None:
-    """Give the graph the function that computes the node, where it has one."""
-    if any(_ours(model)):
+def add_function(model: onnx_ir.Model) -> None:
+    """Add the function that implements the node, if the graph has such nodes."""
+    if any(_region_attention_nodes(model)):
         function = onnx_ir.serde.deserialize_function(onnx.parser.parse_function(BODY))
         model.functions[function.identifier()] = function
 
 
-def as_plugin(model: onnx_ir.Model) -> None:
-    """Name the plugin at each node, which nothing but TensorRT with its library can run then."""
-    for node in _ours(model):
+def use_plugin(model: onnx_ir.Model) -> None:
+    """Name the plugin in each node. Only TensorRT with the plugin library can run the result."""
+    for node in _region_attention_nodes(model):
         node.attributes.update(
             (key, onnx_ir.AttrString(key, value)) for key, value in PLUGIN.items()
         )
 
 
-def decomposed(model: onnx_ir.Model) -> None:
-    """Put the function's operators in the place of each node."""
-    with_body(model)
+def decompose(model: onnx_ir.Model) -> None:
+    """Replace each node by the function's operators."""
+    add_function(model)
     onnx_ir.passes.Sequential(
         onnx_ir.passes.common.InlinePass(), onnx_ir.passes.common.RemoveUnusedOpsetsPass()
     )(model)
 
 
-def _ours(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
+def _region_attention_nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
     return (node for node in model.graph if node.domain == DOMAIN)

@@ -1,8 +1,9 @@
-"""TensorRT engines of exported graphs, by the official Python API.
+"""Build one TensorRT engine of one ONNX file, with TensorRT's Python API.
 
-Written against TensorRT 10.3 to 11 and run here by ``tensorrt_rtx``, whose builder needs no GPU.
-Networks are strongly typed: the precision is that of the ONNX file, nothing is chosen at the build.
-What a version lacks is asked for by ``hasattr``, never by its number.
+This module knows nothing of targets, models or this project's graphs; ``engines`` builds all
+engines of a model with it. Written for TensorRT 10.3 to 11 and tested with ``tensorrt_rtx``, whose
+builder needs no GPU. Networks are strongly typed: the ONNX file sets the precision. Features that
+some versions lack are detected by attribute, not by version number.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from llava_st_ros.export.tensorrt.profiles import Profile
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How to build.
+    """Settings of a build.
 
-    ``workspace`` bounds the scratch memory that a layer may use, bytes. ``timing_cache`` is a file
-    that keeps what was timed for the next build. ``plugins`` is the library of the plugins that a
-    graph names. ``version_compatible`` and ``hardware_compatible`` engines run on later versions
-    and on other GPUs (from Ampere on), at some loss of speed.
-    ``compute_capabilities`` ("SM89") are those that an engine is built for ahead of time, which
-    only TensorRT for RTX can; empty: the GPU that is there.
+    Attributes:
+        workspace: Scratch memory that a layer may use, bytes.
+        timing_cache: File that keeps kernel timings between builds.
+        plugins: Library of the plugins that the graph uses.
+        version_compatible: Build an engine that later versions run too, at some loss of speed.
+        hardware_compatible: Build an engine that other GPUs from Ampere on run too, at some loss
+            of speed.
+        compute_capabilities: Compute capabilities ("SM89") to build for ahead of time, with
+            TensorRT for RTX only; empty: this machine's GPU.
     """
 
     workspace: int = 2 << 30
@@ -49,11 +53,20 @@ def build_engine(
     tensorrt: ModuleType,
     on_step: Callable[[str, float], None] = lambda phase, share: None,
 ) -> None:
-    """Build the ONNX file ``graph`` into the engine file ``out``.
+    """Build an engine file of an ONNX file.
 
-    ``on_step`` is told the phase at work and the share of the whole that is done; it may be called
-    from TensorRT's threads. Whatever it raises ends the build. What was timed until then is kept.
-    Raises EngineError with TensorRT's own words where it cannot parse or build.
+    Args:
+        graph: ONNX file.
+        out: Engine file to write.
+        profiles: Optimization profiles of the graph.
+        settings: Settings of the build.
+        tensorrt: The TensorRT module.
+        on_step: Called with the current phase and the share of the build that is done, possibly
+            from TensorRT's threads. An exception from it stops the build and is raised again;
+            timings so far are kept.
+
+    Raises:
+        EngineError: TensorRT cannot parse or build the graph; the message contains its error.
     """
     logger = error_logger(tensorrt)
     builder = tensorrt.Builder(logger)
@@ -62,11 +75,10 @@ def build_engine(
     network = builder.create_network(_strongly_typed(tensorrt))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
-        said = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(
-            f"{graph}: TensorRT {tensorrt.__version__} does not take it: {said}"
-            "; expected operators that it knows, plugins loaded",
-            "load the plugin library first, or export for this version",
+            f"{graph}: TensorRT {tensorrt.__version__} cannot parse it: {errors}",
+            "pass the plugin library that it needs, or export for this version",
         )
     config = builder.create_builder_config()
     _configure(config, settings, tensorrt)
@@ -81,28 +93,28 @@ def build_engine(
             raise monitor.stopped_by
         if serialized is None:
             raise EngineError(
-                f"{graph}: TensorRT {tensorrt.__version__} built nothing: {logger.said}"
-                "; expected an engine",
-                "give it more workspace, or another target",
+                f"{graph}: TensorRT {tensorrt.__version__} cannot build it: {logger.said}",
+                "allow more workspace, or choose another target",
             )
         with atomic_file(out) as part:
             part.write_bytes(serialized)
     finally:
         if cache is not None and settings.timing_cache is not None:
-            # An engine is not lost for want of what the next one would be quicker with.
+            # An engine that was built is not lost if its timings cannot be saved.
             with suppress(OSError), atomic_file(settings.timing_cache) as part:
                 part.write_bytes(cache.serialize())
 
 
 def _strongly_typed(tensorrt: ModuleType) -> int:
-    """Creation flags; from 11 on every network is strongly typed and the flag may be gone."""
+    """Network creation flags. From version 11 every network is strongly typed, and the flag may
+    not exist."""
     flag = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
 def _configure(config: Any, settings: BuildSettings, tensorrt: ModuleType) -> None:
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, settings.workspace)
-    # On unless asked off, and float32 products would be of TF32's ten bits.
+    # On by default; it would round float32 products to TF32's ten bits.
     config.clear_flag(tensorrt.BuilderFlag.TF32)
     if settings.version_compatible:
         config.set_flag(tensorrt.BuilderFlag.VERSION_COMPATIBLE)
@@ -114,47 +126,49 @@ def _configure(config: Any, settings: BuildSettings, tensorrt: ModuleType) -> No
         return
     if not hasattr(config, "set_compute_capability"):
         raise EngineError(
-            f"engines for {', '.join(wanted)} by TensorRT {tensorrt.__version__}"
-            "; expected TensorRT for RTX, which alone builds ahead of time",
-            "build on the GPU that is to run them",
+            f"TensorRT {tensorrt.__version__} cannot build ahead of time for {', '.join(wanted)}",
+            "use TensorRT for RTX, or build on the GPU that will run the engine",
         )
     config.num_compute_capabilities = len(wanted)
     for index, name in enumerate(wanted):
         capability = getattr(tensorrt.ComputeCapability, name, None)
         if capability is None:
             raise EngineError(
-                f"compute capability {name!r}; expected one that TensorRT names, as SM89"
+                f"TensorRT has no compute capability {name!r}; expected a name such as SM89"
             )
         config.set_compute_capability(capability, index)
 
 
 def _add_profile(builder: Any, config: Any, network: Any, profile: Profile, graph: Path) -> None:
-    found = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    if set(found) != set(profile):
-        odd = ", ".join(sorted(set(found) ^ set(profile)))
+    inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
+    if set(inputs) != set(profile):
+        names = ", ".join(sorted(set(inputs) ^ set(profile)))
         raise EngineError(
-            f"{graph}: other inputs ({odd}); expected those of this version", "export again"
+            f"{graph}: inputs differ from this version's graphs: {names}", "export again"
         )
-    made = builder.create_optimization_profile()
-    for name, sizes in profile.items():
-        fixed = tuple(found[name].shape)
-        wrong = any(
-            len(shape) != len(fixed) or any(b not in (-1, s) for s, b in zip(shape, fixed))
-            for shape in sizes
-        )
-        if wrong:
+    optimization_profile = builder.create_optimization_profile()
+    for name, shapes in profile.items():
+        shape = tuple(inputs[name].shape)
+        if not all(_matches(shape, wanted) for wanted in shapes):
             raise EngineError(
-                f"{graph}: {name} {list(fixed)} for sizes {list(map(list, sizes))}"
-                "; expected sizes that fit the graph",
-                "export again: graph and configuration are of two models",
+                f"{graph}: input {name} {list(shape)} does not fit the config's shapes "
+                f"{list(map(list, shapes))}",
+                "export again: graph and config belong to two models",
             )
-        made.set_shape(name, *sizes)
-    config.add_optimization_profile(made)
+        optimization_profile.set_shape(name, *shapes)
+    config.add_optimization_profile(optimization_profile)
+
+
+def _matches(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether an input's ``shape``, -1 for dynamic sizes, admits a ``wanted`` shape."""
+    return len(shape) == len(wanted) and all(s in (-1, w) for s, w in zip(shape, wanted))
 
 
 def _read_timing_cache(config: Any, path: Path | None) -> Any:
-    """The cache that the build will use and add to; None where none is wanted. A file that is
-    damaged or another device's is begun anew: it holds nothing that cannot be timed again."""
+    """Give the build a timing cache and return it; None without a path.
+
+    A file that is corrupt or from another device is replaced by an empty cache.
+    """
     if path is None:
         return None
     for content in (path.read_bytes() if path.is_file() else b"", b""):
@@ -165,47 +179,49 @@ def _read_timing_cache(config: Any, path: Path | None) -> Any:
 
 
 def _monitor(tensorrt: ModuleType, on_step: Callable[[str, float], None]) -> Any:
-    class Monitor(tensorrt.IProgressMonitor):
-        """The share of the whole, from the phases within phases that TensorRT counts."""
+    progress_monitor: Any = tensorrt.IProgressMonitor
+
+    class Monitor(progress_monitor):
+        """Computes the share of the build from TensorRT's nested phases."""
 
         def __init__(self) -> None:
-            tensorrt.IProgressMonitor.__init__(self)
+            progress_monitor.__init__(self)
             self.stopped_by: BaseException | None = None
             self._lock = threading.Lock()
-            # Phases at work, outer before inner: what a step of one is of the whole, steps done.
+            # Active phases, outer before inner: share of the build per step, and steps done.
             self._step: dict[str, float] = {}
             self._done: dict[str, int] = {}
             self._share = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._kept(), self._lock:
-                whole = self._step.get(parent_phase, 0.0) if parent_phase else 1.0
-                self._step[phase_name] = whole / max(num_steps, 1)
+            with self._catch(), self._lock:
+                share = self._step.get(parent_phase, 0.0) if parent_phase else 1.0
+                self._step[phase_name] = share / max(num_steps, 1)
                 self._done[phase_name] = 0
-                self._tell(phase_name)
+                self._report(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._kept(), self._lock:
+            with self._catch(), self._lock:
                 self._done[phase_name] = step + 1
-                self._tell(phase_name)
+                self._report(phase_name)
             return self.stopped_by is None
 
         def phase_finish(self, phase_name: str) -> None:
-            with self._kept(), self._lock:
+            with self._catch(), self._lock:
                 self._step.pop(phase_name, None)
                 self._done.pop(phase_name, None)
-                self._tell(phase_name)
+                self._report(phase_name)
 
-        def _tell(self, phase: str) -> None:
+        def _report(self, phase: str) -> None:
             share = sum(self._done[name] * size for name, size in self._step.items())
-            # Phases come and go within one step of another: never backwards.
+            # Several phases may run within one step of their parent: the share never decreases.
             self._share = max(self._share, min(share, 1.0) if self._step else 1.0)
             if self.stopped_by is None:
                 on_step(phase, self._share)
 
         @contextmanager
-        def _kept(self) -> Iterator[None]:
-            """An exception must not pass through TensorRT, whose functions call these."""
+        def _catch(self) -> Iterator[None]:
+            """Keep exceptions from passing through TensorRT, which calls these methods."""
             try:
                 yield
             except BaseException as error:

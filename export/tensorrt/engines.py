@@ -1,8 +1,9 @@
-"""A model's ONNX graphs become TensorRT engines, on the machine that is to run them.
+"""Build all TensorRT engines of a model, on the machine that will run them.
 
-What stands against it is said before the first build, which may take long: another TensorRT, no
-GPU, an operator that the version does not take. An interrupted build begins anew and goes quickly
-through what it had timed: that is kept in the user's cache folder.
+This module knows targets, GPUs and graphs: it checks the machine and the graphs' operators before
+the first build, which may take long, and verifies the plugin layers after it. ``builder`` turns one
+ONNX file into one engine and knows none of these. A timing cache in the user's cache folder makes
+an interrupted build faster when it is repeated.
 """
 
 from __future__ import annotations
@@ -24,32 +25,39 @@ from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME
 from llava_st_ros.export.target import Target, Version, parse_version
 from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
-from llava_st_ros.export.tensorrt.operators import check
+from llava_st_ros.export.tensorrt.operators import check_operators
 from llava_st_ros.export.tensorrt.profiles import profiles
 
 
-def prepare(target: Target, plugins: Path | None = None) -> tuple[ModuleType, BuildSettings]:
-    """The TensorRT that builds for ``target`` on this machine, and how. ``plugins`` is the library
-    of the packer's plugin.
+def prepare_build(target: Target, plugins: Path | None = None) -> tuple[ModuleType, BuildSettings]:
+    """Check that this machine can build for a target.
 
-    Raises BackendError where TensorRT, cuda-bindings or a GPU is missing or is not the target's.
+    Args:
+        target: A TensorRT target.
+        plugins: Plugin library with the packer's region attention.
+
+    Returns:
+        The TensorRT module to build with, and the settings of the build.
+
+    Raises:
+        BackendError: TensorRT, cuda-bindings or a GPU is missing or does not match the target.
     """
     assert target.tensorrt is not None
-    # TensorRT for RTX, of versions of its own, runs on desktops alone and takes no plugins.
-    any_will_do = not target.compute_capability and plugins is None
-    tensorrt = load_tensorrt("" if any_will_do else "tensorrt")
-    least = ".".join(map(str, target.tensorrt))
+    # TensorRT for RTX has version numbers of its own, runs on desktops only and loads no plugins.
+    rtx_allowed = not target.compute_capability and plugins is None
+    tensorrt = load_tensorrt("" if rtx_allowed else "tensorrt")
+    required = ".".join(map(str, target.tensorrt))
     if tensorrt.__name__ == "tensorrt" and parse_version(tensorrt.__version__) < target.tensorrt:
         raise BackendError(
-            f"TensorRT {tensorrt.__version__} for target {target.name}; expected {least} or later",
-            "install it, or choose a target of this version",
+            f"TensorRT is {tensorrt.__version__}; target {target.name} needs {required} or later",
+            "upgrade TensorRT, or choose a target of this version",
         )
     name, capability = _gpu()
     if target.compute_capability not in ("", capability):
         raise BackendError(
-            f"{name} of compute capability {capability} for target {target.name}"
-            f"; expected a GPU of {target.compute_capability}, where its engines will run",
-            "export on that board, or choose this machine's target",
+            f"this machine's {name} has compute capability {capability}; "
+            f"target {target.name} needs {target.compute_capability}",
+            "export on the board that will run the engines, or choose this machine's target",
         )
     return tensorrt, BuildSettings(
         workspace=int(target.workspace * 2**30),
@@ -66,19 +74,31 @@ def build_engines(
     tensorrt: ModuleType,
     settings: BuildSettings,
 ) -> dict[str, str]:
-    """Build each graph's ONNX file into the folder ``out``: graph -> name of its engine file.
+    """Build an engine of each graph.
 
-    ``graphs`` must be in the form that suits the ``settings``: the packer's of
-    ``region_attention.as_plugin`` with a plugin library, else ``decomposed``. All are checked
-    against ``version`` first. Raises EngineError, OSError.
+    Args:
+        graphs: ONNX file by graph. The packer's is transformed by ``region_attention.use_plugin``
+            if ``settings`` has a plugin library, else by ``decompose``.
+        out: Folder for the engine files.
+        config: The model's config, for the optimization profiles.
+        version: TensorRT version whose operators the graphs may use; checked before any build.
+        tensorrt: The TensorRT module.
+        settings: Settings of the builds.
+
+    Returns:
+        Name of the engine file by graph.
+
+    Raises:
+        EngineError: A graph has unsupported operators or cannot be built.
+        OSError: An engine cannot be written.
     """
     plugins = (NAME,) if settings.plugins is not None else ()
     for path in graphs.values():
-        check(path, version, plugins)
+        check_operators(path, version, plugins)
     ranges, files = profiles(config), {}
     for name, path in graphs.items():
         files[name] = f"{name}.engine"
-        with _bar(name) as on_step:
+        with _progress_bar(name) as on_step:
             build_engine(path, out / files[name], ranges[name], settings, tensorrt, on_step)
         model = onnx.load(path, load_external_data=False)
         nodes = [node.name for node in model.graph.node if node.domain == DOMAIN]
@@ -87,9 +107,14 @@ def build_engines(
     return files
 
 
-def absent_layers(information: str, nodes: Iterable[str]) -> list[str]:
-    """Nodes without a layer in what TensorRT's engine inspector tells of an engine, as JSON: under
-    "Layers" their names, or objects that have a "Name", of the nodes a layer was made of."""
+def missing_layers(information: str, nodes: Iterable[str]) -> list[str]:
+    """Return the nodes that have no layer in an engine.
+
+    Args:
+        information: JSON of TensorRT's engine inspector. "Layers" is a list of names, or of objects
+            with a "Name"; a name lists the nodes that the layer was fused from.
+        nodes: Names of ONNX nodes.
+    """
     layers = json.loads(information)["Layers"]
     names = [layer if isinstance(layer, str) else layer["Name"] for layer in layers]
     return [n for n in nodes if not any(re.search(rf"(?<!\w){re.escape(n)}\b", x) for x in names)]
@@ -98,27 +123,27 @@ def absent_layers(information: str, nodes: Iterable[str]) -> list[str]:
 def _check_plugins(
     path: Path, nodes: list[str], tensorrt: ModuleType, settings: BuildSettings
 ) -> None:
-    """Raises EngineError unless the engine runs the plugin for each of the nodes."""
+    """Raise EngineError unless the engine has a layer for each plugin node."""
     from llava_st_ros.engine.session import Runtime
 
     runtime = Runtime(tensorrt, library=settings.plugins, host_code=settings.version_compatible)
     inspector = runtime.deserialize(path).create_engine_inspector()
-    told = inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON)
-    absent = absent_layers(told, nodes)
-    if absent:
+    information = inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON)
+    missing = missing_layers(information, nodes)
+    if missing:
         raise EngineError(
-            f"{path.name}: no layer of {', '.join(absent)}; expected the plugin {NAME} at each",
+            f"{path.name}: no layer runs the plugin {NAME} for {', '.join(missing)}",
             "export without the plugin library",
         )
 
 
 def _gpu() -> tuple[str, str]:
-    """Name and compute capability of the GPU that engines are built on."""
+    """Name and compute capability of this machine's GPU."""
     try:
         from llava_st_ros.engine.cuda_device import CudaDevice
     except ImportError as error:
         raise BackendError(
-            (str(error)) + "; expected cuda-bindings", "pip install cuda-bindings"
+            f"cannot import cuda-bindings: {error}", "pip install cuda-bindings"
         ) from error
     device = CudaDevice()
     return device.name, ".".join(map(str, device.compute_capability))
@@ -126,15 +151,15 @@ def _gpu() -> tuple[str, str]:
 
 def _timing_cache(tensorrt: ModuleType, gpu: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava_st_ros"
-    with suppress(OSError):  # a build does without
+    with suppress(OSError):  # the cache is optional
         folder.mkdir(parents=True, exist_ok=True)
     name = f"{tensorrt.__name__} {tensorrt.__version__} {gpu}"
     return folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.timing"
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar for one build, and what moves it."""
+def _progress_bar(name: str) -> Iterator[Callable[[str, float], None]]:
+    """Show a progress bar for one build; yields the function that updates it."""
     from tqdm import tqdm
 
     layout = "{desc}: {percentage:3.0f}%|{bar:16}| {elapsed}{postfix}"

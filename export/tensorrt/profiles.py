@@ -1,4 +1,4 @@
-"""Optimization profiles: the sizes that TensorRT makes a graph's engine for, and for which best."""
+"""Optimization profiles: the input shapes that an engine supports, and those it is tuned for."""
 
 from __future__ import annotations
 
@@ -8,59 +8,66 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
 
-IMAGES = 4  # encoded at once at most
-WORDS = 150  # positions of a prompt besides its visual block, generously
-ANSWER = 1024  # longest answer, the node's default
-DRAFT = 32  # tokens checked at once at most
-COORDINATES = 256  # coordinate inputs of a prompt at most
+MAX_IMAGES = 4  # encoded in one call
+TEXT_TOKENS = 150  # positions of a prompt besides its visual block, a generous estimate
+MAX_ANSWER_TOKENS = 1024  # the node's default
+MAX_DRAFT_TOKENS = 32  # verified in one call
+MAX_COORDINATE_INPUTS = 256  # of one prompt
 
 
-class Range(NamedTuple):
-    """An input's least, usual and greatest shape."""
+class ShapeRange(NamedTuple):
+    """Shapes of an input: the smallest, the one to optimize for, and the largest."""
 
-    least: tuple[int, ...]
-    usual: tuple[int, ...]
-    most: tuple[int, ...]
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
 
 
-Profile = dict[str, Range]  # by input
+Profile = dict[str, ShapeRange]  # by input
 
 
 def profiles(config: ModelConfig) -> dict[str, list[Profile]]:
-    """For each graph its profiles; of the language graph the first is for prefill, the second for a
-    few more tokens."""
-    language, frames = config.language, config.num_frames
-    width, tokens, size = language.hidden_size, config.tokens_per_frame, config.image_size
-    prompt = max(len(visual_block(config, modality)) for modality in Modality) + WORDS
+    """Return the profiles of each graph.
+
+    The language graph has two: the first for prefill, the second for decoding.
+    """
+    frames, size = config.num_frames, config.image_size
+    feature, pixels = (config.tokens_per_frame, config.language.hidden_size), (3, size, size)
+    pool = ShapeRange((1, *feature), (2 * frames, *feature), (8 * frames, *feature))
+    window = ShapeRange((config.packer.temporal_region,), (frames,), (frames,))
+    return {
+        "vision": [{"pixels": ShapeRange((1, *pixels), (1, *pixels), (MAX_IMAGES, *pixels))}],
+        "image": [{"features": ShapeRange(feature, feature, feature)}],
+        "packer": [{"features": pool, "frames": window, "time_indices": window}],
+        "language": _language_profiles(config),
+    }
+
+
+def _language_profiles(config: ModelConfig) -> list[Profile]:
+    """Profiles for prefill and for decoding."""
+    language, width = config.language, config.language.hidden_size
     limit = language.max_position_embeddings
-    prompt, longest = min(prompt, limit), min(prompt + ANSWER, limit)
+    prompt = max(len(visual_block(config, modality)) for modality in Modality) + TEXT_TOKENS
+    prompt, longest = min(prompt, limit), min(prompt + MAX_ANSWER_TOKENS, limit)
     visual = config.num_fast_tokens + config.num_slow_tokens
     state = (language.num_key_value_heads, width // language.num_attention_heads)
 
-    def decoder(new: tuple[int, int, int], before: tuple[int, int, int], rows: int) -> Profile:
+    def profile(new: tuple[int, int, int], cached: tuple[int, int, int], rows: int) -> Profile:
         past = {
-            f"past_{kind}_{layer}": Range(*((count, *state) for count in before))
+            f"past_{kind}_{layer}": ShapeRange(*((count, *state) for count in cached))
             for kind in ("key", "value")
             for layer in range(language.num_hidden_layers)
         }
+        most_visual = max(visual, config.tokens_per_frame)
         return {
-            "ids": Range(*((count,) for count in new)),
-            "visual": Range((1, width), (visual, width), (max(visual, tokens), width)),
-            "mixed": Range((1, width), (1, width), (COORDINATES, width)),
-            "rows": Range((1,), (1,), (rows,)),
+            "ids": ShapeRange(*((count,) for count in new)),
+            "visual": ShapeRange((1, width), (visual, width), (most_visual, width)),
+            "mixed": ShapeRange((1, width), (1, width), (MAX_COORDINATE_INPUTS, width)),
+            "rows": ShapeRange((1,), (1,), (rows,)),
             **past,
         }
 
-    region = config.packer.temporal_region
-    places = Range((region,), (frames,), (frames,))
-    feature, pixels = (tokens, width), (3, size, size)
-    kept = Range((1, *feature), (2 * frames, *feature), (8 * frames, *feature))
-    return {
-        "vision": [{"pixels": Range((1, *pixels), (1, *pixels), (IMAGES, *pixels))}],
-        "image": [{"features": Range(feature, feature, feature)}],
-        "packer": [{"features": kept, "frames": places, "time_indices": places}],
-        "language": [
-            decoder((1, prompt, prompt), (0, 0, longest), 1),
-            decoder((1, 1, DRAFT), (0, prompt, longest), DRAFT),
-        ],
-    }
+    return [
+        profile((1, prompt, prompt), (0, 0, longest), 1),
+        profile((1, 1, MAX_DRAFT_TOKENS), (0, prompt, longest), MAX_DRAFT_TOKENS),
+    ]

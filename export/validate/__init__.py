@@ -1,1 +1,1 @@
-"""Checks of an export against the torch reference: proof, bisection, accuracy."""
+"""Checks of an export against the torch reference: proof, first divergent node, accuracy."""

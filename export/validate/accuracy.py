@@ -1,4 +1,4 @@
-"""What a precision costs in answers: engine and reference on the same simulated clips."""
+"""Accuracy of an engine beside that of the reference, on the same simulated clips."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ SPLIT = "validation"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Both on the first ``clips`` of the simulator's validation split that offer an STVG question:
-    mean vIoU of the reference and of the engine, and the share of ``equal`` answers, word for
-    word."""
+    """Accuracy of an engine and of the reference on simulated clips.
+
+    Attributes:
+        clips: Number of clips: the first ones of the validation split that have an STVG query.
+        reference: Mean vIoU of the reference.
+        engine: Mean vIoU of the engine.
+        equal: Share of answers whose text is equal.
+    """
 
     clips: int
     reference: float
@@ -33,10 +38,11 @@ class Accuracy:
 
     @property
     def loss(self) -> float:
-        """Of mean vIoU."""
+        """Loss of mean vIoU; negative if the engine is better."""
         return self.reference - self.engine
 
-    def line(self) -> str:
+    def summary(self) -> str:
+        """Describe the result in one line."""
         return (
             f"{self.clips} simulated clips: m_vIoU {self.engine:.3f} "
             f"(reference {self.reference:.3f}), {self.equal:.0%} of answers equal"
@@ -44,32 +50,38 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A backend's, in the clips' order: vIoU and text of each."""
+class ClipAnswers:
+    """A backend's answers in the order of the clips: vIoU and text of each."""
 
     viou: list[float]
     texts: list[str]
 
 
-def simulated_clips(config: ModelConfig, count: int) -> list[ClipQuestions]:
-    """The first clips that offer an STVG question. Raises DataError where the simulator is not
-    installed, BackendError where it has no OpenGL."""
-    offered = simulated_questions(SPLIT, range(10 * count), config, categories=(Task.STVG.value,))
-    return list(islice((clip for clip in offered if clip.questions), count))
+def load_simulated_clips(config: ModelConfig, count: int) -> list[ClipQuestions]:
+    """Return the first ``count`` clips of the validation split that have an STVG query.
+
+    Raises:
+        DataError: The simulator is not installed.
+        BackendError: OpenGL is missing.
+    """
+    clips = simulated_questions(SPLIT, range(10 * count), config, categories=(Task.STVG.value,))
+    return list(islice((clip for clip in clips if clip.questions), count))
 
 
-def answer(backend: Backend, tokenizer: Tokenizer, clips: Sequence[ClipQuestions]) -> Answers:
-    """Ask a backend about every clip."""
+def answer_clips(
+    backend: Backend, tokenizer: Tokenizer, clips: Sequence[ClipQuestions]
+) -> ClipAnswers:
+    """Answer the queries of every clip with a backend."""
     evaluation = SimulatedEvaluation(backend, tokenizer)
     for clip in clips:
         evaluation.run(clip)
-    return Answers(
+    return ClipAnswers(
         [values["vIoU"] for values in evaluation.scores[Task.STVG.value]],
-        [given.text for _, given in evaluation.answers],
+        [answer.text for _, answer in evaluation.answers],
     )
 
 
-def compare_answers(reference: Answers, engine: Answers) -> Accuracy:
-    """Of two backends asked about the same clips."""
+def compare_answers(reference: ClipAnswers, engine: ClipAnswers) -> Accuracy:
+    """Compare the answers of two backends to the same clips."""
     equal = mean([float(a == b) for a, b in zip(reference.texts, engine.texts)])
     return Accuracy(len(engine.texts), mean(reference.viou), mean(engine.viou), equal)

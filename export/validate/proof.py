@@ -1,4 +1,4 @@
-"""The proof in a manifest: how far an engine directory's backend is from the reference."""
+"""The proof in a manifest: differences between an engine and the torch reference."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from llava_st_ros.export.validate.accuracy import Accuracy
 from llava_st_ros.export.validate.reference_inputs import reference_frames, reference_prompts
 from llava_st_ros.records import Prompt
 
-NEW_TOKENS = 24
+NEW_TOKENS = 24  # length of each greedy answer
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one graph's outputs: the largest absolute difference, and it over the reference's
-    standard deviation."""
+    """Difference of one graph's outputs.
+
+    Attributes:
+        largest: Largest absolute difference.
+        relative: ``largest`` over the standard deviation of the reference's outputs.
+    """
 
     largest: float
     relative: float
@@ -29,13 +33,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Proof:
-    """Engine against reference on ``export.reference_inputs``.
+    """Comparison of an engine with the reference on the reference inputs.
 
-    ``graphs`` in the network's order, each fed with what the ones before it gave;
-    ``divergence`` is the mean Kullback-Leibler divergence of the engine's distribution over the
-    vocabulary from the reference's, nats, where both are given the reference's own words;
-    ``equal_ids`` is the share of greedy answers that are equal, id for id. ``simulated`` is None
-    where nothing was asked about simulated clips.
+    Attributes:
+        graphs: Difference of each graph, in data-flow order; each graph gets the outputs of the
+            graphs before it.
+        divergence: Mean Kullback-Leibler divergence, in nats, of the engine's token distribution
+            from the reference's, both teacher-forced with the reference's answers.
+        equal_ids: Share of greedy answers whose token ids are all equal.
+        simulated: Accuracy on simulated clips; None if not measured.
     """
 
     graphs: dict[str, Difference]
@@ -43,8 +49,8 @@ class Proof:
     equal_ids: float
     simulated: Accuracy | None = None
 
-    def problems(self, bounds: Bounds) -> list[str]:
-        """What lies beyond the bounds, first graph first."""
+    def violations(self, bounds: Bounds) -> list[str]:
+        """Describe each measure that exceeds the bounds, in data-flow order. NaN exceeds any."""
         found = [
             f"{name} differs by {difference.relative:.2e} of the reference's deviation "
             f"(bound {bounds.relative:g})"
@@ -56,39 +62,52 @@ class Proof:
         if not self.equal_ids >= bounds.equal_ids:
             found.append(f"{self.equal_ids:.0%} of ids equal (bound {bounds.equal_ids:.0%})")
         if self.simulated is not None and not self.simulated.loss <= bounds.viou_loss:
-            found.append(f"{self.simulated.line()} (bound: {bounds.viou_loss:g} less)")
+            found.append(f"{self.simulated.summary()} (bound: {bounds.viou_loss:g} less)")
         return found
 
-    def lines(self) -> list[str]:
-        """For people."""
-        return [
-            *(
-                f"{name:<9} largest difference {d.largest:.2e}, {d.relative:.2e} of the deviation"
-                for name, d in self.graphs.items()
-            ),
-            f"divergence {self.divergence:.2e} nats, {self.equal_ids:.0%} of answers equal",
-            *([self.simulated.line()] if self.simulated else []),
+    def summary_lines(self) -> list[str]:
+        """Describe the proof in a few lines of text."""
+        lines = [
+            f"{name:<9} largest difference {d.largest:.2e}, {d.relative:.2e} of the deviation"
+            for name, d in self.graphs.items()
         ]
+        lines.append(
+            f"divergence {self.divergence:.2e} nats, {self.equal_ids:.0%} of answers equal"
+        )
+        if self.simulated is not None:
+            lines.append(self.simulated.summary())
+        return lines
 
-    def values(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to values that JSON can represent."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What a backend made of the reference inputs: outputs by graph, the language graph's being
-    logits [K, vocabulary] along ``teacher_forced``; and its own greedy ``answers``, token ids."""
+class BackendOutputs:
+    """What a backend computes from the reference inputs.
 
-    outputs: dict[str, np.ndarray]
+    Attributes:
+        graphs: Outputs by graph; the language graph's are teacher-forced logits
+            [K, vocabulary].
+        answers: Token ids of the backend's own greedy answers.
+    """
+
+    graphs: dict[str, np.ndarray]
     answers: list[list[int]]
 
 
-def observe(backend: Backend, teacher_forced: list[list[int]] | None = None) -> Observation:
-    """Run a backend on the reference inputs. It is fed the tokens of ``teacher_forced``, answers of
-    the backend that it will be compared with; None: its own.
+def run_reference_inputs(
+    backend: Backend, teacher_forced: list[list[int]] | None = None
+) -> BackendOutputs:
+    """Run a backend on the reference inputs.
 
-    Nothing of the backend is kept, so that the other one can take its place in memory.
+    The result holds no reference to the backend, so that the next one can take its memory.
+
+    Args:
+        backend: The backend to run.
+        teacher_forced: Answers whose tokens are fed to the language graph; None: the backend's
+            own.
     """
     config = backend.describe().model
     outputs: dict[str, np.ndarray] = {}
@@ -98,40 +117,41 @@ def observe(backend: Backend, teacher_forced: list[list[int]] | None = None) -> 
     outputs["image"] = _array(image)
     video = backend.pack(features, range(len(features)))
     outputs["packer"] = np.concatenate((_array(video.fast), _array(video.slow)))
-    seen = list(zip(reference_prompts(config), (video, image)))
-    answers = [_greedy(backend, prompt, visual) for prompt, visual in seen]
+    prompts = list(zip(reference_prompts(config), (video, image)))
+    answers = [_greedy(backend, prompt, visual) for prompt, visual in prompts]
     outputs["language"] = np.concatenate(
         [
-            _teacher_forced(backend, *asked, ids)
-            for asked, ids in zip(seen, teacher_forced or answers)
+            _teacher_forced(backend, prompt, visual, ids)
+            for (prompt, visual), ids in zip(prompts, teacher_forced or answers)
         ]
     )
-    return Observation(outputs, answers)
+    return BackendOutputs(outputs, answers)
 
 
-def compare(reference: Observation, engine: Observation) -> Proof:
-    """Compare the engine with the reference, whose answers it was fed (teacher forcing)."""
+def compare_outputs(reference: BackendOutputs, engine: BackendOutputs) -> Proof:
+    """Compare an engine, teacher-forced with the reference's answers, with the reference."""
     graphs = {
-        name: _difference(output, engine.outputs[name])
-        for name, output in reference.outputs.items()
+        name: _difference(output, engine.graphs[name]) for name, output in reference.graphs.items()
     }
-    logits = (reference.outputs["language"], engine.outputs["language"])
+    divergence = _divergence(reference.graphs["language"], engine.graphs["language"])
     equal = [ours == theirs for ours, theirs in zip(reference.answers, engine.answers)]
-    return Proof(graphs, _divergence(*logits), float(np.mean(equal)))
+    return Proof(graphs, divergence, float(np.mean(equal)))
 
 
-def check(proof: Proof, bounds: Bounds, partings: Sequence[str] = ()) -> None:
-    """Raise EngineError where the engine is beyond its bounds; ``partings`` says where it begins
-    (``export.bisect``)."""
-    problems = proof.problems(bounds)
-    if problems:
+def check_bounds(proof: Proof, bounds: Bounds, divergences: Sequence[str] = ()) -> None:
+    """Raise EngineError if the proof exceeds its bounds.
+
+    Args:
+        proof: The proof to check.
+        bounds: Bounds of the target's precision.
+        divergences: Descriptions of the first divergent nodes, added to the message.
+    """
+    violations = proof.violations(bounds)
+    if violations:
         raise EngineError(
-            (
-                "the engine does not compute what the checkpoint does: "
-                + "; ".join((*problems, *partings))
-            )
-            + "; expected differences within the target's bounds",
-            "choose a higher precision, or loosen the target's bounds if the accuracy is enough",
+            "the engine differs from its checkpoint by more than the target allows: "
+            + "; ".join((*violations, *divergences)),
+            "choose a higher precision, or widen the target's bounds if the accuracy is enough",
         )
 
 
@@ -145,7 +165,7 @@ def _greedy(backend: Backend, prompt: Prompt, visual: Any) -> list[int]:
 
 
 def _teacher_forced(backend: Backend, prompt: Prompt, visual: Any, ids: list[int]) -> np.ndarray:
-    """Logits [K, vocabulary] along a given answer, its first word by word, the rest at once."""
+    """Logits [K, vocabulary] along an answer: its first token alone, then the rest in one call."""
     cache = backend.new_cache()
     rows = [backend.prefill(backend.embed(prompt, visual), cache)[None]]
     rows.append(backend.extend(ids[:1], cache))
@@ -154,7 +174,7 @@ def _teacher_forced(backend: Backend, prompt: Prompt, visual: Any, ids: list[int
 
 
 def _difference(reference: np.ndarray, engine: np.ndarray) -> Difference:
-    # Row by row: a window of the published model is a gigabyte.
+    # Row by row: the features of a window of the published model take a gigabyte.
     mean = reference.mean(dtype=np.float64)
     largest = float(np.max([np.abs(a - b).max() for a, b in zip(reference, engine)]))
     squares = [np.square(row - mean).mean(dtype=np.float64) for row in reference]

@@ -1,6 +1,7 @@
-"""Inputs on which an engine and the reference are compared: the same on every machine.
+"""Inputs on which an engine and the reference are compared.
 
-Frames and prompts made from a seed and the geometry alone, so that any checkpoint has them.
+Frames and prompts depend on a fixed seed and the model's geometry only: they are the same on every
+machine and exist for every checkpoint.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from llava_st_ros.records import Modality, Prompt
 from llava_st_ros.text.prompt import visual_block
 
 SEED = 20281
-WORDS = 12  # text tokens on each side of the visual block
+TEXT_TOKENS = 12  # on each side of the visual block
 
 
 def reference_frames(config: ModelConfig) -> np.ndarray:
-    """A window of frames, RGB uint8 [F, S, S, 3]: boxes of plain colors that move over a ramp."""
+    """Return a window of frames, RGB uint8 [F, S, S, 3]: plain boxes moving over a gradient."""
     rng = np.random.default_rng(SEED)
     size, frames = config.image_size, config.num_frames
     down, across = np.meshgrid(*[np.linspace(40, 200, size)] * 2, indexing="ij")
@@ -33,18 +34,22 @@ def reference_frames(config: ModelConfig) -> np.ndarray:
 
 
 def reference_prompts(config: ModelConfig) -> tuple[Prompt, Prompt]:
-    """A prompt about a video and one about an image: words by chance, coordinate inputs among
-    them, and the visual block in between."""
+    """Return a video prompt and an image prompt: random text and coordinate inputs around the
+    visual block."""
     rng = np.random.default_rng(SEED)
     special = config.special_tokens
     structural = set(vars(special).values())
-    words = [i for i in range(config.language.vocab_size) if i not in structural]
-    places = [special.temporal_input, special.spatial_height_input, special.spatial_width_input]
+    text_ids = [i for i in range(config.language.vocab_size) if i not in structural]
+    coordinate_inputs = [
+        special.temporal_input,
+        special.spatial_height_input,
+        special.spatial_width_input,
+    ]
     prompts = []
     for modality in (Modality.VIDEO, Modality.IMAGE):
-        before, after = rng.choice(words, (2, WORDS)).tolist()
+        before, after = rng.choice(text_ids, (2, TEXT_TOKENS)).tolist()
         block = visual_block(config, modality)
-        ids = [*before, *block, *after, *places, *rng.choice(words, 3).tolist()]
+        ids = [*before, *block, *after, *coordinate_inputs, *rng.choice(text_ids, 3).tolist()]
         values = tuple((float(value),) for value in rng.uniform(0, 1, 3))
         prompts.append(Prompt(np.array(ids, np.int64), modality, *values))
     return prompts[0], prompts[1]

@@ -1,4 +1,4 @@
-"""``llava-st export inspect``: what an engine directory holds."""
+"""``llava-st export inspect``: list the content of an engine directory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llava_st_ros.cli.export_flags import add_shared_flags
+
 HELP = "list an engine directory's graphs, their inputs and outputs, and the proof"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", metavar="ENGINE_DIR", type=Path, help="the engine directory")
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
-    )
+    add_shared_flags(parser, {"--json": "print one JSON object"}, action=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.export.inspection import inspect_graph
 
     manifest = read_manifest(args.engine)
-    # An engine can be looked into by TensorRT alone, on the machine that it was built for.
+    # TensorRT engines can be inspected only on the machine that they were built for.
     graphs = {
         name: inspect_graph(args.engine / file)
         for name, file in manifest.graphs.items()

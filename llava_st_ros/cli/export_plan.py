@@ -1,4 +1,4 @@
-"""``llava-st export plan``: will it fit, and how fast could it be? From the geometry alone."""
+"""``llava-st export plan``: estimate memory and run times from a model's geometry."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.cli.export_flags import add_shared_flags
 from llava_st_ros.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from llava_st_ros.config import ModelConfig
-    from llava_st_ros.export.plan import Plan
+    from llava_st_ros.export.plan import ResourcePlan
 
-HELP = "memory and least times of a model on each board, before anything is built"
-OFFICIAL = "llava-st-qwen2-7b"
+HELP = "estimate a model's memory and least run times on each board"
+PUBLISHED = "llava-st-qwen2-7b"
 GIB, MIB = 2**30, 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        default=OFFICIAL,
+        default=PUBLISHED,
         metavar="DIR|CONFIG.json",
-        help=f"a checkpoint's folder or config.json; its weights need not be there "
-        f"(default: {OFFICIAL}, the published model)",
+        help="checkpoint folder or config.json; no weights are needed "
+        f"(default: {PUBLISHED}, the published model)",
     )
-    parser.add_argument(
-        "--target", default=argparse.SUPPRESS, help="show its boards alone, where it names some"
-    )
-    parser.add_argument(
-        "--precision", default=argparse.SUPPRESS, help="of the network (default float16)"
-    )
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
+    add_shared_flags(
+        parser,
+        {
+            "--target": "show only the boards of this target, if it names any",
+            "--precision": "precision of the engine (default: float16)",
+            "--json": "print one JSON object",
+        },
+        action=True,
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.export.plan import boards, make_plan
+    from llava_st_ros.export.plan import make_plan, read_boards
     from llava_st_ros.export.target import read_target
 
     target = read_target(args.target)
@@ -53,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
         "frames": plan.frames,
         "running": plan.running,
         "building": plan.building,
-        "stages": [vars(stage) for stage in plan.stages],
+        "stages": [vars(cost) for cost in plan.costs],
         "boards": {
             board.name: {
                 "memory": board.memory * GIB,
                 "fits": plan.fits(board),
-                "seconds": {stage.name: stage.seconds(board) for stage in plan.stages},
+                "seconds": {cost.name: cost.min_seconds(board) for cost in plan.costs},
             }
-            for board in boards()
+            for board in read_boards()
             if not target.boards or board.name in target.boards
         },
     }
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(_lines(plan, report)))
     if not report["offered"]:
         offers = ", ".join(target.precisions)
-        print(f"\n{target.name} does not offer {plan.precision}: export makes {offers} for it")
+        print(f"\n{target.name} does not offer {plan.precision}; it offers {offers}")
     return 0
 
 
@@ -85,28 +86,32 @@ def _geometry(model: str) -> ModelConfig:
     if path.is_dir():
         path = path / "config.json"
     if path.suffix != ".json":
-        raise ConfigError(f"no {model}; expected a folder, a config.json or {OFFICIAL}")
+        raise ConfigError(
+            f"no model {model}; expected a checkpoint folder, a config.json or {PUBLISHED}"
+        )
     values = read_json(path)
     if "vocab_size" not in values:
-        raise CheckpointError(f"{path}: no vocab_size; expected the sizes of a checkpoint")
-    # A published config.json has no structural tokens' ids: they are the tokenizer's.
+        raise CheckpointError(
+            f"{path} has no vocab_size", "pass the config.json of a LLaVA-ST checkpoint"
+        )
+    # The ids of structural tokens are in the tokenizer, not in a published config.json.
     tokenizer = Tokenizer.load_if_any(path.parent)
     return read_config(values, {}, tokenizer.special if tokenizer else None)
 
 
-def _lines(plan: Plan, report: dict[str, Any]) -> list[str]:
+def _lines(plan: ResourcePlan, report: dict[str, Any]) -> list[str]:
     weights = ", ".join(f"{name} {size / MIB:.1f}" for name, size in plan.weights.items())
     lines = [
         f"{report['model']}, {plan.precision}, MiB",
         f"  weights   {sum(plan.weights.values()) / MIB:10.1f}   ({weights})",
         f"  KV cache  {plan.cache / MIB:10.1f}   ({plan.positions} positions)",
-        f"  frames    {plan.frames / MIB:10.1f}   (features kept)",
-        f"  working   {max(s.working for s in plan.stages) / MIB:10.1f}   (largest operation)",
+        f"  frames    {plan.frames / MIB:10.1f}   (frame pool)",
+        f"  working   {plan.working / MIB:10.1f}   (largest operation)",
         f"  running   {plan.running / MIB:10.1f}",
-        f"  building  {plan.building / MIB:10.1f}   (estimate)",
+        f"  building  {plan.building / MIB:10.1f}   (estimated peak)",
         "",
-        "least time by arithmetic and by memory traffic, ms",
-        " " * 16 + "".join(f"{stage.name:>16}" for stage in plan.stages),
+        "least time by arithmetic and memory traffic (roofline), ms",
+        " " * 16 + "".join(f"{cost.name:>16}" for cost in plan.costs),
     ]
     for name, board in report["boards"].items():
         times = "".join(f"{1000 * seconds:16.1f}" for seconds in board["seconds"].values())

@@ -1,4 +1,4 @@
-"""``llava-st export verify``: is an engine directory whole, and does it compute its checkpoint?"""
+"""``llava-st export verify``: check an engine directory's files and, optionally, its proof."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-HELP = "check an engine directory's files and, against a checkpoint, its numbers"
+from llava_st_ros.cli.export_flags import add_shared_flags
+
+HELP = "check an engine directory's files and, with --against, measure its proof again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,31 +17,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         type=Path,
         metavar="CHECKPOINT",
-        help="prove the numbers anew against the checkpoint it was made from",
+        help="measure the proof again, against the checkpoint it was exported from",
     )
-    parser.add_argument(
-        "--device", default=argparse.SUPPRESS, help="where to run it (default: as its target says)"
-    )
-    parser.add_argument(
-        "--simulated",
-        type=int,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="ask about N simulated clips too (default 0)",
-    )
-    parser.add_argument(
-        "--bisect",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="beyond the bounds say where: the first node of each graph that differs",
-    )
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print the proof as JSON"
+    add_shared_flags(
+        parser,
+        {
+            "--device": "device that runs the engine (default: its target's)",
+            "--simulated": "number of simulated clips to answer as well (default: 0)",
+            "--first-divergence": "if the proof fails, name the first node of each graph that "
+            "differs",
+            "--json": "print the proof as JSON",
+        },
+        action=True,
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where everything holds. Raises EngineError where it does not."""
+    """Return 0 if the proof is within the target's bounds, 1 if not.
+
+    Raises:
+        EngineError: Files are missing or changed, or the checkpoint is another one.
+    """
     from llava_st_ros.engine.manifest import check_files, read_manifest
 
     manifest = read_manifest(args.engine)
@@ -52,13 +50,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from llava_st_ros.export.engine_directory import verify
 
-    proof, problems = verify(
-        args.engine, args.against, device=args.device, clips=args.simulated, locate=args.bisect
+    proof, violations = verify(
+        args.engine,
+        args.against,
+        device=args.device,
+        simulated_clips=args.simulated,
+        find_divergence=args.first_divergence,
     )
     if args.json:
-        print(json.dumps({"proof": proof.values(), "problems": problems}))
+        print(json.dumps({"proof": proof.as_dict(), "problems": violations}))
     else:
-        for line in (*proof.lines(), *problems):
+        for line in (*proof.summary_lines(), *violations):
             print(line)
-        print("agrees" if not problems else "DIFFERS")
-    return 1 if problems else 0
+        print("agrees" if not violations else "DIFFERS")
+    return 1 if violations else 0

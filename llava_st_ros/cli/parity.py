@@ -85,13 +85,13 @@ def load_case_backend(case: ParityCase, *, device: str) -> TorchBackend:
 def _exported(case: ParityCase, backend: str, device: str) -> Iterator[PixelBackend]:
     """Export the case's checkpoint in float32 and run it in a runtime."""
     from llava_st_ros.backends.engine_files import open_engine
-    from llava_st_ros.export.engine_directory import export_checkpoint
+    from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
     from llava_st_ros.export.target import read_target
 
     target = read_target(TARGETS[backend])
     with TemporaryDirectory(prefix="parity-") as folder:
         out = Path(folder) / "engine"
-        export_checkpoint(case.folder, target, "float32", out, overrides=case.overrides())
+        export_checkpoint(ExportRequest(case.folder, target, "float32", out, case.overrides()))
         yield run_engine(open_engine(out, target.backend), device=device or target.device)
 
 

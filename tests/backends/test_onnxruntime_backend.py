@@ -20,7 +20,7 @@ from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import describe_files, read_manifest
 from llava_st_ros.errors import BackendError, ConfigError, EngineError
-from llava_st_ros.export.engine_directory import export_checkpoint
+from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
 from llava_st_ros.export.target import read_target
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.records import Modality
@@ -54,7 +54,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp(request.param)
     folder, engine = root / "checkpoint", root / "engine"
     save_checkpoint(folder, tiny_model(config), config, tokenizer, "float32")
-    export_checkpoint(folder, read_target("cpu"), "float32", engine)
+    export_checkpoint(ExportRequest(folder, read_target("cpu"), "float32", engine))
     return Both(
         TorchBackend(load_checkpoint(folder)),
         OnnxBackend(open_engine(engine, "onnxruntime"), threads=1),

@@ -52,13 +52,13 @@ def ranges():
 def decoder_shapes(ranges, positions: int, before: int, rows: int = 1):
     """Of the language graph's inputs; visual tokens as a video has them."""
     profile = ranges["language"][0]
-    shapes = {name: (before, *sizes.usual[1:]) for name, sizes in profile.items()}
-    visual = profile["visual"].usual
+    shapes = {name: (before, *sizes.opt[1:]) for name, sizes in profile.items()}
+    visual = profile["visual"].opt
     return {**shapes, "ids": (positions,), "rows": (rows,), "visual": visual, "mixed": (1, 32)}
 
 
 def test_the_nearest_profile_is_chosen(ranges) -> None:
-    prompt = ranges["language"][0]["ids"].usual[0]
+    prompt = ranges["language"][0]["ids"].opt[0]
     for positions, before, rows, profile in (
         (prompt, 0, 1, 0),
         (prompt - 60, 0, 1, 0),
@@ -71,7 +71,7 @@ def test_the_nearest_profile_is_chosen(ranges) -> None:
     ):
         shapes = decoder_shapes(ranges, positions, before, rows)
         assert nearest_profile(ranges["language"], shapes) == profile, (positions, before, rows)
-    pixels = ranges["vision"][0]["pixels"].least
+    pixels = ranges["vision"][0]["pixels"].min
     assert nearest_profile(ranges["vision"], {"pixels": pixels}) == 0
     for wrong in ({"pixels": (5, *pixels[1:])}, {"pixels": pixels[1:]}, {"image": pixels}):
         assert nearest_profile(ranges["vision"], wrong) is None

@@ -24,10 +24,10 @@ from llava_st_ros.engine.cuda_device import CudaDevice
 from llava_st_ros.engine.device_arrays import HOST
 from llava_st_ros.engine.manifest import describe_files, read_manifest
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.export.engine_directory import export_checkpoint
+from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
 from llava_st_ros.export.target import Bounds, read_target
-from llava_st_ros.export.tensorrt.profiles import DRAFT
-from llava_st_ros.export.validate.proof import compare, observe
+from llava_st_ros.export.tensorrt.profiles import MAX_DRAFT_TOKENS
+from llava_st_ros.export.validate.proof import compare_outputs, run_reference_inputs
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.records import Modality
 from support.backend_agreement import (
@@ -74,7 +74,7 @@ def build(checkpoint: Path, out: Path, precision: str) -> None:
     """An engine directory, wherever its proof stands: that is a test of its own."""
     any_numbers = {precision: Bounds(inf, inf, 0.0)}
     target = dataclasses.replace(read_target("desktop_tensorrt"), precisions=any_numbers)
-    export_checkpoint(checkpoint, target, precision, out)
+    export_checkpoint(ExportRequest(checkpoint, target, precision, out))
 
 
 @pytest.fixture(scope="module", params=["paper", "released"])
@@ -149,7 +149,7 @@ def test_logits_agree_along_a_conversation(
 ) -> None:
     """Its places are not TensorRT's 256 bytes: new keys and values are put there by a copy."""
     vocabulary = both.torch.config.vocabulary
-    long = [int(i) for i in np.random.default_rng(1).integers(0, vocabulary, DRAFT + 8)]
+    long = [int(i) for i in np.random.default_rng(1).integers(0, vocabulary, MAX_DRAFT_TOKENS + 8)]
     steps = ([3], [1, 2], long)
     theirs, ours = (converse(b, frames, modality, steps) for b in (both.torch, both.tensorrt))
     np.testing.assert_allclose(ours, theirs, **CLOSE)
@@ -246,6 +246,7 @@ def test_each_precision_is_within_its_targets_bounds(
 ) -> None:
     build(random_checkpoint, tmp_path / "engine", precision)
     backend = TensorRTBackend(open_engine(tmp_path / "engine", "tensorrt"))
-    expected = observe(TorchBackend(load_checkpoint(random_checkpoint)))
-    proof = compare(expected, observe(backend, teacher_forced=expected.answers))
-    assert proof.problems(read_target("desktop_tensorrt").bounds(precision)) == []
+    expected = run_reference_inputs(TorchBackend(load_checkpoint(random_checkpoint)))
+    outputs = run_reference_inputs(backend, teacher_forced=expected.answers)
+    proof = compare_outputs(expected, outputs)
+    assert proof.violations(read_target("desktop_tensorrt").bounds(precision)) == []

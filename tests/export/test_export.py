@@ -1,4 +1,4 @@
-"""The export pipeline around its numbers: directories that are whole, proved, and refuse misuse."""
+"""The export pipeline: engine directories are complete and proved, and misuse is rejected."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from llava_st_ros.cli.__main__ import main
 from llava_st_ros.engine.manifest import NAME, Manifest, check_files, read_manifest
 from llava_st_ros.errors import BackendError, CheckpointError, ConfigError, DataError, EngineError
 from llava_st_ros.export import engine_directory
-from llava_st_ros.export.engine_directory import export_checkpoint, verify
+from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint, verify
 from llava_st_ros.export.graphs.region_attention import BODY, DOMAIN, OPSET, SCHEMA
 from llava_st_ros.export.graphs.region_attention import NAME as NODE
 from llava_st_ros.export.target import Bounds, read_target, target_names
-from llava_st_ros.export.validate.proof import Difference, Proof, check
+from llava_st_ros.export.validate import measure
+from llava_st_ros.export.validate.proof import Difference, Proof, check_bounds
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.packer.region_attention import region_attention
@@ -33,8 +34,12 @@ CPU = "cpu"
 
 @pytest.fixture
 def engine(random_engine: Path, tmp_path: Path) -> Path:
-    """A copy to do damage to."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(random_engine, tmp_path / "engine"))
+
+
+def request(checkpoint: Path, out: Path) -> ExportRequest:
+    return ExportRequest(checkpoint, read_target(CPU), "float32", out)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -43,7 +48,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return text
 
 
-def test_the_manifest_tells_all(random_engine: Path, random_checkpoint: Path) -> None:
+def test_manifest_describes_the_engine(random_engine: Path, random_checkpoint: Path) -> None:
     manifest = read_manifest(random_engine)
     check_files(random_engine, manifest, whole=True)
     assert (manifest.backend, manifest.target, manifest.precision, manifest.compat) == (
@@ -62,7 +67,7 @@ def test_the_manifest_tells_all(random_engine: Path, random_checkpoint: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda e: (e / NAME).unlink(), "no manifest.json"),
         (lambda e: (e / NAME).write_text("{"), "readable JSON"),
@@ -81,18 +86,18 @@ def test_the_manifest_tells_all(random_engine: Path, random_checkpoint: Path) ->
         ),
     ],
 )
-def test_a_damaged_directory_is_refused(engine: Path, damage, says: str) -> None:
+def test_damaged_directory_is_rejected(engine: Path, damage, message: str) -> None:
     damage(engine)
     with pytest.raises((EngineError, CheckpointError)) as error:
         load_backend(engine, "onnxruntime" if (engine / NAME).exists() else "")
     text = one_line(error)
-    assert says in text or not (engine / NAME).exists()
-    with pytest.raises(EngineError, match=says) as error:
+    assert message in text or not (engine / NAME).exists()
+    with pytest.raises(EngineError, match=message) as error:
         check_files(engine, read_manifest(engine), whole=True)
     one_line(error)
 
 
-def test_a_graph_that_cannot_be_loaded_is_one_line(engine: Path) -> None:
+def test_unreadable_graph_gives_a_one_line_error(engine: Path) -> None:
     (engine / "image.onnx").write_bytes(b"no protobuf")
     manifest = read_manifest(engine)
     files = engine_directory.describe_files(engine)
@@ -102,37 +107,35 @@ def test_a_graph_that_cannot_be_loaded_is_one_line(engine: Path) -> None:
     one_line(error)
 
 
-def test_an_interrupted_export_leaves_nothing(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_interrupted_export_leaves_nothing(random_checkpoint: Path, tmp_path: Path) -> None:
     def stop(step: str) -> None:
         if step == "packer":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(
-            random_checkpoint, read_target(CPU), "float32", tmp_path / "out", on_step=stop
-        )
+        export_checkpoint(request(random_checkpoint, tmp_path / "out"), on_step=stop)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_beyond_its_bounds_an_export_fails_and_the_old_engine_stays(
+def test_export_that_exceeds_the_bounds_fails_and_keeps_the_old_engine(
     random_checkpoint: Path, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (engine / NAME).read_bytes()
     wrong = Proof({"vision": Difference(1.0, 0.5), "packer": Difference(1.0, 0.6)}, 0.2, 0.5)
-    monkeypatch.setattr(engine_directory, "compare", lambda reference, engine: wrong)
+    monkeypatch.setattr(measure, "compare_outputs", lambda reference, engine: wrong)
     with pytest.raises(EngineError) as error:
-        export_checkpoint(random_checkpoint, read_target(CPU), "float32", engine)
+        export_checkpoint(request(random_checkpoint, engine))
     text = one_line(error)
     assert text.index("vision") < text.index("packer") < text.index("divergence")
     assert (engine / NAME).read_bytes() == before
 
 
-def test_the_proof_sees_other_weights(
+def test_proof_detects_other_weights(
     random_engine: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proof, problems = verify(random_engine, random_checkpoint)
-    assert problems == [] and proof.equal_ids == 1.0
-    assert json.loads(json.dumps(proof.values())) == proof.values()
+    proof, violations = verify(random_engine, random_checkpoint)
+    assert violations == [] and proof.equal_ids == 1.0
+    assert json.loads(json.dumps(proof.as_dict())) == proof.as_dict()
 
     checkpoint = load_checkpoint(random_checkpoint)
     with torch.no_grad():
@@ -142,28 +145,28 @@ def test_the_proof_sees_other_weights(
     with pytest.raises(EngineError, match="another checkpoint") as error:
         verify(random_engine, other)
     one_line(error)
-    # Were they taken for the same, the numbers would tell.
+    # With an equal fingerprint, the measured differences reveal it.
     monkeypatch.setattr(
         engine_directory, "fingerprint", lambda folder: read_manifest(random_engine).checkpoint
     )
-    _, problems = verify(random_engine, other)
-    assert problems and problems[0].startswith("packer differs")
+    _, violations = verify(random_engine, other)
+    assert violations and violations[0].startswith("packer differs")
 
 
-def test_no_number_passes_as_good() -> None:
+def test_nan_exceeds_every_bound() -> None:
     nan = float("nan")
     bounds = Bounds(1.0, 1.0, 0.0)
-    check(Proof({"vision": Difference(0.0, 0.0)}, 0.0, 1.0), bounds)
+    check_bounds(Proof({"vision": Difference(0.0, 0.0)}, 0.0, 1.0), bounds)
     for proof in (
         Proof({"vision": Difference(nan, nan)}, 0.0, 1.0),
         Proof({}, nan, 1.0),
         Proof({}, 0.0, nan),
     ):
         with pytest.raises(EngineError):
-            check(proof, bounds)
+            check_bounds(proof, bounds)
 
 
-def test_what_is_there_is_not_overwritten(
+def test_other_files_are_never_overwritten(
     random_checkpoint: Path, engine: Path, tmp_path: Path
 ) -> None:
     app, mixed = tmp_path / "app", tmp_path / "mixed"
@@ -172,8 +175,8 @@ def test_what_is_there_is_not_overwritten(
     engine.rename(mixed)
     (mixed / "notes.txt").write_text("mine")
     for out in (app, mixed):
-        with pytest.raises(DataError, match="there already") as error:
-            export_checkpoint(random_checkpoint, read_target(CPU), "float32", out)
+        with pytest.raises(DataError, match="exists already") as error:
+            export_checkpoint(request(random_checkpoint, out))
         one_line(error)
         assert (out / NAME).is_file()
     shutil.rmtree(app)
@@ -182,12 +185,12 @@ def test_what_is_there_is_not_overwritten(
     file = tmp_path / "precious.txt"
     for out in (tmp_path, file, file / "below"):
         with pytest.raises(DataError) as error:
-            export_checkpoint(random_checkpoint, read_target(CPU), "float32", out)
+            export_checkpoint(request(random_checkpoint, out))
         one_line(error)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_targets(tmp_path: Path) -> None:
+def test_targets_are_read_by_name(tmp_path: Path) -> None:
     assert CPU in target_names()
     for name in target_names():
         target = read_target(name)
@@ -199,8 +202,8 @@ def test_targets(tmp_path: Path) -> None:
         read_target(CPU).bounds("float8")
 
 
-def test_the_nodes_body_is_the_operator() -> None:
-    """The function of the ONNX file, run by ONNX's reference, against the torch operator."""
+def test_function_body_computes_the_torch_operator() -> None:
+    """Runs the ONNX function in ONNX's reference evaluator."""
     rng = np.random.default_rng(0)
     function = onnx.parser.parse_function(BODY)
     assert set(function.attribute) == {n for n, a in SCHEMA.attributes.items() if a.required}
@@ -236,7 +239,7 @@ def test_the_nodes_body_is_the_operator() -> None:
         np.testing.assert_allclose(mixed, expected, atol=1e-5)
 
 
-def test_the_packers_regions_are_one_node_each(random_engine: Path) -> None:
+def test_each_region_attention_is_one_node(random_engine: Path) -> None:
     graph = onnx.load(random_engine / "packer.onnx").graph
     nodes = [node for node in graph.node if node.domain == DOMAIN]
     assert [node.op_type for node in nodes] == [NODE] * 3
@@ -244,7 +247,7 @@ def test_the_packers_regions_are_one_node_each(random_engine: Path) -> None:
     assert len(regions) == 2
 
 
-def test_the_default_is_the_engine_of_the_default_weights(
+def test_default_model_is_the_engine_of_the_default_checkpoint(
     random_checkpoint: Path, random_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = Path(shutil.copytree(random_checkpoint, tmp_path / default_model.DEFAULT_MODEL))
@@ -256,23 +259,23 @@ def test_the_default_is_the_engine_of_the_default_weights(
     for other in ({"backend": "torch"}, {"device": "cuda"}, {"precision": "bfloat16"}):
         assert default_model.default_model(**other) == checkpoint
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        whole = (checkpoint / name).read_bytes()
-        (checkpoint / name).write_bytes(whole + b" ")  # changed since
+        content = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(content + b" ")  # changed since the export
         assert default_model.default_model() == checkpoint
-        (checkpoint / name).write_bytes(whole)
+        (checkpoint / name).write_bytes(content)
     assert default_model.default_model() == engine
     manifest = (engine / NAME).read_bytes()
     (engine / NAME).write_text("{}")
     assert default_model.default_model() == checkpoint
     (engine / NAME).write_bytes(manifest)
-    shutil.rmtree(checkpoint)  # a robot needs the engine only
+    shutil.rmtree(checkpoint)  # an engine runs without its checkpoint
     assert default_model.default_model() == engine
     shutil.rmtree(engine)
     with pytest.raises(CheckpointError):
         default_model.default_model()
 
 
-def test_the_command_line(
+def test_command_line(
     random_checkpoint: Path,
     random_engine: Path,
     tmp_path: Path,
@@ -309,7 +312,7 @@ def test_the_command_line(
     assert not (tmp_path / "x").exists()
 
 
-def test_engines_are_listed_with_their_machine(
+def test_inspect_lists_engines_with_their_machine(
     engine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = read_manifest(engine)
@@ -330,7 +333,7 @@ def test_engines_are_listed_with_their_machine(
     assert set(json.loads(capsys.readouterr().out)["engines"]) == set(files)
 
 
-def test_in_half_precision_no_weight_stays_single(half_engine: Path, random_engine: Path) -> None:
+def test_float16_engine_has_no_large_float32_weight(half_engine: Path, random_engine: Path) -> None:
     for name in ("vision", "image", "packer", "language"):
         graph = onnx.load(half_engine / f"{name}.onnx").graph
         single = [
@@ -343,7 +346,7 @@ def test_in_half_precision_no_weight_stays_single(half_engine: Path, random_engi
     assert sizes[0] < 0.75 * sizes[1]
 
 
-def test_in_half_precision_it_answers_alike(half_engine: Path, random_checkpoint: Path) -> None:
+def test_float16_engine_gives_the_same_answers(half_engine: Path, random_checkpoint: Path) -> None:
     proof = read_manifest(half_engine).proof
     assert all(1e-6 < d["relative"] < 5e-2 for d in proof["graphs"].values())
     assert 0 < proof["divergence"] < 1e-3
@@ -360,11 +363,13 @@ def test_in_half_precision_it_answers_alike(half_engine: Path, random_checkpoint
     assert answers[1] == answers[0]
 
 
-def test_without_the_targets_device_nothing_is_begun(
+def test_missing_device_is_reported_before_any_work(
     random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendError, match="CUDAExecutionProvider") as error:
-        export_checkpoint(random_checkpoint, read_target("desktop"), "float16", tmp_path / "out")
+        export_checkpoint(
+            ExportRequest(random_checkpoint, read_target("desktop"), "float16", tmp_path / "out")
+        )
     one_line(error)
     assert not list(tmp_path.iterdir())

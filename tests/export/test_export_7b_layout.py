@@ -1,7 +1,9 @@
-"""Whatever the published 7B has and llava-st-tiny has not, through the whole export: shards with an
-index, tensors that nobody loads, Qwen2's tokenizer files, a grid of 27, seven query heads to a key
-head, external data; and an even temporal region without a tokenizer. Its true widths go the same
-way in benchmarks/export_7b_layout.py."""
+"""Export of a narrow model with the published 7B's layout.
+
+Covers what llava-st-tiny does not have: shards with an index, unused tensors, Qwen2's tokenizer
+files, a grid of 27, seven query heads per key head, external data; and an even temporal region
+without a tokenizer. benchmarks/export_7b_layout.py does the same at the published widths.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from llava_st_ros.backends.onnxruntime import OnnxBackend
 from llava_st_ros.config import PackerConfig
 from llava_st_ros.engine.manifest import check_files, read_manifest
 from llava_st_ros.errors import CheckpointError, EngineError
-from llava_st_ros.export import onnx as onnx_files
-from llava_st_ros.export.engine_directory import export_checkpoint, verify
+from llava_st_ros.export import onnx_export
+from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint, verify
 from llava_st_ros.export.inspection import inspect_graph
 from llava_st_ros.export.plan import make_plan
 from llava_st_ros.export.target import read_target
@@ -29,27 +31,27 @@ from llava_st_ros.model.tensor_files import find_tensors
 from llava_st_ros.records import Frame, Query, Task
 from support.seven_b import narrow_7b
 
-SHARD, ASIDE = 6 << 20, 2 << 20  # bytes
+SHARD_BYTES, EXTERNAL_BYTES = 6 << 20, 2 << 20
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "checkpoint"
-    write_published_layout(folder, narrow_7b(), shard_bytes=SHARD)
+    write_published_layout(folder, narrow_7b(), shard_bytes=SHARD_BYTES)
     return folder
 
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported with external data, then moved to where it runs."""
+    """Exported with external data, then moved to another folder."""
     made = tmp_path_factory.mktemp("made") / "engine"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_files, "EXTERNAL", ASIDE)
-        export_checkpoint(checkpoint, read_target("cpu"), "float32", made)
+        patch.setattr(onnx_export, "EXTERNAL_DATA_BYTES", EXTERNAL_BYTES)
+        export_checkpoint(ExportRequest(checkpoint, read_target("cpu"), "float32", made))
     return Path(shutil.move(made, tmp_path_factory.mktemp("robot") / "engine"))
 
 
-def test_the_published_files_are_read(checkpoint: Path) -> None:
+def test_published_files_are_read(checkpoint: Path) -> None:
     tensors = find_tensors(checkpoint)
     assert len(set(tensors.files.values())) > 2
     assert "model.image_newline" in tensors.files
@@ -62,28 +64,31 @@ def test_the_published_files_are_read(checkpoint: Path) -> None:
     assert (config.grid, config.slow_side, config.fast_side) == (27, 9, 3)
 
 
-def test_weights_beside_their_graphs(engine: Path, checkpoint: Path) -> None:
+def test_large_weights_are_external(engine: Path, checkpoint: Path) -> None:
     manifest = read_manifest(engine)
     assert {name for name in manifest.files if name.endswith(".data")} == {
         "vision.data",
         "packer.data",
         "language.data",
     }
-    assert max((engine / file).stat().st_size for file in manifest.graphs.values()) < 2 * ASIDE
+    assert (
+        max((engine / file).stat().st_size for file in manifest.graphs.values())
+        < 2 * EXTERNAL_BYTES
+    )
     check_files(engine, manifest, whole=True)
-    proof, problems = verify(engine, checkpoint)
-    assert problems == [] and proof.equal_ids == 1.0
-    assert proof.values() == dict(manifest.proof)
+    proof, violations = verify(engine, checkpoint)
+    assert violations == [] and proof.equal_ids == 1.0
+    assert proof.as_dict() == dict(manifest.proof)
 
 
-def test_the_plan_knows_these_files(engine: Path) -> None:
+def test_plan_matches_the_exported_weights(engine: Path) -> None:
     plan = make_plan(open_engine(engine, "onnxruntime").config, "float32")
     for name, size in plan.weights.items():
         assert size == pytest.approx(inspect_graph(engine / f"{name}.onnx")["weights"], rel=5e-3)
         assert size == pytest.approx((engine / f"{name}.data").stat().st_size, rel=5e-3)
 
 
-def test_it_answers_as_the_checkpoint_does(engine: Path, checkpoint: Path) -> None:
+def test_engine_gives_the_checkpoints_answers(engine: Path, checkpoint: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10, 30, 40, 3), np.uint8)
     answers = []
@@ -101,20 +106,22 @@ def test_it_answers_as_the_checkpoint_does(engine: Path, checkpoint: Path) -> No
     assert not any(answer.problems for answer in answers[1])
 
 
-@pytest.mark.parametrize("change", ["cut", "gone", "exchanged"])
-def test_damaged_external_data_is_refused(engine: Path, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["truncated", "missing", "changed"])
+def test_damaged_external_data_is_rejected(engine: Path, tmp_path: Path, change: str) -> None:
     copy = Path(shutil.copytree(engine, tmp_path / "copy"))
     data = copy / "packer.data"
-    whole = data.read_bytes()
+    content = data.read_bytes()
     data.unlink()
-    if change != "gone":
-        data.write_bytes(whole[:-1] if change == "cut" else bytes([whole[0] ^ 1]) + whole[1:])
+    if change == "truncated":
+        data.write_bytes(content[:-1])
+    elif change == "changed":
+        data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     with pytest.raises(EngineError, match=r"packer\.data") as error:
         load_backend(copy)
     assert "\n" not in str(error.value)
 
 
-def test_an_even_region_without_a_tokenizer(tmp_path: Path) -> None:
+def test_even_temporal_region_without_a_tokenizer(tmp_path: Path) -> None:
     narrow = narrow_7b()
     config = narrow_7b(
         vision=replace(narrow.vision, num_layers=1),
@@ -124,8 +131,8 @@ def test_an_even_region_without_a_tokenizer(tmp_path: Path) -> None:
         compat="paper",
     )
     folder, engine = tmp_path / "checkpoint", tmp_path / "engine"
-    write_published_layout(folder, config, shard_bytes=SHARD, tokenizer=False)
-    proof = export_checkpoint(folder, read_target("cpu"), "float32", engine)
+    write_published_layout(folder, config, shard_bytes=SHARD_BYTES, tokenizer=False)
+    proof = export_checkpoint(ExportRequest(folder, read_target("cpu"), "float32", engine))
     assert proof.equal_ids == 1.0
     opened = open_engine(engine, "onnxruntime")
     assert opened.config == config and opened.tokenizer is None

@@ -1,4 +1,4 @@
-"""What TensorRT versions take: our own graphs all of it, and what they do not is told by node."""
+"""Operator support of TensorRT versions: all exported graphs pass, and other nodes are named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import EngineError
 from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME
 from llava_st_ros.export.target import parse_version, read_target, target_names
-from llava_st_ros.export.tensorrt.operators import FACTS, check, unsupported
+from llava_st_ros.export.tensorrt.operators import OPERATORS_FILE, check_operators, find_unsupported
 
 OLDEST, THOR, NEWEST = (10, 3), (10, 13), (11, 5)
 FLOAT, INT64, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.DOUBLE
@@ -33,7 +33,7 @@ def graph_file(
     weights: Sequence[onnx.TensorProto] = (),
     functions: Sequence[onnx.FunctionProto] = (),
 ) -> Path:
-    """A graph of one node, with inputs (name, type, sizes) and an output of any size."""
+    """Write a graph of one node, with inputs (name, type, sizes) and an output of any size."""
     rank = [None] * len(inputs[0][2])
     graph = helper.make_graph(
         [node],
@@ -52,30 +52,35 @@ def node(operator: str, inputs: Sequence[str], **attributes: object) -> onnx.Nod
     return helper.make_node(operator, list(inputs), ["y"], name="the_node", **attributes)
 
 
-def test_our_graphs_are_of_every_targets_operators(random_engine: Path) -> None:
+def test_exported_graphs_are_supported_by_every_target(random_engine: Path) -> None:
     versions = {read_target(name).tensorrt for name in target_names()} - {None}
     assert min(versions) == OLDEST
     for file in read_manifest(random_engine).graphs.values():
         for version in (*versions, NEWEST):
-            assert unsupported(random_engine / file, version) == []
+            assert find_unsupported(random_engine / file, version) == []
 
 
-# Each a node that TensorRT 10.3 lacks in some way, what is said of it, and whether 11.5 takes it.
+# A node that TensorRT 10.3 does not support, its weights, the message, whether 11.5 supports it.
 X = [("x", FLOAT, (1, 2, 8, 16))]
 CASES = {
     "operator of 10.15": (
         (node("RMSNormalization", "xs"), X, FLOAT, 23),
         [helper.make_tensor("s", FLOAT, [16], [1.0] * 16)],
-        "no operator of TensorRT 10.3, but from 10.15 on",
+        "not an operator of TensorRT 10.3 (added in 10.15)",
         True,
     ),
     "operator of 10.14": (
         (node("Attention", "xxx"), X, FLOAT, 23),
         [],
-        "no operator of TensorRT 10.3, but from 10.14 on",
+        "not an operator of TensorRT 10.3 (added in 10.14)",
         True,
     ),
-    "operator of none": ((node("Det", "x"), X, FLOAT, 20), [], "no operator of TensorRT", False),
+    "operator of no version": (
+        (node("Det", "x"), X, FLOAT, 20),
+        [],
+        "not an operator of TensorRT",
+        False,
+    ),
     "double": (
         (node("Add", "xx"), [("x", DOUBLE, (2,))], DOUBLE, 20),
         [],
@@ -88,7 +93,7 @@ CASES = {
         "string x",
         False,
     ),
-    "type that the operator lacks": (
+    "unsupported type": (
         (node("Sin", "x"), [("x", INT64, (2,))], INT64, 20),
         [],
         "int64 x",
@@ -100,13 +105,13 @@ CASES = {
         "int64 e",
         True,
     ),
-    "axes that are computed": (
+    "computed axes": (
         (node("Unsqueeze", "xa"), [*X, ("a", INT64, (1,))], FLOAT, 20),
         [],
-        "axes a is no constant",
+        "axes a is not a constant",
         True,
     ),
-    "axes let out": (
+    "missing axes": (
         (node("Squeeze", "x"), [("x", FLOAT, (1,))], FLOAT, 20),
         [],
         "no axes",
@@ -116,41 +121,43 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_version_lacks_is_told_by_node(case: str, tmp_path: Path) -> None:
-    (one, inputs, output, opset), weights, says, later = CASES[case]
+def test_unsupported_nodes_are_named(case: str, tmp_path: Path) -> None:
+    (one, inputs, output, opset), weights, message, later = CASES[case]
     path = graph_file(tmp_path / "g.onnx", one, inputs, output, opset=opset, weights=weights)
-    found = [str(problem) for problem in unsupported(path, OLDEST)]
-    assert any(text.startswith(f"the_node ({one.op_type})") and says in text for text in found), (
-        found
-    )
-    assert (not unsupported(path, NEWEST)) == later
+    found = [str(problem) for problem in find_unsupported(path, OLDEST)]
+    assert any(
+        text.startswith(f"the_node ({one.op_type})") and message in text for text in found
+    ), found
+    assert (not find_unsupported(path, NEWEST)) == later
     with pytest.raises(EngineError, match="the_node") as error:
-        check(path, OLDEST)
+        check_operators(path, OLDEST)
     assert "\n" not in str(error.value) and "10.3" in str(error.value)
 
 
-def test_the_opset_is_looked_at(tmp_path: Path) -> None:
+def test_opset_is_checked(tmp_path: Path) -> None:
     path = graph_file(tmp_path / "g.onnx", node("Relu", "x"), X, opset=23)
-    assert [problem.why for problem in unsupported(path, THOR)] == ["opset 23, of 9 to 21"]
-    assert unsupported(path, (10, 16)) == []
+    assert [problem.reason for problem in find_unsupported(path, THOR)] == [
+        "opset 23; expected 9 to 21"
+    ]
+    assert find_unsupported(path, (10, 16)) == []
 
 
 def test_plugins_and_local_functions(tmp_path: Path) -> None:
     alone = node(NAME, "xxx", domain=DOMAIN)
     path = graph_file(tmp_path / "plugin.onnx", alone, X)
-    assert [problem.operator for problem in unsupported(path, OLDEST)] == [NAME]
-    assert unsupported(path, OLDEST, {NAME}) == []
-    # A function is read where it is called: what its body holds is what counts.
+    assert [problem.operator for problem in find_unsupported(path, OLDEST)] == [NAME]
+    assert find_unsupported(path, OLDEST, {NAME}) == []
+    # A local function is inlined: the operators of its body count.
     body = helper.make_function(
         DOMAIN, NAME, list("abc"), ["d"], [helper.make_node("Det", ["a"], ["d"], name="inside")],
         [helper.make_opsetid("", 20)],
     )  # fmt: skip
     path = graph_file(tmp_path / "function.onnx", alone, X, functions=[body])
-    (problem,) = unsupported(path, OLDEST)
+    (problem,) = find_unsupported(path, OLDEST)
     assert problem.operator == "Det"
 
 
-def test_branches_are_read(tmp_path: Path) -> None:
+def test_branches_are_checked(tmp_path: Path) -> None:
     def branch(operator: str) -> onnx.GraphProto:
         out = helper.make_tensor_value_info("o", FLOAT, None)
         inner = helper.make_node(operator, ["x"], ["o"], name=f"in_{operator}")
@@ -159,28 +166,28 @@ def test_branches_are_read(tmp_path: Path) -> None:
     inputs = [("c", TensorProto.BOOL, ()), *X]
     choice = node("If", "c", then_branch=branch("Relu"), else_branch=branch("Det"))
     path = graph_file(tmp_path / "g.onnx", choice, inputs)
-    assert [problem.node for problem in unsupported(path, NEWEST)] == ["in_Det"]
+    assert [problem.node for problem in find_unsupported(path, NEWEST)] == ["in_Det"]
 
 
-def test_many_problems_are_one_line_and_no_graph_too(tmp_path: Path) -> None:
+def test_many_problems_and_unreadable_files_give_one_line(tmp_path: Path) -> None:
     nodes = [helper.make_node("Det", ["x"], [f"y{i}"], name=f"n{i}") for i in range(7)]
     ends = [helper.make_tensor_value_info(*X[0])], [helper.make_tensor_value_info("y0", FLOAT, [])]
     imports = [helper.make_opsetid("", 20)]
     model = helper.make_model(helper.make_graph(nodes, "many", *ends), opset_imports=imports)
     onnx.save(model, tmp_path / "g.onnx")
     with pytest.raises(EngineError, match=r"n0 .* n4 .* and 2 more"):
-        check(tmp_path / "g.onnx", NEWEST)
+        check_operators(tmp_path / "g.onnx", NEWEST)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no protobuf")
     for path in (broken, tmp_path / "absent.onnx"):
         with pytest.raises(EngineError) as error:
-            check(path, OLDEST)
+            check_operators(path, OLDEST)
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("case", ["operator of none", "strings", "integer exponent"])
+@pytest.mark.parametrize("case", ["operator of no version", "strings", "integer exponent"])
 def test_tensorrts_own_parser_agrees(case: str, tmp_path: Path) -> None:
-    """That of TensorRT for RTX, which is of 11: in a process of its own, as it may end it."""
+    """Runs the parser of TensorRT for RTX 11 in a subprocess, because it may abort."""
     (one, inputs, output, opset), weights, _, later = CASES[case]
     path = graph_file(tmp_path / "g.onnx", one, inputs, output, opset=opset, weights=weights)
     script = (
@@ -193,21 +200,21 @@ def test_tensorrts_own_parser_agrees(case: str, tmp_path: Path) -> None:
     assert (done.returncode == 0) == later, done
 
 
-def test_the_facts_name_operators_that_tensorrt_knows() -> None:
-    """Asked of the parser of TensorRT for RTX, one operator at a time."""
+def test_listed_operators_exist_in_tensorrt() -> None:
+    """Compares with the parser of TensorRT for RTX."""
     tensorrt = load_tensorrt("tensorrt_rtx")
     logger = tensorrt.Logger(tensorrt.Logger.INTERNAL_ERROR)
     parser = tensorrt.OnnxParser(tensorrt.Builder(logger).create_network(0), logger)
-    facts = yaml.safe_load(FACTS.read_text())
-    unknown = {name for name in facts["operators"] if not parser.supports_operator(name)}
-    # By plugins, which TensorRT for RTX does not have.
+    support = yaml.safe_load(OPERATORS_FILE.read_text())
+    unknown = {name for name in support["operators"] if not parser.supports_operator(name)}
+    # TensorRT implements these two as plugins, which TensorRT for RTX does not have.
     assert unknown == {"DFT", "DeformConv"}
     assert parser.supports_operator("Det") is False
-    for rows in (*facts["inputs"], *facts["constant"], *facts["given"]):
-        assert rows in facts["operators"]
+    for rows in (*support["inputs"], *support["constant"], *support["given"]):
+        assert rows in support["operators"]
 
 
-def test_versions() -> None:
+def test_versions_are_parsed() -> None:
     assert [parse_version(v) for v in ("10.3", "10.16.1.11", "11.4.1")] == [
         (10, 3),
         (10, 16),

@@ -1,4 +1,4 @@
-"""The plan's sizes against files that were exported, and its arithmetic against the formulas."""
+"""The plan's sizes agree with exported files, and its costs with closed formulas."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ import pytest
 
 from llava_st_ros.checkpoint_config import read_config, read_json
 from llava_st_ros.cli.__main__ import main
-from llava_st_ros.cli.export_plan import OFFICIAL
+from llava_st_ros.cli.export_plan import PUBLISHED
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.export.inspection import inspect_graph
-from llava_st_ros.export.plan import GEOMETRIES, PRECISIONS, Board, Stage, boards, make_plan
+from llava_st_ros.export.plan import (
+    GEOMETRIES,
+    PRECISIONS,
+    Board,
+    GraphCost,
+    make_plan,
+    read_boards,
+)
 from llava_st_ros.export.target import read_target, target_names
 
 
 @pytest.fixture(scope="module")
-def official():
-    config = read_config(read_json(GEOMETRIES / f"{OFFICIAL}.json"), {})
+def published():
+    config = read_config(read_json(GEOMETRIES / f"{PUBLISHED}.json"), {})
     return config, {name: make_plan(config, name) for name in PRECISIONS}
 
 
-def test_weights_and_cache_are_those_of_real_files(random_engine: Path) -> None:
+def test_weights_and_cache_match_an_exported_engine(random_engine: Path) -> None:
     config = read_config(read_json(random_engine / "config.json"), {})
     plan = make_plan(config, "float32")
     for name, size in plan.weights.items():
-        # A graph holds its shapes' constants too, and of equal weights (zero biases) only one.
+        # A file also holds shape constants, and stores equal weights (zero biases) once.
         real = inspect_graph(random_engine / f"{name}.onnx")["weights"]
         assert size == pytest.approx(real, rel=0.03), name
     heads = config.language.num_key_value_heads
@@ -35,12 +42,12 @@ def test_weights_and_cache_are_those_of_real_files(random_engine: Path) -> None:
     assert plan.frames == 2 * 20 * 64 * 32 * 4
 
 
-def test_the_published_model(official) -> None:
-    config, plans = official
+def test_published_model_matches_its_formulas(published) -> None:
+    config, plans = published
     assert (config.num_fast_tokens, config.num_slow_tokens) == (900, 1620)
     half, four, single = (plans[name] for name in ("float16", "int4", "float32"))
     layer = 3584 * (3584 * 2 + 512 * 2 + 18944 * 3)
-    # Matrices of 28 layers, table and head of 151,960 rows; norms and biases are the small rest.
+    # Matrices of 28 layers, table and head of 151,960 rows; norms and biases are negligible.
     assert half.weights["language"] == pytest.approx(2 * (28 * layer + 2 * 151960 * 3584), rel=1e-3)
     assert four.weights["language"] == pytest.approx(
         28 * layer * (0.5 + 2 / 128) + 2 * 2 * 151960 * 3584, rel=1e-3
@@ -48,19 +55,19 @@ def test_the_published_model(official) -> None:
     assert four.weights["vision"] == half.weights["vision"]
     assert single.weights["language"] == pytest.approx(2 * half.weights["language"], rel=1e-3)
     assert half.cache == 2 * 28 * 4 * 128 * 2 * half.positions
-    decode = half.stages[-1]
+    decode = half.costs[-1]
     assert decode.flops == pytest.approx(2 * (28 * layer + 151960 * 3584), rel=0.1)
     keys = 2 * 28 * 4 * 128 * 2 * (half.positions - 1024)
-    read = 2 * (28 * layer + 151960 * 3584) + keys  # of the table a row
+    read = 2 * (28 * layer + 151960 * 3584) + keys  # one row of the table
     assert decode.moved == pytest.approx(read, rel=0.01)
-    # A packer's keys and values alone: two products a token, 1.37 TFLOP (docs/architecture.md).
-    pack = half.stages[1]
+    # The packer's keys and values alone are two products per token, 1.37 TFLOP.
+    pack = half.costs[1]
     assert 1.37e12 < pack.flops < 2.2e12
 
 
-def test_what_fits_where(official) -> None:
-    _, plans = official
-    by_name = {board.name: board for board in boards()}
+def test_precision_decides_which_boards_fit(published) -> None:
+    _, plans = published
+    by_name = {board.name: board for board in read_boards()}
     assert not plans["float16"].fits(by_name["orin_nx_16gb"])
     assert plans["float16"].fits(by_name["agx_orin_64gb"])
     assert plans["int4"].fits(by_name["orin_nx_16gb"])
@@ -68,17 +75,17 @@ def test_what_fits_where(official) -> None:
     assert plans["int4"].running < plans["int8"].running < plans["float16"].running
 
 
-def test_the_roofline() -> None:
+def test_roofline_is_the_slower_of_arithmetic_and_traffic() -> None:
     board = Board("b", 8, bandwidth=100, tflops=10)
-    assert Stage("arithmetic", 10**13, 10**9, 0).seconds(board) == pytest.approx(1.0)
-    assert Stage("traffic", 10**9, 2e11, 0).seconds(board) == pytest.approx(2.0)
+    assert GraphCost("arithmetic", 10**13, 10**9, 0).min_seconds(board) == pytest.approx(1.0)
+    assert GraphCost("traffic", 10**9, 2e11, 0).min_seconds(board) == pytest.approx(2.0)
 
 
-def test_a_target_shows_its_boards(
+def test_target_selects_its_boards(
     random_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = {name: read_target(name).boards for name in target_names()}
-    known = {board.name for board in boards()}
+    known = {board.name for board in read_boards()}
     assert set().union(*named.values()) == known
     arguments = ["export", "plan", "--json", "--model", str(random_checkpoint)]
     for wanted, before in ((["--target", "jetson_thor"], []), ([], ["--target", "jetson_thor"])):
@@ -91,7 +98,7 @@ def test_a_target_shows_its_boards(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_precision_that_the_target_lacks(
+def test_unoffered_precision_is_reported(
     random_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PRECISIONS, "int3", PRECISIONS["int4"])
@@ -102,7 +109,7 @@ def test_a_precision_that_the_target_lacks(
     assert "does not offer" not in capsys.readouterr().out
 
 
-def test_the_command_line(
+def test_command_line(
     random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "plan", "--precision", "int4"]) == 0

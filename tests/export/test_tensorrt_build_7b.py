@@ -1,5 +1,7 @@
-"""TensorRT for RTX builds the published 7B's vision tower and packer, without a GPU: every width
-and the number of layers are the published ones, weights are random."""
+"""TensorRT for RTX builds the published 7B's vision tower and packer, without a GPU.
+
+All widths and the number of layers are the published ones; the weights are random.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from benchmarks.published_layout import published_geometry
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
-from llava_st_ros.export import onnx as onnx_files
-from llava_st_ros.export.graphs.region_attention import decomposed
+from llava_st_ros.export import onnx_export
+from llava_st_ros.export.graphs.region_attention import decompose
 from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.profiles import profiles
 from llava_st_ros.model.llava_st import LlavaST
 
-ASIDE = 64 << 20  # bytes from which weights are external: both graphs' are
+EXTERNAL_BYTES = 64 << 20  # both graphs have more weights
 AHEAD = BuildSettings(compute_capabilities=("SM89",))
 
 
@@ -29,7 +31,7 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def model(config: ModelConfig) -> LlavaST:
-    """float16; the decoder has shapes but no memory."""
+    """In float16; the decoder is on the meta device."""
     with torch.device("meta"):
         model = LlavaST(config).half()
     tables = [model.table(axis, side) for axis in Axis for side in ("input", "output")]
@@ -49,20 +51,20 @@ def model(config: ModelConfig) -> LlavaST:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vision", "packer"])
-def test_the_published_widths_are_built(
+def test_published_widths_are_built(
     config: ModelConfig,
     model: LlavaST,
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onnx_files, "EXTERNAL", ASIDE)
-    graph = next(graph for graph in onnx_files.graphs(model) if graph.name == name)
+    monkeypatch.setattr(onnx_export, "EXTERNAL_DATA_BYTES", EXTERNAL_BYTES)
+    spec = next(spec for spec in onnx_export.graph_specs(model) if spec.name == name)
     path, engine = tmp_path / f"{name}.onnx", tmp_path / f"{name}.engine"
-    onnx_files.write(graph, path)
-    onnx_files.rewrite(path, decomposed)
+    onnx_export.export_graph(spec, path)
+    onnx_export.transform_graph(path, decompose)
     weights = (tmp_path / f"{name}.data").stat().st_size
-    assert weights > ASIDE and path.stat().st_size < 1 << 20
+    assert weights > EXTERNAL_BYTES and path.stat().st_size < 1 << 20
     build_engine(path, engine, profiles(config)[name], AHEAD, load_tensorrt("tensorrt_rtx"))
-    # The weights were found: they are in the engine.
+    # The engine contains the external weights.
     assert engine.stat().st_size > 0.9 * weights
