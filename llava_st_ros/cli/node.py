@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The node until it is interrupted. BackendError where rclpy or the messages are missing."""
     try:
-        from llava_st_ros.ros.node import main
+        from llava_st_ros.ros.main import main
     except ImportError as error:
         raise BackendError(
             f"no ROS 2 in this environment ({error}); expected rclpy and this package's messages",

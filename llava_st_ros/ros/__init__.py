@@ -1,1 +1,1 @@
-"""The ROS 2 side: a thin lifecycle node around the Grounder; rclpy is known here only."""
+"""The ROS 2 package: a lifecycle node around the Grounder. The only package that uses rclpy."""

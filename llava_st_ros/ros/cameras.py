@@ -1,4 +1,4 @@
-"""One camera's subscription: receives, decodes, hands frames on, and says when nothing comes."""
+"""The image subscription of one camera."""
 
 from __future__ import annotations
 
@@ -13,12 +13,26 @@ from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros import qos
 from llava_st_ros.ros.intake import FrameIntake
+from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import CameraSource, NodeParameters
-from llava_st_ros.ros.throttle import Throttle
 
 
 class CameraSubscription:
-    """Subscribed from construction to ``destroy``; nothing but decoding happens in its callback."""
+    """Decodes each image in the subscription's callback and passes it on.
+
+    Subscribed from construction to ``destroy``.
+
+    Args:
+        node: The node that subscribes.
+        source: The camera.
+        parameters: The node's parameters.
+        on_frame: Called with each frame.
+        throttle: Limits the warnings about dropped frames and missing images.
+
+    Attributes:
+        topic: The resolved image topic.
+        last_problem: Why the last bad message was dropped; empty if there was none.
+    """
 
     def __init__(
         self,
@@ -26,43 +40,43 @@ class CameraSubscription:
         source: CameraSource,
         parameters: NodeParameters,
         on_frame: Callable[[Frame], None],
-        throttle: Throttle,
+        throttle: LogThrottle,
     ) -> None:
         self.source = source
         self.intake = FrameIntake(source.name, parameters.max_frame_rate)
-        self.problem = ""  # the last bad message's
+        self.last_problem = ""
         self._node, self._on_frame, self._throttle = node, on_frame, throttle
         self._logger = node.get_logger()
-        self._since = time.monotonic()
-        self._arrival: float | None = None
+        self._subscribed_at = time.monotonic()
+        self._last_arrival: float | None = None
         self.topic = node.resolve_topic_name(source.topic) + source.suffix
-        profile = qos.images(parameters.image_reliability)
+        profile = qos.image_profile(parameters.image_reliability)
         self._subscription = node.create_subscription(
             CompressedImage if source.compressed else Image,
             self.topic,
             self._receive,
             profile,
-            # One at a time and in order for a camera, while other cameras go on beside it.
+            # One group per camera: its images in order, in parallel with the other cameras.
             callback_group=MutuallyExclusiveCallbackGroup(),
             event_callbacks=qos.subscription_events(node, self.topic, profile, self._warn_qos),
         )
 
     @property
-    def publishers(self) -> int:
-        """How many publishers the topic has."""
+    def publisher_count(self) -> int:
+        """The number of publishers of the topic."""
         return self._node.count_publishers(self.topic)
 
     @property
     def silence(self) -> float:
-        """Seconds since the last message, or since the subscription began."""
-        since = self._since if self._arrival is None else self._arrival
+        """Seconds since the last message, or since the subscription was made."""
+        since = self._subscribed_at if self._last_arrival is None else self._last_arrival
         return time.monotonic() - since
 
-    def complain_of_silence(self, seconds: float) -> None:
-        """Log, at a bounded rate, that nothing has come for ``seconds``."""
+    def warn_if_silent(self, seconds: float) -> None:
+        """Log a throttled warning if no message has arrived for ``seconds``."""
         if self.silence < seconds:
             return
-        count = self.publishers
+        count = self.publisher_count
         self._throttle(
             self._logger.warning,
             f"silence {self.topic}",
@@ -73,11 +87,11 @@ class CameraSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _receive(self, message: Image | CompressedImage) -> None:
-        self._arrival = time.monotonic()
+        self._last_arrival = time.monotonic()
         try:
             frame = self.intake.read(message)
         except FrameError as error:
-            self.problem = str(error)
+            self.last_problem = str(error)
             self._throttle(
                 self._logger.warning,
                 f"bad image {self.topic}",
@@ -88,5 +102,5 @@ class CameraSubscription:
             self._on_frame(frame)
 
     def _warn_qos(self, line: str) -> None:
-        # Not throttled: it comes once for each publisher, and it is never noise.
+        # Not throttled: the event occurs once per publisher.
         self._logger.warning(line)

@@ -23,12 +23,12 @@ from llava_st_ros.records import (
 
 
 def stamp_from_msg(time: Time) -> int:
-    """builtin_interfaces/Time -> nanoseconds."""
+    """Convert a time to nanoseconds."""
     return int(time.sec) * NANOSECONDS + int(time.nanosec)
 
 
 def stamp_to_msg(stamp: int) -> Time:
-    """Nanoseconds -> builtin_interfaces/Time."""
+    """Convert nanoseconds to a time."""
     seconds, nanoseconds = divmod(stamp, NANOSECONDS)
     return Time(sec=seconds, nanosec=nanoseconds)
 
@@ -38,7 +38,7 @@ def header(stamp: int, frame_id: str) -> Header:
 
 
 def box_to_msg(box: Box, width: int, height: int) -> msg.Box:
-    """A box in [0, 1] -> pixels of a width x height image."""
+    """Convert a box in [0, 1] to pixels of a width x height image."""
     x_min, y_min, x_max, y_max = box.to_pixels(width, height)
     return msg.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
 
@@ -69,7 +69,14 @@ def track_to_msg(track: Track) -> msg.GroundedTrack:
 def tracks_to_msg(
     tracks: Sequence[Track], camera: str, stamp: int, frame_id: str
 ) -> msg.GroundedTrackArray:
-    """One camera's tracks; ``stamp`` (ns) and ``frame_id`` are used where there is no track."""
+    """Convert the tracks of one camera.
+
+    Args:
+        tracks: The tracks; may be empty.
+        camera: The camera.
+        stamp: Nanoseconds, for the header of an array without tracks.
+        frame_id: For the header of an array without tracks.
+    """
     newest = max(tracks, key=lambda track: track.stamp, default=None)
     return msg.GroundedTrackArray(
         header=header(newest.stamp, newest.frame_id) if newest else header(stamp, frame_id),
@@ -93,7 +100,7 @@ def event_to_msg(event: Event) -> msg.GroundedEvent:
 
 
 def answer_to_msg(grounding: Grounding) -> msg.Answer:
-    """What the model said, its time tokens as stamps of the window's frames."""
+    """Convert an answer, raw and mapped to the stamps of the window."""
     answer, width, height = grounding.answer, grounding.width, grounding.height
     spans = [Segment(grounding.span, "")] if grounding.span else []
     return msg.Answer(
@@ -118,7 +125,7 @@ def answer_to_msg(grounding: Grounding) -> msg.Answer:
 
 
 def query_to_msg(query: Query) -> msg.Query:
-    """A query -> its message; a box is given in pixels of an image of 1 x 1, for any camera."""
+    """Convert a query. Its box is given in pixels of a 1 x 1 image, which fits any camera."""
     return msg.Query(
         id=query.id,
         text=query.text,
@@ -134,29 +141,34 @@ def query_to_msg(query: Query) -> msg.Query:
 
 
 def query_from_msg(message: msg.Query, query_id: str, default_period: float) -> Query:
-    """A message -> a query named ``query_id``; ``default_period`` s where it gives none.
+    """Convert a message to a query.
+
+    Args:
+        message: The query; its id is ignored.
+        query_id: The id of the result.
+        default_period: Seconds, for a message with the period 0.
 
     Raises:
-        QueryError: A value is not valid, see ``records.Query``.
+        QueryError: A value is not valid; see ``records.Query``.
     """
     return Query(
         id=query_id,
         text=message.text,
-        task=task_named(message.task),
+        task=parse_task(message.task),
         cameras=tuple(message.cameras),
         period=message.period or default_period,
         expiry=message.expiry or None,
-        span=span_of_fractions(message.span),
+        span=parse_span(message.span),
         box=_box_from_msg(message),
     )
 
 
-def task_named(name: str) -> Task:
-    """The task of a name in any case; STVG if it is empty. Raises QueryError."""
+def parse_task(name: str) -> Task:
+    """Return the task of a name in any case; STVG if it is empty. Raises QueryError."""
     return Task.parse(name) if name.strip() else Task.STVG
 
 
-def span_of_fractions(values: Sequence[float]) -> tuple[float, float] | None:
+def parse_span(values: Sequence[float]) -> tuple[float, float] | None:
     """Convert [] to None, [start] to (start, 1.0) and [start, end] to a pair.
 
     Raises:
@@ -169,7 +181,7 @@ def span_of_fractions(values: Sequence[float]) -> tuple[float, float] | None:
     return float(values[0]), float(values[1]) if len(values) > 1 else 1.0
 
 
-def box_of_fractions(values: Sequence[float]) -> Box:
+def parse_box(values: Sequence[float]) -> Box:
     """Convert [x1, y1, x2, y2] to a box. Raises QueryError for another number of values."""
     if len(values) != 4:
         raise QueryError(f"box has {len(values)} values; expected x1, y1, x2, y2")
@@ -182,8 +194,8 @@ def _box_from_msg(message: msg.Query) -> Box | None:
     box, width, height = message.box[0], message.image_width, message.image_height
     if not (width and height):
         raise QueryError(
-            "a box without image_width and image_height; "
-            "expected the size of the image that it refers to"
+            "the query has a box without image_width and image_height; "
+            "expected the size of the image that the box refers to"
         )
     return Box.from_pixels((box.x_min, box.y_min, box.x_max, box.y_max), width, height)
 

@@ -1,4 +1,4 @@
-"""What goes to /diagnostics: rates, drops, latency from the stamp, the queue, the model."""
+"""The contents of /diagnostics: image rates, dropped frames, latency and the model."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from llava_st_ros.ros.intake import IntakeCounts
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Seconds measured since the last look."""
+class DurationSummary:
+    """Number, mean and maximum of measured durations, in seconds."""
 
     count: int = 0
     mean: float = 0.0
-    largest: float = 0.0
+    maximum: float = 0.0
 
     def __str__(self) -> str:
         if not self.count:
             return "none"
-        return f"mean {self.mean:.3f} s, max {self.largest:.3f} s over {self.count}"
+        return f"mean {self.mean:.3f} s, max {self.maximum:.3f} s over {self.count}"
 
 
-class Meter:
-    """Collects seconds in one thread, gives their spread in another and begins anew."""
+class DurationMeter:
+    """Collects durations; one thread may add them while another takes their summary."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,46 +37,66 @@ class Meter:
         with self._lock:
             self._values.append(seconds)
 
-    def take(self) -> Spread:
+    def take(self) -> DurationSummary:
+        """Return the summary since the last call, and start over."""
         with self._lock:
             values, self._values = self._values, []
-        return Spread(len(values), sum(values) / len(values), max(values)) if values else Spread()
+        if not values:
+            return DurationSummary()
+        return DurationSummary(len(values), sum(values) / len(values), max(values))
 
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """One camera at one moment; ``before`` holds the counts of ``interval`` seconds ago."""
+    """The state of one camera.
+
+    Attributes:
+        name: The camera.
+        topic: Its image topic.
+        publishers: Number of publishers of the topic.
+        silence: Seconds since the last message.
+        counts: Message counts now.
+        previous: Message counts ``interval`` seconds ago.
+        interval: Seconds.
+        last_problem: Why the last bad message was dropped; empty if there was none.
+    """
 
     name: str
     topic: str
     publishers: int
     silence: float
     counts: IntakeCounts
-    before: IntakeCounts
+    previous: IntakeCounts
     interval: float
-    problem: str = ""
+    last_problem: str = ""
 
     @property
     def rate(self) -> float:
-        """Messages a second."""
-        return (self.counts.received - self.before.received) / max(self.interval, 1e-9)
+        """Messages per second."""
+        return (self.counts.received - self.previous.received) / max(self.interval, 1e-9)
 
     @property
     def new_drops(self) -> int:
-        return self.counts.dropped - self.before.dropped
+        return self.counts.dropped - self.previous.dropped
 
 
 def camera_status(node: str, health: CameraHealth, silence_limit: float) -> DiagnosticStatus:
-    """WARN where a camera is silent for ``silence_limit`` seconds or sends bad images."""
+    """Return a camera's status: WARN if it sends no images or bad ones, else OK.
+
+    Args:
+        node: Fully qualified name of the node.
+        health: The camera's state.
+        silence_limit: Seconds without a message after which the camera counts as silent.
+    """
     level, message = DiagnosticStatus.OK, f"{health.rate:.1f} Hz"
     if health.silence > silence_limit:
         level = DiagnosticStatus.WARN
         message = f"waiting for images on {health.topic} ({health.publishers} publishers)"
     elif health.new_drops:
         level = DiagnosticStatus.WARN
-        message = f"{health.new_drops} bad images: {health.problem}"
+        message = f"{health.new_drops} bad images: {health.last_problem}"
     counts = health.counts
-    return status(
+    return make_status(
         f"{node}: camera {health.name}",
         level,
         message,
@@ -85,30 +105,29 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
             "publishers": health.publishers,
             "rate (Hz)": f"{health.rate:.2f}",
             "received": counts.received,
-            "skipped for the frame rate": counts.skipped,
+            "skipped by max_frame_rate": counts.skipped,
             "dropped, unreadable": counts.unreadable,
             "dropped, wrong size": counts.resized,
             "dropped, no stamp": counts.unstamped,
-            "since the last image (s)": f"{health.silence:.1f}",
-            "last problem": health.problem or "none",
+            "time since last image (s)": f"{health.silence:.1f}",
+            "last problem": health.last_problem or "none",
         },
     )
 
 
-def status(
-    name: str, level: bytes, message: str, values: Mapping[str, object], hardware: str = ""
+def make_status(
+    name: str, level: bytes, message: str, values: Mapping[str, object], hardware_id: str = ""
 ) -> DiagnosticStatus:
-    """One line of /diagnostics."""
     return DiagnosticStatus(
         name=name,
         level=level,
         message=message,
-        hardware_id=hardware,
+        hardware_id=hardware_id,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
 
 
-def array(stamp: Time, statuses: Iterable[DiagnosticStatus]) -> DiagnosticArray:
+def make_array(stamp: Time, statuses: Iterable[DiagnosticStatus]) -> DiagnosticArray:
     message = DiagnosticArray(status=list(statuses))
     message.header.stamp = stamp
     return message

@@ -1,46 +1,64 @@
-"""The action ``~/ground``: one question now, the answer token by token, cancellable."""
+"""The action ``~/ground``: a one-shot query with token-by-token feedback and cancellation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 
 from llava_st_ros import action
-from llava_st_ros.errors import LlavaStError, QueryError
+from llava_st_ros.errors import BackendError, LlavaStError
 from llava_st_ros.ros import conversions
-from llava_st_ros.ros.control import GetWorker, query_of
 from llava_st_ros.ros.parameters import NodeParameters
+from llava_st_ros.ros.queries import check_camera, make_query
+from llava_st_ros.ros.services import GetWorker
 from llava_st_ros.ros.worker import MAX_PENDING
 
-# Threads an executor needs so that a goal waiting for its answer blocks nothing else: the goals,
-# and some for images, services and timers.
+# Each pending goal blocks a thread. The rest is for images, services, timers and cancellation.
 EXECUTOR_THREADS = 2 * MAX_PENDING + 4
 
 
 class GroundAction:
-    """The action server. Each goal waits in an executor's thread while the worker answers it."""
+    """The action server. Each goal waits in an executor thread while the worker answers it."""
 
     def __init__(
-        self, node: LifecycleNode, worker: GetWorker, parameters: Callable[[], NodeParameters]
+        self,
+        node: LifecycleNode,
+        get_worker: GetWorker,
+        get_parameters: Callable[[], NodeParameters],
     ) -> None:
-        self._worker, self._parameters = worker, parameters
+        self._node = node
+        self._get_worker, self._get_parameters = get_worker, get_parameters
         self._logger = node.get_logger()
+        # rclpy marks a goal as canceling after the cancel callback has returned. The guard
+        # condition shares the server's group, so that its callback runs after that. (Goals are
+        # executed as tasks, outside the group.)
+        group = MutuallyExclusiveCallbackGroup()
+        self._cancel_requested = node.create_guard_condition(self._check_cancelled, group)
         self._server = ActionServer(
             node,
             action.Ground,
             "~/ground",
             self._execute,
-            # Cancelling must get through while a goal is being executed.
-            callback_group=ReentrantCallbackGroup(),
-            cancel_callback=lambda _: CancelResponse.ACCEPT,
+            callback_group=group,
+            cancel_callback=self._on_cancel,
         )
 
     def destroy(self) -> None:
         self._server.destroy()
+        self._node.destroy_guard_condition(self._cancel_requested)
+
+    def _on_cancel(self, _: ServerGoalHandle) -> CancelResponse:
+        self._cancel_requested.trigger()
+        return CancelResponse.ACCEPT
+
+    def _check_cancelled(self) -> None:
+        with suppress(BackendError):  # no worker, so no goal waits for one
+            self._get_worker().check_cancelled()
 
     def _execute(self, goal: ServerGoalHandle) -> action.Ground.Result:
         result = action.Ground.Result()
@@ -49,7 +67,7 @@ class GroundAction:
         except LlavaStError as error:
             result.message = str(error)
         except Exception as error:
-            self._logger.error(f"{goal.request.query.text!r} failed: {error!r}")
+            self._logger.error(f"query {goal.request.query.text!r} failed: {error!r}")
             result.message = f"{type(error).__name__}: {error}"
         if goal.is_cancel_requested:
             goal.canceled()
@@ -61,18 +79,17 @@ class GroundAction:
         return result
 
     def _ask(self, goal: ServerGoalHandle, result: action.Ground.Result) -> None:
-        parameters, worker = self._parameters(), self._worker()
-        query = query_of(goal.request.query, parameters)
+        parameters, worker = self._get_parameters(), self._get_worker()
+        query = make_query(goal.request.query, parameters)
         camera = goal.request.camera or None
-        cameras = [source.name for source in parameters.camera_sources]
-        if camera is not None and camera not in cameras:
-            raise QueryError(f"camera {camera!r}; expected one of {', '.join(cameras)}")
-        written: list[int] = []
+        if camera is not None:
+            check_camera(camera, parameters.camera_names)
+        tokens: list[int] = []
 
         def on_token(token: int) -> None:
-            written.append(token)
-            text = worker.tokenizer.decode(written)
-            goal.publish_feedback(action.Ground.Feedback(text=text, tokens=len(written)))
+            tokens.append(token)
+            text = worker.tokenizer.decode(tokens)
+            goal.publish_feedback(action.Ground.Feedback(text=text, tokens=len(tokens)))
 
         grounding = worker.ask(
             query, camera=camera, on_token=on_token, cancelled=lambda: goal.is_cancel_requested

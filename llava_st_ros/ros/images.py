@@ -1,7 +1,6 @@
-"""One function from an image message to RGB pixels, whichever library does the work.
+"""Image messages to RGB pixels, with cv_bridge where it is installed, else NumPy and OpenCV.
 
-ROS 2's cv_bridge converts where it is installed; NumPy and OpenCV where it is not (the wheels have
-none). What is accepted and what is refused is decided here, the same for both.
+Which images are accepted does not depend on the library. (The ROS wheels have no cv_bridge.)
 """
 
 from __future__ import annotations
@@ -16,11 +15,17 @@ from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
 
 
 def to_rgb(message: Image | CompressedImage) -> np.ndarray:
-    """An image message -> RGB uint8 [H, W, 3], owning its memory.
+    """Convert an image message to RGB.
 
-    Raw: rgb8, bgr8, mono8, rgba8, bgra8, rows padded to ``step`` or not (sensor_msgs/Image; the
-    byte order of 8 bit pixels does not matter). Compressed: what OpenCV reads, JPEG and PNG at
-    least. Raises FrameError for anything else, and for images that are empty or cut short.
+    Args:
+        message: A raw image (rgb8, bgr8, mono8, rgba8 or bgra8, with any row padding), or a
+            compressed one in a format that OpenCV reads (JPEG, PNG).
+
+    Returns:
+        uint8 [H, W, 3] that owns its memory.
+
+    Raises:
+        FrameError: The encoding is unsupported, or the image is empty or truncated.
     """
     return _BRIDGE.to_rgb(message)
 
@@ -39,12 +44,15 @@ class NumpyBridge:
 
 
 class CvBridge:
-    """The conversion with ROS 2's cv_bridge; ImportError or TypeError where there is none.
+    """The conversion with ROS 2's cv_bridge.
 
-    (A ROS 1 cv_bridge of the same name exists: it imports, but cannot read a ROS 2 message.)
-    Compressed images go to the NumPy path, which sees that a JPEG is cut short; cv_bridge would
-    give the rest in grey. So do raw rows whose ``step`` cv_bridge cannot express: it takes a row
-    for a whole number of pixels.
+    Two kinds of messages are left to NumpyBridge: compressed images, because cv_bridge fills the
+    missing part of a truncated JPEG with gray; and raw images whose ``step`` is not exactly a row
+    of pixels, which cv_bridge does not support.
+
+    Raises:
+        ImportError: There is no cv_bridge.
+        TypeError: The cv_bridge is ROS 1's, which imports but cannot read ROS 2 messages.
     """
 
     name = "cv_bridge"
@@ -59,15 +67,15 @@ class CvBridge:
             raise TypeError("this cv_bridge does not read ROS 2 images")
 
     def to_rgb(self, message: Image | CompressedImage) -> np.ndarray:
-        if isinstance(message, CompressedImage) or not self._serves(message):
+        if isinstance(message, CompressedImage) or not self._supports(message):
             return self._numpy.to_rgb(message)
         try:
             return np.array(self._bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
         except Exception as error:
-            raise FrameError((str(error)) + "; expected an image cv_bridge can read") from error
+            raise FrameError(f"cv_bridge cannot read the image: {error}") from error
 
     @staticmethod
-    def _serves(message: Image) -> bool:
+    def _supports(message: Image) -> bool:
         pixel = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4, "bgra8": 4}.get(message.encoding, 0)
         return (
             pixel > 0
@@ -79,10 +87,10 @@ class CvBridge:
 
 
 def choose_bridge() -> NumpyBridge | CvBridge:
-    """cv_bridge where a working one is installed."""
+    """Return a CvBridge if a working cv_bridge is installed, else a NumpyBridge."""
     try:
         return CvBridge()
-    except Exception:  # not installed, ROS 1's, or built for another NumPy: all the same to us
+    except Exception:  # not installed, ROS 1's, or built for another NumPy
         return NumpyBridge()
 
 
@@ -90,5 +98,5 @@ _BRIDGE = choose_bridge()
 
 
 def bridge_name() -> str:
-    """Which library converts raw images: "cv_bridge" or "numpy"; shown in the diagnostics."""
+    """Return the library that converts raw images: "cv_bridge" or "numpy"."""
     return _BRIDGE.name

@@ -1,4 +1,4 @@
-"""From a camera's messages to frames: what is bad is refused and counted, one camera at a time."""
+"""The images of one camera to frames: bad messages are rejected and counted."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from llava_st_ros.records import NANOSECONDS, Frame
 from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.images import to_rgb
 
-SIZE_CHANGE_FRAMES = 10
+SIZE_CHANGE_FRAMES = 10  # consecutive frames of a new size after which it is accepted
 
 
 @dataclass(frozen=True)
 class IntakeCounts:
-    """Messages since the node was activated; the last three kinds were dropped as bad.
+    """Numbers of messages since the node was activated.
 
-    ``skipped`` came faster than the frame rate asked for; ``unreadable`` had an unknown encoding,
-    too little data, no pixels or a corrupt picture; ``resized`` did not have the stream's size;
-    ``unstamped`` had the stamp zero.
+    Attributes:
+        received: All messages.
+        skipped: Arrived faster than ``max_frame_rate``.
+        unreadable: Dropped: unsupported encoding, truncated, empty or corrupt.
+        resized: Dropped: another size than the stream's.
+        unstamped: Dropped: the stamp was zero.
     """
 
     received: int = 0
@@ -36,19 +39,24 @@ class IntakeCounts:
 
 
 class FrameIntake:
-    """One camera's messages -> frames. Used by one callback; the counts by anyone.
+    """Converts one camera's messages to frames.
 
-    A frame of another size than the stream's is dropped; after SIZE_CHANGE_FRAMES in a row of one
-    new size the camera is taken to have changed for good.
+    A frame whose size differs from the stream's is dropped; after SIZE_CHANGE_FRAMES consecutive
+    frames of the same new size, that becomes the stream's. ``read`` must be called by one thread
+    at a time; ``counts`` may be read from any.
+
+    Args:
+        camera: Name of the camera.
+        max_rate: Hz, by stamp; 0 for no limit. May be changed later.
     """
 
     def __init__(self, camera: str, max_rate: float = 0.0) -> None:
-        self.max_rate = max_rate  # Hz, by stamp; 0: every frame
+        self.max_rate = max_rate
         self._camera = camera
         self._size: tuple[int, int] | None = None
-        self._odd_size: tuple[int, int] | None = None
-        self._odd_frames = 0
-        self._last: int | None = None
+        self._new_size: tuple[int, int] | None = None
+        self._new_size_frames = 0
+        self._last_stamp: int | None = None
         self._lock = threading.Lock()
         self._counts = IntakeCounts()
 
@@ -57,24 +65,20 @@ class FrameIntake:
         with self._lock:
             return self._counts
 
-    @property
-    def last_stamp(self) -> int | None:
-        """Stamp (ns) of the last frame taken."""
-        return self._last
-
     def read(self, message: Image | CompressedImage) -> Frame | None:
-        """The message's frame; None where it was left out for the frame rate.
+        """Convert a message; None if it is skipped because of the frame rate.
 
-        Raises FrameError, after counting, for a message that is no good.
+        Raises:
+            FrameError: The message is rejected. It has been counted.
         """
         self._count(received=1)
         stamp = stamp_from_msg(message.header.stamp)
         if stamp == 0:
             self._count(unstamped=1)
             raise FrameError(
-                "an image with the stamp zero; expected the time it was taken", "stamp it"
+                "the image has the stamp zero", "set header.stamp to the time of capture"
             )
-        if self._too_soon(stamp):
+        if self._is_too_soon(stamp):
             self._count(skipped=1)
             return None
         try:
@@ -83,33 +87,33 @@ class FrameIntake:
             self._count(unreadable=1)
             raise
         self._check_size((image.shape[1], image.shape[0]))
-        self._last = stamp
+        self._last_stamp = stamp
         return Frame(image, stamp, self._camera, message.header.frame_id)
 
-    def _too_soon(self, stamp: int) -> bool:
-        if not self.max_rate or self._last is None:
+    def _is_too_soon(self, stamp: int) -> bool:
+        if not self.max_rate or self._last_stamp is None:
             return False
-        # A late frame, or one of a clock set back, is the buffer's to judge. A tenth of slack takes
-        # up the jitter of a camera that runs at just this rate.
-        return 0 <= stamp - self._last < 0.9 * NANOSECONDS / self.max_rate
+        # Late frames and stream resets are handled by the frame buffer. The factor tolerates the
+        # jitter of a camera that runs at exactly the maximum rate.
+        return 0 <= stamp - self._last_stamp < 0.9 * NANOSECONDS / self.max_rate
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if self._size is None or size == self._size:
-            self._size, self._odd_frames = size, 0
+            self._size, self._new_size_frames = size, 0
             return
-        self._odd_frames = self._odd_frames + 1 if size == self._odd_size else 1
-        self._odd_size = size
-        if self._odd_frames >= SIZE_CHANGE_FRAMES:
-            self._size, self._odd_frames = size, 0
+        self._new_size_frames = self._new_size_frames + 1 if size == self._new_size else 1
+        self._new_size = size
+        if self._new_size_frames >= SIZE_CHANGE_FRAMES:
+            self._size, self._new_size_frames = size, 0
             return
         self._count(resized=1)
         raise FrameError(
-            f"a frame of {size[0]}x{size[1]} in a stream of {self._size[0]}x{self._size[1]}"
-            "; expected one size a camera",
-            f"after {SIZE_CHANGE_FRAMES} in a row the new size is taken over",
+            f"a frame of {size[0]}x{size[1]} in a stream of {self._size[0]}x{self._size[1]}",
+            f"a new size is accepted after {SIZE_CHANGE_FRAMES} consecutive frames",
         )
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **increments: int) -> None:
         with self._lock:
             counts = self._counts
-            self._counts = replace(counts, **{k: getattr(counts, k) + n for k, n in more.items()})
+            changes = {name: getattr(counts, name) + n for name, n in increments.items()}
+            self._counts = replace(counts, **changes)

@@ -1,4 +1,4 @@
-"""The node's parameters: one table of names, defaults, ranges and words; read into a dataclass."""
+"""The node's parameters: one table of names, defaults, ranges and descriptions."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.ros.camera_sources import RAW, TRANSPORTS, CameraSource, parse_cameras
 
-RAW, COMPRESSED = "raw", "compressed"
-TRANSPORTS = (RAW, COMPRESSED)
 RELIABILITIES = ("best_effort", "reliable")
 
 
-def _setting(
+def _parameter(
     default: Any,
     description: str,
     *,
@@ -32,7 +26,15 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
 ) -> Any:
-    """A field of NodeParameters. ``live``: it can be changed while the node runs."""
+    """Return a field of NodeParameters.
+
+    Args:
+        default: Its default. A tuple is a ROS list.
+        description: Shown by ``ros2 param describe`` and in config/grounding.yaml.
+        live: Whether it can be changed while the node runs.
+        low: Smallest allowed number.
+        high: Largest allowed number; required with ``low``.
+    """
     return field(
         default=default,
         metadata={"description": description, "live": live, "low": low, "high": high},
@@ -41,138 +43,161 @@ def _setting(
 
 @dataclass(frozen=True)
 class NodeParameters:
-    """Every parameter of the node, as it stands. Seconds, pixels and Hz as the words say.
+    """The values of all parameters of the node.
 
-    What it shares with GrounderConfig has its defaults, but for ``history``: a robot has the time
-    to see first.
+    Defaults are those of GrounderConfig where there is one, except for ``history``: a robot has
+    the time to fill the window first.
+
+    Raises:
+        ConfigError: A value is not valid.
     """
 
-    # An empty string stands for "none": rclpy cannot tell the type of an empty list.
-    model: str = _setting(
-        "", "Checkpoint or engine directory; empty: the tiny model that comes with the package"
+    # An empty string means "not set": rclpy cannot infer the type of an empty list.
+    model: str = _parameter(
+        "", "Checkpoint folder or engine directory; empty: the model that comes with the package"
     )
-    backend: str = _setting("", "Runtime of the network; empty: as the model's folder says")
-    device: str = _setting("", "cpu or cuda:N; empty: a GPU for TensorRT, else the CPU")
-    precision: str = _setting(
-        "", "float32 (default), bfloat16 or float16 of a checkpoint; an engine has its own"
+    backend: str = _parameter(
+        "",
+        "Runtime of the network: torch, onnxruntime or tensorrt; empty: the one that the model's "
+        "folder is for",
     )
-    threads: int = _setting(
+    device: str = _parameter("", "cpu, cuda or cuda:N; empty: a GPU for tensorrt, else cpu")
+    precision: str = _parameter(
+        "",
+        "Precision of a checkpoint: float32 (also if empty), bfloat16 or float16; an engine "
+        "directory has its own",
+    )
+    threads: int = _parameter(
         0,
-        "CPU threads of the network; 0: OMP_NUM_THREADS, or as the runtime chooses",
+        "CPU threads of the network; 0: OMP_NUM_THREADS or the runtime's default. Set it low if "
+        "other processes need the cores",
         low=0,
         high=1024,
     )
-    autostart: bool = _setting(
-        True, "Configure and activate at start; false where a lifecycle manager does it"
+    autostart: bool = _parameter(
+        True, "Configure and activate at startup; false if a lifecycle manager does it"
     )
-    cameras: tuple[str, ...] = _setting(
+    cameras: tuple[str, ...] = _parameter(
         ("camera=image",),
-        "Image topics, each 'topic' or 'name=topic'; without a name the topic is the name. "
-        "A topic that ends in /compressed carries CompressedImage",
+        "Image topics, each 'topic' or 'name=topic'; the name defaults to the topic. A topic that "
+        "ends in /compressed carries CompressedImage",
     )
-    transport: str = _setting(
+    transport: str = _parameter(
         RAW, "raw, or compressed: subscribe to <topic>/compressed of every camera"
     )
-    image_reliability: str = _setting(
-        "best_effort", "QoS of the image subscriptions: best_effort (sensor data) or reliable"
+    image_reliability: str = _parameter(
+        "best_effort",
+        "QoS reliability of the image subscriptions: best_effort (as for sensor data) or reliable",
     )
-    queries: tuple[str, ...] = _setting(
+    queries: tuple[str, ...] = _parameter(
         ("",),
-        "Standing queries, each plain words (asked as STVG) or a JSON object with text and, where "
-        "needed, id, task, cameras, period, expiry, span and box (both in [0, 1])",
+        "Standing queries, each plain words (task STVG) or a JSON object with text and optionally "
+        "id, task, cameras, period, expiry, span and box (span and box in [0, 1])",
     )
-    window_seconds: float = _setting(
+    window_seconds: float = _parameter(
         StreamConfig.window_seconds,
-        "Length of the past that the model sees, seconds",
+        "Length of the window that the model sees, s",
         low=0.1,
         high=3600.0,
     )
-    history: float = _setting(
+    history: float = _parameter(
         0.9,
-        "Share of the window to be seen before a standing video query is asked; 0: at once",
+        "Fraction of the window that must have been received before a standing video query is "
+        "evaluated; 0: evaluate at once",
         low=0.0,
         high=1.0,
     )
-    buffer_megabytes: int = _setting(
+    buffer_megabytes: int = _parameter(
         StreamConfig.buffer_bytes // 2**20,
-        "Most memory for images not yet encoded, a camera, MiB",
+        "Maximum memory for images that are not yet encoded, MiB per camera",
         low=1,
         high=65536,
     )
-    reset_seconds: float = _setting(
+    reset_seconds: float = _parameter(
         StreamConfig.reset_seconds,
-        "A stamp that jumps back further starts a new stream, seconds",
+        "A stamp that jumps back by more than this starts a new stream, s",
         low=0.001,
         high=3600.0,
     )
-    constrained: bool = _setting(
-        GrounderConfig.constrained, "Let the model write only what its task's grammar allows"
+    constrained: bool = _parameter(
+        GrounderConfig.constrained, "Restrict each answer to the grammar of its task"
     )
-    max_new_tokens: int = _setting(
-        GrounderConfig.max_new_tokens, "Longest answer, tokens", low=1, high=32768
+    max_new_tokens: int = _parameter(
+        GrounderConfig.max_new_tokens, "Maximum length of an answer, tokens", low=1, high=32768
     )
-    stop_timeout: float = _setting(
-        10.0, "Longest wait for a running inference when the node stops, seconds", low=0.1, high=600
+    stop_timeout: float = _parameter(
+        10.0,
+        "Maximum wait for a running inference when the node stops, s",
+        low=0.1,
+        high=600,
     )
-    no_match_threshold: float = _setting(
+    no_match_threshold: float = _parameter(
         GrounderConfig.no_match_threshold,
-        "From this probability on, that nothing matches is a standing query's answer; 1: never",
+        "A standing query is answered with 'no match' if P(no match) is at or above this; 1: never",
         low=0.0,
         high=1.0,
     )
-    min_confidence: float = _setting(
+    min_confidence: float = _parameter(
         GrounderConfig.min_confidence,
-        "Answers below it are published but count as finding nothing",
+        "Answers with a lower confidence are published but do not update tracks and events",
         live=True,
         low=0.0,
         high=1.0,
     )
-    association_iou: float = _setting(
+    association_iou: float = _parameter(
         GrounderConfig.association_iou,
         "Mean IoU above which an answer continues a track",
         live=True,
         low=0.01,
         high=1.0,
     )
-    track_timeout: float = _setting(
+    track_timeout: float = _parameter(
         GrounderConfig.track_timeout_seconds,
-        "A track lost for so long is dropped, seconds",
+        "A track that has been lost for this long is dropped, s",
         live=True,
         low=0.01,
         high=3600.0,
     )
-    event_gap: float = _setting(
+    event_gap: float = _parameter(
         GrounderConfig.event_gap_seconds,
-        "Two spans closer than this are one event, seconds",
+        "Two spans that are less than this apart are one event, s",
         live=True,
         low=0.01,
         high=3600.0,
     )
-    default_period: float = _setting(
-        1.0, "How often a new query without a period is asked, s", live=True, low=0.01, high=3600.0
+    default_period: float = _parameter(
+        1.0,
+        "Period of a new query that has none of its own, s",
+        live=True,
+        low=0.01,
+        high=3600.0,
     )
-    max_frame_rate: float = _setting(
+    max_frame_rate: float = _parameter(
         15.0,
-        "Images beyond this rate are skipped, Hz by stamp; 0: none",
+        "Images that arrive faster, by their stamps, are skipped, Hz; 0: no limit",
         live=True,
         low=0,
         high=1e3,
     )
-    overlay_quality: int = _setting(80, "JPEG quality of the overlay", live=True, low=1, high=100)
-    log_period: float = _setting(
-        5.0, "A repeated warning is logged this often, seconds", live=True, low=0.1, high=3600.0
+    overlay_quality: int = _parameter(80, "JPEG quality of the overlay", live=True, low=1, high=100)
+    log_period: float = _parameter(
+        5.0, "Minimum time between two repeated warnings, s", live=True, low=0.1, high=3600.0
     )
 
     def __post_init__(self) -> None:
         for name, allowed in (("transport", TRANSPORTS), ("image_reliability", RELIABILITIES)):
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"{name} {value!r}; expected one of {', '.join(allowed)}")
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
         parse_cameras(self.cameras, self.transport)
 
     @property
     def camera_sources(self) -> tuple[CameraSource, ...]:
         return parse_cameras(self.cameras, self.transport)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return tuple(source.name for source in self.camera_sources)
 
     @property
     def grounder_config(self) -> GrounderConfig:
@@ -193,78 +218,48 @@ class NodeParameters:
         )
 
 
-@dataclass(frozen=True)
-class CameraSource:
-    """One camera: its name in queries and results, and its image topic before remapping.
+def declare_parameters(node: Node) -> NodeParameters:
+    """Declare every parameter with its description and range, and read the values.
 
-    ``suffix`` is put behind the resolved topic, so that a remapping of the base topic also moves
-    the compressed one, as image_transport does it.
+    Raises:
+        ConfigError: A value has the wrong type, is outside its range or is not valid.
     """
-
-    name: str
-    topic: str
-    compressed: bool
-    suffix: str = ""
-
-
-def parse_cameras(entries: Iterable[str], transport: str) -> tuple[CameraSource, ...]:
-    """The parameter ``cameras`` -> its cameras; ConfigError for none, an empty or a double name."""
-    sources: list[CameraSource] = []
-    for entry in filter(None, (entry.strip() for entry in entries)):
-        name, separator, topic = (part.strip() for part in entry.partition("="))
-        if not separator:
-            name, topic = name.strip("/"), name
-        if not name or not topic:
-            raise ConfigError(f"camera {entry!r}; expected 'topic' or 'name=topic'")
-        if name in (source.name for source in sources):
-            raise ConfigError(f"two cameras {name!r}; expected a name for each", "use 'name=topic'")
-        is_compressed = topic.endswith("/" + COMPRESSED)
-        suffix = "" if is_compressed or transport == RAW else "/" + COMPRESSED
-        sources.append(CameraSource(name, topic, is_compressed or bool(suffix), suffix))
-    if not sources:
-        raise ConfigError(
-            "no camera; expected at least one image topic", "set the parameter `cameras`"
-        )
-    return tuple(sources)
-
-
-def declare(node: Node) -> NodeParameters:
-    """Declare every parameter with its words and range, and read them. Raises ConfigError."""
-    entries = [(f.name, _to_ros(f.default), _descriptor(f)) for f in fields(NodeParameters)]
+    entries: list[Any] = [
+        (f.name, _to_ros(f.default), _descriptor(f)) for f in fields(NodeParameters)
+    ]
     try:
         node.declare_parameters("", entries)
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ConfigError((str(error)) + "; expected a value of its type and range") from error
+        raise ConfigError(str(error)) from error
     return NodeParameters(
         **{f.name: _from_ros(node.get_parameter(f.name).value) for f in fields(NodeParameters)}
     )
 
 
-def changed(current: NodeParameters, new: Iterable[Parameter]) -> NodeParameters:
-    """``current`` with the changes a set request asks for; other nodes' names are passed over.
+def with_changes(current: NodeParameters, changes: Iterable[Parameter]) -> NodeParameters:
+    """Return ``current`` with changes applied; parameters that it does not have are ignored.
 
-    Raises ConfigError where a value cannot work.
+    Raises:
+        ConfigError: A value is not valid.
     """
     known = {f.name for f in fields(NodeParameters)}
-    return replace(current, **{p.name: _from_ros(p.value) for p in new if p.name in known})
-
-
-def refusal(error: ConfigError) -> SetParametersResult:
-    return SetParametersResult(successful=False, reason=str(error))
+    return replace(current, **{p.name: _from_ros(p.value) for p in changes if p.name in known})
 
 
 def _descriptor(entry: Field[Any]) -> ParameterDescriptor:
-    words = entry.metadata
-    descriptor = ParameterDescriptor(description=words["description"], read_only=not words["live"])
-    if words["low"] is not None:
-        if isinstance(entry.default, int):
-            bounds = IntegerRange(from_value=int(words["low"]), to_value=int(words["high"]), step=1)
-            descriptor.integer_range.append(bounds)
-        else:
-            low, high = float(words["low"]), float(words["high"])
-            descriptor.floating_point_range.append(
-                FloatingPointRange(from_value=low, to_value=high, step=0.0)
-            )
+    metadata = entry.metadata
+    descriptor = ParameterDescriptor(
+        description=metadata["description"], read_only=not metadata["live"]
+    )
+    low, high = metadata["low"], metadata["high"]
+    if low is None:
+        return descriptor
+    if isinstance(entry.default, int):
+        integers = IntegerRange(from_value=int(low), to_value=int(high), step=1)
+        descriptor.integer_range.append(integers)
+    else:
+        numbers = FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
+        descriptor.floating_point_range.append(numbers)
     return descriptor
 
 

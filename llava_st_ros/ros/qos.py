@@ -1,7 +1,7 @@
-"""Quality of service: the profiles the node uses, and words for a mismatch.
+"""QoS profiles of the node, and log lines for incompatible QoS.
 
-A subscription and a publisher that do not fit exchange nothing, and without a word: here both
-sides' policies are named. (DDS request-offered rules; rmw's incompatible-QoS events.)
+A publisher and a subscription with incompatible QoS silently exchange nothing. The log lines name
+the policies of both sides. (DDS request-offered rules; rmw's incompatible-QoS events.)
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ except ImportError:  # Humble
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 QUERIES = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# Reliable serves both kinds of viewers; one picture is enough to keep.
+# A reliable publisher also serves best-effort subscriptions. Only the newest image matters.
 OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 
-def images(reliability: str) -> QoSProfile:
-    """Sensor data: keep the last few, best effort unless ``reliability`` is "reliable"."""
+def image_profile(reliability: str) -> QoSProfile:
+    """Return the profile of an image subscription: sensor data with a given reliability.
+
+    Args:
+        reliability: "best_effort" or "reliable".
+    """
     return QoSProfile(
         depth=qos_profile_sensor_data.depth,
         reliability=ReliabilityPolicy[reliability.upper()],
@@ -42,11 +46,11 @@ def images(reliability: str) -> QoSProfile:
 def subscription_events(
     node: Node, topic: str, profile: QoSProfile, log: Callable[[str], None]
 ) -> SubscriptionEventCallbacks:
-    """Callbacks that log each publisher whose offer a subscription cannot take."""
+    """Return callbacks that log each publisher that is incompatible with a subscription."""
 
     def incompatible(event: Any) -> None:
         others = node.get_publishers_info_by_topic(topic)
-        log(mismatch(topic, event.last_policy_kind, profile, others, offering=False))
+        log(describe_mismatch(topic, event.last_policy_kind, profile, others, offering=False))
 
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
@@ -54,23 +58,27 @@ def subscription_events(
 def publisher_events(
     node: Node, topic: str, profile: QoSProfile, log: Callable[[str], None]
 ) -> PublisherEventCallbacks:
-    """Callbacks that log each subscription whose request a publisher cannot meet."""
-
+    """Return callbacks that log each subscription that is incompatible with a publisher."""
     name = node.resolve_topic_name(topic)
 
     def incompatible(event: Any) -> None:
         others = node.get_subscriptions_info_by_topic(name)
-        log(mismatch(name, event.last_policy_kind, profile, others, offering=True))
+        log(describe_mismatch(name, event.last_policy_kind, profile, others, offering=True))
 
     return PublisherEventCallbacks(incompatible_qos=incompatible)
 
 
-def mismatch(
+def describe_mismatch(
     topic: str, kind: int, own: QoSProfile, others: Iterable[Any], *, offering: bool
 ) -> str:
-    """One line: the topic, the policy, what this node has and what each other endpoint has.
+    """Describe incompatible QoS in one line.
 
-    ``others`` are rclpy TopicEndpointInfo; ``offering``: this node is the publisher.
+    Args:
+        topic: The topic.
+        kind: The rmw policy kind that is incompatible.
+        own: The profile of this node's endpoint.
+        others: The rclpy TopicEndpointInfo of each endpoint on the other side.
+        offering: Whether this node is the publisher.
     """
     policy = QoSPolicyKind(kind).name
     mine = _value(own, policy)
@@ -79,12 +87,14 @@ def mismatch(
         value = _value(other.qos_profile, policy)
         if value != mine:
             theirs.add(f"{value} by {other.node_namespace.rstrip('/')}/{other.node_name}")
-    listed = ", ".join(sorted(theirs)) or "something else"
+    listed = ", ".join(sorted(theirs)) or "another value"
     if offering:
-        sides, effect = f"this node offers {mine}, requested is {listed}", "it gets nothing"
+        sides = f"this node offers {mine}, requested is {listed}"
+        effect = "no messages are sent"
     else:
-        sides, effect = f"this node requests {mine}, offered is {listed}", "no images will come"
-    return f"incompatible QoS on {topic}: {policy}: {sides}; {effect}; make the two agree"
+        sides = f"this node requests {mine}, offered is {listed}"
+        effect = "no messages arrive"
+    return f"incompatible QoS on {topic}: {policy}: {sides}; {effect}; use one policy on both sides"
 
 
 def _value(profile: QoSProfile, policy: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs nodes in an executor's threads and ends them in an order that leaves nothing in use."""
+"""Spins nodes in background threads, and stops so that nodes can be destroyed safely."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ POLL = 0.1  # seconds
 class Spinner:
     """A MultiThreadedExecutor that spins in a thread of its own until ``close``.
 
-    rclpy's own ``shutdown`` returns while callbacks still run in the executor's threads; a node or
-    a context destroyed then is pulled from under them.
+    rclpy's ``MultiThreadedExecutor.shutdown`` returns while callbacks still run; destroying a node
+    or a context at that point breaks them.
+
+    Args:
+        context: The context of the nodes.
+        threads: Number of executor threads.
     """
 
     def __init__(self, context: Context, threads: int) -> None:
         self._context = context
         self._executor = MultiThreadedExecutor(threads, context=context)
-        self._closing, self._ended = threading.Event(), threading.Event()
+        self._close_requested, self._ended = threading.Event(), threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._spin, name="ros-spinner", daemon=True)
         self._thread.start()
@@ -30,32 +34,34 @@ class Spinner:
         self._executor.add_node(node)
 
     def wait(self) -> None:
-        """Until the context is shut down or a callback raised; a signal's handler may raise here.
+        """Wait until the context is shut down or a callback raises.
 
-        Not a plain ``join``: one that an exception interrupts takes the thread for ended (CPython
-        3.10 to 3.12), and a signal that another thread takes does not wake it.
+        An exception from a signal handler ends the wait. That is why this is not a ``join``: in
+        CPython 3.10 to 3.12, a ``join`` that an exception interrupts marks the thread as ended,
+        and a signal that is delivered to another thread does not wake the main thread.
         """
         while not self._ended.wait(POLL):
             pass
 
     def close(self) -> None:
-        """Return once no callback runs any more: now the nodes may be destroyed.
+        """Stop spinning and wait for running callbacks. The nodes may be destroyed afterwards.
 
-        Raises what a callback raised, if one did.
+        Raises:
+            Exception: The exception of a callback, if one raised.
         """
-        self._closing.set()
+        self._close_requested.set()
         self._executor.wake()
         self._thread.join()
-        self._executor._executor.shutdown()  # the pool: nothing public waits for it
+        self._executor._executor.shutdown()  # the thread pool; no public call waits for it
         self._executor.shutdown()
         if self._failure is not None:
             raise self._failure
 
     def _spin(self) -> None:
         try:
-            while self._context.ok() and not self._closing.is_set():
+            while self._context.ok() and not self._close_requested.is_set():
                 self._executor.spin_once(timeout_sec=POLL)
-        except Exception as error:  # of a callback
+        except Exception as error:  # raised by a callback
             self._failure = error
         finally:
             self._ended.set()

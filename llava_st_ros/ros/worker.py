@@ -1,4 +1,4 @@
-"""The thread in which the model runs: never a subscription's. Knows the Grounder, not rclpy."""
+"""The thread that runs the model. It uses the Grounder and does not depend on rclpy."""
 
 from __future__ import annotations
 
@@ -6,25 +6,54 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
+from enum import Enum, auto
+from typing import NamedTuple
 
 from llava_st_ros.errors import BackendError
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, Tick
 from llava_st_ros.text.tokenizer import Tokenizer
 
-# What a tick brought, the newest frame of each camera when it began, and seconds it took.
+# The result of a tick, each camera's newest frame when the tick started, and its duration in s.
 OnTick = Callable[[Tick, Mapping[str, Frame], float], None]
-Ask = Callable[[], Grounding]
 
-MAX_PENDING = 4  # questions waiting; each holds a thread of the executor
+MAX_PENDING = 4  # one-shot queries; each blocks a thread of the executor
+
+
+class Mode(Enum):
+    """What the worker has been asked to do."""
+
+    PAUSED = auto()  # drop frames and reject one-shot queries
+    RUNNING = auto()
+    STOPPED = auto()  # the thread ends
+
+
+class Activity(Enum):
+    """What the thread is doing."""
+
+    IDLE = auto()
+    TICKING = auto()
+    ANSWERING = auto()  # a one-shot query
+
+
+class _OneShot(NamedTuple):
+    answer: Callable[[], Grounding]
+    future: Future[Grounding]
 
 
 class Worker:
-    """Runs a Grounder: a tick for new frames while it is running, questions at any time.
+    """Runs a Grounder in one thread: a tick when new frames arrived, one-shot queries in between.
 
-    The thread lives from ``start`` to ``stop``. Frames that come while a tick runs are taken
-    together by the next one: the newest wins, none is queued for the model.
+    The thread runs from ``start`` to ``stop``. Frames that arrive during a tick are all visible to
+    the next one; frames are not queued.
+
+    Args:
+        grounder: The Grounder; its ``tick`` is called by this thread only.
+        tokenizer: The model's tokenizer.
+        on_tick: Called in the thread after each tick.
+        on_error: Called in the thread with an exception that a tick raised.
+        reset_seconds: A stamp that jumps back further than this is a stream reset.
     """
 
     def __init__(
@@ -37,24 +66,26 @@ class Worker:
     ) -> None:
         self.grounder, self.tokenizer = grounder, tokenizer
         self._on_tick, self._on_error = on_tick, on_error
-        self._reset = round(reset_seconds * NANOSECONDS)
+        self._reset_after = round(reset_seconds * NANOSECONDS)
+        # Guards everything below. Notified on every change that a waiting thread may be waiting
+        # for, so that no wait needs a timeout.
         self._changed = threading.Condition()
-        self._asked: deque[tuple[Ask, Future[Grounding]]] = deque()
-        self._newest: dict[str, Frame] = {}
-        self._fresh = False
-        self._running = self._stopping = self._busy = self._answering = False
+        self._mode, self._activity = Mode.PAUSED, Activity.IDLE
         self._enabled = True
+        self._one_shots: deque[_OneShot] = deque()  # not started yet
+        self._newest: dict[str, Frame] = {}  # by camera
+        self._has_new_frames = False
         self._thread = threading.Thread(target=self._run, name="llava-st-worker", daemon=True)
 
     @property
     def pending(self) -> int:
-        """Questions that wait or are being answered; standing queries not counted."""
+        """The number of one-shot queries that are waiting or being answered."""
         with self._changed:
-            return len(self._asked) + self._answering
+            return self._pending()
 
     @property
     def enabled(self) -> bool:
-        """Whether standing queries are asked."""
+        """Whether standing queries are evaluated."""
         return self._enabled
 
     @enabled.setter
@@ -71,46 +102,55 @@ class Worker:
         self._thread.start()
 
     def resume(self) -> None:
-        """Begin to tick, on a new stream."""
+        """Start ticking, on a new stream."""
         with self._changed:
             self.grounder.reset()
             self._newest.clear()
-            self._fresh, self._running = False, True
+            self._has_new_frames = False
+            self._mode = Mode.RUNNING
 
     def pause(self, timeout: float) -> bool:
-        """Stop ticking; True once nothing runs any more, False if that took over ``timeout`` s."""
+        """Stop ticking and cancel all one-shot queries.
+
+        Args:
+            timeout: Seconds to wait for a running inference.
+
+        Returns:
+            Whether the thread is idle now.
+        """
         with self._changed:
-            self._running = False
-            for _, future in self._asked:
-                future.cancel()
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._busy, timeout)
+            self._leave_running(Mode.PAUSED)
+            return self._changed.wait_for(lambda: self._activity is Activity.IDLE, timeout)
 
     def stop(self, timeout: float) -> bool:
-        """End the thread; False if a running inference did not end within ``timeout`` seconds."""
+        """End the thread.
+
+        Args:
+            timeout: Seconds to wait for a running inference.
+
+        Returns:
+            Whether the thread has ended.
+        """
         with self._changed:
-            self._running, self._stopping = False, True
-            for _, future in self._asked:
-                future.cancel()
-            self._changed.notify_all()
+            self._leave_running(Mode.STOPPED)
         if self._thread.is_alive():
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def push(self, frame: Frame) -> None:
-        """Take a frame, from any thread."""
+        """Add a frame, from any thread."""
         with self._changed:
-            if not self._running:
+            if self._mode is not Mode.RUNNING:
                 return
             last = self._newest.get(frame.camera)
-            if last is not None and last.stamp - frame.stamp > self._reset:
-                # The clock was set back: a camera that stopped before must not hold it.
+            if last is not None and last.stamp - frame.stamp > self._reset_after:
+                # A stream reset. A camera that stopped before it must not hold the clock back.
                 self._newest.clear()
                 last = None
             self.grounder.push(frame)
             if last is None or frame.stamp >= last.stamp:
                 self._newest[frame.camera] = frame
-            self._fresh = True
+            self._has_new_frames = True
             self._changed.notify_all()
 
     def ask(
@@ -121,84 +161,104 @@ class Worker:
         on_token: Callable[[int], None],
         cancelled: Callable[[], bool],
     ) -> Grounding:
-        """Answer one question between two ticks; waits for it. Raises what ``Grounder.ask`` does.
+        """Answer a one-shot query between two ticks, and wait for it.
 
-        BackendError where too many questions wait already, where the node is not active, and where
-        the question was cancelled before its turn.
+        Args:
+            query: The query.
+            camera: As for ``Grounder.ask``.
+            on_token: Called in the worker's thread with each token.
+            cancelled: Whether to give up. Evaluated after each token; while the query waits to be
+                started, only on ``check_cancelled``.
+
+        Raises:
+            BackendError: Too many one-shot queries are pending, the node is not active, or the
+                query was cancelled before it was answered.
+            LlavaStError: Raised by ``Grounder.ask``.
         """
-        future: Future[Grounding] = Future()
 
         def answer() -> Grounding:
             grounding = self.grounder.ask(
                 query,
                 camera=camera,
                 on_token=on_token,
-                cancelled=lambda: cancelled() or not self._running,
+                cancelled=lambda: cancelled() or self._mode is not Mode.RUNNING,
             )
-            if not self._running:  # cut short: no answer
+            if self._mode is not Mode.RUNNING:  # the answer is incomplete
                 raise CancelledError
             return grounding
 
+        one_shot = _OneShot(answer, Future())
+        future = one_shot.future
         with self._changed:
-            if not self._running:
-                raise BackendError(
-                    "an inactive node; expected an active one", "activate it and ask again"
-                )
-            if len(self._asked) + self._answering >= MAX_PENDING:
-                raise BackendError(
-                    f"{MAX_PENDING} questions waiting; expected fewer than {MAX_PENDING}",
-                    "ask later",
-                )
-            self._asked.append((answer, future))
+            if self._mode is not Mode.RUNNING:
+                raise BackendError("the node is inactive", "activate it, then retry")
+            if self._pending() >= MAX_PENDING:
+                raise BackendError(f"{MAX_PENDING} one-shot queries are pending", "retry later")
+            self._one_shots.append(one_shot)
             self._changed.notify_all()
-        while not future.done():
-            wait([future], timeout=0.1)
-            # One that is being answered cannot be withdrawn here: it looks for itself.
-            if cancelled() and future.cancel():
-                with self._changed:
-                    self._asked = deque(item for item in self._asked if item[1] is not future)
+            self._changed.wait_for(lambda: future.done() or cancelled())
+            if future.cancel():  # fails once the thread has started on it
+                self._one_shots = deque(other for other in self._one_shots if other is not one_shot)
+            self._changed.wait_for(future.done)
         try:
             return future.result()
         except CancelledError:
             raise BackendError(
-                "a question withdrawn or cut short; expected an answer", "ask again while active"
+                "the query was cancelled, or the node was deactivated, before it was answered"
             ) from None
+
+    def check_cancelled(self) -> None:
+        """Make every waiting ``ask`` evaluate its ``cancelled`` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _pending(self) -> int:
+        return len(self._one_shots) + (self._activity is Activity.ANSWERING)
+
+    def _leave_running(self, mode: Mode) -> None:
+        self._mode = mode
+        for one_shot in self._one_shots:
+            one_shot.future.cancel()
+        self._one_shots.clear()
+        self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._busy = self._answering = False
+                self._activity = Activity.IDLE
                 self._changed.notify_all()
                 self._changed.wait_for(self._has_work)
-                if self._stopping:
+                if self._mode is Mode.STOPPED:
                     return
-                self._busy, self._answering = True, bool(self._asked)
-                asked = self._asked.popleft() if self._asked else None
+                one_shot = self._one_shots.popleft() if self._one_shots else None
+                if one_shot is None:
+                    self._activity, self._has_new_frames = Activity.TICKING, False
+                else:
+                    self._activity = Activity.ANSWERING
                 frames = dict(self._newest)
-                if asked is None:
-                    self._fresh = False
-            if asked is not None:
-                self._answer(*asked)
-            else:
+            if one_shot is None:
                 self._tick(frames)
+            else:
+                self._answer(one_shot)
 
     def _has_work(self) -> bool:
-        due = self._running and self._enabled and self._fresh
-        return due or self._stopping or bool(self._asked)
+        is_tick_due = self._mode is Mode.RUNNING and self._enabled and self._has_new_frames
+        return is_tick_due or self._mode is Mode.STOPPED or bool(self._one_shots)
 
-    def _answer(self, ask: Ask, future: Future[Grounding]) -> None:
+    @staticmethod
+    def _answer(one_shot: _OneShot) -> None:
         try:
-            if future.set_running_or_notify_cancel():
-                future.set_result(ask())
-        except Exception as error:  # to whoever asked
-            future.set_exception(error)
+            if one_shot.future.set_running_or_notify_cancel():
+                one_shot.future.set_result(one_shot.answer())
+        except Exception as error:  # raised again by ``ask``
+            one_shot.future.set_exception(error)
 
     def _tick(self, frames: Mapping[str, Frame]) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             now = max(frame.stamp for frame in frames.values())
-            tick = self.grounder.tick(now, cancelled=lambda: not self._running)
-            if self._running:
-                self._on_tick(tick, frames, time.monotonic() - begun)
-        except Exception as error:  # whatever it is, it must not end the thread in silence
+            tick = self.grounder.tick(now, cancelled=lambda: self._mode is not Mode.RUNNING)
+            if self._mode is Mode.RUNNING:
+                self._on_tick(tick, frames, time.monotonic() - started)
+        except Exception as error:  # must not end the thread silently
             self._on_error(error)

@@ -1,4 +1,4 @@
-"""Every test here has a ROS domain of its own, real DDS, and no sleeps."""
+"""Fixtures for tests with real DDS: each test has its own ROS domain and never sleeps."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ try:
 
     missing = ""
 except ImportError as error:
-    # The test modules then skip themselves, with their reason.
+    # The test modules skip themselves and name the reason.
     missing = f"rclpy or the built messages are missing (run through scripts/with_ros): {error}"
 
 if TYPE_CHECKING or not missing:
-    from peer import Peer
-    from seeing import SeeingBackend, load_seeing
+    from client import ClientNode
+    from red_box_backend import RedBoxBackend, load_red_box
 
     from llava_st_ros.ros.ground_action import EXECUTOR_THREADS
+    from llava_st_ros.ros.model_loading import LoadedModel
     from llava_st_ros.ros.node import GroundingNode
     from llava_st_ros.ros.spinning import Spinner
 
-FIRST_PORT = 23410  # of the locks that keep two test runs in different domains
+FIRST_PORT = 23410  # bound sockets are the locks that keep test runs in different domains
 _numbers = itertools.count(os.getpid())
 
 
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A ROS domain that no other test on this machine uses now; set for child processes too."""
+    """A ROS domain that no other test on this machine is using; also set for child processes."""
     for _ in range(100):
         number = 1 + next(_numbers) % 100
         lock = socket.socket()
@@ -69,9 +70,9 @@ def context(domain: int) -> Iterator[Context]:
 
 
 @pytest.fixture
-def peer(context: Context) -> Iterator[Peer]:
-    """A second node, in this process, with an executor of its own."""
-    node = Peer(context)
+def client(context: Context) -> Iterator[ClientNode]:
+    """A second node in this process, with its own executor."""
+    node = ClientNode(context)
     spinner = Spinner(context, 2)
     spinner.add(node)
     yield node
@@ -80,19 +81,20 @@ def peer(context: Context) -> Iterator[Peer]:
 
 
 @pytest.fixture
-def backend() -> SeeingBackend:
-    return load_seeing()[0]
+def backend() -> RedBoxBackend:
+    return load_red_box().backend
 
 
 @pytest.fixture
-def start(context: Context, backend: SeeingBackend) -> Iterator[Callable[..., GroundingNode]]:
-    """``start(**parameters)``: a spinning GroundingNode with the seeing backend, active."""
+def start_node(context: Context, backend: RedBoxBackend) -> Iterator[Callable[..., GroundingNode]]:
+    """``start_node(**parameters)`` returns an active, spinning node with the red-box backend."""
     running: list[tuple[GroundingNode, Spinner]] = []
 
-    def start(*, active: bool = True, load: Any = None, **parameters: Any) -> GroundingNode:
+    def start_node(*, active: bool = True, load: Any = None, **parameters: Any) -> GroundingNode:
         parameters = {"max_frame_rate": 0.0, "log_period": 0.1, "history": 0.0, **parameters}
         node = GroundingNode(
-            load=load or (lambda settings: (backend, backend.tokenizer)),
+            load=load
+            or (lambda _: LoadedModel(backend, backend.tokenizer, Path("/models/red-box"))),
             context=context,
             parameter_overrides=[Parameter(name, value=v) for name, v in parameters.items()],
         )
@@ -104,8 +106,8 @@ def start(context: Context, backend: SeeingBackend) -> Iterator[Callable[..., Gr
             node.trigger_activate()
         return node
 
-    yield start
-    backend.go_on()
+    yield start_node
+    backend.resume()
     for node, spinner in running:
         spinner.close()
         node.destroy_node()

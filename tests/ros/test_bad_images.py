@@ -1,4 +1,4 @@
-"""Every bad image: dropped, counted, logged with its reason, and the node goes on."""
+"""Bad images are dropped, counted and logged with a reason; the node keeps running."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
+from client import ClientNode, compressed_message, image_message
 from diagnostic_msgs.msg import DiagnosticArray
-from peer import Peer, compressed, raw
-from seeing import STEP_X, STEP_Y, picture
+from red_box_backend import STEP_X, STEP_Y, red_box_image
 
 from llava_st_ros import msg
 
@@ -32,7 +32,7 @@ class Clock:
 
 def raw_with(**changes: object) -> Callable[[int], object]:
     def build(stamp: int) -> object:
-        message = raw(picture(10, 10, 30, 30), stamp)
+        message = image_message(red_box_image(10, 10, 30, 30), stamp)
         for name, value in changes.items():
             setattr(message, name, value)
         return message
@@ -41,18 +41,18 @@ def raw_with(**changes: object) -> Callable[[int], object]:
 
 
 def truncated_raw(stamp: int) -> object:
-    message = raw(picture(10, 10, 30, 30), stamp)
+    message = image_message(red_box_image(10, 10, 30, 30), stamp)
     message.data = message.data[: len(message.data) // 2]
     return message
 
 
 def other_size(stamp: int) -> object:
-    return raw(picture(10, 10, 30, 30)[:100, :100], stamp)
+    return image_message(red_box_image(10, 10, 30, 30)[:100, :100], stamp)
 
 
 def compressed_with(cut: float = 1.0, data: bytes | None = None, suffix: str = ".jpg"):
     def build(stamp: int) -> object:
-        message = compressed(picture(10, 10, 30, 30), stamp, suffix=suffix)
+        message = compressed_message(red_box_image(10, 10, 30, 30), stamp, suffix=suffix)
         kept = bytes(message.data)[: round(len(message.data) * cut)]
         message.data = kept if data is None else data
         return message
@@ -66,13 +66,13 @@ BAD_RAW = {
     "an image of 0x0": raw_with(width=0, height=0, step=0),
     "step 5": raw_with(step=5),
     "bytes for a": truncated_raw,
-    "stamp zero": lambda stamp: raw(picture(10, 10, 30, 30), 0),
+    "stamp zero": lambda stamp: image_message(red_box_image(10, 10, 30, 30), 0),
     "a frame of 100x100": other_size,
 }
 BAD_COMPRESSED = {
     "cut short": compressed_with(cut=0.5),
     "no bytes": compressed_with(data=b""),
-    "no readable image": compressed_with(data=b"this is no picture at all"),
+    "no readable image": compressed_with(data=b"this is not an image"),
     "(format 'png')": compressed_with(cut=0.1, suffix=".png"),
 }
 
@@ -87,86 +87,92 @@ def dropped(diagnostics: list[DiagnosticArray], kind: str = "") -> int:
     [("raw", BAD_RAW), ("compressed", BAD_COMPRESSED)],
     ids=lambda p: str(p)[:10],
 )
-def test_bad_images_are_dropped_counted_and_told(peer: Peer, start, transport, bad) -> None:
-    tracks = peer.collect(msg.GroundedTrackArray, "tracks")
-    diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
-    node = start(transport=transport, queries=["the red box"])
+def test_bad_images_are_dropped_counted_and_logged(
+    client: ClientNode, start_node, transport, bad
+) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    node = start_node(transport=transport, queries=["the red box"])
     is_compressed = transport == "compressed"
-    camera = peer.camera("image" + "/compressed" * is_compressed, compressed=is_compressed)
-    make, clock = (compressed if is_compressed else raw), Clock()
+    camera = client.camera("image" + "/compressed" * is_compressed, compressed=is_compressed)
+    clock = Clock()
+    make = compressed_message if is_compressed else image_message
 
     def good() -> None:
-        camera.publish(make(picture(10, 10, 30, 30), clock()))
+        camera.publish(make(red_box_image(10, 10, 30, 30), clock()))
 
-    peer.publish_until(good, lambda: any(a.tracks for a in tracks), "a track before")
+    client.publish_until(good, lambda: any(a.tracks for a in tracks), "a track before")
     for reason, build in bad.items():
-        peer.publish_until(
+        client.publish_until(
             lambda build=build: camera.publish(build(clock())),
             lambda reason=reason: any(
-                "dropped a frame of /image" in line and reason in line for line in peer.log_lines()
+                "dropped a frame of /image" in line and reason in line
+                for line in client.log_lines()
             ),
             f"a log line about {reason!r}",
         )
-    peer.wait(lambda: dropped(diagnostics) >= len(bad), "the drops in the diagnostics")
+    client.wait(lambda: dropped(diagnostics) >= len(bad), "the drops in the diagnostics")
     for kind in (
         (", unreadable",) if is_compressed else (", unreadable", ", wrong size", ", no stamp")
     ):
-        peer.wait(lambda kind=kind: dropped(diagnostics, kind) > 0, f"drops counted as{kind}")
+        client.wait(lambda kind=kind: dropped(diagnostics, kind) > 0, f"drops counted as{kind}")
     seen = len(tracks)
-    peer.publish_until(good, lambda: any(a.tracks for a in tracks[seen:]), "a track after")
+    client.publish_until(good, lambda: any(a.tracks for a in tracks[seen:]), "a track after")
     box = tracks[-1].tracks[0].box
     expected = (10 * STEP_X, 10 * STEP_Y, 30 * STEP_X, 30 * STEP_Y)
     assert (box.x_min, box.y_min, box.x_max, box.y_max) == pytest.approx(expected, abs=STEP_X)
-    assert node.get_node_names()  # alive
+    assert node.get_node_names()  # it is alive
 
 
-def test_logging_of_bad_images_is_bounded(peer: Peer, start) -> None:
-    diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
-    start(log_period=3600.0)
-    camera, clock = peer.camera("image"), Clock()
-    peer.publish_until(
+def test_warnings_about_bad_images_are_throttled(client: ClientNode, start_node) -> None:
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    start_node(log_period=3600.0)
+    camera, clock = client.camera("image"), Clock()
+    client.publish_until(
         lambda: camera.publish(raw_with(encoding="yuv9")(clock())),
         lambda: dropped(diagnostics) > 20,
-        "twenty bad images",
+        "more than twenty bad images",
     )
-    assert sum("dropped a frame" in line for line in peer.log_lines()) == 1
+    assert sum("dropped a frame" in line for line in client.log_lines()) == 1
 
 
-def test_every_encoding_and_padding_gives_the_same_boxes(peer: Peer, start, backend) -> None:
-    tracks = peer.collect(msg.GroundedTrackArray, "tracks")
-    start(queries=["the red box"], default_period=0.05)
-    camera, clock, image = peer.camera("image"), Clock(), picture(20, 20, 50, 60)
+def test_boxes_do_not_depend_on_encoding_or_row_padding(
+    client: ClientNode, start_node, backend
+) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    start_node(queries=["the red box"], default_period=0.05)
+    camera, clock, image = client.camera("image"), Clock(), red_box_image(20, 20, 50, 60)
     expected = (20 * STEP_X, 20 * STEP_Y, 50 * STEP_X, 60 * STEP_Y)
     for encoding in ("rgb8", "bgr8", "rgba8", "bgra8"):
         for padding in (0, 5):
 
             def padded(encoding: str = encoding, padding: int = padding) -> None:
-                message = raw(image, clock(), encoding=encoding)
+                message = image_message(image, clock(), encoding=encoding)
                 rows = np.frombuffer(message.data, np.uint8).reshape(message.height, -1)
                 message.data = np.pad(rows, ((0, 0), (0, padding)), constant_values=255).tobytes()
                 message.step += padding
                 camera.publish(message)
 
             tracks.clear()
-            peer.publish_until(padded, lambda: any(a.tracks for a in tracks), encoding)
+            client.publish_until(padded, lambda: any(a.tracks for a in tracks), encoding)
             for track in (t for a in tracks for t in a.tracks):
                 for at in track.tube:
                     box = (at.box.x_min, at.box.y_min, at.box.x_max, at.box.y_max)
                     assert box == pytest.approx(expected, abs=0.01), (encoding, padding)
 
 
-def test_a_camera_that_changes_its_size_for_good_is_followed(peer: Peer, start) -> None:
-    tracks = peer.collect(msg.GroundedTrackArray, "tracks")
-    start(queries=["the red box"])
-    camera, clock, image = peer.camera("image"), Clock(), picture(10, 10, 30, 30)
-    peer.publish_until(
-        lambda: camera.publish(raw(image, clock())),
+def test_permanent_change_of_image_size_is_accepted(client: ClientNode, start_node) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    start_node(queries=["the red box"])
+    camera, clock, image = client.camera("image"), Clock(), red_box_image(10, 10, 30, 30)
+    client.publish_until(
+        lambda: camera.publish(image_message(image, clock())),
         lambda: any(a.tracks for a in tracks),
         "a track",
     )
     half = np.ascontiguousarray(image[:, :200])
-    peer.publish_until(
-        lambda: camera.publish(raw(half, clock())),
+    client.publish_until(
+        lambda: camera.publish(image_message(half, clock())),
         lambda: any(t.image_width == 200 for a in tracks for t in a.tracks),
         "a track of the new size",
     )

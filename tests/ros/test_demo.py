@@ -1,7 +1,8 @@
-"""The demo from end to end with a small bag: real processes, real DDS, a random checkpoint."""
+"""The demo end to end with a small bag: real processes, real DDS, a random checkpoint."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -27,7 +28,7 @@ START, STEP, FRAMES = 1_700_000_000 * NANOSECONDS, NANOSECONDS // 10, 30
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seconds of a red square that crosses the picture, and the truth beside it."""
+    """Three seconds of a red square that crosses the image, with its ground truth."""
     store = get_typestore(Stores.ROS2_JAZZY)
     kind = "sensor_msgs/msg/CompressedImage"
     image, header, time = (
@@ -60,20 +61,10 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def demo(bag: Path, out: Path, model: Path) -> subprocess.Popen[str]:
+    options = {"--bag": bag, "--out": out, "--model": model}
+    options["--history"] = "0.0"  # the bag is shorter than a window
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "demo.run",
-            "--bag",
-            bag,
-            "--out",
-            out,
-            "--model",
-            model,
-            "--history",
-            "0.0",
-        ],  # the bag is shorter than a window
+        [sys.executable, "-m", "demo.run", *itertools.chain(*options.items())],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -81,21 +72,21 @@ def demo(bag: Path, out: Path, model: Path) -> subprocess.Popen[str]:
     )
 
 
-def left_behind(out: Path) -> list[str]:
-    """Processes of this run that still live: all have the run's log folder in the environment."""
+def alive_processes(out: Path) -> list[str]:
+    """Processes of this run that are alive: all have the run's log folder in the environment."""
     marked = f"ROS_LOG_DIR={(out / 'logs').resolve()}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if marked in (process / "environ").read_bytes().split(b"\0"):
                 found.append((process / "cmdline").read_bytes().decode().replace("\0", " "))
-        except OSError:  # ended meanwhile, or another user's
+        except OSError:  # ended in the meantime, or of another user
             continue
     return found
 
 
 @pytest.mark.parametrize("model", ["random_checkpoint", "random_engine"])
-def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, model, request) -> None:
+def test_demo_writes_tracks_images_and_scores(bag, tmp_path, model, request) -> None:
     run = demo(bag, tmp_path, request.getfixturevalue(model))
     output, errors = run.communicate(timeout=180)
     assert run.returncode == 0, output + errors
@@ -103,7 +94,7 @@ def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, model, reque
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["frames"] == FRAMES
     assert [query["query_id"] for query in summary["queries"]] == ["q0", "q1", "q2"]
-    assert summary["latency"]["stamp_to_answer"]["count"] >= 6  # 3 queries, more than once each
+    assert summary["latency"]["stamp_to_answer"]["count"] >= 6  # 3 queries, each more than once
     assert 0 < summary["latency"]["stamp_to_answer"]["median_ms"] < 60_000
     assert f"mean vIoU over 3 queries: {summary['mean_viou']:.3f}" in output
 
@@ -111,7 +102,7 @@ def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, model, reque
     assert {track["query_id"] for track in tracks} == {"q0", "q1", "q2"}
     stamps = {START + i * STEP for i in range(FRAMES)}
     for track in tracks:
-        assert {row["stamp"] for row in track["tube"]} <= stamps  # the source's, to the nanosecond
+        assert {row["stamp"] for row in track["tube"]} <= stamps  # unchanged, to the nanosecond
         assert track["frame_id"] == "camera_optical"
         assert (track["image_width"], track["image_height"]) == (128, 96)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").open()]
@@ -121,33 +112,33 @@ def test_the_demo_brings_tracks_pictures_and_figures(bag, tmp_path, model, reque
     video = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
     assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[2] == 3
-    assert left_behind(tmp_path) == []
+    assert alive_processes(tmp_path) == []
 
 
-def test_a_node_that_dies_is_told_and_nothing_is_left(bag, tmp_path) -> None:
+def test_failed_node_is_reported_and_all_processes_end(bag, tmp_path) -> None:
     (tmp_path / "model").mkdir()
     run = demo(bag, tmp_path / "out", tmp_path / "model")
     output, errors = run.communicate(timeout=120)
     assert run.returncode == 1, output + errors
     assert errors.startswith("demo: the node")
     assert len(errors.strip().splitlines()) == 1
-    assert left_behind(tmp_path / "out") == []
+    assert alive_processes(tmp_path / "out") == []
 
 
-def test_an_interrupted_demo_leaves_nothing(bag, tmp_path, random_checkpoint) -> None:
+def test_interrupted_demo_ends_all_processes(bag, tmp_path, random_checkpoint) -> None:
     run = demo(bag, tmp_path, random_checkpoint)
     assert run.stdout is not None
     for line in run.stdout:
         if line.startswith("played"):
             break
-    assert len(left_behind(tmp_path)) == 3  # the counting works
+    assert len(alive_processes(tmp_path)) == 3  # proves that alive_processes finds them
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130, errors
-    assert left_behind(tmp_path) == []
+    assert alive_processes(tmp_path) == []
 
 
-def test_a_bag_that_is_not_there_is_one_line(tmp_path, random_checkpoint) -> None:
+def test_missing_bag_is_reported_in_one_line(tmp_path, random_checkpoint) -> None:
     run = demo(tmp_path / "absent", tmp_path / "out", random_checkpoint)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 2

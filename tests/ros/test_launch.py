@@ -1,4 +1,4 @@
-"""The launch file: that it compiles, and what it starts where launch_ros is installed."""
+"""The launch file compiles, and describes one node where launch_ros is installed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from support.paths import ROOT
 LAUNCH = ROOT / "launch" / "grounding.launch.py"
 
 
-def test_it_compiles() -> None:
+def test_launch_file_compiles() -> None:
     compile(LAUNCH.read_text(encoding="utf-8"), str(LAUNCH), "exec")
 
 
-def test_it_describes_one_node() -> None:
+def test_launch_file_describes_one_node() -> None:
     launch_ros = pytest.importorskip(
-        "launch_ros", reason="launch_ros comes with a ROS 2 installation, not with the wheels"
+        "launch_ros", reason="launch_ros is part of a ROS 2 installation, not of the wheels"
     )
     spec = importlib.util.spec_from_file_location("grounding_launch", LAUNCH)
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Pure functions of the ROS side: no node, no DDS."""
+"""Pure functions of the ROS package: no node, no DDS."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from peer import compressed, raw
-from seeing import picture
+from client import compressed_message, image_message
+from red_box_backend import red_box_image
 
 from llava_st_ros import msg
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
@@ -32,11 +32,12 @@ from llava_st_ros.records import (
     TrackState,
 )
 from llava_st_ros.ros import conversions
+from llava_st_ros.ros.camera_sources import parse_cameras
 from llava_st_ros.ros.images import CvBridge, NumpyBridge, bridge_name, choose_bridge, to_rgb
 from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
-from llava_st_ros.ros.parameters import NodeParameters, parse_cameras
-from llava_st_ros.ros.queries import free_id, parse_queries
-from llava_st_ros.ros.throttle import Throttle
+from llava_st_ros.ros.log_throttle import LogThrottle
+from llava_st_ros.ros.parameters import NodeParameters
+from llava_st_ros.ros.queries import next_query_id, parse_queries
 from support.paths import ROOT
 
 pytestmark = pytest.mark.ros
@@ -51,7 +52,7 @@ def test_stamps_keep_every_nanosecond(stamp: int) -> None:
     assert conversions.stamp_from_msg(message) == stamp
 
 
-def test_a_track_becomes_pixels_of_its_image() -> None:
+def test_track_is_converted_to_pixels_of_its_image() -> None:
     tube = BoxTube((1, 2), (Box(0.0, 0.0, 0.5, 0.5), Box(0.1, 0.2, 0.3, 0.4)))
     track = Track("q", 7, "the cup", tube, TrackState.PROPAGATED, 0.5, "front", "optical", 640, 480)
     message = conversions.track_to_msg(track)
@@ -68,14 +69,14 @@ def test_a_track_becomes_pixels_of_its_image() -> None:
     assert (empty.header.stamp.nanosec, list(empty.tracks)) == (9, [])
 
 
-def test_states_mean_the_same_in_records_and_messages() -> None:
+def test_state_values_are_the_same_in_records_and_messages() -> None:
     for state in TrackState:
         assert getattr(msg.GroundedTrack, state.name) == state.value
     for state in EventState:
         assert getattr(msg.GroundedEvent, state.name) == state.value
 
 
-def test_an_event_keeps_its_span() -> None:
+def test_event_keeps_its_span() -> None:
     event = Event(
         "q", 3, "it falls", Span(5, 9 * SECOND), EventState.ENDED, 0.5, "front", "optical"
     )
@@ -84,7 +85,7 @@ def test_an_event_keeps_its_span() -> None:
     assert (message.event_id, message.text, message.header.frame_id) == (3, "it falls", "optical")
 
 
-def test_an_answer_lies_on_the_windows_stamps() -> None:
+def test_answer_is_mapped_to_stamps_of_the_window() -> None:
     query = Query("q", "what happens?", Task.DVC, box=Box(0.1, 0.2, 0.3, 0.4))
     answer = Answer(
         Task.DVC,
@@ -110,14 +111,16 @@ def test_an_answer_lies_on_the_windows_stamps() -> None:
     assert message.tube[0].box.y_max == 100.0
     assert list(message.problems) == ["one"]
     assert not message.no_match
-    refused = replace(grounding, answer=Answer(Task.STVG, no_match=True), span=None, tube=BoxTube())
-    message = conversions.answer_to_msg(refused)
+    no_match = replace(
+        grounding, answer=Answer(Task.STVG, no_match=True), span=None, tube=BoxTube()
+    )
+    message = conversions.answer_to_msg(no_match)
     assert message.no_match
     assert not (message.span or message.tube)
 
 
 @pytest.mark.parametrize("task", list(Task))
-def test_a_query_comes_back_as_it_went(task: Task) -> None:
+def test_query_survives_the_round_trip(task: Task) -> None:
     query = Query(
         "q", "the cup", task, ("front",), 0.5, 3.0, (0.25, 0.75), Box(0.25, 0.5, 0.75, 1.0)
     )
@@ -126,7 +129,7 @@ def test_a_query_comes_back_as_it_went(task: Task) -> None:
     assert conversions.query_from_msg(conversions.query_to_msg(bare), "q", 1.0) == bare
 
 
-def test_the_queries_parameter_takes_words_and_objects() -> None:
+def test_queries_parameter_accepts_plain_words_and_json() -> None:
     entries = [
         "the red box",
         " ",
@@ -139,7 +142,7 @@ def test_the_queries_parameter_takes_words_and_objects() -> None:
         ("q2", "falls", Task.TVG, 2.0),
         ("q3", "x", Task.STVG, 0.5),
     ]
-    assert free_id(["q1", "q3"]) == "q2"
+    assert next_query_id(["q1", "q3"]) == "q2"
 
 
 @pytest.mark.parametrize(
@@ -155,13 +158,13 @@ def test_the_queries_parameter_takes_words_and_objects() -> None:
         ('{"text": "x", "task": "WHO"}', "WHO"),
     ],
 )
-def test_a_bad_entry_of_the_queries_parameter_is_named(entry: str, words: str) -> None:
+def test_invalid_entry_of_the_queries_parameter_is_named(entry: str, words: str) -> None:
     with pytest.raises(QueryError, match="expected") as caught:
         parse_queries([entry], 1.0)
     assert words in str(caught.value)
 
 
-def test_cameras_are_topics_with_or_without_a_name() -> None:
+def test_cameras_are_topics_with_an_optional_name() -> None:
     sources = parse_cameras(["front=/a/image", "/b/image_raw", "c/compressed", ""], "raw")
     assert [(s.name, s.topic, s.compressed, s.suffix) for s in sources] == [
         ("front", "/a/image", False, ""),
@@ -174,7 +177,7 @@ def test_cameras_are_topics_with_or_without_a_name() -> None:
         with pytest.raises(ConfigError):
             parse_cameras(entries, "raw")
     with pytest.raises(ConfigError, match="transport"):
-        NodeParameters(transport="carrier pigeon")
+        NodeParameters(transport="smoke signal")
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -184,7 +187,7 @@ def test_raw_images_of_every_encoding_and_padding(encoding: str, padding: int) -
     image = rng.integers(0, 256, (7, 5, 3), np.uint8)
     if encoding == "mono8":
         image = np.repeat(image[..., :1], 3, axis=2)
-    message = raw(image, 1, encoding=encoding)
+    message = image_message(image, 1, encoding=encoding)
     if encoding != "mono8":
         np.testing.assert_array_equal(to_rgb(message), image)
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, -1)
@@ -195,10 +198,10 @@ def test_raw_images_of_every_encoding_and_padding(encoding: str, padding: int) -
     np.testing.assert_array_equal(to_rgb(message), plain)
 
 
-def test_png_is_exact_and_jpeg_is_near() -> None:
-    image = picture(10, 10, 30, 30)
-    np.testing.assert_array_equal(to_rgb(compressed(image, 1, suffix=".png")), image)
-    assert np.abs(to_rgb(compressed(image, 1)).astype(int) - image).mean() < 2
+def test_png_is_exact_and_jpeg_is_close() -> None:
+    image = red_box_image(10, 10, 30, 30)
+    np.testing.assert_array_equal(to_rgb(compressed_message(image, 1, suffix=".png")), image)
+    assert np.abs(to_rgb(compressed_message(image, 1)).astype(int) - image).mean() < 2
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -207,10 +210,10 @@ def test_cv_bridge_and_numpy_agree(encoding: str) -> None:
         bridge = CvBridge()
     except Exception as error:
         assert bridge_name() == "numpy"
-        pytest.skip(f"no cv_bridge of ROS 2 here: {error!r}")
+        pytest.skip(f"ROS 2's cv_bridge is not installed: {error!r}")
     image = np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8)
     for padding in (0, 1, 12):
-        message = raw(image, 1, encoding=encoding)
+        message = image_message(image, 1, encoding=encoding)
         rows = np.frombuffer(message.data, np.uint8).reshape(message.height, -1)
         message.data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
         message.step += padding
@@ -221,7 +224,7 @@ def test_cv_bridge_and_numpy_agree(encoding: str) -> None:
             either.to_rgb(message)
 
 
-def test_a_cv_bridge_that_cannot_read_ros_2_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cv_bridge_of_ros_1_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ros1Bridge:
         def imgmsg_to_cv2(self, message: object, encoding: str) -> object:
             raise TypeError("'array.array' object is not a string")
@@ -232,54 +235,56 @@ def test_a_cv_bridge_that_cannot_read_ros_2_is_not_used(monkeypatch: pytest.Monk
     assert choose_bridge().name == "numpy"
 
 
-def test_the_frame_rate_is_bounded_by_stamp() -> None:
+def test_frame_rate_is_limited_by_stamp() -> None:
     intake = FrameIntake("front", max_rate=10.0)
-    image = picture(1, 1, 2, 2)
+    image = red_box_image(1, 1, 2, 2)
     stamps = [SECOND + i * SECOND // 30 for i in range(60)]  # two seconds at 30 Hz
-    frames = [frame for s in stamps if (frame := intake.read(raw(image, s)))]
+    frames = [frame for s in stamps if (frame := intake.read(image_message(image, s)))]
     assert len(frames) == 20
     assert intake.counts.received == 60
     assert intake.counts.skipped == 40
     assert intake.counts.dropped == 0
-    assert intake.read(raw(image, SECOND // 2)) is not None  # set back: not too soon
+    assert (
+        intake.read(image_message(image, SECOND // 2)) is not None
+    )  # the stamp jumped back: not skipped
     assert frames[0].frame_id == "optical"
 
 
-def test_a_new_size_is_taken_over_after_a_while() -> None:
+def test_new_image_size_is_accepted_after_consecutive_frames() -> None:
     intake = FrameIntake("front")
-    image = picture(1, 1, 2, 2)
+    image = red_box_image(1, 1, 2, 2)
     small = np.ascontiguousarray(image[:50, :50])
     stamp = SECOND
-    assert intake.read(raw(image, stamp))
+    assert intake.read(image_message(image, stamp))
     for i in range(SIZE_CHANGE_FRAMES - 1):
         with pytest.raises(FrameError, match="a frame of 50x50 in a stream of 396x297"):
-            intake.read(raw(small, stamp + i + 1))
-    assert intake.read(raw(small, stamp + 100)) is not None
+            intake.read(image_message(small, stamp + i + 1))
+    assert intake.read(image_message(small, stamp + 100)) is not None
     assert intake.counts.resized == SIZE_CHANGE_FRAMES - 1
     with pytest.raises(FrameError, match="a frame of 396x297 in a stream of 50x50"):
-        intake.read(raw(image, stamp + 101))
+        intake.read(image_message(image, stamp + 101))
 
 
-def test_the_throttle_counts_what_it_holds_back() -> None:
+def test_log_throttle_counts_suppressed_lines() -> None:
     now, lines = [0.0], []
-    throttle = Throttle(5.0, lambda: now[0])
+    throttle = LogThrottle(5.0, lambda: now[0])
     for i in range(4):
         throttle(lines.append, "a", f"a{i}")
         throttle(lines.append, "b", f"b{i}")
     assert lines == ["a0", "b0"]
     now[0] = 5.0
     throttle(lines.append, "a", "a4")
-    assert lines == ["a0", "b0", "a4 (3 more since)"]
+    assert lines == ["a0", "b0", "a4 (3 more suppressed)"]
 
 
-def test_the_parameter_file_that_ships_holds_every_parameter_with_its_default() -> None:
+def test_parameter_file_lists_every_parameter_with_its_default() -> None:
     import yaml
 
     path = ROOT / "config" / "grounding.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
     defaults = {f.name: f.default for f in fields(NodeParameters)}
     assert {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} == defaults
-    # rclpy takes the type from the default and from the file: 1 is no 1.0.
+    # rclpy infers types from the default and from the file: 1 is not 1.0.
     assert {k: type(v) for k, v in values.items() if not isinstance(v, list)} == {
         k: type(v) for k, v in defaults.items() if not isinstance(v, tuple)
     }

@@ -1,4 +1,4 @@
-"""The end of spinning: callbacks first, whatever they do; then nodes may go."""
+"""Spinner waits for running callbacks before it closes, so that nodes can be destroyed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from peer import PATIENCE
+from client import TIMEOUT
 from rclpy.context import Context
 from rclpy.node import Node
 
@@ -20,41 +20,41 @@ pytestmark = pytest.mark.ros
 
 
 class SlowNode(Node):
-    """Its callback does not end before it may."""
+    """A node whose timer callback runs until ``proceed`` is set."""
 
     def __init__(self, context: Context) -> None:
         super().__init__("slow", context=context)
-        self.entered, self.go_on, self.done = (threading.Event() for _ in range(3))
+        self.entered, self.proceed, self.done = (threading.Event() for _ in range(3))
         self.create_timer(0.001, self.work)
 
     def work(self) -> None:
         self.entered.set()
-        if self.go_on.wait(PATIENCE):
-            self.get_logger().info("the node is still whole")
+        if self.proceed.wait(TIMEOUT):
+            self.get_logger().info("the node still works")
             self.done.set()
 
 
 def close_waits(node: SlowNode, spinner: Spinner) -> None:
     closer = threading.Thread(target=spinner.close)
     closer.start()
-    closer.join(0.5)  # time enough to end too early
+    closer.join(0.5)  # long enough for a wrong early return
     assert closer.is_alive()
-    node.go_on.set()
-    closer.join(PATIENCE)
+    node.proceed.set()
+    closer.join(TIMEOUT)
     assert not closer.is_alive() and node.done.is_set()
     node.destroy_node()
 
 
-def test_close_waits_for_the_callback_that_runs(context: Context) -> None:
+def test_close_waits_for_a_running_callback(context: Context) -> None:
     node, spinner = SlowNode(context), Spinner(context, 2)
     spinner.add(node)
-    assert node.entered.wait(PATIENCE)
+    assert node.entered.wait(TIMEOUT)
     close_waits(node, spinner)
 
 
 @pytest.mark.parametrize("in_main", [True, False])
-def test_a_signal_ends_the_wait_and_close_still_waits(context: Context, in_main: bool) -> None:
-    """Whichever thread takes the signal: then its handler runs in the main one a little later."""
+def test_signal_ends_wait_but_close_still_waits(context: Context, in_main: bool) -> None:
+    """The signal may be delivered to any thread; its handler runs in the main one."""
 
     class InterruptedWaitError(Exception):
         pass
@@ -66,14 +66,14 @@ def test_a_signal_ends_the_wait_and_close_still_waits(context: Context, in_main:
     try:
         node, spinner = SlowNode(context), Spinner(context, 2)
         spinner.add(node)
-        assert node.entered.wait(PATIENCE)
+        assert node.entered.wait(TIMEOUT)
 
         def send() -> None:
-            taker = threading.main_thread() if in_main else threading.current_thread()
-            assert taker.ident is not None
-            signal.pthread_kill(taker.ident, signal.SIGUSR1)
+            receiver = threading.main_thread() if in_main else threading.current_thread()
+            assert receiver.ident is not None
+            signal.pthread_kill(receiver.ident, signal.SIGUSR1)
 
-        sender = threading.Timer(0.3, send)  # by then the wait has begun
+        sender = threading.Timer(0.3, send)  # after the wait has started
         sender.start()
         with pytest.raises(InterruptedWaitError):
             spinner.wait()
@@ -83,22 +83,22 @@ def test_a_signal_ends_the_wait_and_close_still_waits(context: Context, in_main:
     close_waits(node, spinner)
 
 
-def test_what_a_callback_raises_ends_the_wait_and_comes_out_of_close(context: Context) -> None:
+def test_exception_of_a_callback_ends_wait_and_is_raised_by_close(context: Context) -> None:
     node = Node("broken", context=context)
 
     def broken() -> None:
-        raise ValueError("of the callback")
+        raise ValueError("raised by the callback")
 
     node.create_timer(0.001, broken)
     spinner = Spinner(context, 2)
     spinner.add(node)
     spinner.wait()
-    with pytest.raises(ValueError, match="of the callback"):
+    with pytest.raises(ValueError, match="raised by the callback"):
         spinner.close()
     node.destroy_node()
 
 
-def test_the_wait_ends_with_the_context(context: Context) -> None:
+def test_wait_ends_when_the_context_is_shut_down(context: Context) -> None:
     spinner = Spinner(context, 2)
     context.shutdown()
     spinner.wait()

@@ -1,4 +1,4 @@
-"""The node in a process of its own: raw and compressed images in, tracks in source pixels out."""
+"""The node as a separate process: raw and compressed images in, tracks in source pixels out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
+from client import TIMEOUT, ClientNode, compressed_message, image_message
 from diagnostic_msgs.msg import DiagnosticArray
-from peer import PATIENCE, Peer, compressed, raw
-from seeing import HEIGHT, STEP_X, STEP_Y, WIDTH, picture
+from red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
 from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.ros
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parent.parent / "scripts"
 TENTH = 100_000_000
-BEGIN = 1_000 * 10 * TENTH + 123_456_789  # an odd stamp: every nanosecond must come through
+START = 1_000 * 10 * TENTH + 123_456_789  # not a round number: no nanosecond may be lost
 
 
 @contextmanager
 def process(
     *command: str | Path, signals: Sequence[signal.Signals] = (signal.SIGINT,)
 ) -> Iterator[subprocess.Popen[str]]:
-    """A node in a process of its own, ended by ``signals``, by default as Ctrl-C would."""
+    """Run a node in a separate process and end it with ``signals``, by default as Ctrl-C does."""
     with subprocess.Popen(
         [sys.executable, *map(str, command)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE,
         text=True,
@@ -45,7 +45,7 @@ def process(
             yield running
             for number in signals:
                 running.send_signal(number)
-            output, _ = running.communicate(timeout=PATIENCE)
+            output, _ = running.communicate(timeout=TIMEOUT)
             assert running.returncode == 0, output
             assert "Traceback" not in output, output
         finally:
@@ -53,21 +53,21 @@ def process(
 
 
 class Cameras:
-    """Two cameras that see the same red box wander, a tenth of a second a frame."""
+    """Two cameras that show the same moving red box, 0.1 s per frame."""
 
-    def __init__(self, peer: Peer) -> None:
-        self.front = peer.camera("/front/image_raw")
-        self.wrist = peer.camera("/wrist/image_raw/compressed", compressed=True)
+    def __init__(self, client: ClientNode) -> None:
+        self.front = client.camera("/front/image_raw")
+        self.wrist = client.camera("/wrist/image_raw/compressed", compressed=True)
         self.boxes: dict[int, tuple[int, int, int, int]] = {}  # stamp -> pixels
 
-    def shoot(self) -> None:
+    def publish_image(self) -> None:
         i = len(self.boxes)
-        stamp, left, top = BEGIN + i * TENTH, 5 + i % 60, 10 + i % 40
+        stamp, left, top = START + i * TENTH, 5 + i % 60, 10 + i % 40
         corners = (left, top, left + 30, top + 40)
         self.boxes[stamp] = tuple(c * s for c, s in zip(corners, (STEP_X, STEP_Y) * 2))
-        image = picture(*corners)
-        self.front.publish(raw(image, stamp, "front_optical", encoding="bgr8"))
-        self.wrist.publish(compressed(image, stamp, "wrist_optical"))
+        image = red_box_image(*corners)
+        self.front.publish(image_message(image, stamp, "front_optical", encoding="bgr8"))
+        self.wrist.publish(compressed_message(image, stamp, "wrist_optical"))
 
 
 def latencies(diagnostics: list[DiagnosticArray]) -> list[str]:
@@ -75,28 +75,30 @@ def latencies(diagnostics: list[DiagnosticArray]) -> list[str]:
     return [v.value for v in values if v.key.startswith("latency") and v.value != "none"]
 
 
-def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
-    arrays = peer.collect(msg.GroundedTrackArray, "/robot/tracks")
-    answers = peer.collect(msg.Answer, "/robot/grounding/answers")
-    events = peer.collect(msg.GroundedEvent, "/robot/events")
-    overlays = peer.collect(CompressedImage, "/robot/grounding/overlay/front/compressed", 1)
-    diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
+def test_tracks_have_the_stamp_frame_id_and_pixels_of_their_images(client: ClientNode) -> None:
+    arrays = client.collect(msg.GroundedTrackArray, "/robot/tracks")
+    answers = client.collect(msg.Answer, "/robot/grounding/answers")
+    events = client.collect(msg.GroundedEvent, "/robot/events")
+    overlays = client.collect(CompressedImage, "/robot/grounding/overlay/front/compressed", 1)
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     with process(
-        HERE / "seeing_node.py", "--ros-args", "-r", "__ns:=/robot",
+        HERE / "red_box_node.py", "--ros-args", "-r", "__ns:=/robot",
         "-p", "queries:=[the red box]", "-p", "default_period:=0.5",
         "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
         "--params-file", HERE / "two_cameras.yaml",
     ):  # fmt: skip
-        cameras = Cameras(peer)
+        cameras = Cameras(client)
 
-        def grown() -> bool:
+        def is_complete() -> bool:
             done = {t.camera for a in list(arrays) for t in a.tracks if len(t.tube) >= 8}
             return done == {"front", "wrist"} and bool(events) and bool(overlays)
 
-        peer.publish_until(cameras.shoot, grown, "tracks of both cameras, events and an overlay")
-        peer.wait(lambda: latencies(diagnostics), "a latency in the diagnostics")
+        client.publish_until(
+            cameras.publish_image, is_complete, "tracks of both cameras, events and an overlay"
+        )
+        client.wait(lambda: latencies(diagnostics), "a latency in the diagnostics")
 
-    tolerance = {"front": 0.01, "wrist": max(STEP_X, STEP_Y)}  # JPEG smears a box's edge
+    tolerance = {"front": 0.01, "wrist": max(STEP_X, STEP_Y)}  # JPEG blurs the edges
     for array in arrays:
         for track in array.tracks:
             assert array.camera == track.camera
@@ -109,7 +111,9 @@ def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
             assert track.box == track.tube[-1].box
             for grounded in track.tube:
                 box = grounded.box
-                expected = cameras.boxes[stamp_from_msg(grounded.stamp)]  # of that very image
+                expected = cameras.boxes[
+                    stamp_from_msg(grounded.stamp)
+                ]  # in the image with this stamp
                 found = (box.x_min, box.y_min, box.x_max, box.y_max)
                 assert found == pytest.approx(expected, abs=tolerance[track.camera])
     assert len({(t.camera, t.track_id) for a in arrays for t in a.tracks}) == 2
@@ -120,7 +124,7 @@ def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
         assert "<HEIGHT-" in answer.text
         assert not answer.problems
     assert events[0].state == msg.GroundedEvent.BEGUN
-    assert stamp_from_msg(events[0].start) in cameras.boxes
+    assert stamp_from_msg(events[0].start_node) in cameras.boxes
     for overlay in overlays:
         assert stamp_from_msg(overlay.header.stamp) in cameras.boxes
         assert overlay.header.frame_id == "front_optical"
@@ -129,21 +133,23 @@ def test_tracks_carry_the_sources_stamp_frame_and_pixels(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("model", ["random_checkpoint", "random_engine"])
-def test_llava_st_node_runs_a_model(peer: Peer, model: str, request: pytest.FixtureRequest) -> None:
+def test_llava_st_node_runs_a_model(
+    client: ClientNode, model: str, request: pytest.FixtureRequest
+) -> None:
     folder: Path = request.getfixturevalue(model)
-    arrays = peer.collect(msg.GroundedTrackArray, "tracks")
-    answers = peer.collect(msg.Answer, "grounding/answers")
+    arrays = client.collect(msg.GroundedTrackArray, "tracks")
+    answers = client.collect(msg.Answer, "grounding/answers")
     with process(
         "-m", "llava_st_ros.cli", "node", "--ros-args", "-p", f"model:={folder}",
         "-p", "queries:=[a ball]", "-p", "history:=0.0",
     ):  # fmt: skip
-        camera, stamps = peer.camera("image"), []
+        camera, stamps = client.camera("image"), []
 
-        def shoot() -> None:
-            stamps.append(BEGIN + len(stamps) * TENTH)
-            camera.publish(raw(picture(10, 10, 40, 40), stamps[-1]))
+        def publish_image() -> None:
+            stamps.append(START + len(stamps) * TENTH)
+            camera.publish(image_message(red_box_image(10, 10, 40, 40), stamps[-1]))
 
-        peer.publish_until(shoot, lambda: arrays and answers, "an answer of the network")
+        client.publish_until(publish_image, lambda: arrays and answers, "an answer")
     assert answers[0].query.text == "a ball"
     assert answers[0].camera == "camera"
     assert stamp_from_msg(answers[0].header.stamp) in stamps
@@ -154,37 +160,39 @@ def test_llava_st_node_runs_a_model(peer: Peer, model: str, request: pytest.Fixt
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
-def test_the_node_ends_in_order_in_the_middle_of_its_work(
-    peer: Peer, signals: tuple[signal.Signals, ...]
+def test_node_shuts_down_cleanly_while_busy(
+    client: ClientNode, signals: tuple[signal.Signals, ...]
 ) -> None:
-    answers = peer.collect(msg.Answer, "grounding/answers")
+    answers = client.collect(msg.Answer, "grounding/answers")
     with process(
-        HERE / "seeing_node.py", "--ros-args", "-p", "queries:=[the red box]",
+        HERE / "red_box_node.py", "--ros-args", "-p", "queries:=[the red box]",
         "-p", "default_period:=0.01", "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
         signals=signals,
     ):  # fmt: skip
-        camera, count = peer.camera("image"), itertools.count()
+        camera, count = client.camera("image"), itertools.count()
 
-        def shoot() -> None:
-            camera.publish(raw(picture(10, 10, 40, 40), BEGIN + next(count) * TENTH))
+        def publish_image() -> None:
+            camera.publish(
+                image_message(red_box_image(10, 10, 40, 40), START + next(count) * TENTH)
+            )
 
-        peer.publish_until(shoot, lambda: len(answers) >= 5, "answers")
+        client.publish_until(publish_image, lambda: len(answers) >= 5, "answers")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("-p", "model:=/no/such/folder"), ("/no/such/folder",)),
-        (("-p", "cameras:=['']"), ("no camera",)),
+        (("-p", "cameras:=['']"), ("no camera is configured",)),
         (("-p", "min_confidence:=2.0"), ("min_confidence", "2.0")),
-        (("-p", "queries:=['{\"text\": 3}']"), ("text 3",)),
+        (("-p", "queries:=['{\"text\": 3}']"), ("text is 3",)),
     ],
 )
-def test_a_bad_start_is_one_line_and_exit_code_2(
+def test_failed_start_prints_one_line_and_exits_with_2(
     domain: int, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     command = [sys.executable, str(SCRIPTS / "grounding_node"), "--ros-args", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""What the node says: tracks, events, answers and the overlay, stamped as their images were."""
+"""Publishes tracks, events, answers and the overlay, with the stamps of their images."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ from llava_st_ros.media.overlay import draw
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Tick, Track
 from llava_st_ros.ros import conversions, qos
 
-OVERLAY_EVENT_SECONDS = 3.0  # an ended event stays on the overlay this long
+OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
 
 
-class Publications:
-    """The publishers, from construction to ``destroy``; they speak while the node is active.
+class ResultPublishers:
+    """The result topics, from construction to ``destroy``. Silent unless the node is active.
 
-    ``publish`` belongs to one thread.
+    ``publish`` must be called by one thread only.
+
+    Args:
+        node: The node that publishes.
+        cameras: Names of all cameras.
+        warn: Logs a warning about incompatible QoS.
+
+    Attributes:
+        overlay_quality: JPEG quality, 1 to 100.
     """
 
     def __init__(
         self, node: LifecycleNode, cameras: Sequence[str], warn: Callable[[str], None]
     ) -> None:
-        self.overlay_quality = 80  # JPEG
+        self.overlay_quality = 80
         self._node = node
-        self._said: dict[str, tuple[Track, ...]] = {}
-        self._events: dict[int, Event] = {}
+        self._last_tracks: dict[str, tuple[Track, ...]] = {}  # by camera
+        self._events: dict[int, Event] = {}  # to draw, by id
 
         def publisher(kind: type, topic: str, profile: QoSProfile):  # type: ignore[no-untyped-def]
             events = qos.publisher_events(node, topic, profile, warn)
@@ -45,10 +53,13 @@ class Publications:
         }
 
     def publish(self, tick: Tick, frames: Mapping[str, Frame]) -> None:
-        """Publish what a tick brought; ``frames`` is each camera's newest when it began.
+        """Publish the results of a tick.
 
-        Tracks go out for a camera when there was an answer or when they changed, so that silence
-        on the topic means that nothing was asked.
+        A camera's tracks are published if there was an answer or if they changed.
+
+        Args:
+            tick: The tick.
+            frames: Each camera's newest frame when the tick started.
         """
         for grounding in tick.groundings:
             self._answers.publish(conversions.answer_to_msg(grounding))
@@ -58,16 +69,16 @@ class Publications:
         answered = {grounding.camera for grounding in tick.groundings}
         for camera, frame in frames.items():
             tracks = tuple(track for track in tick.tracks if track.camera == camera)
-            if camera in answered or tracks != self._said.get(camera, ()):
-                self._said[camera] = tracks
+            if camera in answered or tracks != self._last_tracks.get(camera, ()):
+                self._last_tracks[camera] = tracks
                 self._tracks.publish(
                     conversions.tracks_to_msg(tracks, camera, frame.stamp, frame.frame_id)
                 )
             self._publish_overlay(frame, tracks)
 
-    def begin_stream(self) -> None:
-        """Forget what was said: another stream begins."""
-        self._said.clear()
+    def reset(self) -> None:
+        """Forget tracks and events: a new stream starts."""
+        self._last_tracks.clear()
         self._events.clear()
 
     def destroy(self) -> None:
@@ -77,26 +88,27 @@ class Publications:
     def _publish_overlay(self, frame: Frame, tracks: Sequence[Track]) -> None:
         publisher = self._overlays.get(frame.camera)
         if publisher is None or not publisher.get_subscription_count():
-            return  # drawing and encoding cost more than the rest of this module
-        picture = draw(frame.image, tracks, self._events_shown(frame))
-        publisher.publish(overlay_msg(picture, frame, self.overlay_quality))
+            return  # drawing and encoding are expensive
+        image = draw(frame.image, tracks, self._events_shown(frame))
+        publisher.publish(overlay_msg(image, frame, self.overlay_quality))
 
     def _events_shown(self, frame: Frame) -> list[Event]:
         oldest = frame.stamp - round(OVERLAY_EVENT_SECONDS * NANOSECONDS)
         for event in list(self._events.values()):
-            over = event.state is EventState.ENDED and event.span.end < oldest
-            if event.camera == frame.camera and (over or event.span.start > frame.stamp):
-                del self._events[event.event_id]  # over, or of a stream that began anew
+            is_over = event.state is EventState.ENDED and event.span.end < oldest
+            is_future = event.span.start > frame.stamp  # the stream was reset
+            if event.camera == frame.camera and (is_over or is_future):
+                del self._events[event.event_id]
         return [event for event in self._events.values() if event.camera == frame.camera]
 
 
 def overlay_topic(camera: str, cameras: Sequence[str]) -> str:
-    """``~/overlay/compressed`` of a single camera; one of several has its name in between."""
+    """Return ``~/overlay/compressed``, with the camera's name in between if there are several."""
     return "~/overlay/compressed" if len(cameras) == 1 else f"~/overlay/{camera}/compressed"
 
 
 def overlay_msg(image: np.ndarray, frame: Frame, quality: int) -> CompressedImage:
-    """RGB uint8 [H, W, 3] -> a JPEG message with the frame's stamp and frame_id."""
+    """Encode RGB uint8 [H, W, 3] as a JPEG message with the frame's stamp and frame_id."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     message = CompressedImage(header=conversions.header(frame.stamp, frame.frame_id), format="jpeg")

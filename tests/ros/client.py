@@ -1,4 +1,4 @@
-"""The other side of the topics: a node that publishes, collects and calls, with bounded waits."""
+"""A node that publishes images, collects messages and calls services, with bounded waits."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.ros.conversions import header
 
-PATIENCE = 30.0  # seconds; far beyond what anything here takes
+TIMEOUT = 30.0  # seconds; far longer than anything here takes
 
 
-class Peer(Node):
-    """Waits on conditions: ``wait`` looks again whenever anything arrived."""
+class ClientNode(Node):
+    """The node under test's counterpart. ``wait`` re-evaluates its condition on each message."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__("peer", context=context)
+        super().__init__("client", context=context)
         self._arrived = threading.Condition()
         self.logs: list[Log] = []
-        kept = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(Log, "/rosout", self._into(self.logs), kept)
+        profile = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(Log, "/rosout", self._append_to(self.logs), profile)
 
     def collect(self, kind: type, topic: str, profile: Any = 100) -> list[Any]:
-        """A list that fills with what comes on ``topic``."""
+        """Subscribe to ``topic``; return a list to which its messages are appended."""
         messages: list[Any] = []
-        self.create_subscription(kind, topic, self._into(messages), profile)
+        self.create_subscription(kind, topic, self._append_to(messages), profile)
         return messages
 
     def wait(self, condition: Callable[[], Any], what: str = "the condition") -> Any:
-        """The condition's value once it is true; the test fails where it never is."""
+        """Wait until the condition is true and return its value; fail after TIMEOUT."""
         with self._arrived:
-            value = self._arrived.wait_for(condition, PATIENCE)
-        assert value, f"waited {PATIENCE} s for {what}; logs: {self.log_lines()[-8:]}"
+            value = self._arrived.wait_for(condition, TIMEOUT)
+        assert value, f"waited {TIMEOUT} s for {what}; logs: {self.log_lines()[-8:]}"
         return value
 
     def poll(self, condition: Callable[[], Any], what: str = "the condition") -> Any:
-        """As ``wait``, for what no message tells of (discovery, threads)."""
-        deadline = time.monotonic() + PATIENCE
+        """As ``wait``, for conditions that change without a message (discovery, threads)."""
+        deadline = time.monotonic() + TIMEOUT
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
+            assert time.monotonic() < deadline, f"waited {TIMEOUT} s for {what}"
             with self._arrived:
                 self._arrived.wait(0.01)
         return value
@@ -57,21 +57,21 @@ class Peer(Node):
         return [log.msg for log in self.logs]
 
     def wait_log(self, *parts: str) -> str:
-        """The first logged line that holds every part."""
+        """Wait for a log line that contains every part, and return the first."""
         found: list[str] = []
 
-        def look() -> bool:
+        def is_logged() -> bool:
             found[:] = [line for line in self.log_lines() if all(part in line for part in parts)]
             return bool(found)
 
-        self.wait(look, f"a log line with {parts}")
+        self.wait(is_logged, f"a log line with {parts}")
         return found[0]
 
     def publish_until(
         self, publish: Callable[[], None], condition: Callable[[], Any], what: str
     ) -> Any:
-        """Publish again and again, as a camera does, until the condition is true."""
-        deadline = time.monotonic() + PATIENCE
+        """Call ``publish`` repeatedly, as a camera does, until the condition is true."""
+        deadline = time.monotonic() + TIMEOUT
         while not (value := condition()):
             assert time.monotonic() < deadline, f"{what}; logs: {self.log_lines()[-8:]}"
             publish()
@@ -80,20 +80,21 @@ class Peer(Node):
         return value
 
     def call(self, kind: type, name: str, request: Any) -> Any:
-        client = self.create_client(kind, name)
-        assert client.wait_for_service(PATIENCE), name
-        future = client.call_async(request)
-        response = self.poll(lambda: future.done() and future.result(), f"an answer of {name}")
-        self.destroy_client(client)
+        """Call a service and return its response."""
+        service = self.create_client(kind, name)
+        assert service.wait_for_service(TIMEOUT), name
+        future = service.call_async(request)
+        response = self.poll(lambda: future.done() and future.result(), f"a response from {name}")
+        self.destroy_client(service)
         return response
 
     def action(self, kind: type, name: str) -> ActionClient:
-        client = ActionClient(self, kind, name)
-        assert client.wait_for_server(PATIENCE), name
-        return client
+        action = ActionClient(self, kind, name)
+        assert action.wait_for_server(TIMEOUT), name
+        return action
 
     def camera(self, topic: str, *, compressed: bool = False, profile: Any = None) -> Any:
-        """A publisher of images that some subscription has found."""
+        """Create an image publisher; without a ``profile``, wait until it is subscribed to."""
         publisher = self.create_publisher(
             CompressedImage if compressed else Image, topic, profile or qos_profile_sensor_data
         )
@@ -101,17 +102,19 @@ class Peer(Node):
             self.poll(publisher.get_subscription_count, f"a subscription to {topic}")
         return publisher
 
-    def _into(self, messages: list[Any]) -> Callable[[Any], None]:
-        def take(message: Any) -> None:
+    def _append_to(self, messages: list[Any]) -> Callable[[Any], None]:
+        def append(message: Any) -> None:
             with self._arrived:
                 messages.append(message)
                 self._arrived.notify_all()
 
-        return take
+        return append
 
 
-def raw(image: np.ndarray, stamp: int, frame_id: str = "optical", encoding: str = "rgb8") -> Image:
-    """RGB uint8 [H, W, 3] -> Image in one of the encodings that the node takes."""
+def image_message(
+    image: np.ndarray, stamp: int, frame_id: str = "optical", encoding: str = "rgb8"
+) -> Image:
+    """Convert RGB uint8 [H, W, 3] to an Image in one of the supported encodings."""
     codes = {
         "bgr8": cv2.COLOR_RGB2BGR,
         "rgba8": cv2.COLOR_RGB2RGBA,
@@ -126,10 +129,10 @@ def raw(image: np.ndarray, stamp: int, frame_id: str = "optical", encoding: str 
     return message
 
 
-def compressed(
+def compressed_message(
     image: np.ndarray, stamp: int, frame_id: str = "optical", suffix: str = ".jpg"
 ) -> CompressedImage:
-    """RGB uint8 [H, W, 3] -> CompressedImage, JPEG or PNG."""
+    """Convert RGB uint8 [H, W, 3] to a CompressedImage, JPEG or PNG."""
     _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     message = CompressedImage(header=header(stamp, frame_id), format=suffix[1:])
     message.data.frombytes(data.tobytes())

@@ -1,40 +1,33 @@
-"""How people steer the node: standing queries by topic and service, and the switch."""
+"""The node's services and its topic ``~/query``: standing queries, and pausing them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, LlavaStError
-from llava_st_ros.records import Query
 from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.parameters import NodeParameters
-from llava_st_ros.ros.queries import check_cameras, free_id
+from llava_st_ros.ros.queries import make_query
 from llava_st_ros.ros.worker import Worker
 
-# Gives the running worker; raises BackendError before the node is configured.
+# Returns the running worker; raises BackendError while the node is unconfigured.
 GetWorker = Callable[[], Worker]
 
 
-def query_of(message: msg.Query, parameters: NodeParameters, taken: Sequence[str] = ()) -> Query:
-    """The message's query, named and for cameras that exist; QueryError where it is refused."""
-    query = conversions.query_from_msg(
-        message, message.id or free_id(taken), parameters.default_period
-    )
-    check_cameras(query, [source.name for source in parameters.camera_sources])
-    return query
-
-
-class Control:
-    """The services and ``~/query``. They answer in every state: a refusal says what is missing."""
+class Services:
+    """Serves requests in every lifecycle state; a rejected one gets the reason as its message."""
 
     def __init__(
-        self, node: LifecycleNode, worker: GetWorker, parameters: Callable[[], NodeParameters]
+        self,
+        node: LifecycleNode,
+        get_worker: GetWorker,
+        get_parameters: Callable[[], NodeParameters],
     ) -> None:
-        self._worker, self._parameters = worker, parameters
+        self._get_worker, self._get_parameters = get_worker, get_parameters
         self._logger = node.get_logger()
         group = MutuallyExclusiveCallbackGroup()
         for kind, name, callback in (
@@ -56,17 +49,19 @@ class Control:
         )
 
     def _add(self, message: msg.Query) -> str:
-        grounder = self._worker().grounder
-        query = query_of(message, self._parameters(), [query.id for query in grounder.queries])
+        grounder = self._get_worker().grounder
+        query = make_query(
+            message, self._get_parameters(), [query.id for query in grounder.queries]
+        )
         grounder.add_query(query)
-        self._logger.info(f"query {query.id!r} stands: {query.task.value} {query.text!r}")
+        self._logger.info(f"added query {query.id!r}: {query.task.value} {query.text!r}")
         return query.id
 
     def _on_query(self, message: msg.Query) -> None:
         try:
             self._add(message)
         except LlavaStError as error:
-            self._logger.warning(f"refused a query from ~/query: {error}")
+            self._logger.warning(f"rejected a query from ~/query: {error}")
 
     def _on_add(
         self, request: srv.AddQuery.Request, response: srv.AddQuery.Response
@@ -82,7 +77,7 @@ class Control:
         self, request: srv.RemoveQuery.Request, response: srv.RemoveQuery.Response
     ) -> srv.RemoveQuery.Response:
         try:
-            self._worker().grounder.remove_query(request.id)
+            self._get_worker().grounder.remove_query(request.id)
             response.success = True
         except LlavaStError as error:
             response.message = str(error)
@@ -92,9 +87,9 @@ class Control:
         self, _: srv.ListQueries.Request, response: srv.ListQueries.Response
     ) -> srv.ListQueries.Response:
         try:
-            queries = self._worker().grounder.queries
+            queries = self._get_worker().grounder.queries
         except BackendError:
-            queries = ()  # none stands before the node is configured
+            queries = ()  # an unconfigured node has none
         response.queries = [conversions.query_to_msg(query) for query in queries]
         return response
 
@@ -102,9 +97,9 @@ class Control:
         self, request: srv.Enable.Request, response: srv.Enable.Response
     ) -> srv.Enable.Response:
         try:
-            self._worker().enabled = request.enable
+            self._get_worker().enabled = request.enable
             response.success = True
-            response.message = f"standing queries are {'asked' if request.enable else 'paused'}"
+            response.message = f"standing queries are {'enabled' if request.enable else 'paused'}"
         except LlavaStError as error:
             response.message = str(error)
         return response

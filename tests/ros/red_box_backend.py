@@ -1,31 +1,33 @@
-"""A backend that really looks: it finds the red rectangle in each image and says where it is.
+"""A backend that answers with the red rectangle of each image.
 
-It fills the place of a trained network, so that a stamp or a box that is off on a topic is the
-node's fault. Everything else (sampling, prompt, grammar, decoding, parsing) is the product's.
+It replaces a trained network by exact detection, so that a wrong stamp or box on a topic is an
+error of the node. Sampling, prompt, grammar, decoding and parsing are the product's.
 """
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 
 from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.records import Answer, Box, Modality, Task
+from llava_st_ros.ros.model_loading import LoadedModel
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from support.stream_config import stream_config
 
-# 99 steps of 4 and of 3 pixels: a box on this raster is a whole coordinate token on each side.
+# 99 steps of 4 and of 3 pixels: a box on this raster has integer coordinate tokens.
 WIDTH, HEIGHT = 396, 297
 STEP_X, STEP_Y = WIDTH // 99, HEIGHT // 99
-SURENESS = 6.0  # a logit among zeros: a probability of about 0.8 in a table of 100 rows
+LOGIT = 6.0  # the others are 0: a probability of about 0.8 among 100 tokens
 
 
-def picture(
+def red_box_image(
     left: int, top: int, right: int, bottom: int, size: tuple[int, int] = (WIDTH, HEIGHT)
 ) -> np.ndarray:
-    """RGB uint8: a red rectangle on blue, its corners given in raster steps."""
+    """Return RGB uint8 [H, W, 3]: a red rectangle on blue, its corners in raster steps."""
     image = np.zeros((size[1], size[0], 3), np.uint8)
     image[:] = (20, 60, 160)
     image[top * STEP_Y : bottom * STEP_Y, left * STEP_X : right * STEP_X] = (230, 10, 10)
@@ -45,32 +47,36 @@ class _Cache:
         del self.items[length:]
 
 
-class SeeingBackend:
-    """Features are a frame's box; the answer is written when the whole prompt is in the cache."""
+class RedBoxBackend:
+    """Features are the box of a frame. The answer is made when the prompt is prefilled.
+
+    Attributes:
+        threads: Names of the threads in which frames were encoded.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._gate: threading.Semaphore | None = None
-        self.threads: set[str] = set()  # where it was called
+        self.threads: set[str] = set()
         self.model = stream_config(tokenizer)
 
     def hold(self, steps: int = 1) -> None:
-        """From now on take ``steps`` steps, and for ever over the next."""
+        """Allow only ``steps`` more decoding steps; further ones block."""
         self._gate = threading.Semaphore(steps)
 
     def step(self) -> None:
-        """Take one step more."""
+        """Allow one more decoding step."""
         if self._gate is not None:
             self._gate.release()
 
-    def go_on(self) -> None:
-        """Take steps as ever again."""
+    def resume(self) -> None:
+        """Allow all decoding steps again."""
         gate, self._gate = self._gate, None
         if gate is not None:
             gate.release(1_000)
 
     def describe(self) -> BackendDescription:
-        return BackendDescription("seeing", self.model, "cpu", "exact")
+        return BackendDescription("red box", self.model, "cpu", "exact")
 
     def encode_frame(self, image: np.ndarray) -> Box:
         self.threads.add(threading.current_thread().name)
@@ -106,7 +112,7 @@ class SeeingBackend:
     def extend(self, token_ids, cache) -> np.ndarray:
         gate = self._gate
         if gate is not None and not gate.acquire(timeout=60):
-            raise TimeoutError("nobody let the network go on")
+            raise TimeoutError("no decoding step was allowed for 60 s")
         logits = []
         for token in token_ids:
             cache.items.append(int(token))
@@ -114,10 +120,10 @@ class SeeingBackend:
         return np.stack(logits)
 
     def _next(self, cache) -> np.ndarray:
-        said = sum(1 for item in cache.items if not isinstance(item, tuple))
+        position = sum(1 for item in cache.items if not isinstance(item, tuple))
         logits = np.zeros(self.model.vocabulary, np.float32)
-        more = said < len(cache.answer)
-        logits[cache.answer[said] if more else self.tokenizer.chat_end] = SURENESS
+        is_end = position >= len(cache.answer)
+        logits[self.tokenizer.chat_end if is_end else cache.answer[position]] = LOGIT
         return logits
 
     def _answer(self, boxes: tuple[Box, ...]) -> list[int]:
@@ -129,8 +135,8 @@ class SeeingBackend:
         return self.tokenizer.encode(format_answer(answer, self.model.coordinates).text)
 
 
-def load_seeing(settings: object = None) -> tuple[SeeingBackend, Tokenizer]:
-    """In the place of ``llava_st_ros.ros.node.load_model``."""
+def load_red_box(parameters: object = None) -> LoadedModel:
+    """Replace ``llava_st_ros.ros.model_loading.load_model``."""
     words = ["the red box in this video: During the span of. Object bounding box: "]
     tokenizer = train_tokenizer(words, 400, 20, 100)
-    return SeeingBackend(tokenizer), tokenizer
+    return LoadedModel(RedBoxBackend(tokenizer), tokenizer, Path("/models/red-box"))

@@ -1,0 +1,131 @@
+"""Publishes /diagnostics once a second and warns about cameras that send nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from llava_st_ros.records import NANOSECONDS, Tick
+from llava_st_ros.ros import diagnostics
+from llava_st_ros.ros.cameras import CameraSubscription
+from llava_st_ros.ros.intake import IntakeCounts
+from llava_st_ros.ros.worker import Worker
+
+PERIOD = 1.0  # seconds
+SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
+
+
+class DiagnosticsPublisher:
+    """The timer, the publisher and the counts.
+
+    Args:
+        node: The node that publishes.
+        get_cameras: Returns the subscribed cameras; empty unless the node is active.
+        get_worker: Returns the worker; None while the node is unconfigured.
+        describe: Returns the lifecycle state under "state", and the facts about the model.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        get_cameras: Callable[[], tuple[CameraSubscription, ...]],
+        get_worker: Callable[[], Worker | None],
+        describe: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._node, self._describe = node, describe
+        self._get_cameras, self._get_worker = get_cameras, get_worker
+        self._latency = diagnostics.DurationMeter()
+        self._tick_time = diagnostics.DurationMeter()
+        self._answers = self._tracks = self._failures = self._previous_failures = 0
+        self._last_failure = ""
+        self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
+        self._published_at = time.monotonic()
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        node.create_timer(
+            PERIOD,
+            self.publish,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            # Diagnostics continue while simulated time is paused.
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    def record_tick(self, tick: Tick, seconds: float) -> None:
+        """Count a tick whose results were just published.
+
+        Latency is measured from the stamp of the newest frame of each answer.
+
+        Args:
+            tick: The tick.
+            seconds: How long it took.
+        """
+        self._tracks = len(tick.tracks)
+        if not tick.groundings:
+            return
+        self._answers += len(tick.groundings)
+        self._tick_time.add(seconds)
+        now = self._node.get_clock().now().nanoseconds
+        if now:  # 0: no simulated time has been received yet
+            for grounding in tick.groundings:
+                self._latency.add((now - grounding.window[-1]) / NANOSECONDS)
+
+    def record_failure(self, error: Exception) -> None:
+        """Count a tick that failed."""
+        self._failures += 1
+        self._last_failure = f"{type(error).__name__}: {error}"
+
+    def publish(self) -> None:
+        """Publish the status of the model and of each camera, and warn about silent cameras."""
+        now = time.monotonic()
+        interval, self._published_at = now - self._published_at, now
+        statuses = [self._model_status()]
+        for camera in self._get_cameras():
+            camera.warn_if_silent(SILENCE_LIMIT)
+            counts = camera.intake.counts
+            health = diagnostics.CameraHealth(
+                camera.source.name,
+                camera.topic,
+                camera.publisher_count,
+                camera.silence,
+                counts,
+                self._previous_counts.get(camera.source.name, IntakeCounts()),
+                interval,
+                camera.last_problem,
+            )
+            self._previous_counts[camera.source.name] = counts
+            node = self._node.get_fully_qualified_name()
+            statuses.append(diagnostics.camera_status(node, health, SILENCE_LIMIT))
+        if len(statuses) == 1:
+            self._previous_counts.clear()  # inactive: new subscriptions start their counts at 0
+        stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(diagnostics.make_array(stamp, statuses))
+
+    def _model_status(self) -> DiagnosticStatus:
+        worker, description = self._get_worker(), dict(self._describe())
+        level, message = DiagnosticStatus.OK, description.pop("state")
+        new_failures = self._failures - self._previous_failures
+        self._previous_failures = self._failures
+        if worker is not None and not worker.alive:
+            level, message = DiagnosticStatus.ERROR, "the worker thread has ended"
+        elif new_failures:
+            level = DiagnosticStatus.ERROR
+            message = f"{new_failures} ticks failed: {self._last_failure}"
+        values = {
+            **description,
+            "standing queries": len(worker.grounder.queries) if worker else 0,
+            "standing queries enabled": "yes" if worker and worker.enabled else "no",
+            "one-shot queries pending": worker.pending if worker else 0,
+            "answers": self._answers,
+            "tracks": self._tracks,
+            "failures": self._failures,
+            "latency from stamp to publication": self._latency.take(),
+            "duration of ticks with answers": self._tick_time.take(),
+        }
+        name = f"{self._node.get_fully_qualified_name()}: model"
+        device = str(description.get("device", ""))
+        return diagnostics.make_status(name, level, message, values, device)

@@ -1,0 +1,16 @@
+"""Runs the node's ``main`` with the red-box backend, in a separate process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Without pytest, this folder and tests/ are not on the path.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from red_box_backend import load_red_box
+
+from llava_st_ros.ros.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(load=load_red_box))
