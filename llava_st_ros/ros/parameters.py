@@ -96,7 +96,7 @@ class NodeParameters:
     )
     window_seconds: float = _parameter(
         StreamConfig.window_seconds,
-        "Length of the window that the model sees, s",
+        "Length of the window that the model sees, in seconds",
         low=0.1,
         high=3600.0,
     )
@@ -109,13 +109,13 @@ class NodeParameters:
     )
     buffer_megabytes: int = _parameter(
         StreamConfig.buffer_bytes // 2**20,
-        "Maximum memory for images that are not yet encoded, MiB per camera",
+        "Maximum memory per camera for images that are not yet encoded, in MiB",
         low=1,
         high=65536,
     )
     reset_seconds: float = _parameter(
         StreamConfig.reset_seconds,
-        "A stamp that jumps back by more than this starts a new stream, s",
+        "A stamp that jumps back by more than this many seconds starts a new stream",
         low=0.001,
         high=3600.0,
     )
@@ -123,11 +123,11 @@ class NodeParameters:
         GrounderConfig.constrained, "Restrict each answer to the grammar of its task"
     )
     max_new_tokens: int = _parameter(
-        GrounderConfig.max_new_tokens, "Maximum length of an answer, tokens", low=1, high=32768
+        GrounderConfig.max_new_tokens, "Maximum length of an answer, in tokens", low=1, high=32768
     )
     stop_timeout: float = _parameter(
         10.0,
-        "Maximum wait for a running inference when the node stops, s",
+        "Maximum wait for a running inference when the node stops, in seconds",
         low=0.1,
         high=600,
     )
@@ -139,7 +139,7 @@ class NodeParameters:
     )
     min_confidence: float = _parameter(
         GrounderConfig.min_confidence,
-        "Answers with a lower confidence are published but do not update tracks and events",
+        "Answers with a lower confidence are published, but treated as 'no match'",
         live=True,
         low=0.0,
         high=1.0,
@@ -153,35 +153,35 @@ class NodeParameters:
     )
     track_timeout: float = _parameter(
         GrounderConfig.track_timeout_seconds,
-        "A track that has been lost for this long is dropped, s",
+        "A track that has been lost for this many seconds is dropped",
         live=True,
         low=0.01,
         high=3600.0,
     )
     event_gap: float = _parameter(
         GrounderConfig.event_gap_seconds,
-        "Two spans that are less than this apart are one event, s",
+        "Two spans that are less than this many seconds apart are one event",
         live=True,
         low=0.01,
         high=3600.0,
     )
     default_period: float = _parameter(
         1.0,
-        "Period of a new query that has none of its own, s",
+        "Period in seconds of a new query that has none of its own",
         live=True,
         low=0.01,
         high=3600.0,
     )
     max_frame_rate: float = _parameter(
         15.0,
-        "Images that arrive faster, by their stamps, are skipped, Hz; 0: no limit",
+        "Images above this rate in Hz, by their stamps, are skipped; 0: no limit",
         live=True,
         low=0,
         high=1e3,
     )
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", live=True, low=1, high=100)
     log_period: float = _parameter(
-        5.0, "Minimum time between two repeated warnings, s", live=True, low=0.1, high=3600.0
+        5.0, "Minimum time in seconds before a warning is repeated", live=True, low=0.1, high=3600.0
     )
 
     def __post_init__(self) -> None:

@@ -83,7 +83,9 @@ def _parse_json(entry: str) -> dict[str, Any]:
     try:
         values = json.loads(entry)
     except (ValueError, RecursionError) as error:
-        raise QueryError(f"query {entry!r} is not valid JSON: {error}") from error
+        raise QueryError(
+            f"query {entry!r} is not valid JSON ({error}); expected plain words or a JSON object"
+        ) from error
     if unknown := sorted(set(values) - set(_KEYS)):
         raise QueryError(
             f"query {entry!r} has unknown keys: {', '.join(unknown)}; "

@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 
+from llava_st_ros import action, msg
 from llava_st_ros.ros.conversions import header
 
 TIMEOUT = 30.0  # seconds; far longer than anything here takes
@@ -89,9 +90,9 @@ class ClientNode(Node):
         return response
 
     def action(self, kind: type, name: str) -> ActionClient:
-        action = ActionClient(self, kind, name)
-        assert action.wait_for_server(TIMEOUT), name
-        return action
+        server = ActionClient(self, kind, name)
+        assert server.wait_for_server(TIMEOUT), name
+        return server
 
     def camera(self, topic: str, *, compressed: bool = False, profile: Any = None) -> Any:
         """Create an image publisher; without a ``profile``, wait until it is subscribed to."""
@@ -109,6 +110,28 @@ class ClientNode(Node):
                 self._arrived.notify_all()
 
         return append
+
+
+class Goal:
+    """An accepted goal."""
+
+    def __init__(self, client: ClientNode, server: Any, camera: str = "", **query: Any) -> None:
+        self._client = client
+        self.feedback: list[Any] = []
+        goal = action.Ground.Goal(query=msg.Query(**query), camera=camera)
+        sent = server.send_goal_async(goal, feedback_callback=self.feedback.append)
+        self.handle = client.poll(lambda: sent.done() and sent.result(), "the goal's acceptance")
+        self._result = self.handle.get_result_async()
+
+    def result(self) -> tuple[int, action.Ground.Result]:
+        response = self._client.poll(
+            lambda: self._result.done() and self._result.result(), "the goal's result"
+        )
+        return response.status, response.result
+
+    def cancel(self) -> None:
+        future = self.handle.cancel_goal_async()
+        self._client.poll(lambda: future.done() and future.result(), "the cancel response")
 
 
 def image_message(

@@ -11,34 +11,13 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from action_msgs.msg import GoalStatus
-from client import ClientNode, image_message
+from client import ClientNode, Goal, image_message
 from red_box_backend import STEP_X, STEP_Y, red_box_image
 
 from llava_st_ros import action, msg
 from llava_st_ros.ros.worker import MAX_PENDING
 
 pytestmark = pytest.mark.ros
-
-
-class Goal:
-    """An accepted goal."""
-
-    def __init__(self, client: ClientNode, server: Any, camera: str = "", **query: Any) -> None:
-        self._client, self.feedback = client, []
-        goal = action.Ground.Goal(query=msg.Query(**query), camera=camera)
-        sent = server.send_goal_async(goal, feedback_callback=self.feedback.append)
-        self.handle = client.poll(lambda: sent.done() and sent.result(), "the goal's acceptance")
-        self._result = self.handle.get_result_async()
-
-    def result(self) -> tuple[int, action.Ground.Result]:
-        response = self._client.poll(
-            lambda: self._result.done() and self._result.result(), "the goal's result"
-        )
-        return response.status, response.result
-
-    def cancel(self) -> None:
-        future = self.handle.cancel_goal_async()
-        self._client.poll(lambda: future.done() and future.result(), "the cancel response")
 
 
 @pytest.fixture

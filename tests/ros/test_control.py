@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, image_message
+from client import ClientNode, Goal, image_message
 from rcl_interfaces.msg import ParameterDescriptor
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
 from red_box_backend import red_box_image
 
-from llava_st_ros import msg, srv
+from llava_st_ros import action, msg, srv
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.ros.parameters import NodeParameters
 
@@ -193,14 +193,9 @@ def test_standing_queries_can_be_paused_and_resumed(
     client.publish_until(publish_image, lambda: len(answers) > seen, "an answer after the pause")
 
 
-def ask(client: ClientNode) -> Any:
-    from llava_st_ros import action
-
-    client = client.action(action.Ground, "grounding/ground")
-    sent = client.send_goal_async(action.Ground.Goal(query=msg.Query(text="the red box")))
-    handle = client.poll(lambda: sent.done() and sent.result(), "the goal's acceptance")
-    result = handle.get_result_async()
-    return client.poll(lambda: result.done() and result.result(), "the goal's result").result
+def ask(client: ClientNode) -> action.Ground.Result:
+    server = client.action(action.Ground, "grounding/ground")
+    return Goal(client, server, text="the red box").result()[1]
 
 
 def test_thresholds_can_change_at_run_time(client: ClientNode, start_node) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +13,14 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from client import ClientNode, image_message
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from red_box_backend import load_red_box, red_box_image
 
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import CheckpointError
+from llava_st_ros.ros import model_loading
 from llava_st_ros.ros.model_loading import LoadedModel
 
 pytestmark = pytest.mark.ros
@@ -156,3 +159,26 @@ def test_services_of_an_unconfigured_node_name_the_reason(client: ClientNode, st
     assert "unconfigured" in response.message
     listed = client.call(srv.ListQueries, "grounding/list_queries", srv.ListQueries.Request())
     assert list(listed.queries) == []
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend_name"), [("random_engine", "onnxruntime"), ("random_checkpoint", "torch")]
+)
+def test_diagnostics_and_log_name_the_packaged_model_that_was_loaded(
+    client: ClientNode, start_node, fixture: str, backend_name: str, request, monkeypatch
+) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    monkeypatch.setattr(model_loading, "default_model", lambda *_: folder)
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    start_node(active=False, load=model_loading.load_model, model="")
+    assert change(client, Transition.TRANSITION_CONFIGURE)
+    client.wait_log(f"configured: {folder.name}, {backend_name} on cpu")
+
+    def model_values() -> dict[str, str]:
+        statuses = [s for array in diagnostics for s in array.status if s.name.endswith(": model")]
+        values = {value.key: value.value for value in statuses[-1].values} if statuses else {}
+        return values if "model" in values else {}
+
+    values = client.wait(model_values, "diagnostics of the loaded model")
+    assert (values["model"], values["model folder"]) == (folder.name, str(folder))
+    assert values["backend"] == backend_name

@@ -150,10 +150,10 @@ def test_queries_parameter_accepts_plain_words_and_json() -> None:
     [
         ('{"text": ', "JSON"),
         ('{"text": "x", "perod": 1}', "perod"),
-        ('{"text": 3}', "text 3"),
-        ('{"text": "x", "period": true}', "period True"),
+        ('{"text": 3}', "text is 3"),
+        ('{"text": "x", "period": true}', "period is True"),
         ('{"text": "x", "box": [0, 0, 2, 1]}', "box"),
-        ('{"text": "x", "box": "all"}', "box 'all'"),
+        ('{"text": "x", "box": "all"}', "box is 'all'"),
         ('{"text": "x", "span": [0.9, 0.1]}', "span"),
         ('{"text": "x", "task": "WHO"}', "WHO"),
     ],
@@ -288,3 +288,17 @@ def test_parameter_file_lists_every_parameter_with_its_default() -> None:
     assert {k: type(v) for k, v in values.items() if not isinstance(v, list)} == {
         k: type(v) for k, v in defaults.items() if not isinstance(v, tuple)
     }
+
+
+def test_parameter_file_describes_every_parameter_as_declared() -> None:
+    descriptions, comment = {}, []
+    for line in (ROOT / "config" / "grounding.yaml").read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("# "):
+            comment.append(text[2:])
+            continue
+        descriptions[text.partition(":")[0]] = " ".join(comment)
+        comment = []
+    for field in fields(NodeParameters):
+        live = "(live) " if field.metadata["live"] else ""
+        assert descriptions[field.name] == live + field.metadata["description"]

@@ -111,9 +111,7 @@ def test_tracks_have_the_stamp_frame_id_and_pixels_of_their_images(client: Clien
             assert track.box == track.tube[-1].box
             for grounded in track.tube:
                 box = grounded.box
-                expected = cameras.boxes[
-                    stamp_from_msg(grounded.stamp)
-                ]  # in the image with this stamp
+                expected = cameras.boxes[stamp_from_msg(grounded.stamp)]
                 found = (box.x_min, box.y_min, box.x_max, box.y_max)
                 assert found == pytest.approx(expected, abs=tolerance[track.camera])
     assert len({(t.camera, t.track_id) for a in arrays for t in a.tracks}) == 2
@@ -124,7 +122,7 @@ def test_tracks_have_the_stamp_frame_id_and_pixels_of_their_images(client: Clien
         assert "<HEIGHT-" in answer.text
         assert not answer.problems
     assert events[0].state == msg.GroundedEvent.BEGUN
-    assert stamp_from_msg(events[0].start_node) in cameras.boxes
+    assert stamp_from_msg(events[0].start) in cameras.boxes
     for overlay in overlays:
         assert stamp_from_msg(overlay.header.stamp) in cameras.boxes
         assert overlay.header.frame_id == "front_optical"
