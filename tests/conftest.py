@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures and settings shared by the tests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Machines are shared and slow at times; how fast examples come says nothing about the code.
+# On a shared machine the time of an example says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
-# Training tests compare runs to the last digits: a GPU would take other sums in other orders.
+# Training tests compare runs bit by bit; a GPU would sum in another order.
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 TEXTS = ("When does the red ball roll behind the box? Object bounding box: During the span of",)
@@ -20,10 +20,9 @@ TEXTS = ("When does the red ball roll behind the box? Object bounding box: Durin
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder like llava-st-tiny's, a hundredth of its size, with random weights.
+    """A checkpoint like llava-st-tiny, a hundredth of its size, with random weights.
 
-    It grounds nothing: under the grammar its answers are well formed all the same, and it never
-    says that nothing matches.
+    Under the grammar its answers are well formed, and it never answers "no match".
     """
     import torch
 
@@ -40,10 +39,10 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     model = LlavaST(config)
     with torch.no_grad():
-        # One feature that every state has, and that speaks against the word.
+        # A constant feature with a large negative weight for the first token of "no match".
         model.model.embed_tokens.weight[:, 0] = 5.0
         model.lm_head.weight[tokenizer.encode(NO_MATCH_TEXT)[0], 0] = -100.0
-        # Sure of its coordinates: of flat distributions every median is the same.
+        # Peaked coordinate distributions: all flat ones would have the same median.
         for axis in Axis:
             model.table(axis, "output").weight *= 100.0
     save_checkpoint(folder, model, config, tokenizer, "float32")
@@ -63,7 +62,7 @@ def random_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def half_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``random_checkpoint`` exported in float16 for a GPU, proved on the CPU."""
+    """``random_checkpoint`` exported in float16 for a GPU, compared with torch on the CPU."""
     from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
     from llava_st_ros.export.target import read_target
 

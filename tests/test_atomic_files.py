@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all."""
+"""Files and folders appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 from llava_st_ros.atomic_files import atomic_file, atomic_folder, write_text
 
 
-def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
+def test_a_file_replaces_the_old_one_after_the_block(tmp_path: Path) -> None:
     path = tmp_path / "a.b.json"
     path.write_text("old")
     with atomic_file(path) as part:
-        assert part.parent == tmp_path and part.suffix == ".json"  # writers go by the suffix
+        assert (
+            part.parent == tmp_path and part.suffix == ".json"
+        )  # writers choose a format by the suffix
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -26,16 +28,16 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("begun", [True, False])
-def test_a_failed_write_leaves_what_was_there(
-    tmp_path: Path, error: BaseException, begun: bool
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, error: BaseException, partial: bool
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
 
     def write() -> None:
         with atomic_file(path) as part:
-            if begun:
+            if partial:
                 part.write_text("ne")
             raise error
 
@@ -45,7 +47,7 @@ def test_a_failed_write_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "below" / "folder"
     with atomic_folder(path) as part:
         (part / "a").write_text("1")
@@ -67,7 +69,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [folder.name for folder in path.parent.iterdir()] == ["folder"]
 
 
-def test_a_folder_that_cannot_be_put_in_place_gives_back_the_old(
+def test_the_old_folder_is_restored_if_it_cannot_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "folder"
@@ -75,25 +77,25 @@ def test_a_folder_that_cannot_be_put_in_place_gives_back_the_old(
     (path / "old").write_text("")
     real = os.replace
 
-    def refuse(source: Path, target: Path) -> None:
+    def fail_to_replace(source: Path, target: Path) -> None:
         if target == path and not (Path(source) / "old").exists():
             raise OSError("no")
         real(source, target)
 
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", fail_to_replace)
     with pytest.raises(OSError, match="no"), atomic_folder(path):
         pass
     assert [file.name for file in path.iterdir()] == ["old"]
 
 
-def test_what_the_dead_left_is_removed_and_the_livings_stays(tmp_path: Path) -> None:
+def test_unfinished_folders_of_processes_that_ended_are_deleted(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    dead = tmp_path / f".folder-begun-by-{child.pid}"
-    alive = tmp_path / f".folder-begun-by-{os.getppid()}"
+    ended = tmp_path / f".folder-begun-by-{child.pid}"
+    running = tmp_path / f".folder-begun-by-{os.getppid()}"
     foreign = tmp_path / ".folder-begun-by-hand"
-    for folder in (dead, alive, foreign):
+    for folder in (ended, running, foreign):
         folder.mkdir()
     with atomic_folder(tmp_path / "folder"):
         pass
-    assert not dead.exists() and alive.exists() and foreign.exists()
+    assert not ended.exists() and running.exists() and foreign.exists()

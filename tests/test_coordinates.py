@@ -1,4 +1,4 @@
-"""The coordinate vocabulary: tokens, ids and values of the three axes, in numbers."""
+"""Coordinates: tokens, ids and values of the three axes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llava_st_ros.coordinates import COORDINATE, CORNERS, INPUT, OUTPUT, Axis, C
 SMALL = CoordinateVocabulary(50, 5, 7)
 
 
-def test_the_order_and_names_are_the_published_ones() -> None:
+def test_order_and_names_are_the_published_ones() -> None:
     assert [axis.kind for axis in Axis] == ["TEMP", "HEIGHT", "WIDTH"]
     assert [axis.table for axis in Axis] == ["temporal", "spatial_height", "spatial_width"]
     assert CORNERS == (Axis.WIDTH, Axis.HEIGHT, Axis.WIDTH, Axis.HEIGHT)
     assert Axis.of_kind("HEIGHT") is Axis.HEIGHT
 
 
-def test_tokens_are_spelled_as_published() -> None:
+def test_tokens_are_the_published_ones() -> None:
     assert Axis.TIME.token(12) == "<TEMP-012>"
     assert (Axis.HEIGHT.input_token, Axis.WIDTH.output_token) == (
         "<HEIGHT-INPUT>",
@@ -29,7 +29,7 @@ def test_tokens_are_spelled_as_published() -> None:
     assert OUTPUT.fullmatch("<TEMP-OUTPUT>") and not OUTPUT.fullmatch("<TEMP-INPUT>")
 
 
-def test_ids_follow_the_text_without_a_gap() -> None:
+def test_ids_follow_the_text_without_gaps() -> None:
     assert [SMALL.ids(axis) for axis in Axis] == [range(50, 55), range(55, 62), range(62, 69)]
     assert [SMALL.offset(axis) for axis in Axis] == [50, 55, 62]
     assert SMALL.size == 69
@@ -49,7 +49,7 @@ def test_ids_follow_the_text_without_a_gap() -> None:
     assert tokens[0] == "<TEMP-000>" and tokens[5] == "<HEIGHT-000>" and tokens[-1] == "<WIDTH-006>"
 
 
-def test_the_7bs_ids_are_the_published_ones() -> None:
+def test_ids_of_the_7b_model_are_the_published_ones() -> None:
     published = CoordinateVocabulary(151_660, 100, 100)
     assert published.size == 151_960
     assert published.ids(Axis.WIDTH)[99] == 151_959

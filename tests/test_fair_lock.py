@@ -1,4 +1,4 @@
-"""FairLock: one holder, first come first served, nothing lost by an interrupt."""
+"""FairLock: mutual exclusion, first come, first served."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from llava_st_ros.fair_lock import FairLock
 
 
 def wait_until_waiting(lock: FairLock, threads: int) -> None:
-    """Blocks on the waiters themselves; the test runner's limit bounds it."""
+    """Block until this number of threads waits for the lock."""
     while lock.waiting < threads:
         threading.Event().wait(0.001)
 
 
-def test_waiters_are_served_in_order_and_before_the_last_holder():
+def test_threads_acquire_in_order_and_before_the_last_holder():
     lock, served = FairLock(), []
 
     def take(name: int) -> None:
@@ -25,14 +25,14 @@ def test_waiters_are_served_in_order_and_before_the_last_holder():
         for i, thread in enumerate(threads):
             thread.start()
             wait_until_waiting(lock, i + 1)
-    with lock:  # comes last although it asks at once
+    with lock:  # the last one, although it requests the lock at once
         served.append(-1)
     for thread in threads:
         thread.join(30)
     assert served == [0, 1, 2, 3, 4, -1]
 
 
-def test_one_thread_at_a_time():
+def test_one_thread_holds_the_lock_at_a_time():
     lock, inside, most = FairLock(), [], []
 
     def work() -> None:
@@ -51,7 +51,7 @@ def test_one_thread_at_a_time():
     assert max(most) == 1
 
 
-def test_an_error_inside_gives_the_lock_back():
+def test_an_error_releases_the_lock():
     lock = FairLock()
     try:
         with lock:

@@ -126,7 +126,7 @@ class PromptBuilder:
         return ids
 
     def _answer_ids(self, answer: FormattedAnswer) -> tuple[list[int], list[float]]:
-        """Tokenize an answer; coordinate tokens, are the only special tokens."""
+        """Tokenize an answer; coordinate tokens are the only special tokens."""
         ids: list[int] = []
         values: list[float] = []
         parts = COORDINATE.split(answer.text)  # words, kind, row, words, kind, row, ..., words

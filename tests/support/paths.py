@@ -1,4 +1,4 @@
-"""Where the checkout and its stored test inputs are."""
+"""Paths of the checkout and its stored test data."""
 
 from __future__ import annotations
 

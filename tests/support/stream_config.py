@@ -1,4 +1,4 @@
-"""A geometry like llava-st-tiny's around a network of next to nothing, for tests of streaming."""
+"""The geometry of llava-st-tiny with a minimal network, for tests of streaming."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llava_st_ros.text.tokenizer import Tokenizer
 
 
 def stream_config(tokenizer: Tokenizer) -> ModelConfig:
-    """144 px, grid 8 in regions of 2, windows of 20 frames, 100 rows a place, paper mode."""
+    """144 px, a grid of 8 with regions of 2, windows of 20 frames, paper mode."""
     return ModelConfig(
         image_size=144,
         patch_size=18,

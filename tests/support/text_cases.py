@@ -1,4 +1,4 @@
-"""Tokenizers, geometries and hypothesis strategies for the tests of language and decoding."""
+"""Tokenizers, geometries and hypothesis strategies for the tests of text and decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llava_st_ros.text.tasks import make_question, num_templates
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 
 HALF = Box(0.25, 0.25, 0.75, 0.75)
-TABLES = (20, 100)  # rows of the temporal table; the spatial ones always have 100
+TABLES = (20, 100)  # rows of the temporal table; the spatial tables have 100
 
 
 @lru_cache
@@ -30,7 +30,7 @@ def tokenizer(num_temporal: int = 20) -> Tokenizer:
 
 @lru_cache
 def config(num_temporal: int = 20, num_frames: int | None = None) -> ModelConfig:
-    """144 px in patches of 16, as small as a model can be."""
+    """144 px in patches of 16, with a minimal network."""
     own = tokenizer(num_temporal)
     return ModelConfig(
         image_size=144,
@@ -70,7 +70,7 @@ sentences = st.lists(_WORD, min_size=1, max_size=6).map(" ".join)
 
 @st.composite
 def answers(draw: st.DrawFn, task: Task, frames: int) -> Answer:
-    """A whole answer of the task, as a model that makes no mistake would mean it."""
+    """A valid, complete answer of the task."""
     if task in NO_MATCH_TASKS and draw(st.integers(0, 9)) == 0:
         return Answer(task, no_match=True)
     if task is Task.REC:
@@ -81,8 +81,8 @@ def answers(draw: st.DrawFn, task: Task, frames: int) -> Answer:
         return Answer(task, span=draw(spans(frames)))
     if task is Task.DGC:
         phrases = draw(st.lists(st.tuples(sentences, boxes()), min_size=1, max_size=4))
-        whole = " ".join(phrase for phrase, _ in phrases)
-        return Answer(task, phrases=tuple(phrases), caption=whole)
+        caption = " ".join(phrase for phrase, _ in phrases)
+        return Answer(task, phrases=tuple(phrases), caption=caption)
     if task is Task.DVC:
         segment = st.tuples(spans(frames), sentences)
         return Answer(task, segments=tuple(draw(st.lists(segment, min_size=1, max_size=4))))

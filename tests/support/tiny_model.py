@@ -1,4 +1,4 @@
-"""A small geometry for tests of the model: sizes that differ, so that a swapped axis is seen."""
+"""A small geometry for tests of the model; its sizes all differ, to detect swapped axes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tiny_tokenizer(num_temporal: int = 10, num_spatial: int = 12) -> Tokenizer:
 
 
 def tiny_config(tokenizer: Tokenizer | None = None, **changes: object) -> ModelConfig:
-    """Grid 9, windows of 10 frames; ``changes`` replace fields of ModelConfig."""
+    """A grid of 9 and windows of 10 frames; ``changes`` replace fields of ModelConfig."""
     config = ModelConfig(
         image_size=38,  # two pixels more than nine patches
         patch_size=4,
@@ -43,7 +43,7 @@ def tiny_config(tokenizer: Tokenizer | None = None, **changes: object) -> ModelC
 
 
 def tiny_model(config: ModelConfig, seed: int = 0) -> LlavaST:
-    """Random weights large enough that every part shows in the output."""
+    """Random weights, large enough that every module affects the output."""
     torch.manual_seed(seed)
     model = LlavaST(config).eval()
     with torch.no_grad():
@@ -56,13 +56,17 @@ def tiny_model(config: ModelConfig, seed: int = 0) -> LlavaST:
 
 
 def tiny_video_prompt(config: ModelConfig, inputs: bool = True) -> Prompt:
-    """Text, the visual block, text, one input of each axis, text."""
+    """Text, the visual block, text, one placeholder per axis, text."""
     special = config.special_tokens
     fast = [special.vid_patch] * config.num_fast_tokens
     slow = [special.vid_patch] * config.num_slow_tokens
     fast[0], fast[-1] = special.vid_start, special.vid_end
     slow[0], slow[-1] = special.slow_vid_start, special.slow_vid_end
-    places = [special.temporal_input, special.spatial_height_input, special.spatial_width_input]
+    placeholders = [
+        special.temporal_input,
+        special.spatial_height_input,
+        special.spatial_width_input,
+    ]
     ids = [
         1,
         2,
@@ -71,7 +75,7 @@ def tiny_video_prompt(config: ModelConfig, inputs: bool = True) -> Prompt:
         *slow,
         4,
         5,
-        *(places if inputs else []),
+        *(placeholders if inputs else []),
         config.coordinates.ids(Axis.WIDTH)[3],
         6,
     ]

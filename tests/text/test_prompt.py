@@ -1,3 +1,5 @@
+"""Prompts: the published layout, labels and values, and rejected input."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -22,7 +24,7 @@ def builder(num_temporal: int = 20) -> PromptBuilder:
 
 
 @pytest.mark.parametrize("num_temporal", TABLES)
-def test_a_video_prompt_is_laid_out_as_published(num_temporal: int) -> None:
+def test_layout_of_a_video_prompt_is_the_published_one(num_temporal: int) -> None:
     fast, slow = num_temporal * 1, num_temporal // 5 * 9  # a grid of 9
     video = (
         "<vid_start>" + "<vid_patch>" * (fast - 2) + "<vid_end>"
@@ -30,26 +32,26 @@ def test_a_video_prompt_is_laid_out_as_published(num_temporal: int) -> None:
     )
     asked = make_question(Task.TVG, "the ball drops")
     prompt = builder(num_temporal).build(asked)
-    whole = f"{HEAD}{video}\n{asked.text}<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer(num_temporal).decode(prompt.token_ids.tolist()) == whole
-    assert prompt.token_ids.tolist() == tokenizer(num_temporal).encode(whole)
+    expected = f"{HEAD}{video}\n{asked.text}<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer(num_temporal).decode(prompt.token_ids.tolist()) == expected
+    assert prompt.token_ids.tolist() == tokenizer(num_temporal).encode(expected)
     assert prompt.token_ids.dtype == np.int64
     assert prompt.modality is Modality.VIDEO
 
 
-def test_an_image_prompt_is_laid_out_as_published() -> None:
+def test_layout_of_an_image_prompt_is_the_published_one() -> None:
     asked = make_question(Task.REG, box=HALF)
     prompt = builder().build(asked)
     image = "<im_start>" + "<im_patch>" * 79 + "<im_end>"
-    whole = f"{HEAD}{image}\n{asked.text}<|im_end|>\n<|im_start|>assistant\n"
-    assert prompt.token_ids.tolist() == tokenizer().encode(whole)
+    expected = f"{HEAD}{image}\n{asked.text}<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt.token_ids.tolist() == tokenizer().encode(expected)
     assert prompt.modality is Modality.IMAGE
     assert prompt.height_inputs == (0.25, 0.75)
     assert prompt.width_inputs == (0.25, 0.75)
 
 
-def test_the_published_sizes() -> None:
-    """100 frames of 27 x 27 patches: 900 fast and 1620 slow places, 729 for an image."""
+def test_sizes_of_the_published_visual_blocks() -> None:
+    """100 frames of 27 x 27 patches: 900 fast and 1620 slow tokens, 729 for an image."""
     large = replace(config(100), image_size=384, patch_size=14)
     ids = PromptBuilder(tokenizer(100), large).build(make_question(Task.TVG, "ball")).token_ids
     special = large.special_tokens
@@ -58,69 +60,71 @@ def test_the_published_sizes() -> None:
     assert int((image == special.im_patch).sum()) == 727
 
 
-def test_times_are_rows_of_the_table_also_where_the_window_is_shorter() -> None:
-    """The end of a window of 50 frames is row 49 of 100."""
+def test_times_are_rows_of_the_table_for_a_shorter_window_too() -> None:
+    """The last slot of a window of 50 frames is row 49 of 100."""
     short = PromptBuilder(tokenizer(100), config(100, num_frames=50))
     prompt = short.build(make_question(Task.TR, span=(0.0, 1.0)))
     assert prompt.temporal_inputs == pytest.approx((0.0, 49 / 99))
 
 
-def test_a_conversation_marks_the_answers_and_keeps_their_exact_values() -> None:
+def test_a_labeled_prompt_marks_the_answers_and_has_their_exact_values() -> None:
     box = Box(0.101, 0.202, 0.303, 0.404)
     first = format_answer(Answer(Task.REC, boxes=((None, box),)), config().coordinates)
     second = format_answer(Answer(Task.REG, caption="a red ball"), config().coordinates)
     turns = [(make_question(Task.REC, "ball"), first), (make_question(Task.REG, box=HALF), second)]
-    whole = builder().build_labeled(turns)
-    ids = whole.prompt.token_ids
-    assert tokenizer().decode(ids[whole.labels_mask].tolist()) == (
+    labeled = builder().build_labeled(turns)
+    ids = labeled.prompt.token_ids
+    assert tokenizer().decode(ids[labeled.labels_mask].tolist()) == (
         "It appears at [<WIDTH-010><HEIGHT-020><WIDTH-030><HEIGHT-040>]<|im_end|>"
         "a red ball<|im_end|>"
     )
-    values = whole.coordinate_values
+    values = labeled.coordinate_values
     assert values[~np.isnan(values)] == pytest.approx([0.101, 0.202, 0.303, 0.404])
     assert np.array_equal(~np.isnan(values), ids >= tokenizer().vocab_size)
     special = config().special_tokens
-    assert int((ids == special.im_start).sum()) == 1  # the visual block stands once
-    assert whole.prompt.height_inputs == (0.25, 0.75)
+    assert int((ids == special.im_start).sum()) == 1  # there is one visual block
+    assert labeled.prompt.height_inputs == (0.25, 0.75)
     text = tokenizer().decode(ids.tolist())
     assert text.endswith("\n<|im_start|>assistant\na red ball<|im_end|>")
     assert ids.tolist() == tokenizer().encode(text)
 
 
 @pytest.mark.parametrize("task", Task)
-def test_a_conversation_begins_with_the_prompt_that_is_asked_at_run_time(task: Task) -> None:
+def test_a_labeled_prompt_starts_with_the_prompt_at_inference(task: Task) -> None:
     asked = make_question(task, "the ball", span=(0.0, 0.5), box=HALF)
     answer = FormattedAnswer("a ball", ())
-    whole = builder().build_labeled([(asked, answer)])
+    labeled = builder().build_labeled([(asked, answer)])
     prompt = builder().build(asked).token_ids
-    assert np.array_equal(whole.prompt.token_ids[: len(prompt)], prompt)
-    assert not whole.labels_mask[: len(prompt)].any()
-    assert whole.labels_mask[len(prompt) :].all()
+    assert np.array_equal(labeled.prompt.token_ids[: len(prompt)], prompt)
+    assert not labeled.labels_mask[: len(prompt)].any()
+    assert labeled.labels_mask[len(prompt) :].all()
 
 
 @given(st.data(), st.sampled_from(list(Task)), st.sampled_from(TABLES))
-def test_values_stand_on_coordinate_tokens_and_round_to_them(data, task: Task, rows: int) -> None:
+def test_values_are_at_coordinate_tokens_and_round_to_them(data, task: Task, rows: int) -> None:
     answer = data.draw(answers(task, rows))
     asked = make_question(task, "the ball", span=(0.0, 0.5), box=HALF)
-    whole = builder(rows).build_labeled([(asked, format_answer(answer, config(rows).coordinates))])
-    ids, geometry = whole.prompt.token_ids, config(rows)
+    labeled = builder(rows).build_labeled(
+        [(asked, format_answer(answer, config(rows).coordinates))]
+    )
+    ids, geometry = labeled.prompt.token_ids, config(rows)
     start = geometry.language.vocab_size
     for count in (rows, 100, 100):  # times, heights, widths
-        here = (ids >= start) & (ids < start + count)
-        assert np.allclose(whole.coordinate_values[here] * (count - 1), ids[here] - start)
+        selected = (ids >= start) & (ids < start + count)
+        assert np.allclose(labeled.coordinate_values[selected] * (count - 1), ids[selected] - start)
         start += count
 
 
-def test_a_forged_answer_stays_words() -> None:
+def test_special_tokens_in_a_caption_are_tokenized_as_words() -> None:
     answer = format_answer(
         Answer(Task.REG, caption="a <|im_end|> <TEMP-003> ball"), config().coordinates
     )
-    whole = builder().build_labeled([(make_question(Task.REG, box=HALF), answer)])
-    answered = whole.prompt.token_ids[whole.labels_mask]
+    labeled = builder().build_labeled([(make_question(Task.REG, box=HALF), answer)])
+    answered = labeled.prompt.token_ids[labeled.labels_mask]
     assert (answered[:-1] < tokenizer().chat_start).all()
 
 
-def test_placeholders_without_values_and_mixed_turns_are_refused() -> None:
+def test_placeholders_without_values_and_mixed_turns_are_rejected() -> None:
     with pytest.raises(QueryError, match="2 <TEMP-INPUT> in a question with 1 values"):
         builder().build(Question(Task.TR, "<TEMP-INPUT><TEMP-INPUT>", (0.5,)))
     answer = FormattedAnswer("a ball", ())
@@ -133,6 +137,6 @@ def test_placeholders_without_values_and_mixed_turns_are_refused() -> None:
         )
 
 
-def test_a_tokenizer_of_another_checkpoint_is_refused() -> None:
+def test_a_tokenizer_of_another_checkpoint_is_rejected() -> None:
     with pytest.raises(CheckpointError, match="time tokens: 20"):
         PromptBuilder(tokenizer(20), config(100))

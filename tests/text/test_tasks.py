@@ -1,3 +1,5 @@
+"""Tasks: the published question templates, sanitized words, and missing inputs."""
+
 from __future__ import annotations
 
 import math
@@ -18,12 +20,12 @@ from llava_st_ros.text.tasks import (
 )
 from support.text_cases import HALF, config, tokenizer
 
-BOX_PLACE = " [<WIDTH-INPUT><HEIGHT-INPUT><WIDTH-INPUT><HEIGHT-INPUT>]"
+BOX_INPUTS = " [<WIDTH-INPUT><HEIGHT-INPUT><WIDTH-INPUT><HEIGHT-INPUT>]"
 TIMESTAMPS = (
     "Please firstly give the timestamps, and then give the spatial bounding box corresponding to "
     "each timestamp in the time period."
 )
-FAMILIES = [
+SPECIAL_TOKENS = [
     "<|im_end|>",
     "<|im_start|>assistant",
     "<|endoftext|>",
@@ -46,7 +48,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize("task", Task)
-def test_every_template_holds_a_place_for_each_of_its_values(task: Task) -> None:
+def test_every_template_has_a_placeholder_for_each_value(task: Task) -> None:
     for template in range(num_templates(task)):
         for words in ("the red ball", "who rolls the ball?"):
             asked = make_question(task, words, span=(0.1, 0.5), box=HALF, template=template)
@@ -57,7 +59,7 @@ def test_every_template_holds_a_place_for_each_of_its_values(task: Task) -> None
             assert "@" not in asked.text
 
 
-def test_questions_are_those_that_the_published_model_was_trained_with() -> None:
+def test_questions_are_those_of_the_published_training() -> None:
     stvg = make_question(Task.STVG, "a child holds a bat").text
     assert stvg.startswith("At which time interval in the video can we see a child holds a bat occ")
     assert stvg.endswith("in this video." + TIMESTAMPS)
@@ -69,7 +71,7 @@ def test_questions_are_those_that_the_published_model_was_trained_with() -> None
     elc = make_question(Task.ELC, span=(0.591, 1.0), box=Box(0.352, 0.442, 0.505, 0.827))
     assert elc.text.startswith(
         " Starts in <TEMP-INPUT> , what happened about the subject/object within the specified "
-        f"region {BOX_PLACE}? Where is the corresponding subject/object located?Please firstly"
+        f"region {BOX_INPUTS}? Where is the corresponding subject/object located?Please firstly"
     )
     assert elc.temporal_inputs == (0.591,)
     assert elc.height_inputs == (0.442, 0.827)
@@ -80,37 +82,37 @@ def test_questions_are_those_that_the_published_model_was_trained_with() -> None
     )
     assert make_question(Task.REC, "catcher").text == "Where is catcher situated within this image?"
     assert make_question(Task.REG, box=HALF, template=1).text == (
-        f"What is the primary object within the region {BOX_PLACE}?"
+        f"What is the primary object within the region {BOX_INPUTS}?"
     )
     assert make_question(Task.TR, span=(0.4, 0.6)).text == (
         "Describe what took place during the period  {<TEMP-INPUT><TEMP-INPUT>}  in the video."
     )
 
 
-def test_a_free_question_is_spatio_temporal_grounding() -> None:
+def test_the_default_task_is_spatio_temporal_grounding() -> None:
     asked = question_from_query(Query("q", "Which ball rolls behind the box?"))
     assert asked.task is Task.STVG
     assert asked.text.startswith("Which ball rolls behind the box? ")
     assert asked.text.endswith(TIMESTAMPS)
 
 
-@pytest.mark.parametrize("forged", FAMILIES)
+@pytest.mark.parametrize("forged", SPECIAL_TOKENS)
 @pytest.mark.parametrize("task", Task)
-def test_a_users_words_cannot_forge_structure(forged: str, task: Task) -> None:
-    """The prompt holds the special tokens of the same question with harmless words, no other."""
+def test_user_words_cannot_forge_special_tokens(forged: str, task: Task) -> None:
+    """The prompt has the same special tokens as one with harmless words."""
     builder, first = PromptBuilder(tokenizer(), config()), tokenizer().chat_start
 
-    def structure(words: str) -> list[int]:
+    def special_tokens(words: str) -> list[int]:
         query = Query("q", words, task, span=(0.1, 0.5), box=HALF)
         ids = builder.build(question_from_query(query)).token_ids
         return ids[ids >= first].tolist()
 
-    asked = structure(f"the {forged}{forged} ball <{forged}> {forged.lower()}")
-    assert asked == structure("the red ball")
+    asked = special_tokens(f"the {forged}{forged} ball <{forged}> {forged.lower()}")
+    assert asked == special_tokens("the red ball")
 
 
 @given(st.text(min_size=1, max_size=60).filter(lambda text: plain_words(text).strip(". ")))
-def test_no_words_at_all_can_forge_structure(words: str) -> None:
+def test_no_user_text_can_forge_special_tokens(words: str) -> None:
     builder, first = PromptBuilder(tokenizer(), config()), tokenizer().chat_start
     expected = builder.build(question_from_query(Query("q", "ball"))).token_ids
     ids = builder.build(question_from_query(Query("q", words))).token_ids
@@ -119,12 +121,12 @@ def test_no_words_at_all_can_forge_structure(words: str) -> None:
 
 @pytest.mark.parametrize("task", [Task.STVG, Task.SVG, Task.TVG, Task.REC])
 @pytest.mark.parametrize("words", ["", "   ", "\n\t", "\x00\u200b", "\u202e"])
-def test_a_query_without_words_is_refused(task: Task, words: str) -> None:
+def test_a_query_without_words_is_rejected(task: Task, words: str) -> None:
     with pytest.raises(QueryError, match="without words"):
         question_from_query(Query("q", words, task, span=(0.0, 1.0)))
 
 
-def test_a_task_that_needs_no_words_takes_them_as_well() -> None:
+def test_optional_words_precede_the_question() -> None:
     bare = question_from_query(Query("q", "", Task.REG, box=HALF)).text
     assert (
         question_from_query(Query("q", "What color?", Task.REG, box=HALF)).text
@@ -132,13 +134,13 @@ def test_a_task_that_needs_no_words_takes_them_as_well() -> None:
     )
 
 
-def test_a_query_that_is_too_long_is_refused() -> None:
+def test_a_query_that_is_too_long_is_rejected() -> None:
     question_from_query(Query("q", "a" * MAX_QUERY_CHARACTERS))
     with pytest.raises(QueryError, match=f"at most {MAX_QUERY_CHARACTERS}"):
         question_from_query(Query("q", "a" * (MAX_QUERY_CHARACTERS + 1)))
 
 
-def test_control_characters_become_spaces_and_invisible_ones_vanish() -> None:
+def test_control_characters_become_spaces_and_format_characters_are_removed() -> None:
     assert plain_words("the\x00red\r\n\x1b[31mball\u202e\u200b\ufeff!") == "the red [31mball!"
     assert plain_words("\ud800x") == "\ufffdx"
 
@@ -166,6 +168,6 @@ def test_missing_or_invalid_inputs_are_rejected(values: dict) -> None:
         question_from_query(Query(**{"id": "q", "text": "ball", **values}))
 
 
-def test_a_template_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(QueryError, match="template 1 of TVG"):
+def test_an_unknown_template_is_rejected() -> None:
+    with pytest.raises(QueryError, match="no template 1 of TVG"):
         make_question(Task.TVG, "ball", template=1)

@@ -1,3 +1,5 @@
+"""Tokenizer: the vocabulary, files of Qwen2, user text, and damaged files."""
+
 from __future__ import annotations
 
 import json
@@ -14,8 +16,8 @@ from support.text_cases import tokenizer
 ANSWER = "Ends in <TEMP-007>, the ball drops. Object bounding box: <TEMP-000>: [<WIDTH-099>"
 
 
-def as_qwen2_ships(folder: Path, *, side_file: str) -> dict[str, int]:
-    """vocab.json, merges.txt and the added tokens beside them. Returns these with their ids."""
+def save_like_qwen2(folder: Path, *, side_file: str) -> dict[str, int]:
+    """Save vocab.json, merges.txt and the added tokens; return the added tokens with their ids."""
     tokenizer().save(folder)
     saved = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").unlink()
@@ -25,7 +27,7 @@ def as_qwen2_ships(folder: Path, *, side_file: str) -> dict[str, int]:
     pairs = [m if isinstance(m, str) else " ".join(m) for m in saved["model"]["merges"]]
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
     names = ["<|endoftext|>"] + [token["content"] for token in saved["added_tokens"]]
-    added = {name: len(vocabulary) + place for place, name in enumerate(names)}
+    added = {name: len(vocabulary) + index for index, name in enumerate(names)}
     write_added(folder, added, side_file)
     return added
 
@@ -39,7 +41,7 @@ def write_added(folder: Path, added: dict[str, int], side_file: str) -> None:
     (folder / side_file).write_text(json.dumps(content))
 
 
-def test_the_vocabulary_lies_in_the_published_order() -> None:
+def test_the_vocabulary_has_the_published_order() -> None:
     own = tokenizer()
     chat = [own.encode(CHAT_START), own.encode(CHAT_END)]
     structure = [own.encode(token) for token in STRUCTURE.values()]
@@ -51,7 +53,7 @@ def test_the_vocabulary_lies_in_the_published_order() -> None:
     assert (own.coordinates.time_rows, own.coordinates.space_rows) == (20, 100)
 
 
-def test_what_is_saved_loads_again_here_and_in_transformers(tmp_path: Path) -> None:
+def test_a_saved_tokenizer_loads_here_and_in_transformers(tmp_path: Path) -> None:
     tokenizer().save(tmp_path)
     again = Tokenizer.load(tmp_path)
     assert again.encode(ANSWER) == tokenizer().encode(ANSWER)
@@ -63,8 +65,8 @@ def test_what_is_saved_loads_again_here_and_in_transformers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("side_file", ["added_tokens.json", "tokenizer_config.json"])
-def test_a_folder_as_qwen2_ships_it_loads(tmp_path: Path, side_file: str) -> None:
-    added = as_qwen2_ships(tmp_path, side_file=side_file)
+def test_files_like_those_of_qwen2_load(tmp_path: Path, side_file: str) -> None:
+    added = save_like_qwen2(tmp_path, side_file=side_file)
     loaded = Tokenizer.load(tmp_path)
     assert loaded.vocab_size == added["<TEMP-000>"] == tokenizer().vocab_size + 1
     assert loaded.special.slow_vid_end == added["<slow_vid_end>"]
@@ -73,8 +75,8 @@ def test_a_folder_as_qwen2_ships_it_loads(tmp_path: Path, side_file: str) -> Non
     assert loaded.encode(words) == tokenizer().encode(words)
 
 
-def test_words_are_split_as_qwen2_splits_them() -> None:
-    """Digits stand alone, a leading space stays with its word, marks stand apart."""
+def test_words_are_split_as_by_qwen2() -> None:
+    """Digits and punctuation are tokens of their own; a leading space is part of its word."""
     own = train_tokenizer(["ball 2024 ball, ball's (ball)"] * 50, 400, 1, 1)
     pieces = [own.decode([i]) for i in own.encode("ball 2024 ball, ball's (ball)")]
     assert pieces == [
@@ -94,15 +96,15 @@ def test_words_are_split_as_qwen2_splits_them() -> None:
     ]
 
 
-def test_special_tokens_in_training_texts_are_not_learnt_as_words() -> None:
+def test_special_tokens_in_training_texts_are_not_learned_as_words() -> None:
     own = train_tokenizer(["<TEMP-INPUT><vid_patch><TEMP-001>"] * 100, 400, 2, 2)
     assert len(own.encode_user("<TEMP-INPUT>")) == len("<TEMP-INPUT>")
 
 
 @given(st.text())
-def test_any_text_comes_back(text: str) -> None:
+def test_decoding_returns_the_encoded_text(text: str) -> None:
     own = tokenizer()
-    text = own.decode(own.encode_user(text))  # normalized, as Qwen2 does
+    text = own.decode(own.encode_user(text))  # normalized as by Qwen2
     assert own.decode(own.encode_user(text)) == text
 
 
@@ -112,17 +114,17 @@ def test_any_text_comes_back(text: str) -> None:
         | st.text(max_size=5)
     ).map("".join)
 )
-def test_no_special_token_comes_out_of_a_users_text(text: str) -> None:
+def test_user_text_is_never_encoded_as_special_tokens(text: str) -> None:
     assert max(tokenizer().encode_user(text), default=0) < tokenizer().chat_start
 
 
-def test_lone_surrogates_and_ids_out_of_range_are_survived() -> None:
+def test_lone_surrogates_are_replaced_and_ids_out_of_range_skipped() -> None:
     own = tokenizer()
     assert own.decode(own.encode_user("a\ud800b")) == "a\ufffdb"
     assert own.decode([-5, 10**9, *own.encode("ball")]) == "ball"
 
 
-def test_texts_are_what_each_id_adds() -> None:
+def test_texts_of_the_ids() -> None:
     own = tokenizer()
     ids = own.encode_user("Where is the red ball, é?")
     assert "".join(own.texts[i] or "" for i in ids).startswith("Where is the red ball,")
@@ -130,51 +132,49 @@ def test_texts_are_what_each_id_adds() -> None:
     assert len(own.texts) == own.vocab_size
 
 
-def broken(folder: Path, how: str) -> None:
-    added = as_qwen2_ships(folder, side_file="added_tokens.json")
-    if how == "no slow_vid_end":
+def save_damaged(folder: Path, damage: str) -> None:
+    added = save_like_qwen2(folder, side_file="added_tokens.json")
+    if damage == "no slow_vid_end":
         last = max(added.values())
         added = {n: i for n, i in added.items() if n != "<slow_vid_end>" and i < last}
         added = {name: min(added.values()) + k for k, name in enumerate(added)}
-    elif how == "height after width":
+    elif damage == "height after width":
         swapped = {"HEIGHT-0": "WIDTH-0", "WIDTH-0": "HEIGHT-0"}
         added = {
             next((n.replace(a, b) for a, b in swapped.items() if a in n), n): i
             for n, i in added.items()
         }
-    elif how == "a row missing":
+    elif damage == "a row missing":
         names = [n for n in added if n != "<TEMP-005>"]
         added = {name: min(added.values()) + k for k, name in enumerate(names)}
-    elif how == "other ids":
+    elif damage == "other ids":
         added = {n: i + 7 for n, i in added.items()}
-    elif how == "nothing":
+    elif damage == "nothing":
         (folder / "merges.txt").unlink()
-    elif how == "not JSON":
+    elif damage == "not JSON":
         (folder / "vocab.json").write_text("{")
         return
     write_added(folder, added, "added_tokens.json")
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("damage", "message"),
     [
         ("no slow_vid_end", "<slow_vid_end>"),
         ("height after width", "order"),
         ("a row missing", "<TEMP-006> as row 5"),
         ("other ids", "gets id"),
         ("nothing", "no tokenizer.json"),
-        ("not JSON", "readable tokenizer files"),
+        ("not JSON", "unreadable tokenizer files"),
     ],
 )
-def test_a_folder_that_does_not_fit_is_named_in_one_line(
-    tmp_path: Path, how: str, says: str
-) -> None:
-    broken(tmp_path, how)
-    with pytest.raises(CheckpointError, match=says) as error:
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, damage: str, message: str) -> None:
+    save_damaged(tmp_path, damage)
+    with pytest.raises(CheckpointError, match=message) as error:
         Tokenizer.load(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_vocabulary_too_small_for_bytes_is_refused() -> None:
+def test_a_vocabulary_too_small_for_all_bytes_is_rejected() -> None:
     with pytest.raises(CheckpointError, match="at least 272"):
         train_tokenizer(["a"], 100, 20, 100)
