@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.training.finetune.run import finetune
+    from llava_st_ros.training.finetune.stage import finetune
 
     work = args.work or args.out.with_name(args.out.name + ".work")
     finetune(args.config, args.checkpoint, args.data, work, args.out, args.workers)

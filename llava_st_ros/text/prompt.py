@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,13 +14,31 @@ from llava_st_ros.coordinates import COORDINATE, Axis
 from llava_st_ros.errors import ConfigError, QueryError
 from llava_st_ros.records import Modality, Prompt
 from llava_st_ros.text.answer_format import FormattedAnswer
-from llava_st_ros.text.tasks import Question
 from llava_st_ros.text.tokenizer import CHAT_END, CHAT_START, Tokenizer
 
 _HEAD = f"{CHAT_START}system\nYou are a helpful assistant.{CHAT_END}\n{CHAT_START}user\n"
 _TO_ASSISTANT = f"{CHAT_END}\n{CHAT_START}assistant\n"
 _TO_USER = f"\n{CHAT_START}user\n"
 _PLACEHOLDERS = re.compile(f"({'|'.join(axis.input_token for axis in Axis)})")
+
+
+class UserTurn(Protocol):
+    """What the user says in one turn: ``tasks.Question``, or a question of a training record.
+
+    Attributes:
+        modality: What the turn is about.
+        text: Its words, with a placeholder such as ``<TEMP-INPUT>`` for every coordinate.
+        inputs: The coordinates of each axis, values in [0, 1], in the order of the placeholders.
+    """
+
+    @property
+    def modality(self) -> Modality: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def inputs(self) -> Mapping[Axis, tuple[float, ...]]: ...
 
 
 @dataclass(frozen=True)
@@ -56,16 +75,16 @@ class PromptBuilder:
         # Slot i of the window uses row i of the temporal table, which may have more rows.
         self._time_scale = (config.num_frames - 1) / max(1, config.num_temporal_tokens - 1)
 
-    def build(self, question: Question) -> Prompt:
+    def build(self, question: UserTurn) -> Prompt:
         """Return the prompt of a question, up to and including ``<|im_start|>assistant\\n``."""
         ids = [
-            *self._openings[question.task.modality],
+            *self._openings[question.modality],
             *self._question_ids(question, "\n"),
             *self._to_assistant,
         ]
         return self._prompt(ids, [question])
 
-    def build_labeled(self, turns: Sequence[tuple[Question, FormattedAnswer]]) -> LabeledPrompt:
+    def build_labeled(self, turns: Sequence[tuple[UserTurn, FormattedAnswer]]) -> LabeledPrompt:
         """Return the prompt of one or more questions about one visual input, with their answers.
 
         The visual block precedes the first question.
@@ -76,12 +95,12 @@ class PromptBuilder:
         Raises:
             QueryError: There is no turn, or the turns differ in modality.
         """
-        if not turns or len({question.task.modality for question, _ in turns}) != 1:
+        if not turns or len({question.modality for question, _ in turns}) != 1:
             raise QueryError(
                 "no turn, or turns about an image and about a video; "
                 "expected one or more turns about the same visual input"
             )
-        ids = list(self._openings[turns[0][0].task.modality])
+        ids = list(self._openings[turns[0][0].modality])
         mask = [False] * len(ids)
         values = [float("nan")] * len(ids)
         for number, (question, answer) in enumerate(turns):
@@ -98,16 +117,16 @@ class PromptBuilder:
             np.asarray(values, dtype=np.float32),
         )
 
-    def _prompt(self, ids: list[int], questions: Sequence[Question]) -> Prompt:
+    def _prompt(self, ids: list[int], questions: Sequence[UserTurn]) -> Prompt:
         return Prompt(
             np.asarray(ids, dtype=np.int64),
-            questions[0].task.modality,
-            tuple(v * self._time_scale for q in questions for v in q.temporal_inputs),
-            tuple(v for q in questions for v in q.height_inputs),
-            tuple(v for q in questions for v in q.width_inputs),
+            questions[0].modality,
+            tuple(v * self._time_scale for q in questions for v in q.inputs[Axis.TIME]),
+            tuple(v for q in questions for v in q.inputs[Axis.HEIGHT]),
+            tuple(v for q in questions for v in q.inputs[Axis.WIDTH]),
         )
 
-    def _question_ids(self, question: Question, prefix: str) -> list[int]:
+    def _question_ids(self, question: UserTurn, prefix: str) -> list[int]:
         """Tokenize a question; placeholders are the only special tokens, one for each value."""
         parts = _PLACEHOLDERS.split(prefix + question.text)
         for axis, values in question.inputs.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llava_st_ros.coordinates import CORNERS, Axis
 from llava_st_ros.errors import QueryError
-from llava_st_ros.records import Box, Query, Task
+from llava_st_ros.records import Box, Modality, Query, Task
 
 _TIME = Axis.TIME.input_token
 _SPAN = f" {{{_TIME}{_TIME}}} "
@@ -113,6 +113,11 @@ class Question:
     temporal_inputs: tuple[float, ...] = ()
     height_inputs: tuple[float, ...] = ()
     width_inputs: tuple[float, ...] = ()
+
+    @property
+    def modality(self) -> Modality:
+        """What the question is about."""
+        return self.task.modality
 
     @property
     def inputs(self) -> dict[Axis, tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""A small set of ST-Align files: made-up clips and pictures with what is said of them."""
+"""A small ST-Align data set: generated videos and images with records about them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.text.answer_format import format_answer
 from llava_st_ros.text.tasks import make_question
 from llava_st_ros.training.st_align.simulated import window_coordinates
-from llava_st_ros.training.st_align.writing import record, write_json, write_picture, write_video
+from llava_st_ros.training.st_align.writing import make_record, write_image, write_json, write_video
 
 FRAMES = 12
 
 
 def moving_square(seed: int) -> np.ndarray:
-    """uint8 [12, 32, 40, 3]: a bright square that goes right on a ground of another color."""
+    """uint8 [12, 32, 40, 3]: a bright square that moves right on a plain background."""
     rng = np.random.default_rng(seed)
     frames = np.full((FRAMES, 32, 40, 3), rng.integers(0, 80, 3), np.uint8)
     top, color = int(rng.integers(0, 20)), rng.integers(120, 255, 3)
@@ -46,11 +46,11 @@ def video_record(name: str) -> dict[str, Any]:
             format_answer(Answer(Task.TVG, span=(2, 4)), coordinates),
         ),
     ]
-    return record(name, f"videos/{name}.mp4", Modality.VIDEO, turns)
+    return make_record(name, f"videos/{name}.mp4", Modality.VIDEO, turns)
 
 
-def picture_record(name: str) -> dict[str, Any]:
-    """A REG question, so that a box is given, and a REC one."""
+def image_record(name: str) -> dict[str, Any]:
+    """Two turns about an image: REG, whose input is a box, and REC."""
     coordinates = window_coordinates(FRAMES)
     box = Box(0.1, 0.25, 0.3, 0.5)
     turns = [
@@ -63,24 +63,24 @@ def picture_record(name: str) -> dict[str, Any]:
             format_answer(Answer(Task.REC, boxes=((None, box),)), coordinates),
         ),
     ]
-    return record(name, f"pictures/{name}.png", Modality.IMAGE, turns)
+    return make_record(name, f"pictures/{name}.png", Modality.IMAGE, turns)
 
 
 def write_files(folder: Path, videos: int = 3, pictures: int = 3) -> Path:
-    """``videos.json`` and ``pictures.json`` with their media."""
+    """Write ``videos.json`` and ``pictures.json`` with their media; returns ``folder``."""
     for name in ("videos", "pictures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(videos):
         write_video(folder / f"videos/v{index}.mp4", moving_square(index), 10.0)
     for index in range(pictures):
-        write_picture(folder / f"pictures/p{index}.png", moving_square(index)[3])
+        write_image(folder / f"pictures/p{index}.png", moving_square(index)[3])
     write_json(folder / "videos.json", [video_record(f"v{i}") for i in range(videos)])
-    write_json(folder / "pictures.json", [picture_record(f"p{i}") for i in range(pictures)])
+    write_json(folder / "pictures.json", [image_record(f"p{i}") for i in range(pictures)])
     return folder
 
 
 def change(path: Path, index: int, **values: Any) -> None:
-    """Replace fields of one record of a file."""
+    """Replace fields of the record at ``index`` of a file."""
     records = json.loads(path.read_text(encoding="utf-8"))
     records[index].update(values)
     write_json(path, records)

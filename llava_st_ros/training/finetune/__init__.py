@@ -1,1 +1,1 @@
-"""Fine-tuning any LLaVA-ST checkpoint with LoRA on ST-Align's format."""
+"""Fine-tuning of LLaVA-ST checkpoints on data in ST-Align's format, with or without LoRA."""

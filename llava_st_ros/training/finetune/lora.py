@@ -1,4 +1,4 @@
-"""LoRA on the language model, by peft, in the layout of the published adapters."""
+"""LoRA on the language model (by peft), and adapter files in the published layout."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from torch import Tensor
 
 from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.training.adapters.files import LORA_TENSORS, NON_LORA_TENSORS
 
-# Every linear layer of the decoder but lm_head, as published.
+# Every linear layer of the decoder except lm_head, as in the published training.
 LANGUAGE_LAYERS = r"model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-ADAPTER, NON_LORA = "adapter_model.safetensors", "non_lora_trainables.safetensors"
-# How a module that wraps another, or a parametrisation, shows in a parameter's name.
-_INSIDE_TUNER = "base_model.model."
-_PARAMETRISED = (".parametrizations.weight.original", ".weight")
+# How peft's wrapper and torch's parametrizations show in parameter names.
+_PEFT_PREFIX = "base_model.model."
+_PARAMETRIZED, _PLAIN = ".parametrizations.weight.original", ".weight"
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """``alpha`` / ``rank`` scales what the adapters add; the defaults are the published ones."""
+    """LoRA's rank, scale and dropout; the defaults are the published ones.
+
+    The adapters' update is scaled by ``alpha / rank``.
+    """
 
     rank: int = 128
     alpha: int = 256
@@ -31,32 +34,39 @@ class LoraSettings:
 
 
 def add_adapters(model: LlavaST, settings: LoraSettings) -> PeftModel:
-    """Wrap ``model``, whose own parameters are frozen; the adapters begin without effect.
+    """Freeze ``model`` and wrap it with LoRA adapters, which at first change no output.
 
-    They are float32 where the layers are of a half type.
+    The adapters are float32 even if the layers are in half precision.
     """
     return get_peft_model(model, _config(settings))
 
 
-def published(name: str) -> str:
-    """A parameter's name in the module that was trained -> as the published files spell it.
+def published_adapter_name(name: str) -> str:
+    """Map a parameter's name in training to its name in the published adapter files.
 
-    They name parameters as peft's wrapper does: ``base_model.model.model.embed_tokens.weight``.
+    These have the names of peft's wrapper: ``base_model.model.model.embed_tokens.weight``.
     """
-    name = name[max(0, name.find(_INSIDE_TUNER)) :]
-    return name.replace(*_PARAMETRISED).replace(".default.weight", ".weight")
+    name = name[max(0, name.find(_PEFT_PREFIX)) :]
+    return name.replace(_PARAMETRIZED, _PLAIN).replace(".default.weight", ".weight")
 
 
 def save_adapter(folder: Path, settings: LoraSettings, trained: Mapping[str, Tensor]) -> None:
-    """Write a stage's ``trained`` parameters (by their names in training) as published: adapters
-    beside their config, the rest as non_lora_trainables. A file appears when it is whole."""
-    named = {published(name): value.contiguous() for name, value in trained.items()}
-    adapters = {name: value for name, value in named.items() if ".lora_" in name}
+    """Write trained parameters as an adapter folder in the published layout.
+
+    Args:
+        folder: The adapter folder; its files are replaced atomically, one by one.
+        settings: The LoRA settings of the training.
+        trained: The trained parameters by their names in training: LoRA factors and parameters
+            that were trained in full, which go into a file of their own.
+    """
+    tensors = {published_adapter_name(name): value.contiguous() for name, value in trained.items()}
+    lora = sorted(name for name in tensors if ".lora_" in name)
+    non_lora = sorted(tensors.keys() - set(lora))
     folder.mkdir(parents=True, exist_ok=True)
     _config(settings).save_pretrained(str(folder))
-    for file, tensors in ((NON_LORA, named.keys() - adapters.keys()), (ADAPTER, adapters.keys())):
-        with atomic_file(folder / file) as part:
-            save_file({n: named[n] for n in sorted(tensors)}, part, metadata={"format": "pt"})
+    for stem, names in ((NON_LORA_TENSORS, non_lora), (LORA_TENSORS, lora)):
+        with atomic_file(folder / f"{stem}.safetensors") as part:
+            save_file({name: tensors[name] for name in names}, part, metadata={"format": "pt"})
 
 
 def _config(settings: LoraSettings) -> LoraConfig:

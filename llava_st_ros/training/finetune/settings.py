@@ -11,10 +11,11 @@ import yaml
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.model.checkpoint import DTYPES
 from llava_st_ros.training.finetune.lora import LoraSettings
-from llava_st_ros.training.st_align.mix import Part
+from llava_st_ros.training.st_align.sampler import RecordFile
 
-# What a stage can train: parts and the names of their parameters. lm_head is never trained.
-PARTS = {
+# The parts of the model that a stage can train, and the patterns of their parameters' names.
+# lm_head is always frozen.
+TRAINABLE_PARTS = {
     "adapters": "*.lora_*",
     "packers": "*.vision_resampler.*",
     "projector": "*.mm_projector.*",
@@ -25,18 +26,34 @@ PARTS = {
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """A stage. ``rates`` has the peak rate of every part (see PARTS) that it trains.
+    """The settings of a stage.
 
-    A step takes ``batch`` records, ``each`` of them at a time in every process: gradients are
-    accumulated as the number of processes needs it, so that it does not change what is learnt.
-    ``warmup`` is a share of the steps. ``dtype`` is that of the frozen weights and of
-    the checkpoint that is written; what is trained is float32. ``chunk`` frames go through the
-    vision tower at a time. ``bad_share`` and ``bad_least`` are the limits of BadRecords;
-    ``max_tokens`` of a record is by default what the model can take.
+    Attributes:
+        name: The stage's name, by default that of its YAML.
+        mix: The files of records.
+        rates: The peak learning rate of each part that is trained (see TRAINABLE_PARTS).
+        batch: Records per step, over all processes.
+        each: Records per process in a forward pass. Gradients are accumulated over as many passes
+            as ``batch`` needs, so that the result does not depend on the number of processes.
+        epochs: Passes over the mix.
+        seed: The seed of the adapters' initial values and of the records' order.
+        warmup: The share of the steps over which the learning rate rises.
+        weight_decay: The weight decay of the optimizer.
+        clip_norm: The norm to which gradients are clipped.
+        lora: LoRA's settings, used if ``rates`` has "adapters".
+        dtype: The dtype of the frozen weights and of the checkpoint that is written. Trained
+            parameters are float32.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        chunk: Frames per pass through the vision tower.
+        max_tokens: The longest conversation that is accepted; the model's context by default.
+        log_every: Steps between log lines.
+        save_minutes: Minutes between saved states.
+        bad_share: The share of the records that may be bad (see BadRecordLog).
+        bad_least: The number of records that may be bad in any case.
     """
 
     name: str
-    mix: tuple[Part, ...]
+    mix: tuple[RecordFile, ...]
     rates: Mapping[str, float]
     batch: int
     each: int = 1
@@ -56,52 +73,58 @@ class FinetuneSettings:
     bad_least: int = 10
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.rates) - set(PARTS))
-        unknown += [f"{k} {v!r}" for k, v in self.rates.items() if not isinstance(v, (int, float))]
-        if unknown or not self.rates:
-            raise ConfigError(
-                f"rates of {', '.join(unknown) or 'nothing'}"
-                f"; expected numbers for some of {', '.join(PARTS)}",
-            )
+        parts = ", ".join(TRAINABLE_PARTS)
+        if not self.rates:
+            raise ConfigError(f"rates is empty; expected a learning rate for some of {parts}")
+        if unknown := sorted(set(self.rates) - set(TRAINABLE_PARTS)):
+            raise ConfigError(f"rates has {', '.join(unknown)}; expected some of {parts}")
+        for part, rate in self.rates.items():
+            if not isinstance(rate, (int, float)):
+                raise ConfigError(
+                    f"the rate of {part} is {rate!r}; expected a number",
+                    "in YAML, a number in exponent form needs a decimal point: 2.0e-5",
+                )
         if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype {self.dtype!r}; expected one of {', '.join(DTYPES)}")
-        if min(self.batch, self.each, self.chunk) < 1 or not self.epochs > 0 or not self.mix:
-            raise ConfigError(
-                f"batch {self.batch}, each {self.each}, chunk {self.chunk}, epochs {self.epochs} "
-                f"and {len(self.mix)} files"
-                "; expected one or more of each",
-            )
+            raise ConfigError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        for name in ("batch", "each", "chunk"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.epochs > 0:
+            raise ConfigError(f"epochs is {self.epochs}; expected a value above 0")
+        if not self.mix:
+            raise ConfigError("mix is empty; expected one or more files")
 
     def accumulate(self, processes: int) -> int:
-        """How many times ``each`` records every process takes for a step."""
-        at_once = self.each * processes
-        if self.batch % at_once:
+        """The number of forward passes, of ``each`` records per process, in a step."""
+        per_pass = self.each * processes
+        if self.batch % per_pass:
             raise ConfigError(
-                f"a batch of {self.batch} records for {processes} processes with {self.each} each"
-                f"; expected a multiple of {at_once}",
-                "change batch or each in the stage's YAML, or start other processes",
+                f"batch is {self.batch}; expected a multiple of {per_pass} "
+                f"({processes} processes with {self.each} records each)"
             )
-        return self.batch // at_once
+        return self.batch // per_pass
 
 
 def read_finetune_settings(path: Path) -> FinetuneSettings:
-    """Raises ConfigError where the YAML can't be read or a setting is unknown or missing."""
+    """Read a stage's YAML.
+
+    Raises:
+        ConfigError: The file cannot be read, or a setting is unknown, missing or invalid.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: {error}; expected a stage's YAML", "name another file"
-        ) from error
+        raise ConfigError(f"cannot read {path} as a stage's YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: {type(values).__name__}; expected a mapping")
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a mapping")
     values = {"name": path.stem, **values}
     try:
-        values["mix"] = tuple(Part(**part) for part in values["mix"])
+        values["mix"] = tuple(RecordFile(**file) for file in values["mix"])
         if "lora" in values:
             values["lora"] = LoraSettings(**values["lora"])
         return FinetuneSettings(**values)
     except (TypeError, KeyError) as error:
         known = ", ".join(f.name for f in fields(FinetuneSettings))
         raise ConfigError(
-            f"{path}: {error}; expected settings among {known}; mix a list of files"
+            f"{path}: {error}; expected settings among {known}, and mix as a list of files"
         ) from error

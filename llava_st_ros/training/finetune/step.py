@@ -1,22 +1,23 @@
-"""A step of fine-tuning on ST-Align's records: what is trained, and the loss of a batch."""
+"""A fine-tuning step: which parameters are trained, and the loss of a batch of records."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llava_st_ros.backends.preprocessing import normalize
-from llava_st_ros.model.llava_st import LlavaST
+from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.records import Modality
 from llava_st_ros.training.finetune.lora import LoraSettings, add_adapters
-from llava_st_ros.training.finetune.settings import PARTS
+from llava_st_ros.training.finetune.settings import TRAINABLE_PARTS
 from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_mean
 from llava_st_ros.training.objective import (
     propagate_to_neighbors,
@@ -24,14 +25,21 @@ from llava_st_ros.training.objective import (
     two_hot_targets,
 )
 from llava_st_ros.training.st_align.batches import RecordBatch
-from llava_st_ros.training.st_align.media import Media
+from llava_st_ros.training.st_align.frames import SampledFrames
 
 
 class FinetuneStep(nn.Module):
-    """The model with what a stage trains thawed, and nothing else.
+    """The model with the parameters of a stage trainable and all others frozen.
 
-    ``parts`` are names of PARTS. What is trained becomes float32, and so do the embeddings and the
-    tables, for their rows are mixed with each other; the rest keeps its dtype.
+    Trained parameters are converted to float32. So are the embeddings and the coordinate tables,
+    whose rows are combined with each other; all others keep their dtype.
+
+    Args:
+        model: The model; it is modified.
+        parts: What to train, names of TRAINABLE_PARTS.
+        lora: LoRA's settings, used if ``parts`` has "adapters".
+        chunk: Frames per pass through the vision tower.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
     """
 
     def __init__(
@@ -51,93 +59,117 @@ class FinetuneStep(nn.Module):
         propagate_to_neighbors(model)
         self._chunk, self._recompute = chunk, gradient_checkpointing
         if gradient_checkpointing:
-            # Deprecated in the newest, but the only name that all of transformers 5 know.
+            # transformers 5 deprecates this name in its latest releases; the early ones have no
+            # other.
             model.model.gradient_checkpointing_enable({"use_reentrant": False})
-        thawed = [PARTS[part] for part in parts]
+        trained_patterns = [TRAINABLE_PARTS[part] for part in parts]
+        float_patterns = [
+            *trained_patterns,
+            TRAINABLE_PARTS["embeddings"],
+            TRAINABLE_PARTS["tables"],
+        ]
         for name, parameter in self.named_parameters():
-            trained = any(fnmatchcase(name, pattern) for pattern in thawed)
-            parameter.requires_grad_(trained)
-            mixed = any(fnmatchcase(name, PARTS[part]) for part in ("embeddings", "tables"))
-            if trained or mixed:
+            parameter.requires_grad_(_matches(name, trained_patterns))
+            if _matches(name, float_patterns):
                 parameter.data = parameter.data.float()
         self.train()
 
     @property
     def model(self) -> LlavaST:
+        """The model without peft's wrapper."""
         adapted = self.adapted
-        return adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
+        if isinstance(adapted, PeftModel):
+            return cast(LlavaST, adapted.get_base_model())
+        return adapted
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The model's vision tower, which is always frozen."""
+        return self.model.model.get_submodule("vision_tower")
 
     def train(self, mode: bool = True) -> FinetuneStep:
-        """The tower is frozen: it never trains."""
+        """Set the training mode; the frozen vision tower stays in evaluation mode."""
         super().train(mode)
-        self.model.model.vision_tower.eval()
+        self.vision_tower.eval()
         return self
 
+    def merge_adapters(self) -> None:
+        """Merge the LoRA adapters, if any, into the model's weights, in place."""
+        if isinstance(self.adapted, PeftModel):
+            lora = self.adapted.base_model
+            assert isinstance(lora, LoraModel)
+            lora.merge_and_unload(safe_merge=True)
+
     def forward(self, batch: RecordBatch) -> LossTerms:
-        """The records' mean losses and, to log, those of the kinds of answer tokens."""
+        """The mean loss over the records and, for the log, over each kind of answer token."""
         model = self.model
         prompts = [conversation.prompt for conversation in batch.conversations]
         visuals = [
-            self._visual_tokens(media, prompt.modality)
-            for media, prompt in zip(batch.media, prompts)
+            self.visual_tokens(frames, prompt.modality)
+            for frames, prompt in zip(batch.frames, prompts)
         ]
         embeddings, mask = model.embed_batch(prompts, visuals)
         hidden = model.decode(embeddings, mask)
         return self._terms(batch, hidden)
 
-    def _visual_tokens(self, media: Media, modality: Modality) -> Any:
-        """What ``pack`` or ``image_tokens`` returns for one record."""
+    def visual_tokens(self, frames: SampledFrames, modality: Modality) -> VideoTokens | Tensor:
+        """The visual tokens of one record: a window's for a video, [N, D] for an image."""
         model = self.model
-        projected = model.project(self._features(media.images))
+        projected = model.project(self._features(frames.images))
         if modality is Modality.IMAGE:
             return model.image_tokens(projected)[0]
-        places = torch.from_numpy(media.places).to(projected.device)
+        indices = torch.from_numpy(frames.indices).to(projected.device)
 
-        def pack(features: Tensor) -> Any:
-            return model.pack(features[places], range(len(places)))
+        def pack(features: Tensor) -> VideoTokens:
+            return model.pack(features[indices], range(len(indices)))
 
         if self._recompute and self.training:
-            return checkpoint(pack, projected, use_reentrant=False)
+            tokens: VideoTokens = checkpoint(pack, projected, use_reentrant=False)
+            return tokens
         return pack(projected)
 
     def _features(self, images: np.ndarray) -> Tensor:
-        """uint8 [n, S, S, 3] -> the frozen tower's output [n, N, Dv], a few frames at a time."""
-        weight = self.model.model.vision_tower.embeddings.patch_embedding.weight
+        """The vision tower's output [n, N, Dv] for uint8 [n, S, S, 3], ``chunk`` at a time."""
+        weight = next(self.vision_tower.parameters())
         parts = []
         with torch.no_grad():
             for first in range(0, len(images), self._chunk):
-                few = np.stack([normalize(image) for image in images[first : first + self._chunk]])
-                pixels = torch.from_numpy(few).to(weight.device, weight.dtype)
+                part = np.stack([normalize(image) for image in images[first : first + self._chunk]])
+                pixels = torch.from_numpy(part).to(weight.device, weight.dtype)
                 parts.append(self.model.vision_features(pixels))
         return torch.cat(parts)
 
     def _terms(self, batch: RecordBatch, hidden: Tensor) -> LossTerms:
-        """A record counts as the mean over its answers' tokens, as published: a long tube no more
-        than a box."""
+        """The losses of the answers' tokens.
+
+        As in the published training, each record's loss is the mean over its answers' tokens, so
+        that a long tube does not outweigh a box.
+        """
         model, config = self.model, self.model.config
-        rows, places, ids, values = [], [], [], []
-        for row, conversation in enumerate(batch.conversations):
-            answer = np.flatnonzero(conversation.labels_mask)
-            rows.append(np.full(len(answer), row))
-            places.append(answer)
-            ids.append(conversation.prompt.token_ids[answer])
-            values.append(conversation.coordinate_values[answer])
-        row, place, token, value = (
+        answers = [np.flatnonzero(c.labels_mask) for c in batch.conversations]
+        records = [np.full(len(answer), number) for number, answer in enumerate(answers)]
+        tokens = [c.prompt.token_ids[a] for c, a in zip(batch.conversations, answers)]
+        values = [c.coordinate_values[a] for c, a in zip(batch.conversations, answers)]
+        record, position, token, value = (
             torch.from_numpy(np.concatenate(part)).to(hidden.device)
-            for part in (rows, places, ids, values)
+            for part in (records, answers, tokens, values)
         )
-        # The state at a position predicts the token after it.
-        logits = model.logits(hidden[row, place - 1])
+        # The hidden state at a position predicts the token after it.
+        logits = model.logits(hidden[record, position - 1])
         losses = soft_cross_entropy(logits, two_hot_targets(token, value, config))
         count = len(batch.conversations)
-        share = 1.0 / torch.bincount(row, minlength=count).float()
-        answers = LossTerm(
-            (losses * share[row]).sum(), torch.tensor(float(count), device=row.device)
+        share = 1.0 / torch.bincount(record, minlength=count).float()
+        answer_loss = LossTerm(
+            (losses * share[record]).sum(), torch.tensor(float(count), device=record.device)
         )
         coordinates = config.coordinates
         return {
-            "answer": answers,
+            "answer": answer_loss,
             "text": logged_mean(losses[coordinates.is_text(token)]),
             "time": logged_mean(losses[coordinates.is_time(token)]),
             "space": logged_mean(losses[coordinates.is_space(token)]),
         }
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,1 +1,1 @@
-"""ST-Align's records: format, media, mixing, batches."""
+"""Training data in ST-Align's format: reading, checking, sampling, batching and writing records."""

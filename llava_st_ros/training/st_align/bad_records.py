@@ -1,4 +1,4 @@
-"""Records that cannot be used: each is reported once and skipped, too many end the run."""
+"""Records that cannot be used: each is reported once and skipped; too many end the run."""
 
 from __future__ import annotations
 
@@ -8,43 +8,54 @@ from pathlib import Path
 from llava_st_ros.errors import DataError, LlavaStError
 
 
-class BadRecords:
-    """The bad records that this process met, out of ``total``.
+class BadRecordLog:
+    """The bad records that this process has met.
 
-    Each is printed and appended to ``log`` as a line with its source and what is wrong. ``add``
-    raises DataError once they are more than ``share`` of the total and more than ``least``.
-    With several processes each counts what it met itself: what is wrong in the text meets all of
-    them, a damaged video the one whose turn it is.
+    With several processes each keeps its own log: every process meets the records whose text is
+    bad, but only the process that reads a damaged video meets that one.
+
+    Args:
+        total: The number of records, good and bad.
+        share: The share of ``total`` that may be bad.
+        least: The number of records that may be bad in any case.
+        log: A text file to which a line is appended for each bad record.
+
+    Attributes:
+        limit: The number of bad records that is accepted.
+        errors: What is wrong with each bad record, by its source.
     """
 
     def __init__(
         self, total: int, *, share: float = 0.01, least: int = 10, log: Path | None = None
     ) -> None:
         self.total, self.limit = total, max(least, int(share * total))
-        self.found: dict[str, str] = {}  # source -> what is wrong
+        self.errors: dict[str, str] = {}
         self._log = log
 
     def __contains__(self, source: str) -> bool:
-        return source in self.found
+        return source in self.errors
 
     def add(self, source: str, error: LlavaStError) -> None:
-        if source in self.found:
+        """Report a bad record, unless it has been reported before.
+
+        Raises:
+            DataError: There are more bad records than ``limit``.
+        """
+        if source in self.errors:
             return
-        self.found[source] = str(error)
+        self.errors[source] = str(error)
         line = f"bad record {source}: {error}"
         print(line, file=sys.stderr)
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        if len(self.found) > self.limit:
-            raise self.too_many(f"at most {self.limit}")
+        if len(self.errors) > self.limit:
+            raise self.as_error(f"more than {self.limit} bad records")
 
-    def too_many(self, expected: str) -> DataError:
-        """The error that ends the run, with the first few records."""
-        first = "; ".join(f"{s}: {e}" for s, e in list(self.found.items())[:3])
-        where = f" (all are in {self._log})" if self._log else ""
+    def as_error(self, problem: str) -> DataError:
+        """The error that ends the run because of ``problem``, with the first few records."""
+        first = "; ".join(f"{source}: {error}" for source, error in list(self.errors.items())[:3])
         return DataError(
-            f"{len(self.found)} bad records of {self.total}, the first: {first}"
-            f"; expected {expected}",
-            f"correct them or take them out{where}",
+            f"{problem}: {len(self.errors)} of {self.total} are bad, the first: {first}",
+            f"all of them are listed in {self._log}" if self._log else "",
         )

@@ -1,4 +1,4 @@
-"""Batches of ST-Align's records, ready for the model."""
+"""Batches of ST-Align records, tokenized and with their frames."""
 
 from __future__ import annotations
 
@@ -8,33 +8,42 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import DataError, FrameError, QueryError
 from llava_st_ros.text.prompt import LabeledPrompt, PromptBuilder
 from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
-from llava_st_ros.training.st_align.bad_records import BadRecords
+from llava_st_ros.training.st_align.bad_records import BadRecordLog
 from llava_st_ros.training.st_align.format import Record
-from llava_st_ros.training.st_align.media import Media, read_media
-from llava_st_ros.training.st_align.mix import Mix
+from llava_st_ros.training.st_align.frames import SampledFrames, read_frames
+from llava_st_ros.training.st_align.sampler import RecordSampler
 
 
 @dataclass(frozen=True)
 class RecordBatch:
-    """Records side by side: what is said, what it is about, and where it comes from."""
+    """B records: their conversations, the frames of each, and where each comes from."""
 
     conversations: tuple[LabeledPrompt, ...]
-    media: tuple[Media, ...]
+    frames: tuple[SampledFrames, ...]
     sources: tuple[str, ...]
 
 
 class RecordBatches:
-    """``batches(number)``: this process's part of a batch of ``size`` records.
+    """Makes this process's part of any batch of ``size`` records: ``batches(number)``.
 
-    Where the record of a place turns out bad (its media, or its length), the place takes the next
-    good one of the epoch: which records a batch holds depends on its number and the files alone,
-    not on the processes or on what was read before.
+    A record whose media cannot be read or whose conversation is too long is logged as bad; the
+    next good one of the epoch takes its position. The contents of a batch therefore depend on its
+    number and the files alone, not on the number of processes or on earlier batches.
+
+    Args:
+        sampler: The order of the records.
+        bad: Where bad records are reported.
+        builder: Tokenizes conversations.
+        config: The model's geometry: frames per window, image size, context length.
+        size: Records per batch, over all processes.
+        max_tokens: The longest conversation that is accepted; the model's context by default.
+        shard: Which records of a batch this process makes.
     """
 
     def __init__(
         self,
-        mix: Mix,
-        bad: BadRecords,
+        sampler: RecordSampler,
+        bad: BadRecordLog,
         builder: PromptBuilder,
         config: ModelConfig,
         *,
@@ -42,39 +51,40 @@ class RecordBatches:
         max_tokens: int | None = None,
         shard: Shard = FULL_SHARD,
     ) -> None:
-        self.mix, self.bad, self.size, self.shard = mix, bad, size, shard
+        self.sampler, self.bad, self.size, self.shard = sampler, bad, size, shard
         self._builder, self._config = builder, config
         self._max_tokens = max_tokens or config.language.max_position_embeddings
 
     def __call__(self, number: int) -> RecordBatch:
-        places = [number * self.size + item for item in self.shard.items(self.size)]
-        conversations, media, sources = zip(*(self._item(place) for place in places))
-        return RecordBatch(conversations, media, sources)
+        positions = [number * self.size + item for item in self.shard.items(self.size)]
+        conversations, frames, sources = zip(*(self._item(position) for position in positions))
+        return RecordBatch(conversations, frames, sources)
 
-    def _item(self, place: int) -> tuple[LabeledPrompt, Media, str]:
-        for skip in range(self.mix.epoch_length):
-            record = self.mix.at(place, skip)
+    def _item(self, position: int) -> tuple[LabeledPrompt, SampledFrames, str]:
+        for skip in range(self.sampler.epoch_length):
+            record = self.sampler.record_at(position, skip)
             if record.source in self.bad:
                 continue
             try:
                 conversation = self.encode(record)
-                media = read_media(record, self._config.num_frames, self._config.image_size)
+                frames = read_frames(record, self._config.num_frames, self._config.image_size)
             except (DataError, FrameError, QueryError) as error:
                 self.bad.add(record.source, error)
                 continue
-            return conversation, media, record.source
-        raise self.bad.too_many("a good record in the epoch")
+            return conversation, frames, record.source
+        raise self.bad.as_error("no good record in the epoch")
 
     def encode(self, record: Record) -> LabeledPrompt:
-        """Token ids and labels of a record; every turn sees those before it, as published.
+        """Tokenize a record; every turn sees the turns before it, as in the published training.
 
-        Raises DataError where it is too long.
+        Raises:
+            DataError: The conversation has more than ``max_tokens`` tokens.
         """
-        turns = [(asked, reply.formatted(self._config)) for asked, reply in record.turns]
+        turns = [(question, answer.formatted(self._config)) for question, answer in record.turns]
         conversation = self._builder.build_labeled(turns)
         length = len(conversation.labels_mask)
         if length > self._max_tokens:
             raise DataError(
-                f"{length} tokens; expected at most {self._max_tokens}", "shorten the conversation"
+                f"the conversation has {length} tokens; expected at most {self._max_tokens}"
             )
         return conversation

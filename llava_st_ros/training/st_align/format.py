@@ -1,7 +1,7 @@
-"""ST-Align's records: conversations about a picture or a video, with coordinates set apart.
+"""ST-Align's record format: conversations about an image or a video, coordinates kept apart.
 
-A file is a JSON list, or one object a line (``.jsonl``), of records as the published training reads
-them::
+A file is a JSON list of records, or has one record per line (``.jsonl``). A record has the form
+that the published training code reads::
 
     {"id": ..., "video": "a.mp4" (or "image": "a.jpg"),
      "conversations": [{"from": "human", "value": "<video>\\nWhen ...?"},
@@ -9,13 +9,14 @@ them::
      "variables": {"temporal_input_locations": [], "temporal_output_locations": [0.25, 0.5], ...},
      "meta": {"split": [first frame, last frame]}}
 
-Text holds a placeholder for every coordinate; ``variables`` has a list for each kind of placeholder
-with its values in reading order over the whole conversation: times as fractions of the window
-(of the split, where there is one), heights and widths of the frame. INPUT is for questions,
-OUTPUT for answers. ``variables`` may be left out where there are none, and so may ``meta``.
+The text has a placeholder for every coordinate: INPUT in questions, OUTPUT in answers.
+``variables`` has a list for each kind of placeholder, with the values in reading order over the
+whole conversation: times as fractions of the window (of the split, if there is one), heights and
+widths as fractions of the frame. ``variables`` and ``meta`` are optional.
 
-The published reader replaces a record that it cannot use by the next one, clips values to [0, 1]
-and ignores values left over; here each of these is a bad record, which is reported (bad_records).
+The published reader replaces an unusable record by the next one, clips values to [0, 1] and ignores
+surplus values. Here each of these makes a record bad, and bad records are reported
+(``bad_records``).
 """
 
 from __future__ import annotations
@@ -23,45 +24,64 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import COORDINATE, INPUT, OUTPUT, Axis
 from llava_st_ros.errors import DataError
-from llava_st_ros.records import Modality, Task
+from llava_st_ros.records import Modality
 from llava_st_ros.text.answer_format import FormattedAnswer
-from llava_st_ros.text.tasks import Question
 
-TAGS = {Modality.IMAGE: "<image>", Modality.VIDEO: "<video>"}  # what a question is about
+TAGS = {Modality.IMAGE: "<image>", Modality.VIDEO: "<video>"}
 HUMAN, MODEL = "human", "gpt"
 VARIABLES = {  # placeholder -> key of ``variables``
     placeholder: f"{axis.table}_{side}_locations"
     for axis in Axis
     for side, placeholder in (("input", axis.input_token), ("output", axis.output_token))
 }
-_CORRECT = "correct the record or take it out"
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the model says: ``text`` with OUTPUT placeholders, their ``values`` in reading order."""
+class RecordQuestion:
+    """A question of a record, of no task in particular: a ``text.prompt.UserTurn``.
+
+    Attributes:
+        modality: What the record is about.
+        text: The words, with INPUT placeholders.
+        inputs: The placeholders' values of each axis, in reading order.
+    """
+
+    modality: Modality
+    text: str
+    inputs: Mapping[Axis, tuple[float, ...]] = field(
+        default_factory=lambda: dict.fromkeys(Axis, ())
+    )
+
+
+@dataclass(frozen=True)
+class RecordAnswer:
+    """An answer of a record: ``text`` with OUTPUT placeholders, their ``values`` in reading order.
+
+    Times are fractions of the window, heights and widths of the frame.
+    """
 
     text: str
     values: tuple[float, ...]
 
     def formatted(self, config: ModelConfig) -> FormattedAnswer:
-        """Placeholders become the tokens of the nearest rows; the exact values stay beside them.
+        """The answer in a model's coordinate tokens, with the exact values beside them.
 
-        A time is a fraction of the window; on a table longer than the window its value is less.
+        Where the model's table of times has more rows than the window has frames, the values are
+        scaled from fractions of the window to fractions of the table.
         """
-        share = (config.num_frames - 1) / max(1, config.num_temporal_tokens - 1)
+        time_scale = (config.num_frames - 1) / max(1, config.num_temporal_tokens - 1)
         values: list[float] = []
 
         def token(match: re.Match[str]) -> str:
             axis, value = Axis.of_kind(match[1]), self.values[len(values)]
-            values.append(value * share if axis is Axis.TIME else value)
+            values.append(value * time_scale if axis is Axis.TIME else value)
             return axis.token(config.coordinates.nearest_row(axis, values[-1]))
 
         return FormattedAnswer(OUTPUT.sub(token, self.text), tuple(values))
@@ -69,38 +89,43 @@ class Reply:
 
 @dataclass(frozen=True)
 class Record:
-    """A conversation about ``media``, as the file spells its path.
+    """A conversation about an image or a video.
 
-    ``source`` is "file:index" for messages. ``split`` are the first and last frame of a video's
-    window, both included, None for the whole of it.
+    Attributes:
+        source: Where the record is from, "file:index", for messages.
+        media: The path of the image or video, as the file spells it.
+        modality: Which of the two it is.
+        turns: The questions and their answers.
+        split: First and last frame of the window, both included; None for the complete video.
     """
 
     source: str
     media: str
     modality: Modality
-    turns: tuple[tuple[Question, Reply], ...]
+    turns: tuple[tuple[RecordQuestion, RecordAnswer], ...]
     split: tuple[int, int] | None
 
 
 def read_values(path: Path) -> list[Any]:
-    """What a file of records holds, unchecked: an item a record.
+    """Read a file's records as JSON values, unchecked.
 
-    Raises DataError where the file as a whole cannot be read.
+    Raises:
+        DataError: The file cannot be read or is not a list.
     """
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            return [_line(line) for line in text.split("\n") if line.strip()]
+            return [_parse_line(line) for line in text.split("\n") if line.strip()]
         values = json.loads(text)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; expected a JSON list of records") from error
+        raise DataError(f"cannot read {path} as a JSON list of records: {error}") from error
     if not isinstance(values, list):
-        raise DataError(f"{path}: a JSON {type(values).__name__}; expected a list of records")
+        raise DataError(f"{path} is a JSON {type(values).__name__}; expected a list of records")
     return values
 
 
-def _line(line: str) -> Any:
-    """A line's record; one that is not JSON stays the text that it is, no record to ``parse``."""
+def _parse_line(line: str) -> Any:
+    """A line's JSON value; a line that is not JSON is kept as a string, which ``parse`` rejects."""
     try:
         return json.loads(line)
     except ValueError:
@@ -108,84 +133,93 @@ def _line(line: str) -> Any:
 
 
 def parse(value: Any, source: str) -> Record:
-    """Check one record; raises DataError, whose message is one line without the source."""
+    """Check a record's JSON value and parse it.
+
+    Raises:
+        DataError: The record is bad; the message does not repeat ``source``.
+    """
     if not isinstance(value, Mapping):
-        raise _bad(f"a {type(value).__name__}", "an object")
+        raise DataError(f"the record is a {type(value).__name__}; expected a JSON object")
     modality, media = _media(value)
     tag = TAGS[modality]
     texts = _texts(value)
     _check_tag(texts, tag)
-    rest = dict(zip(VARIABLES.values(), _checked_variables(value, texts)))
-    cursors = {key: iter(values) for key, values in rest.items()}
-    # All that is read of the task here is whether it is about a picture.
-    task = Task.REG if modality is Modality.IMAGE else Task.TR
+    variables = dict(zip(VARIABLES.values(), _checked_variables(value, texts)))
+    unread = {key: iter(values) for key, values in variables.items()}
     turns = []
     for number in range(0, len(texts), 2):
-        asked = _without(texts[number], tag) if number == 0 else texts[number]
-        inputs = [tuple(_values(re.findall(axis.input_token, asked), cursors)) for axis in Axis]
-        reply = texts[number + 1]
-        said = tuple(_values([m[0] for m in OUTPUT.finditer(reply)], cursors))
-        turns.append((Question(task, asked, *inputs), Reply(reply, said)))
+        question = _without_tag(texts[number], tag) if number == 0 else texts[number]
+        answer = texts[number + 1]
+        inputs = {
+            axis: tuple(_next_values(re.findall(axis.input_token, question), unread))
+            for axis in Axis
+        }
+        outputs = tuple(_next_values([match[0] for match in OUTPUT.finditer(answer)], unread))
+        turns.append((RecordQuestion(modality, question, inputs), RecordAnswer(answer, outputs)))
     return Record(source, media, modality, tuple(turns), _split(value, modality))
 
 
 def _media(value: Mapping[str, Any]) -> tuple[Modality, str]:
     given = [kind.value for kind in Modality if value.get(kind.value) is not None]
     if len(given) != 1:
-        raise _bad(f"{' and '.join(given) or 'no image or video'}", "an image or a video")
+        found = "an image and a video" if given else "no image or video"
+        raise DataError(f"the record names {found}; expected exactly one of the two")
     media = value[given[0]]
     if isinstance(media, list) and len(media) == 1:
         media = media[0]
     if not isinstance(media, str) or not media:
-        raise _bad(f"{given[0]} {media!r}", "one path")
+        raise DataError(f"{given[0]} is {media!r}; expected one path")
     return Modality(given[0]), media
 
 
 def _texts(value: Mapping[str, Any]) -> list[str]:
-    """The texts in turn, human and gpt: an even number."""
-    said = value.get("conversations")
-    if not isinstance(said, list) or len(said) < 2:
-        raise _bad("no conversations", "a question and its answer, or more of them")
+    """The messages' texts, question and answer by turns: an even number."""
+    messages = value.get("conversations")
+    if not isinstance(messages, list) or len(messages) < 2:
+        raise DataError("conversations is missing or too short; expected a question and its answer")
     texts = []
-    for number, sentence in enumerate(said):
+    for number, message in enumerate(messages):
         expected = MODEL if number % 2 else HUMAN
-        role = sentence.get("from") if isinstance(sentence, Mapping) else None
+        role = message.get("from") if isinstance(message, Mapping) else None
         if role != expected:
-            raise _bad(f"{role!r} as speaker of sentence {number}", f"{expected!r}")
-        text = sentence.get("value")
+            raise DataError(f"message {number} is from {role!r}; expected {expected!r}")
+        text = message.get("value")
         if not isinstance(text, str) or not text.strip():
-            raise _bad(f"sentence {number} without words", "text")
-        if written := COORDINATE.search(text):
-            raise _bad(f"{written[0]} in sentence {number}", "a placeholder and its value")
+            raise DataError(f"message {number} has no text")
+        if token := COORDINATE.search(text):
+            raise DataError(
+                f"message {number} contains {token[0]}"
+                "; expected a placeholder, with its value in variables"
+            )
         misplaced = INPUT if number % 2 else OUTPUT
         if found := misplaced.search(text):
-            raise _bad(
-                f"{found[0]} in sentence {number}", "INPUT in questions and OUTPUT in answers"
+            raise DataError(
+                f"message {number} contains {found[0]}"
+                "; expected INPUT in questions and OUTPUT in answers"
             )
         texts.append(text)
     if len(texts) % 2:
-        raise _bad("a question without an answer at the end", "an answer to every question")
+        raise DataError("the last question has no answer")
     return texts
 
 
 def _check_tag(texts: Sequence[str], tag: str) -> None:
-    counts = [sum(text.count(known) for known in TAGS.values()) for text in texts]
-    if texts[0].count(tag) != 1 or sum(counts) != 1:
-        raise _bad(
-            f"{sum(counts)} of {' and '.join(TAGS.values())}, "
-            f"{texts[0].count(tag)} {tag} in the first question",
-            f"one {tag}, in the first question",
+    tags = sum(text.count(known) for text in texts for known in TAGS.values())
+    if texts[0].count(tag) != 1 or tags != 1:
+        raise DataError(
+            f"found {tags} tags ({', '.join(TAGS.values())}), {texts[0].count(tag)} {tag} in the "
+            f"first question; expected one {tag}, in the first question"
         )
 
 
-def _without(text: str, tag: str) -> str:
-    """A first question's words. A tag amid them is taken to stand before them, as published."""
+def _without_tag(text: str, tag: str) -> str:
+    """The first question without its tag, which may be anywhere in it, as in the published data."""
     if text.startswith(tag):
         text = text[len(tag) :].removeprefix("\n")
     else:
         text = text.replace(tag, "").strip()
     if not text.strip():
-        raise _bad(f"nothing but {tag} in the first question", "a question")
+        raise DataError(f"the first question has no text besides {tag}")
     return text
 
 
@@ -193,24 +227,28 @@ def _checked_variables(value: Mapping[str, Any], texts: Sequence[str]) -> Iterat
     """The values of each kind of placeholder, in the order of VARIABLES."""
     variables = value.get("variables") or {}
     if not isinstance(variables, Mapping):
-        raise _bad(f"variables of type {type(variables).__name__}", "an object of lists")
+        raise DataError(f"variables is a {type(variables).__name__}; expected an object of lists")
     for placeholder, key in VARIABLES.items():
         values = variables.get(key, [])
         if not isinstance(values, list):
-            raise _bad(f"{key} of type {type(values).__name__}", "a list")
+            raise DataError(f"{key} is a {type(values).__name__}; expected a list")
         for number in values:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if not is_number or not 0.0 <= number <= 1.0:  # nor a NaN
-                raise _bad(f"{number!r} in {key}", "numbers in [0, 1]")
-        places = sum(text.count(placeholder) for text in texts)
-        if places != len(values):
-            raise _bad(f"{places} {placeholder} but {len(values)} values in {key}", "equal counts")
+            if not is_number or not 0.0 <= number <= 1.0:  # false for NaN too
+                raise DataError(f"{key} contains {number!r}; expected numbers in [0, 1]")
+        count = sum(text.count(placeholder) for text in texts)
+        if count != len(values):
+            raise DataError(
+                f"{count} {placeholder} but {len(values)} values in {key}; expected equal counts"
+            )
         yield [float(number) for number in values]
 
 
-def _values(placeholders: Sequence[str], cursors: Mapping[str, Iterator[float]]) -> Iterator[float]:
+def _next_values(
+    placeholders: Sequence[str], unread: Mapping[str, Iterator[float]]
+) -> Iterator[float]:
     for placeholder in placeholders:
-        yield next(cursors[VARIABLES[placeholder]])
+        yield next(unread[VARIABLES[placeholder]])
 
 
 def _split(value: Mapping[str, Any], modality: Modality) -> tuple[int, int] | None:
@@ -218,11 +256,7 @@ def _split(value: Mapping[str, Any], modality: Modality) -> tuple[int, int] | No
     split = meta.get("split") if isinstance(meta, Mapping) else None
     if modality is Modality.IMAGE or split is None:
         return None
-    whole = isinstance(split, list) and all(type(part) is int for part in split)
-    if not whole or len(split) != 2 or not 0 <= split[0] <= split[1]:
-        raise _bad(f"split {split!r}", "[first frame, last frame]")
+    is_integers = isinstance(split, list) and all(type(part) is int for part in split)
+    if not is_integers or len(split) != 2 or not 0 <= split[0] <= split[1]:
+        raise DataError(f"split is {split!r}; expected [first frame, last frame]")
     return split[0], split[1]
-
-
-def _bad(found: str, expected: str) -> DataError:
-    return DataError(f"{found}; expected {expected}", _CORRECT)

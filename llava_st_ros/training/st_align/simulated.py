@@ -1,16 +1,19 @@
-"""The simulator's clips as ST-Align data: videos, pictures, and a JSON of records a task.
+"""The simulator's clips as ST-Align data: videos, images, and a JSON file of records per subset.
 
-The paper's data (its table of training stages) has 15 tasks, and each has a file here:
+The paper's table of training stages lists 15 subsets of data. Each has a file here:
 
-- nine with coordinates, asked and answered as everywhere in this package: temporal video
-  grounding (TVG), dense video captioning (DVC), temporal referring (TR), referring expression
-  comprehension (REC), dense grounded captioning (DGC), region caption (REG), spatial-temporal video
-  grounding (STVG), spatial video grounding (SVG), event localization and captioning (ELC);
-- two conversations of these: temporal grounded (TVG, TR, DVC) and image grounded (REC, REG, DGC);
-- four of words alone: video captioning, video QA, classification, conversation. What the simulator
-  can say in them is narrow: its events and their order, their number, their kind.
+- nine with coordinates, in the question and answer templates that this package uses everywhere:
+  temporal video grounding (TVG), dense video captioning (DVC), temporal referring (TR), referring
+  expression comprehension (REC), dense grounded captioning (DGC), region caption (REG),
+  spatial-temporal video grounding (STVG), spatial video grounding (SVG), event localization and
+  captioning (ELC);
+- two that combine several of these in a conversation: temporal grounded (TVG, TR, DVC) and image
+  grounded (REC, REG, DGC);
+- four without coordinates: video captioning, video QA, classification, conversation. Their content
+  is limited to the simulator's events: which, in which order, how many, of which kind.
 
-A clip's records are written last, so that a run that was killed goes on after its last whole clip.
+A clip's JSON file is written after its media, so that an interrupted run resumes after the last
+complete clip.
 """
 
 from __future__ import annotations
@@ -28,15 +31,16 @@ import numpy as np
 
 from llava_st_ros.coordinates import CoordinateVocabulary
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.records import Answer, Modality, Task
+from llava_st_ros.records import Modality, Task
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.questions import clip_samples
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_clip, split_seed
 from llava_st_ros.text.answer_format import FormattedAnswer, format_answer
-from llava_st_ros.text.tasks import Question
-from llava_st_ros.training.st_align.writing import record, write_json, write_picture, write_video
+from llava_st_ros.text.prompt import UserTurn
+from llava_st_ros.training.st_align.format import RecordQuestion
+from llava_st_ros.training.st_align.writing import make_record, write_image, write_json, write_video
 
-FAMILIES = {
+TASK_SUBSETS = {
     Task.TVG: "temporal_video_grounding",
     Task.DVC: "dense_video_captioning",
     Task.TR: "temporal_referring",
@@ -47,23 +51,37 @@ FAMILIES = {
     Task.SVG: "spatial_video_grounding",
     Task.ELC: "event_localization_and_captioning",
 }
-TEMPORAL_TALK, IMAGE_TALK = "temporal_grounded_conversation", "image_grounded_conversation"
+TEMPORAL_CONVERSATION = "temporal_grounded_conversation"
+IMAGE_CONVERSATION = "image_grounded_conversation"
 CAPTIONING, VIDEO_QA = "video_captioning", "video_qa"
-CLASSIFICATION, TALK = "classification", "conversation"
-ALL_FAMILIES = (
-    *FAMILIES.values(),
-    *(TEMPORAL_TALK, IMAGE_TALK, CAPTIONING, VIDEO_QA, CLASSIFICATION, TALK),
+CLASSIFICATION, CONVERSATION = "classification", "conversation"
+SUBSETS = (
+    *TASK_SUBSETS.values(),
+    TEMPORAL_CONVERSATION,
+    IMAGE_CONVERSATION,
+    CAPTIONING,
+    VIDEO_QA,
+    CLASSIFICATION,
+    CONVERSATION,
 )
-MOST_TURNS = 4
+MAX_TURNS = 4  # of a conversation that combines tasks
 _DESCRIBE = ("Describe this video.", "What happens in this video?", "Please caption the video.")
-_COUNT = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_Turn = tuple[Question, FormattedAnswer]
+_NUMBERS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_Turn = tuple[UserTurn, FormattedAnswer]
 
 
 @dataclass(frozen=True)
 class SimulatedData:
-    """What is written: clips ``first`` to ``first + clips - 1`` of a split, ``num_frames`` frames
-    of ``size`` px each; ``seed`` chooses among questions and wordings."""
+    """Which clips are written, and how.
+
+    Attributes:
+        clips: The number of clips.
+        split: The simulator's split: "train", "validation" or "test".
+        first: The index of the first clip in the split.
+        seed: The seed of the choice of questions and wordings.
+        num_frames: Frames per clip.
+        size: Width and height of a frame in pixels.
+    """
 
     clips: int
     split: str = "train"
@@ -74,14 +92,22 @@ class SimulatedData:
 
 
 def write_simulated(folder: Path, data: SimulatedData, workers: int = 1) -> Iterator[Path]:
-    """Write what is not there yet; yields the list of records of each clip as it is ready, and
-    writes the tasks' files once all are.
+    """Write the clips that are missing in ``folder``, then the file of each subset.
 
-    Raises ConfigError where the folder holds other clips.
+    Args:
+        folder: The data folder.
+        data: The clips to write.
+        workers: Processes that render.
+
+    Yields:
+        The JSON file of each clip, as soon as it exists.
+
+    Raises:
+        ConfigError: The folder holds clips of other settings.
     """
     for name in ("videos", "pictures", "clips"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _check_same(folder / "simulated.json", data)
+    _check_settings(folder / "simulated.json", data)
     paths = {index: folder / "clips" / f"{_name(data, index)}.json" for index in range(data.clips)}
     missing = []
     for index, path in paths.items():
@@ -93,29 +119,30 @@ def write_simulated(folder: Path, data: SimulatedData, workers: int = 1) -> Iter
         for index in missing:
             yield _write_clip(folder, data, index)
     elif missing:
-        # Spawned, not forked: a GL context does not survive a fork.
+        # An OpenGL context does not survive a fork.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             futures = [pool.submit(_write_clip, folder, data, index) for index in missing]
             for future in as_completed(futures):
                 yield future.result()
-    joined: dict[str, list[Any]] = {family: [] for family in ALL_FAMILIES}
+    joined: dict[str, list[Any]] = {subset: [] for subset in SUBSETS}
     for path in paths.values():
-        for family, records in json.loads(path.read_text(encoding="utf-8")).items():
-            joined[family] += records
-    for family, records in joined.items():
-        write_json(folder / f"{family}.json", records)
+        for subset, records in json.loads(path.read_text(encoding="utf-8")).items():
+            joined[subset] += records
+    for subset, records in joined.items():
+        write_json(folder / f"{subset}.json", records)
 
 
-def _check_same(path: Path, data: SimulatedData) -> None:
-    """More clips may be asked for than last time, but not others."""
-    wanted = asdict(data)
+def _check_settings(path: Path, data: SimulatedData) -> None:
+    """Reject a folder of other settings; only the number of clips may differ."""
+    settings = asdict(data)
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if {**there, "clips": data.clips} != wanted:
+        existing = json.loads(path.read_text(encoding="utf-8"))
+        if {**existing, "clips": data.clips} != settings:
             raise ConfigError(
-                f"{path.parent} with clips of {there}; expected {wanted}", "name another folder"
+                f"{path.parent} holds clips made with {existing}, not with {settings}",
+                "choose another folder",
             )
-    write_json(path, wanted)
+    write_json(path, settings)
 
 
 def _name(data: SimulatedData, index: int) -> str:
@@ -127,21 +154,23 @@ def _write_clip(folder: Path, data: SimulatedData, index: int) -> Path:
     clip = simulate_clip(seed, num_frames=data.num_frames, size=data.size)
     fps = (len(clip.frames) - 1) / float(clip.stamps[-1])
     write_video(folder / "videos" / f"{name}.mp4", clip.frames, fps)
-    talks = clip_talks(clip, np.random.default_rng([data.seed, seed]))
-    for frame in {talk.frame for some in talks.values() for talk in some} - {None}:
-        write_picture(folder / _media(name, frame), clip.frames[frame])
+    conversations = clip_conversations(clip, np.random.default_rng([data.seed, seed]))
+    frames = {c.frame for group in conversations.values() for c in group}
+    for frame in frames:
+        if frame is not None:
+            write_image(folder / _media(name, frame), clip.frames[frame])
     path = folder / "clips" / f"{name}.json"
     records = {
-        family: [
-            record(
-                f"{name}-{family}-{number}",
-                _media(name, talk.frame),
-                talk.frame is not None,
-                talk.turns,
+        subset: [
+            make_record(
+                f"{name}-{subset}-{number}",
+                _media(name, conversation.frame),
+                conversation.modality,
+                conversation.turns,
             )
-            for number, talk in enumerate(some)
+            for number, conversation in enumerate(group)
         ]
-        for family, some in talks.items()
+        for subset, group in conversations.items()
     }
     write_json(path, records)
     return path
@@ -152,71 +181,83 @@ def _media(name: str, frame: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class Talk:
-    """Turns about a picture (``frame``) or, where that is None, about the clip."""
+class ClipConversation:
+    """Questions and answers about a clip, or about one of its frames.
+
+    Attributes:
+        frame: The index of the frame; None for the clip.
+        turns: The questions and their answers.
+    """
 
     frame: int | None
     turns: tuple[_Turn, ...]
 
+    @property
+    def modality(self) -> Modality:
+        return Modality.VIDEO if self.frame is None else Modality.IMAGE
 
-def clip_talks(clip: SimulatedClip, rng: np.random.Generator) -> dict[str, list[Talk]]:
-    """Everything to be said about a clip, by family."""
+
+def clip_conversations(
+    clip: SimulatedClip, rng: np.random.Generator
+) -> dict[str, list[ClipConversation]]:
+    """All conversations about a clip, by subset."""
     coordinates = window_coordinates(len(clip.frames))
-    talks: dict[str, list[Talk]] = defaultdict(list)
-    pools: dict[str, list[Talk]] = defaultdict(list)
-    said: list[str] = []
+    conversations: dict[str, list[ClipConversation]] = defaultdict(list)
+    pools: dict[str, list[ClipConversation]] = defaultdict(list)
+    sentences: list[str] = []
     for sample in clip_samples(clip, rng):
         if sample.task is Task.DVC:
-            said = [sentence for _, sentence in sample.answer.segments]
-            if not said:
+            sentences = [sentence for _, sentence in sample.answer.segments]
+            if not sentences:
                 continue
         turn = (sample.question(rng), format_answer(sample.answer, coordinates))
-        talk = Talk(sample.frame, (turn,))
-        talks[FAMILIES[sample.task]].append(talk)
+        conversation = ClipConversation(sample.frame, (turn,))
+        conversations[TASK_SUBSETS[sample.task]].append(conversation)
         if sample.task.modality is Modality.IMAGE:
-            pools[IMAGE_TALK].append(talk)
+            pools[IMAGE_CONVERSATION].append(conversation)
         elif sample.task in (Task.TVG, Task.TR, Task.DVC):
-            pools[TEMPORAL_TALK].append(talk)
-    for family, pool in pools.items():
+            pools[TEMPORAL_CONVERSATION].append(conversation)
+    for subset, pool in pools.items():
         if len(pool) > 1:
-            count = int(rng.integers(2, min(MOST_TURNS, len(pool)) + 1))
+            count = int(rng.integers(2, min(MAX_TURNS, len(pool)) + 1))
             chosen = [pool[i] for i in rng.permutation(len(pool))[:count]]
-            frame = chosen[0].frame  # all of a pool are about the same picture
-            talks[family].append(Talk(frame, tuple(t for talk in chosen for t in talk.turns)))
-    if said:
-        for family, turns in _words(clip, said, coordinates, rng).items():
-            talks[family].append(Talk(None, turns))
-    return dict(talks)
+            frame = chosen[0].frame  # a pool is about a single frame, or about the clip
+            turns = tuple(turn for conversation in chosen for turn in conversation.turns)
+            conversations[subset].append(ClipConversation(frame, turns))
+    if sentences:
+        for subset, turns in _turns_without_coordinates(clip, sentences, rng).items():
+            conversations[subset].append(ClipConversation(None, turns))
+    return dict(conversations)
 
 
-def _words(
-    clip: SimulatedClip,
-    said: Sequence[str],
-    coordinates: CoordinateVocabulary,
-    rng: np.random.Generator,
+def _turns_without_coordinates(
+    clip: SimulatedClip, sentences: Sequence[str], rng: np.random.Generator
 ) -> dict[str, tuple[_Turn, ...]]:
-    """The families without coordinates, from the sentences ``said`` about the clip's events."""
+    """The subsets without coordinates, from a sentence for each of the clip's events."""
     kinds = [kind.value for kind in EventKind]
 
-    def turn(asked: str, answer: str) -> _Turn:
-        return Question(Task.TR, asked), format_answer(Answer(Task.TR, caption=answer), coordinates)
+    def turn(question: str, answer: str) -> _Turn:
+        return RecordQuestion(Modality.VIDEO, question), FormattedAnswer(answer, ())
 
-    described = turn(_DESCRIBE[int(rng.integers(len(_DESCRIBE)))], ", then ".join(said))
-    asked = [
-        turn("What happens first in the video?", said[0]),
-        turn("What happens last in the video?", said[-1]),
-        turn("How many events happen in the video?", _COUNT[min(len(said), len(_COUNT) - 1)]),
+    description = turn(_DESCRIBE[int(rng.integers(len(_DESCRIBE)))], ", then ".join(sentences))
+    questions = [
+        turn("What happens first in the video?", sentences[0]),
+        turn("What happens last in the video?", sentences[-1]),
+        turn(
+            "How many events happen in the video?",
+            _NUMBERS[min(len(sentences), len(_NUMBERS) - 1)],
+        ),
     ]
-    asked = [asked[i] for i in rng.permutation(len(asked))]
+    questions = [questions[i] for i in rng.permutation(len(questions))]
     first = f"Which of these is the first event in the video: {', '.join(kinds)}?"
     return {
-        CAPTIONING: (described,),
-        VIDEO_QA: (asked[0],),
+        CAPTIONING: (description,),
+        VIDEO_QA: (questions[0],),
         CLASSIFICATION: (turn(first, clip.events[0].kind.value),),
-        TALK: (described, *asked[1:]),
+        CONVERSATION: (description, *questions[1:]),
     }
 
 
 def window_coordinates(num_frames: int) -> CoordinateVocabulary:
-    """As many time rows as the window has frames, so that answers hold exact fractions of it."""
+    """A vocabulary with a row of time per frame, so that a frame is an exact fraction."""
     return CoordinateVocabulary(text_rows=0, time_rows=num_frames, space_rows=100)

@@ -1,4 +1,4 @@
-"""ST-Align's records: read, checked, mixed, sampled; every kind of bad one with its message."""
+"""ST-Align records: parsing, sampling and batching, and the message of every kind of bad record."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 
 from llava_st_ros.backends.preprocessing import resize
+from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
-from llava_st_ros.training.st_align.bad_records import BadRecords
+from llava_st_ros.training.st_align.bad_records import BadRecordLog
 from llava_st_ros.training.st_align.batches import RecordBatches
 from llava_st_ros.training.st_align.format import Record, parse, read_values
-from llava_st_ros.training.st_align.media import frame_indices, read_media
-from llava_st_ros.training.st_align.mix import Mix, Part, read_mix
+from llava_st_ros.training.st_align.frames import frame_indices, read_frames
+from llava_st_ros.training.st_align.sampler import RecordFile, RecordSampler, read_records
 from support.st_align_files import (
     FRAMES,
     change,
+    image_record,
     moving_square,
-    picture_record,
     video_record,
     write_files,
 )
@@ -34,7 +35,7 @@ from support.tiny_model import tiny_config, tiny_tokenizer
 
 
 def grounding() -> dict[str, Any]:
-    """Written by hand, as the published files are."""
+    """A record in the form of the published files, written by hand."""
     return {
         "id": 7,
         "video": "a.mp4",
@@ -69,44 +70,40 @@ def tiny() -> tuple[Any, PromptBuilder]:
     return config, PromptBuilder(tokenizer, config)
 
 
-def test_values_go_to_the_turns_in_reading_order() -> None:
+def test_values_are_assigned_to_the_turns_in_reading_order() -> None:
     record = parse(grounding(), "a.json:0")
-    (first, answer), (second, reply) = record.turns
-    assert (record.media, record.modality, record.split) == (
-        "a.mp4",
-        Modality.VIDEO,
-        (3, 90),
-    )
+    (first, first_answer), (second, second_answer) = record.turns
+    assert (record.media, record.modality, record.split) == ("a.mp4", Modality.VIDEO, (3, 90))
     assert first.text == "Between  {<TEMP-INPUT><TEMP-INPUT>} , the ball. Where?"
-    assert first.temporal_inputs == (0.25, 0.75) and first.width_inputs == ()
-    assert answer.values == (0.5, 0.15, 0.1, 0.35, 0.3)  # time, then x1 y1 x2 y2
-    assert (second.width_inputs, second.height_inputs) == ((0.4,), (0.6,))
-    assert reply.values == (0.2, 0.9)
+    assert first.inputs[Axis.TIME] == (0.25, 0.75) and first.inputs[Axis.WIDTH] == ()
+    assert first_answer.values == (0.5, 0.15, 0.1, 0.35, 0.3)  # time, then x1 y1 x2 y2
+    assert (second.inputs[Axis.WIDTH], second.inputs[Axis.HEIGHT]) == ((0.4,), (0.6,))
+    assert second_answer.values == (0.2, 0.9)
 
 
-def test_answers_get_the_nearest_tokens_and_keep_exact_values() -> None:
-    config, builder = tiny()  # 10 rows of time, 12 of place
+def test_answers_have_the_nearest_tokens_and_keep_exact_values() -> None:
+    config, builder = tiny()  # 10 rows of time, 12 of height and width
     record = parse(grounding(), "a.json:0")
     formatted = record.turns[0][1].formatted(config)
     # 0.5 * 9 = 4.5 -> 5; of 11: 0.15 -> 1.65, 0.1 -> 1.1, 0.35 -> 3.85, 0.3 -> 3.3
     assert formatted.text == "<TEMP-005>: [<WIDTH-002><HEIGHT-001><WIDTH-004><HEIGHT-003>]"
     conversation = builder.build_labeled(
-        [(asked, reply.formatted(config)) for asked, reply in record.turns]
+        [(question, answer.formatted(config)) for question, answer in record.turns]
     )
     ids, values = conversation.prompt.token_ids, conversation.coordinate_values
     exact = values[~np.isnan(values)]
     np.testing.assert_allclose(exact, [0.5, 0.15, 0.1, 0.35, 0.3, 0.2, 0.9], rtol=1e-6)
     assert conversation.labels_mask[~np.isnan(values)].all()
-    # All else that is learnt are the answers' words and the ends of the turns.
-    said = tiny_tokenizer().decode(ids[conversation.labels_mask])
-    assert said == (
+    # The other labels are the answers' words and the end of each turn.
+    labeled = tiny_tokenizer().decode(ids[conversation.labels_mask])
+    assert labeled == (
         "<TEMP-005>: [<WIDTH-002><HEIGHT-001><WIDTH-004><HEIGHT-003>]<|im_end|>"
         "A ball, {<TEMP-002><TEMP-008>}.<|im_end|>"
     )
     assert conversation.prompt.temporal_inputs == (0.25, 0.75)
 
 
-def test_times_are_of_the_window_where_the_table_is_longer() -> None:
+def test_times_are_fractions_of_the_window_even_if_the_table_is_longer() -> None:
     config = dataclasses.replace(tiny_config(tiny_tokenizer(19)), num_temporal_tokens=19)
     formatted = parse(grounding(), "a.json:0").turns[1][1].formatted(config)
     # Frame 9 of 10 is row 9 of 19: 0.9 of the window is 8.1 rows, 0.45 of the table.
@@ -114,12 +111,15 @@ def test_times_are_of_the_window_where_the_table_is_longer() -> None:
     np.testing.assert_allclose(formatted.values, [0.1, 0.45])
 
 
-def test_a_written_record_is_read_back() -> None:
-    for made, box in ((video_record("v0"), False), (picture_record("p0"), True)):
-        record = parse(json.loads(json.dumps(made)), "x:0")
-        assert (record.modality is Modality.IMAGE) is box
-        values = [v for asked, reply in record.turns for v in (*asked.width_inputs, *reply.values)]
-        written = made["variables"]
+def test_a_written_record_can_be_read_back() -> None:
+    for value, modality in (
+        (video_record("v0"), Modality.VIDEO),
+        (image_record("p0"), Modality.IMAGE),
+    ):
+        record = parse(json.loads(json.dumps(value)), "x:0")
+        assert record.modality is modality
+        values = [v for q, a in record.turns for v in (*q.inputs[Axis.WIDTH], *a.values)]
+        written = value["variables"]
         assert len(values) == sum(len(v) for k, v in written.items() if "output" in k) + len(
             written["spatial_width_input_locations"]
         )
@@ -130,32 +130,35 @@ def test_a_written_record_is_read_back() -> None:
     assert record.turns[2][1].formatted(config).text == "During the period {<TEMP-002><TEMP-003>}"
 
 
-def altered(change: Any) -> dict[str, Any]:
+def altered(edit: Any) -> dict[str, Any]:
     value = copy.deepcopy(grounding())
-    change(value)
+    edit(value)
     return value
 
 
-def say(number: int, text: str) -> Any:
+def set_text(number: int, text: str) -> Any:
     return lambda value: value["conversations"][number].update(value=text)
 
 
 BAD = {
-    "no object": (lambda v: v.clear(), "no image or video; expected an image or a video"),
-    "two media": (lambda v: v.update(image="b.png"), "image and video"),
+    "no object": (lambda v: v.clear(), "no image or video; expected exactly one of the two"),
+    "two media": (lambda v: v.update(image="b.png"), "an image and a video"),
     "many images": (lambda v: v.update(video=["a.mp4", "b.mp4"]), "expected one path"),
-    "role": (lambda v: v["conversations"][2].update({"from": "system"}), "'system' as speaker"),
-    "order": (lambda v: v["conversations"].pop(0), "'gpt' as speaker of sentence 0"),
-    "unanswered": (lambda v: v["conversations"].pop(), "a question without an answer"),
-    "wordless": (say(1, " "), "sentence 1 without words"),
-    "no tag": (say(0, "Where? {<TEMP-INPUT><TEMP-INPUT>}"), "0 of <image> and <video>"),
-    "wrong tag": (say(0, "<image>\n{<TEMP-INPUT><TEMP-INPUT>}?"), "0 <video> in the first"),
-    "only the tag": (
-        lambda v: (say(0, "<video>\n")(v), v["variables"].update(temporal_input_locations=[])),
-        "nothing but <video>",
+    "role": (
+        lambda v: v["conversations"][2].update({"from": "system"}),
+        "message 2 is from 'system'",
     ),
-    "output asked": (say(2, "<TEMP-OUTPUT>?"), "INPUT in questions and OUTPUT in answers"),
-    "token": (say(3, "At <TEMP-012>."), "<TEMP-012> in sentence 3"),
+    "order": (lambda v: v["conversations"].pop(0), "message 0 is from 'gpt'"),
+    "unanswered": (lambda v: v["conversations"].pop(), "the last question has no answer"),
+    "wordless": (set_text(1, " "), "message 1 has no text"),
+    "no tag": (set_text(0, "Where? {<TEMP-INPUT><TEMP-INPUT>}"), "found 0 tags (<image>, <video>)"),
+    "wrong tag": (set_text(0, "<image>\n{<TEMP-INPUT><TEMP-INPUT>}?"), "0 <video> in the first"),
+    "only the tag": (
+        lambda v: (set_text(0, "<video>\n")(v), v["variables"].update(temporal_input_locations=[])),
+        "no text besides <video>",
+    ),
+    "output asked": (set_text(2, "<TEMP-OUTPUT>?"), "INPUT in questions and OUTPUT in answers"),
+    "token": (set_text(3, "At <TEMP-012>."), "message 3 contains <TEMP-012>"),
     "no values": (lambda v: v.pop("variables"), "2 <TEMP-INPUT> but 0 values"),
     "too few": (
         lambda v: v["variables"]["temporal_output_locations"].pop(),
@@ -167,19 +170,22 @@ BAD = {
     ),
     "outside": (
         lambda v: v["variables"].update(spatial_height_input_locations=[1.02]),
-        "1.02 in spatial_height_input_locations; expected numbers in [0, 1]",
+        "spatial_height_input_locations contains 1.02; expected numbers in [0, 1]",
     ),
     "not a number": (
         lambda v: v["variables"].update(spatial_height_input_locations=[float("nan")]),
-        "nan in spatial_height_input_locations",
+        "spatial_height_input_locations contains nan",
     ),
-    "text": (lambda v: v["variables"].update(spatial_height_input_locations=["0.6"]), "'0.6' in"),
-    "split": (lambda v: v["meta"].update(split=[9, 3]), "split [9, 3]"),
+    "text": (
+        lambda v: v["variables"].update(spatial_height_input_locations=["0.6"]),
+        "contains '0.6'",
+    ),
+    "split": (lambda v: v["meta"].update(split=[9, 3]), "split is [9, 3]"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_record_says_in_a_line_what_is_wrong(case: str) -> None:
+def test_the_error_of_a_bad_record_is_one_line(case: str) -> None:
     alter, message = BAD[case]
     with pytest.raises(DataError) as caught:
         parse(altered(alter), "a.json:3")
@@ -190,104 +196,107 @@ def test_bad_records_are_listed_and_skipped(tmp_path: Path, capsys: Any) -> None
     folder = write_files(tmp_path, videos=1, pictures=4)
     change(folder / "pictures.json", 2, variables={})
     log = tmp_path / "bad.txt"
-    records, bad = read_mix([Part("pictures.json")], folder, {"log": log})
+    records, bad = read_records([RecordFile("pictures.json")], folder, {"log": log})
     assert [r.source for r in records[0]] == [f"pictures.json:{i}" for i in (0, 1, 3)]
     line = "bad record pictures.json:2: 2 <HEIGHT-INPUT> but 0 values in"
     assert log.read_text().startswith(line) and capsys.readouterr().err.startswith(line)
-    assert list(bad.found) == ["pictures.json:2"]
+    assert list(bad.errors) == ["pictures.json:2"]
 
 
 def test_too_many_bad_records_end_the_run(tmp_path: Path) -> None:
-    good, wrong = picture_record("p0"), {**picture_record("p0"), "variables": {}}
+    good, wrong = image_record("p0"), {**image_record("p0"), "variables": {}}
     (tmp_path / "a.json").write_text(json.dumps([good] * 296 + [wrong] * 4))
-    read_mix([Part("a.json")], tmp_path, {"share": 0.0134, "least": 1})  # 4 of 300
-    with pytest.raises(DataError, match=r"4 bad records of 300, the first: a\.json:296: .*most 3"):
-        read_mix([Part("a.json")], tmp_path, {"share": 0.01, "least": 3})
+    read_records([RecordFile("a.json")], tmp_path, {"share": 0.0134, "least": 1})  # 4 of 300
+    with pytest.raises(
+        DataError, match=r"more than 3 bad records: 4 of 300 .*first: a\.json:296: "
+    ):
+        read_records([RecordFile("a.json")], tmp_path, {"share": 0.01, "least": 3})
     (tmp_path / "b.json").write_text(json.dumps([wrong]))
-    with pytest.raises(DataError, match=r"1 bad records of 1, .*expected a good record in b\.json"):
-        read_mix([Part("b.json")], tmp_path, {})
+    with pytest.raises(DataError, match=r"no good record in b\.json: 1 of 1 are bad"):
+        read_records([RecordFile("b.json")], tmp_path, {})
 
 
-def test_a_line_that_is_no_json_is_a_bad_record_and_a_broken_file_an_error(tmp_path: Path) -> None:
+def test_an_invalid_line_is_a_bad_record_and_an_invalid_file_an_error(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
-    lines.write_text(json.dumps(picture_record("p0")) + "\n{\n")
+    lines.write_text(json.dumps(image_record("p0")) + "\n{\n")
     values = read_values(lines)
     parse(values[0], "a.jsonl:0")
-    with pytest.raises(DataError, match="a str; expected an object"):
+    with pytest.raises(DataError, match="the record is a str; expected a JSON object"):
         parse(values[1], "a.jsonl:1")
     (tmp_path / "b.json").write_text("[{")
     with pytest.raises(DataError, match=r"b\.json"):
         read_values(tmp_path / "b.json")
     (tmp_path / "c.json").write_text("{}")
-    with pytest.raises(DataError, match="a JSON dict; expected a list"):
+    with pytest.raises(DataError, match="is a JSON dict; expected a list"):
         read_values(tmp_path / "c.json")
 
 
-def named(name: str, count: int) -> list[Record]:
-    return [Record(f"{name}:{i}", "", True, (), None) for i in range(count)]
+def records_of(name: str, count: int) -> list[Record]:
+    return [Record(f"{name}:{i}", "", Modality.IMAGE, (), None) for i in range(count)]
 
 
-def test_an_epoch_has_every_record_as_often_as_its_weight_says() -> None:
-    mix = Mix([named("a", 5), named("b", 8)], [2.0, 0.5], seed=3)
-    assert mix.epoch_length == 14
-    epochs = [[mix.at(14 * e + i).source for i in range(14)] for e in range(2)]
+def test_an_epoch_contains_each_record_as_often_as_its_weight_says() -> None:
+    files = [records_of("a", 5), records_of("b", 8)]
+    sampler = RecordSampler(files, [2.0, 0.5], seed=3)
+    assert sampler.epoch_length == 14
+    epochs = [[sampler.record_at(14 * e + i).source for i in range(14)] for e in range(2)]
     for epoch in epochs:
         assert all(epoch.count(f"a:{i}") == 2 for i in range(5))
         drawn = [s for s in epoch if s.startswith("b")]
         assert len(drawn) == len(set(drawn)) == 4
     assert epochs[0] != epochs[1]
-    again = Mix([named("a", 5), named("b", 8)], [2.0, 0.5], seed=3)
-    assert [again.at(i).source for i in range(28)][::-1] == (epochs[0] + epochs[1])[::-1]
-    assert again.at(3).source == epochs[0][3]  # backwards too: no state
-    assert again.at(12, skip=3).source == epochs[0][1]
-    with pytest.raises(ConfigError, match="weight -1"):
-        Part("a.json", weight=-1)
+    again = RecordSampler(files, [2.0, 0.5], seed=3)
+    assert [again.record_at(i).source for i in range(28)][::-1] == (epochs[0] + epochs[1])[::-1]
+    assert again.record_at(3).source == epochs[0][3]  # no state: going back gives the same
+    assert again.record_at(12, skip=3).source == epochs[0][1]
+    with pytest.raises(ConfigError, match=r"weight of a\.json is -1"):
+        RecordFile("a.json", weight=-1)
 
 
 def batches(folder: Path, shard: Shard = FULL_SHARD, **settings: Any) -> RecordBatches:
     config, builder = tiny()
-    parts = [Part("videos.json"), Part("pictures.json")]
-    records, bad = read_mix(parts, folder, {})
-    mix = Mix(records, [1.0, 1.0], seed=1)
+    files = [RecordFile("videos.json"), RecordFile("pictures.json")]
+    records, bad = read_records(files, folder, {})
+    sampler = RecordSampler(records, [1.0, 1.0], seed=1)
     settings = {"size": 4, "shard": shard, **settings}
-    return RecordBatches(mix, bad, builder, config, **settings)
+    return RecordBatches(sampler, bad, builder, config, **settings)
 
 
-def test_processes_share_the_batch_of_one(tmp_path: Path) -> None:
+def test_the_parts_of_two_processes_make_up_the_batch_of_one(tmp_path: Path) -> None:
     folder = write_files(tmp_path)
     for number in (5, 0):
-        whole = batches(folder)(number).sources
+        complete = batches(folder)(number).sources
         parts = [batches(folder, Shard(p, 2))(number).sources for p in range(2)]
-        assert (whole[::2], whole[1::2]) == tuple(parts)
+        assert (complete[::2], complete[1::2]) == tuple(parts)
 
 
-def test_a_place_whose_media_fail_takes_the_next_good_record(tmp_path: Path) -> None:
+def test_a_record_with_unreadable_media_is_replaced_by_the_next_good_one(tmp_path: Path) -> None:
     folder = write_files(tmp_path)
     before = [batches(folder)(n).sources for n in range(3)]
     (folder / "videos/v1.mp4").unlink()
-    (folder / "pictures/p2.png").write_bytes(b"no picture")
+    (folder / "pictures/p2.png").write_bytes(b"not an image")
     after = batches(folder)
     taken = [after(n).sources for n in range(3)]
     assert [s for b in before for s in b] != [s for b in taken for s in b]
     for old, new in zip((s for b in before for s in b), (s for b in taken for s in b)):
         assert new == old or old in ("videos.json:1", "pictures.json:2")
         assert new not in ("videos.json:1", "pictures.json:2")
-    assert "no file" in after.bad.found["videos.json:1"]
-    assert "pictures/p2.png" in after.bad.found["pictures.json:2"]
-    # Read in another order, and by two processes, the same.
+    assert "no file" in after.bad.errors["videos.json:1"]
+    assert "pictures/p2.png" in after.bad.errors["pictures.json:2"]
+    # The same if batches are made in another order, or by two processes.
     assert [batches(folder)(n).sources for n in (2, 1, 0)][::-1] == taken
     halves = [batches(folder, Shard(p, 2))(1).sources for p in range(2)]
     assert (taken[1][::2], taken[1][1::2]) == tuple(halves)
 
 
-def test_too_long_a_record_is_bad_and_none_left_ends_the_run(tmp_path: Path) -> None:
+def test_a_record_that_is_too_long_is_bad_and_none_left_ends_the_run(tmp_path: Path) -> None:
     folder = write_files(tmp_path)
-    # A video's conversation is the longer: it has the tube.
+    # Conversations about videos are longer: they have a tube.
     some = batches(folder, max_tokens=450)
     sources = [s for n in range(3) for s in some(n).sources]
     assert {s.split(":")[0] for s in sources} == {"pictures.json"}
-    assert all("tokens; expected at most 450" in e for e in some.bad.found.values())
-    with pytest.raises(DataError, match=r"6 bad records of 6.*expected a good record"):
+    assert all("tokens; expected at most 450" in e for e in some.bad.errors.values())
+    with pytest.raises(DataError, match=r"no good record in the epoch: 6 of 6 are bad"):
         batches(folder, max_tokens=10)(0)
 
 
@@ -295,21 +304,21 @@ def test_too_many_unreadable_videos_end_the_run(tmp_path: Path) -> None:
     folder = write_files(tmp_path, videos=3)
     for index in range(3):
         (folder / f"videos/v{index}.mp4").write_bytes(b"\0" * 100)
-    made = batches(folder)
-    made.bad.limit = 2
-    with pytest.raises(DataError, match=r"3 bad records of 6.*can't open as a video"):
-        [made(number) for number in range(3)]
+    some = batches(folder)
+    some.bad.limit = 2
+    with pytest.raises(DataError, match=r"more than 2 bad records: 3 of 6 .*can't open as a video"):
+        [some(number) for number in range(3)]
 
 
 def test_frames_are_sampled_as_published() -> None:
-    # By hand: round((i/3) * 7) of 0, 2.33, 4.67, 7; halves go to the even one.
+    # By hand: 10 + round(i / 3 * 7), i = 0..3; halves are rounded to even.
     assert frame_indices(10, 17, 4) == [10, 12, 15, 17]
     assert frame_indices(0, 1, 3) == [0, 0, 1]
     assert frame_indices(0, 299, 100)[::33] == [0, 100, 199, 299]
 
 
 def media_record(path: Path, split: tuple[int, int] | None = None) -> Record:
-    return Record("a:0", str(path), path.suffix == ".png", (), split)
+    return Record("a:0", str(path), Modality.VIDEO, (), split)
 
 
 def test_a_video_a_folder_and_an_array_give_the_same_window(tmp_path: Path) -> None:
@@ -322,44 +331,44 @@ def test_a_video_a_folder_and_an_array_give_the_same_window(tmp_path: Path) -> N
     indices = frame_indices(0, FRAMES - 1, 10)
     expected = np.stack([resize(frames[i], 24, 24) for i in indices])
     for name in ("a.npy", "folder"):
-        media = read_media(media_record(tmp_path / name), 10, 24)
-        np.testing.assert_array_equal(media.images[media.places], expected)
-    media = read_media(media_record(tmp_path / "videos/v4.mp4"), 10, 24)
-    difference = np.abs(media.images[media.places].astype(int) - expected)
+        read = read_frames(media_record(tmp_path / name), 10, 24)
+        np.testing.assert_array_equal(read.images[read.indices], expected)
+    read = read_frames(media_record(tmp_path / "videos/v4.mp4"), 10, 24)
+    difference = np.abs(read.images[read.indices].astype(int) - expected)
     assert difference.mean() < 4  # MP4 loses a little
-    part = read_media(media_record(tmp_path / "a.npy", (3, 5)), 10, 24)
-    assert len(part.images) == 3  # each once
-    np.testing.assert_array_equal(part.images[part.places][-1], resize(frames[5], 24, 24))
+    part = read_frames(media_record(tmp_path / "a.npy", (3, 5)), 10, 24)
+    assert len(part.images) == 3  # each stored once
+    np.testing.assert_array_equal(part.images[part.indices][-1], resize(frames[5], 24, 24))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda p: None, "No such file"),
-        (lambda p: p.write_bytes(b""), "expected frames as numpy saves them"),
+        (lambda p: p.write_bytes(b""), "expected an array saved by numpy.save"),
         (lambda p: np.save(p, np.zeros((3, 4, 4), np.uint8)), "expected uint8 [F, H, W, 3]"),
-        (lambda p: p.write_bytes(b"\x93NUMPY broken"), "expected frames as numpy saves them"),
+        (lambda p: p.write_bytes(b"\x93NUMPY broken"), "expected an array saved by numpy.save"),
         (lambda p: np.save(p, np.zeros((5, 4, 4, 3), np.uint8)), "5 frames; expected more than 7"),
     ],
 )
-def test_media_that_cannot_be_used_are_data_errors(tmp_path: Path, spoil, message: str) -> None:
+def test_unusable_media_are_data_errors(tmp_path: Path, spoil, message: str) -> None:
     path = tmp_path / "a.npy"
     spoil(path)
     with pytest.raises(DataError) as caught:
-        read_media(media_record(path, (0, 7)), 10, 24)
+        read_frames(media_record(path, (0, 7)), 10, 24)
     assert message in str(caught.value)
 
 
-def test_a_damaged_frame_of_a_folder_is_not_left_out_silently(tmp_path: Path) -> None:
+def test_a_damaged_frame_of_a_folder_is_not_skipped_silently(tmp_path: Path) -> None:
     for index, frame in enumerate(moving_square(0)[:3]):
         cv2.imwrite(str(tmp_path / f"{index}.png"), frame)
     (tmp_path / "1.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match="1 frames that can't be decoded"):
-        read_media(media_record(tmp_path), 10, 24)
+    with pytest.raises(DataError, match="frames that cannot be decoded: 1 "):
+        read_frames(media_record(tmp_path), 10, 24)
 
 
 def test_a_record_is_counted_as_bad_once() -> None:
-    bad = BadRecords(100, least=1)
+    bad = BadRecordLog(100, least=1)
     for _ in range(3):
         bad.add("a:1", DataError("x; expected y", "z"))
-    assert "a:1" in bad and len(bad.found) == 1
+    assert "a:1" in bad and len(bad.errors) == 1

@@ -1,4 +1,4 @@
-"""The simulator's clips written as ST-Align data and read again."""
+"""The simulator's clips written as ST-Align data and read back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.records import Modality
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
-from llava_st_ros.training.st_align.media import read_media
-from llava_st_ros.training.st_align.mix import Part, read_mix
-from llava_st_ros.training.st_align.simulated import ALL_FAMILIES, SimulatedData, write_simulated
+from llava_st_ros.training.st_align.frames import read_frames
+from llava_st_ros.training.st_align.sampler import RecordFile, read_records
+from llava_st_ros.training.st_align.simulated import SUBSETS, SimulatedData, write_simulated
 
 DATA = SimulatedData(clips=2, num_frames=10, size=64)
 
@@ -26,22 +26,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_all_fifteen_tasks_are_there_and_every_record_is_good(folder: Path) -> None:
-    assert len(ALL_FAMILIES) == len(set(ALL_FAMILIES)) == 15
-    parts = [Part(f"{family}.json") for family in ALL_FAMILIES]
-    records, bad = read_mix(parts, folder, {"least": 0})
-    assert not bad.found and all(records)
-    for record in (r for part in records for r in part):
-        assert len(read_media(record, 10, 32).places) == (
+def test_all_fifteen_subsets_exist_and_every_record_is_good(folder: Path) -> None:
+    assert len(SUBSETS) == len(set(SUBSETS)) == 15
+    files = [RecordFile(f"{subset}.json") for subset in SUBSETS]
+    records, bad = read_records(files, folder, {"least": 0})
+    assert not bad.errors and all(records)
+    for record in (r for subset in records for r in subset):
+        assert len(read_frames(record, 10, 32).indices) == (
             1 if record.modality is Modality.IMAGE else 10
         )
-    talks = dict(zip(ALL_FAMILIES, records))
-    assert all(len(r.turns) >= 2 for r in talks["image_grounded_conversation"])
-    assert all(len(r.turns) >= 2 for r in talks["temporal_grounded_conversation"])
+    by_subset = dict(zip(SUBSETS, records))
+    assert all(len(r.turns) >= 2 for r in by_subset["image_grounded_conversation"])
+    assert all(len(r.turns) >= 2 for r in by_subset["temporal_grounded_conversation"])
 
 
-def test_boxes_and_times_are_the_simulators(folder: Path) -> None:
-    """The tube of an ELC answer, from the file's numbers alone, against the clip's boxes."""
+def test_boxes_and_times_equal_the_simulators(folder: Path) -> None:
+    """Compare an ELC answer's tube, from the numbers in the file alone, with the clip's boxes."""
     clip = simulate_clip(split_seed("train", 1), num_frames=10, size=64)
     events = {event.span: event.subject for event in clip.events}
     found = json.loads((folder / "event_localization_and_captioning.json").read_text())
@@ -58,26 +58,29 @@ def test_boxes_and_times_are_the_simulators(folder: Path) -> None:
         np.testing.assert_allclose(boxes, truth, atol=1e-6)
 
 
-def test_pictures_are_lossless_and_videos_whole(folder: Path) -> None:
+def test_images_are_lossless_and_videos_complete(folder: Path) -> None:
     clip = simulate_clip(split_seed("train", 0), num_frames=10, size=64)
-    records, _ = read_mix([Part("region_caption.json"), Part("video_qa.json")], folder, {})
-    picture = records[0][0]
-    frame = int(Path(picture.media).stem.split("-")[-1])
-    media = read_media(picture, 10, 64)
-    np.testing.assert_array_equal(media.images[0], resize(clip.frames[frame], 64, 64))
-    media = read_media(records[1][0], 10, 64)
-    assert len(media.images) == 10
-    assert np.abs(media.images[media.places].astype(int) - clip.frames).mean() < 6
+    files = [RecordFile("region_caption.json"), RecordFile("video_qa.json")]
+    records, _ = read_records(files, folder, {})
+    image = records[0][0]
+    frame = int(Path(image.media).stem.split("-")[-1])
+    read = read_frames(image, 10, 64)
+    np.testing.assert_array_equal(read.images[0], resize(clip.frames[frame], 64, 64))
+    read = read_frames(records[1][0], 10, 64)
+    assert len(read.images) == 10
+    assert np.abs(read.images[read.indices].astype(int) - clip.frames).mean() < 6
 
 
-def test_a_second_run_goes_on_and_other_settings_are_refused(folder: Path) -> None:
+def test_a_second_run_resumes_and_other_settings_are_rejected(folder: Path) -> None:
     clip = folder / "clips/train-000000.json"
     before, others = clip.read_bytes(), (folder / "clips/train-000001.json").stat().st_mtime_ns
-    talk = (folder / "conversation.json").read_bytes()
+    conversation = (folder / "conversation.json").read_bytes()
     clip.unlink()
     list(write_simulated(folder, DATA))
-    assert clip.read_bytes() == before and (folder / "conversation.json").read_bytes() == talk
+    assert (
+        clip.read_bytes() == before and (folder / "conversation.json").read_bytes() == conversation
+    )
     assert (folder / "clips/train-000001.json").stat().st_mtime_ns == others
     assert not list(folder.rglob("*.part*"))
-    with pytest.raises(ConfigError, match="name another folder"):
+    with pytest.raises(ConfigError, match="choose another folder"):
         list(write_simulated(folder, SimulatedData(clips=2, num_frames=12, size=64)))

@@ -1,7 +1,7 @@
-"""Fine-tuning of any LLaVA-ST checkpoint on ST-Align's records: one stage, a checkpoint out.
+"""A fine-tuning stage: checkpoint and ST-Align records in, checkpoint out.
 
-``llava-st train finetune``, alone or under ``accelerate launch``. Beside the checkpoint the stage's
-adapter is kept in the published layout, which ``llava-st train merge`` takes too.
+Run by ``llava-st train finetune``, on its own or under ``accelerate launch``. The stage also writes
+its adapter in the published layout, which ``llava-st train merge`` reads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,45 +21,52 @@ from llava_st_ros.model.checkpoint import DTYPES, Checkpoint, load_checkpoint, s
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.finetune.lora import save_adapter
-from llava_st_ros.training.finetune.settings import PARTS, FinetuneSettings, read_finetune_settings
+from llava_st_ros.training.finetune.settings import (
+    TRAINABLE_PARTS,
+    FinetuneSettings,
+    read_finetune_settings,
+)
 from llava_st_ros.training.finetune.step import FinetuneStep
 from llava_st_ros.training.loop import loop
 from llava_st_ros.training.loop.batches import Shard
 from llava_st_ros.training.loop.run_state import trained_parameters
 from llava_st_ros.training.objective import stop_propagation
 from llava_st_ros.training.st_align.batches import RecordBatches
-from llava_st_ros.training.st_align.mix import Mix, read_mix
+from llava_st_ros.training.st_align.sampler import RecordSampler, read_records
 
 
 def finetune(
     config_path: Path, checkpoint: Path, data: Path, work: Path, out: Path, workers: int = 0
 ) -> None:
-    """Train ``checkpoint`` as the YAML says on the records under ``data``; write it to ``out``.
+    """Train a checkpoint on records; an interrupted run resumes from ``work``.
 
-    ``work`` keeps the log, the state of the run, the list of bad records, and the ``adapter``.
-    ``workers`` processes make batches (see loop.LoopConfig); what they are changes nothing.
+    Args:
+        config_path: The stage's YAML (see FinetuneSettings).
+        checkpoint: The checkpoint folder to start from.
+        data: The folder of the JSON files and their media.
+        work: The folder of the run: its log, saved state, lists of bad records, and ``adapter``.
+        out: The checkpoint folder to write.
+        workers: Processes that make batches (see ``loop.LoopConfig``); it does not change the
+            result.
     """
     settings = read_finetune_settings(config_path)
     accelerator = loop.make_accelerator()
     if settings.dtype != "float32" and accelerator.mixed_precision == "no":
         raise ConfigError(
-            f"frozen weights in {settings.dtype} without mixed precision"
-            "; expected accelerate launch --mixed_precision bf16, or dtype: float32",
-            "change one of them",
+            f"dtype is {settings.dtype} without mixed precision",
+            "use `accelerate launch --mixed_precision bf16`, or set dtype to float32",
         )
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings.seed)  # the adapters' start, the same in every process
+    torch.manual_seed(settings.seed)  # the same initial adapters in every process
     loaded = _load(checkpoint, settings)
     step = make_step(loaded.model, settings)
     batches = make_batches(loaded, settings, data, work, accelerator)
-    config = loop_config(settings, batches.mix.epoch_length, accelerator.num_processes)
+    epoch_length = batches.sampler.epoch_length
+    config = loop_config(settings, epoch_length, accelerator.num_processes)
     config = dataclasses.replace(config, workers=workers)
-    given = {name: getattr(settings, name) for name in ("batch", "max_tokens", "dtype")}
-    given["mix"] = [dataclasses.asdict(part) for part in settings.mix]
-    given["lora"] = dataclasses.asdict(settings.lora)
-    given["records"] = batches.mix.epoch_length
-    loop.run(settings.name, step, batches, config, work, accelerator, given)
-    trained = trained_parameters(step)  # of all processes, together
+    identity = _run_identity(settings, epoch_length)
+    loop.run(settings.name, step, batches, config, work, accelerator, identity)
+    trained = trained_parameters(step)  # a collective operation: every process takes part
     if accelerator.is_main_process:
         if "adapters" in settings.rates:
             save_adapter(work / "adapter", settings.lora, trained)
@@ -67,7 +75,20 @@ def finetune(
     accelerator.wait_for_everyone()
 
 
+def _run_identity(settings: FinetuneSettings, records: int) -> dict[str, Any]:
+    """Settings that a run must share with a saved state to resume from it."""
+    return {
+        "batch": settings.batch,
+        "max_tokens": settings.max_tokens,
+        "dtype": settings.dtype,
+        "mix": [dataclasses.asdict(file) for file in settings.mix],
+        "lora": dataclasses.asdict(settings.lora),
+        "records": records,
+    }
+
+
 def make_step(model: LlavaST, settings: FinetuneSettings) -> FinetuneStep:
+    """The training step of a stage; ``model`` is modified."""
     return FinetuneStep(
         model,
         settings.rates.keys(),
@@ -84,19 +105,18 @@ def make_batches(
     work: Path,
     accelerator: Accelerator,
 ) -> RecordBatches:
-    """This process's batches. Bad records are listed in ``work``, by each process in its file."""
+    """This process's batches. Each process lists the bad records that it meets in ``work``."""
     if loaded.tokenizer is None:
         raise CheckpointError(
-            "a checkpoint without a tokenizer; expected one with it",
-            "copy the tokenizer files into it",
+            "the checkpoint has no tokenizer", "copy the tokenizer's files into its folder"
         )
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     log = work / f"bad_records_{shard.rank}.txt"
     log.unlink(missing_ok=True)
-    limits = {"share": settings.bad_share, "least": settings.bad_least, "log": log}
-    records, bad = read_mix(settings.mix, data, limits)
+    bad_limits = {"share": settings.bad_share, "least": settings.bad_least, "log": log}
+    records, bad = read_records(settings.mix, data, bad_limits)
     return RecordBatches(
-        Mix(records, [part.weight for part in settings.mix], settings.seed),
+        RecordSampler(records, [file.weight for file in settings.mix], settings.seed),
         bad,
         PromptBuilder(loaded.tokenizer, loaded.config),
         loaded.config,
@@ -106,13 +126,16 @@ def make_batches(
     )
 
 
-def loop_config(settings: FinetuneSettings, epoch: int, processes: int) -> loop.LoopConfig:
-    """``epoch`` records an epoch; the last step is filled from the epoch after it."""
-    steps = math.ceil(settings.epochs * epoch / settings.batch)
+def loop_config(settings: FinetuneSettings, epoch_length: int, processes: int) -> loop.LoopConfig:
+    """The training loop's settings for epochs of ``epoch_length`` records.
+
+    The last step is filled up with records of the following epoch.
+    """
+    steps = math.ceil(settings.epochs * epoch_length / settings.batch)
     return loop.LoopConfig(
         steps=steps,
         rate=max(settings.rates.values()),
-        rates={PARTS[part]: rate for part, rate in settings.rates.items()},
+        rates={TRAINABLE_PARTS[part]: rate for part, rate in settings.rates.items()},
         warmup=max(1, math.ceil(settings.warmup * steps)),
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
@@ -126,13 +149,12 @@ def loop_config(settings: FinetuneSettings, epoch: int, processes: int) -> loop.
 def with_trained(
     model: LlavaST, settings: FinetuneSettings, trained: Mapping[str, Tensor]
 ) -> LlavaST:
-    """The untrained model with a stage's trained parameters, adapters merged (by peft)."""
+    """Write a stage's trained parameters into the untrained ``model``, adapters merged by peft."""
     step = make_step(model, settings)
-    missing = step.load_state_dict(dict(trained), strict=False)
-    assert not missing.unexpected_keys
+    keys = step.load_state_dict(dict(trained), strict=False)
+    assert not keys.unexpected_keys
     stop_propagation(model)
-    if "adapters" in settings.rates:
-        step.adapted.merge_and_unload(safe_merge=True)
+    step.merge_adapters()
     return model
 
 
