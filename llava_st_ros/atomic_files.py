@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def staged_files(folder: Path, last: str = "") -> Iterator[Path]:
+    """Write files that belong together into ``folder``.
+
+    Yields a new folder inside ``folder``. After the block each file in it replaces, atomically, the
+    file of the same name in ``folder``; the file named ``last`` is moved after all others. If the
+    block raises, ``folder`` is unchanged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+        stage = Path(name)
+        yield stage
+        for file in sorted(stage.iterdir(), key=lambda file: (file.name == last, file.name)):
+            os.replace(file, folder / file.name)
 
 
 def _is_running(process: str) -> bool:

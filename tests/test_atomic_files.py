@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_st_ros.atomic_files import atomic_file, atomic_folder, write_text
+from llava_st_ros.atomic_files import atomic_file, atomic_folder, staged_files, write_text
 
 
 def test_a_file_replaces_the_old_one_after_the_block(tmp_path: Path) -> None:
@@ -99,3 +99,32 @@ def test_unfinished_folders_of_processes_that_ended_are_deleted(tmp_path: Path) 
     with atomic_folder(tmp_path / "folder"):
         pass
     assert not ended.exists() and running.exists() and foreign.exists()
+
+
+def test_staged_files_replace_those_of_the_same_names_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    replaced = []
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b).name), real(a, b)))
+    with staged_files(folder, last="b") as stage:
+        for name in "cba":
+            (stage / name).write_text("1")
+    assert replaced == ["a", "c", "b"]
+    assert sorted(file.name for file in folder.iterdir()) == ["a", "b", "c"]
+
+    def fail() -> None:
+        with staged_files(folder) as stage:
+            (stage / "a").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with staged_files(folder) as stage:
+        (stage / "c").write_text("2")
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        "a": "1",
+        "b": "1",
+        "c": "2",
+    }

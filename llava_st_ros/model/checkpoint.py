@@ -1,12 +1,9 @@
-"""Checkpoints: a Hugging Face-layout folder <-> the model. No network, no pickle."""
+"""Loading and saving checkpoints in Hugging Face's folder layout, without network or pickle."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +12,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from llava_st_ros.atomic_files import staged_files
 from llava_st_ros.checkpoint_config import read_config, read_json, write_config
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tensor_files import SINGLE, find_tensors, named
+from llava_st_ros.model.tensor_files import SINGLE, find_tensors, list_names
 from llava_st_ros.text.tokenizer import Tokenizer
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _VISION = r"model\.vision_tower\.vision_tower\.vision_model\."
-# In published files, but no part of the network that runs.
-STRAYS = re.compile(
+# In published files, but not part of the network.
+UNUSED_TENSORS = re.compile(
     rf"model\.image_newline|{_VISION}(post_layernorm|head)\..*|{_VISION}embeddings\.position_ids|"
     r".*\.rotary_emb\.inv_freq"
 )
@@ -34,7 +32,7 @@ _VISION_LAYER = re.compile(rf"{_VISION}encoder\.layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded folder; ``tokenizer`` is None where the folder has none (a parity case)."""
+    """A loaded checkpoint; ``tokenizer`` is None if the folder has none."""
 
     config: ModelConfig
     model: LlavaST
@@ -48,12 +46,21 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
-    """Load ``path``: safetensors (single or sharded), config.json, the tokenizer's files if any.
+    """Load a checkpoint folder: safetensors, config.json and, if present, the tokenizer's files.
 
-    ``overrides`` has the form of config.json's ``llava_st`` section and wins over it. The model is
-    built without memory and takes the tensors one file at a time, cast to ``dtype``.
-    Raises CheckpointError: anything missing, damaged, extra, misshapen, or a tokenizer that does
-    not meet the vocabulary; ConfigError: a geometry that cannot work.
+    The model is built on the meta device and loaded file by file, so that peak memory is that of
+    the model and one file.
+
+    Args:
+        path: The folder.
+        overrides: Settings that replace those of config.json's ``llava_st`` section.
+        device: The device of the model.
+        dtype: The dtype of the parameters.
+
+    Raises:
+        CheckpointError: A file or tensor is missing, damaged, unexpected or of the wrong shape, or
+            the tokenizer does not fit the vocabulary.
+        ConfigError: The geometry is invalid.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -83,42 +90,42 @@ def save_checkpoint(
     tokenizer: Tokenizer | None,
     dtype: str = "float16",
 ) -> None:
-    """Write a folder that ``load_checkpoint`` reads: weights as ``dtype`` (one of DTYPES).
+    """Write a checkpoint folder that ``load_checkpoint`` reads.
 
-    Each file is written aside and then renamed, the weights last, so that a reader never sees half
-    a file. Raises CheckpointError where a weight does not fit into ``dtype``.
+    Existing files are replaced one by one, atomically, the weights last; other files are kept.
+
+    Args:
+        folder: The folder to write.
+        model: The model; a parametrized weight is saved as its value.
+        config: The model's config.
+        tokenizer: The tokenizer, if any.
+        dtype: The dtype of the weights, one of DTYPES.
+
+    Raises:
+        CheckpointError: A weight is NaN, infinite or out of the range of ``dtype``.
     """
     if dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        raise CheckpointError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     state = {}
-    for name in published_names(config):
+    for name in parameter_names(config):
         module, _, leaf = name.rpartition(".")
-        # Read through the module, so that a parametrisation's value is saved, not its parts.
+        # state_dict() would give a parametrization's original tensor; the attribute is its value.
         value = getattr(model.get_submodule(module), leaf).detach()
         state[name] = value.to(device="cpu", dtype=DTYPES[dtype]).contiguous()
         if not torch.isfinite(state[name]).all():
-            raise CheckpointError(
-                f"{name} is not finite as {dtype}; expected finite weights",
-                "save as float32 and look",
-            )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    try:
-        values = {**write_config(config), "torch_dtype": dtype}
+            remedy = "" if dtype == "float32" else "save as float32"
+            raise CheckpointError(f"{name} is not finite as {dtype}", remedy)
+    values = {**write_config(config), "torch_dtype": dtype}
+    with staged_files(Path(folder), last=SINGLE) as stage:
         text = json.dumps(values, indent=1) + "\n"
-        (aside / "config.json").write_text(text, encoding="utf-8")
+        (stage / "config.json").write_text(text, encoding="utf-8")
         if tokenizer is not None:
-            tokenizer.save(aside)
-        save_file(state, str(aside / SINGLE), metadata={"format": "pt"})
-        for file in sorted(aside.iterdir(), key=lambda file: file.name == SINGLE):
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            tokenizer.save(stage)
+        save_file(state, str(stage / SINGLE), metadata={"format": "pt"})
 
 
-def published_names(config: ModelConfig) -> list[str]:
-    """Every parameter's name in a checkpoint of this geometry."""
+def parameter_names(config: ModelConfig) -> list[str]:
+    """The names of all parameters in a checkpoint of this geometry."""
     with torch.device("meta"):
         return list(LlavaST(config).state_dict())
 
@@ -126,13 +133,25 @@ def published_names(config: ModelConfig) -> list[str]:
 def check_tensors(
     config: ModelConfig, model: LlavaST, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """The names to load; CheckpointError unless there are exactly those, in their shapes."""
+    """Check a checkpoint's tensors against the network's parameters.
+
+    Args:
+        config: The checkpoint's config.
+        model: A network of this config; its values are not read.
+        shapes: The shapes of the checkpoint's tensors, by name.
+
+    Returns:
+        The names of the parameters to load.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of the wrong shape.
+    """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     missing = sorted(expected.keys() - shapes.keys())
     extra = sorted(
         name
         for name in shapes.keys() - expected.keys()
-        if not _is_stray(name, config.vision.num_layers)
+        if not _is_unused(name, config.vision.num_layers)
     )
     misshapen = [
         f"{name} {list(shapes[name])} for {list(shape)}"
@@ -140,26 +159,27 @@ def check_tensors(
         if name in shapes and shapes[name] != shape
     ]
     problems = [
-        f"{kind} {named(names)}"
+        f"{kind} {list_names(names)}"
         for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
         if names
     ]
     if problems:
         raise CheckpointError(
-            ("; ".join(problems))
-            + f"; expected the {len(expected)} tensors that config.json implies, in their shapes",
+            f"{'; '.join(problems)}; config.json implies {len(expected)} tensors",
             "use the config.json that belongs to the weights",
         )
     return list(expected)
 
 
-def _is_stray(name: str, num_layers: int) -> bool:
+def _is_unused(name: str, num_layers: int) -> bool:
     layer = _VISION_LAYER.match(name)
-    return bool(STRAYS.fullmatch(name)) or (layer is not None and int(layer[1]) >= num_layers)
+    return bool(UNUSED_TENSORS.fullmatch(name)) or (
+        layer is not None and int(layer[1]) >= num_layers
+    )
 
 
 def _end_tokens(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The config's end tokens, generation_config.json's, and the one that closes a turn."""
+    """The end tokens of config.json and generation_config.json, and ``<|im_end|>``."""
     ids = list(config.end_token_ids)
     if (folder / "generation_config.json").is_file():
         more = read_json(folder / "generation_config.json").get("eos_token_id")

@@ -1,6 +1,7 @@
-"""The tensors of a Hugging Face-layout folder: one safetensors file or several with an index.
+"""Reading the tensors of a folder in Hugging Face's layout: one safetensors file or several.
 
-Headers are read first, so that a wrong folder is refused before gigabytes are. Pickles never are.
+The files' headers are read first, so that an unusable folder is rejected before any weights are
+loaded. Pickle files are never opened.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ FLOATS = {
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """Where each tensor lies (``files``: name -> file), its shape and dtype, from the headers."""
+    """The tensors of a folder, from the files' headers.
+
+    Attributes:
+        files: The file of each tensor, by name.
+        shapes: The shape of each tensor.
+        dtypes: The dtype of each tensor.
+    """
 
     files: dict[str, Path]
     shapes: dict[str, tuple[int, ...]]
@@ -39,9 +46,9 @@ class TensorFiles:
     def read(
         self, names: list[str], device: torch.device | str, dtype: torch.dtype
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """The named tensors, file by file, each copied out of its file to ``device``."""
+        """Copy the named tensors to ``device`` as ``dtype``; yields those of one file at a time."""
         for path in sorted({self.files[name] for name in names}):
-            with opened(path) as file:
+            with open_safetensors(path) as file:
                 yield {
                     name: file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
                     for name in names
@@ -52,80 +59,77 @@ class TensorFiles:
 def find_tensors(folder: Path) -> TensorFiles:
     """Read the headers of a folder's safetensors files.
 
-    Raises CheckpointError: no such files (or only pickles), a shard or tensor that the index names
-    but that is not there, a damaged file, tensors that are not floating point.
+    Raises:
+        CheckpointError: There are no such files (or only pickles), a file or tensor of the index is
+            missing, a file is damaged, or a tensor is not floating point.
     """
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for path, promised in _paths(folder).items():
+    for path, indexed in _weight_files(folder).items():
         if not path.is_file():
             raise CheckpointError(
-                f"{INDEX} names {path.name}, which is not there"
-                "; expected every shard beside its index",
-                "fetch the missing file",
+                f"{INDEX} names {path.name}, which does not exist", "download the missing file"
             )
-        with opened(path) as file:
+        with open_safetensors(path) as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
-                part = file.get_slice(name)
-                if part.get_dtype() not in FLOATS:
+                header = file.get_slice(name)
+                if header.get_dtype() not in FLOATS:
                     raise CheckpointError(
-                        f"{path.name}: {name} of type {part.get_dtype()}"
+                        f"{path.name}: {name} is of type {header.get_dtype()}"
                         "; expected floating point weights",
                         "use a checkpoint that is not quantized",
                     )
-                files[name], shapes[name] = path, tuple(part.get_shape())
-                dtypes[name] = FLOATS[part.get_dtype()]
-        absent = sorted(name for name in promised if name not in files)
+                files[name], shapes[name] = path, tuple(header.get_shape())
+                dtypes[name] = FLOATS[header.get_dtype()]
+        absent = sorted(name for name in indexed if name not in files)
         if absent:
             raise CheckpointError(
-                f"{path.name} without {named(absent)}; expected what {INDEX} promises",
-                "fetch the file again",
+                f"{path.name} does not contain {list_names(absent)}, which {INDEX} lists",
+                "download the file again",
             )
     return TensorFiles(files, shapes, dtypes)
 
 
-def named(names: list[str], most: int = 3) -> str:
-    """The count and the first few of ``names``, for an error's one line."""
+def list_names(names: list[str], most: int = 3) -> str:
+    """The number of tensors and the first few names, on one line, for an error message."""
     more = ", ..." if len(names) > most else ""
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({', '.join(names[:most])}{more})"
 
 
-def _paths(folder: Path) -> dict[Path, list[str]]:
-    """The safetensors files and, where an index says so, which tensors each must hold."""
+def _weight_files(folder: Path) -> dict[Path, list[str]]:
+    """The safetensors files, each with the tensors that the index, if any, says it holds."""
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: []}
     if (folder / INDEX).is_file():
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(
-                f"{INDEX} without a weight_map; expected one", "fetch the file again"
-            )
+            raise CheckpointError(f"{INDEX} has no weight_map", "download the file again")
         paths: dict[Path, list[str]] = {}
         for name, file in weight_map.items():
             if not isinstance(file, str) or Path(file).name != file:
                 raise CheckpointError(
-                    f"{INDEX} sends {name} to {file!r}; expected a file of the same folder",
+                    f"{INDEX} maps {name} to {file!r}; expected a file in the same folder",
                 )
             paths.setdefault(folder / file, []).append(name)
         return paths
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder}: only pickle files ({', '.join(pickles[:3])})"
+            f"{folder} has only pickle files ({', '.join(pickles[:3])})"
             f"; expected {SINGLE} or {INDEX}, as loading a pickle can run any code",
-            "convert the weights to safetensors where you trust them",
+            "if you trust the files, convert them to safetensors",
         )
-    raise CheckpointError(f"{folder}: no weights; expected {SINGLE} or {INDEX}")
+    raise CheckpointError(f"{folder} has no weights; expected {SINGLE} or {INDEX}")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, as safe_open gives it. CheckpointError where it is damaged."""
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file with ``safe_open``; CheckpointError if it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: {error}; expected a whole safetensors file", "fetch the file again"
+            f"{path} is truncated or not a safetensors file: {error}", "download the file again"
         ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints: what loads, what is refused and how clearly, and that saving loses nothing."""
+"""Checkpoints: which load, how invalid ones are rejected, and that saving loses nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the checkpoint to modify."""
     return Path(shutil.copytree(saved, tmp_path / "checkpoint"))
 
 
@@ -70,14 +70,14 @@ def write_index(folder: Path, weight_map: object) -> None:
     (folder / "model.safetensors.index.json").write_text(index)
 
 
-def refused(folder: Path) -> str:
+def rejected(folder: Path) -> str:
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_a_saved_model_comes_back(saved: Path) -> None:
+def test_a_saved_model_can_be_loaded(saved: Path) -> None:
     loaded = load_checkpoint(saved)
     config = tiny_config(TOKENIZER, compat="paper")
     original = tiny_model(config)
@@ -97,16 +97,16 @@ def test_a_saved_model_comes_back(saved: Path) -> None:
         assert torch.equal(loaded.model.decode(rows), original.decode(rows))
 
 
-def test_shards_are_one_checkpoint(folder: Path) -> None:
-    whole = load_checkpoint(folder).model.state_dict()
+def test_a_sharded_checkpoint_equals_a_single_file(folder: Path) -> None:
+    single = load_checkpoint(folder).model.state_dict()
     shard(folder)
-    parts = load_checkpoint(folder).model.state_dict()
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    shards = load_checkpoint(folder).model.state_dict()
+    assert single.keys() == shards.keys()
+    assert all(torch.equal(single[name], shards[name]) for name in single)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_files(folder: Path, dtype: str) -> None:
+def test_half_precision_files_hold_the_rounded_weights(folder: Path, dtype: str) -> None:
     checkpoint = load_checkpoint(folder)
     save_checkpoint(folder, checkpoint.model, checkpoint.config, checkpoint.tokenizer, dtype)
     stored = load_file(folder / "model.safetensors")
@@ -119,7 +119,7 @@ def test_half_precision_files(folder: Path, dtype: str) -> None:
         assert torch.equal(loaded, value.to(getattr(torch, dtype)).float()), name
 
 
-def test_a_parametrised_table_is_saved_as_its_value(tmp_path: Path) -> None:
+def test_a_parametrized_table_is_saved_as_its_value(tmp_path: Path) -> None:
     class Double(nn.Module):
         def forward(self, weight: torch.Tensor) -> torch.Tensor:
             return weight * 2
@@ -135,7 +135,7 @@ def test_a_parametrised_table_is_saved_as_its_value(tmp_path: Path) -> None:
     assert loaded.tokenizer is None
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(folder: Path) -> None:
+def test_a_failed_save_keeps_the_old_checkpoint(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     checkpoint = load_checkpoint(folder)
     with torch.no_grad():
@@ -143,11 +143,11 @@ def test_a_failed_save_leaves_the_old_checkpoint(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"lm_head\.weight is not finite as float16"):
         save_checkpoint(folder, checkpoint.model, checkpoint.config, TOKENIZER, "float16")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    with pytest.raises(CheckpointError, match="dtype 'int8'"):
+    with pytest.raises(CheckpointError, match="dtype is 'int8'"):
         save_checkpoint(folder, checkpoint.model, checkpoint.config, TOKENIZER, "int8")
 
 
-def test_the_published_strays_are_dropped(folder: Path) -> None:
+def test_unused_tensors_of_published_files_are_ignored(folder: Path) -> None:
     layer = f"{VISION}encoder.layers."
 
     def add(weights: dict[str, torch.Tensor]) -> None:
@@ -161,7 +161,7 @@ def test_the_published_strays_are_dropped(folder: Path) -> None:
     assert len(load_checkpoint(folder).model.model.vision_tower.encoder.layers) == 2
 
 
-def test_overrides_win(folder: Path) -> None:
+def test_overrides_replace_settings_of_the_config(folder: Path) -> None:
     assert load_checkpoint(folder).config.compat == "paper"
     changed = load_checkpoint(folder, overrides={"compat": "released", "num_frames": 5}).config
     assert (changed.compat, changed.num_frames) == ("released", 5)
@@ -190,69 +190,69 @@ def test_overrides_win(folder: Path) -> None:
         ),
         (
             lambda w: w.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}),
-            ["model.norm.weight of type I8"],
+            ["model.norm.weight is of type I8"],
         ),
     ],
 )
 def test_wrong_tensors_are_named(folder: Path, change: Any, names: list[str]) -> None:
     change_weights(folder, change)
-    message = refused(folder)
+    message = rejected(folder)
     for name in names:
         assert name in message
 
 
-def test_damaged_folders_are_named(saved: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(saved: Path, tmp_path: Path) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(saved, tmp_path / name))
 
-    assert "no folder" in refused(tmp_path / "nowhere")
+    assert "no folder" in rejected(tmp_path / "nowhere")
     folder = copy("truncated")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    assert "a whole safetensors file" in refused(folder)
+    assert "truncated or not a safetensors file" in rejected(folder)
     (folder / "model.safetensors").write_bytes(b"")
-    assert "a whole safetensors file" in refused(folder)
+    assert "truncated or not a safetensors file" in rejected(folder)
     folder = copy("no-config")
     (folder / "config.json").unlink()
-    assert "no config.json" in refused(folder)
+    assert "no config.json" in rejected(folder)
     folder = copy("bad-config")
     (folder / "config.json").write_text("{")
-    assert "config.json as JSON" in refused(folder)
+    assert "config.json as JSON" in rejected(folder)
     (folder / "config.json").write_text("[]")
-    assert "a JSON object" in refused(folder)
+    assert "a JSON object" in rejected(folder)
     folder = copy("no-weights")
     (folder / "model.safetensors").unlink()
-    assert "no weights" in refused(folder)
+    assert "has no weights" in rejected(folder)
 
 
 def test_a_pickle_is_never_opened(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     ran = folder / "ran"
     (folder / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {ran}'\ntR.".encode())
-    message = refused(folder)
+    message = rejected(folder)
     assert "pytorch_model.bin" in message
     assert "can run any code" in message
     assert not ran.exists()
 
 
-def test_broken_indexes_are_named(folder: Path) -> None:
+def test_errors_of_an_index_are_named(folder: Path) -> None:
     weight_map = shard(folder)
     write_index(folder, {**weight_map, "model.more": "model-00002-of-00002.safetensors"})
-    assert "1 tensor (model.more)" in refused(folder)
+    assert "1 tensor (model.more)" in rejected(folder)
     write_index(folder, {**weight_map, "lm_head.weight": "../elsewhere.safetensors"})
-    assert "'../elsewhere.safetensors'" in refused(folder)
+    assert "'../elsewhere.safetensors'" in rejected(folder)
     write_index(folder, [])
-    assert "weight_map" in refused(folder)
+    assert "weight_map" in rejected(folder)
     write_index(folder, weight_map)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert "model-00002-of-00002.safetensors, which is not there" in refused(folder)
+    assert "model-00002-of-00002.safetensors, which does not exist" in rejected(folder)
 
 
-def test_a_tokenizer_of_another_vocabulary(folder: Path) -> None:
+def test_a_tokenizer_of_another_vocabulary_is_rejected(folder: Path) -> None:
     tiny_tokenizer(num_temporal=5).save(folder)
-    assert "time tokens: 5" in refused(folder)
+    assert "time tokens: 5" in rejected(folder)
     tiny_tokenizer(num_spatial=100).save(folder)
-    assert "height and width tokens: 100" in refused(folder)
+    assert "height and width tokens: 100" in rejected(folder)
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_a_tokenizer_of_another_vocabulary(folder: Path) -> None:
         ({"num_hidden_layers": 1}, "extra"),
     ],
 )
-def test_a_wrong_config_is_named(folder: Path, changes: dict[str, Any], names: str) -> None:
+def test_an_invalid_config_is_named(folder: Path, changes: dict[str, Any], names: str) -> None:
     change_config(folder, **changes)
-    assert names in refused(folder)
+    assert names in rejected(folder)
 
 
-def test_an_impossible_geometry_is_said(folder: Path) -> None:
+def test_an_invalid_geometry_is_named(folder: Path) -> None:
     section = json.loads((folder / "config.json").read_text())["llava_st"]
     change_config(folder, llava_st={**section, "image_size": 48})
     with pytest.raises(ConfigError, match="a grid of 12"):
@@ -286,10 +286,10 @@ def test_an_impossible_geometry_is_said(folder: Path) -> None:
     with pytest.raises(ConfigError, match="7 frames"):
         load_checkpoint(folder)
     change_config(folder, llava_st={**section, "vision": {**section["vision"], "color": 1}})
-    assert "['color']" in refused(folder)
+    assert "['color']" in rejected(folder)
 
 
-def test_config_json_keeps_every_setting() -> None:
+def test_config_json_holds_every_setting() -> None:
     config = tiny_config(TOKENIZER, compat="paper", end_token_ids=(3, 4))
     values = json.loads(json.dumps(write_config(config)))
     assert read_config(values, {}) == config

@@ -1,1 +1,1 @@
-"""Published adapters: their files, and merging a chain into one checkpoint."""
+"""LoRA adapters in the published layout: reading them, and merging them into a checkpoint."""

@@ -1,7 +1,7 @@
-"""The files of an adapter's folder, read without trust in them.
+"""Reading the files of an adapter folder without running code from them.
 
-``adapter_config.json`` through peft's own class, and only where it says plain LoRA; tensors from
-safetensors, or from pickles that hold tensors by name and nothing else.
+``adapter_config.json`` is parsed by peft and accepted only if it describes plain LoRA. Tensors are
+read from safetensors, or from pickles that contain nothing but named tensors.
 """
 
 from __future__ import annotations
@@ -19,107 +19,133 @@ from torch import Tensor
 
 from llava_st_ros.checkpoint_config import read_json
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.tensor_files import named, opened
+from llava_st_ros.model.tensor_files import list_names, open_safetensors
 
 ADAPTER_CONFIG = "adapter_config.json"
-# Settings that say which layers are updated and how strongly: all are kept to.
-_KEPT_TO = {
-    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+# Stems of the tensor files: LoRA factors, and parameters that were trained in full.
+LORA_TENSORS, NON_LORA_TENSORS = "adapter_model", "non_lora_trainables"
+# Settings that select the updated layers and scale the updates: merging honors all of them.
+_HONORED = {
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
     "modules_to_save",
 }
-# Settings of training, of saving or of other libraries: a merged weight does not depend on them.
-_NO_MATTER = {
-    *("task_type", "peft_type", "auto_mapping", "peft_version", "inference_mode", "revision"),
-    *("base_model_name_or_path", "lora_dropout", "init_lora_weights", "eva_config"),
-    *("megatron_core", "qalora_group_size", "runtime_config"),
+# Settings of training, of saving or of other libraries: they do not affect merged weights.
+_IRRELEVANT = {
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "inference_mode",
+    "revision",
+    "base_model_name_or_path",
+    "lora_dropout",
+    "init_lora_weights",
+    "eva_config",
+    "megatron_core",
+    "qalora_group_size",
+    "runtime_config",
 }
-# The ways to start that leave the base's weights as they were.
-_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+# The values of init_lora_weights that leave the base's weights unchanged.
+_NEUTRAL_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def read_lora_config(folder: Path) -> LoraConfig:
-    """Raises CheckpointError where peft cannot read it or merging could not keep to it."""
-    values = read_json(folder / ADAPTER_CONFIG)
+    """Read ``adapter_config.json``.
+
+    Raises:
+        CheckpointError: peft cannot read it, or it has a setting that merging does not support.
+    """
+    path = folder / ADAPTER_CONFIG
+    values = read_json(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unknown settings, which are refused below
+            warnings.simplefilter("ignore")  # about unknown settings, which are rejected below
             config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder / ADAPTER_CONFIG}: {error}; expected a LoRA adapter's config",
-            "fetch it again",
-        ) from error
+        raise CheckpointError(f"{path} is not a LoRA adapter's config: {error}") from error
     if not isinstance(config, LoraConfig):
-        raise CheckpointError(
-            f"{folder}: an adapter of type {values.get('peft_type')!r}; expected LORA"
-        )
+        raise CheckpointError(f"{path}: peft_type is {values.get('peft_type')!r}; expected LORA")
+    default = LoraConfig()
+    known = {f.name for f in dataclasses.fields(LoraConfig)}
+    unsupported = {
+        name: value
+        for name, value in values.items()
+        if name not in known and name not in _IRRELEVANT and value
+    }
+    for name in known - _HONORED - _IRRELEVANT:
+        value = getattr(config, name)
+        if value and value != getattr(default, name):
+            unsupported[name] = value
+    if config.init_lora_weights not in _NEUTRAL_INITS:
+        unsupported["init_lora_weights"] = config.init_lora_weights
     numbers = {"r": config.r, "lora_alpha": config.lora_alpha}
     numbers |= {**(config.rank_pattern or {}), **(config.alpha_pattern or {})}
-    plain = LoraConfig()
-    known = {f.name for f in dataclasses.fields(LoraConfig)}
-    strange = {n: v for n, v in values.items() if n not in known and n not in _NO_MATTER and v}
-    for name in known - _KEPT_TO - _NO_MATTER:
-        value = getattr(config, name)
-        if value and value != getattr(plain, name):
-            strange[name] = value
-    if config.init_lora_weights not in _STARTS:
-        strange["init_lora_weights"] = config.init_lora_weights
-    strange |= {n: v for n, v in numbers.items() if not isinstance(v, (int, float)) or v <= 0}
-    if strange:
-        listed = ", ".join(f"{name} {value!r}" for name, value in sorted(strange.items()))
+    unsupported |= {n: v for n, v in numbers.items() if not isinstance(v, (int, float)) or v <= 0}
+    if unsupported:
+        listed = ", ".join(f"{name} is {value!r}" for name, value in sorted(unsupported.items()))
         raise CheckpointError(
-            f"{folder / ADAPTER_CONFIG}: {listed}; expected plain LoRA", "merge it with peft itself"
+            f"{path}: {listed}; only plain LoRA is supported", "merge it with peft instead"
         )
     return config
 
 
 def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
-    """``stem``.safetensors or .bin of the folder: floating point tensors, mapped where possible."""
+    """Read ``stem``.safetensors, or ``stem``.bin if there is none, memory-mapped where possible.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be read, or it holds tensors that are not
+            floating point.
+    """
     path = next((p for s in (".safetensors", ".bin") if (p := folder / (stem + s)).is_file()), None)
     if path is None:
+        raise CheckpointError(f"no {stem}.safetensors or {stem}.bin in {folder}")
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    integers = sorted(name for name, value in tensors.items() if not value.is_floating_point())
+    if integers:
         raise CheckpointError(
-            f"no {stem}.safetensors or .bin in {folder}; expected it there",
-            "fetch the missing file",
-        )
-    tensors = _from_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    odd = sorted(name for name, value in tensors.items() if not value.is_floating_point())
-    if odd:
-        raise CheckpointError(
-            f"{path}: {named(odd)} not of floating point; expected weights as trained",
-            "fetch it again",
+            f"{path}: {list_names(integers)} not of a floating point type; expected trained weights"
         )
     return tensors
 
 
-def _from_safetensors(path: Path) -> dict[str, Tensor]:
-    with opened(path) as file:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with open_safetensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """A file of torch.save's that holds tensors by name and nothing else; no code of it is run."""
+    """Read a file of ``torch.save`` that holds named tensors and nothing else.
+
+    Raises:
+        CheckpointError: The file is damaged or holds anything else; no code in it is run.
+    """
     try:
         try:
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # torch.save's older format cannot be mapped
+        except RuntimeError:  # torch.save's legacy format cannot be memory-mapped
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _not_tensors(path, "more than tensors, or damaged") from error
+        raise _not_tensors(path, "contains more than tensors, or is damaged") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _not_tensors(path, reason) from error
+        raise _not_tensors(path, f"cannot be read ({reason})") from error
     if not isinstance(loaded, Mapping):
-        raise _not_tensors(path, f"a {type(loaded).__name__}")
+        raise _not_tensors(path, f"contains a {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _not_tensors(path, f"{name!r} of type {type(value).__name__}")
+            raise _not_tensors(path, f"contains {name!r} of type {type(value).__name__}")
     return {name: value.detach() for name, value in loaded.items()}
 
 
-def _not_tensors(path: Path, found: str) -> CheckpointError:
+def _not_tensors(path: Path, problem: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: {found}"
-        "; expected tensors by name and nothing else, for a pickle can run any code",
-        "fetch the file again, or do not trust it",
+        f"{path} {problem}; expected named tensors and nothing else, as a pickle can run any code"
     )

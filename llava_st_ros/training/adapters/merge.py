@@ -1,7 +1,8 @@
-"""A published chain, a full checkpoint and LoRA adapters trained one after another, into one.
+"""Merging a full checkpoint and the LoRA adapters trained on it, in order, into one checkpoint.
 
-Tensor by tensor, so that memory holds little more than one output file however large the model.
-Everything is checked before anything is computed; the folder appears under its name when whole.
+Tensors are merged one by one, so that peak memory is little more than one output file, however
+large the model. Everything is checked before anything is computed, and the output folder is
+written atomically.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.checkpoint_config import LM_HEAD, read_config, read_json
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.checkpoint import check_tensors
@@ -28,50 +30,59 @@ from llava_st_ros.model.tensor_files import (
     SINGLE,
     TensorFiles,
     find_tensors,
-    opened,
+    open_safetensors,
 )
 from llava_st_ros.text.tokenizer import TOKENIZER_FILES, Tokenizer
-from llava_st_ros.training.adapters.apply import Adapter, read_adapter
+from llava_st_ros.training.adapters.adapter import Adapter, read_adapter
 from llava_st_ros.training.adapters.files import ADAPTER_CONFIG
 from llava_st_ros.training.objective import COORDINATE_TABLES
 
 SHARD_BYTES = 2 * 2**30
 TABLES = tuple(f"model.{name}.weight" for name in COORDINATE_TABLES)
-CARRIED = ("generation_config.json", "preprocessor_config.json", "chat_template.jinja")
+# Files that are copied unchanged.
+COPIED = ("generation_config.json", "preprocessor_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
-class _Chain:
-    """What is merged: the base's tensors, the adapters, and the shapes after them."""
+class MergedTensors:
+    """The tensors of the merged checkpoint, each computed when it is needed.
 
-    files: TensorFiles
+    Attributes:
+        base: The base checkpoint's tensors.
+        adapters: The adapters, in the order of training.
+        shapes: The shapes after merging, by name.
+    """
+
+    base: TensorFiles
     adapters: tuple[Adapter, ...]
     shapes: dict[str, tuple[int, ...]]
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype in which it is stored; a table that the base has not is stored as lm_head."""
-        return self.files.dtypes.get(name, self.files.dtypes[LM_HEAD])
+        """The stored dtype: the base's, or lm_head's for a table that the base does not have."""
+        return self.base.dtypes.get(name, self.base.dtypes[LM_HEAD])
 
-    def bytes(self, name: str) -> int:
+    def num_bytes(self, name: str) -> int:
         return math.prod(self.shapes[name]) * self.dtype(name).itemsize
 
-    def value(self, name: str) -> Tensor:
-        """The merged parameter, rounded to its stored dtype after every adapter."""
+    def compute(self, name: str) -> Tensor:
+        """Merge a tensor, rounding to its stored dtype after every adapter.
+
+        Raises:
+            CheckpointError: A value of the result is NaN or infinite.
+        """
         dtype = self.dtype(name)
         weight: Tensor | None = None
-        if name in self.files.files:
-            with opened(self.files.files[name]) as file:
+        if name in self.base.files:
+            with open_safetensors(self.base.files[name]) as file:
                 weight = file.get_tensor(name)
         for adapter in self.adapters:
-            weight = adapter.applied(name, weight, dtype)
+            weight = adapter.apply_to(name, weight, dtype)
         assert weight is not None
         if not torch.isfinite(weight).all():
             raise CheckpointError(
-                f"{name} is not finite as {str(dtype).removeprefix('torch.')}"
-                "; expected finite weights",
-                "look at the adapters' tensors",
+                f"{name} is not finite as {str(dtype).removeprefix('torch.')} after merging"
             )
-        # A copy: safetensors writes no view of another file's memory.
+        # safetensors cannot write a view of another file's memory.
         return weight.detach().clone(memory_format=torch.contiguous_format)
 
 
@@ -83,110 +94,108 @@ def merge(
     shard_bytes: int = SHARD_BYTES,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Merge ``adapters``, in the order of their training, into ``base``; write the folder ``out``.
+    """Merge ``adapters`` into the checkpoint ``base`` and write the result to ``out``.
 
-    Weights keep the base's dtypes, in files of at most ``shard_bytes`` (or one tensor);
-    ``on_tensor`` hears of each, done of total. Raises CheckpointError where the chain does not
-    hold together, a file cannot be read, or the disk is full; then nothing of ``out`` is left.
+    Weights keep the base's dtypes.
+
+    Args:
+        base: The folder of a full checkpoint.
+        adapters: Adapter folders, in the order of training.
+        out: The folder to write; it must not exist.
+        shard_bytes: The maximum size of an output file, unless a single tensor is larger.
+        on_tensor: Called after each tensor with the numbers of tensors done and in total.
+
+    Raises:
+        CheckpointError: The adapters do not fit the checkpoint or each other, a file cannot be
+            read, or the disk is full. ``out`` does not exist then.
     """
     base, out = Path(base), Path(out)
     folders = [Path(folder) for folder in adapters]
     _check_order(base, folders)
     if out.exists():
-        raise CheckpointError(f"{out} exists; expected a new folder", "remove it or choose another")
-    chain = _read_chain(base, folders)
-    part = out.with_name(f"{out.name}.part")
+        raise CheckpointError(f"{out} exists", "remove it or choose another folder")
+    merged = _read(base, folders)
     try:
-        shutil.rmtree(part, ignore_errors=True)  # a killed run's
-        part.mkdir(parents=True)
-        names = _write_small_files([base, *folders], chain, part)
-        for adapter in chain.adapters:
-            adapter.check_complete(name.removesuffix(".weight") for name in names)
-        _check_space(chain, part)
-        _write_weights(chain, part, shard_bytes, on_tensor)
-        part.rename(out)
+        with atomic_folder(out) as part:
+            names = _write_small_files([base, *folders], merged, part)
+            for adapter in merged.adapters:
+                adapter.check_complete(name.removesuffix(".weight") for name in names)
+            _check_space(merged, part)
+            _write_weights(merged, part, shard_bytes, on_tensor)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out}: {error}; expected a folder with room to write to") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        raise CheckpointError(f"cannot write {out}: {error}") from error
 
 
 def _check_order(base: Path, folders: Sequence[Path]) -> None:
+    first = "name the full checkpoint first, then the adapters in the order of training"
     if (base / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"{base} is an adapter; expected a full checkpoint first",
-            "name stage 1, then the adapters",
-        )
+        raise CheckpointError(f"{base} is an adapter; expected a full checkpoint", first)
     if not folders:
-        raise CheckpointError(
-            "no adapter; expected one or more", "name them in order of their training"
-        )
+        raise CheckpointError("no adapter; expected one or more", first)
     if len({folder.resolve() for folder in folders}) != len(folders):
-        raise CheckpointError("an adapter named twice; expected each once", "name each once")
+        raise CheckpointError("an adapter is named twice")
     for folder in folders:
         if folder.is_dir() and not (folder / ADAPTER_CONFIG).is_file():
-            raise CheckpointError(
-                f"no {ADAPTER_CONFIG} in {folder}; expected an adapter",
-                "name the full checkpoint first",
-            )
+            raise CheckpointError(f"no {ADAPTER_CONFIG} in {folder}; expected an adapter", first)
 
 
-def _read_chain(base: Path, folders: Sequence[Path]) -> _Chain:
-    files = find_tensors(base)
+def _read(base: Path, folders: Sequence[Path]) -> MergedTensors:
+    tensors = find_tensors(base)
     read_json(base / "config.json")
-    chain = [read_adapter(folder) for folder in folders]
-    for place, adapter in enumerate(chain):
+    adapters = [read_adapter(folder) for folder in folders]
+    for number, adapter in enumerate(adapters):
         trained_on = Path(str(adapter.config.base_model_name_or_path)).name
-        if trained_on in {folder.name for folder in folders[place + 1 :]}:
+        if trained_on in {folder.name for folder in folders[number + 1 :]}:
             raise CheckpointError(
-                f"{adapter.folder}, trained on {trained_on}, before it"
-                "; expected stages in the order of training",
-                "put the adapters into that order",
+                f"{adapter.folder} was trained on {trained_on}, which is named after it",
+                "name the adapters in the order of training",
             )
-    if LM_HEAD not in files.shapes:
-        raise CheckpointError(f"{base}: no {LM_HEAD}; expected a full checkpoint")
-    shapes = dict(files.shapes)
-    for adapter in chain:
-        shapes = adapter.shapes_after(shapes, TABLES)
-    return _Chain(files, tuple(chain), shapes)
+    if LM_HEAD not in tensors.shapes:
+        raise CheckpointError(f"{base} has no {LM_HEAD}; expected a full checkpoint")
+    shapes = dict(tensors.shapes)
+    for adapter in adapters:
+        shapes = adapter.merged_shapes(shapes, TABLES)
+    return MergedTensors(tensors, tuple(adapters), shapes)
 
 
-def _write_small_files(folders: Sequence[Path], chain: _Chain, part: Path) -> list[str]:
-    """config.json, tokenizer and what else goes along, each from the last folder that has it.
+def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Path) -> list[str]:
+    """Write every file except the weights, each from the last folder that has it.
 
-    Returns the names of the network's parameters. Raises CheckpointError or ConfigError
-    unless these files describe the tensors that will be written.
+    Returns:
+        The names of the network's parameters.
+
+    Raises:
+        CheckpointError, ConfigError: The files do not describe the tensors that will be written.
     """
     values: dict[str, Any] = {}
     for folder in folders:
         if (folder / "config.json").is_file():
             values |= read_json(folder / "config.json")
-    temporal, spatial = (chain.shapes.get(name) for name in (TABLES[0], TABLES[2]))
+    temporal, spatial = (merged.shapes.get(name) for name in (TABLES[0], TABLES[2]))
     if temporal is None or spatial is None:
         raise CheckpointError(
-            "a chain without coordinate tables; expected tables in some stage",
-            "add the missing stage",
+            "neither the checkpoint nor an adapter has coordinate tables", "add the missing stage"
         )
     values |= {
-        "vocab_size": chain.shapes[LM_HEAD][0],
+        "vocab_size": merged.shapes[LM_HEAD][0],
         "num_temporal_tokens": temporal[0],
         "num_spatial_tokens": spatial[0],
     }
     (part / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    for name in CARRIED:
+    for name in COPIED:
         if (source := _last_with(folders, name)) is not None:
             shutil.copyfile(source / name, part / name)
     tokenizer: Tokenizer | None = None
     if (source := _last_with(folders, *TOKENIZER_FILES)) is not None:
-        # The published adapters bring none, and stage 1's has no tokens for coordinates yet.
+        # The published adapters have no tokenizer, and stage 1's lacks the coordinate tokens.
         tokenizer = Tokenizer.load_completed(source, temporal[0], spatial[0])
         tokenizer.save(part)
-    config = read_config(values, chain.shapes, None if tokenizer is None else tokenizer.special)
+    config = read_config(values, merged.shapes, None if tokenizer is None else tokenizer.special)
     if tokenizer is not None:
         tokenizer.check_fits(config)
     with torch.device("meta"):
         model = LlavaST(config)
-    return check_tensors(config, model, chain.shapes)
+    return check_tensors(config, model, merged.shapes)
 
 
 def _last_with(folders: Sequence[Path], *names: str) -> Path | None:
@@ -196,20 +205,19 @@ def _last_with(folders: Sequence[Path], *names: str) -> Path | None:
     return None
 
 
-def _check_space(chain: _Chain, part: Path) -> None:
-    needed, free = sum(map(chain.bytes, chain.shapes)), shutil.disk_usage(part).free
+def _check_space(merged: MergedTensors, part: Path) -> None:
+    needed, free = sum(map(merged.num_bytes, merged.shapes)), shutil.disk_usage(part).free
     if needed > free:
         raise CheckpointError(
-            f"{free / 1e9:.1f} GB free for {needed / 1e9:.1f} GB of weights"
-            "; expected room for them",
-            "free some or choose another disk",
+            f"{free / 1e9:.1f} GB free for {needed / 1e9:.1f} GB of weights",
+            "free disk space or choose another disk",
         )
 
 
 def _write_weights(
-    chain: _Chain, part: Path, shard_bytes: int, on_tensor: Callable[[int, int], None]
+    merged: MergedTensors, part: Path, shard_bytes: int, on_tensor: Callable[[int, int], None]
 ) -> None:
-    shards = _shards(chain, shard_bytes)
+    shards = _split_into_shards(merged, shard_bytes)
     files = [SINGLE]
     if len(shards) > 1:
         files = [
@@ -219,30 +227,30 @@ def _write_weights(
     for file, names in zip(files, shards):
         tensors = {}
         for name in names:
-            tensors[name] = chain.value(name)
+            tensors[name] = merged.compute(name)
             done += 1
-            on_tensor(done, len(chain.shapes))
+            on_tensor(done, len(merged.shapes))
         save_file(tensors, part / file, metadata={"format": "pt"})
     if len(shards) > 1:
         index = {
-            "metadata": {"total_size": sum(map(chain.bytes, chain.shapes))},
+            "metadata": {"total_size": sum(map(merged.num_bytes, merged.shapes))},
             "weight_map": {name: file for file, names in zip(files, shards) for name in names},
         }
         (part / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def _shards(chain: _Chain, shard_bytes: int) -> list[list[str]]:
-    """The names by output file, in the base's order of files, tables that it has not at the end."""
-    order: Iterable[str] = sorted(
-        chain.shapes,
-        key=lambda name: (name not in chain.files.files, chain.files.files.get(name, Path()), name),
+def _split_into_shards(merged: MergedTensors, shard_bytes: int) -> list[list[str]]:
+    """The names in each output file: in the order of the base's files, then the new tables."""
+    files = merged.base.files
+    order = sorted(
+        merged.shapes, key=lambda name: (name not in files, files.get(name, Path()), name)
     )
     shards: list[list[str]] = [[]]
     size = 0
     for name in order:
-        if shards[-1] and size + chain.bytes(name) > shard_bytes:
+        if shards[-1] and size + merged.num_bytes(name) > shard_bytes:
             shards.append([])
             size = 0
         shards[-1].append(name)
-        size += chain.bytes(name)
+        size += merged.num_bytes(name)
     return shards

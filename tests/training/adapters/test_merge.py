@@ -1,4 +1,4 @@
-"""Merging a chain: equal to what peft computes, whatever is wrong with it refused in one line."""
+"""Merging adapters: the result equals peft's, and every invalid input is rejected in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer, tiny_vid
 
 TOKENIZER = tiny_tokenizer()
 CONFIG = tiny_config(TOKENIZER, compat="paper")
-TEMPORAL_TOKENS = 6  # <TEMP-INPUT> and its five kin, which stage 2 adds
+TEMPORAL_TOKENS = 6  # <TEMP-INPUT> and the five tokens like it, which stage 2 adds
 TABLE = "model.temporal_output_embeddings.weight"
 
 
@@ -43,39 +45,35 @@ def targets(model: LlavaST) -> list[str]:
 
 
 def logits(model: LlavaST) -> torch.Tensor:
-    """Of a video prompt with inputs: every trained part shows in them."""
+    """The logits of a video prompt with inputs, which every trained part affects."""
     config = model.config
     torch.manual_seed(7)
     features = torch.randn(config.num_frames, config.tokens_per_frame, config.vision.hidden_size)
     with torch.inference_mode():
         visual = model.pack(model.project(features), range(config.num_frames))
         prompt = tiny_video_prompt(config)
-        embeddings = model.embed_prompt(
-            prompt.token_ids,
-            visual,
-            prompt.inputs,
-        )
+        embeddings = model.embed_prompt(prompt.token_ids, visual, prompt.inputs)
         return model.logits(model.decode(embeddings[None]))
 
 
 def train_stage(
     model: LlavaST, folder: Path, seed: int, *, suffix: str = "safetensors", **lora: Any
 ) -> LlavaST:
-    """Wrap by peft, put random numbers where a stage trains, save as the published code does, and
-    return what peft itself merges."""
+    """Stand in for a stage of training: wrap ``model`` with peft, randomize what a stage trains and
+    save it as the published code does. Returns the model that peft itself merges."""
     settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": targets(model), **lora}
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
     torch.manual_seed(seed)
-    whole = {}
+    non_lora = {}
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
                 parameter.normal_(std=0.2)
             elif any(part in name for part in ("resampler", "embed_tokens", "put_embeddings")):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-                whole[name] = parameter.detach().cpu().clone()
+                non_lora[name] = parameter.detach().cpu().clone()
     wrapped.save_pretrained(str(folder), safe_serialization=suffix == "safetensors")
-    torch.save(whole, folder / "non_lora_trainables.bin")
+    torch.save(non_lora, folder / "non_lora_trainables.bin")
     if suffix == "bin":
         found = folder / "adapter_model.safetensors"
         if found.exists():
@@ -85,16 +83,16 @@ def train_stage(
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
-    """Folders of the stages, and peft's logits after each."""
+class Stages:
+    """The folders of three stages, and the logits of peft's model after each."""
 
     folders: tuple[Path, ...]
     logits: tuple[torch.Tensor, ...]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    root = tmp_path_factory.mktemp("chain")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    root = tmp_path_factory.mktemp("stages")
     model = tiny_model(CONFIG)
     save_checkpoint(root / "stage1", model, CONFIG, TOKENIZER, "float32")
     outputs = [logits(model)]
@@ -111,17 +109,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     )
     outputs.append(logits(model))
     folders = tuple(root / f"stage{i}" for i in (1, 2, 3))
-    return Chain(folders, tuple(outputs))
+    return Stages(folders, tuple(outputs))
 
 
 @pytest.fixture
-def chain(made: Chain, tmp_path: Path) -> tuple[Path, ...]:
-    """A copy to spoil."""
+def stages(made: Stages, tmp_path: Path) -> tuple[Path, ...]:
+    """A copy of the folders to modify."""
     return tuple(Path(shutil.copytree(f, tmp_path / f.name)) for f in made.folders)
 
 
-def refused(base: Path, adapters: Sequence[Path], out: Path) -> str:
-    """The one line of the refusal; nothing is left of the output."""
+def rejected(base: Path, adapters: Sequence[Path], out: Path) -> str:
+    """The error's one line; also checks that nothing of the output is left."""
     before = sorted(out.parent.iterdir())
     with pytest.raises(CheckpointError) as error:
         merge(base, adapters, out)
@@ -140,55 +138,57 @@ def change_lora(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) 
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
-def change_whole(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+def change_non_lora(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     tensors = torch.load(folder / "non_lora_trainables.bin", weights_only=True)
     change(tensors)
     torch.save(tensors, folder / "non_lora_trainables.bin")
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_logits_equal_pefts_after_every_stage(made: Chain, tmp_path: Path, stages: int) -> None:
-    merge(made.folders[0], made.folders[1 : stages + 1], tmp_path / "out")
+@pytest.mark.parametrize("count", [1, 2])
+def test_logits_equal_those_of_peft_after_every_stage(
+    made: Stages, tmp_path: Path, count: int
+) -> None:
+    merge(made.folders[0], made.folders[1 : count + 1], tmp_path / "out")
     checkpoint = load_checkpoint(tmp_path / "out")
-    ours, expected = logits(checkpoint.model), made.logits[stages]
+    ours, expected = logits(checkpoint.model), made.logits[count]
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4)
-    assert (made.logits[stages] - made.logits[stages - 1]).abs().max() > 0.1
+    assert (made.logits[count] - made.logits[count - 1]).abs().max() > 0.1
     assert checkpoint.config.compat == "paper"
     assert checkpoint.tokenizer is not None
     assert checkpoint.tokenizer.special == TOKENIZER.special
-    assert not list(tmp_path.glob("*.part"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_shards_hold_what_one_file_holds(made: Chain, tmp_path: Path) -> None:
+def test_shards_and_a_single_file_hold_the_same_tensors(made: Stages, tmp_path: Path) -> None:
     seen = []
-    merge(made.folders[0], made.folders[1:], tmp_path / "whole")
+    merge(made.folders[0], made.folders[1:], tmp_path / "single")
     merge(
         made.folders[0],
         made.folders[1:],
-        tmp_path / "parts",
+        tmp_path / "shards",
         shard_bytes=20_000,
         on_tensor=lambda done, total: seen.append((done, total)),
     )
-    files = sorted(p.name for p in (tmp_path / "parts").glob("*.safetensors"))
+    files = sorted(p.name for p in (tmp_path / "shards").glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    index = json.loads((tmp_path / "parts/model.safetensors.index.json").read_text())
-    whole = load_file(tmp_path / "whole/model.safetensors")
-    assert index["metadata"]["total_size"] == sum(t.nbytes for t in whole.values())
-    assert seen == [(i, len(whole)) for i in range(1, len(whole) + 1)]
-    parts = load_checkpoint(tmp_path / "parts").model.state_dict()
-    assert parts.keys() == whole.keys()
-    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    index = json.loads((tmp_path / "shards/model.safetensors.index.json").read_text())
+    single = load_file(tmp_path / "single/model.safetensors")
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in single.values())
+    assert seen == [(i, len(single)) for i in range(1, len(single) + 1)]
+    shards = load_checkpoint(tmp_path / "shards").model.state_dict()
+    assert shards.keys() == single.keys()
+    assert all(torch.equal(shards[name], single[name]) for name in single)
 
 
-def test_the_stored_dtype_stays_and_the_sum_is_made_in_float32(
-    made: Chain, chain: tuple[Path, ...], tmp_path: Path
+def test_the_stored_dtype_is_kept_and_updates_are_added_in_float32(
+    made: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    checkpoint = load_checkpoint(chain[0])
-    save_checkpoint(chain[0], checkpoint.model, CONFIG, TOKENIZER, "bfloat16")
-    merge(chain[0], chain[1:2], tmp_path / "out")
+    checkpoint = load_checkpoint(stages[0])
+    save_checkpoint(stages[0], checkpoint.model, CONFIG, TOKENIZER, "bfloat16")
+    merge(stages[0], stages[1:2], tmp_path / "out")
     name = "model.layers.1.mlp.down_proj"
-    base = load_file(chain[0] / "model.safetensors")[f"{name}.weight"]
-    lora = load_file(chain[1] / "adapter_model.safetensors")
+    base = load_file(stages[0] / "model.safetensors")[f"{name}.weight"]
+    lora = load_file(stages[1] / "adapter_model.safetensors")
     a, b = (lora[f"base_model.model.{name}.lora_{x}.weight"].double() for x in "AB")
     found = load_file(tmp_path / "out/model.safetensors")
     expected = (base.double() + 2.0 * b @ a).to(torch.bfloat16)  # alpha 8 over rank 4
@@ -198,8 +198,8 @@ def test_the_stored_dtype_stays_and_the_sum_is_made_in_float32(
 
 
 def as_published_stage_1(folder: Path) -> torch.Tensor:
-    """No tables and no tokens for coordinates yet, the first linear of which the head has rows;
-    returns the head."""
+    """Remove what the published stage 1 does not have: the coordinate tables and tokens, and the
+    rows of embeddings and lm_head that stage 2 adds. Returns lm_head's weight."""
     weights = load_file(folder / "model.safetensors")
     kept = {n: t for n, t in weights.items() if "put_embeddings" not in n}
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -218,11 +218,11 @@ def as_published_stage_1(folder: Path) -> torch.Tensor:
     return kept["lm_head.weight"]
 
 
-def test_stage_1_without_tables_and_coordinate_tokens_gains_them(
-    made: Chain, chain: tuple[Path, ...], tmp_path: Path
+def test_missing_tables_and_coordinate_tokens_are_added_to_stage_1(
+    made: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    head = as_published_stage_1(chain[0])
-    merge(chain[0], chain[1:], tmp_path / "out")
+    head = as_published_stage_1(stages[0])
+    merge(stages[0], stages[1:], tmp_path / "out")
     checkpoint = load_checkpoint(tmp_path / "out")
     assert checkpoint.config == dataclasses.replace(
         CONFIG, end_token_ids=checkpoint.config.end_token_ids
@@ -234,19 +234,21 @@ def test_stage_1_without_tables_and_coordinate_tokens_gains_them(
     ]
     merged = checkpoint.model.lm_head.weight
     assert torch.equal(merged[:-TEMPORAL_TOKENS], head)  # frozen in every stage
-    expected = head.mean(0).expand(TEMPORAL_TOKENS, -1)  # as the published code starts these rows
+    expected = head.mean(0).expand(
+        TEMPORAL_TOKENS, -1
+    )  # as the published code initializes these rows
     assert torch.allclose(merged[-TEMPORAL_TOKENS:], expected, atol=1e-6)
-    stage3 = torch.load(chain[2] / "non_lora_trainables.bin", weights_only=True)
+    stage3 = torch.load(stages[2] / "non_lora_trainables.bin", weights_only=True)
     assert torch.equal(checkpoint.model.state_dict()[TABLE], stage3[f"base_model.model.{TABLE}"])
 
 
-def test_names_of_any_wrapping_are_understood(
-    made: Chain, chain: tuple[Path, ...], tmp_path: Path
+def test_parameter_names_of_other_wrappers_are_recognized(
+    made: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    merge(chain[0], chain[1:2], tmp_path / "expected")
-    change_lora(chain[1], lambda t: rename(t, ".weight", ".default.weight"))
-    change_whole(chain[1], lambda t: rename(t, "base_model.model.", "model."))
-    merge(chain[0], chain[1:2], tmp_path / "out")
+    merge(stages[0], stages[1:2], tmp_path / "expected")
+    change_lora(stages[1], lambda t: rename(t, ".weight", ".default.weight"))
+    change_non_lora(stages[1], lambda t: rename(t, "base_model.model.", "model."))
+    merge(stages[0], stages[1:2], tmp_path / "out")
     expected, found = (load_file(tmp_path / n / "model.safetensors") for n in ("expected", "out"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -256,7 +258,7 @@ def rename(tensors: dict[str, torch.Tensor], old: str, new: str) -> None:
         tensors[name.replace(old, new)] = tensors.pop(name)
 
 
-def test_modules_to_save_replace(made: Chain, tmp_path: Path) -> None:
+def test_modules_to_save_replace_the_base_weights(made: Stages, tmp_path: Path) -> None:
     model = load_checkpoint(made.folders[0]).model
     model = train_stage(model, tmp_path / "saved", 5, modules_to_save=["mm_projector"])
     merge(made.folders[0], [tmp_path / "saved"], tmp_path / "out")
@@ -266,7 +268,7 @@ def test_modules_to_save_replace(made: Chain, tmp_path: Path) -> None:
 
 
 class Harmful:
-    """Unpickled, it would leave a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -275,29 +277,31 @@ class Harmful:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("place", ["non_lora_trainables.bin", "adapter_model.bin"])
-def test_a_pickle_with_code_is_refused_and_not_run(
-    chain: tuple[Path, ...], tmp_path: Path, place: str
+@pytest.mark.parametrize("name", ["non_lora_trainables.bin", "adapter_model.bin"])
+def test_a_pickle_with_code_is_rejected_and_not_run(
+    stages: tuple[Path, ...], tmp_path: Path, name: str
 ) -> None:
-    torch.save({"a": torch.ones(1), "b": Harmful(tmp_path / "run")}, chain[2] / place)
-    line = refused(chain[0], chain[1:], tmp_path / "out")
-    assert place in line and "more than tensors" in line
+    torch.save({"a": torch.ones(1), "b": Harmful(tmp_path / "run")}, stages[2] / name)
+    line = rejected(stages[0], stages[1:], tmp_path / "out")
+    assert name in line and "more than tensors" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"a": "text"}, {3: torch.ones(2)}])
-def test_a_pickle_of_other_things_is_refused(
-    chain: tuple[Path, ...], tmp_path: Path, content: Any
+def test_a_pickle_of_anything_but_named_tensors_is_rejected(
+    stages: tuple[Path, ...], tmp_path: Path, content: Any
 ) -> None:
-    torch.save(content, chain[1] / "non_lora_trainables.bin")
-    assert "tensors by name and nothing else" in refused(chain[0], chain[1:], tmp_path / "out")
+    torch.save(content, stages[1] / "non_lora_trainables.bin")
+    assert "named tensors and nothing else" in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
-def test_an_old_torch_file_is_read(made: Chain, chain: tuple[Path, ...], tmp_path: Path) -> None:
-    path = chain[1] / "non_lora_trainables.bin"
+def test_a_file_in_the_legacy_torch_format_is_read(
+    made: Stages, stages: tuple[Path, ...], tmp_path: Path
+) -> None:
+    path = stages[1] / "non_lora_trainables.bin"
     tensors = torch.load(path, weights_only=True)
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    merge(chain[0], chain[1:2], tmp_path / "out")
+    merge(stages[0], stages[1:2], tmp_path / "out")
     found = logits(load_checkpoint(tmp_path / "out").model)
     assert torch.allclose(found, made.logits[1], rtol=1e-4, atol=1e-4)
 
@@ -309,82 +313,87 @@ EMBED = "base_model.model.model.embed_tokens.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop(f"{Q}A.weight"), "q_proj without lora_A"),
-        (lambda t: t.pop(f"{Q}B.weight"), "q_proj without lora_B"),
+        (lambda t: t.pop(f"{Q}A.weight"), "q_proj has no lora_A"),
+        (lambda t: t.pop(f"{Q}B.weight"), "q_proj has no lora_B"),
         (lambda t: (t.pop(f"{Q}A.weight"), t.pop(f"{Q}B.weight")), "no LoRA tensors for 1 tensor"),
-        (lambda t: rename(t, "layers.1.", "layers.7."), "no place in the checkpoint for 7 tensors"),
+        (
+            lambda t: rename(t, "layers.1.", "layers.7."),
+            "the checkpoint has no parameter for 7 tensors",
+        ),
         (lambda t: t.update({f"{Q}B.weight": torch.ones(33, 4)}), "[33, 32]; expected [32, 32]"),
         (lambda t: t.update({f"{Q}A.weight": torch.ones(5, 32)}), "[4, in] and [out, 4]"),
         (lambda t: t.update({f"{Q}B.bias": torch.ones(32)}), "q_proj.lora_B.bias"),
         (lambda t: t.update({f"{Q}magnitude_vector": torch.ones(32)}), "magnitude_vector"),
         (lambda t: t.update({f"{Q}A.weight": torch.ones(4, 32).long()}), "floating point"),
         (lambda t: t.update({f"{Q}A.weight": torch.full((4, 32), 3e38)}), "not finite as float32"),
-        (lambda t: t.clear(), "without a LoRA tensor"),
+        (lambda t: t.clear(), "contains no LoRA tensor"),
     ],
 )
-def test_lora_tensors_that_do_not_fit(
-    chain: tuple[Path, ...], tmp_path: Path, change: Callable[..., Any], words: str
+def test_lora_tensors_that_do_not_fit_are_rejected(
+    stages: tuple[Path, ...], tmp_path: Path, change: Callable[..., Any], words: str
 ) -> None:
-    change_lora(chain[1], change)
-    assert words in refused(chain[0], chain[1:], tmp_path / "out")
+    change_lora(stages[1], change)
+    assert words in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"use_dora": True}, "use_dora True; expected plain LoRA"),
-        ({"bias": "all"}, "bias 'all'"),
-        ({"lora_bias": True}, "lora_bias True"),
+        ({"use_dora": True}, "use_dora is True; only plain LoRA"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"lora_bias": True}, "lora_bias is True"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
-        ({"an_invention": 3}, "an_invention 3"),
-        ({"lora_alpha": "much"}, "lora_alpha 'much'"),
-        ({"rank_pattern": {"q_proj": 0}}, "q_proj 0"),
+        ({"an_invention": 3}, "an_invention is 3"),
+        ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"rank_pattern": {"q_proj": 0}}, "q_proj is 0"),
         ({"peft_type": "IA3"}, "'IA3'"),
-        ({"peft_type": "NO_MATCH_TEXT"}, "NO_MATCH_TEXT"),
+        ({"peft_type": "NOTHING"}, "NOTHING"),
     ],
 )
-def test_kinds_of_adapter_that_are_not_plain_lora(
-    chain: tuple[Path, ...], tmp_path: Path, change: dict[str, Any], words: str
+def test_adapters_other_than_plain_lora_are_rejected(
+    stages: tuple[Path, ...], tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    change_json(chain[1] / "adapter_config.json", **change)
-    assert words in refused(chain[0], chain[1:], tmp_path / "out")
+    change_json(stages[1] / "adapter_config.json", **change)
+    assert words in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.update({"base_model.model.model.unheard.weight": torch.ones(2)}), "unheard"),
+        (lambda t: t.update({"base_model.model.model.unknown.weight": torch.ones(2)}), "unknown"),
         (lambda t: t.update({f"base_model.model.{TABLE}": torch.ones(10, 5)}), "[10, 5]"),
-        (lambda t: t.update({EMBED: t[EMBED][:-3].clone()}), "in the order of training"),
+        (lambda t: t.update({EMBED: t[EMBED][:-3].clone()}), "a later stage never removes tokens"),
     ],
 )
-def test_whole_tensors_that_do_not_fit(
-    chain: tuple[Path, ...], tmp_path: Path, change: Callable[..., Any], words: str
+def test_full_tensors_that_do_not_fit_are_rejected(
+    stages: tuple[Path, ...], tmp_path: Path, change: Callable[..., Any], words: str
 ) -> None:
-    change_whole(chain[2], change)
-    assert words in refused(chain[0], chain[1:], tmp_path / "out")
+    change_non_lora(stages[2], change)
+    assert words in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
-def test_orders_that_cannot_be(chain: tuple[Path, ...], tmp_path: Path) -> None:
-    one, two, three = chain
+def test_adapters_in_an_impossible_order_are_rejected(
+    stages: tuple[Path, ...], tmp_path: Path
+) -> None:
+    one, two, three = stages
     out = tmp_path / "out"
-    assert "stage2 is an adapter" in refused(two, [three], out)
-    assert "no adapter_config.json" in refused(one, [two, one], out)
-    assert "named twice" in refused(one, [two, two], out)
-    assert "no adapter;" in refused(one, [], out)
+    assert "stage2 is an adapter" in rejected(two, [three], out)
+    assert "no adapter_config.json" in rejected(one, [two, one], out)
+    assert "an adapter is named twice" in rejected(one, [two, two], out)
+    assert "no adapter;" in rejected(one, [], out)
     change_json(three / "adapter_config.json", base_model_name_or_path="runs/stage2")
-    assert "trained on stage2, before it" in refused(one, [three, two], out)
+    assert "was trained on stage2, which is named after it" in rejected(one, [three, two], out)
     merge(one, [two, three], out)
 
 
-def test_stages_left_out(chain: tuple[Path, ...], tmp_path: Path) -> None:
-    as_published_stage_1(chain[0])
-    change_whole(chain[1], lambda t: [t.pop(n) for n in list(t) if "put_embeddings" in n])
-    words = refused(chain[0], chain[1:2], tmp_path / "out")
-    assert "without coordinate tables" in words
+def test_a_missing_stage_is_rejected(stages: tuple[Path, ...], tmp_path: Path) -> None:
+    as_published_stage_1(stages[0])
+    change_non_lora(stages[1], lambda t: [t.pop(n) for n in list(t) if "put_embeddings" in n])
+    words = rejected(stages[0], stages[1:2], tmp_path / "out")
+    assert "has coordinate tables" in words and "neither" in words
 
 
 @pytest.mark.parametrize(
@@ -397,66 +406,71 @@ def test_stages_left_out(chain: tuple[Path, ...], tmp_path: Path) -> None:
         (1, "adapter_config.json"),
     ],
 )
-def test_files_that_miss_or_are_cut(
-    chain: tuple[Path, ...], tmp_path: Path, stage: int, name: str
+def test_missing_and_truncated_files_are_named(
+    stages: tuple[Path, ...], tmp_path: Path, stage: int, name: str
 ) -> None:
-    path = chain[stage] / name
+    path = stages[stage] / name
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    assert name in refused(chain[0], chain[1:], tmp_path / "out")
+    assert name in rejected(stages[0], stages[1:], tmp_path / "out")
     path.unlink()
-    assert name.split(".")[0] in refused(chain[0], chain[1:], tmp_path / "out")
-    shutil.rmtree(chain[stage])
-    assert chain[stage].name in refused(chain[0], chain[1:], tmp_path / "out")
+    assert name.split(".")[0] in rejected(stages[0], stages[1:], tmp_path / "out")
+    shutil.rmtree(stages[stage])
+    assert stages[stage].name in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
-def test_an_output_that_exists_stays(chain: tuple[Path, ...], tmp_path: Path) -> None:
+def test_an_existing_output_folder_is_kept(stages: tuple[Path, ...], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious").write_text("x")
-    assert "exists" in refused(chain[0], chain[1:], out)
+    assert "exists" in rejected(stages[0], stages[1:], out)
     assert (out / "precious").read_text() == "x"
 
 
-def test_a_full_disk_is_seen_before_and_while_writing(
-    chain: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_reported_before_and_while_writing(
+    stages: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        assert "0.0 GB free for" in refused(chain[0], chain[1:], tmp_path / "out")
+        assert "0.0 GB free for" in rejected(stages[0], stages[1:], tmp_path / "out")
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(merging, "save_file", full)
-    assert "No space left" in refused(chain[0], chain[1:], tmp_path / "out")
+    assert "No space left" in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
-def test_a_killed_runs_rest_is_replaced(
-    made: Chain, chain: tuple[Path, ...], tmp_path: Path
-) -> None:
-    part = tmp_path / "out.part"
-    part.mkdir()
+def test_what_a_killed_run_left_is_removed(stages: tuple[Path, ...], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    killed = """
+import os, pathlib, signal, sys
+from llava_st_ros.atomic_files import atomic_folder
+with atomic_folder(pathlib.Path(sys.argv[1])) as part:
     (part / "model-00001-of-00009.safetensors").write_text("half")
-    merge(chain[0], chain[1:], tmp_path / "out")
-    assert not part.exists()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")], check=False)
+    assert len(sorted(tmp_path.iterdir())) == len(before) + 1
+    merge(stages[0], stages[1:], tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])
     assert [p.name for p in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
 
 
-def test_strays_of_stage_1_stay(chain: tuple[Path, ...], tmp_path: Path) -> None:
-    weights = load_file(chain[0] / "model.safetensors")
+def test_unused_tensors_of_stage_1_are_kept(stages: tuple[Path, ...], tmp_path: Path) -> None:
+    weights = load_file(stages[0] / "model.safetensors")
     weights["model.image_newline"] = torch.arange(32.0)
-    save_file(weights, chain[0] / "model.safetensors")
-    (chain[0] / "generation_config.json").write_text('{"eos_token_id": [5]}')
-    merge(chain[0], chain[1:], tmp_path / "out")
+    save_file(weights, stages[0] / "model.safetensors")
+    (stages[0] / "generation_config.json").write_text('{"eos_token_id": [5]}')
+    merge(stages[0], stages[1:], tmp_path / "out")
     with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("model.image_newline"), torch.arange(32.0))
     assert 5 in load_checkpoint(tmp_path / "out").config.end_token_ids
 
 
-def test_our_own_stages_adapter_is_such_a_folder(made: Chain, tmp_path: Path) -> None:
-    """What `llava-st train finetune` keeps beside its checkpoint."""
+def test_an_adapter_of_our_own_stages_can_be_merged(made: Stages, tmp_path: Path) -> None:
+    """The adapter that `llava-st train finetune` writes."""
     base = load_checkpoint(made.folders[0]).model
     settings = LoraSettings(rank=4, alpha=8, dropout=0.0)
     wrapped = add_adapters(base, settings)
@@ -475,14 +489,14 @@ def test_our_own_stages_adapter_is_such_a_folder(made: Chain, tmp_path: Path) ->
     assert (found - made.logits[0]).abs().max() > 0.1
 
 
-def test_the_command_merges_and_refuses(
-    made: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_merges_once_and_rejects_an_existing_output(
+    made: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages = [str(folder) for folder in made.folders]
-    assert main(["train", "merge", *stages, "--out", str(tmp_path / "out")]) == 0
+    folders = [str(folder) for folder in made.folders]
+    assert main(["train", "merge", *folders, "--out", str(tmp_path / "out")]) == 0
     assert torch.allclose(
         logits(load_checkpoint(tmp_path / "out").model), made.logits[2], rtol=1e-4, atol=1e-4
     )
     capsys.readouterr()
-    assert main(["train", "merge", *stages, "--out", str(tmp_path / "out")]) == 2
+    assert main(["train", "merge", *folders, "--out", str(tmp_path / "out")]) == 2
     assert "exists" in capsys.readouterr().err
