@@ -80,14 +80,6 @@ def read_config(
     if not {"image_size", "patch_size", "vision"} <= section.keys():
         section = {**_tower(values), **section}
 
-    packer = dict(_mapping(section, "packer"))
-    if "embed_dim" not in packer and len(shapes.get(PACKER_WIDTH, ())) == 2:
-        packer["embed_dim"] = shapes[PACKER_WIDTH][0]
-    language = {f.name: values[f.name] for f in fields(LanguageConfig) if f.name in values}
-    if "rope_theta" not in language and isinstance(values.get("rope_parameters"), Mapping):
-        language["rope_theta"] = values["rope_parameters"].get("rope_theta")
-    if len(shapes.get(LM_HEAD, ())) == 2:
-        language["vocab_size"] = shapes[LM_HEAD][0]
     if "special_tokens" in section:
         special_tokens = _build(SpecialTokens, section["special_tokens"], "special_tokens")
     if special_tokens is None:
@@ -101,8 +93,8 @@ def read_config(
         image_size=_integer(section, "image_size"),
         patch_size=_integer(section, "patch_size"),
         vision=_build(VisionConfig, section["vision"], "vision"),
-        language=_build(LanguageConfig, language, "the top level"),
-        packer=_build(PackerConfig, packer, "packer"),
+        language=_build(LanguageConfig, _language(values, shapes), "the top level"),
+        packer=_build(PackerConfig, _packer(section, shapes), "packer"),
         special_tokens=special_tokens,
         num_temporal_tokens=temporal,
         num_spatial_tokens=_integer(values, "num_spatial_tokens"),
@@ -152,6 +144,22 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "num_temporal_tokens": temporal,
         SECTION: sizes,
     }
+
+
+def _language(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    language = {f.name: values[f.name] for f in fields(LanguageConfig) if f.name in values}
+    if "rope_theta" not in language and isinstance(values.get("rope_parameters"), Mapping):
+        language["rope_theta"] = values["rope_parameters"].get("rope_theta")
+    if len(shapes.get(LM_HEAD, ())) == 2:
+        language["vocab_size"] = shapes[LM_HEAD][0]
+    return language
+
+
+def _packer(section: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    packer = dict(_mapping(section, "packer"))
+    if "embed_dim" not in packer and len(shapes.get(PACKER_WIDTH, ())) == 2:
+        packer["embed_dim"] = shapes[PACKER_WIDTH][0]
+    return packer
 
 
 def _tower(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -76,25 +76,9 @@ class Tokenizer:
             )
         self.chat_start, self.chat_end = ids[CHAT_START], ids[CHAT_END]
         self.special = SpecialTokens(**{field: ids[name] for field, name in STRUCTURE.items()})
-        rows: dict[Axis, list[int]] = {axis: [] for axis in Axis}
-        for name, number in sorted(ids.items(), key=lambda item: item[1]):
-            match = COORDINATE.fullmatch(name)
-            if match:
-                axis, row = Axis.of_kind(match[1]), int(match[2])
-                if row != len(rows[axis]):
-                    raise _disorder(f"{source} has {name} as row {len(rows[axis])}")
-                rows[axis].append(number)
-        together = [number for axis in Axis for number in rows[axis]]
-        if not all(rows.values()) or len(rows[Axis.HEIGHT]) != len(rows[Axis.WIDTH]):
-            counts = ", ".join(f"{len(ids)} {axis.kind}" for axis, ids in rows.items())
-            raise _disorder(f"{source} has {counts} tokens")
-        if together != list(range(together[0], together[0] + len(together))):
-            raise _disorder(f"{source} has gaps between its coordinate tokens, or another order")
-        if together[0] <= max(vars(self.special).values()):
+        self.coordinates = _coordinate_vocabulary(ids, source)
+        if self.coordinates.text_rows <= max(vars(self.special).values()):
             raise _disorder(f"{source} has coordinate tokens before structural tokens")
-        self.coordinates = CoordinateVocabulary(
-            together[0], len(rows[Axis.TIME]), len(rows[Axis.HEIGHT])
-        )
         self._added = frozenset(added)
         # The same BPE without added tokens, so that user text cannot produce special tokens.
         self._plain = tokenizers.Tokenizer(tokenizer.model)
@@ -239,6 +223,25 @@ def train_tokenizer(
     coordinates = [*CoordinateVocabulary(0, num_temporal, num_spatial).tokens()]
     tokenizer.add_special_tokens([_special(t) for t in structure + coordinates])
     return Tokenizer(tokenizer)
+
+
+def _coordinate_vocabulary(ids: Mapping[str, int], source: str) -> CoordinateVocabulary:
+    """Find the coordinate tokens among added tokens and check their order."""
+    rows: dict[Axis, list[int]] = {axis: [] for axis in Axis}
+    for name, number in sorted(ids.items(), key=lambda item: item[1]):
+        match = COORDINATE.fullmatch(name)
+        if match:
+            axis, row = Axis.of_kind(match[1]), int(match[2])
+            if row != len(rows[axis]):
+                raise _disorder(f"{source} has {name} as row {len(rows[axis])}")
+            rows[axis].append(number)
+    if not all(rows.values()) or len(rows[Axis.HEIGHT]) != len(rows[Axis.WIDTH]):
+        counts = ", ".join(f"{len(numbers)} {axis.kind}" for axis, numbers in rows.items())
+        raise _disorder(f"{source} has {counts} tokens")
+    numbers = [number for axis in Axis for number in rows[axis]]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise _disorder(f"{source} has gaps between its coordinate tokens, or another order")
+    return CoordinateVocabulary(numbers[0], len(rows[Axis.TIME]), len(rows[Axis.HEIGHT]))
 
 
 def _read_files(folder: Path) -> tokenizers.Tokenizer:
