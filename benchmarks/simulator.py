@@ -1,4 +1,4 @@
-"""Prints how many clips a minute the simulator renders, and where one process's time goes.
+"""Print how many clips per minute the simulator renders, and where one process spends its time.
 
 scripts/with_ros .venv/bin/python -m benchmarks.simulator [--clips 100] [--workers 2]
 """
@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llava_st_ros.simulation import rollout, simulator
+from llava_st_ros.simulation import clip_rendering, simulator
 from llava_st_ros.simulation.clip_store import render_shards
 from llava_st_ros.simulation.sensor_effects import SensorEffects
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
@@ -18,16 +18,16 @@ from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 STAGES = {
     "physics": (simulator, "Rollout"),
     "boxes": (simulator, "render_boxes"),
-    "pictures": (simulator, "render_frames"),
-    "textures (of pictures)": (rollout, "fill_textures"),
-    "camera faults (of pictures)": (SensorEffects, "apply"),
+    "frames": (simulator, "render_frames"),
+    "textures (of frames)": (clip_rendering, "fill_textures"),
+    "sensor effects (of frames)": (SensorEffects, "apply"),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=100)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=100, help="number of clips to render")
+    parser.add_argument("--workers", type=int, default=2, help="number of rendering processes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -37,18 +37,18 @@ def main() -> None:
             pass
         minutes = (time.perf_counter() - start) / 60
     print(f"{options.clips / minutes:.0f} clips/min with {options.workers} workers")
-    spent = {name: _timed(*place) for name, place in STAGES.items()}
+    seconds = {name: _timed(*target) for name, target in STAGES.items()}
     start = time.perf_counter()
     for index in range(options.clips // 4):
         simulate_clip(split_seed("train", index))
-    whole = time.perf_counter() - start
-    print(f"one process: {1000 * whole / (options.clips // 4):.0f} ms a clip")
-    for name, seconds in spent.items():
-        print(f"  {name:28} {sum(seconds) / whole:5.0%}")
+    total = time.perf_counter() - start
+    print(f"one process: {1000 * total / (options.clips // 4):.0f} ms per clip")
+    for name, calls in seconds.items():
+        print(f"  {name:28} {sum(calls) / total:5.0%}")
 
 
 def _timed(owner: object, name: str) -> list[float]:
-    """Replace a function by one that notes how long each call takes."""
+    """Replace a function by one that records how long each call takes, in seconds."""
     function = getattr(owner, name)
     seconds: list[float] = []
 

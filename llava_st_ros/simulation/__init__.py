@@ -1,1 +1,1 @@
-"""Simulated tabletops: physics, pictures, truth, and questions about them. Without torch."""
+"""Simulated tabletops: physics, frames, ground truth, and questions about them. No torch."""

@@ -1,4 +1,4 @@
-"""The appearance of a scene: surfaces, materials and light, and their pixels for MuJoCo."""
+"""The appearance of a scene: surfaces, materials and light, and the texture pixels for MuJoCo."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ from llava_st_ros.simulation.textures import PHOTOS, object_texture, surface
 from llava_st_ros.simulation.worlds import World
 
 Color = tuple[float, float, float]
-SURFACES = {"table": 256, "floor": 128, "wall": 256}  # name and side in pixels of their textures
-OBJECT_TEXTURES = (
-    "flat",
-    "wood",
-    "speckle",
-    "stripes",
-    "noise",
-)  # of objects: one cube texture each
+SURFACES = {"table": 256, "floor": 128, "wall": 256}  # texture sizes in pixels
+OBJECT_TEXTURES = ("flat", "wood", "speckle", "stripes", "noise")  # a cube texture each
 OBJECT_TEXTURE_SIZE = 64
-TABLES: tuple[Color, ...] = (
+TABLE_TINTS: tuple[Color, ...] = (
     (0.62, 0.47, 0.33),
     (0.45, 0.32, 0.22),
     (0.75, 0.70, 0.62),
@@ -35,22 +29,29 @@ TABLES: tuple[Color, ...] = (
 
 @dataclass(frozen=True)
 class Surface:
-    """A texture of ``textures`` with a tint; ``contrast`` 0 leaves only the tint."""
+    """A tinted texture of ``textures``.
+
+    Attributes:
+        name: Name of the texture.
+        tint: RGB in [0, 1].
+        contrast: 0 for the tint alone.
+        per_meter: Repetitions per meter.
+    """
 
     name: str
     tint: Color
     contrast: float
-    per_metre: float  # repetitions
+    per_meter: float
 
     def pixels(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]."""
+        """Return the texture, uint8 [size, size, 3]."""
         light = 1 + self.contrast * (2 * surface(self.name, rng, size) - 1)
         return np.clip(255 * np.array(self.tint) * light, 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Material:
-    """An object's skin: ``grain`` darkens the color to ``darkest`` of itself at most."""
+    """The material of an object."""
 
     texture: str
     specular: float
@@ -70,7 +71,19 @@ _DARKEST = {"flat": 1.0, "wood": 0.7, "speckle": 0.7, "stripes": 0.65, "noise": 
 
 @dataclass(frozen=True)
 class Appearance:
-    """``materials`` are names, one for each object; colors of light are products with white."""
+    """Surfaces, materials and light of a scene.
+
+    Attributes:
+        table: Surface of the table.
+        floor: Surface of the floor.
+        wall: Surface of the wall.
+        materials: Names in ``MATERIALS``, one per object.
+        ambient: RGB of the headlight's ambient light.
+        headlight: Diffuse brightness of the headlight.
+        light: RGB of the directional light.
+        light_direction: x, y, z.
+        seed: Seed of the texture pixels.
+    """
 
     table: Surface
     floor: Surface
@@ -84,16 +97,17 @@ class Appearance:
 
 
 def sample_appearance(rng: np.random.Generator, world: World, num_objects: int) -> Appearance:
+    """Sample the appearance of a scene with ``num_objects`` objects."""
     names = list(MATERIALS)
     weights = np.array([0.36, 0.2, 0.1, 0.12, 0.11, 0.11])
     angle, tilt = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.9)
     ambient, light = rng.uniform(0.36, 0.52), rng.uniform(0.28, 0.5)
-    warmth = rng.uniform(-0.08, 0.08)  # of the lamp; the rest of the room lies nearer to white
+    warmth = rng.uniform(-0.08, 0.08)  # color of the light; the ambient light is closer to white
     tone = np.array([1 + warmth, 1.0, 1 - warmth])
     return Appearance(
         table=_surface(rng, _table_name(rng, world), _table_tint(rng)),
-        floor=_surface(rng, str(rng.choice(world.backdrops)), _grey(rng, 0.15, 0.6)),
-        wall=_surface(rng, str(rng.choice(world.backdrops)), _grey(rng, 0.25, 0.8), 0.35),
+        floor=_surface(rng, str(rng.choice(world.backdrops)), _gray(rng, 0.15, 0.6)),
+        wall=_surface(rng, str(rng.choice(world.backdrops)), _gray(rng, 0.25, 0.8), 0.35),
         materials=tuple(str(rng.choice(names, p=weights)) for _ in range(num_objects)),
         ambient=_color(ambient * (1 + tone) / 2),
         headlight=float(rng.uniform(0.25, 0.38)),
@@ -104,7 +118,7 @@ def sample_appearance(rng: np.random.Generator, world: World, num_objects: int) 
 
 
 def fill_textures(model: mujoco.MjModel, appearance: Appearance) -> None:
-    """Write the textures' pixels into ``model``."""
+    """Write the texture pixels into ``model``."""
     rng = np.random.default_rng(appearance.seed)
     for name, size in SURFACES.items():
         pixels: np.ndarray = getattr(appearance, name).pixels(rng, size)
@@ -125,25 +139,25 @@ def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> None:
 
 
 def _table_name(rng: np.random.Generator, world: World) -> str:
-    """Plain tables are as frequent as all others together, where there are any."""
+    """Sample a table texture: plain ones with probability 0.4, where there are any."""
     plain = [name for name in world.tables if name in ("flat", "gradient", "checker")]
     others = [name for name in world.tables if name not in plain]
     return str(rng.choice(plain if plain and rng.random() < 0.4 else others))
 
 
 def _table_tint(rng: np.random.Generator) -> Color:
-    return _color(np.array(TABLES[rng.integers(len(TABLES))]) + rng.uniform(-0.06, 0.06))
+    return _color(np.array(TABLE_TINTS[rng.integers(len(TABLE_TINTS))]) + rng.uniform(-0.06, 0.06))
 
 
-def _grey(rng: np.random.Generator, low: float, high: float) -> Color:
+def _gray(rng: np.random.Generator, low: float, high: float) -> Color:
     return _color(np.full(3, rng.uniform(low, high)) + rng.uniform(-0.06, 0.06, 3))
 
 
 def _surface(
-    rng: np.random.Generator, name: str, tint: Color, per_metre: float | None = None
+    rng: np.random.Generator, name: str, tint: Color, per_meter: float | None = None
 ) -> Surface:
     contrast = rng.uniform(0.35, 0.9) if name in PHOTOS else rng.uniform(0.2, 0.7)
-    repeated = per_metre or rng.uniform(0.7, 2.0)
+    repeated = per_meter or rng.uniform(0.7, 2.0)
     return Surface(name, tint, float(contrast), float(repeated))
 
 

@@ -1,6 +1,7 @@
-"""The camera: where it stands at any moment, through which lens, and how it projects.
+"""Camera poses over time and their pinhole projection.
 
-Lengths in metres, angles in degrees, z = 0 is the table's top, the camera looks roughly along +y.
+Lengths are in meters and angles in degrees; z = 0 is the table top, and the camera looks roughly
+along +y.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Of a hand that holds the camera: Hz, share of the amplitude (sum 1), phase across and up.
+# Tremor of a handheld camera as a sum of sines: frequency (Hz), share of the amplitude (sum 1),
+# horizontal and vertical phase.
 _TREMOR = ((3.1, 0.5, 0.3, 1.9), (5.3, 0.3, 2.1, 4.4), (8.7, 0.2, 5.2, 0.7))
-_SWAY = np.array([0.025, 0.04, 6.0, 3.0])  # most of x (m), distance (share), azimuth, elevation
+_MAX_SWAY = np.array([0.025, 0.04, 6.0, 3.0])  # x (m), distance (relative), azimuth, elevation
 
 
 @dataclass(frozen=True)
 class CameraPose:
-    """MuJoCo's free camera at one moment; ``fovy`` is the whole vertical angle of its lens."""
+    """MuJoCo's free camera at one moment.
+
+    Attributes:
+        lookat: The point the camera looks at, [3] in meters.
+        distance: Distance from ``lookat``, in meters.
+        azimuth: In degrees.
+        elevation: In degrees.
+        fovy: Vertical field of view in degrees. Images are square, so it is the horizontal one too.
+    """
 
     lookat: np.ndarray
     distance: float
@@ -28,7 +38,7 @@ class CameraPose:
 
     @property
     def axes(self) -> np.ndarray:
-        """[3, 3]: the picture's right, its up, and forward."""
+        """The unit vectors right, up and forward, [3, 3]."""
         azimuth, elevation = math.radians(self.azimuth), math.radians(self.elevation)
         level = math.cos(elevation)
         forward = np.array(
@@ -38,29 +48,35 @@ class CameraPose:
         return np.stack([right, np.cross(right, forward), forward])
 
     @property
-    def eye(self) -> np.ndarray:
-        """Where the lens is, [3]."""
+    def position(self) -> np.ndarray:
+        """The optical center, [3] in meters."""
         return self.lookat - self.distance * self.axes[2]
 
     @property
-    def focal(self) -> float:
-        """In picture widths."""
+    def focal_length(self) -> float:
+        """The focal length in image widths."""
         return 0.5 / math.tan(math.radians(self.fovy) / 2)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """[N, 3] points -> [N, 3]: u, v in [0, 1] of the image, and depth in metres."""
+        """Project [N, 3] points to [N, 3]: u, v in [0, 1] of the image, and depth in meters."""
         return PoseBatch([self]).project(np.atleast_2d(points))[0]
 
     def scale_at(self, depth: float) -> float:
-        """Image widths per metre at that depth."""
-        return self.focal / depth
+        """Return the image widths per meter at a depth in meters."""
+        return self.focal_length / depth
 
 
 @dataclass(frozen=True)
 class CameraTrajectory:
-    """A pose as a function of time (s); a static camera has zero ``sway`` and ``shake``.
+    """A camera pose as a function of time in seconds.
 
-    ``shake`` bounds the trembling, as an angle; ``period`` is that of the slow sway.
+    A static camera has zero ``sway`` and ``shake``.
+
+    Attributes:
+        sway: Amplitudes of slow motion in x (m), distance (relative), azimuth and elevation.
+        period: Period of the sway in seconds.
+        phase: Phase of sway and shake in radians.
+        shake: Bound of the tremor as a viewing angle in degrees.
     """
 
     lookat: tuple[float, float, float]
@@ -68,7 +84,7 @@ class CameraTrajectory:
     azimuth: float
     elevation: float
     fovy: float
-    sway: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # x, distance, azimuth, elev.
+    sway: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     period: float = 10.0
     phase: float = 0.0
     shake: float = 0.0
@@ -78,19 +94,19 @@ class CameraTrajectory:
         return any(self.sway) or self.shake > 0
 
     @property
-    def width(self) -> float:
-        """Metres that the picture spans at the point looked at."""
+    def view_width(self) -> float:
+        """The width in meters that the image covers at the point looked at."""
         return 2 * self.distance * math.tan(math.radians(self.fovy) / 2)
 
-    def at(self, time: float) -> CameraPose:
+    def pose_at(self, time: float) -> CameraPose:
         swing = math.sin(2 * math.pi * time / self.period + self.phase)
-        other = math.sin(2 * math.pi * time / (1.7 * self.period) + 2.0 * self.phase)
+        slow_swing = math.sin(2 * math.pi * time / (1.7 * self.period) + 2.0 * self.phase)
         x, distance, azimuth, elevation = self.sway
         pose = CameraPose(
-            np.array(self.lookat) + np.array([x * other, 0.0, 0.0]),
-            self.distance * (1 + distance * other),
+            np.array(self.lookat) + np.array([x * slow_swing, 0.0, 0.0]),
+            self.distance * (1 + distance * slow_swing),
             self.azimuth + azimuth * swing,
-            self.elevation + elevation * other,
+            self.elevation + elevation * slow_swing,
             self.fovy,
         )
         if self.shake:
@@ -106,22 +122,27 @@ class CameraTrajectory:
 
 
 class PoseBatch:
-    """Several poses at once; ``focal`` [P] in picture widths."""
+    """Projection through P poses at once.
+
+    Attributes:
+        focal_lengths: float64 [P] in image widths.
+    """
 
     def __init__(self, poses: Sequence[CameraPose]) -> None:
         self._axes = np.stack([pose.axes for pose in poses])
-        self._eyes = np.stack([pose.eye for pose in poses])
-        self.focal = np.array([pose.focal for pose in poses])
+        self._positions = np.stack([pose.position for pose in poses])
+        self.focal_lengths = np.array([pose.focal_length for pose in poses])
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """[N, 3] -> [P, N, 3]: u, v in [0, 1] of the image, and depth in metres."""
-        x, y, depth = self._relative(points)
-        u, v = 0.5 + self.focal[:, None] * x / depth, 0.5 - self.focal[:, None] * y / depth
+        """Project [N, 3] points to [P, N, 3]: u, v in [0, 1] of the image, and depth in meters."""
+        x, y, depth = self._camera_coordinates(points)
+        focal = self.focal_lengths[:, None]
+        u, v = 0.5 + focal * x / depth, 0.5 - focal * y / depth
         return np.stack([u, v, depth], axis=2)
 
-    def sphere_boxes(self, points: np.ndarray, radius: float) -> np.ndarray:
-        """[N, 3] centers of spheres -> their exact boxes [P, N, 4], NaN where not in front."""
-        x, y, depth = self._relative(points)
+    def sphere_boxes(self, centers: np.ndarray, radius: float) -> np.ndarray:
+        """Return the exact image boxes [P, N, 4] of spheres at [N, 3]; NaN where not in front."""
+        x, y, depth = self._camera_coordinates(centers)
         with np.errstate(invalid="ignore", divide="ignore"):
             square = np.where(depth > radius, depth**2 - radius**2, np.nan)
             x_half = radius * np.sqrt(x**2 + square)
@@ -129,24 +150,33 @@ class PoseBatch:
             left, right = (x * depth - x_half) / square, (x * depth + x_half) / square
             low, high = (y * depth - y_half) / square, (y * depth + y_half) / square
         slopes = np.stack([left, -high, right, -low], axis=2)
-        return 0.5 + self.focal[:, None, None] * slopes
+        return 0.5 + self.focal_lengths[:, None, None] * slopes
 
-    def _relative(self, points: np.ndarray) -> np.ndarray:
-        """[3, P, N]: across, up and depth."""
-        moved = points[None] - self._eyes[:, None]
+    def _camera_coordinates(self, points: np.ndarray) -> np.ndarray:
+        """Return x (right), y (up) and depth of [N, 3] points, [3, P, N]."""
+        moved = points[None] - self._positions[:, None]
         return np.einsum("pij,pnj->ipn", self._axes, moved)
 
 
 def sample_camera(
-    rng: np.random.Generator, fovy: tuple[float, float], width: float, shaken: bool
+    rng: np.random.Generator, fovy: tuple[float, float], width: float, can_shake: bool
 ) -> CameraTrajectory:
-    """A camera that sees ``width`` metres across; half of them sway, ``shaken`` ones may shake."""
+    """Sample a camera whose image covers ``width`` meters at the point looked at.
+
+    Half of the cameras sway. With ``can_shake``, some also shake.
+
+    Args:
+        rng: The random generator.
+        fovy: Minimum and maximum field of view in degrees.
+        width: In meters.
+        can_shake: Whether the camera may shake.
+    """
     sway = (0.0, 0.0, 0.0, 0.0)
     if rng.random() < 0.5:
         signs = rng.uniform(0.3, 1.0, 4) * rng.choice([-1.0, 1.0], 4)
-        sway = tuple(float(v) for v in signs * _SWAY)  # type: ignore[assignment]
+        sway = tuple(float(v) for v in signs * _MAX_SWAY)  # type: ignore[assignment]
     angle = float(rng.uniform(*fovy))
-    trembles = shaken and rng.random() < 0.45
+    shakes = can_shake and rng.random() < 0.45
     return CameraTrajectory(
         lookat=(float(rng.uniform(-0.02, 0.02)), float(rng.uniform(-0.02, 0.03)), 0.05),
         distance=width / (2 * math.tan(math.radians(angle) / 2)),
@@ -156,5 +186,5 @@ def sample_camera(
         sway=sway,
         period=float(rng.uniform(8, 14)),
         phase=float(rng.uniform(0, 2 * math.pi)),
-        shake=float(rng.uniform(0.08, 0.012 * angle)) if trembles else 0.0,
+        shake=float(rng.uniform(0.08, 0.012 * angle)) if shakes else 0.0,
     )

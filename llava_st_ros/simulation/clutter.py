@@ -1,4 +1,4 @@
-"""Things no question is about: what lies on the table, and what is held before the camera."""
+"""Objects that no question is about: distractors on the table and an occluder near the camera."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from llava_st_ros.simulation.appearance import Color
 from llava_st_ros.simulation.camera import CameraTrajectory
 
-# Neutral, so that no name of an object fits: grey, white, black, brown.
+# Neutral colors, which none of the objects' color names fits: gray, white, black and brown.
 NEUTRALS: tuple[Color, ...] = (
     (0.45, 0.45, 0.45),
     (0.65, 0.64, 0.62),
@@ -19,21 +19,28 @@ NEUTRALS: tuple[Color, ...] = (
     (0.30, 0.20, 0.13),
     (0.42, 0.31, 0.22),
 )
-CONE = (0.045, 0.13)  # radius and height of the one cone there is, metres
-MAT_TOP = 0.0014  # mats are thin: objects stand on them as if on the table
+CONE = (0.045, 0.13)  # radius and height of the cone mesh, meters
+MAT_TOP = 0.0014  # m: mats are so thin that objects on them are placed as if on the table
 
 
 @dataclass(frozen=True)
 class Distractor:
-    """A static thing at ``place`` [x, y]; ``half`` are half its sides, its height the third.
+    """A static thing on the table.
 
-    Objects stand on mats and move across them; everything else is in their way.
+    Objects may be on mats and move across them; all other kinds are obstacles.
+
+    Attributes:
+        kind: "mat", "plate", "book", "stone" or "cone".
+        position: x and y in meters.
+        yaw: In radians.
+        half_size: Half the extents in x, y and z, in meters.
+        color: RGB in [0, 1].
     """
 
-    kind: str  # "mat", "plate", "book", "stone" or "cone"
-    place: tuple[float, float]
+    kind: str
+    position: tuple[float, float]
     yaw: float
-    half: tuple[float, float, float]
+    half_size: tuple[float, float, float]
     color: Color
 
     @property
@@ -42,22 +49,29 @@ class Distractor:
 
     @property
     def radius(self) -> float:
-        """Radius of the upright cylinder that holds it."""
+        """The radius of the upright bounding cylinder, in meters."""
         if self.kind == "book":
-            return math.hypot(*self.half[:2])
-        return max(self.half[:2])
+            return math.hypot(*self.half_size[:2])
+        return max(self.half_size[:2])
 
 
 @dataclass(frozen=True)
 class Occluder:
-    """A pole or a robot's arm between camera and table, in neutral color.
+    """A pole or a robot arm between camera and table, in a neutral color.
 
-    ``side`` is where it stands across the picture (-0.5..0.5 of its width), ``nearness`` the share
-    of the way from lens to the point looked at, ``roll`` its tilt in the picture (radians), and it
-    swings by ``swing`` picture widths in ``period`` seconds.
+    Attributes:
+        kind: "pole" or "arm".
+        side: Horizontal position in the image, -0.5 to 0.5 of its width.
+        nearness: Distance from the camera as a fraction of that of the point looked at.
+        roll: Tilt in the image, in radians.
+        radius: In meters.
+        swing: Amplitude of the horizontal motion in image widths.
+        period: Period of that motion in seconds.
+        phase: Phase of that motion in radians.
+        color: RGB in [0, 1].
     """
 
-    kind: str  # "pole" or "arm"
+    kind: str
     side: float
     nearness: float
     roll: float
@@ -67,16 +81,16 @@ class Occluder:
     phase: float
     color: Color
 
-    def at(self, camera: CameraTrajectory, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Where its middle is, [3] m, and a rotation [3, 3] whose z runs along it.
+    def pose_at(self, camera: CameraTrajectory, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the position [3] in meters and a rotation [3, 3] whose z is the long axis.
 
-        It stands in the world: a moving camera sees it move.
+        The pose is fixed to the world at time 0, so it moves in the image of a moving camera.
         """
-        pose = camera.at(0.0)
+        pose = camera.pose_at(0.0)
         right, up, forward = pose.axes
-        width = camera.width * self.nearness
+        width = camera.view_width * self.nearness
         offset = self.side + self.swing * math.sin(2 * math.pi * time / self.period + self.phase)
-        middle = pose.eye + self.nearness * pose.distance * forward + offset * width * right
+        middle = pose.position + self.nearness * pose.distance * forward + offset * width * right
         along = math.cos(self.roll) * up + math.sin(self.roll) * right
         across = np.cross(along, forward)
         return middle, np.stack([across, np.cross(along, across), along], axis=1)
@@ -85,27 +99,35 @@ class Occluder:
 def sample_distractors(
     rng: np.random.Generator, width: float, table_edge: float
 ) -> tuple[Distractor, ...]:
-    """Up to four; the solid ones lie towards the rim of the ``width`` metres in the picture."""
+    """Sample up to four distractors, the solid ones near the edge of the image.
+
+    Args:
+        rng: The random generator.
+        width: Width of the image at the point looked at, in meters.
+        table_edge: y of the table's far edge, in meters.
+    """
     found: list[Distractor] = []
     for _ in range(int(rng.choice(5, p=[0.3, 0.25, 0.2, 0.15, 0.1]))):
         kind = str(rng.choice(["mat", "plate", "book", "stone", "cone"]))
-        half, color = _half(rng, kind), NEUTRALS[rng.integers(len(NEUTRALS))]
+        half_size, color = _sample_half_size(rng, kind), NEUTRALS[rng.integers(len(NEUTRALS))]
         for _ in range(20):
             x, y = rng.uniform(-0.55, 0.55, 2) * width
             item = Distractor(
-                kind, (float(x), float(y)), float(rng.uniform(0, math.pi)), half, color
+                kind, (float(x), float(y)), float(rng.uniform(0, math.pi)), half_size, color
             )
             inside = max(abs(x), abs(y)) < 0.3 * width
             if y + item.radius > table_edge or (inside if item.is_solid else not inside):
                 continue
-            if all(math.dist(item.place, o.place) > item.radius + o.radius + 0.02 for o in found):
+            if all(
+                math.dist(item.position, o.position) > item.radius + o.radius + 0.02 for o in found
+            ):
                 found.append(item)
                 break
     return tuple(found)
 
 
 def sample_occluder(rng: np.random.Generator) -> Occluder | None:
-    """One in four clips has one."""
+    """Sample an occluder with probability 1/4."""
     if rng.random() > 0.25:
         return None
     nearness = float(rng.uniform(0.35, 0.55))
@@ -123,7 +145,7 @@ def sample_occluder(rng: np.random.Generator) -> Occluder | None:
     )
 
 
-def _half(rng: np.random.Generator, kind: str) -> tuple[float, float, float]:
+def _sample_half_size(rng: np.random.Generator, kind: str) -> tuple[float, float, float]:
     if kind == "mat":
         sides = [*rng.uniform(0.08, 0.2, 2), MAT_TOP / 2]
     elif kind == "plate":

@@ -1,6 +1,6 @@
-"""What objects are called: their attributes in words, synonyms included.
+"""Descriptions of objects by their attributes, and the words for these, with synonyms.
 
-Questions use every way of saying a thing, answers the first one only.
+Questions use every description and every synonym, answers only the first word for each attribute.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES, SimulatedObject
 
 OBJECT = "object"
-# Other words for the simulator's names.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "ball": ("sphere",),
     "box": ("cube", "block"),
@@ -26,19 +25,19 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "small": ("little",),
     "large": ("big",),
 }
-_PLAIN = 0.7  # how often a thing with synonyms is called by its first name
+_FIRST_WORD = 0.7  # probability that a word with synonyms is used itself
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is said of an object; an attribute that is not said is None."""
+    """The attributes by which an object is described; None where one is not mentioned."""
 
     size: str | None = None
     color: str | None = None
     shape: str | None = None
 
     def matches(self, item: SimulatedObject) -> bool:
-        """Whether all that is said is true of it."""
+        """Whether the object has every attribute that is mentioned."""
         return (
             self.size in (None, item.size)
             and self.color in (None, item.color)
@@ -46,42 +45,42 @@ class Description:
         )
 
     def words(self, rng: np.random.Generator) -> str:
-        """For example "small red ball", "red object", "little sphere"."""
-        said = (self.size, self.color, self.shape or OBJECT)
-        return " ".join(choose_synonym(word, rng) for word in said if word)
+        """Return a phrase such as "small red ball", "red object" or "little sphere"."""
+        mentioned = (self.size, self.color, self.shape or OBJECT)
+        return " ".join(choose_synonym(word, rng) for word in mentioned if word)
 
 
 def choose_synonym(word: str, rng: np.random.Generator) -> str:
-    """A word or, at times, another for it."""
+    """Return ``word`` or, less often, one of its synonyms."""
     others = SYNONYMS.get(word)
-    if others is None or rng.random() < _PLAIN:
+    if others is None or rng.random() < _FIRST_WORD:
         return word
     return others[int(rng.integers(len(others)))]
 
 
 def by_color_and_shape(item: SimulatedObject) -> Description:
-    """By color and shape, as most people would."""
+    """Describe an object the way most people would: by color and shape."""
     return Description(color=item.color, shape=item.shape)
 
 
-def descriptions(item: SimulatedObject) -> list[Description]:
-    """Everything that can be said of an object's attributes, "object" alone included."""
-    ways = product((item.size, None), (item.color, None), (item.shape, None))
-    return [Description(*said) for said in ways]
+def all_descriptions(item: SimulatedObject) -> list[Description]:
+    """Return every true description of an object, the one without attributes included."""
+    choices = product((item.size, None), (item.color, None), (item.shape, None))
+    return [Description(*attributes) for attributes in choices]
 
 
 def distinguishing_descriptions(
     item: SimulatedObject, others: Iterable[SimulatedObject]
 ) -> list[Description]:
-    """Those of an object's descriptions that fit none of the others."""
+    """Return the descriptions of an object that match none of ``others``."""
     others = list(others)
-    return [d for d in descriptions(item) if not any(d.matches(other) for other in others)]
+    return [d for d in all_descriptions(item) if not any(d.matches(other) for other in others)]
 
 
-def sample_description(rng: np.random.Generator, ways: list[Description]) -> Description:
-    """One of the descriptions, names and short ones more often than full or vague ones."""
-    weights = np.array([_weight(d) for d in ways])
-    return ways[int(rng.choice(len(ways), p=weights / weights.sum()))]
+def sample_description(rng: np.random.Generator, choices: list[Description]) -> Description:
+    """Sample a description; color and shape together are the most probable."""
+    weights = np.array([_weight(d) for d in choices])
+    return choices[int(rng.choice(len(choices), p=weights / weights.sum()))]
 
 
 def _weight(description: Description) -> float:
@@ -91,6 +90,6 @@ def _weight(description: Description) -> float:
 
 
 def vocabulary() -> list[str]:
-    """Every word for an attribute or an object."""
+    """Return every word for an attribute or an object, synonyms included."""
     words = (*COLORS, *SHAPES, *SIZES, OBJECT)
-    return [way for word in words for way in (word, *SYNONYMS.get(word, ()))]
+    return [choice for word in words for choice in (word, *SYNONYMS.get(word, ()))]

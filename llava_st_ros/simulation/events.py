@@ -17,7 +17,7 @@ from llava_st_ros.simulation.scenes import Scene, SimulatedObject
 
 
 class EventKind(str, Enum):
-    """The kinds of event; the values are stable names for files."""
+    """The kinds of event. The values appear in files and do not change."""
 
     PUSHED = "pushed"
     LIFTED = "lifted"
@@ -31,11 +31,13 @@ class EventKind(str, Enum):
 
 @dataclass(frozen=True)
 class SimulatedEvent:
-    """``span`` is (first, last) frame, both included, in which the subject really moves.
+    """An event that was observed in a clip.
 
-    The subject is visible in every frame of the span.
-
-    ``other`` is the object hit by a collision, or the one a rolling object passes behind.
+    Attributes:
+        kind: What happens to the subject.
+        subject: Index of the object that moves. It is visible in every frame of ``span``.
+        other: Index of the object that is hit (collides) or that the subject passes behind (rolls).
+        span: First and last frame, inclusive, in which the subject moves.
     """
 
     kind: EventKind
@@ -45,12 +47,20 @@ class SimulatedEvent:
 
 
 class InfeasibleError(Exception):
-    """This scene can't host this event, or it did not come about: sample another clip."""
+    """The scene cannot show the event, or the event did not happen: sample again."""
 
 
 @dataclass(frozen=True)
 class ScriptedEvent:
-    """An event to come: seconds since the clip began; ``other`` is what a collision hits."""
+    """An event that is to happen in a time slot.
+
+    Attributes:
+        kind: What is to happen to the subject.
+        subject: Index of the object.
+        other: Index of the object to be hit by a collision.
+        start: Start of the slot in seconds since the start of the clip.
+        end: End of the slot.
+    """
 
     kind: EventKind
     subject: int
@@ -61,10 +71,18 @@ class ScriptedEvent:
 
 @dataclass(frozen=True)
 class Motion:
-    """Where the hand wants an object to be: from ``origin`` to ``goal`` while start..end.
+    """The target motion of an object that the controller moves from ``origin`` to ``goal``.
 
-    ``lift`` steers the height too and holds the object up afterwards. With ``brake_at`` the speed
-    is constant until then and falls to zero at the end; without it the motion eases in and out.
+    The motion eases in and out. With ``brake_at`` the speed is constant until then instead, and
+    falls linearly to zero at ``end``.
+
+    Attributes:
+        origin: Target position at ``start``, [3] in meters.
+        goal: Target position at ``end``, [3] in meters.
+        start: In seconds since the start of the clip.
+        end: In seconds since the start of the clip.
+        lift: Whether the height is controlled too; then the object is held at ``goal`` afterwards.
+        brake_at: When braking starts, in seconds since the start of the clip.
     """
 
     origin: np.ndarray
@@ -74,9 +92,9 @@ class Motion:
     lift: bool = False
     brake_at: float | None = None
 
-    def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Wanted position (m) and velocity (m/s), each [3]."""
-        way, length = self.goal - self.origin, self.end - self.start
+    def target_at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the target position (m) and velocity (m/s), each [3]."""
+        displacement, length = self.goal - self.origin, self.end - self.start
         elapsed = min(max(time - self.start, 0.0), length)
         if self.brake_at is not None:
             cruise = self.brake_at - self.start
@@ -89,7 +107,7 @@ class Motion:
             u = elapsed / length if length else 1.0
             fraction = u**3 * (10 - 15 * u + 6 * u * u)
             rate = 30 * u * u * (1 - u) ** 2 / length if length else 0.0
-        return self.origin + fraction * way, rate * way
+        return self.origin + fraction * displacement, rate * displacement
 
 
 _SHAPES = {
@@ -97,7 +115,7 @@ _SHAPES = {
     EventKind.ROLLS: ("ball", "capsule"),
     EventKind.COLLIDES: ("ball", "box", "cylinder"),
 }
-# Uneven, so that after the discarded clips the kinds come out nearly even.
+# Uneven, because some kinds are discarded more often: the resulting clips are nearly balanced.
 _WEIGHTS = {
     EventKind.PUSHED: 1.8,
     EventKind.LIFTED: 0.9,
@@ -108,9 +126,9 @@ _WEIGHTS = {
     EventKind.COLLIDES: 2.0,
     EventKind.STOPS: 1.2,
 }
-# Where an object must be for an event, and where it is afterwards.
+# The state that an event requires of its subject, and the state after it; "table" if not listed.
 _BEFORE = {EventKind.DROPPED: "air", EventKind.ENTERS: "outside", EventKind.STOPS: "moving"}
-# What has stopped does not start again: "stops" would mean both ends.
+# An object that has stopped does not move again: "stops" would be ambiguous.
 _AFTER = {EventKind.LIFTED: "air", EventKind.LEAVES: "gone", EventKind.STOPS: "done"}
 
 
@@ -123,15 +141,27 @@ def sample_script(
     *,
     repeat: float = 0.0,
 ) -> tuple[list[ScriptedEvent], list[str]]:
-    """A script and each object's first state: "table", "air", "outside" or "moving".
+    """Sample a script of events and the state in which each object starts.
 
-    With probability ``repeat`` an event is of the kind of the one before, its subject mostly one
-    that is easily confused with that one's.
+    Args:
+        rng: The random generator.
+        scene: The scene that the events happen in.
+        duration: Length of the clip in seconds.
+        num_events: Number of events.
+        kinds: The kinds to choose from.
+        repeat: Probability that an event has the kind of the previous event. Its subject is then
+            preferably an object that resembles the previous subject.
+
+    Returns:
+        The events in order of time, and for each object "table", "air", "outside" or "moving".
+
+    Raises:
+        InfeasibleError: No script was found.
     """
     times = _sample_times(rng, duration, num_events)
     objects = scene.objects
-    state: list[str | None] = [None] * len(objects)
-    first = ["table"] * len(objects)
+    states: list[str | None] = [None] * len(objects)
+    initial_states = ["table"] * len(objects)
     script: list[ScriptedEvent] = []
     weights = np.array([_WEIGHTS[k] for k in kinds])
     for index, (start, end) in enumerate(times):
@@ -147,28 +177,28 @@ def sample_script(
             if objects[subject].shape not in _SHAPES.get(kind, (objects[subject].shape,)):
                 continue
             before = _BEFORE.get(kind, "table")
-            if state[subject] not in (None, before) or (before == "moving" and index > 0):
+            if states[subject] not in (None, before) or (before == "moving" and index > 0):
                 continue
             other = None
             if kind is EventKind.COLLIDES:
-                others = [i for i, s in enumerate(state) if i != subject and s in (None, "table")]
+                others = [i for i, s in enumerate(states) if i != subject and s in (None, "table")]
                 if not others:
                     continue
                 other = int(rng.choice(others))
-                state[other] = "table"
-            if state[subject] is None:
-                first[subject] = before
-            state[subject] = _AFTER.get(kind, "table")
+                states[other] = "table"
+            if states[subject] is None:
+                initial_states[subject] = before
+            states[subject] = _AFTER.get(kind, "table")
             begin = 0.0 if kind is EventKind.STOPS else start
             script.append(ScriptedEvent(kind, subject, other, begin, end))
             break
         else:
             raise InfeasibleError("no event fits")
-    return script, first
+    return script, initial_states
 
 
 def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], index: int) -> int:
-    """An object, the likelier the more it has in common with object ``index``."""
+    """Sample an object; the more it has in common with object ``index``, the more probable."""
     item = objects[index]
     alike = [
         1.0
@@ -183,7 +213,7 @@ def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], ind
 def _sample_times(
     rng: np.random.Generator, duration: float, num_events: int
 ) -> list[tuple[float, float]]:
-    """Slots in order with rest before, between and (mostly) after them."""
+    """Sample time slots with rest before, between and after them."""
     if num_events == 1:
         lengths = rng.uniform(0.35, 0.65, 1) * duration
     else:

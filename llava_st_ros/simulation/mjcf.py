@@ -1,4 +1,4 @@
-"""A scene as MuJoCo XML."""
+"""Scenes as MuJoCo XML (MJCF)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from llava_st_ros.simulation.appearance import (
 from llava_st_ros.simulation.clutter import CONE, Distractor, Occluder
 from llava_st_ros.simulation.scenes import COLORS, GRAVITY, TIMESTEP, Scene
 
-MAX_GEOMS = 200  # of a scene with its shadows; ids of up to 254 fit into one color channel
-FLOOR = -0.75  # z
+MAX_GEOMS = 200  # with shadows; segmentation ids up to 254 fit into one color channel
+FLOOR = -0.75  # z, meters
 _DENSITY = 300.0  # kg/m^3
 _PASSABLE = 'contype="0" conaffinity="0"'
 
 
 def scene_xml(scene: Scene, size: int) -> str:
-    """Object i is body and geom ``object<i>`` with a free joint; ``size`` is the picture's side.
+    """Return a scene as MJCF.
 
-    Every scene has the same number and sizes of textures and the same mesh, so that one render
-    context serves all; the textures are flat until ``appearances.fill_textures`` fills them.
+    Object i is the body and the geom ``object<i>`` with a free joint. Every scene has the same mesh
+    and the same number and sizes of textures, so that one render context serves all scenes. The
+    textures are flat until ``appearance.fill_textures`` writes them.
+
+    Args:
+        scene: The scene.
+        size: Width and height of the rendered images in pixels.
     """
     appearance = scene.appearance
     half_depth = (scene.table_edge + 1.6) / 2
@@ -69,17 +74,17 @@ def _textures() -> str:
 
 
 def _materials(scene: Scene) -> str:
-    found = [
+    materials = [
         f'<material name="{name}" texture="{name}" texuniform="true" specular="0" '
-        f'texrepeat="{_text([getattr(scene.appearance, name).per_metre] * 2)}"/>'
+        f'texrepeat="{_text([getattr(scene.appearance, name).per_meter] * 2)}"/>'
         for name in SURFACES
     ]
-    found += [
-        f'<material name="{name}" texture="object-{skin.texture}" specular="{skin.specular}" '
-        f'shininess="{skin.shininess}"/>'
-        for name, skin in MATERIALS.items()
+    materials += [
+        f'<material name="{name}" texture="object-{material.texture}" '
+        f'specular="{material.specular}" shininess="{material.shininess}"/>'
+        for name, material in MATERIALS.items()
     ]
-    return "".join(found)
+    return "".join(materials)
 
 
 def _object(scene: Scene, index: int) -> str:
@@ -93,35 +98,35 @@ def _object(scene: Scene, index: int) -> str:
 
 
 def _distractor(item: Distractor) -> str:
-    x, y, height = item.half
+    x, y, height = item.half_size
     kind, size, z = {
         "mat": ("box", [x, y, height], height),
         "plate": ("cylinder", [x, height], height),
         "book": ("box", [x, y, height], height),
         "stone": ("ellipsoid", [x, y, height], 0.9 * height),
-        "cone": ("mesh", [], CONE[1] / 4),  # a mesh lies with its center of mass at its place
+        "cone": ("mesh", [], CONE[1] / 4),  # the origin of a mesh geom is its center of mass
     }[item.kind]
     form = 'mesh="cone"' if item.kind == "cone" else f'size="{_text(size)}"'
     return (
-        f'<geom type="{kind}" {form} pos="{_text([*item.place, z])}" '
+        f'<geom type="{kind}" {form} pos="{_text([*item.position, z])}" '
         f'euler="0 0 {math.degrees(item.yaw):.4g}" rgba="{_text(item.color)} 1" '
         f"{'' if item.is_solid else _PASSABLE}/>"
     )
 
 
 def _occluder(item: Occluder) -> str:
-    """A pole through the whole picture, or an arm from above that ends in a gripper."""
-    radius, skin = item.radius, f'rgba="{_text(item.color)} 1" {_PASSABLE}'
+    """Return a pole across the image, or an arm from above that ends in a gripper."""
+    radius, attributes = item.radius, f'rgba="{_text(item.color)} 1" {_PASSABLE}'
     if item.kind == "pole":
-        parts = f'<geom type="cylinder" size="{radius} 1" {skin}/>'
+        parts = f'<geom type="cylinder" size="{radius} 1" {attributes}/>'
     else:
         finger = f"{0.35 * radius} {1.1 * radius}"
         parts = (
-            f'<geom type="capsule" fromto="0 0 {2 * radius} 0 0 1" size="{radius}" {skin}/>'
-            f'<geom type="sphere" size="{1.25 * radius}" {skin}/>'
+            f'<geom type="capsule" fromto="0 0 {2 * radius} 0 0 1" size="{radius}" {attributes}/>'
+            f'<geom type="sphere" size="{1.25 * radius}" {attributes}/>'
             + "".join(
                 f'<geom type="capsule" pos="{sign * 0.7 * radius} 0 {-2 * radius}" '
-                f'size="{finger}" {skin}/>'
+                f'size="{finger}" {attributes}/>'
                 for sign in (-1, 1)
             )
         )
@@ -130,8 +135,8 @@ def _occluder(item: Occluder) -> str:
 
 def _cone() -> str:
     radius, height = CONE
-    turns = [2 * math.pi * k / 20 for k in range(20)]
-    rim = [(radius * math.cos(t), radius * math.sin(t), 0.0) for t in turns]
+    angles = [2 * math.pi * k / 20 for k in range(20)]
+    rim = [(radius * math.cos(a), radius * math.sin(a), 0.0) for a in angles]
     return " ".join(_text(p) for p in [*rim, (0.0, 0.0, height)])
 
 

@@ -1,4 +1,4 @@
-"""Questions that follow an object whatever it does: dense practice in pointing, frame by frame."""
+"""Questions that track an object regardless of events: dense training data for boxes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from llava_st_ros.simulation.spatial_relations import VisibleObjects
 def object_tube_samples(
     clip: SimulatedClip, rng: np.random.Generator, shortest: int, longest: int
 ) -> list[Sample]:
-    """For each object an SVG question over a random stretch in which it is always to be seen.
+    """Return an SVG question per object, over a random span in which it is always visible.
 
-    The stretch has ``shortest`` to ``longest`` frames. In a long tube all boxes but the first can
-    be learned from the one before; many short tubes teach to find the object.
+    In a long tube all boxes but the first can be learned from the previous box. Many short tubes
+    teach the model to find the object.
+
+    Args:
+        clip: The clip.
+        rng: The random generator.
+        shortest: Minimum length of the span in frames.
+        longest: Maximum length of the span in frames.
     """
     samples = []
     last = len(clip.frames) - 1
@@ -28,7 +34,7 @@ def object_tube_samples(
         frames = int(rng.integers(shortest, min(longest, run[1] - run[0] + 1) + 1))
         first = int(rng.integers(run[0], run[1] - frames + 2))
         span = (first, first + frames - 1)
-        text = object_text(index, VisibleObjects.of(clip.objects, clip.boxes[first]), rng)
+        text = object_text(index, VisibleObjects.from_boxes(clip.objects, clip.boxes[first]), rng)
         if text is None:
             continue
         boxes = tuple(
@@ -49,7 +55,7 @@ def object_tube_samples(
 
 
 def longest_run(visible: np.ndarray) -> tuple[int, int] | None:
-    """(first, last) index of the longest stretch of True in bool [F], None where there is none."""
+    """Return the first and last index of the longest run of True in bool [F], None if none."""
     edges = np.diff(np.concatenate([[0], visible.astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     if not len(starts):

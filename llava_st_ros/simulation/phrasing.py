@@ -1,6 +1,6 @@
-"""The simulator's small language: sentences about objects and events, lower-case.
+"""The simulator's language: lower-case sentences about objects and events.
 
-The first predicate of each kind is the one that answers use; questions use all of them.
+Answers use the first predicate of an event's kind, questions use all of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from llava_st_ros.simulation.descriptions import (
 from llava_st_ros.simulation.events import EventKind, SimulatedEvent
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES, SimulatedObject
 from llava_st_ros.simulation.simulator import SimulatedClip
-from llava_st_ros.simulation.spatial_relations import ORDINALS, VisibleObjects, placed
+from llava_st_ros.simulation.spatial_relations import ORDINALS, VisibleObjects, relational_phrases
 
+# Predicates by kind; "@" is the name of the other object.
 PREDICATES: dict[EventKind, tuple[str, ...]] = {
     EventKind.PUSHED: ("is pushed", "is pushed across the table", "gets pushed", "is shoved"),
     EventKind.LIFTED: ("is lifted", "is lifted up", "is picked up", "is raised"),
@@ -32,9 +33,9 @@ PREDICATES: dict[EventKind, tuple[str, ...]] = {
     EventKind.STOPS: ("stops", "comes to a stop", "comes to rest"),
 }
 BEHIND = ("rolls behind the @", "passes behind the @")
-# What an onlooker may also say of a subject to which the first thing happens: an event is asked
-# about only in words that fit no other, and nothing is denied that may be said.
 _SLIDING = {EventKind.PUSHED, EventKind.ROLLS, EventKind.STOPS}
+# The other kinds that an observer may also see in an event of a kind. Questions about an event use
+# only words that match no other event, and no-match questions only words that match none.
 COMPATIBLE_KINDS: dict[EventKind, set[EventKind]] = {
     EventKind.PUSHED: _SLIDING,
     EventKind.ROLLS: _SLIDING,
@@ -45,35 +46,39 @@ COMPATIBLE_KINDS: dict[EventKind, set[EventKind]] = {
     EventKind.LIFTED: {EventKind.STOPS},
     EventKind.DROPPED: {EventKind.STOPS, EventKind.COLLIDES},
 }
-_PLACED = 0.35  # how often an object is told by its place where it can be
+_RELATIONAL = 0.35  # probability of a phrase by place, where there is one
 
 
 def predicates(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> tuple[str, ...]:
-    """What can be said of the event's subject, the answer's wording first."""
+    """Return the predicates that describe the event, the one that answers use first."""
     if event.other is None:
         return PREDICATES[event.kind]
     behind = event.kind is EventKind.ROLLS
-    said = BEHIND + PREDICATES[event.kind] if behind else PREDICATES[event.kind]
-    return tuple(p.replace("@", objects[event.other].name) for p in said)
+    choices = BEHIND + PREDICATES[event.kind] if behind else PREDICATES[event.kind]
+    return tuple(p.replace("@", objects[event.other].name) for p in choices)
 
 
 def event_sentence(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> str:
-    """The event as answers say it, for example "the red ball is lifted"."""
+    """Return the sentence for the event in answers, for example "the red ball is lifted"."""
     return f"the {objects[event.subject].name} {predicates(event, objects)[0]}"
 
 
-def required_words(event: SimulatedEvent, objects: Sequence[SimulatedObject]) -> tuple[str, ...]:
-    """What a right sentence about the event must hold: color, shape, what happens, and to what."""
+def caption_attributes(
+    event: SimulatedEvent, objects: Sequence[SimulatedObject]
+) -> tuple[str, ...]:
+    """Return the words of a correct caption: color, shape, predicate and the object that is hit."""
     item = objects[event.subject]
-    said = (item.color, item.shape, PREDICATES[event.kind][0].replace(" the @", ""))
+    attributes = (item.color, item.shape, PREDICATES[event.kind][0].replace(" the @", ""))
     if event.kind is EventKind.COLLIDES and event.other is not None:
-        return (*said, objects[event.other].name)
-    return said
+        return (*attributes, objects[event.other].name)
+    return attributes
 
 
 def plausible_subjects(kind: EventKind, event: SimulatedEvent) -> set[int]:
-    """The objects of which it may be said that an event of ``kind`` happens to them, in ``event``:
-    its subject, what it hits, or none."""
+    """Return the objects that an observer of ``event`` may take for the subject of a ``kind``.
+
+    These are its subject, the object that it hits, or none.
+    """
     found = {event.subject} if kind is event.kind or kind in COMPATIBLE_KINDS[event.kind] else set()
     if event.kind is EventKind.COLLIDES and kind in (_SLIDING | {EventKind.COLLIDES}):
         assert event.other is not None
@@ -82,10 +87,10 @@ def plausible_subjects(kind: EventKind, event: SimulatedEvent) -> set[int]:
 
 
 def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator) -> str | None:
-    """Words that mean this event and no other of the clip; None where there are none."""
-    said = predicates(event, clip.objects)
-    predicate = said[int(rng.integers(len(said)))]
-    joined = "that " if rng.random() < 0.3 else ""
+    """Sample a text that matches this event only, None if there is none."""
+    choices = predicates(event, clip.objects)
+    predicate = choices[int(rng.integers(len(choices)))]
+    conjunction = "that " if rng.random() < 0.3 else ""
     rivals = [
         clip.objects[i]
         for other in clip.events
@@ -94,57 +99,59 @@ def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Genera
     ]
     if event.kind is EventKind.COLLIDES and event.other is not None:
         rivals.append(clip.objects[event.other])
-    ways = distinguishing_descriptions(clip.objects[event.subject], rivals)
-    if not ways:
-        return _in_order(clip, event, predicate, rng)
-    if Description() in ways and rng.random() < 0.1:
+    descriptions = distinguishing_descriptions(clip.objects[event.subject], rivals)
+    if not descriptions:
+        return _text_by_order(clip, event, predicate, rng)
+    if Description() in descriptions and rng.random() < 0.1:
         return f"what {predicate}?"
-    words = sample_description(rng, ways).words(rng)
-    if rng.random() < _PLACED:
-        scenery = VisibleObjects.of(clip.objects, clip.boxes[event.span[0]])
-        by_place = placed(event.subject, scenery, rng)
-        if by_place:
-            # "the ball left of the box that is pushed" would be the box that is pushed.
-            words, joined = by_place[int(rng.integers(len(by_place)))], ""
-    return f"the {words} {joined}{predicate}"
+    words = sample_description(rng, descriptions).words(rng)
+    if rng.random() < _RELATIONAL:
+        visible = VisibleObjects.from_boxes(clip.objects, clip.boxes[event.span[0]])
+        phrases = relational_phrases(event.subject, visible, rng)
+        if phrases:
+            # Without "that": in "the ball left of the box that is pushed" the box is pushed.
+            words, conjunction = phrases[int(rng.integers(len(phrases)))], ""
+    return f"the {words} {conjunction}{predicate}"
 
 
-def _in_order(
+def _text_by_order(
     clip: SimulatedClip, event: SimulatedEvent, predicate: str, rng: np.random.Generator
 ) -> str | None:
-    """ "the ball that is pushed first": of events of one kind that each happen to another object
-    of the same description."""
-    alike = [e for e in clip.events if e.kind is event.kind]
-    rivals = [e for e in clip.events if e not in alike and plausible_subjects(event.kind, e)]
+    """Return a text such as "the ball that is pushed first".
+
+    It needs several events of the kind, each with another subject, that one description matches.
+    """
+    similar = [e for e in clip.events if e.kind is event.kind]
+    rivals = [e for e in clip.events if e not in similar and plausible_subjects(event.kind, e)]
     subject = clip.objects[event.subject]
-    shared = all(by_color_and_shape(subject).matches(clip.objects[e.subject]) for e in alike)
-    apart = len({e.subject for e in alike}) == len(alike) > 1
-    if rivals or not apart or event.other is not None:
+    same_name = all(by_color_and_shape(subject).matches(clip.objects[e.subject]) for e in similar)
+    are_distinct = len({e.subject for e in similar}) == len(similar) > 1
+    if rivals or not are_distinct or event.other is not None:
         return None
-    order = sorted(alike, key=lambda e: e.span).index(event)
-    description = by_color_and_shape(subject) if shared else Description()
-    if not shared and all(clip.objects[e.subject].shape == subject.shape for e in alike):
+    order = sorted(similar, key=lambda e: e.span).index(event)
+    description = by_color_and_shape(subject) if same_name else Description()
+    if not same_name and all(clip.objects[e.subject].shape == subject.shape for e in similar):
         description = Description(shape=subject.shape)
     return f"the {description.words(rng)} that {predicate} {ORDINALS[order]}"
 
 
-def object_text(index: int, scenery: VisibleObjects, rng: np.random.Generator) -> str | None:
-    """Words that mean an object and no other that is seen; None where there are none."""
-    ways = distinguishing_descriptions(scenery.objects[index], scenery.others(index))
-    if not ways or rng.random() < _PLACED:
-        by_place = placed(index, scenery, rng)
-        if by_place:
-            return f"the {by_place[int(rng.integers(len(by_place)))]}"
-    return f"the {sample_description(rng, ways).words(rng)}" if ways else None
+def object_text(index: int, visible: VisibleObjects, rng: np.random.Generator) -> str | None:
+    """Sample a text that matches this visible object only, None if there is none."""
+    descriptions = distinguishing_descriptions(visible.objects[index], visible.others(index))
+    if not descriptions or rng.random() < _RELATIONAL:
+        phrases = relational_phrases(index, visible, rng)
+        if phrases:
+            return f"the {phrases[int(rng.integers(len(phrases)))]}"
+    return f"the {sample_description(rng, descriptions).words(rng)}" if descriptions else None
 
 
 def object_phrase(item: SimulatedObject) -> str:
-    """As answers name an object: "a small red ball"."""
+    """Return the phrase for an object in answers, for example "a small red ball"."""
     return f"a {item.full_name}"
 
 
-def caption(items: Sequence[SimulatedObject]) -> str:
-    """One clause that names the objects in the given order."""
+def objects_caption(items: Sequence[SimulatedObject]) -> str:
+    """Return a clause that names the objects in the given order."""
     names = [object_phrase(item) for item in items]
     if len(names) == 1:
         return names[0]
@@ -152,13 +159,12 @@ def caption(items: Sequence[SimulatedObject]) -> str:
 
 
 def all_texts() -> Iterator[str]:
-    """Every word that questions and answers of the simulator hold, in its usual company, for a
-    tokenizer."""
-    predicate = [p for said in (*PREDICATES.values(), BEHIND) for p in said]
-    places = ["leftmost", "rightmost", *ORDINALS]
+    """Yield texts with every word of questions and answers in typical contexts, for a tokenizer."""
+    choices = [p for predicates in (*PREDICATES.values(), BEHIND) for p in predicates]
+    ranks = ["leftmost", "rightmost", *ORDINALS]
     for number, word in enumerate(vocabulary()):
-        yield f"the {word} {predicate[number % len(predicate)].replace('@', word)}"
-        yield f"the {places[number % len(places)]} {word} left of the {word}"
+        yield f"the {word} {choices[number % len(choices)].replace('@', word)}"
+        yield f"the {ranks[number % len(ranks)]} {word} left of the {word}"
         yield f"the {word} right of the {word} that"
         yield f"the {word} next to the {word}"
         yield f"the {word} farthest to the left"
@@ -169,9 +175,11 @@ def all_texts() -> Iterator[str]:
             for number, size in enumerate(SIZES):
                 name = f"{color} {shape}"
                 yield f"a {size} {name}, a {size} {name} and a {size} {name}"
-                for said in predicate[number :: len(SIZES)]:
-                    yield f"the {name} {said.replace('@', name)}"
-                    yield f"the {size} {name} that {said.replace('@', f'{color} object')}"
-    for said in predicate:
-        yield f"what {said.replace('@', 'red ball')}?"
-        yield from (f"the object that {said.replace('@', 'box')} {nth}" for nth in ORDINALS[:3])
+                for predicate in choices[number :: len(SIZES)]:
+                    yield f"the {name} {predicate.replace('@', name)}"
+                    yield f"the {size} {name} that {predicate.replace('@', f'{color} object')}"
+    for predicate in choices:
+        yield f"what {predicate.replace('@', 'red ball')}?"
+        yield from (
+            f"the object that {predicate.replace('@', 'box')} {nth}" for nth in ORDINALS[:3]
+        )

@@ -1,4 +1,4 @@
-"""Questions and exact answers about simulated clips, for every task."""
+"""Questions about simulated clips with exact answers, for every task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llava_st_ros.simulation.negatives import (
 )
 from llava_st_ros.simulation.phrasing import (
     all_texts,
-    caption,
+    caption_attributes,
     event_sentence,
     event_text,
     object_phrase,
     object_text,
-    required_words,
+    objects_caption,
 )
 from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
 from llava_st_ros.simulation.spatial_relations import VisibleObjects
@@ -27,19 +27,23 @@ from llava_st_ros.text.tasks import Question, make_question, num_templates
 
 __all__ = ["Sample", "all_texts", "clip_samples", "image_samples"]
 
-MIN_SIDE = 0.03  # of the picture: objects that show less are not asked about
+MIN_SIDE = 0.03  # of the image: smaller objects have no image questions
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A question and its true answer.
+    """A question and its correct answer.
 
-    ``text`` is the query without the task's template, empty where the task needs none. ``span``
-    holds the input of SVG, TR and ELC (its start twice) as fractions of the window: frame k of F
-    is k/(F-1). ``box`` is the input of ELC and REG. ``frame`` is the picture of an image task, None
-    for a video. ``answer`` counts in frames (= time tokens) and has unrounded boxes. ``tube`` is
-    what shows an answer of times without boxes to be right: its subject meanwhile. ``attributes``
-    are the words that a right caption of an event must hold.
+    Attributes:
+        task: The task.
+        text: The query without the task's template; empty where the task needs no text.
+        span: Input of SVG, TR and ELC (its start twice) as fractions of the window: frame k of F is
+            k / (F - 1).
+        box: Input of ELC and REG.
+        frame: The frame that an image task is about, None for a video.
+        answer: The answer in frames (= time tokens), with unrounded boxes.
+        tube: The evidence for an answer that has times but no boxes: boxes of its subject by frame.
+        attributes: The words that a correct caption of an event contains.
     """
 
     task: Task
@@ -52,7 +56,7 @@ class Sample:
     attributes: tuple[str, ...] = ()
 
     def question(self, rng: np.random.Generator) -> Question:
-        """The question in one of the ways in which its task is asked."""
+        """Return the question in a randomly chosen template of its task."""
         return make_question(
             self.task,
             self.text,
@@ -63,8 +67,11 @@ class Sample:
 
 
 def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
-    """The questions that the clip supports, some that nothing in it answers, and those about one
-    of its frames."""
+    """Return the questions about a clip.
+
+    These are the questions that its events support, no-match questions, and those of
+    ``image_samples`` about a random frame.
+    """
     samples = []
     for event in clip.events:
         samples += _event_samples(clip, event, rng)
@@ -75,32 +82,35 @@ def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
 
 
 def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> list[Sample]:
-    """REC and REG for the objects that show well in a frame, DGC of all of them, and a REC for an
-    object that is not there."""
+    """Return the questions about a frame.
+
+    These are REC and REG for each object that is large enough, DGC of all these objects, and a
+    no-match REC.
+    """
     boxes = {}
     for index, values in enumerate(clip.boxes[frame]):
         box = _box(values)
         if box is not None and min(box.x2 - box.x1, box.y2 - box.y1) >= MIN_SIDE:
             boxes[index] = box
-    scenery = VisibleObjects.of(clip.objects, clip.boxes[frame])
+    visible = VisibleObjects.from_boxes(clip.objects, clip.boxes[frame])
     samples = []
     for index, box in boxes.items():
-        text = object_text(index, scenery, rng)
+        text = object_text(index, visible, rng)
         if text is not None:
-            found = Answer(Task.REC, boxes=((None, box),))
-            samples.append(Sample(Task.REC, text, None, None, frame, found))
-        named = Answer(Task.REG, caption=object_phrase(clip.objects[index]))
-        samples.append(Sample(Task.REG, "", None, box, frame, named))
+            rec_answer = Answer(Task.REC, boxes=((None, box),))
+            samples.append(Sample(Task.REC, text, None, None, frame, rec_answer))
+        reg_answer = Answer(Task.REG, caption=object_phrase(clip.objects[index]))
+        samples.append(Sample(Task.REG, "", None, box, frame, reg_answer))
     if boxes:
         order = sorted(boxes, key=lambda i: boxes[i].x1 + boxes[i].x2)
         items = [clip.objects[i] for i in order]
         phrases = tuple((object_phrase(clip.objects[i]), boxes[i]) for i in order)
-        described = Answer(Task.DGC, caption=caption(items), phrases=phrases)
-        samples.append(Sample(Task.DGC, "", None, None, frame, described))
-    absent = absent_object_text(scenery, rng)
+        dgc_answer = Answer(Task.DGC, caption=objects_caption(items), phrases=phrases)
+        samples.append(Sample(Task.DGC, "", None, None, frame, dgc_answer))
+    absent = absent_object_text(visible, rng)
     if absent is not None:
-        nothing = Answer(Task.REC, no_match=True)
-        samples.append(Sample(Task.REC, absent, None, None, frame, nothing))
+        no_match = Answer(Task.REC, no_match=True)
+        samples.append(Sample(Task.REC, absent, None, None, frame, no_match))
     return samples
 
 
@@ -111,32 +121,36 @@ def _event_samples(
         (frame, Box(*(float(v) for v in clip.boxes[frame, event.subject])))
         for frame in range(event.span[0], event.span[1] + 1)
     )
-    said, last = event_sentence(event, clip.objects), len(clip.frames) - 1
+    sentence, last = event_sentence(event, clip.objects), len(clip.frames) - 1
     span = (event.span[0] / last, event.span[1] / last)
-    right = required_words(event, clip.objects)
-    told = Answer(Task.ELC, span=event.span, caption=said, boxes=tube)
+    attributes = caption_attributes(event, clip.objects)
+    elc_answer = Answer(Task.ELC, span=event.span, caption=sentence, boxes=tube)
     start = (span[0], span[0])
     samples = [
-        Sample(Task.TR, "", span, None, None, Answer(Task.TR, caption=said), attributes=right),
-        Sample(Task.ELC, "", start, tube[0][1], None, told, attributes=right),
+        Sample(
+            Task.TR, "", span, None, None, Answer(Task.TR, caption=sentence), attributes=attributes
+        ),
+        Sample(Task.ELC, "", start, tube[0][1], None, elc_answer, attributes=attributes),
     ]
-    # Each in words of its own; some events have none that mean them alone.
+    # Each task samples its own text. Some events have no text that matches them alone.
     answers: dict[Task, tuple[tuple[float, float] | None, Answer]] = {
         Task.STVG: (None, Answer(Task.STVG, span=event.span, boxes=tube)),
         Task.SVG: (span, Answer(Task.SVG, span=event.span, boxes=tube)),
         Task.TVG: (None, Answer(Task.TVG, span=event.span)),
     }
-    for task, (given, answer) in answers.items():
+    for task, (input_span, answer) in answers.items():
         text = event_text(clip, event, rng)
         if text is not None:
-            shown = tube if task is Task.TVG else ()
-            samples.append(Sample(task, text, given, None, None, answer, tube=shown))
+            evidence = tube if task is Task.TVG else ()
+            samples.append(Sample(task, text, input_span, None, None, answer, tube=evidence))
     return samples
 
 
 def _no_match_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
-    """A STVG, a TVG and a SVG question about what does not happen; that of SVG may be about what
-    is not there, whatever happens."""
+    """Return an STVG, a TVG and an SVG question without a match.
+
+    They are about events that do not happen; SVG is sometimes about an object that does not exist.
+    """
     samples = []
     last = len(clip.frames) - 1
     for task in (Task.STVG, Task.TVG, Task.SVG):
@@ -146,7 +160,7 @@ def _no_match_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sam
             continue
         span = None
         if task is Task.SVG:
-            # The span of what does happen, as in questions that have an answer.
+            # The span of an actual event, as in questions that have an answer.
             event = clip.events[int(rng.integers(len(clip.events)))]
             span = (event.span[0] / last, event.span[1] / last)
         samples.append(Sample(task, text, span, None, None, Answer(task, no_match=True)))

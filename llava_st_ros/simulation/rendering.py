@@ -1,8 +1,8 @@
 """Headless rendering of MuJoCo scenes: an image and an exact segmentation of the same moment.
 
-The GL context and MuJoCo's render context are made once per process and image size and serve
-every scene, because all scenes share one layout of textures (see ``mjcf.scene_xml``). Use it
-from one thread; fork worker processes before the first render.
+The OpenGL context and MuJoCo's render context are created once per process and image size and used
+for every scene, because all scenes have the same texture layout (see ``mjcf.scene_xml``). Rendering
+is confined to one thread. Fork worker processes before the first rendering.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DARK = np.array([0.0, 0.0, 0.0, 0.35], dtype=np.float32)
 
 
 class Shadow(NamedTuple):
-    """A disc drawn dark on the table; segmentation does not see it. Metres."""
+    """A dark disc on the table, in meters. It is not part of the segmentation."""
 
     center: np.ndarray
     radius: float
@@ -41,13 +41,13 @@ class SceneRenderer:
         self._buffer = np.empty((size, size, 3), dtype=np.uint8)
 
     def close(self) -> None:
-        """Free the contexts while Python still stands: at its end OSMesa's own clean-up fails."""
+        """Free the contexts. OSMesa's own cleanup at interpreter exit fails."""
         self._gl.make_current()
         self._context.free()
         self._gl.free()
 
-    def begin(self, model: mujoco.MjModel) -> None:
-        """Make ``model`` the one to be shown, as yet with the textures of the one before."""
+    def select_model(self, model: mujoco.MjModel) -> None:
+        """Select the model to render; its textures follow with ``upload_textures``."""
         self._gl.make_current()
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
@@ -55,12 +55,12 @@ class SceneRenderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
 
     def upload_textures(self) -> None:
-        """Take over the pixels of the model's textures."""
+        """Upload the textures of the model to the render context."""
         for texture in range(self._model.ntex):
             mujoco.mjr_uploadTexture(self._model, self._context, texture)
 
     def render_segmentation(self, data: mujoco.MjData, pose: CameraPose) -> np.ndarray:
-        """Geom ids int16 [S, S], -1 for background."""
+        """Return geom ids int16 [S, S], -1 for background."""
         scene = self._aim(data, pose)
         identifiers = np.full(256, -1, dtype=np.int16)
         for geom in scene.geoms[: scene.ngeom]:
@@ -76,7 +76,7 @@ class SceneRenderer:
     def render_rgb(
         self, data: mujoco.MjData, pose: CameraPose, shadows: Sequence[Shadow] = ()
     ) -> np.ndarray:
-        """RGB uint8 [S, S, 3], valid until the next call."""
+        """Return RGB uint8 [S, S, 3], valid until the next call."""
         scene = self._aim(data, pose)
         for shadow in shadows:
             mujoco.mjv_initGeom(
@@ -115,9 +115,13 @@ _renderers: dict[int, SceneRenderer] = {}
 
 
 def renderer_for(model: mujoco.MjModel, size: int) -> SceneRenderer:
-    """This process's renderer of that size, showing ``model``. BackendError without OpenGL."""
+    """Return this process's renderer of a size, with ``model`` selected.
+
+    Raises:
+        BackendError: There is no headless OpenGL.
+    """
     if size not in _renderers:
         _renderers[size] = SceneRenderer(model, size)
         atexit.register(_renderers[size].close)
-    _renderers[size].begin(model)
+    _renderers[size].select_model(model)
     return _renderers[size]

@@ -1,6 +1,7 @@
-"""What stands on the table, how it looks and which camera sees it: everything that is sampled.
+"""Scenes: objects, appearance, camera and clutter, all sampled.
 
-Lengths in metres, angles in degrees, z = 0 is the table's top, the camera looks roughly along +y.
+Lengths are in meters and angles in degrees; z = 0 is the table top, and the camera looks roughly
+along +y.
 """
 
 from __future__ import annotations
@@ -34,13 +35,20 @@ SHAPES = ("ball", "box", "cylinder", "capsule")
 SIZES: dict[str, tuple[float, float]] = {"small": (0.044, 0.050), "large": (0.070, 0.077)}
 TIMESTEP = 0.004  # s
 GRAVITY = 9.81
-_CLEAN = 0.34  # share of clips without faults of the camera
-_SAME_NAME_SHARE = 0.36  # share of scenes of three and more objects with two of the same name
+_CLEAN = 0.34  # share of scenes without sensor effects and shake
+_SAME_NAME_SHARE = 0.36  # share of scenes of three or more objects
 
 
 @dataclass(frozen=True)
 class SimulatedObject:
-    """One thing on the table; ``scale`` is its half size in metres."""
+    """An object on the table.
+
+    Attributes:
+        color: A key of ``COLORS``.
+        shape: One of ``SHAPES``.
+        size: A key of ``SIZES``.
+        scale: Half size in meters.
+    """
 
     color: str
     shape: str
@@ -49,16 +57,17 @@ class SimulatedObject:
 
     @property
     def name(self) -> str:
-        """For example "red ball"; other objects of a clip may have the same."""
+        """Color and shape, for example "red ball". Objects of a clip may share a name."""
         return f"{self.color} {self.shape}"
 
     @property
     def full_name(self) -> str:
+        """Size, color and shape, for example "small red ball"."""
         return f"{self.size} {self.name}"
 
     @property
     def geom_size(self) -> tuple[float, ...]:
-        """As MuJoCo's ``size`` of this shape."""
+        """MuJoCo's ``size`` of the geom."""
         s = self.scale
         if self.shape == "box":
             return (0.9 * s, 0.9 * s, 0.9 * s)
@@ -69,13 +78,13 @@ class SimulatedObject:
         return (s,)
 
     @property
-    def height(self) -> float:
-        """Of the center above the table at rest."""
+    def rest_height(self) -> float:
+        """The height of the center above the table at rest, in meters."""
         return {"box": 0.9, "cylinder": 1.0, "capsule": 0.62, "ball": 1.0}[self.shape] * self.scale
 
     @property
     def radius(self) -> float:
-        """Radius of the upright cylinder that holds it, however it is turned on the table."""
+        """The radius of the upright bounding cylinder for any yaw, in meters."""
         return {"box": 1.27, "cylinder": 0.85, "capsule": 1.37, "ball": 1.0}[
             self.shape
         ] * self.scale
@@ -83,13 +92,24 @@ class SimulatedObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about a clip that does not change while it runs."""
+    """Everything about a clip that does not change with time.
+
+    Attributes:
+        objects: The objects that questions are about.
+        camera: The camera.
+        appearance: Surfaces, materials and light.
+        table_edge: y of the table's far edge, in meters.
+        wall: y of the wall behind the table, in meters.
+        distractors: Static things on the table.
+        occluder: A thing between camera and table.
+        sensor_effects: Exposure, noise and blur of the camera.
+    """
 
     objects: tuple[SimulatedObject, ...]
     camera: CameraTrajectory
     appearance: Appearance
-    table_edge: float  # y of the far edge, metres
-    wall: float  # y of the backdrop, metres
+    table_edge: float
+    wall: float
     distractors: tuple[Distractor, ...]
     occluder: Occluder | None
     sensor_effects: SensorEffects
@@ -98,11 +118,18 @@ class Scene:
 def sample_scene(
     rng: np.random.Generator, num_objects: int, world: World, *, same_name: bool = True
 ) -> Scene:
-    """A scene of ``world``; where ``twins`` may be, two of its objects sometimes share a name."""
+    """Sample a scene.
+
+    Args:
+        rng: The random generator.
+        num_objects: Number of objects.
+        world: The distribution to sample from.
+        same_name: Whether two objects may share a name; in scenes of three or more, some then do.
+    """
     objects = sample_objects(rng, num_objects, world, same_name=same_name)
     clean = rng.random() < _CLEAN
     width = (0.6 + 0.036 * num_objects) * rng.uniform(0.94, 1.08)
-    camera = sample_camera(rng, world.fovy, float(width), shaken=not clean)
+    camera = sample_camera(rng, world.fovy, float(width), can_shake=not clean)
     table_edge = float(rng.uniform(0.62, 1.3) * width)
     sensor_effects = SensorEffects() if clean else sample_sensor_effects(rng)
     return Scene(
@@ -111,7 +138,7 @@ def sample_scene(
         appearance=sample_appearance(rng, world, num_objects),
         table_edge=table_edge,
         wall=table_edge + float(rng.uniform(0.5, 2.5)),
-        distractors=sample_distractors(rng, camera.width, table_edge),
+        distractors=sample_distractors(rng, camera.view_width, table_edge),
         occluder=sample_occluder(rng),
         sensor_effects=sensor_effects,
     )
@@ -120,7 +147,10 @@ def sample_scene(
 def sample_objects(
     rng: np.random.Generator, count: int, world: World, *, same_name: bool = True
 ) -> tuple[SimulatedObject, ...]:
-    """Objects that often share a color or a shape; one is wanted where ``world`` wants any."""
+    """Sample objects, which often share a color or a shape.
+
+    One of them is among ``world.required``, if there are any. See ``sample_scene``.
+    """
     objects: list[SimulatedObject] = []
     if world.required:
         required = sorted(world.required)
@@ -144,6 +174,6 @@ def sample_objects(
 
 
 def _object(rng: np.random.Generator, count: int, color: str, shape: str) -> SimulatedObject:
-    """Of a crowd more are small."""
+    """Sample the size of an object; in scenes of six or more, most are small."""
     size = str(rng.choice(["small", "large"], p=[0.5, 0.5] if count < 6 else [0.65, 0.35]))
     return SimulatedObject(color, shape, size, float(rng.uniform(*SIZES[size])))

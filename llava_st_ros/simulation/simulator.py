@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.simulation.clip_rendering import render_boxes, render_frames
 from llava_st_ros.simulation.event_labels import label_event
 from llava_st_ros.simulation.events import (
     EventKind,
@@ -15,7 +16,7 @@ from llava_st_ros.simulation.events import (
     SimulatedEvent,
     sample_script,
 )
-from llava_st_ros.simulation.rollout import Rollout, render_boxes, render_frames
+from llava_st_ros.simulation.rollout import Rollout
 from llava_st_ros.simulation.scenes import Scene, SimulatedObject, sample_scene
 from llava_st_ros.simulation.worlds import SPLITS, World, world_for_seed
 
@@ -29,11 +30,11 @@ __all__ = [
     "split_seed",
 ]
 
-_COUNTS = (0.06, 0.12, 0.18, 0.2, 0.17, 0.12, 0.09, 0.06)  # of clips with 1, 2, ... 8 objects
-_EVENTS = (0.4, 0.5, 0.1)  # of clips with 1, 2, 3 events
-_REPEAT = 0.35  # of events after the first: how often of the kind of the one before
+_OBJECT_COUNTS = (0.06, 0.12, 0.18, 0.2, 0.17, 0.12, 0.09, 0.06)  # shares of 1, 2, ... 8 objects
+_EVENT_COUNTS = (0.4, 0.5, 0.1)  # shares of clips with 1, 2, 3 events
+_REPEAT = 0.35  # probability that an event has the kind of the previous one
 _ATTEMPTS = 200
-_VIDEO_ATTEMPTS = 20_000  # most fall at once, over their script
+_VIDEO_ATTEMPTS = 20_000  # most are rejected early, because of their script
 _VIDEO_KINDS = (
     EventKind.PUSHED,
     EventKind.LIFTED,
@@ -45,11 +46,16 @@ _VIDEO_KINDS = (
 
 @dataclass(frozen=True)
 class SimulatedClip:
-    """Frames of one scene and the truth about them.
+    """The frames of a scene and their ground truth.
 
-    ``frames`` uint8 [F, S, S, 3] RGB; ``boxes`` float32 [F, n, 4] (x1, y1, x2, y2 in [0, 1] around
-    the visible pixels, NaN where fewer than 12 are); ``stamps`` float64 [F] seconds, the first 0;
-    ``events`` in order of time.
+    Attributes:
+        seed: The seed the clip was sampled from.
+        frames: RGB uint8 [F, S, S, 3].
+        boxes: float32 [F, n, 4]: x1, y1, x2, y2 in [0, 1] around the visible pixels of each object,
+            NaN where fewer than 12 pixels are visible.
+        objects: The n objects.
+        events: In order of time.
+        stamps: float64 [F] in seconds; the first is 0.
     """
 
     seed: int
@@ -61,70 +67,83 @@ class SimulatedClip:
 
     @property
     def visible(self) -> np.ndarray:
-        """bool [F, n]."""
+        """Whether each object is visible in each frame, bool [F, n]."""
         return ~np.isnan(self.boxes[:, :, 0])
-
-
-def split_seed(split: str, index: int) -> int:
-    """The seed of clip ``index`` of a split; seeds of different splits never meet."""
-    if split not in SPLITS or not 0 <= index < len(SPLITS[split]):
-        raise ConfigError(
-            f"clip {index} of split {split!r}"
-            f"; expected one of {', '.join(f'{k} (0..{len(v) - 1})' for k, v in SPLITS.items())}",
-        )
-    return SPLITS[split][index]
 
 
 @dataclass(frozen=True)
 class UnrenderedClip:
-    """A clip of which all is known but its pictures."""
+    """A clip with its ground truth, before its frames are rendered."""
 
     rollout: Rollout
     boxes: np.ndarray
     events: tuple[SimulatedEvent, ...]
 
     def render(self, seed: int) -> SimulatedClip:
+        """Render the frames."""
         scene, stamps = self.rollout.scene, self.rollout.stamps
         frames = render_frames(self.rollout)
         return SimulatedClip(seed, frames, self.boxes, scene.objects, self.events, stamps)
 
 
-def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> SimulatedClip:
-    """One clip of 5 to 7 s with one to eight objects and one to three events.
+def split_seed(split: str, index: int) -> int:
+    """Return the seed of clip ``index`` of a split. The splits share no seed.
 
-    The seed's split decides which world it comes from. The same seed gives the same bytes in one
-    environment. Raises BackendError without OpenGL.
+    Raises:
+        ConfigError: There is no such split, or it has no such clip.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
+    if not 0 <= index < len(SPLITS[split]):
+        raise ConfigError(f"clip {index} of {split}; expected 0 to {len(SPLITS[split]) - 1}")
+    return SPLITS[split][index]
+
+
+def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> SimulatedClip:
+    """Simulate a clip of 5 to 7 s with one to eight objects and one to three events.
+
+    The world is that of the split which the seed belongs to. The same seed gives the same bytes in
+    one environment.
+
+    Args:
+        seed: See ``split_seed``.
+        num_frames: Number of frames, equally spaced over the clip.
+        size: Width and height of the frames in pixels.
+
+    Raises:
+        BackendError: There is no headless OpenGL.
     """
     return simulate_unrendered(seed, num_frames=num_frames, size=size).render(seed)
 
 
 def simulate_unrendered(seed: int, *, num_frames: int = 20, size: int = 144) -> UnrenderedClip:
-    """What ``simulate_clip`` shows, before it is shown."""
+    """Simulate a clip as ``simulate_clip`` does, without rendering its frames."""
     world = world_for_seed(seed)
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         stamps = np.linspace(0.0, rng.uniform(5.0, 7.0), num_frames)
-        count = 1 + int(rng.choice(len(_COUNTS), p=_COUNTS))
-        num_events = 1 + int(rng.choice(len(_EVENTS), p=_EVENTS))
-        scene = sample_scene(rng, count, world)
+        num_objects = 1 + int(rng.choice(len(_OBJECT_COUNTS), p=_OBJECT_COUNTS))
+        num_events = 1 + int(rng.choice(len(_EVENT_COUNTS), p=_EVENT_COUNTS))
+        scene = sample_scene(rng, num_objects, world)
         try:
-            script, first = _script(rng, scene, world, float(stamps[-1]), num_events)
-            return _label(Rollout(rng, scene, stamps, script, first, size))
+            duration = float(stamps[-1])
+            script, initial_states = _sample_script(rng, scene, world, duration, num_events)
+            return _label(Rollout(rng, scene, stamps, script, initial_states, size))
         except InfeasibleError:
             continue
-    raise RuntimeError(f"no clip came of seed {seed} in {_ATTEMPTS} attempts")
+    raise RuntimeError(f"seed {seed} gave no clip in {_ATTEMPTS} attempts")
 
 
-def _script(
+def _sample_script(
     rng: np.random.Generator, scene: Scene, world: World, duration: float, num_events: int
 ) -> tuple[list[ScriptedEvent], list[str]]:
-    """A script that shows what ``world`` wants to be shown."""
+    """Sample a script with a subject among the objects that ``world`` requires."""
     for _ in range(_ATTEMPTS):
-        script, first = sample_script(rng, scene, duration, num_events, repeat=_REPEAT)
+        script, initial_states = sample_script(rng, scene, duration, num_events, repeat=_REPEAT)
         subjects = [scene.objects[scripted.subject] for scripted in script]
         if not world.required or any((o.color, o.shape) in world.required for o in subjects):
-            return script, first
-    raise InfeasibleError("nothing wanted happens")
+            return script, initial_states
+    raise InfeasibleError("no required object is the subject of an event")
 
 
 def _label(rollout: Rollout) -> UnrenderedClip:
@@ -138,16 +157,24 @@ def _label(rollout: Rollout) -> UnrenderedClip:
 def simulate_video(
     seed: int, *, duration: float = 24.0, fps: float = 15.0, size: int = 320
 ) -> SimulatedClip:
-    """Three objects for ``duration`` seconds at camera rate: about an event every 5 s, no kind
-    twice, every object at least once.
+    """Simulate a video of three objects at camera rate, with an event about every 5 s.
 
-    Raises ConfigError below 10 s or 1 frame/s, BackendError without OpenGL.
+    No kind of event occurs twice, and every object is the subject of an event.
+
+    Args:
+        seed: See ``split_seed``.
+        duration: In seconds, at least 10.
+        fps: Frames per second, at least 1.
+        size: Width and height of the frames in pixels, at least 32.
+
+    Raises:
+        ConfigError: An argument is too small.
+        BackendError: There is no headless OpenGL.
     """
     if duration < 10 or fps < 1 or size < 32:
         raise ConfigError(
             f"a video of {duration} s, {fps} frames/s and {size} px"
-            "; expected at least 10 s, 1 frame/s and 32 px",
-            "raise them",
+            "; expected at least 10 s, 1 frame/s and 32 px"
         )
     world, stamps = world_for_seed(seed), np.arange(int(duration * fps)) / fps
     num_events = min(len(_VIDEO_KINDS), max(3, round(duration / 5)))
@@ -155,10 +182,11 @@ def simulate_video(
         rng = np.random.default_rng([seed, attempt])
         scene = sample_scene(rng, 3, world, same_name=False)
         try:
-            script, first = sample_script(rng, scene, duration, num_events, _VIDEO_KINDS)
+            script, initial_states = sample_script(rng, scene, duration, num_events, _VIDEO_KINDS)
             kinds, subjects = {s.kind for s in script}, {s.subject for s in script}
             if len(kinds) == num_events and len(subjects) == 3:
-                return _label(Rollout(rng, scene, stamps, script, first, size)).render(seed)
+                rollout = Rollout(rng, scene, stamps, script, initial_states, size)
+                return _label(rollout).render(seed)
         except InfeasibleError:
             continue
-    raise RuntimeError(f"no video came of seed {seed} in {_VIDEO_ATTEMPTS} attempts")
+    raise RuntimeError(f"seed {seed} gave no video in {_VIDEO_ATTEMPTS} attempts")

@@ -1,7 +1,7 @@
-"""Pictures of surfaces: made by numpy, or photographs that scikit-image brings along.
+"""Textures: procedural patterns, and photographs from scikit-image.
 
-Of its photographs only those that its documentation calls CC0 or public domain are used. Each is
-read from the installed package when first asked for, and kept small in this process.
+Only photographs that scikit-image documents as CC0 or public domain are used. Each is read from the
+installed package on first use and cached at a small size.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ PHOTOS = {
     "hubble": "hubble_deep_field",  # NASA, public domain
 }
 PHOTO_SIZE = 128
-_SATURATION = 0.5  # of photographs
+_SATURATION = 0.5  # factor for photographs
 
 
 def surface(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
-    """float32 [size, size, 3] of mean about 0.5 that tiles without a seam, or nearly."""
+    """Return a texture, float32 [size, size, 3] with a mean of about 0.5, nearly seamless."""
     if name in PHOTOS:
         return _tiling(photo(name), size)
-    grey = _PATTERNS[name](rng, size)
-    return np.repeat(grey[:, :, None], 3, axis=2).astype(np.float32)
+    gray = _PATTERNS[name](rng, size)
+    return np.repeat(gray[:, :, None], 3, axis=2).astype(np.float32)
 
 
 @cache
 def photo(name: str) -> np.ndarray:
-    """float32 [PHOTO_SIZE, PHOTO_SIZE, 3] of mean 0.5."""
+    """Return a photograph, float32 [PHOTO_SIZE, PHOTO_SIZE, 3] with a mean of 0.5."""
     from skimage import data  # slow to import
 
     pixels = getattr(data, PHOTOS[name])()
@@ -48,33 +48,40 @@ def photo(name: str) -> np.ndarray:
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     square = pixels[top : top + side, left : left + side].astype(np.float32)
     small = cv2.resize(square, (PHOTO_SIZE, PHOTO_SIZE), interpolation=cv2.INTER_AREA) / 255
-    grey = small.mean(axis=2, keepdims=True)
-    small = grey + _SATURATION * (small - grey)  # a table should not appearance like what is on it
+    gray = small.mean(axis=2, keepdims=True)
+    small = gray + _SATURATION * (small - gray)  # a table should not appearance like what is on it
     small *= 0.5 / small.mean()
     small.setflags(write=False)
     return small
 
 
 def object_texture(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
-    """float32 [size, size] in 0..1: how bright an object's material is there."""
+    """Return the brightness pattern of an object's material, float32 [size, size] in [0, 1]."""
     pattern = _PATTERNS[name](rng, size)
     low, high = pattern.min(), pattern.max()
     return (pattern - low) / max(high - low, 1e-6)
 
 
 def value_noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 4) -> np.ndarray:
-    """float32 [size, size] of mean about 0.5, tiling; ``cells`` are the coarsest octave's."""
+    """Return value noise that tiles, float32 [size, size] with a mean of about 0.5.
+
+    Args:
+        rng: The random generator.
+        size: Width and height in pixels.
+        cells: Cells per side of the coarsest octave.
+        octaves: Number of octaves; those with more cells than pixels are omitted.
+    """
     total, weight = np.zeros((size, size), dtype=np.float32), 0.0
     for octave in range(octaves):
         count = cells * 2**octave
         if count > size:
             break
         grid = rng.random((count, count), dtype=np.float32)
-        ring = np.pad(grid, 2, mode="wrap")
+        padded = np.pad(grid, 2, mode="wrap")
         step = size / count
-        places = (np.arange(size, dtype=np.float32) + 0.5) / step - 0.5 + 2
-        x, y = np.meshgrid(places, places)
-        total += 0.6**octave * cv2.remap(ring, x, y, cv2.INTER_CUBIC)
+        positions = (np.arange(size, dtype=np.float32) + 0.5) / step - 0.5 + 2
+        x, y = np.meshgrid(positions, positions)
+        total += 0.6**octave * cv2.remap(padded, x, y, cv2.INTER_CUBIC)
         weight += 0.6**octave
     return total / weight
 
@@ -90,9 +97,9 @@ def _checker(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _gradient(rng: np.random.Generator, size: int) -> np.ndarray:
-    way = 2 * math.pi * np.arange(size) / size + rng.uniform(0, 2 * math.pi)
+    angle = 2 * math.pi * np.arange(size) / size + rng.uniform(0, 2 * math.pi)
     rows, columns = rng.uniform(-0.25, 0.25, 2)
-    return 0.5 + rows * np.sin(way)[:, None] + columns * np.sin(way)[None]
+    return 0.5 + rows * np.sin(angle)[:, None] + columns * np.sin(angle)[None]
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -100,19 +107,19 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _wood(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Planks: bands along x, bent by noise, and fine fibres."""
+    """Return planks: bands along x, bent by noise, with fine fibers."""
     bend = value_noise(rng, size, 2, 2)
     rings = int(rng.integers(3, 8)) * np.arange(size)[:, None] / size + 1.2 * bend
-    fibres = rng.random((size, 1), dtype=np.float32)
+    fibers = rng.random((size, 1), dtype=np.float32)
     band = 0.5 + 0.5 * np.sin(2 * math.pi * rings)
-    return 0.3 + 0.25 * band**2 + 0.15 * fibres + 0.1 * bend
+    return 0.3 + 0.25 * band**2 + 0.15 * fibers + 0.1 * bend
 
 
 def _marble(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Thin dark veins."""
+    """Return thin dark veins."""
     bend = value_noise(rng, size, 3, 5)
-    way = np.arange(size)[:, None] / size + np.arange(size)[None] / size
-    vein = np.abs(np.sin(math.pi * (2 * way + 5 * bend)))
+    diagonal = np.arange(size)[:, None] / size + np.arange(size)[None] / size
+    vein = np.abs(np.sin(math.pi * (2 * diagonal + 5 * bend)))
     return 0.2 + 0.4 * vein**0.4
 
 
@@ -130,11 +137,11 @@ def _speckle(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _weave(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Cloth: threads over and under each other."""
+    """Return cloth: threads over and under each other."""
     threads = int(rng.choice([8, 16]))
-    way = threads * np.arange(size) / size
-    over = (way[:, None].astype(int) + way[None].astype(int)) % 2 == 0
-    bulge = np.abs(np.sin(math.pi * way))
+    position = threads * np.arange(size) / size
+    over = (position[:, None].astype(int) + position[None].astype(int)) % 2 == 0
+    bulge = np.abs(np.sin(math.pi * position))
     cloth = np.where(over, bulge[:, None], bulge[None])
     return 0.2 + 0.5 * cloth + 0.1 * rng.random((size, size), dtype=np.float32)
 
@@ -153,7 +160,7 @@ _PATTERNS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 
 def _tiling(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Mirrored to both sides, so that it repeats without a seam."""
+    """Mirror the pixels to both sides, so that they tile without a seam, and resize them."""
     wide = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
-    whole = np.concatenate([wide, wide[::-1]], axis=0)
-    return cv2.resize(whole, (size, size), interpolation=cv2.INTER_LINEAR)
+    mirrored = np.concatenate([wide, wide[::-1]], axis=0)
+    return cv2.resize(mirrored, (size, size), interpolation=cv2.INTER_LINEAR)

@@ -24,11 +24,14 @@ HELD_OUT: frozenset[Combination] = frozenset(
 
 @dataclass(frozen=True)
 class World:
-    """What may occur in a clip.
+    """The distribution that clips are sampled from.
 
-    ``excluded`` objects never stand on the table, and where there are ``wanted`` ones, one of
-    them is the subject of an event. ``tables`` and ``backdrops`` name surfaces of ``textures``;
-    ``fovy`` are the least and the greatest angle of the lens in degrees.
+    Attributes:
+        excluded: Combinations of color and shape that never occur.
+        required: One of these combinations is the subject of an event; no constraint if empty.
+        tables: Names of table textures.
+        backdrops: Names of floor and wall textures.
+        fovy: Minimum and maximum field of view of the camera in degrees.
     """
 
     excluded: frozenset[Combination]
@@ -38,29 +41,27 @@ class World:
     fovy: tuple[float, float]
 
 
-_SEEN = World(
+_TABLE_PATTERNS = ("wood", "marble", "noise", "stripes", "speckle")
+_COMMON_PHOTOS, _WALL_PHOTOS = ("brick", "grass", "coffee"), ("rocket", "astronaut", "camera")
+_TRAINING_WORLD = World(
     excluded=HELD_OUT,
     required=frozenset(),
-    tables=(
-        *("flat", "checker", "gradient", "wood", "marble", "noise", "stripes", "speckle"),
-        *("brick", "grass", "coffee"),
-    ),
-    backdrops=(
-        *("flat", "gradient", "noise", "wood", "stripes"),
-        *("brick", "grass", "coffee", "rocket", "astronaut", "camera"),
-    ),
+    tables=("flat", "checker", "gradient", *_TABLE_PATTERNS, *_COMMON_PHOTOS),
+    backdrops=("flat", "gradient", "noise", "wood", "stripes", *_COMMON_PHOTOS, *_WALL_PHOTOS),
     fovy=(34.0, 48.0),
 )
-_OF_SPLIT = {
-    "unseen_objects": replace(_SEEN, excluded=frozenset(), required=HELD_OUT),
-    "unseen_table": replace(_SEEN, tables=("gravel", "weave"), backdrops=("chelsea", "hubble")),
-    "unseen_lens": replace(_SEEN, fovy=(58.0, 70.0)),
+_WORLDS = {
+    "unseen_objects": replace(_TRAINING_WORLD, excluded=frozenset(), required=HELD_OUT),
+    "unseen_table": replace(
+        _TRAINING_WORLD, tables=("gravel", "weave"), backdrops=("chelsea", "hubble")
+    ),
+    "unseen_lens": replace(_TRAINING_WORLD, fovy=(58.0, 70.0)),
 }
 
 
 def world_for_seed(seed: int) -> World:
-    """The world of the split whose range holds ``seed``; that of training for any other."""
+    """Return the world of the split that ``seed`` belongs to, by default the training world."""
     for split, seeds in SPLITS.items():
         if seed in seeds:
-            return _OF_SPLIT.get(split, _SEEN)
-    return _SEEN
+            return _WORLDS.get(split, _TRAINING_WORLD)
+    return _TRAINING_WORLD

@@ -1,4 +1,4 @@
-"""Questions about simulated clips: whole, unambiguous, and true to the clip."""
+"""Questions about simulated clips are valid, unambiguous and correct."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ from support.text_cases import config
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[tuple[SimulatedClip, list[Sample]]]:
+def samples_by_clip() -> list[tuple[SimulatedClip, list[Sample]]]:
     clips = [simulate_clip(split_seed("validation", index)) for index in range(20)]
     return [(clip, clip_samples(clip, np.random.default_rng(clip.seed))) for clip in clips]
 
 
-def test_every_task_is_asked(asked) -> None:
-    assert {sample.task for _, samples in asked for sample in samples} == set(Task)
-    for clip, samples in asked:
-        told = [s for s in samples if not s.answer.no_match]
+def test_every_task_has_questions(samples_by_clip) -> None:
+    assert {sample.task for _, samples in samples_by_clip for sample in samples} == set(Task)
+    for clip, samples in samples_by_clip:
+        answered = [s for s in samples if not s.answer.no_match]
         for task in (Task.TR, Task.ELC):
-            assert sum(s.task is task for s in told) == len(clip.events)
+            assert sum(s.task is task for s in answered) == len(clip.events)
         for task in (Task.STVG, Task.SVG, Task.TVG):
-            assert sum(s.task is task for s in told) <= len(clip.events)
+            assert sum(s.task is task for s in answered) <= len(clip.events)
             assert sum(s.task is task for s in samples) <= len(clip.events) + 1
         assert sum(s.task is Task.DVC for s in samples) == 1
 
 
-def test_the_same_generator_asks_the_same(asked) -> None:
-    for clip, samples in asked[:5]:
+def test_the_same_generator_state_gives_the_same_questions(samples_by_clip) -> None:
+    for clip, samples in samples_by_clip[:5]:
         assert clip_samples(clip, np.random.default_rng(clip.seed)) == samples
 
 
-def test_questions_and_answers_go_through_the_language(asked) -> None:
-    for _, samples in asked:
+def test_questions_and_answers_survive_formatting_and_parsing(samples_by_clip) -> None:
+    for _, samples in samples_by_clip:
         for sample in samples:
             make_question(sample.task, sample.text, span=sample.span, box=sample.box)
             read = parse(
@@ -73,8 +73,8 @@ def test_questions_and_answers_go_through_the_language(asked) -> None:
             assert read.no_match == sample.answer.no_match
 
 
-def test_video_answers_are_the_events_spans_and_the_subjects_boxes(asked) -> None:
-    for clip, samples in asked:
+def test_video_answers_are_the_spans_of_events_and_the_boxes_of_subjects(samples_by_clip) -> None:
+    for clip, samples in samples_by_clip:
         spans = {event.span: event for event in clip.events}
         for sample in samples:
             if sample.answer.no_match:
@@ -106,25 +106,27 @@ def test_video_answers_are_the_events_spans_and_the_subjects_boxes(asked) -> Non
                 assert sample.answer.caption == event_sentence(event, clip.objects)
 
 
-def test_objects_of_an_event_are_told_apart_by_every_wording(asked) -> None:
-    """An onlooker who takes the words at their word finds no other event."""
-    understood = 0
-    for clip, _ in asked:
+def test_every_event_text_matches_its_subject_only(samples_by_clip) -> None:
+    """A literal reading of the words finds no other event."""
+    num_parsed = 0
+    for clip, _ in samples_by_clip:
         for number, event in enumerate(clip.events):
             for draw in range(20):
                 text = event_text(clip, event, np.random.default_rng((number, draw)))
-                found = None if text is None else meant(text, clip)
-                understood += found is not None
+                found = None if text is None else matching_objects(text, clip)
+                num_parsed += found is not None
                 assert found in (None, {event.subject}), (text, clip.objects, clip.events)
-    assert understood > 200
+    assert num_parsed > 200
 
 
-def meant(text: str, clip: SimulatedClip) -> set[int] | None:
-    """The objects that "the ATTRIBUTES [that] PREDICATE" may be about, by words alone; None for
-    sentences of another form."""
+def matching_objects(text: str, clip: SimulatedClip) -> set[int] | None:
+    """Return the objects that "the ATTRIBUTES [that] PREDICATE" matches literally.
+
+    None for sentences of another form.
+    """
     attributes = {*COLORS, *SHAPES, *SIZES, "object"}
-    for kind, said in PREDICATES.items():
-        for predicate in sorted(said, key=len, reverse=True):
+    for kind, predicates in PREDICATES.items():
+        for predicate in sorted(predicates, key=len, reverse=True):
             start, there, rest = text.partition(f" {predicate.split(' the @')[0]}")
             if not there or (rest and "@" not in predicate):
                 continue
@@ -140,59 +142,59 @@ def meant(text: str, clip: SimulatedClip) -> set[int] | None:
     return None
 
 
-SAID = [predicate for said in (*PREDICATES.values(), BEHIND) for predicate in said]
+ALL_PREDICATES = [p for predicates in (*PREDICATES.values(), BEHIND) for p in predicates]
 
 
-def scenery(*placed_objects: tuple[str, float, float]) -> VisibleObjects:
-    """Objects by full name at the centers given."""
+def visible_objects(*placed_objects: tuple[str, float, float]) -> VisibleObjects:
+    """Return visible objects from full names and box centers."""
     objects, boxes = [], []
     for name, x, y in placed_objects:
         size, color, shape = name.split()
         objects.append(SimulatedObject(color, shape, size, 0.05))
         boxes.append((x - 0.05, y - 0.05, x + 0.05, y + 0.05))
-    return VisibleObjects.of(objects, np.array(boxes, dtype=np.float32))
+    return VisibleObjects.from_boxes(objects, np.array(boxes, dtype=np.float32))
 
 
-def wordings(index: int, seen: VisibleObjects) -> set[str]:
-    texts = (object_text(index, seen, np.random.default_rng(draw)) for draw in range(400))
+def sample_texts(index: int, visible: VisibleObjects) -> set[str]:
+    texts = (object_text(index, visible, np.random.default_rng(draw)) for draw in range(400))
     return {text for text in texts if text is not None}
 
 
-def test_names_mean_one_visible_object() -> None:
-    seen = scenery(("small red ball", 0.2, 0.5), ("large blue ball", 0.5, 0.5))
-    texts = wordings(0, seen)
+def test_names_match_one_visible_object_only() -> None:
+    visible = visible_objects(("small red ball", 0.2, 0.5), ("large blue ball", 0.5, 0.5))
+    texts = sample_texts(0, visible)
     assert {"the red ball", "the small red ball", "the red object", "the red sphere"} <= texts
     assert not {"the ball", "the sphere", "the object", "the thing"} & texts
     assert not any("blue" in text.split(" the ")[0] for text in texts)
 
 
-def test_what_looks_the_same_is_told_by_its_place() -> None:
+def test_identical_objects_are_described_by_their_place() -> None:
     left, right = ("small red ball", 0.2, 0.5), ("small red ball", 0.8, 0.5)
-    seen = scenery(left, right, ("large blue box", 0.5, 0.5))
+    visible = visible_objects(left, right, ("large blue box", 0.5, 0.5))
     for index, here, there in ((0, "left", "right"), (1, "right", "left")):
-        texts = wordings(index, seen)
+        texts = sample_texts(index, visible)
         assert f"the {here}most red ball" in texts
         assert f"the red ball on the {here}" in texts
         assert f"the red ball {here} of the blue box" in texts
         assert not any(there in text for text in texts if "from" not in text)
         assert "the red ball" not in texts
-    middle = scenery(left, ("small red ball", 0.5, 0.5), right)
-    assert {"the second ball from the left", "the second red ball from the right"} <= wordings(
+    middle = visible_objects(left, ("small red ball", 0.5, 0.5), right)
+    assert {"the second ball from the left", "the second red ball from the right"} <= sample_texts(
         1, middle
     )
-    close = scenery(left, ("small red ball", 0.22, 0.5))
-    assert wordings(0, close) == set()  # nobody could tell
+    close = visible_objects(left, ("small red ball", 0.22, 0.5))
+    assert sample_texts(0, close) == set()  # too close to be told apart
 
 
-def test_next_to_is_said_of_the_plainly_nearest_only() -> None:
+def test_next_to_is_used_only_for_the_clearly_nearest_object() -> None:
     row = ("small red ball", 0.2, 0.5), ("small red ball", 0.8, 0.5)
-    seen = scenery(*row, ("large blue box", 0.3, 0.5))
-    assert any("next to the" in text and "b" in text for text in wordings(0, seen))
-    assert not any("next to" in text for text in wordings(1, seen))
+    visible = visible_objects(*row, ("large blue box", 0.3, 0.5))
+    assert any("next to the" in text and "b" in text for text in sample_texts(0, visible))
+    assert not any("next to" in text for text in sample_texts(1, visible))
 
 
-def told(*events: SimulatedEvent, names: tuple[str, ...]) -> SimulatedClip:
-    """A clip of objects in a row to which the events happen."""
+def clip_with(*events: SimulatedEvent, names: tuple[str, ...]) -> SimulatedClip:
+    """Return a clip with objects in a row and the given events."""
     objects = []
     for name in names:
         size, color, shape = name.split()
@@ -204,27 +206,27 @@ def told(*events: SimulatedEvent, names: tuple[str, ...]) -> SimulatedClip:
     return SimulatedClip(0, frames, np.stack([boxes] * 20), tuple(objects), events, stamps)
 
 
-def test_events_of_one_kind_are_told_by_their_order() -> None:
+def test_events_of_one_kind_are_described_by_their_order() -> None:
     first = SimulatedEvent(EventKind.LIFTED, 1, None, (2, 6))
     second = SimulatedEvent(EventKind.LIFTED, 0, None, (10, 15))
-    clip = told(first, second, names=("small red ball", "small red ball"))
+    clip = clip_with(first, second, names=("small red ball", "small red ball"))
     for event, order in ((first, "first"), (second, "second")):
         texts = {event_text(clip, event, np.random.default_rng(i)) for i in range(100)}
         assert f"the red ball that is lifted {order}" in texts
         assert all(text and text.endswith(order) for text in texts)
 
 
-def test_what_rolls_and_then_hits_is_not_told_by_rolling() -> None:
+def test_rolling_does_not_describe_an_object_if_a_similar_one_collides() -> None:
     hit = SimulatedEvent(EventKind.COLLIDES, 0, 1, (2, 6))
     rolls = SimulatedEvent(EventKind.ROLLS, 2, None, (10, 15))
-    clip = told(hit, rolls, names=("small red ball", "large blue box", "small green ball"))
+    clip = clip_with(hit, rolls, names=("small red ball", "large blue box", "small green ball"))
     texts = {event_text(clip, rolls, np.random.default_rng(i)) or "" for i in range(200)}
     assert any("green" in text for text in texts)
     assert not any(
         re.match(r"the (small |little )?(ball|sphere|object) (that )?(rolls|is rolling)", t)
         for t in texts
     )
-    same = told(
+    same = clip_with(
         hit,
         SimulatedEvent(EventKind.ROLLS, 0, None, (10, 15)),
         names=("small red ball", "large blue box"),
@@ -232,24 +234,24 @@ def test_what_rolls_and_then_hits_is_not_told_by_rolling() -> None:
     assert event_text(same, same.events[1], np.random.default_rng(0)) is None
 
 
-def test_what_is_asked_and_not_there_is_not_there(asked) -> None:
+def test_no_match_questions_match_nothing_in_the_clip(samples_by_clip) -> None:
     kinds: set[Task] = set()
-    for clip, samples in asked:
+    for clip, samples in samples_by_clip:
         for sample in samples:
             if not sample.answer.no_match:
                 continue
             kinds.add(sample.task)
             assert not (sample.answer.span or sample.answer.boxes or sample.tube)
             if sample.task is not Task.REC:
-                assert meant(sample.text, clip) in (None, set()), sample.text
+                assert matching_objects(sample.text, clip) in (None, set()), sample.text
     assert kinds == set(NO_MATCH_TASKS)
 
 
-def test_neither_span_nor_grammar_tells_that_nothing_matches(asked) -> None:
-    """What is true of every question that has an answer is true of the others."""
+def test_neither_span_nor_wording_reveals_that_nothing_matches(samples_by_clip) -> None:
+    """Everything that holds for all questions with an answer holds for the others too."""
     hit = re.compile(r"(?:collides with|hits|bumps into|behind) the (.*?)\??$")
     spans = things = names = 0
-    for clip, samples in asked:
+    for clip, samples in samples_by_clip:
         given = {(e.span[0] / 19, e.span[1] / 19) for e in clip.events}
         for sample in samples:
             if not sample.answer.no_match or sample.task is Task.REC:
@@ -257,16 +259,16 @@ def test_neither_span_nor_grammar_tells_that_nothing_matches(asked) -> None:
             if sample.task is Task.SVG:
                 spans += 1
                 assert sample.span in given
-                names += not any(p.split(" the")[0] in sample.text for p in SAID)
+                names += not any(p.split(" the")[0] in sample.text for p in ALL_PREDICATES)
             if thing := hit.search(sample.text):
                 things += 1
                 assert thing[1] in {item.name for item in clip.objects}
     assert spans > 10 and things > 3 and names > 3
 
 
-def test_an_absent_object_is_absent_and_a_misplaced_one_elsewhere() -> None:
-    seen = scenery(("small red ball", 0.2, 0.5), ("large blue box", 0.7, 0.5))
-    texts = {absent_object_text(seen, np.random.default_rng(i)) or "" for i in range(300)}
+def test_absent_and_misplaced_object_texts_are_false() -> None:
+    visible = visible_objects(("small red ball", 0.2, 0.5), ("large blue box", 0.7, 0.5))
+    texts = {absent_object_text(visible, np.random.default_rng(i)) or "" for i in range(300)}
     assert {"the red box", "the blue ball", "the red ball right of the blue box"} <= texts
     assert not {"the red ball", "the blue box", "the ball", "the large box"} & texts
     assert not any("ball left of the" in text for text in texts if "red" in text.split(" of ")[0])
@@ -274,9 +276,9 @@ def test_an_absent_object_is_absent_and_a_misplaced_one_elsewhere() -> None:
     assert not any(name in text for name in held_out for text in texts)
 
 
-def test_an_event_of_another_object_or_kind_is_missing() -> None:
+def test_absent_event_texts_change_the_object_or_the_kind() -> None:
     lifted = SimulatedEvent(EventKind.LIFTED, 0, None, (2, 6))
-    clip = told(lifted, names=("small red ball", "large blue box"))
+    clip = clip_with(lifted, names=("small red ball", "large blue box"))
     texts = {absent_event_text(clip, np.random.default_rng(i)) or "" for i in range(600)}
     assert "the blue box is lifted" in texts  # the right kind, the wrong object
     assert any(text.startswith("the red ball") for text in texts)  # the right object, another kind
@@ -286,9 +288,9 @@ def test_an_event_of_another_object_or_kind_is_missing() -> None:
     )
 
 
-def test_image_samples_are_about_what_shows_in_the_frame(asked) -> None:
+def test_image_samples_are_about_the_objects_visible_in_the_frame(samples_by_clip) -> None:
     rng = np.random.default_rng(0)
-    for clip, _ in asked:
+    for clip, _ in samples_by_clip:
         for frame in (0, 10, 19):
             samples = image_samples(clip, frame, rng)
             boxes = clip.boxes[frame]
@@ -308,11 +310,11 @@ def test_image_samples_are_about_what_shows_in_the_frame(asked) -> None:
             assert [len(p) for p in phrases] == ([len(shown)] if shown else [])
 
 
-def test_the_corpus_holds_every_word_that_is_asked_or_answered(asked) -> None:
+def test_the_corpus_has_every_word_of_questions_and_answers(samples_by_clip) -> None:
     words = {
         word for text in all_texts() for word in text.replace("?", "").replace(",", "").split()
     }
-    for _, samples in asked:
+    for _, samples in samples_by_clip:
         for sample in samples:
             texts = [
                 sample.text,

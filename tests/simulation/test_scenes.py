@@ -10,11 +10,12 @@ import pytest
 
 from llava_st_ros.simulation.appearance import MATERIALS, fill_textures, sample_appearance
 from llava_st_ros.simulation.camera import CameraTrajectory
+from llava_st_ros.simulation.clip_rendering import render_boxes, render_frames
 from llava_st_ros.simulation.clutter import Occluder
 from llava_st_ros.simulation.events import EventKind, InfeasibleError, ScriptedEvent
 from llava_st_ros.simulation.headless import mujoco
 from llava_st_ros.simulation.mjcf import MAX_GEOMS, scene_xml
-from llava_st_ros.simulation.rollout import Rollout, render_boxes, render_frames
+from llava_st_ros.simulation.rollout import Rollout
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, Scene, sample_objects, sample_scene
 from llava_st_ros.simulation.sensor_effects import SensorEffects, sample_sensor_effects
 from llava_st_ros.simulation.simulator import simulate_unrendered, split_seed
@@ -69,8 +70,8 @@ def test_tables_and_lenses_of_the_unseen_splits_are_not_those_of_training() -> N
         angles = [s.camera.fovy for s in scenes(split, 100)]
         assert min(angles) >= low and max(angles) <= high
         # A wider lens stands nearer: objects keep their size in the picture.
-        assert min(s.camera.width for s in scenes(split, 100)) > 0.55
-        assert max(s.camera.width for s in scenes(split, 100)) < 1.0
+        assert min(s.camera.view_width for s in scenes(split, 100)) > 0.55
+        assert max(s.camera.view_width for s in scenes(split, 100)) < 1.0
 
 
 def test_a_third_of_larger_groups_holds_two_of_one_name() -> None:
@@ -89,22 +90,22 @@ def test_a_camera_shakes_within_its_bound_and_depends_on_time_alone() -> None:
     still, shaken = PATH, replace(PATH, shake=0.4)
     point = np.array([[0.0, 0.0, 0.05]])
     times = np.arange(0, 6, 0.01)
-    places = np.array([shaken.at(t).project(point)[0, :2] for t in times])
-    away = np.abs(places - still.at(0.0).project(point)[0, :2])
+    places = np.array([shaken.pose_at(t).project(point)[0, :2] for t in times])
+    away = np.abs(places - still.pose_at(0.0).project(point)[0, :2])
     # An angle of 0.4 degrees through a lens of 40 degrees: tan 0.4 / (2 tan 20) of the picture.
     bound = np.tan(np.radians(0.4)) / (2 * np.tan(np.radians(20)))
     assert 0.5 * bound < away.max() <= 1.02 * bound
     assert np.abs(np.diff(places, axis=0)).max() < 0.5 * bound
-    again = [shaken.at(t).project(point)[0, :2] for t in times[::-1]]
+    again = [shaken.pose_at(t).project(point)[0, :2] for t in times[::-1]]
     np.testing.assert_array_equal(places, again[::-1])
     assert shaken.is_moving and not still.is_moving
 
 
 def test_a_pole_stands_across_the_picture_where_it_was_put() -> None:
     pole = Occluder("pole", 0.2, 0.5, 0.0, 0.01, 0.1, 4.0, 0.0, (0.5, 0.5, 0.5))
-    pose = PATH.at(0.0)
+    pose = PATH.pose_at(0.0)
     for time, side in ((0.0, 0.7), (1.0, 0.8), (3.0, 0.6)):  # swings by 0.1 in a period of 4 s
-        middle, turn = pole.at(PATH, time)
+        middle, turn = pole.pose_at(PATH, time)
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
         assert np.linalg.det(turn) == pytest.approx(1)
         ends = pose.project(middle + 0.2 * np.array([[-1.0], [0.0], [1.0]]) * turn[:, 2])
@@ -117,7 +118,7 @@ def test_faults_of_the_camera_keep_the_picture_in_place() -> None:
     frames = np.full((3, 96, 96, 3), 40, dtype=np.uint8)
     frames[:, 30:60, 50:80] = (200, 60, 50)
     stamps = np.arange(3.0)
-    assert SensorEffects(shutter=0.05, exposures=5).apply(frames, stamps) is frames
+    assert SensorEffects(exposure_time=0.05, num_exposures=5).apply(frames, stamps) is frames
     changed = 0
     for seed in range(25):
         sensor_effects = sample_sensor_effects(np.random.default_rng(seed))
@@ -137,7 +138,7 @@ def test_faults_of_the_camera_keep_the_picture_in_place() -> None:
 def test_exposure_balance_and_vignette_by_hand() -> None:
     frames = np.full((2, 4, 4, 3), 100, dtype=np.uint8)
     sensor_effects = SensorEffects(
-        balance=(1.1, 1.0, 0.9), gain=0.8, drift=0.5, period=4.0, vignette=0.4
+        white_balance=(1.1, 1.0, 0.9), gain=0.8, drift=0.5, period=4.0, vignette=0.4
     )
     first, second = sensor_effects.apply(frames, np.array([0.0, 1.0]))  # gains 0.8 and 0.8 * 1.5
     # Pixel centers lie at +-0.25 and +-0.75 of the half width: 1 - 0.2 * 2 * 0.0625 of the light.
@@ -165,7 +166,10 @@ def test_motion_blur_smears_what_moves_around_its_box() -> None:
                     ["table"],
                     144,
                 )
-                for sensor_effects in (SensorEffects(), SensorEffects(shutter=0.06, exposures=5))
+                for sensor_effects in (
+                    SensorEffects(),
+                    SensorEffects(exposure_time=0.06, num_exposures=5),
+                )
             ]
             break
         except InfeasibleError:
@@ -222,7 +226,7 @@ def test_what_lies_about_keeps_out_of_the_way() -> None:
         for item in rollout.scene.distractors:
             if not item.is_solid:
                 continue
-            places = rollout.positions[:, :, :2] - np.array(item.place)
+            places = rollout.positions[:, :, :2] - np.array(item.position)
             radius = np.array([o.radius for o in rollout.scene.objects])
             near = np.linalg.norm(places, axis=2) < radius + item.radius - 0.01
             assert not near[0].any()

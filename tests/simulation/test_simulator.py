@@ -143,11 +143,11 @@ def test_boxes_lie_where_the_camera_geometry_puts_a_ball(split) -> None:
             )
         except InfeasibleError:
             continue
-        pose = scene.camera.at(time)
+        pose = scene.camera.pose_at(time)
         labels = renderer_for(model, 144).render_segmentation(table.data, pose)
         rows, columns = np.nonzero(labels == model.geom("object0").id)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        x, y, z = pose.axes @ (table.positions[0] - pose.eye)
+        x, y, z = pose.axes @ (table.positions[0] - pose.position)
         radius = scene.objects[0].scale
         focal = 72 / np.tan(np.radians(scene.camera.fovy) / 2)
         # The angle between the axis and the center, and half that of the cone, in either plane.
