@@ -13,7 +13,7 @@ import numpy as np
 from llava_st_ros.errors import DataError
 from llava_st_ros.records import Event, EventState, Track, TrackState
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _HUES = 12
 _STATES = {
@@ -24,7 +24,7 @@ _STATES = {
 _MARKS = {EventState.BEGUN: ">", EventState.ONGOING: "=", EventState.ENDED: "|"}
 
 
-def color_of(query_id: str, track_id: int = 0) -> Colour:
+def color_of(query_id: str, track_id: int = 0) -> Color:
     """A hue for the query and a shade for the track: RGB, the same in every picture.
 
     Ids that differ by one in their last character ("q1", "q2") get hues far apart.
@@ -161,7 +161,7 @@ def _label(
     canvas: np.ndarray,
     text: str,
     bottom_left: tuple[int, int],
-    color: Colour,
+    color: Color,
     taken: list[tuple[int, int, int, int]],
 ) -> None:
     """Text on a coloured ground above a point, moved to where it is whole and free."""
@@ -191,7 +191,7 @@ def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
 
 
 def _dashed(
-    canvas: np.ndarray, box: tuple[int, int, int, int], color: Colour, thickness: int
+    canvas: np.ndarray, box: tuple[int, int, int, int], color: Color, thickness: int
 ) -> None:
     x1, y1, x2, y2 = box
     dash = max(3, min(canvas.shape[:2]) // 60)
