@@ -1,1 +1,1 @@
-"""Footage in, pictures out: image decoding, video, bags, overlays. Knows no model."""
+"""Footage in, pictures out: image decoding, bags, sources, overlays. Knows no grounder."""

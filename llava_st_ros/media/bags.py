@@ -1,4 +1,4 @@
-"""Image topics of a rosbag2 recording (sqlite3 or MCAP), read without a ROS install."""
+"""Reads image topics of rosbag2 recordings (sqlite3 or MCAP); ROS need not be installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of a bag: its name, type ("sensor_msgs/msg/Image") and number of messages."""
+    """A topic of a bag: its name, message type and number of messages."""
 
     name: str
     type: str
@@ -28,7 +28,15 @@ class Topic:
 
 @dataclass(frozen=True)
 class ImageMessage:
-    """One camera message: ``stamp`` (ns) of its header, or of the recording where that is 0."""
+    """One camera message.
+
+    Attributes:
+        stamp: Header stamp (ns), or ``recorded`` if the header has none.
+        recorded: Time at which the message was recorded (ns).
+        frame_id: The header's frame_id.
+        type: The message type ("sensor_msgs/msg/Image").
+        message: The deserialized message, with the pixels as sent.
+    """
 
     stamp: int
     recorded: int
@@ -38,15 +46,19 @@ class ImageMessage:
 
 
 class Bag:
-    """A bag: a folder with metadata.yaml, or a bare .mcap or .db3 file.
+    """A rosbag2 recording.
 
-    Raises DataError where it is missing, truncated or of another kind, on opening or reading.
+    Args:
+        path: A folder with metadata.yaml, or a single .mcap or .db3 file.
+
+    Raises:
+        DataError: The bag is missing, truncated or corrupt (also while reading).
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            raise DataError(f"no bag at {self.path}; expected a rosbag2 folder or file")
+            raise DataError(f"no bag at {self.path}")
         with self._reader() as reader:
             counts: dict[tuple[str, str], int] = {}
             for connection in reader.connections:
@@ -56,7 +68,11 @@ class Bag:
         self._types = get_typestore(Stores.ROS2_JAZZY)
 
     def image_topic(self, name: str | None = None) -> Topic:
-        """The named topic, or the only image topic; DataError names those that there are."""
+        """Return the named image topic, or the only one.
+
+        Raises:
+            DataError: There is no such topic, or more than one; the message lists the image topics.
+        """
         images = [topic for topic in self.topics if topic.type in IMAGE_TYPES]
         chosen = [topic for topic in images if name is None or _same(topic.name, name)]
         if len(chosen) == 1:
@@ -64,17 +80,15 @@ class Bag:
         listed = ", ".join(f"{t.name} ({t.type}, {t.messages} messages)" for t in images) or "none"
         other = [topic for topic in self.topics if name and _same(topic.name, name)]
         if other:
-            found = f"topic {name} of type {other[0].type} in {self.path}"
+            problem = f"topic {name} in {self.path} has type {other[0].type}"
         elif name is None:
-            found = f"{len(images)} image topics in {self.path} and no choice among them"
+            problem = f"{self.path} has {len(images)} image topics"
         else:
-            found = f"no topic {name} in {self.path}"
-        raise DataError(
-            f"{found}; expected one of its image topics: {listed}", "choose it with --topic"
-        )
+            problem = f"{self.path} has no topic {name}"
+        raise DataError(f"{problem}; its image topics: {listed}", "choose one with --topic")
 
     def images(self, topic: Topic) -> Iterator[ImageMessage]:
-        """The topic's messages in the order of recording, pixels still as they were sent."""
+        """Yield the topic's messages in the order of recording."""
         with self._reader() as reader:
             chosen = [
                 c for c in reader.connections if c.topic == topic.name and c.msgtype == topic.type
@@ -94,13 +108,12 @@ class Bag:
                 yield reader
         except (DataError, GeneratorExit):
             raise
-        except Exception as error:  # damaged files raise whatever the parsers met: one error here
+        except Exception as error:  # the parsers raise all kinds of errors on corrupt files
             raise DataError(
-                f"{self.path}: {type(error).__name__}: {error}"
-                "; expected a whole rosbag2 recording (sqlite3 or MCAP)",
-                "check the file; `ros2 bag reindex` or `mcap recover` repair a cut recording",
+                f"{self.path} is not a complete rosbag2 recording: {type(error).__name__}: {error}",
+                "repair a truncated recording with `ros2 bag reindex` or `mcap recover`",
             ) from error
 
 
-def _same(topic: str, asked: str) -> bool:
-    return topic.strip("/") == asked.strip("/")
+def _same(a: str, b: str) -> bool:
+    return a.strip("/") == b.strip("/")

@@ -1,7 +1,7 @@
-"""Pixels out of a camera message's bytes: pure functions, no message types.
+"""Decodes camera messages to RGB: pure functions that know no message types.
 
-The node and the bag reader both come here, so a bag replayed off-line gives the images that the
-node would have seen. Encodings are those of ``sensor_msgs/image_encodings``.
+The node and the bag reader share them, so an offline replay gives exactly the images that the node
+receives. Encodings are those of ``sensor_msgs/image_encodings``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from llava_st_ros.errors import FrameError
 
-# Encoding -> (bytes a pixel, the conversion to RGB).
+# Encoding -> (bytes per pixel, OpenCV conversion to RGB).
 _CONVERSIONS: dict[str, tuple[int, int | None]] = {
     "rgb8": (3, None),
     "bgr8": (3, cv2.COLOR_BGR2RGB),
@@ -27,30 +27,38 @@ _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 def decode_raw(
     encoding: str, height: int, width: int, step: int, data: bytes | bytearray | np.ndarray
 ) -> np.ndarray:
-    """The pixels of a ``sensor_msgs/Image`` -> RGB uint8 [height, width, 3], owning its memory.
+    """Decode the pixels of a ``sensor_msgs/Image``.
 
-    ``step`` is the length of a row in bytes; what of it lies beyond ``width`` pixels is padding.
-    The last row's padding may be missing. FrameError: an unknown encoding, an empty image, a step
-    shorter than a row, or too little data.
+    Args:
+        encoding: One of ENCODINGS.
+        height: Rows of the image.
+        width: Columns of the image.
+        step: Bytes per row. Bytes beyond ``width`` pixels are padding, which the last row may lack.
+        data: The message's data.
+
+    Returns:
+        RGB uint8 [height, width, 3], which owns its memory.
+
+    Raises:
+        FrameError: The encoding is unsupported, the image is empty, ``step`` is shorter than a row,
+            or there is too little data.
     """
     if encoding not in _CONVERSIONS:
         raise FrameError(
-            f"image encoding {encoding!r}; expected one of {', '.join(ENCODINGS)}",
-            "convert the stream",
+            f"image encoding {encoding!r} is not supported; expected one of {', '.join(ENCODINGS)}"
         )
     channels, conversion = _CONVERSIONS[encoding]
     row = width * channels
     if height < 1 or width < 1:
-        raise FrameError(f"an image of {width}x{height}; expected at least one pixel")
+        raise FrameError(f"the image is empty ({width}x{height})")
     if step < row:
-        raise FrameError(f"step {step} for {width} pixels of {encoding}; expected at least {row}")
+        raise FrameError(f"step {step} is less than the {row} bytes of {width} {encoding} pixels")
     array = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else data.ravel()
     needed = step * (height - 1) + row
     if array.dtype != np.uint8 or array.size < needed:
         raise FrameError(
-            f"{array.nbytes} bytes for a {width}x{height} {encoding} image of step {step}"
-            f"; expected at least {needed}",
-            "check for a truncated message",
+            f"{array.nbytes} bytes are too few for a {width}x{height} {encoding} image with step "
+            f"{step}; expected at least {needed}"
         )
     rows = np.lib.stride_tricks.as_strided(
         array, (height, width, channels), (step, channels, 1), writeable=False
@@ -61,25 +69,34 @@ def decode_raw(
 
 
 def decode_compressed(data: bytes | bytearray | np.ndarray, format: str = "") -> np.ndarray:
-    """The bytes of a ``sensor_msgs/CompressedImage`` (JPEG, PNG, ...) -> RGB uint8 [H, W, 3].
+    """Decode the data of a ``sensor_msgs/CompressedImage`` (JPEG, PNG, ...).
 
-    ``format`` is the message's field, used in errors only: the bytes say what they are.
-    FrameError: bytes that are no image, or a JPEG cut short, which the decoder would fill up with
-    grey. (Damage within a JPEG's scan that keeps its length can't be told from a picture.)
+    Corruption inside a JPEG's scan that keeps its length cannot be detected.
+
+    Args:
+        data: The message's data.
+        format: The message's format, for error messages only; the data identifies its own format.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+
+    Raises:
+        FrameError: The data is no readable image, or a truncated JPEG, whose missing rows OpenCV
+            would fill with gray.
     """
     raw = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
-    problem = "" if raw else "no bytes"
+    problem = "" if raw else "the image has no data"
     image = None
     if raw.startswith(_JPEG_START) and raw.rfind(_JPEG_END) < raw.rfind(_JPEG_SCAN):
-        # Inside a scan 0xFF is always escaped, so an end marker after it is the picture's own.
-        problem = f"a JPEG cut short at {len(raw)} bytes"
+        # 0xFF is escaped inside a scan, so an end marker after its start ends the image itself.
+        problem = f"the JPEG is truncated at {len(raw)} bytes"
     elif raw:
         try:
             image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:
             image = None
-        problem = "" if image is not None else f"{len(raw)} bytes that are no readable image"
+        problem = "" if image is not None else f"{len(raw)} bytes are not a readable image"
     if image is None:
         named = f" (format {format!r})" if format else ""
-        raise FrameError((problem + named) + "; expected a whole JPEG or PNG")
+        raise FrameError(f"{problem}{named}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

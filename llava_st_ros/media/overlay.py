@@ -1,4 +1,4 @@
-"""Tracks and events drawn on camera images; overlay videos and contact sheets of them."""
+"""Draws tracks and events on images; writes overlay videos and contact sheets."""
 
 from __future__ import annotations
 
@@ -25,24 +25,33 @@ _MARKS = {EventState.BEGUN: ">", EventState.ONGOING: "=", EventState.ENDED: "|"}
 
 
 def color_of(query_id: str, track_id: int = 0) -> Color:
-    """A hue for the query and a shade for the track: RGB, the same in every picture.
+    """Return the RGB color of a track: a hue per query, a shade per track.
 
-    Ids that differ by one in their last character ("q1", "q2") get hues far apart.
+    The color depends on the ids only. Ids that differ by one in their last character ("q1", "q2")
+    have clearly different hues.
     """
-    hue = sum(query_id.encode()) * 5 % _HUES / _HUES  # 5 and 12 share no divisor: all hues occur
+    hue = sum(query_id.encode()) * 5 % _HUES / _HUES  # 5 and 12 are coprime: every hue occurs
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0 - 0.15 * (track_id % 3))
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw(image: np.ndarray, tracks: Sequence[Track], events: Sequence[Event] = ()) -> np.ndarray:
-    """A copy of RGB uint8 [H, W, 3] with each track's current box and a line for each event.
+    """Draw each track's current box and a line of text per event on a copy of an image.
 
-    A box from the model is drawn whole, one carried on dashed, a lost one thin and dashed. Labels
-    stay inside the image and off each other as far as there is room.
+    A GROUNDED box is solid, a PROPAGATED one dashed, a LOST one thin and dashed. Labels stay inside
+    the image and do not overlap as long as there is room.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        tracks: The tracks; later ones are drawn on top.
+        events: The events, in the order of their lines from top to bottom.
+
+    Returns:
+        RGB uint8 [H, W, 3].
     """
     canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
-    taken: list[tuple[int, int, int, int]] = []
+    occupied: list[tuple[int, int, int, int]] = []
     for track in tracks:
         color = color_of(track.query_id, track.track_id)
         x1, y1, x2, y2 = (round(v) for v in track.box.clipped().to_pixels(width - 1, height - 1))
@@ -52,33 +61,33 @@ def draw(image: np.ndarray, tracks: Sequence[Track], events: Sequence[Event] = (
         else:
             _dashed(canvas, (x1, y1, x2, y2), color, thickness)
         label = f"{track.label} #{track.track_id}{_STATES[track.state]}"
-        _label(canvas, label, (x1, y1), color, taken)
+        _label(canvas, label, (x1, y1), color, occupied)
     for row, event in enumerate(reversed(events)):
         text = f"{_MARKS[event.state]} {event.text}: {event.state.name.lower()}"
         line = _line_height(canvas)
-        _label(canvas, text, (0, height - row * line), color_of(event.query_id), taken)
+        _label(canvas, text, (0, height - row * line), color_of(event.query_id), occupied)
     return canvas
 
 
-def enlarged(image: np.ndarray, least_height: int = 432) -> np.ndarray:
-    """The image, a whole number of times as large, so that labels on it can be read."""
-    factor = -(-least_height // image.shape[0])
+def enlarged(image: np.ndarray, min_height: int = 432) -> np.ndarray:
+    """Enlarge an image by an integer factor to at least ``min_height``, for readable labels."""
+    factor = -(-min_height // image.shape[0])
     if factor <= 1:
         return image
     size = image.shape[1] * factor, image.shape[0] * factor
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
 
 
-def reduced(image: np.ndarray, most_width: int = 480) -> np.ndarray:
-    """The image, at most ``most_width`` wide."""
-    if image.shape[1] <= most_width:
+def reduced(image: np.ndarray, max_width: int = 480) -> np.ndarray:
+    """Reduce an image to at most ``max_width``, keeping its aspect ratio."""
+    if image.shape[1] <= max_width:
         return image
-    height = max(1, round(image.shape[0] * most_width / image.shape[1]))
-    return cv2.resize(image, (most_width, height), interpolation=cv2.INTER_AREA)
+    height = max(1, round(image.shape[0] * max_width / image.shape[1]))
+    return cv2.resize(image, (max_width, height), interpolation=cv2.INTER_AREA)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 6) -> np.ndarray:
-    """Images [H, W, 3] of one size in rows of ``columns``, on white."""
+    """Arrange images [H, W, 3] of one size in rows of ``columns`` on a white background."""
     height, width = images[0].shape[:2]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -90,20 +99,22 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 6) 
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """RGB [H, W, 3] to a file whose suffix names the format; DataError where that fails."""
+    """Write RGB [H, W, 3] in the format of the path's suffix; DataError if that fails."""
     try:
         written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         written = False
     if not written:
-        raise DataError(f"{path} can't be written; expected a writable .png or .jpg")
+        raise DataError(f"{path} cannot be written")
 
 
 class VideoWriter:
-    """An MP4 (or, by its suffix, AVI) of RGB frames; on leaving it is opened again to be sure.
+    """Writes RGB frames to a video, .mp4 or .avi.
 
-    The first frame's size is the video's; later ones are resized to it. DataError where OpenCV
-    can't write the file or what it wrote can't be read.
+    The video has the size of its first frame; later frames are resized to it.
+
+    Raises:
+        DataError: OpenCV cannot write the file, or cannot read it back on leaving the context.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -115,12 +126,13 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray) -> None:
+        """Append a frame, RGB uint8 [H, W, 3]."""
         if self._writer is None:
             self._size = image.shape[1], image.shape[0]
             codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix == ".avi" else "mp4v"))
             self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
             if not self._writer.isOpened():
-                self._fail("can't be written as a video")
+                self._fail("cannot be written as a video")
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -140,13 +152,10 @@ class VideoWriter:
             readable = capture.isOpened() and capture.read()[0]
             capture.release()
             if not readable:
-                self._fail("was written but can't be read")
+                self._fail("was written but cannot be read back")
 
-    def _fail(self, what: str) -> None:
-        raise DataError(
-            f"{self.path} {what}; expected a writable .mp4 or .avi",
-            "check the folder and the suffix",
-        )
+    def _fail(self, problem: str) -> None:
+        raise DataError(f"{self.path} {problem}")
 
 
 def _scale(canvas: np.ndarray) -> float:
@@ -162,31 +171,31 @@ def _label(
     text: str,
     bottom_left: tuple[int, int],
     color: Color,
-    taken: list[tuple[int, int, int, int]],
+    occupied: list[tuple[int, int, int, int]],
 ) -> None:
-    """Text on a coloured ground above a point, moved to where it is whole and free."""
+    """Draw text on a colored background above a point, moved to free space in the image."""
     scale, line = _scale(canvas), _line_height(canvas)
     height, width = canvas.shape[:2]
-    text = text.encode("ascii", "replace").decode()  # the font has no more
+    text = text.encode("ascii", "replace").decode()  # OpenCV 4's font is ASCII only
     while len(text) > 4 and cv2.getTextSize(text, _FONT, scale, 1)[0][0] > width - 4:
         text = text[:-4] + "..."
-    long = cv2.getTextSize(text, _FONT, scale, 1)[0][0] + 4
-    left = max(0, min(bottom_left[0], width - long))
+    text_width = cv2.getTextSize(text, _FONT, scale, 1)[0][0] + 4
+    left = max(0, min(bottom_left[0], width - text_width))
     top = max(0, min(bottom_left[1] - line, height - line))
     for offset in (0, *(sign * i * line for i in range(1, height // line) for sign in (1, -1))):
-        place = left, top + offset, left + long, top + offset + line
-        if place[1] >= 0 and place[3] <= height and not any(_meet(place, t) for t in taken):
+        area = left, top + offset, left + text_width, top + offset + line
+        if area[1] >= 0 and area[3] <= height and not any(_overlap(area, o) for o in occupied):
             top += offset
             break
-    taken.append((left, top, left + long, top + line))
-    cv2.rectangle(canvas, (left, top), (left + long - 1, top + line - 1), color, cv2.FILLED)
+    occupied.append((left, top, left + text_width, top + line))
+    cv2.rectangle(canvas, (left, top), (left + text_width - 1, top + line - 1), color, cv2.FILLED)
     red, green, blue = color
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
     baseline = top + round(line * 0.72)
     cv2.putText(canvas, text, (left + 2, baseline), _FONT, scale, ink, 1, cv2.LINE_AA)
 
 
-def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

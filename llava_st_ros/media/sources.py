@@ -1,10 +1,4 @@
-"""Recorded footage as frames: video files, image folders, single images, bags.
-
-A source can be iterated more than once and gives the same frames each time. ``length`` is the
-expected number of frames for a progress bar, None where the container does not say. Frames that
-can't be decoded are left out and counted in ``dropped`` (``problem`` is the last one's error);
-DataError is raised where nothing can be read at all.
-"""
+"""Recorded footage as frames: video files, image folders, single images and bags."""
 
 from __future__ import annotations
 
@@ -24,7 +18,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Source(Protocol):
-    """Frames with rising stamps, in nanoseconds: of the header for a bag, else from 0."""
+    """Recorded footage, which can be iterated repeatedly and gives the same frames each time.
+
+    Stamps increase; they are header stamps for a bag and start at 0 otherwise. Frames that cannot
+    be decoded are dropped. DataError is raised if there is no readable frame at all.
+
+    Attributes:
+        name: Name for reports.
+        length: Expected number of frames, None if unknown.
+        dropped: Number of frames dropped so far in the current iteration.
+        problem: Error of the last dropped frame.
+    """
 
     name: str
     length: int | None
@@ -35,7 +39,7 @@ class Source(Protocol):
 
 
 class VideoSource:
-    """A video file, through OpenCV; stamps are the container's times of presentation."""
+    """A video file, read by OpenCV. Stamps are the container's presentation times."""
 
     def __init__(self, path: str | Path, camera: str = "camera") -> None:
         self.path, self.camera, self.name = Path(path), camera, str(path)
@@ -47,13 +51,11 @@ class VideoSource:
 
     def _open(self) -> cv2.VideoCapture:
         if not self.path.is_file():
-            raise DataError(f"no file {self.path}; expected a video file")
+            raise DataError(f"no file at {self.path}")
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
             raise DataError(
-                f"{self.path}, which OpenCV can't open as a video"
-                "; expected a video of a common format",
-                "convert it, for example to MP4",
+                f"OpenCV cannot open {self.path} as a video", "convert it, for example to MP4"
             )
         return capture
 
@@ -64,30 +66,30 @@ class VideoSource:
         last = -1
         try:
             while True:
-                whole, image = capture.read()
-                if not whole:
+                success, image = capture.read()
+                if not success:
                     break
                 stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-                if stamp <= last:  # some containers give no times: fall back on the rate
+                if stamp <= last:  # the container has no times: use the frame rate
                     stamp = last + step
                 last = stamp
                 yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), stamp, self.camera, self.camera)
         finally:
             capture.release()
         if last < 0:
-            raise DataError(f"no frame in {self.path}; expected at least one")
+            raise DataError(f"{self.path} contains no frames")
 
 
 class ImageFolderSource:
-    """The images of a folder, sorted by name, ``fps`` of them a second."""
+    """The images of a folder, sorted by name, at ``fps`` frames per second."""
 
     def __init__(self, folder: str | Path, fps: float = 10.0, camera: str = "camera") -> None:
         self.folder, self.camera, self.name = Path(folder), camera, str(folder)
         self.dropped, self.problem = 0, ""
         if not self.folder.is_dir():
-            raise DataError(f"no folder {self.folder}; expected a folder of images")
+            raise DataError(f"no folder at {self.folder}")
         if not 0 < fps <= 1000:
-            raise ConfigError(f"fps {fps}; expected a rate in (0, 1000] images per second")
+            raise ConfigError(f"fps is {fps}; expected a value in (0, 1000]")
         self._step = NANOSECONDS / fps
         self._paths = sorted(
             path for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
@@ -95,21 +97,21 @@ class ImageFolderSource:
         self.length: int | None = len(self._paths)
         if not self._paths:
             raise DataError(
-                f"no image in {self.folder}"
-                f"; expected files named {', '.join('*' + s for s in IMAGE_SUFFIXES)}",
+                f"{self.folder} contains no images"
+                f" ({', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)})"
             )
 
     def __iter__(self) -> Iterator[Frame]:
-        self.dropped, given = 0, 0
+        self.dropped, frames = 0, 0
         for index, path in enumerate(self._paths):
             try:
-                image = decode_compressed(_bytes(path))
+                image = decode_compressed(_read_bytes(path))
             except FrameError as error:
                 self.dropped, self.problem = self.dropped + 1, f"{path.name}: {error}"
                 continue
-            given += 1
+            frames += 1
             yield Frame(image, round(index * self._step), self.camera, self.camera)
-        _require_some(given, self)
+        _require_frames(frames, self)
 
 
 class ImageSource:
@@ -120,18 +122,18 @@ class ImageSource:
         self.length: int | None = 1
         self.dropped, self.problem = 0, ""
         if not self.path.is_file():
-            raise DataError(f"no file {self.path}; expected an image file")
+            raise DataError(f"no file at {self.path}")
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            image = decode_compressed(_bytes(self.path))
+            image = decode_compressed(_read_bytes(self.path))
         except FrameError as error:
             raise DataError(f"{self.path}: {error}") from error
         yield Frame(image, 0, self.camera, self.camera)
 
 
 class BagSource:
-    """An image topic of a rosbag2 recording; stamps and frame_id are the messages' own."""
+    """An image topic of a rosbag2 recording, with the messages' stamps and frame ids."""
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
         self.bag = Bag(path)
@@ -141,7 +143,7 @@ class BagSource:
         self.dropped, self.problem = 0, ""
 
     def __iter__(self) -> Iterator[Frame]:
-        self.dropped, given = 0, 0
+        self.dropped, frames = 0, 0
         for message in self.bag.images(self.topic):
             try:
                 frame = Frame(
@@ -150,29 +152,27 @@ class BagSource:
             except FrameError as error:
                 self.dropped, self.problem = self.dropped + 1, str(error)
                 continue
-            given += 1
+            frames += 1
             yield frame
-        _require_some(given, self)
+        _require_frames(frames, self)
 
 
 def decode(image: ImageMessage) -> np.ndarray:
-    """The pixels of a bag's message: RGB uint8 [H, W, 3]; FrameError where they can't be read."""
+    """Decode a bag's message to RGB uint8 [H, W, 3]; FrameError if it cannot be decoded."""
     message = image.message
     if image.type.endswith("CompressedImage"):
         return decode_compressed(message.data, message.format)
     return decode_raw(message.encoding, message.height, message.width, message.step, message.data)
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise FrameError(f"{path}: {error.strerror}; expected a readable file") from error
+        raise FrameError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _require_some(given: int, source: Source) -> None:
-    if not given:
-        reason = f" ({source.dropped} unreadable, the last: {source.problem})"
-        raise DataError(
-            f"no frame in {source.name}{reason if source.dropped else ''}; expected at least one",
-        )
+def _require_frames(frames: int, source: Source) -> None:
+    if not frames:
+        reason = f" ({source.dropped} unreadable; last error: {source.problem})"
+        raise DataError(f"no frame in {source.name}{reason if source.dropped else ''}")

@@ -1,4 +1,4 @@
-"""Camera bytes to RGB: every encoding, row padding, and what is refused."""
+"""Image decoding: every encoding, row padding, and rejected messages."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_every_encoding_with_and_without_padding(encoding, padding, kind) -> Non
     assert image.flags.c_contiguous
 
 
-def test_an_array_as_the_ros_messages_hold_it() -> None:
+def test_array_of_a_ros_message_is_accepted() -> None:
     data = array.array("B", RGB.tobytes())
     np.testing.assert_array_equal(decode_raw("rgb8", 6, 5, 15, data), RGB)
 
 
-def test_the_last_rows_padding_may_be_missing() -> None:
+def test_padding_of_the_last_row_is_optional() -> None:
     padded = np.zeros((6, 20), np.uint8)
     padded[:, :15] = RGB.reshape(6, 15)
     np.testing.assert_array_equal(decode_raw("rgb8", 6, 5, 20, padded.tobytes()[:-5]), RGB)
@@ -62,14 +62,14 @@ def test_the_last_rows_padding_may_be_missing() -> None:
         (("rgb8", 2**31, 2**31, 2**33, bytes(9)), "9 bytes"),
     ],
 )
-def test_a_bad_message_is_refused_in_one_line(arguments, found: str) -> None:
+def test_invalid_message_is_rejected(arguments, found: str) -> None:
     with pytest.raises(FrameError, match=found) as caught:
         decode_raw(*arguments)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_compressed_images(suffix: str) -> None:
+def test_compressed_images_are_decoded(suffix: str) -> None:
     smooth = cv2.resize(RGB, (64, 48), interpolation=cv2.INTER_LINEAR)
     _, data = cv2.imencode(suffix, smooth[..., ::-1])
     image = decode_compressed(data.tobytes(), suffix)
@@ -79,13 +79,13 @@ def test_compressed_images(suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.95])
-def test_a_cut_image_is_refused_not_filled_with_grey(suffix: str, kept: float) -> None:
+def test_truncated_image_is_rejected(suffix: str, kept: float) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
-    whole = cv2.imencode(suffix, noise)[1].tobytes()
+    data = cv2.imencode(suffix, noise)[1].tobytes()
     with pytest.raises(FrameError, match="format 'x'"):
-        decode_compressed(whole[: int(len(whole) * kept)], "x")
+        decode_compressed(data[: int(len(data) * kept)], "x")
 
 
-def test_bytes_after_the_end_of_a_jpeg_are_harmless() -> None:
-    whole = cv2.imencode(".jpg", cv2.resize(RGB, (64, 48)))[1].tobytes()
-    np.testing.assert_array_equal(decode_compressed(whole + bytes(64)), decode_compressed(whole))
+def test_bytes_after_the_end_of_a_jpeg_are_ignored() -> None:
+    data = cv2.imencode(".jpg", cv2.resize(RGB, (64, 48)))[1].tobytes()
+    np.testing.assert_array_equal(decode_compressed(data + bytes(64)), decode_compressed(data))

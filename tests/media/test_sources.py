@@ -1,4 +1,4 @@
-"""Recorded footage as frames: video files, folders, bags of both storages, and broken ones."""
+"""Sources: video files, folders, bags of both storages, and corrupt files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 
 
 def picture(index: int) -> np.ndarray:
-    """RGB [48, 64, 3], plain but for a square whose place says which it is."""
+    """RGB [48, 64, 3], plain but for a square whose position gives the index."""
     image = np.full((48, 64, 3), (30, 90, 150), np.uint8)
     image[8:24, 8 * index : 8 * index + 8] = (220, 40, 40)
     return image
 
 
-def write_bag(path: Path, plugin: StoragePlugin, *, broken: tuple[int, ...] = ()) -> Path:
+def write_bag(path: Path, plugin: StoragePlugin, *, truncated: tuple[int, ...] = ()) -> Path:
     """Three raw bgr8 images with padded rows on /raw, three JPEGs on /camera/compressed."""
     types, time = STORE.types, STORE.types["builtin_interfaces/msg/Time"]
     header = types["std_msgs/msg/Header"]
@@ -50,7 +50,7 @@ def write_bag(path: Path, plugin: StoragePlugin, *, broken: tuple[int, ...] = ()
             )
             writer.write(raw, recorded, STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
             data = cv2.imencode(".jpg", picture(i)[..., ::-1])[1].ravel()
-            if i in broken:
+            if i in truncated:
                 data = data[:-40]
             jpeg = types["sensor_msgs/msg/CompressedImage"](
                 header(time(0, 0), "cam_optical"), "jpeg", data
@@ -62,8 +62,8 @@ def write_bag(path: Path, plugin: StoragePlugin, *, broken: tuple[int, ...] = ()
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
-def test_a_bag_gives_its_images_with_their_own_stamps(tmp_path: Path, plugin) -> None:
-    source = BagSource(write_bag(tmp_path / "bag", plugin), "raw")  # the slash may be left out
+def test_bag_yields_images_with_header_stamps(tmp_path: Path, plugin) -> None:
+    source = BagSource(write_bag(tmp_path / "bag", plugin), "raw")  # the leading slash is optional
     frames = list(source)
     assert source.length == len(frames) == 3
     assert [f.stamp for f in frames] == [50 * NANOSECONDS + i * 100 for i in range(3)]
@@ -73,23 +73,23 @@ def test_a_bag_gives_its_images_with_their_own_stamps(tmp_path: Path, plugin) ->
     assert [f.stamp for f in source] == [f.stamp for f in frames]  # it can be read again
 
 
-def test_compressed_images_without_a_stamp_take_the_recordings(tmp_path: Path) -> None:
-    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, broken=(1,))
+def test_images_without_header_stamp_use_the_recording_time(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, truncated=(1,))
     source = BagSource(bag, "/camera/compressed")
     frames = list(source)
     assert [f.stamp // NANOSECONDS for f in frames] == [100, 102]
     assert source.dropped == 1
-    assert "cut short" in source.problem
+    assert "truncated" in source.problem
     assert np.abs(frames[1].image.astype(int) - picture(2)).mean() < 6
 
 
-def test_a_bare_storage_file_is_a_bag_too(tmp_path: Path) -> None:
+def test_single_storage_file_is_a_bag(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
     (file,) = bag.glob("*.mcap")
     assert len(list(BagSource(file, "/raw"))) == 3
 
 
-def test_a_wrong_topic_names_those_that_there_are(tmp_path: Path) -> None:
+def test_unknown_topic_error_lists_the_image_topics(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
     for name in ("/image", None, "/note"):
         with pytest.raises(DataError, match=r"/raw .*/camera/compressed.*--topic"):
@@ -98,30 +98,30 @@ def test_a_wrong_topic_names_those_that_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
 @pytest.mark.parametrize("kept", [0, 100, 0.5])
-def test_a_cut_bag_is_one_clear_line(tmp_path: Path, plugin, kept: float) -> None:
+def test_truncated_bag_is_rejected(tmp_path: Path, plugin, kept: float) -> None:
     bag = write_bag(tmp_path / "bag", plugin)
     (file,) = (path for path in bag.iterdir() if path.suffix in (".mcap", ".db3"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
-    with pytest.raises(DataError, match="whole rosbag2 recording") as caught:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept * len(data)) if kept < 1 else kept])
+    with pytest.raises(DataError, match="not a complete rosbag2 recording") as caught:
         list(BagSource(bag, "/raw"))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_bag(tmp_path: Path) -> None:
+def test_missing_bag_and_other_folders_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no bag at"):
         BagSource(tmp_path / "absent")
-    with pytest.raises(DataError, match="whole rosbag2 recording"):
+    with pytest.raises(DataError, match="not a complete rosbag2 recording"):
         BagSource(tmp_path)
 
 
-def test_a_bag_whose_images_are_all_broken_has_no_frame(tmp_path: Path) -> None:
-    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, broken=(0, 1, 2))
-    with pytest.raises(DataError, match=r"no frame in .*3 unreadable.*cut short"):
+def test_bag_with_only_truncated_images_has_no_frame(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, truncated=(0, 1, 2))
+    with pytest.raises(DataError, match=r"no frame in .*3 unreadable.*truncated"):
         list(BagSource(bag, "/camera/compressed"))
 
 
-def test_a_videos_stamps_are_its_presentation_times(tmp_path: Path) -> None:
+def test_video_stamps_are_presentation_times(tmp_path: Path) -> None:
     path = str(tmp_path / "video.avi")
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 8.0, (64, 48))
     for i in range(6):
@@ -135,7 +135,7 @@ def test_a_videos_stamps_are_its_presentation_times(tmp_path: Path) -> None:
         assert np.abs(frame.image.astype(int) - picture(i)).mean() < 6
 
 
-def test_a_folder_of_images_is_read_in_order(tmp_path: Path) -> None:
+def test_image_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     for i in (2, 0, 1):
         cv2.imwrite(str(tmp_path / f"{i:03d}.png"), picture(i)[..., ::-1])
     (tmp_path / "notes.txt").write_text("no image")
@@ -148,7 +148,7 @@ def test_a_folder_of_images_is_read_in_order(tmp_path: Path) -> None:
     assert "003.jpg" in source.problem
 
 
-def test_unreadable_files_are_one_clear_line(tmp_path: Path) -> None:
+def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     for make in (

@@ -63,16 +63,16 @@ def compressed_with(cut: float = 1.0, data: bytes | None = None, suffix: str = "
 BAD_RAW = {
     "image encoding 'yuv9'": raw_with(encoding="yuv9"),
     "image encoding '16UC1'": raw_with(encoding="16UC1"),
-    "an image of 0x0": raw_with(width=0, height=0, step=0),
+    "image is empty (0x0)": raw_with(width=0, height=0, step=0),
     "step 5": raw_with(step=5),
-    "bytes for a": truncated_raw,
+    "bytes are too few for a": truncated_raw,
     "stamp zero": lambda stamp: image_message(red_box_image(10, 10, 30, 30), 0),
     "a frame of 100x100": other_size,
 }
 BAD_COMPRESSED = {
-    "cut short": compressed_with(cut=0.5),
-    "no bytes": compressed_with(data=b""),
-    "no readable image": compressed_with(data=b"this is not an image"),
+    "is truncated at": compressed_with(cut=0.5),
+    "image has no data": compressed_with(data=b""),
+    "not a readable image": compressed_with(data=b"this is not an image"),
     "(format 'png')": compressed_with(cut=0.1, suffix=".png"),
 }
 
