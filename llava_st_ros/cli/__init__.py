@@ -1,1 +1,1 @@
-"""The llava-st command, one module a subcommand."""
+"""The llava-st command, one module per subcommand."""

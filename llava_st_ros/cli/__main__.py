@@ -1,6 +1,6 @@
-"""``llava-st``: finds the subcommand, and turns what goes wrong into one line and an exit code.
+"""``llava-st``: runs a subcommand and turns its errors into one line and an exit code.
 
-Exit codes: 0 done, 1 the command's own "no" (parity that differs), 2 bad usage or input, 130
+Exit codes: 0 success, 1 negative result (e.g. parity that differs), 2 invalid usage or input, 130
 interrupted. A subcommand is a module of this package with ``HELP``, ``add_arguments(parser)`` and
 ``run(args) -> exit code``.
 """
@@ -21,12 +21,12 @@ COMMANDS = ("ground", "eval", "train", "export", "parity", "node")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line (default: the process's own); the exit code."""
+    """Run a command line (by default sys.argv); return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args = build_parser(arguments).parse_args(arguments)
         code = args.run(args)
-        sys.stdout.flush()  # here, so that a pipe closed by its reader is noticed below
+        sys.stdout.flush()  # raises BrokenPipeError here, not at exit
     except LlavaStError as error:
         print(f"llava-st: {error}", file=sys.stderr)
         return error.code
@@ -34,16 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("llava-st: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has gone. Python flushes stdout once more at exit.
+        # The reader (head, less) has exited. Python flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return int(code)
 
 
 def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser of every subcommand, or of the one that is named, which alone is imported then."""
+    """Return the parser. If a subcommand is named, only its module is imported and added."""
     parser = argparse.ArgumentParser(
-        prog="llava-st", description="Ask video in words; get boxes in space and spans in time."
+        prog="llava-st", description="Ground text queries in video: boxes in space, spans in time."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(

@@ -1,8 +1,7 @@
-"""Subcommands that have actions of their own: ``llava-st COMMAND ACTION``.
+"""Actions of subcommands: ``llava-st COMMAND ACTION``.
 
 An action is a module ``<command>_<action>`` of this package. Like a subcommand it has ``HELP``,
-``add_arguments(parser)`` and a function of its arguments that gives the exit code, and imports what
-is heavy only when it runs.
+``add_arguments(parser)`` and ``run(args) -> exit code``, and imports heavy modules only in ``run``.
 """
 
 from __future__ import annotations
@@ -15,8 +14,11 @@ from collections.abc import Sequence
 def add_actions(
     parser: argparse.ArgumentParser, command: str, names: Sequence[str], *, required: bool
 ) -> None:
-    """Let ``parser`` take one of the actions: then ``args.action`` is its name (else None) and
-    ``args.run_action`` what runs it."""
+    """Add a command's actions to its parser.
+
+    After parsing, ``args.action`` is the name of the chosen action (None without one) and
+    ``args.run_action`` its ``run``.
+    """
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=required)
     for name in names:
         module = importlib.import_module(f"llava_st_ros.cli.{command}_{name}")

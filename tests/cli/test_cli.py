@@ -1,4 +1,4 @@
-"""The llava-st command, as a shell sees it."""
+"""The llava-st command, run as from a shell."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def llava_st(*arguments: str, **options: object) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path):
-    """Run main() with the subcommand ``ground`` replaced by a body that misbehaves on purpose."""
+def fake_command(tmp_path: Path):
+    """Run main() with the body of the subcommand ``ground`` replaced."""
 
     def start(body: str) -> subprocess.Popen[str]:
         script = tmp_path / "main.py"
@@ -102,7 +102,7 @@ def test_version_agrees_with_package_xml() -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("fly",), ("parity",), ("ground", "--no-such-option")])
-def test_bad_usage_exits_2_without_a_traceback(arguments: tuple[str, ...]) -> None:
+def test_invalid_usage_exits_2_without_a_traceback(arguments: tuple[str, ...]) -> None:
     result = llava_st(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -110,13 +110,13 @@ def test_bad_usage_exits_2_without_a_traceback(arguments: tuple[str, ...]) -> No
     assert "Traceback" not in result.stderr
 
 
-def test_unknown_command_names_those_there_are() -> None:
+def test_unknown_command_error_lists_the_commands() -> None:
     error = llava_st("fly").stderr.splitlines()[-1]
     assert "fly" in error
     assert all(name in error for name in COMMANDS)
 
 
-def test_bad_input_is_one_line_and_exits_2(tmp_path: Path) -> None:
+def test_invalid_input_is_one_line_and_exits_2(tmp_path: Path) -> None:
     result = llava_st("parity", str(tmp_path / "nothing_here"))
     assert result.returncode == 2
     assert result.stdout == ""
@@ -126,29 +126,29 @@ def test_bad_input_is_one_line_and_exits_2(tmp_path: Path) -> None:
     assert "nothing_here" in lines[0]
 
 
-def test_a_message_with_line_breaks_stays_one_line(stand_in) -> None:
-    process = stand_in('raise DataError("two\\nlines", "join\\nthem")')
+def test_error_with_line_breaks_is_printed_as_one_line(fake_command) -> None:
+    process = fake_command('raise DataError("two\\nlines", "join\\nthem")')
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert err == "llava-st: two lines; join them\n"
 
 
-def test_an_unforeseen_error_keeps_its_traceback(stand_in) -> None:
-    process = stand_in('raise RuntimeError("a bug")')
+def test_unexpected_error_keeps_its_traceback(fake_command) -> None:
+    process = fake_command('raise RuntimeError("a bug")')
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" in err
     assert "a bug" in err
 
 
-def test_a_commands_own_exit_code_is_kept(stand_in) -> None:
-    process = stand_in("return 7")
+def test_exit_code_of_the_command_is_returned(fake_command) -> None:
+    process = fake_command("return 7")
     process.communicate(timeout=60)
     assert process.returncode == 7
 
 
-def test_interrupt_exits_130_without_a_traceback(stand_in) -> None:
-    process = stand_in(
+def test_interrupt_exits_130_without_a_traceback(fake_command) -> None:
+    process = fake_command(
         """
         import time
         print("running", flush=True)
@@ -163,8 +163,8 @@ def test_interrupt_exits_130_without_a_traceback(stand_in) -> None:
     assert err == "llava-st: interrupted\n"
 
 
-def test_a_reader_that_goes_away_is_not_an_error(stand_in) -> None:
-    process = stand_in(
+def test_closed_pipe_is_not_an_error(fake_command) -> None:
+    process = fake_command(
         """
         for i in range(1_000_000):
             print(i)
@@ -177,7 +177,7 @@ def test_a_reader_that_goes_away_is_not_an_error(stand_in) -> None:
     assert process.wait(timeout=60) == 0
 
 
-def test_naming_a_command_imports_no_other() -> None:
+def test_only_the_named_command_is_imported() -> None:
     program = (
         "import sys; from llava_st_ros.cli.__main__ import build_parser; build_parser(['parity'])\n"
         "print(*sorted(n for n in sys.modules if n.startswith('llava_st_ros.cli.')))\n"

@@ -22,7 +22,7 @@ FPS, FRAMES = 10, 90
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nine seconds of video, and a few images."""
+    """A folder with nine seconds of video and a few images."""
     folder = tmp_path_factory.mktemp("footage")
     writer = cv2.VideoWriter(
         str(folder / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (64, 48)
@@ -44,7 +44,7 @@ def run(*arguments: object) -> int:
     return ground.run(parser.parse_args([str(a) for a in arguments]))
 
 
-def test_a_video_gives_tracks_events_and_an_overlay(
+def test_video_gives_tracks_events_and_an_overlay(
     footage, random_checkpoint, tmp_path, capsys
 ) -> None:
     overlay, out = tmp_path / "new" / "overlay.mp4", tmp_path / "out"
@@ -54,9 +54,9 @@ def test_a_video_gives_tracks_events_and_an_overlay(
     result = json.loads(capsys.readouterr().out)
     assert result["frames"] == FRAMES
     assert [q["text"] for q in result["queries"]] == ["the red square", "what [moves]?"]
-    # Asked when a window of 6 s was full, then every 2 s, and at the end: stamps are the clock.
-    asked = [a["window"][1] for a in result["answers"] if a["query_id"] == "q1"]
-    assert asked == [6 * NANOSECONDS, 8 * NANOSECONDS, round(8.9 * NANOSECONDS)]
+    # Evaluated at a full window of 6 s, then every 2 s of the stamps, and at the end.
+    evaluated = [a["window"][1] for a in result["answers"] if a["query_id"] == "q1"]
+    assert evaluated == [6 * NANOSECONDS, 8 * NANOSECONDS, round(8.9 * NANOSECONDS)]
     stamps = {round(i * NANOSECONDS / FPS) for i in range(FRAMES)}
     for track in result["tracks"]:
         assert {row["stamp"] for row in track["tube"]} <= stamps
@@ -74,15 +74,15 @@ def test_a_video_gives_tracks_events_and_an_overlay(
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(FPS)
 
 
-def test_tables_for_people(footage, random_checkpoint, capsys) -> None:
+def test_tables_are_printed_by_default(footage, random_checkpoint, capsys) -> None:
     images = ("--images", footage / "images", "--fps", 1, "--model", random_checkpoint)
     assert run(*images, "--query", "what [moves]?", "--period", 20) == 0
     output = capsys.readouterr().out
     assert "tracks" in output
-    assert "what [moves]?" in output  # rich's markup stays out of a user's words
+    assert "what [moves]?" in output  # not interpreted as rich markup
 
 
-def test_one_image_is_asked_where_something_is(footage, random_checkpoint, capsys) -> None:
+def test_image_is_queried_with_rec(footage, random_checkpoint, capsys) -> None:
     image = footage / "images" / "010.png"
     arguments = ("--image", image, "--query", "the red square", "--model", random_checkpoint)
     assert run(*arguments, "--json") == 0
@@ -111,7 +111,7 @@ def test_one_image_is_asked_where_something_is(footage, random_checkpoint, capsy
         (("--images", "{}/images", "--backend", "absent"), "absent"),
     ],
 )
-def test_bad_input_is_one_line(footage, random_checkpoint, arguments, found) -> None:
+def test_invalid_arguments_are_rejected(footage, random_checkpoint, arguments, found) -> None:
     given = [argument.format(footage) for argument in arguments]
     model = () if "--model" in given else ("--model", random_checkpoint)
     with pytest.raises(LlavaStError, match=found) as caught:
@@ -119,7 +119,7 @@ def test_bad_input_is_one_line(footage, random_checkpoint, arguments, found) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_exits_with_2_on_bad_input() -> None:
+def test_command_exits_with_2_on_invalid_input() -> None:
     command = [sys.executable, "-m", "llava_st_ros.cli", "ground", "--video", "absent.mp4"]
     done = subprocess.run(
         [*command, "--query", "x"], cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""``llava-st parity``: the published code's case, another geometry, and cases that must fail."""
+"""``llava-st parity``: the published code's case, another geometry, and invalid cases."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def weights_of(rng: np.random.Generator) -> reference.Weights:
     weights = {}
     for name, shape in shapes.items():
         gain = name.endswith("norm.weight") or ".ln_" in name or "layer_norm" in name
-        # Packers are weighty, so that their attention shows in their output.
+        # Larger packer weights, so that attention affects the output.
         values = rng.normal(size=shape) * (0.6 if "token_packer" in name else 0.3)
         weights[name] = (values + (gain and name.endswith("weight"))).astype("f4")
     return weights
 
 
 def make_case(folder: Path, compat: str) -> Path:
-    """A case of another geometry, its numbers from the NumPy reference."""
+    """Write a case of another geometry, with values of the NumPy reference."""
     rng = np.random.default_rng(7)
     folder.mkdir()
     weights = weights_of(rng)
@@ -198,11 +198,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def case(cases: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the released case, to spoil."""
+    """A copy of the released case, to be corrupted."""
     return Path(shutil.copytree(cases["released"], tmp_path / "case"))
 
 
-def test_the_published_code_is_matched(capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_code_is_matched(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(GOLDEN, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["passed"]
@@ -224,7 +224,7 @@ def test_another_geometry_passes(
     assert "4 ids equal" in lines[7]
 
 
-def test_the_two_compat_modes_differ(cases: dict[str, Path]) -> None:
+def test_compat_modes_differ(cases: dict[str, Path]) -> None:
     released, paper = (load_file(cases[c] / "expected.safetensors") for c in ("released", "paper"))
     for kind in ("video", "image"):
         name = f"{kind}_last_logits"
@@ -240,7 +240,7 @@ def test_the_two_compat_modes_differ(cases: dict[str, Path]) -> None:
         ("model.layers.2.mlp.down_proj.weight", "video_last_logits"),
     ],
 )
-def test_a_perturbed_weight_is_seen(
+def test_perturbed_weight_is_detected(
     case: Path, tensor: str, differing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(case / "model.safetensors")
@@ -252,7 +252,7 @@ def test_a_perturbed_weight_is_seen(
     assert differing in [r["name"] for r in report["arrays"] if not r["passed"]]
 
 
-def test_wrong_ids_are_seen(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_ids_are_detected(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = load_file(case / "expected.safetensors")
     expected["video_generated_ids"][2] += 1
     save_file(expected, case / "expected.safetensors")
@@ -260,9 +260,7 @@ def test_wrong_ids_are_seen(case: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "differ from index 2 on" in capsys.readouterr().out
 
 
-def test_only_what_the_case_expects_is_compared(
-    case: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_expected_arrays_are_compared(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = load_file(case / "expected.safetensors")
     save_file({"image_tokens": expected["image_tokens"]}, case / "expected.safetensors")
     assert run(case, "--json") == 0
@@ -271,47 +269,47 @@ def test_only_what_the_case_expects_is_compared(
     assert report["ids"] == []
 
 
-def spoil_json(path: Path, **changes: object) -> None:
+def corrupt_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def spoil_expected(case: Path, **changes: np.ndarray) -> None:
+def corrupt_expected(case: Path, **changes: np.ndarray) -> None:
     path = case / "expected.safetensors"
     save_file({**load_file(path), **changes}, path)
 
 
-def spoil_inputs(case: Path, **changes: np.ndarray) -> None:
+def corrupt_inputs(case: Path, **changes: np.ndarray) -> None:
     with np.load(case / "inputs.npz") as inputs:
         values = {**inputs, **changes}
     np.savez(case / "inputs.npz", **values)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "names"),
+    ("corrupt", "names"),
     [
         (lambda c: (c / "case.json").unlink(), "case.json"),
         (lambda c: (c / "case.json").write_text("[1, 2"), "case.json"),
-        (lambda c: spoil_json(c / "case.json", image_size="large"), "image_size"),
-        (lambda c: spoil_json(c / "case.json", packer=None), "packer"),
-        (lambda c: spoil_json(c / "case.json", patch_size=7), "frames_small"),
-        (lambda c: spoil_json(c / "case.json", video_variables={}), "<TEMP-INPUT> tokens"),
+        (lambda c: corrupt_json(c / "case.json", image_size="large"), "image_size"),
+        (lambda c: corrupt_json(c / "case.json", packer=None), "packer"),
+        (lambda c: corrupt_json(c / "case.json", patch_size=7), "frames_small"),
+        (lambda c: corrupt_json(c / "case.json", video_variables={}), "<TEMP-INPUT> tokens"),
         (lambda c: (c / "inputs.npz").write_bytes(b"no zip"), "inputs.npz"),
         (lambda c: (c / "expected.safetensors").write_bytes(b"short"), "expected.safetensors"),
-        (lambda c: spoil_expected(c, surprise=np.zeros(3)), "surprise"),
-        (lambda c: spoil_expected(c, slow_tokens=np.zeros((4, 8, 24), "f4")), "slow_tokens"),
-        (lambda c: spoil_inputs(c, video_prompt=np.array([1.5])), "video_prompt"),
-        (lambda c: spoil_inputs(c, frames_small=np.zeros((0, 9, 9, 3), "u1")), "frames_small"),
-        (lambda c: spoil_inputs(c, image_prompt=np.array([object()])), "inputs.npz"),
+        (lambda c: corrupt_expected(c, surprise=np.zeros(3)), "surprise"),
+        (lambda c: corrupt_expected(c, slow_tokens=np.zeros((4, 8, 24), "f4")), "slow_tokens"),
+        (lambda c: corrupt_inputs(c, video_prompt=np.array([1.5])), "video_prompt"),
+        (lambda c: corrupt_inputs(c, frames_small=np.zeros((0, 9, 9, 3), "u1")), "frames_small"),
+        (lambda c: corrupt_inputs(c, image_prompt=np.array([object()])), "inputs.npz"),
     ],
 )
-def test_a_malformed_case_is_one_line(case: Path, spoil: Any, names: str) -> None:
-    spoil(case)
+def test_malformed_case_is_rejected(case: Path, corrupt: Any, names: str) -> None:
+    corrupt(case)
     with pytest.raises(DataError) as error:
         run(case)
     assert names in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_missing_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(LlavaStError, match=r"case\.json"):
         run(tmp_path / "nowhere")
