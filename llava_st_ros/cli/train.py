@@ -1,4 +1,4 @@
-"""``llava-st train ACTION``: an action is a module ``train_<action>`` of this package."""
+"""``llava-st train ACTION``; each action is the module ``train_<action>`` of this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from llava_st_ros.cli.actions import add_actions
 
-HELP = "render simulated clips, train a checkpoint on them"
+HELP = "render simulated clips, train, fine-tune and merge checkpoints"
 ACTIONS = ("simulate", "run", "finetune", "merge", "curves", "ablate")
 
 

@@ -1,6 +1,6 @@
-"""``llava-st train finetune``: train a checkpoint on records in ST-Align's format.
+"""``llava-st train finetune``: fine-tune a checkpoint on data in ST-Align's format.
 
-In many processes: ``accelerate launch ... -m llava_st_ros.cli train finetune ...``.
+With several processes: ``accelerate launch ... -m llava_st_ros.cli train finetune ...``.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "fine-tune a LLaVA-ST checkpoint on conversations in ST-Align's format, by LoRA or whole"
+HELP = "fine-tune a LLaVA-ST checkpoint on data in ST-Align's format, with or without LoRA"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, required=True, help="a stage's YAML, as in config/training/7b"
+        "--config", type=Path, required=True, help="YAML of the stage, as in config/training/7b"
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint to start from")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of the JSON files and their media"
+        "--data", type=Path, required=True, help="folder with the JSON files and their media"
     )
     parser.add_argument(
-        "--work", type=Path, help="folder of the log, the state and the adapter; default OUT.work"
+        "--work", type=Path, help="folder for the log, the saved state and the adapter (default: OUT.work)"
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument(
         "--workers",
         type=int,
         default=0,
-        help="processes that read media, for each that trains; 0: a thread",
+        help="processes that read media, per training process; 0 uses a thread (default 0)",
     )
 
 

@@ -1,4 +1,4 @@
-"""``llava-st train merge``: a published chain, stage 1 and its adapters, into one checkpoint."""
+"""``llava-st train merge``: merge a checkpoint and its LoRA adapters into one checkpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ HELP = "merge a checkpoint and the LoRA adapters trained on it into one checkpoi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", type=Path, help="stage 1: a full checkpoint's folder (safetensors)")
+    parser.add_argument("base", type=Path, help="folder of the full checkpoint, stage 1 (safetensors)")
     parser.add_argument(
         "adapters",
         type=Path,
         nargs="+",
-        help="folders of the later stages, in the order in which they were trained",
+        help="folders of the adapters, in the order of training",
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
 
