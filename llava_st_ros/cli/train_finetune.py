@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, help="folder with the JSON files and their media"
     )
     parser.add_argument(
-        "--work", type=Path, help="folder for the log, the saved state and the adapter (default: OUT.work)"
+        "--work", type=Path, help="folder of the log, saved state and adapter (default: OUT.work)"
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument(

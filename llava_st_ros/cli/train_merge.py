@@ -10,7 +10,7 @@ HELP = "merge a checkpoint and the LoRA adapters trained on it into one checkpoi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", type=Path, help="folder of the full checkpoint, stage 1 (safetensors)")
+    parser.add_argument("base", type=Path, help="full checkpoint of stage 1 (safetensors)")
     parser.add_argument(
         "adapters",
         type=Path,
