@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_st_ros.errors import BackendError
 
-_PLATFORMS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa"}
+PLATFORMS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa"}
 _requested = os.environ.get("MUJOCO_GL", "").lower() or "egl"
 
 os.environ["MUJOCO_GL"] = "disable"
@@ -37,7 +37,7 @@ def gl_context(size: int) -> Any:
     """
     reasons = []
     for name in dict.fromkeys((os.environ["MUJOCO_GL"], "osmesa")):
-        if name not in _PLATFORMS:
+        if name not in PLATFORMS:
             reasons.append(f"{name}: not a headless platform")
             continue
         # PyOpenGL binds to one platform on import: unload it before trying the next one.
@@ -45,7 +45,7 @@ def gl_context(size: int) -> Any:
             del sys.modules[module]
         os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = name
         try:
-            context = importlib.import_module(_PLATFORMS[name]).GLContext(size, size)
+            context = importlib.import_module(PLATFORMS[name]).GLContext(size, size)
             context.make_current()
             return context
         except Exception as error:  # each platform raises its own exception types

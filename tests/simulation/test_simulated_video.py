@@ -1,4 +1,4 @@
-"""Camera-rate videos of the simulator and the bags made of them."""
+"""Videos at camera rate and the bags written from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bag(video, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_video_has_several_events_on_three_objects(video) -> None:
+def test_a_video_has_an_event_for_each_of_three_objects(video) -> None:
     assert video.frames.shape == (120, 96, 96, 3)
     assert video.boxes.shape == (120, 3, 4)
     np.testing.assert_allclose(np.diff(video.stamps), 1 / 6)
@@ -47,18 +47,18 @@ def test_a_video_has_several_events_on_three_objects(video) -> None:
         assert np.abs(path - path[0]).max() > 4
 
 
-def test_a_video_comes_again_from_its_seed(video) -> None:
+def test_a_video_is_reproducible_from_its_seed(video) -> None:
     again = simulate_video(video.seed, duration=20.0, fps=6.0, size=96)
     assert (again.frames == video.frames).all()
     assert again.events == video.events
 
 
-def test_unfit_settings_are_refused() -> None:
+def test_too_short_videos_are_rejected() -> None:
     with pytest.raises(ConfigError, match="at least 10 s"):
         simulate_video(0, duration=3.0)
 
 
-def test_the_bag_gives_back_the_frames_with_their_stamps(video, bag) -> None:
+def test_the_bag_has_the_frames_with_their_stamps(video, bag) -> None:
     assert {p.suffix for p in bag.iterdir()} == {".yaml", ".mcap", ".json"}
     read = Bag(bag)
     topic = read.image_topic()
@@ -73,7 +73,7 @@ def test_the_bag_gives_back_the_frames_with_their_stamps(video, bag) -> None:
         assert np.abs(decoded.astype(int) - frame).mean() < 4
 
 
-def test_the_truth_beside_the_bag_is_the_videos(video, bag) -> None:
+def test_the_truth_file_equals_the_videos_ground_truth(video, bag) -> None:
     truth = json.loads((bag / TRUTH_FILE).read_text())
     stamps = truth["stamps"]
     assert len(stamps) == 120
@@ -91,7 +91,7 @@ def test_the_truth_beside_the_bag_is_the_videos(video, bag) -> None:
                 )
 
 
-def test_the_demo_reads_the_truth(video, bag) -> None:
+def test_the_demo_reads_the_truth_file(video, bag) -> None:
     queries = read_ground_truth(bag / TRUTH_FILE)
     assert len(queries) == 3
     for query in queries:
@@ -101,7 +101,7 @@ def test_the_demo_reads_the_truth(video, bag) -> None:
         assert len(query.boxes) == video.visible[:, event.subject].sum()
 
 
-def test_a_bag_is_never_written_over(video, bag) -> None:
+def test_a_bag_is_never_overwritten(video, bag) -> None:
     before = (bag / TRUTH_FILE).read_bytes()
     with pytest.raises(DataError, match="exists"):
         write_bag(video, bag)

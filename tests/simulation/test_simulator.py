@@ -1,4 +1,4 @@
-"""The simulator: reproducible, exact boxes, events that can be seen in the pictures."""
+"""The simulator is reproducible, its boxes are exact and its events are visible in the frames."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unrendered() -> list[UnrenderedClip]:
 
 @pytest.fixture(scope="module")
 def clips(unrendered) -> list[SimulatedClip]:
-    """Filmed after all unrendered: nothing may linger from one to another."""
+    """Rendered after all simulations: a clip must not affect another."""
     return [r.render(split_seed("train", index)) for index, r in enumerate(unrendered)]
 
 
@@ -63,7 +63,7 @@ def centers(clip: SimulatedClip, index: int) -> np.ndarray:
     return (boxes[:, :2] + boxes[:, 2:]) / 2 * clip.frames.shape[1]
 
 
-def test_a_seed_gives_the_same_bytes_whatever_was_simulated_before(clips) -> None:
+def test_a_seed_gives_the_same_bytes_after_other_simulations(clips) -> None:
     again = simulate_clip(clips[3].seed)
     assert digest(again) == digest(clips[3])
     assert len({digest(clip) for clip in clips}) == len(clips)
@@ -82,7 +82,7 @@ def test_a_seed_gives_the_same_bytes_in_another_process(clips) -> None:
     assert result.stdout.strip() == digest(clips[1])
 
 
-def test_splits_never_meet() -> None:
+def test_splits_share_no_seed() -> None:
     assert {"train", "validation", "test"} < set(SPLITS)
     for first, second in combinations(SPLITS.values(), 2):
         assert max(first.start, second.start) >= min(first.stop, second.stop)
@@ -92,7 +92,7 @@ def test_splits_never_meet() -> None:
             split_seed(split, index)
 
 
-def test_shapes_and_names(clips) -> None:
+def test_shapes_dtypes_and_ranges(clips) -> None:
     for clip in clips:
         count = len(clip.objects)
         assert clip.frames.shape == (20, 144, 144, 3)
@@ -110,23 +110,23 @@ def test_shapes_and_names(clips) -> None:
         assert (seen[:, 2:] > seen[:, :2]).all()
 
 
-def test_kinds_and_sizes_are_spread(clips) -> None:
+def test_kinds_counts_and_sizes_vary(clips) -> None:
     kinds = {event.kind for clip in clips for event in clip.events}
     assert kinds == set(EventKind)
     sides = np.concatenate([(c.boxes[c.visible][:, 2:] - c.boxes[c.visible][:, :2]) for c in clips])
     assert 20 <= np.median(sides.max(axis=1) * 144) <= 36
     assert {len(clip.objects) for clip in clips} >= {1, 2, 3, 4, 5, 6, 7}
-    twins = [len({o.name for o in c.objects}) < len(c.objects) for c in clips]
-    assert 0.15 <= np.mean(twins) <= 0.6
+    same_name = [len({o.name for o in c.objects}) < len(c.objects) for c in clips]
+    assert 0.15 <= np.mean(same_name) <= 0.6
     repeated = [len({e.kind for e in c.events}) < len(c.events) for c in clips]
     assert sum(repeated) >= 4
 
 
 @pytest.mark.parametrize("split", ["train", "unseen_lens"])
-def test_boxes_lie_where_the_camera_geometry_puts_a_ball(split) -> None:
-    """The projection is computed apart from OpenGL: a sphere's outline, from its tangent cone.
+def test_the_box_of_a_ball_equals_its_projection(split) -> None:
+    """The projection of a sphere is computed from its tangent cone, independently of OpenGL.
 
-    Also under the shake of a camera and through a lens of another angle.
+    Shaking cameras and another field of view are included.
     """
     checked = 0
     for seed in range(60):
@@ -150,7 +150,7 @@ def test_boxes_lie_where_the_camera_geometry_puts_a_ball(split) -> None:
         x, y, z = pose.axes @ (table.positions[0] - pose.position)
         radius = scene.objects[0].scale
         focal = 72 / np.tan(np.radians(scene.camera.fovy) / 2)
-        # The angle between the axis and the center, and half that of the cone, in either plane.
+        # The angles of the center from the optical axis and half the cone's, in both planes.
         across, upward = np.arctan2(x, z), np.arctan2(-y, z)
         wide, high = np.arcsin(radius / np.hypot(x, z)), np.arcsin(radius / np.hypot(y, z))
         tangents = np.tan([across - wide, upward - high, across + wide, upward + high])
@@ -159,8 +159,8 @@ def test_boxes_lie_where_the_camera_geometry_puts_a_ball(split) -> None:
     assert checked >= 5
 
 
-def test_boxes_hold_the_object_of_their_colour(clips) -> None:
-    """Blue things are blue in the picture: the boxes belong to the right objects."""
+def test_boxes_contain_the_color_of_their_object(clips) -> None:
+    """Boxes belong to the right objects: the box of a blue object contains blue pixels."""
     for clip in clips:
         for index, item in enumerate(clip.objects):
             channels = np.array(COLORS[item.color])
@@ -168,13 +168,13 @@ def test_boxes_hold_the_object_of_their_colour(clips) -> None:
                 x1, y1, x2, y2 = np.round(clip.boxes[frame, index] * 144).astype(int)
                 patch = clip.frames[frame, y1:y2, x1:x2].reshape(-1, 3).astype(float)
                 if len(patch) < 100:
-                    continue  # a sliver that a blurred picture mixes with what hides the rest
+                    continue  # a sliver whose color is mixed with the occluder's by blur
                 hue = patch / np.maximum(np.linalg.norm(patch, axis=1, keepdims=True), 1.0)
                 alike = hue @ (channels / np.linalg.norm(channels)) > 0.95
                 assert alike.mean() > 0.05, (clip.seed, item.name, frame)
 
 
-def test_subjects_move_in_their_spans_and_rest_outside_them(clips, unrendered) -> None:
+def test_subjects_move_within_their_spans_only(clips, unrendered) -> None:
     fixed = [
         clip
         for clip, unrendered_clip in zip(clips, unrendered)
@@ -204,7 +204,7 @@ def test_subjects_move_in_their_spans_and_rest_outside_them(clips, unrendered) -
     assert rests > 50
 
 
-def test_what_each_kind_looks_like(clips) -> None:
+def test_every_kind_has_its_effect_on_the_boxes(clips) -> None:
     for clip, event in events_of(clips, EventKind.LIFTED, EventKind.DROPPED):
         center = centers(clip, event.subject)
         rise = center[max(0, event.span[0] - 1), 1] - center[event.span[1], 1]
@@ -227,7 +227,7 @@ def test_what_each_kind_looks_like(clips) -> None:
         assert np.nanmax(np.abs(other[during] - other[start]) * 144) > 1.5
 
 
-def test_what_rolls_behind_crosses_the_other_and_is_partly_hidden(clips) -> None:
+def test_an_object_that_rolls_behind_another_crosses_it_and_is_partly_hidden(clips) -> None:
     found = [
         (clip, event, event.other)
         for clip, event in events_of(clips, EventKind.ROLLS)
@@ -246,7 +246,7 @@ def test_what_rolls_behind_crosses_the_other_and_is_partly_hidden(clips) -> None
         assert (hidden | (overlap > -1.5 / 144).all(axis=1)).any()
 
 
-def test_spans_are_neither_flashes_nor_the_whole_clip(clips) -> None:
+def test_spans_are_neither_very_short_nor_the_complete_clip(clips) -> None:
     lengths = np.array([e.span[1] - e.span[0] + 1 for c in clips for e in c.events])
     assert lengths.min() >= 2
     assert lengths.max() <= 15
@@ -258,10 +258,10 @@ def test_spans_are_neither_flashes_nor_the_whole_clip(clips) -> None:
             assert earlier.span[1] <= later.span[0]
 
 
-def test_without_opengl_there_is_one_clear_error(monkeypatch) -> None:
+def test_missing_opengl_raises_an_error_with_all_reasons(monkeypatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     monkeypatch.setenv("PYOPENGL_PLATFORM", os.environ.get("PYOPENGL_PLATFORM", "egl"))
-    monkeypatch.setattr(headless, "_PLATFORMS", {"osmesa": "llava_st_ros.no_such_module"})
+    monkeypatch.setattr(headless, "PLATFORMS", {"osmesa": "llava_st_ros.no_such_module"})
     monkeypatch.setattr(headless.sys, "modules", dict(sys.modules))
     with pytest.raises(BackendError, match=r"glfw.*osmesa.*libegl1"):
         headless.gl_context(32)
