@@ -106,14 +106,6 @@ def _truth(
     tracked_objects: Sequence[int],
 ) -> dict[str, Any]:
     """Return stamps in ns and boxes (x1, y1, x2, y2 in [0, 1]) by stamp, visible frames only."""
-
-    def span(event: SimulatedEvent) -> list[int]:
-        return [stamps[event.span[0]], stamps[event.span[1]]]
-
-    def boxes(index: int) -> dict[str, list[float]]:
-        rows = zip(stamps, video.boxes[:, index], video.visible[:, index])
-        return {str(s): [round(float(v), 6) for v in box] for s, box, seen in rows if seen}
-
     return {
         "seed": video.seed,
         "topic": topic,
@@ -122,7 +114,7 @@ def _truth(
         "width": int(video.frames.shape[2]),
         "stamps": list(stamps),
         "objects": [
-            {"color": o.color, "shape": o.shape, "size": o.size, "boxes": boxes(i)}
+            {"color": o.color, "shape": o.shape, "size": o.size, "boxes": _boxes(video, stamps, i)}
             for i, o in enumerate(video.objects)
         ],
         "events": [
@@ -131,28 +123,45 @@ def _truth(
                 "subject": e.subject,
                 "other": e.other,
                 "text": event_sentence(e, video.objects),
-                "span": span(e),
+                "span": _span(stamps, e),
             }
             for e in video.events
         ],
         "queries": [
-            {
-                "id": f"{video.objects[e.subject].name} {e.kind.value}".replace(" ", "-"),
-                "text": event_sentence(e, video.objects),
-                "task": Task.STVG.value,
-                "spans": [span(e)],
-                "boxes": boxes(e.subject),
-            }
-            for e in queries
-        ]
-        + [
-            {
-                "id": video.objects[index].name.replace(" ", "-"),
-                "text": f"the {video.objects[index].name}",
-                "task": Task.REC.value,
-                "spans": [[stamps[0], stamps[-1]]],
-                "boxes": boxes(index),
-            }
-            for index in tracked_objects
+            *(_event_query(video, stamps, event) for event in queries),
+            *(_object_query(video, stamps, index) for index in tracked_objects),
         ],
+    }
+
+
+def _event_query(
+    video: SimulatedClip, stamps: Sequence[int], event: SimulatedEvent
+) -> dict[str, Any]:
+    return {
+        "id": f"{video.objects[event.subject].name} {event.kind.value}".replace(" ", "-"),
+        "text": event_sentence(event, video.objects),
+        "task": Task.STVG.value,
+        "spans": [_span(stamps, event)],
+        "boxes": _boxes(video, stamps, event.subject),
+    }
+
+
+def _object_query(video: SimulatedClip, stamps: Sequence[int], index: int) -> dict[str, Any]:
+    return {
+        "id": video.objects[index].name.replace(" ", "-"),
+        "text": f"the {video.objects[index].name}",
+        "task": Task.REC.value,
+        "spans": [[stamps[0], stamps[-1]]],
+        "boxes": _boxes(video, stamps, index),
+    }
+
+
+def _span(stamps: Sequence[int], event: SimulatedEvent) -> list[int]:
+    return [stamps[event.span[0]], stamps[event.span[1]]]
+
+
+def _boxes(video: SimulatedClip, stamps: Sequence[int], index: int) -> dict[str, list[float]]:
+    rows = zip(stamps, video.boxes[:, index], video.visible[:, index])
+    return {
+        str(stamp): [round(float(v), 6) for v in box] for stamp, box, visible in rows if visible
     }

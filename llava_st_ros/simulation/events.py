@@ -172,12 +172,7 @@ def sample_script(
             if again and attempt < 20:
                 kind = script[-1].kind
                 subject = _lookalike(rng, objects, script[-1].subject)
-            if any(s.kind is kind and s.subject == subject for s in script):
-                continue
-            if objects[subject].shape not in _SHAPES.get(kind, (objects[subject].shape,)):
-                continue
-            before = _BEFORE.get(kind, "table")
-            if states[subject] not in (None, before) or (before == "moving" and index > 0):
+            if not _is_possible(kind, subject, objects[subject].shape, states[subject], script):
                 continue
             other = None
             if kind is EventKind.COLLIDES:
@@ -187,7 +182,7 @@ def sample_script(
                 other = int(rng.choice(others))
                 states[other] = "table"
             if states[subject] is None:
-                initial_states[subject] = before
+                initial_states[subject] = _BEFORE.get(kind, "table")
             states[subject] = _AFTER.get(kind, "table")
             begin = 0.0 if kind is EventKind.STOPS else start
             script.append(ScriptedEvent(kind, subject, other, begin, end))
@@ -195,6 +190,18 @@ def sample_script(
         else:
             raise InfeasibleError("no event fits")
     return script, initial_states
+
+
+def _is_possible(
+    kind: EventKind, subject: int, shape: str, state: str | None, script: list[ScriptedEvent]
+) -> bool:
+    """Whether an event can follow ``script``; ``state`` is the subject's, None if still open."""
+    if any(s.kind is kind and s.subject == subject for s in script):
+        return False
+    if shape not in _SHAPES.get(kind, (shape,)):
+        return False
+    before = _BEFORE.get(kind, "table")
+    return state in (None, before) and not (before == "moving" and script)
 
 
 def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], index: int) -> int:

@@ -44,17 +44,7 @@ class MotionPlanner:
         rolling = {s.subject for s in script if s.kind is EventKind.ROLLS}
         lifted = {s.subject for s in script if s.kind is EventKind.LIFTED}
         hits = {s.subject: s.other for s in script if s.other is not None}
-        # Objects that collide come first, so that the path between them stays free, then large
-        # ones, which need the most room. Rolling objects come late, because they start beside an
-        # object to pass behind it. Those outside the image come last: they take no room.
-        order = sorted(
-            range(len(objects)),
-            key=lambda i: (
-                initial_states[i] == "outside",
-                0 if i in hits.values() else 1 if i in hits else 3 if i in rolling else 2,
-                -objects[i].radius,
-            ),
-        )
+        order = self._placement_order(initial_states, hits, rolling)
         paths: list[tuple[np.ndarray, np.ndarray, float]] = []  # start, end and radius of mover
         for done, i in enumerate(order):
             placed = [j for j in order[:done] if initial_states[j] != "outside"]
@@ -84,6 +74,25 @@ class MotionPlanner:
             if hit in placed:
                 paths.append((positions[i, :2], positions[hit, :2], objects[i].radius))
         return positions, yaws
+
+    def _placement_order(
+        self, initial_states: list[str], hits: dict[int, int], rolling: set[int]
+    ) -> list[int]:
+        """Return the order in which the objects get their positions.
+
+        Objects that collide come first, so that the path between them stays free, then large ones,
+        which need the most room. Rolling objects come late, because they start beside an object to
+        pass behind it. Those outside the image come last: they take no room.
+        """
+        objects = self.scene.objects
+        return sorted(
+            range(len(objects)),
+            key=lambda i: (
+                initial_states[i] == "outside",
+                0 if i in hits.values() else 1 if i in hits else 3 if i in rolling else 2,
+                -objects[i].radius,
+            ),
+        )
 
     def plan_motion(
         self, scripted: ScriptedEvent, positions: np.ndarray, axis: np.ndarray | None
