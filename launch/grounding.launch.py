@@ -1,4 +1,4 @@
-"""The grounding node: ros2 launch llava_st_ros grounding.launch.py image:=/front/image_raw"""
+"""Start the node: ``ros2 launch llava_st_ros grounding.launch.py image:=/front/image_raw``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def generate_launch_description() -> LaunchDescription:
         [FindPackageShare(PACKAGE), "config", "grounding.yaml"]
     )
     arguments = (
-        ("params_file", default_parameters, "YAML file of the node's parameters"),
-        ("namespace", "", "namespace of the node; two of them can run side by side"),
-        ("model", "", "checkpoint or engine directory; empty: llava-st-tiny"),
+        ("params_file", default_parameters, "YAML file with the node's parameters"),
+        ("namespace", "", "namespace of the node, to run several"),
+        ("model", "", "checkpoint folder or engine directory; empty: the packaged model"),
         ("image", "image", "image topic of the default camera"),
-        ("tracks", "tracks", "topic of the tracks"),
-        ("events", "events", "topic of the events"),
-        ("autostart", "true", "false where a lifecycle manager configures and activates"),
-        ("use_sim_time", "false", "true with a simulator, or a bag played with --clock"),
+        ("tracks", "tracks", "topic on which tracks are published"),
+        ("events", "events", "topic on which events are published"),
+        ("autostart", "true", "false if a lifecycle manager configures and activates the node"),
+        ("use_sim_time", "false", "true with a simulator or a bag played with --clock"),
     )
-    # The node is a lifecycle node that starts by itself; with autostart:=false it waits for a
-    # manager, which finds its services as those of any other.
+    # A plain Node action suffices: the lifecycle node configures and activates itself, or, with
+    # autostart:=false, waits for a lifecycle manager to call its services.
     node = Node(
         package=PACKAGE,
         executable="grounding_node",
@@ -46,12 +46,8 @@ def generate_launch_description() -> LaunchDescription:
         ],
         remappings=[(name, LaunchConfiguration(name)) for name in ("image", "tracks", "events")],
     )
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=description)
-                for name, default, description in arguments
-            ),
-            node,
-        ]
-    )
+    description = LaunchDescription()
+    for name, default, text in arguments:
+        description.add_action(DeclareLaunchArgument(name, default_value=default, description=text))
+    description.add_action(node)
+    return description

@@ -1,9 +1,9 @@
-# Sourced by the other scripts: where things lie, and which ROS 2 is used. No effect but variables.
+# Sourced by the other scripts: sets the paths and selects the ROS 2 installation.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# A native ROS 2 is one that was sourced: its setup files set both variables. It has folders of its
-# own, so that a shell with and a shell without it can take turns in one checkout.
+# A native ROS 2 has been sourced if both variables are set. Its folders are separate from those of
+# the wheels, so that one checkout works in shells with and without it.
 if [[ -n "${ROS_DISTRO:-}" && -n "${AMENT_PREFIX_PATH:-}" ]]; then
   ROS="native-$ROS_DISTRO"
   VENV="$ROOT/.venv-$ROS"
@@ -30,7 +30,7 @@ prepend() {
   export "$1=$2${value:+:$value}"
 }
 
-# Make ROS 2 and the virtual environment what programs find; a native ROS 2 is found already.
+# Activate the virtual environment and the ROS wheels; a native ROS 2 is active already.
 use_ros() {
   prepend PATH "$VENV/bin"
   export VIRTUAL_ENV="$VENV"
@@ -41,11 +41,11 @@ use_ros() {
   for folder in "$VENV"/lib/python3*/site-packages/ros_*.libs "$VENV/lib"; do
     if [[ -d "$folder" ]]; then prepend LD_LIBRARY_PATH "$folder"; fi
   done
-  # The wheels re-execute Python once to set LD_LIBRARY_PATH; that is done here.
+  # The wheels would re-execute Python once to set LD_LIBRARY_PATH, which is set here.
   export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
 }
 
-# fingerprint WORD... -- FILE...: changes when a word or a file's name or content does.
+# fingerprint WORD... -- FILE...: a hash of the words and of the names and contents of the files.
 fingerprint() {
   local words=()
   while [[ "$1" != -- ]]; do

@@ -1,8 +1,8 @@
-"""Point the CMake files of the ROS wheels at this Python instead of the one they were built with.
+"""Point the CMake files of the ROS wheels to this Python instead of that of their build machine.
 
-The wheels carry absolute include folders of their build machine
-(``/opt/python/cpXY-cpXY/include/pythonX.Y`` and that Python's NumPy); CMake refuses targets whose
-include folders do not exist. Running it again changes nothing.
+The wheels contain absolute include folders of their build machine
+(``/opt/python/cpXY-cpXY/include/pythonX.Y`` and its NumPy); CMake rejects targets whose include
+folders do not exist. Running this twice has no further effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PYTHON_INCLUDE = re.compile(r"/opt/python/cp\d+-cp\d+/include/python3\.\d+")
 
 
 def relocate(prefix: Path) -> int:
-    """Rewrite ``prefix``/share/**/*.cmake; return how many files changed."""
+    """Rewrite ``prefix``/share/**/*.cmake; return the number of changed files."""
     include = sysconfig.get_paths()["include"]
     numpy_include = numpy.get_include()
     changed = 0

@@ -1,4 +1,4 @@
-"""``llava-st node``: the ROS 2 node, with or without a ROS installation."""
+"""``llava-st node``: run the ROS 2 node, with a ROS installation or with the ROS wheels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=argparse.REMAINDER,
         default=[],
         metavar="ARG",
-        help="everything after it goes to ROS: -p name:=value, -r from:=to, ...",
+        help="pass all following arguments to ROS: -p name:=value, -r from:=to, ...",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """The node until it is interrupted. BackendError where rclpy or the messages are missing."""
+    """Run the node until it is interrupted.
+
+    Raises:
+        BackendError: rclpy or the messages cannot be imported.
+    """
     try:
         from llava_st_ros.ros.main import main
     except ImportError as error:
         raise BackendError(
-            f"no ROS 2 in this environment ({error}); expected rclpy and this package's messages",
-            "source your ROS 2 workspace, or run it as `scripts/with_ros llava-st node`",
+            f"rclpy or this package's messages cannot be imported ({error})",
+            "source your ROS 2 workspace, or use `scripts/with_ros llava-st node`",
         ) from error
     parameters = ["--params-file", args.params_file] if args.params_file else []
     return main(["llava-st", "--ros-args", *parameters, *args.ros_args])
