@@ -1,11 +1,10 @@
-"""The optimization loop, its batches and optimizers, and the store of clips."""
+"""The optimization loop, its batches and optimizers."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,6 @@ import torch
 from torch import nn
 
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.simulation.clip_store import ClipStore, render_shards
-from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 from llava_st_ros.training.loop import loop
 from llava_st_ros.training.loop.batches import Shard, prefetch, to_device
 from llava_st_ros.training.loop.loop import LoopConfig, TrainingError, run
@@ -230,38 +227,6 @@ def test_first_step_does_not_count_towards_the_time_limit(
         assert lines[-1]["rate"] == pytest.approx(
             0.5 * rate_factor(expected[-2] / minutes, steps - 1, 1)
         )
-
-
-def test_stored_clips_equal_the_rendered_ones(tmp_path: Path) -> None:
-    def render(_: int) -> list[Path]:
-        return list(render_shards(tmp_path, "train", 2, num_frames=5, size=48, workers=1))
-
-    with ThreadPoolExecutor(2) as pool:  # two at once: one waits for the other
-        shards, others = pool.map(render, range(2))
-    assert shards == others
-    assert {path.name for path in tmp_path.iterdir()} == {"lock", *(s.name for s in shards)}
-    assert len(shards) == 1
-    store = ClipStore(tmp_path)
-    assert len(store) == 2
-    clip, again = store[1], simulate_clip(split_seed("train", 1), num_frames=5, size=48)
-    assert np.array_equal(clip.frames, again.frames)
-    assert np.array_equal(clip.boxes, again.boxes, equal_nan=True)
-    assert clip.events == again.events and clip.objects == again.objects
-    # A second run renders nothing.
-    before = (shards[0] / "frames.npy").stat().st_mtime_ns
-    assert render(0) == shards
-    assert (shards[0] / "frames.npy").stat().st_mtime_ns == before
-
-
-def test_empty_or_damaged_store_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no clips in"):
-        ClipStore(tmp_path)
-    shard = tmp_path / "train-000000"
-    shard.mkdir()
-    (shard / "frames.npy").write_bytes(b"\x93NUMPY")
-    (shard / "clips.json").write_text("[]")
-    with pytest.raises(DataError, match="train-000000"):
-        ClipStore(tmp_path)
 
 
 def test_patch_target_is_the_smallest_covering_object() -> None:
