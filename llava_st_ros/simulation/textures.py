@@ -49,7 +49,7 @@ def photo(name: str) -> np.ndarray:
     square = pixels[top : top + side, left : left + side].astype(np.float32)
     small = cv2.resize(square, (PHOTO_SIZE, PHOTO_SIZE), interpolation=cv2.INTER_AREA) / 255
     gray = small.mean(axis=2, keepdims=True)
-    small = gray + _SATURATION * (small - gray)  # a table should not appearance like what is on it
+    small = gray + _SATURATION * (small - gray)  # less colorful than the objects
     small *= 0.5 / small.mean()
     small.setflags(write=False)
     return small
