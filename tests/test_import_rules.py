@@ -341,7 +341,7 @@ BAD = [
     ),
     (
         "llava_st_ros/simulation/a.py",
-        "from llava_st_ros.training.tiny.evidence import cell",
+        "from llava_st_ros.training.tiny.attention_targets import center_cell",
         "LAYERS",
     ),
     ("llava_st_ros/ros/a.py", "from ..cli import ground", "LAYERS"),

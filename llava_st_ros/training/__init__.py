@@ -1,1 +1,1 @@
-"""Training: the objective, the tiny model's stages, fine-tuning on ST-Align, adapters."""
+"""Training: the loop, the objective, the tiny model, fine-tuning on ST-Align, and adapters."""

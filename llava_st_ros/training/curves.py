@@ -1,4 +1,4 @@
-"""A training log as pictures: the losses and the rate of every stage over its steps."""
+"""Plots of a training log: the losses and the learning rate of every stage over its steps."""
 
 from __future__ import annotations
 
@@ -8,77 +8,81 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.errors import DataError
 
-# What a line says of the run and not of what is learned; "norm" is the gradient's.
-NO_LOSS = ("stage", "step", "minutes", "norm", "rate", "samples_per_second")
-Line = dict[str, Any]
+# Fields of a log line that are not loss terms; "norm" is the gradient's.
+NOT_LOSSES = ("stage", "step", "minutes", "norm", "rate", "samples_per_second")
+LogLine = dict[str, Any]
 
 
 def draw_curves(log: Path, out: Path) -> None:
-    """Write ``out``, a PNG, from a run's log.jsonl. Raises DataError where either cannot be."""
+    """Write ``out``, a PNG, from a run's log.jsonl.
+
+    Raises:
+        DataError: The log cannot be read or the PNG cannot be written.
+    """
     figure = make_figure(read_log(log))
     try:
         with atomic_file(out) as part:
             FigureCanvasAgg(figure).print_png(str(part))
     except OSError as error:
-        raise DataError(f"{out}: {error}; expected a place to write to") from error
+        raise DataError(f"{out} cannot be written: {error}") from error
 
 
-def read_log(log: Path) -> dict[str, list[Line]]:
-    """The log's lines by stage, stages in the order in which they began.
+def read_log(log: Path) -> dict[str, list[LogLine]]:
+    """Return the log's lines by stage, stages in the order in which they started.
 
-    A last line without an end is left out: a run may be writing it, or was killed. Raises
-    DataError for anything else that is not a line of a training log, and for a log without one.
+    A last line without a line end is skipped: a run may be writing it, or was killed.
+
+    Raises:
+        DataError: The log cannot be read, is empty, or has a line that is not a training log's.
     """
     try:
         text = log.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"{log}: {error}; expected a run's log.jsonl") from error
-    *whole, _ = text.split("\n")
-    stages: dict[str, list[Line]] = {}
-    for number, line in enumerate(whole, start=1):
+        raise DataError(f"{log} cannot be read: {error}") from error
+    *complete, _ = text.split("\n")
+    stages: dict[str, list[LogLine]] = {}
+    for number, line in enumerate(complete, start=1):
         try:
             values = json.loads(line)
         except ValueError:
             values = None
-        if not _is_line(values):
+        if not _is_log_line(values):
             raise DataError(
-                f"{log}:{number}: {line[:60]!r}"
-                "; expected a JSON object with a stage, a step and numbers",
-                "name the log.jsonl of a training run",
+                f"{log}:{number}: {line[:60]!r} is not a JSON object with a stage, a step and "
+                "numbers",
+                "pass the log.jsonl of a training run",
             )
         stages.setdefault(values["stage"], []).append(values)
     if not stages:
-        raise DataError(
-            f"{log} without a line; expected a run's log.jsonl", "let the run log something"
-        )
+        raise DataError(f"{log} without a line", "let the run log something first")
     return stages
 
 
-def make_figure(stages: Mapping[str, Sequence[Line]]) -> Figure:
-    """A column for each stage: its losses, each a curve over the steps, and below its rate."""
+def make_figure(stages: Mapping[str, Sequence[LogLine]]) -> Figure:
+    """Plot one column per stage: its loss terms over the steps, and its learning rate below."""
     figure = Figure(figsize=(max(7.0, 5.5 * len(stages)), 6.5), layout="constrained")
     axes = figure.subplots(
         2, len(stages), sharex="col", squeeze=False, gridspec_kw={"height_ratios": (3, 1)}
     )
     for column, (stage, lines) in enumerate(stages.items()):
         losses, rates = axes[0, column], axes[1, column]
-        # Twenty colors: a stage logs more parts than the usual ten.
-        losses.set_prop_cycle(color=colormaps["tab20"].colors)
-        names = dict.fromkeys(name for line in lines for name in line if name not in NO_LOSS)
+        # Twenty colors: a stage logs more terms than the default cycle's ten.
+        losses.set_prop_cycle(color=matplotlib.color_sequences["tab20"])
+        names = dict.fromkeys(name for line in lines for name in line if name not in NOT_LOSSES)
         for name in names:
-            heavy = name == "loss"
+            is_total = name == "loss"
             losses.plot(
                 *_curve(lines, name),
                 label=name,
-                color="black" if heavy else None,
-                linewidth=2.0 if heavy else 1.0,
+                color="black" if is_total else None,
+                linewidth=2.0 if is_total else 1.0,
             )
         losses.set_title(stage)
         losses.set_ylabel("mean")
@@ -92,13 +96,13 @@ def make_figure(stages: Mapping[str, Sequence[Line]]) -> Figure:
     return figure
 
 
-def _curve(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values; a line without the value has no point."""
+def _curve(lines: Sequence[LogLine], name: str) -> tuple[list[int], list[float]]:
+    """The steps and values of the lines that have ``name``."""
     points = [(line["step"], line[name]) for line in lines if name in line]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _is_line(values: Any) -> bool:
+def _is_log_line(values: Any) -> bool:
     if not isinstance(values, dict) or not isinstance(values.get("stage"), str):
         return False
     numbers = [value for name, value in values.items() if name != "stage"]

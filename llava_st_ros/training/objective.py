@@ -1,9 +1,9 @@
-"""The training objective: text tokens by cross-entropy, coordinates by two-hot soft labels.
+"""The training objective: cross-entropy on text tokens, two-hot soft labels on coordinates.
 
-Source: LLaVA-ST, section 3.2 (Language-Aligned Positional Embedding). A coordinate v in [0, 1] on a
-table of R rows is the two-hot label over floor and ceil of v * (R - 1); the loss is the soft
-cross-entropy over the whole extended vocabulary. Neighbouring token propagation spreads each
-row's gradient to the rows beside it, so that rare coordinates learn from common ones.
+Source: LLaVA-ST, section 3.2 (Language-Aligned Positional Embedding). The label of a coordinate v
+in [0, 1] on a table of R rows is two-hot, over the floor and the ceiling of v * (R - 1). The loss
+is the soft cross-entropy over the complete extended vocabulary. Neighboring token propagation
+spreads the gradient of each row to nearby rows, so that rare coordinates learn from frequent ones.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from torch.nn.utils import parametrize
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
+from llava_st_ros.model.lape import CoordinateTable
 
-COORDINATE_TABLES = (
-    "temporal_input_embeddings",
-    "temporal_output_embeddings",
-    "spatial_height_input_embeddings",
-    "spatial_height_output_embeddings",
-    "spatial_width_input_embeddings",
-    "spatial_width_output_embeddings",
+COORDINATE_TABLES = tuple(
+    f"{axis.table}_{side}_embeddings" for axis in Axis for side in ("input", "output")
 )
 
 
 class NeighboringTokenPropagation(nn.Module):
-    """Parametrization w -> w + Rw - stopgrad(Rw), R[i, j] = 2^-|i-j|.
+    """The parametrization w -> w + Rw - stopgrad(Rw) with R[i, j] = 2^-|i-j|.
 
-    The forward value is w to the bit; the gradient of w is (I + R) times the gradient of the value.
+    The forward value equals w bit for bit. The gradient of w is (I + R) times that of the value.
     """
+
+    spread: Tensor  # R, float32 [rows, rows]
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -39,14 +37,14 @@ class NeighboringTokenPropagation(nn.Module):
         self.register_buffer("spread", 2.0 ** -(index[:, None] - index[None, :]).abs())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Weight f32 [R, D] -> the same values [R, D] with the spread gradient."""
+        """Return ``weight`` [rows, D] unchanged, with the spread gradient."""
         spread = self.spread.to(weight.dtype) @ weight
-        # (spread - spread.detach()) is exactly zero, so that the sum is w to the bit.
+        # The difference is exactly zero, so the sum equals the weight in every dtype.
         return weight + (spread - spread.detach())
 
 
 def propagate_to_neighbors(module: nn.Module) -> None:
-    """Put NeighboringTokenPropagation on the six tables found under ``module``."""
+    """Register NeighboringTokenPropagation on the six coordinate tables of ``module``."""
     for table in coordinate_tables(module):
         parametrize.register_parametrization(
             table, "weight", NeighboringTokenPropagation(table.weight.shape[0])
@@ -54,21 +52,31 @@ def propagate_to_neighbors(module: nn.Module) -> None:
 
 
 def stop_propagation(module: nn.Module) -> None:
-    """Take the parametrizations off again; the weights keep their values and published names."""
+    """Remove the parametrizations. The weights keep their values and published names."""
     for table in coordinate_tables(module):
         parametrize.remove_parametrizations(table, "weight", leave_parametrized=True)
 
 
-def coordinate_tables(module: nn.Module) -> list[nn.Module]:
-    """The six table modules, in the order of COORDINATE_TABLES."""
-    found = {name.rsplit(".", 1)[-1]: child for name, child in module.named_modules()}
-    return [found[name] for name in COORDINATE_TABLES]
+def coordinate_tables(module: nn.Module) -> list[CoordinateTable]:
+    """Return the six tables of ``module`` in the order of COORDINATE_TABLES."""
+    tables = {
+        name.rsplit(".", 1)[-1]: child
+        for name, child in module.named_modules()
+        if isinstance(child, CoordinateTable)
+    }
+    return [tables[name] for name in COORDINATE_TABLES]
 
 
 def two_hot(values: Tensor, rows: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
-    """Values in [0, 1] on tables of ``rows`` rows -> lower row, upper row (int64), upper's weight.
+    """Return the two-hot labels of values on tables of ``rows`` rows.
 
-    The lower row weighs 1 - the upper's; a value beyond the ends is taken to the end.
+    Args:
+        values: Values in [0, 1]; others are clamped.
+        rows: The size of the table of each value.
+
+    Returns:
+        The lower row and the upper row (int64), and the weight of the upper one. The weight of the
+        lower one is 1 minus that.
     """
     position = values.clamp(0.0, 1.0) * (rows - 1)
     low = position.floor()
@@ -78,17 +86,25 @@ def two_hot(values: Tensor, rows: Tensor | int) -> tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Targets:
-    """Two-hot targets of n answer tokens: ids int64 [n, 2] and their weights f32 [n, 2]."""
+    """Two-hot targets of n answer tokens.
+
+    Attributes:
+        ids: The two ids of each, int64 [n, 2].
+        weights: Their weights, float32 [n, 2].
+    """
 
     ids: Tensor
     weights: Tensor
 
 
 def two_hot_targets(token_ids: Tensor, values: Tensor, config: ModelConfig) -> Targets:
-    """Targets of answer tokens.
+    """Return the targets of answer tokens.
 
-    ``token_ids`` int64 [n] are the answer's ids; ``values`` f32 [n] the exact coordinate in [0, 1]
-    where the token is a coordinate, NaN where it is text (whose target is the id itself).
+    Args:
+        token_ids: Ids of the answer's tokens, int64 [n].
+        values: The exact coordinate in [0, 1] of coordinate tokens, NaN for text, float32 [n]. The
+            target of a text token is its own id.
+        config: The model's geometry.
     """
     coordinates = config.coordinates
     time, height, width = (coordinates.offset(axis) for axis in Axis)
@@ -99,15 +115,15 @@ def two_hot_targets(token_ids: Tensor, values: Tensor, config: ModelConfig) -> T
     low, high, upper = two_hot(values.nan_to_num(0.0), rows)
     ids = torch.stack([offset + low, offset + high], dim=-1)
     weights = torch.stack([1.0 - upper, upper], dim=-1)
-    text = torch.stack([token_ids, token_ids], dim=-1)
-    certain = torch.tensor([1.0, 0.0], dtype=weights.dtype, device=weights.device)
+    one_hot_ids = torch.stack([token_ids, token_ids], dim=-1)
+    one_hot = torch.tensor([1.0, 0.0], dtype=weights.dtype, device=weights.device)
     return Targets(
-        ids=torch.where(is_coordinate[:, None], ids, text),
-        weights=torch.where(is_coordinate[:, None], weights, certain.expand_as(weights)),
+        ids=torch.where(is_coordinate[:, None], ids, one_hot_ids),
+        weights=torch.where(is_coordinate[:, None], weights, one_hot.expand_as(weights)),
     )
 
 
 def soft_cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
-    """Per-token loss f32 [n] of logits [n, vocabulary] against two-hot targets."""
+    """Return the loss of each token, float32 [n], of logits [n, vocabulary]."""
     log_probability = logits.float().log_softmax(dim=-1).gather(1, targets.ids)
     return -(log_probability * targets.weights).sum(dim=-1)

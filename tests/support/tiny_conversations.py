@@ -12,7 +12,7 @@ from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.tiny.conversations import (
-    Batch,
+    CollatedConversations,
     Conversation,
     ConversationEncoder,
     Lanes,
@@ -41,10 +41,10 @@ class Tiny:
         return encoder.encode(samples, np.random.default_rng(0))
 
     def loss(
-        self, model: LlavaST, batch: Batch, decisive: float = 1.0
+        self, model: LlavaST, batch: CollatedConversations, decision_weight: float = 1.0
     ) -> tuple[torch.Tensor, dict[str, float]]:
         states = decode(model, batch, self.features, Modality.VIDEO).last_hidden_state
-        terms = answer_terms(model, batch, states, decisive)
+        terms = answer_terms(model, batch, states, decision_weight)
         means = {f"video_{name}": (t.numerator / t.denominator).item() for name, t in terms.items()}
         return terms["answer"].numerator / terms["answer"].denominator, means
 

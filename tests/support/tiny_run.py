@@ -1,4 +1,4 @@
-"""A training run of every kind of stage, small enough for a test: clips, frames, settings."""
+"""Settings of a training run with every kind of stage, small enough for a test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 CLIPS, FRAMES, SIZE = 3, 5, 48
 QUESTIONS = {
+    "kind": "conversations",
     "batch": 2,
     "lanes": 2,
     "lane_tokens": 60,
@@ -40,9 +41,9 @@ SETTINGS: dict[str, Any] = {
         "packer": {"embed_dim": 16, "num_heads": 2, "spatial_region": 2, "temporal_region": 5},
     },
     "stages": {
-        "dense_alignment": {"steps": 2, "rate": 0.01, "batch": 2},
+        "dense_alignment": {"kind": "dense_alignment", "steps": 2, "rate": 0.01, "batch": 2},
         "pictures": {"steps": 2, "rate": 0.01, "matrix_rate": 0.01, "video": 0.0, **QUESTIONS},
-        "packer_alignment": {"steps": 2, "rate": 0.01, "batch": 2},
+        "packer_alignment": {"kind": "packer_alignment", "steps": 2, "rate": 0.01, "batch": 2},
         "clips": {"steps": 2, "rate": 0.01, "video": 1.0, "events": 1.0, **QUESTIONS},
     },
 }

@@ -17,6 +17,7 @@ from llava_st_ros.config import (
     VisionConfig,
 )
 from llava_st_ros.coordinates import Axis
+from llava_st_ros.model.lape import CoordinateTable
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.text.answer_format import format_answer
@@ -183,7 +184,7 @@ class Tables(nn.Module):
     def __init__(self, rows: int) -> None:
         super().__init__()
         for name in COORDINATE_TABLES:
-            setattr(self, name, nn.Embedding(rows, 3))
+            setattr(self, name, CoordinateTable(rows, 3))
 
 
 def test_propagation_keeps_the_value_and_spreads_the_gradient() -> None:

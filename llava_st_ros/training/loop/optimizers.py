@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llava_st_ros.errors import ConfigError
 
@@ -87,15 +87,13 @@ def train_only(module: nn.Module, *trained: nn.Module) -> None:
         submodule.requires_grad_(True)
 
 
-def hidden_matrices(module: nn.Module) -> Iterator[nn.Parameter]:
+def hidden_matrices(module: nn.Module) -> Iterator[Tensor]:
     """Yield the weights of linear layers and attention, except those of output layers."""
     for name, child in module.named_modules():
         if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in OUTPUT_LAYERS:
             yield child.weight
         elif isinstance(child, nn.MultiheadAttention):
-            weight = child.in_proj_weight
-            if isinstance(weight, nn.Parameter):
-                yield weight
+            yield child.in_proj_weight
 
 
 def rate_factor(progress: float, step: int, warmup: int) -> float:

@@ -1,1 +1,1 @@
-"""Training llava-st-tiny from nothing on simulated clips, and its ablations."""
+"""Training llava-st-tiny from scratch on simulated clips, and its ablations."""

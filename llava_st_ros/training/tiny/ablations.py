@@ -1,9 +1,10 @@
-"""Ablations: every variant trained by the same stages, steps and batches, from several seeds.
+"""Ablations: every variant trained with the same stages, steps and batches, from several seeds.
 
-Of a seed, the variants share what no clip's question has entered yet (vision tower, pictures,
-packers), trained once as the paper says: the streams are not used by then, and ``released`` is
-another reading of the same network. ``without_lape`` shares nothing, for its positions are another
-from the first stage on; it is trained whole. So each ends after the same stages of the same length.
+The variants of a seed share the stages before the first one with questions about clips (vision
+tower, single frames, packers). These are trained once, as ``paper``: they do not use the streams,
+and ``released`` reads the same network differently. ``without_lape`` differs from the first stage
+on, so all its stages are trained separately. Every variant thus ends after the same stages of the
+same length.
 """
 
 from __future__ import annotations
@@ -27,15 +28,23 @@ from llava_st_ros.evaluation.report import MetricRow, summarize
 from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_questions
 from llava_st_ros.training.tiny import pipeline
 from llava_st_ros.training.tiny.settings import read_settings
+from llava_st_ros.training.tiny.stages import ConversationStage
 from llava_st_ros.training.tiny.variants import PAPER, VARIANTS, Variant
 
 SHARED = "shared"
-RESULT = "metrics.json"
+RESULT_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The YAML's section ``ablation``; ``split`` and ``clips`` say what is asked at the end."""
+class AblationConfig:
+    """The YAML's section ``ablation``.
+
+    Attributes:
+        seeds: Every variant is trained once from each.
+        variants: Names of VARIANTS.
+        split: The simulated split of the evaluation.
+        clips: The number of its clips to evaluate on.
+    """
 
     seeds: tuple[int, ...]
     variants: tuple[str, ...] = tuple(VARIANTS)
@@ -44,16 +53,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.variants if name not in VARIANTS]
-        if unknown or not self.seeds or not self.variants:
+        if unknown:
             raise ConfigError(
-                f"ablation of {', '.join(map(str, unknown)) or 'nothing'}"
-                f"; expected seeds, and variants among {', '.join(VARIANTS)}",
+                f"ablation: unknown variants {', '.join(map(str, unknown))}; "
+                f"expected some of {', '.join(VARIANTS)}"
             )
+        if not self.seeds or not self.variants:
+            raise ConfigError("ablation without seeds or variants", "list at least one of each")
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a variant reached from one seed."""
+class AblationResult:
+    """The metrics of a variant trained from one seed."""
 
     variant: str
     seed: int
@@ -62,72 +73,87 @@ class Result:
 
 def ablate(
     config_path: Path, data: Path, work: Path, store: Path | None, seeds: Sequence[int] = ()
-) -> Iterator[Result]:
-    """Train and measure every variant from every seed; yields each as it is ready.
+) -> Iterator[AblationResult]:
+    """Train and evaluate every variant from every seed, and yield each result when it is ready.
 
-    A run that was stopped goes on where it was: ``work`` keeps the stages and results.
-    ``store`` keeps the clips that are asked about. ``seeds`` are those of the plan to train here,
-    all if none: seeds share nothing in ``work``, so that processes can train them side by side.
+    An interrupted run resumes where it stopped: ``work`` keeps stages and results.
+
+    Args:
+        config_path: A training YAML with a section ``ablation``.
+        data: Folder of the training clips.
+        work: The work folder.
+        store: Folder that caches the evaluation clips.
+        seeds: Train only these of the YAML's seeds; all if empty. Seeds share nothing in ``work``,
+            so several processes can train them in parallel.
     """
     settings = read_settings(config_path)
-    plan = read_plan(settings)
-    if not set(seeds) <= set(plan.seeds):
+    config = read_ablation_config(settings)
+    unknown = [seed for seed in seeds if seed not in config.seeds]
+    if unknown:
+        known = ", ".join(map(str, config.seeds))
         raise ConfigError(
-            f"seeds {', '.join(map(str, seeds))}"
-            f"; expected some of {', '.join(map(str, plan.seeds))}, those of {config_path}",
-            "choose among them or add to the YAML",
+            f"{config_path} has the seeds {known}, not {', '.join(map(str, unknown))}"
         )
-    for seed in seeds or plan.seeds:
-        of_seed = work / f"seed-{seed}"
-        chosen = {**settings, "seed": seed}
-        shared = {**chosen, "stages": dict(_shared_stages(settings["stages"]))}
-        if any(VARIANTS[name].shares for name in plan.variants):
-            _train(PAPER, shared, data, of_seed / SHARED)
-        for name in plan.variants:
-            variant, folder = VARIANTS[name], of_seed / name
-            model = {**chosen["model"], "compat": variant.compat}
-            own = {**chosen, "model": model}
-            folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / RESULT).exists():
-                if variant.shares:
-                    _link(of_seed / SHARED, folder, shared["stages"])
-                _train(variant, own, data, folder)
-                rows = measure(variant, own, folder, plan, store)
-                write_text(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
-            found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            yield Result(name, seed, tuple(MetricRow(**row) for row in found))
+    for seed in seeds or config.seeds:
+        folder = work / f"seed-{seed}"
+        of_seed = {**settings, "seed": seed}
+        shared = {**of_seed, "stages": dict(_shared_stages(settings["stages"]))}
+        if any(VARIANTS[name].shares_early_stages for name in config.variants):
+            _train(PAPER, shared, data, folder / SHARED)
+        for name in config.variants:
+            variant, own = VARIANTS[name], folder / name
+            if not (own / RESULT_FILE).exists():
+                own.mkdir(parents=True, exist_ok=True)
+                if variant.shares_early_stages:
+                    _link_shared(folder / SHARED, own, shared["stages"])
+                model = {**settings["model"], "compat": variant.compat}
+                of_variant = {**of_seed, "model": model}
+                _train(variant, of_variant, data, own)
+                rows = evaluate(variant, of_variant, own, config, store)
+                write_text(own / RESULT_FILE, json.dumps([asdict(row) for row in rows], indent=1))
+            stored = json.loads((own / RESULT_FILE).read_text(encoding="utf-8"))
+            yield AblationResult(name, seed, tuple(MetricRow(**row) for row in stored))
 
 
-def read_plan(settings: Mapping[str, Any]) -> Plan:
+def read_ablation_config(settings: Mapping[str, Any]) -> AblationConfig:
+    """Read the section ``ablation`` of a training YAML.
+
+    Raises:
+        ConfigError: It is missing, or a setting is missing, unknown or invalid.
+    """
     section = settings.get("ablation")
     try:
         values = dict(section if isinstance(section, dict) else {})
         lists = {k: tuple(values[k]) for k in ("seeds", "variants") if k in values}
-        return Plan(**{**values, **lists})
+        return AblationConfig(**{**values, **lists})
     except TypeError as error:
-        raise ConfigError(
-            f"ablation: {error}; expected {', '.join(Plan.__dataclass_fields__)}"
-        ) from error
+        raise ConfigError(f"ablation: {error}") from error
 
 
-def measure(
-    variant: Variant, settings: Mapping[str, Any], folder: Path, plan: Plan, store: Path | None
+def evaluate(
+    variant: Variant,
+    settings: Mapping[str, Any],
+    folder: Path,
+    config: AblationConfig,
+    store: Path | None,
 ) -> list[MetricRow]:
-    """The metrics of the variant that was trained in ``folder``, on a GPU where there is one."""
+    """Return the metrics of the variant trained in ``folder``. Runs on a GPU if there is one."""
     tokenizer = pipeline.learn_tokenizer(settings["model"])
-    config = pipeline.model_config(settings["model"], tokenizer)
-    model = variant.model(config)
+    geometry = pipeline.model_config(settings["model"], tokenizer)
+    model = variant.model(geometry)
     last = list(settings["stages"])[-1]
     model.load_state_dict(load_file(folder / f"{last}.safetensors"))
-    backend = TorchBackend((model, config), device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = TorchBackend((model, geometry), device=device)
     evaluation = SimulatedEvaluation(backend, tokenizer)
-    for clip in simulated_questions(plan.split, range(plan.clips), config, store=store):
+    clips = range(config.clips)
+    for clip in simulated_questions(config.split, clips, geometry, store=store):
         evaluation.run(clip)
     return summarize(evaluation.scores)
 
 
-def as_records(results: list[Result]) -> list[dict[str, Any]]:
-    """A record for each variant and metric: the value of every seed and their mean."""
+def as_records(results: list[AblationResult]) -> list[dict[str, Any]]:
+    """Return a record for each variant and metric: the value of every seed and their mean."""
     values: dict[tuple[str, str, str], dict[int, float]] = {}
     for result in results:
         for row in result.metrics:
@@ -146,8 +172,13 @@ def as_records(results: list[Result]) -> list[dict[str, Any]]:
 
 
 def _shared_stages(stages: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Those before the first with questions about clips."""
-    return takewhile(lambda item: item[1].get("video", 0.0) == 0.0, stages.items())
+    """The stages before the first one with questions about clips."""
+
+    def is_shared(item: tuple[str, Any]) -> bool:
+        _, stage = pipeline.read_stage(*item)
+        return not isinstance(stage, ConversationStage) or stage.video == 0.0
+
+    return takewhile(is_shared, stages.items())
 
 
 def _train(variant: Variant, settings: Mapping[str, Any], data: Path, folder: Path) -> None:
@@ -157,8 +188,8 @@ def _train(variant: Variant, settings: Mapping[str, Any], data: Path, folder: Pa
     pipeline.train(folder / "run.yaml", data, folder, None, variant=variant)
 
 
-def _link(shared: Path, folder: Path, stages: Mapping[str, Any]) -> None:
-    """The shared stages' weights and the frozen tower's features, as if trained in ``folder``."""
-    for name in (*(f"{stage}.safetensors" for stage in stages), "vision_features.npy"):
+def _link_shared(shared: Path, folder: Path, stages: Mapping[str, Any]) -> None:
+    """Link the shared stages' weights and vision features, as if they were made in ``folder``."""
+    for name in [*(f"{stage}.safetensors" for stage in stages), "vision_features.npy"]:
         if (shared / name).exists() and not (folder / name).exists():
             os.link(shared / name, folder / name)

@@ -1,10 +1,10 @@
-"""Stage 1 of the tiny model: each patch learns what covers it and where that lies.
+"""Stage 1 of the tiny model: every patch learns which object covers it, and where that object is.
 
 A 7B model starts from SigLIP's pretraining; a tiny one has none. Here the vision tower, the
-projector and the coordinate tables learn together, densely: every visual token names the color,
-shape and size of the object over its patch, and points at the object's box in the *same* tables
-that the language model will later speak with (LLaVA-ST, section 3.2: positions of pictures and
-words share their embeddings). The heads that read this out are thrown away afterwards.
+projector and the coordinate tables are trained together and densely: every visual token predicts
+the color, shape and size of the object that covers its patch, and the object's box in the *same*
+tables that the language model will use for its answers (LLaVA-ST, section 3.2: visual positions and
+words share their embeddings). The heads are discarded after training.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ BACKGROUND_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """The names that objects can have, in a fixed order."""
+class ObjectVocabulary:
+    """The words for an object's attributes, in a fixed order."""
 
     colors: tuple[str, ...]
     shapes: tuple[str, ...]
@@ -40,7 +40,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """Pixels f32 [B, 3, S, S]; classes int64 [B, N, 3] (0: nothing there); boxes f32 [B, N, 4]."""
+    """B frames and the targets of their N patches.
+
+    Attributes:
+        pixels: Float32 [B, 3, S, S].
+        classes: Color, shape and size, int64 [B, N, 3]; 0 where there is no object.
+        boxes: Float32 [B, N, 4].
+        sources: Where each frame comes from.
+    """
 
     pixels: Tensor
     classes: Tensor
@@ -49,19 +56,24 @@ class DenseBatch:
 
 
 class DenseHeads(nn.Module):
-    """Reads color, shape, size and box off a visual token [.., D]."""
+    """Predicts color, shape, size and box from a visual token [..., D].
+
+    Args:
+        config: The model's geometry.
+        vocabulary: The attributes.
+        encode: Returns the token ids of a text.
+    """
 
     def __init__(
-        self, config: ModelConfig, vocabulary: Vocabulary, encode: Callable[[str], list[int]]
+        self, config: ModelConfig, vocabulary: ObjectVocabulary, encode: Callable[[str], list[int]]
     ) -> None:
-        """``encode`` gives the token ids of a word as it stands within a question."""
         super().__init__()
         width = config.language.hidden_size
         self.words = nn.ModuleList(
             WordEmbeddings(names, encode)
             for names in (vocabulary.colors, vocabulary.shapes, vocabulary.sizes)
         )
-        # What a patch without an object is like, one row an axis: color, shape, size.
+        # The embedding of "no object", one row each for color, shape and size.
         self.nothing = nn.Parameter(torch.zeros(len(self.words), width))
         self.edges = nn.Sequential(
             nn.LayerNorm(width),
@@ -72,35 +84,44 @@ class DenseHeads(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
 
     def names(self, tokens: Tensor, embeddings: Tensor) -> list[Tensor]:
-        """Tokens [n, D] and the text embeddings [V, D] -> per axis logits [n, 1 + words].
+        """Return the logits [n, 1 + words] of each attribute; column 0 is "no object".
 
-        Column 0 is "nothing there".
+        Args:
+            tokens: Visual tokens [n, D].
+            embeddings: The text embeddings [V, D].
         """
         tokens = self.norm(tokens)
         logits = []
-        for axis, words in enumerate(self.words):
-            rows = torch.cat([self.nothing[axis : axis + 1], words(embeddings)])
+        for attribute, words in enumerate(self.words):
+            rows = torch.cat([self.nothing[attribute : attribute + 1], words(embeddings)])
             logits.append(tokens @ rows.T)
         return logits
 
     def edge_states(self, tokens: Tensor) -> Tensor:
-        """Tokens [n, D] -> [n, 4, D]: one state an edge, x1, y1, x2, y2."""
+        """Tokens [n, D] -> a state for each edge x1, y1, x2, y2, [n, 4, D]."""
         return self.norm(self.edges(tokens).unflatten(-1, (4, -1)))
 
 
 def patch_targets(boxes: np.ndarray, names: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """What covers each patch's center.
+    """Return the object at the center of each patch of a frame.
 
-    ``boxes`` f32 [objects, 4] with NaN for unseen ones, ``names`` int64 [objects, 3] -> classes
-    int64 [grid * grid, 3] and boxes f32 [grid * grid, 4]. The smallest covering box wins; every
-    seen object gets at least the patch its center lies in.
+    The smallest covering box counts. A visible object that covers no center gets the patch at its
+    own center.
+
+    Args:
+        boxes: Float32 [objects, 4], NaN for hidden objects.
+        names: Indices of the attributes, int64 [objects, 3].
+        grid: The number of patches per side.
+
+    Returns:
+        Classes, int64 [grid * grid, 3], and boxes, float32 [grid * grid, 4].
     """
     classes = np.zeros((grid * grid, 3), dtype=np.int64)
     targets = np.zeros((grid * grid, 4), dtype=np.float32)
     centers = (np.arange(grid) + 0.5) / grid
-    seen = np.flatnonzero(~np.isnan(boxes[:, 0])) if len(boxes) else np.array([], dtype=int)
-    areas = [(boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1]) for i in seen]
-    for index in seen[np.argsort(areas)[::-1].astype(int)]:  # large first, small overwrite
+    visible = np.flatnonzero(~np.isnan(boxes[:, 0])) if len(boxes) else np.array([], dtype=int)
+    areas = [(boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1]) for i in visible]
+    for index in visible[np.argsort(areas)[::-1].astype(int)]:  # large first; small ones overwrite
         x1, y1, x2, y2 = boxes[index]
         columns = np.flatnonzero((centers >= x1) & (centers <= x2))
         rows = np.flatnonzero((centers >= y1) & (centers <= y2))
@@ -114,19 +135,27 @@ def patch_targets(boxes: np.ndarray, names: np.ndarray, grid: int) -> tuple[np.n
     return classes, targets
 
 
-class DenseSampler:
-    """Random frames of the store, half of them mirrored, with brightness and gain varied."""
+class DenseBatches:
+    """``batches(step)``: random frames of the store, half of them mirrored, brightness augmented.
+
+    Args:
+        store: The clips.
+        config: The model's geometry.
+        vocabulary: The attributes.
+        size: Batch size over all processes.
+        seed: Seeds every draw.
+        shard: This process's items.
+    """
 
     def __init__(
         self,
         store: ClipStore,
         config: ModelConfig,
-        vocabulary: Vocabulary,
+        vocabulary: ObjectVocabulary,
         size: int,
         seed: int,
         shard: Shard = FULL_SHARD,
     ) -> None:
-        """Batches of ``size`` over all processes, of which those here hold ``shard``."""
         self.store, self.config = store, config
         self.size, self.seed, self.shard = size, seed, shard
         self.names = [
@@ -145,8 +174,8 @@ class DenseSampler:
         ]
         self.boxes = [store.boxes(index) for index in range(len(store))]
 
-    def batch(self, step: int) -> DenseBatch:
-        """This process's part of the step's batch."""
+    def __call__(self, step: int) -> DenseBatch:
+        """Return this process's shard of the step's batch."""
         pixels, classes, boxes, sources = zip(
             *(self._item(item_rng(self.seed, step, i)) for i in self.shard.items(self.size))
         )
@@ -158,58 +187,64 @@ class DenseSampler:
         )
 
     def _item(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-        """Pixels f32 [S, S, 3], classes and boxes of its patches, and the frame's name."""
+        """Pixels float32 [S, S, 3], classes and boxes of the patches, and the frame's source."""
         index = int(rng.integers(len(self.store)))
         frames = self.store.frames(index)
         frame = int(rng.integers(len(frames)))
         image = frames[frame]
-        truth = self.boxes[index][frame].copy()
+        ground_truth = self.boxes[index][frame].copy()
         if rng.random() < 0.5:
             image = image[:, ::-1]
-            truth[:, [0, 2]] = 1.0 - truth[:, [2, 0]]
-        classes, boxes = patch_targets(truth, self.names[index], self.config.grid)
+            ground_truth[:, [0, 2]] = 1.0 - ground_truth[:, [2, 0]]
+        classes, boxes = patch_targets(ground_truth, self.names[index], self.config.grid)
         gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-0.1, 0.1)
         pixels = (image.astype(np.float32) / 127.5 - 1.0) * np.float32(gain) + np.float32(shift)
         return pixels.clip(-1, 1), classes, boxes, f"{self.store.source(index)} frame {frame}"
 
 
 class DenseStep(nn.Module):
-    """The stage: vision tower, projector, word embeddings and tables learn, with heads."""
+    """Trains vision tower, projector, word embeddings, coordinate tables and the heads."""
 
     def __init__(self, model: LlavaST, heads: DenseHeads) -> None:
         super().__init__()
         self.model, self.heads = model, heads
-        inner = model.model
-        train_only(model, inner.vision_tower, inner.mm_projector, inner.embed_tokens)
+        trained = ("vision_tower", "mm_projector", "embed_tokens")
+        train_only(model, *(model.model.get_submodule(name) for name in trained))
         for table in coordinate_tables(model):
             table.requires_grad_(True)
 
     def forward(self, batch: DenseBatch) -> LossTerms:
-        """Names by cross-entropy, edges by two-hot soft labels."""
+        """Return ``naming`` (cross-entropy), ``pointing`` (two-hot), and accuracies to log."""
         model = self.model
-        # With LAPE, as the language model will see them: an edge is an offset from the patch.
+        # With LAPE, as in the decoder's input: an edge is then an offset from the patch.
         tokens = model.image_tokens(model.encode_images(batch.pixels)).flatten(0, 1)  # [B * N, D]
         classes, boxes = batch.classes.flatten(0, 1), batch.boxes.flatten(0, 1)
         covered = classes[:, 0] > 0
         weight = torch.where(covered, 1.0, BACKGROUND_WEIGHT)
         naming = tokens.new_zeros(())
-        right = {}
-        named = self.heads.names(tokens, model.model.embed_tokens.weight)
-        for axis, (name, logits) in enumerate(zip(("color", "shape", "size"), named)):
-            losses = F.cross_entropy(logits, classes[:, axis], reduction="none")
+        accuracies = {}
+        name_logits = self.heads.names(tokens, model.model.embed_tokens.weight)
+        for attribute, (name, logits) in enumerate(zip(("color", "shape", "size"), name_logits)):
+            losses = F.cross_entropy(logits, classes[:, attribute], reduction="none")
             naming = naming + (losses * weight).sum()
-            hits = (logits.argmax(-1) == classes[:, axis])[covered]
-            right[name] = logged_mean(hits)
+            hits = (logits.argmax(-1) == classes[:, attribute])[covered]
+            accuracies[name] = logged_mean(hits)
         pointing, iou = edge_loss(model, self.heads.edge_states(tokens[covered]), boxes[covered])
         terms = {"naming": LossTerm(naming, weight.sum()), "pointing": mean_term(pointing)}
-        return {**terms, **right, "iou": logged_mean(iou)}
+        return {**terms, **accuracies, "iou": logged_mean(iou)}
 
 
 def edge_loss(model: LlavaST, states: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """States [n, 4, D] of the edges of boxes f32 [n, 4], read in the model's output tables.
+    """Compare the edges of boxes with logits over the model's output tables.
 
-    Returns the two-hot cross-entropy of each box, mean over its edges [n], and the IoU [n] of the
-    likeliest boxes.
+    Args:
+        model: The model.
+        states: A state for each edge, [n, 4, D].
+        boxes: The true boxes, float32 [n, 4].
+
+    Returns:
+        The two-hot cross-entropy of each box, mean over its edges, [n], and the IoU [n] of the most
+        probable boxes.
     """
     _, _, _, height, _, width = (table.weight for table in coordinate_tables(model))
     pointing = boxes.new_zeros(len(boxes))

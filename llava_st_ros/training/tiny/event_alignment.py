@@ -1,10 +1,10 @@
-"""A second reading of clips while the language model learns: what moves, where, in every frame.
+"""An auxiliary loss on clips: which objects are where, and what happens to them, in every frame.
 
-An answer tells of an event by its two ends, some two tokens in a hundred; whether anything moves in
-a frame is hard to learn from so little. Here each fast token, as the decoder sees it after half of
-its layers, also says which objects its cell of the frame holds and what is happening to them. The
-decoder is causal: a fast token has seen the frames before its own, which is what motion takes. The
-heads are thrown away afterwards, like those of dense_alignment.
+An answer describes an event by its two ends, about two tokens in a hundred, which is little to
+learn motion from. Here each fast token, half-way up the decoder, also predicts which objects its
+cell of the frame holds and what is happening to them. The decoder is causal, so a fast token has
+seen the earlier frames, which motion requires. The heads are discarded after training, as in
+dense_alignment.
 """
 
 from __future__ import annotations
@@ -19,71 +19,79 @@ from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SimulatedObject
 from llava_st_ros.simulation.simulator import SimulatedClip
 from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_ratio
-from llava_st_ros.training.tiny.evidence import cell
+from llava_st_ros.training.tiny.attention_targets import center_cell
 
 NAMES = (*COLORS, *SHAPES)
-KINDS = tuple(EventKind)
-NUM_LABELS = 2 * len(NAMES) + len(KINDS)  # names there, names in an event, kinds of event
-NOT_JUDGED = -1
-MOVES = 0.01  # of the picture, between two frames
-POSITIVE_WEIGHT = 4.0  # most labels are false most of the time
+EVENT_KINDS = tuple(EventKind)
+# Names of the objects present, names of the subjects of events, kinds of events.
+NUM_LABELS = 2 * len(NAMES) + len(EVENT_KINDS)
+IGNORED = -1  # a label without a loss
+MOTION_THRESHOLD = 0.01  # fraction of the frame, between two frames
+POSITIVE_WEIGHT = 4.0  # most labels are mostly false
 
 
 def name_labels(item: SimulatedObject) -> list[int]:
-    """Color and shape of an object, as indices of NAMES."""
+    """The indices of an object's color and shape in NAMES."""
     return [NAMES.index(item.color), NAMES.index(item.shape)]
 
 
-def event_labels(clip: SimulatedClip, where: np.ndarray, side: int) -> np.ndarray:
-    """What is true of each cell, int8 [F, side * side, NUM_LABELS]: 1, 0, or NOT_JUDGED.
+def event_labels(clip: SimulatedClip, cells: np.ndarray, side: int) -> np.ndarray:
+    """Return the labels of each cell: 1, 0 or IGNORED.
 
-    A frame has side x side cells; ``where`` says which of them each object belongs to (see cells).
-    The labels: colors and shapes of the objects there, colors and shapes of those that are the
-    subject of an event in this frame, and the kinds of these events. Where an object moves but is
-    no subject (it was hit, or is about to stop), nobody is asked what happens: it is not nothing.
+    The labels are colors and shapes of the objects in the cell, colors and shapes of those that
+    are the subject of an event in this frame, and the kinds of these events. Where an object moves
+    but is no subject (it was hit, or is about to stop), the labels of events are ignored.
+
+    Args:
+        clip: F frames.
+        cells: The cell of each object, int64 [F, objects], as ``object_cells`` returns them.
+        side: A frame has side x side cells.
+
+    Returns:
+        Int8 [F, side * side, NUM_LABELS].
     """
     frames = len(clip.frames)
     labels = np.zeros((frames, side * side, NUM_LABELS), dtype=np.int8)
     names = [name_labels(item) for item in clip.objects]
-    moves = moving(clip)
+    moves = moving_objects(clip)
     for event in clip.events:
         moves[event.span[0] : event.span[1] + 1, event.subject] = False
-    for frame, index in np.argwhere(moves & (where >= 0)):
-        labels[frame, where[frame, index], len(NAMES) :] = NOT_JUDGED
-    for frame, index in np.argwhere(where >= 0):
-        labels[frame, where[frame, index], names[index]] = 1
+    for frame, index in np.argwhere(moves & (cells >= 0)):
+        labels[frame, cells[frame, index], len(NAMES) :] = IGNORED
+    for frame, index in np.argwhere(cells >= 0):
+        labels[frame, cells[frame, index], names[index]] = 1
     for event in clip.events:
         first, last = event.span
-        moved = [len(NAMES) + name for name in names[event.subject]]
-        moved.append(2 * len(NAMES) + KINDS.index(event.kind))
+        happening = [len(NAMES) + name for name in names[event.subject]]
+        happening.append(2 * len(NAMES) + EVENT_KINDS.index(event.kind))
         for frame in range(first, last + 1):
-            if where[frame, event.subject] >= 0:
-                labels[frame, where[frame, event.subject], moved] = 1
+            if cells[frame, event.subject] >= 0:
+                labels[frame, cells[frame, event.subject], happening] = 1
     return labels
 
 
-def moving(clip: SimulatedClip) -> np.ndarray:
-    """Which objects move towards the next frame or from the last one, bool [F, objects].
+def moving_objects(clip: SimulatedClip) -> np.ndarray:
+    """Mask the objects that move to the next frame or from the previous one, bool [F, objects].
 
-    Against the object that moves least, for the camera may shake; what is alone in the picture is
-    not said to move.
+    Motion is relative to the object that moves least, because the camera may shake. An object that
+    is alone in the frame therefore never moves.
     """
     centers = (clip.boxes[..., :2] + clip.boxes[..., 2:]) / 2
-    steps = np.diff(centers, axis=0)  # NaN to or from where an object is not seen
+    steps = np.diff(centers, axis=0)  # NaN to or from a frame in which the object is hidden
     lengths = np.linalg.norm(steps, axis=-1)
     least = np.argmin(np.where(np.isnan(lengths), np.inf, lengths), axis=1)
     steps -= steps[np.arange(len(steps)), least][:, None]
-    far = np.linalg.norm(steps, axis=-1) > MOVES
-    still = np.zeros_like(far[:1])
-    return np.concatenate([far, still]) | np.concatenate([still, far])
+    moved = np.linalg.norm(steps, axis=-1) > MOTION_THRESHOLD
+    still = np.zeros_like(moved[:1])
+    return np.concatenate([moved, still]) | np.concatenate([still, moved])
 
 
-def cells(clip: SimulatedClip, side: int) -> np.ndarray:
-    """The cell that each object's center lies in, int64 [F, objects], -1 where it is not seen."""
-    found = np.full(clip.visible.shape, -1, dtype=np.int64)
+def object_cells(clip: SimulatedClip, side: int) -> np.ndarray:
+    """The cell of each object's center, int64 [F, objects]; -1 where it is hidden."""
+    cells = np.full(clip.visible.shape, -1, dtype=np.int64)
     for frame, index in np.argwhere(clip.visible):
-        found[frame, index] = cell(clip.boxes[frame, index], side)
-    return found
+        cells[frame, index] = center_cell(clip.boxes[frame, index], side)
+    return cells
 
 
 class EventHeads(nn.Module):
@@ -94,7 +102,7 @@ class EventHeads(nn.Module):
         width = config.language.hidden_size
         self.norm = nn.LayerNorm(width)
         self.labels = nn.Linear(width, NUM_LABELS)
-        # New heads must not disturb what they read: no gradient passes until they know something.
+        # Untrained heads must not disturb the decoder: with zero weights no gradient reaches it.
         nn.init.zeros_(self.labels.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -102,23 +110,32 @@ class EventHeads(nn.Module):
 
 
 def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float = 1.0) -> LossTerms:
-    """Binary cross-entropy of hidden states [B, n, D] against labels int8 [B, n, NUM_LABELS].
+    """Return the binary cross-entropy of the labels that are not ignored.
 
-    ``events``, over what is judged, counts with ``weight``; to log, the F1 score of the names that
-    are ``there`` and of what is ``happening``.
+    Args:
+        heads: The heads.
+        hidden: Hidden states [B, n, D].
+        labels: Int8 [B, n, NUM_LABELS].
+        weight: Weight of the term ``events``.
+
+    Returns:
+        ``events``, and, only logged, two F1 scores: ``there`` of the objects present and
+        ``happening`` of the events.
     """
     logits = heads(hidden)
-    yes, judged = labels == 1, labels != NOT_JUDGED
+    positive, judged = labels == 1, labels != IGNORED
     losses = F.binary_cross_entropy_with_logits(
         logits,
-        yes.float(),
+        positive.float(),
         pos_weight=torch.tensor(POSITIVE_WEIGHT, device=logits.device),
         reduction="none",
     )
     terms = {"events": LossTerm((losses * judged).sum(), judged.sum().float(), weight)}
-    sure = logits.detach().sigmoid()
+    probability = logits.detach().sigmoid()
     split = len(NAMES)
-    for name, part in (("there", slice(0, split)), ("happening", slice(split, None))):
-        true, chosen = yes[..., part], judged[..., part] & (sure[..., part] > 0.5)
-        terms[name] = logged_ratio(2 * (chosen & true).sum(), chosen.sum() + true.sum())  # F1
+    for name, kind in (("there", slice(0, split)), ("happening", slice(split, None))):
+        true = positive[..., kind]
+        predicted = judged[..., kind] & (probability[..., kind] > 0.5)
+        f1 = logged_ratio(2 * (predicted & true).sum(), predicted.sum() + true.sum())
+        terms[name] = f1
     return terms

@@ -1,4 +1,4 @@
-"""Starting weights of a model that is trained from nothing."""
+"""Initial weights of a model that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 import torch
 from torch import Tensor, nn
 
-from llava_st_ros.training.objective import COORDINATE_TABLES, coordinate_tables
+from llava_st_ros.training.objective import coordinate_tables
 
 TABLE_STD = 0.1
+# Layers that add to a residual stream.
+RESIDUAL_OUTPUTS = ("o_proj", "down_proj", "fc2", "to_out", "out_proj")
 
 
 def smooth_table(rows: int, width: int, generator: torch.Generator) -> Tensor:
-    """A coordinate table f32 [rows, width] in which near rows are alike, standard deviation 0.1.
+    """Return a coordinate table, float32 [rows, width], with standard deviation TABLE_STD.
 
-    Random Fourier features of the row's position: neighbors start with near-equal embeddings,
-    far rows with unrelated ones, which is the order that neighboring token propagation (LLaVA-ST,
-    section 3.2) would otherwise have to build first.
+    Random Fourier features of the row's position: neighboring rows start with nearly equal
+    embeddings, distant rows with unrelated ones. Neighboring token propagation (LLaVA-ST,
+    section 3.2) would otherwise have to learn this order first.
     """
     position = torch.linspace(0.0, 1.0, rows)
-    # From half a wave over the table up to waves of eight rows.
+    # From half a period over the table to periods of eight rows.
     octaves = torch.rand(width, generator=generator) * math.log2(max(2.0, rows / 4))
     phase = torch.rand(width, generator=generator) * 2 * math.pi
     waves = torch.sin(math.pi * 2.0 ** octaves[None, :] * position[:, None] + phase[None, :])
@@ -28,7 +30,7 @@ def smooth_table(rows: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def smooth_plane(patches: int, width: int, generator: torch.Generator) -> Tensor:
-    """Position embeddings f32 [patches, width] of a square grid, the row's beside the column's."""
+    """Return position embeddings of a square grid, float32 [patches, width]: row, then column."""
     grid = math.isqrt(patches)
     rows = smooth_table(grid, width // 2, generator)
     columns = smooth_table(grid, width - width // 2, generator)
@@ -36,7 +38,11 @@ def smooth_plane(patches: int, width: int, generator: torch.Generator) -> Tensor
 
 
 def initialize(module: nn.Module, seed: int) -> None:
-    """Fresh weights in place: truncated normals, smooth tables shared by input and output."""
+    """Initialize a model in place.
+
+    Linear layers get truncated normals, the input and output table of each axis the same smooth
+    table, and layers that add to a residual stream are scaled down.
+    """
     generator = torch.Generator().manual_seed(seed)
     for child in module.modules():
         if isinstance(child, (nn.Linear, nn.Conv2d)):
@@ -49,19 +55,17 @@ def initialize(module: nn.Module, seed: int) -> None:
         elif isinstance(child, nn.MultiheadAttention):
             nn.init.xavier_uniform_(child.in_proj_weight, generator=generator)
             nn.init.zeros_(child.in_proj_bias)
-    tables = coordinate_tables(module)
     with torch.no_grad():
         for name, child in module.named_modules():
-            if name.endswith("position_embedding"):
-                child.weight.copy_(smooth_plane(*child.weight.shape, generator))
-        for index in range(0, len(COORDINATE_TABLES), 2):  # input, output of one axis
-            rows, width = tables[index].weight.shape
+            if name.endswith("position_embedding") and isinstance(child, nn.Embedding):
+                patches, width = child.weight.shape
+                child.weight.copy_(smooth_plane(patches, width, generator))
+        tables = coordinate_tables(module)
+        for input_table, output_table in zip(tables[::2], tables[1::2]):
+            rows, width = input_table.weight.shape
             table = smooth_table(rows, width, generator)
-            tables[index].weight.copy_(table)
-            tables[index + 1].weight.copy_(table)
+            input_table.weight.copy_(table)
+            output_table.weight.copy_(table)
         for name, child in module.named_modules():
-            # Branches that add to a residual stream start small.
-            if name.endswith(("o_proj", "down_proj", "fc2", "to_out", "out_proj")) and isinstance(
-                child, nn.Linear
-            ):
+            if name.endswith(RESIDUAL_OUTPUTS) and isinstance(child, nn.Linear):
                 child.weight.mul_(0.3)

@@ -1,11 +1,12 @@
-"""The packers learn to lose nothing that a question may be about.
+"""The stage that trains the packers: their tokens keep what questions may be about.
 
-Dense alignment taught each patch to name and box the object over it; a packer folds regions of
-such tokens into one. Here its tokens are read off as densely, without the language model: asked for
-an object of its cell by the embeddings of its name's words, a fast token gives the object's box in
-its frame and a slow token the one in the middle of its frames, in the coordinate tables; both say
-which objects are there and what happens (event_alignment). LLaVA-ST likewise trains its packers and
-embeddings first (section 4.1, content alignment). The heads are thrown away afterwards.
+Dense alignment trains each patch to name and box the object that covers it; a packer folds regions
+of such tokens into one. Here the packed tokens are read as densely, without the language model.
+Given the embeddings of an object's name, a fast token predicts the box of that object of its cell
+in its frame, and a slow token the box in the middle one of its frames, in the coordinate tables.
+Both also predict which objects are there and what happens to them (event_alignment). LLaVA-ST too
+trains its packers and embeddings first (section 4.1, content alignment). The heads are discarded
+after training.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from llava_st_ros.training.loop.losses import LossTerms, logged_mean, mean_term
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.tiny.dense_alignment import edge_loss
 from llava_st_ros.training.tiny.event_alignment import (
+    IGNORED,
     NAMES,
-    NOT_JUDGED,
     EventHeads,
-    cells,
     event_labels,
     event_loss,
     name_labels,
+    object_cells,
 )
 from llava_st_ros.training.tiny.word_embeddings import WordEmbeddings
 
 
 @dataclass(frozen=True)
 class StreamTargets:
-    """What n tokens of B clips hold.
+    """The targets of the n fast, or slow, tokens of B clips, which show m objects.
 
-    ``labels`` int8 [B, n, NUM_LABELS] (see event_labels); of m objects within them ``tokens`` int64
-    [m] (flat, of B * n), ``names`` int64 [m, 2] (color and shape, of NAMES) and ``boxes`` f32
-    [m, 4].
+    Attributes:
+        labels: As of event_labels, int8 [B, n, NUM_LABELS].
+        tokens: The token of each object, an index into the flat B * n, int64 [m].
+        names: Color and shape of each object, indices of NAMES, int64 [m, 2].
+        boxes: The box of each object, float32 [m, 4].
     """
 
     labels: Tensor
@@ -53,10 +56,14 @@ class StreamTargets:
 
 
 class StreamHeads(nn.Module):
-    """Reads one stream's tokens [n, D]."""
+    """The heads of one stream, fast or slow.
+
+    Args:
+        config: The model's geometry.
+        encode: Returns the token ids of a text.
+    """
 
     def __init__(self, config: ModelConfig, encode: Callable[[str], list[int]]) -> None:
-        """``encode`` gives the token ids of a word as it stands within a question."""
         super().__init__()
         width = config.language.hidden_size
         self.words = WordEmbeddings(NAMES, encode)
@@ -67,9 +74,15 @@ class StreamHeads(nn.Module):
         )
 
     def edge_states(self, tokens: Tensor, names: Tensor, embeddings: Tensor) -> Tensor:
-        """Tokens [m, D], asked for names [m, 2] in the text embeddings [V, D] -> [m, 4, D]."""
-        asked = self.words(embeddings)[names].sum(1)
-        states = self.edges(torch.cat([self.norm(tokens), self.norm(asked)], dim=-1))
+        """Return a state for each edge of the named objects, [m, 4, D].
+
+        Args:
+            tokens: The packed token of each object [m, D].
+            names: Color and shape of each object, int64 [m, 2].
+            embeddings: The text embeddings [V, D].
+        """
+        name_embeddings = self.words(embeddings)[names].sum(1)
+        states = self.edges(torch.cat([self.norm(tokens), self.norm(name_embeddings)], dim=-1))
         return self.norm(states.unflatten(-1, (4, -1)))
 
 
@@ -83,7 +96,14 @@ class PackerHeads(nn.Module):
 
 @dataclass(frozen=True)
 class PackerBatch:
-    """Vision features f32 [B, F, N, Dv] and the targets of the fast and of the slow tokens."""
+    """B clips and the targets of their packed tokens.
+
+    Attributes:
+        features: Vision features, float32 [B, F, N, Dv].
+        fast: Targets of the fast tokens.
+        slow: Targets of the slow tokens.
+        sources: Where each clip comes from.
+    """
 
     features: Tensor
     fast: StreamTargets
@@ -91,8 +111,17 @@ class PackerBatch:
     sources: tuple[str, ...]
 
 
-class PackerSampler:
-    """Random clips of the store, as vision features and targets."""
+class PackerBatches:
+    """``batches(step)``: random clips of the store.
+
+    Args:
+        store: The clips.
+        features: Their vision features [clips, F, N, Dv].
+        config: The model's geometry.
+        size: Batch size over all processes.
+        seed: Seeds every draw.
+        shard: This process's items.
+    """
 
     def __init__(
         self,
@@ -103,39 +132,38 @@ class PackerSampler:
         seed: int,
         shard: Shard = FULL_SHARD,
     ) -> None:
-        """Batches of ``size`` over all processes, of which those here hold ``shard``."""
         self.store, self.features, self.config = store, features, config
         self.size, self.seed, self.shard = size, seed, shard
 
-    def batch(self, step: int) -> PackerBatch:
-        """This process's part of the step's batch."""
+    def __call__(self, step: int) -> PackerBatch:
+        """Return this process's shard of the step's batch."""
         items = self.shard.items(self.size)
-        chosen = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
-        clips = [self.store[i] for i in chosen]
-        features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in chosen])
+        drawn = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
+        clips = [self.store[i] for i in drawn]
+        features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in drawn])
         config = self.config
         return PackerBatch(
             torch.from_numpy(features),
             stream_targets(clips, config.fast_side, 1),
             stream_targets(clips, config.slow_side, config.packer.temporal_region),
-            tuple(self.store.source(i) for i in chosen),
+            tuple(self.store.source(i) for i in drawn),
         )
 
 
 def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> StreamTargets:
-    """Targets of tokens that each stand for one of side x side cells over ``length`` frames."""
+    """Return the targets of tokens that cover one of side x side cells over ``length`` frames."""
     labels, tokens, names, boxes = [], [], [], []
     for row, clip in enumerate(clips):
-        where = cells(clip, side)
-        per_frame = event_labels(clip, where, side)
-        frames = len(per_frame) // length
-        together = per_frame.reshape(frames, length, *per_frame.shape[1:])
-        unsure = (together == NOT_JUDGED).any(1)
-        labels.append(np.where((together == 1).any(1), 1, unsure * NOT_JUDGED).astype(np.int8))
-        for step in range(frames):
+        cells = object_cells(clip, side)
+        per_frame = event_labels(clip, cells, side)
+        steps = len(per_frame) // length
+        grouped = per_frame.reshape(steps, length, *per_frame.shape[1:])
+        ignored = (grouped == IGNORED).any(1)
+        labels.append(np.where((grouped == 1).any(1), 1, ignored * IGNORED).astype(np.int8))
+        for step in range(steps):
             frame = step * length + length // 2
-            for index in np.flatnonzero(where[frame] >= 0):
-                tokens.append((row * frames + step) * side * side + where[frame, index])
+            for index in np.flatnonzero(cells[frame] >= 0):
+                tokens.append((row * steps + step) * side * side + cells[frame, index])
                 names.append(name_labels(clip.objects[index]))
                 boxes.append(clip.boxes[frame, index])
     return StreamTargets(
@@ -147,27 +175,27 @@ def stream_targets(clips: list[SimulatedClip], side: int, length: int) -> Stream
 
 
 class PackerStep(nn.Module):
-    """The stage: the packers learn, with heads; projector and tables stay as pictures know them."""
+    """Trains the packers and the heads. Projector and tables stay as image alignment left them."""
 
     def __init__(self, model: LlavaST, heads: PackerHeads) -> None:
         super().__init__()
         self.model, self.heads = model, heads
-        train_only(model, model.model.vision_resampler)
+        train_only(model, model.model.get_submodule("vision_resampler"))
 
     def forward(self, batch: PackerBatch) -> LossTerms:
-        """Of each stream where the objects are and, twice as heavy, what is there and happens."""
+        """Return ``pointing`` and, with twice the weight, ``events``, each of both streams."""
         model, features = self.model, batch.features
         packed = model.pack(model.project(features), range(features.shape[1]))
         embeddings = model.model.embed_tokens.weight
         terms: LossTerms = {}
-        for name, tokens, reader, targets in (
+        for name, tokens, heads, targets in (
             ("fast", packed.fast, self.heads.fast, batch.fast),
             ("slow", packed.slow, self.heads.slow, batch.slow),
         ):
-            found = event_loss(reader.events, tokens, targets.labels, weight=2.0)
-            asked = tokens.flatten(0, 1)[targets.tokens]
-            states = reader.edge_states(asked, targets.names, embeddings)
+            stream_terms = event_loss(heads.events, tokens, targets.labels, weight=2.0)
+            object_tokens = tokens.flatten(0, 1)[targets.tokens]
+            states = heads.edge_states(object_tokens, targets.names, embeddings)
             pointing, iou = edge_loss(model, states, targets.boxes)
-            found |= {"pointing": mean_term(pointing), "iou": logged_mean(iou)}
-            terms |= {f"{name}_{key}": term for key, term in found.items()}
+            stream_terms |= {"pointing": mean_term(pointing), "iou": logged_mean(iou)}
+            terms |= {f"{name}_{key}": term for key, term in stream_terms.items()}
         return terms

@@ -1,7 +1,7 @@
-"""From a YAML and rendered clips to a checkpoint: tokenizer, stages, save.
+"""Training of a tiny model, from a YAML and rendered clips to a checkpoint.
 
-A finished stage leaves its weights in the work folder, a stage at work its state (run_state): a run
-that was killed goes on where it was.
+The work folder keeps the weights of every finished stage and the state of the current one
+(run_state), so an interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,42 +34,69 @@ from llava_st_ros.text.tasks import make_question, num_templates
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.training.loop import loop, run_state
 from llava_st_ros.training.loop.batches import Batch, Shard
-from llava_st_ros.training.objective import (
-    propagate_to_neighbors,
-    stop_propagation,
-)
-from llava_st_ros.training.tiny import dense_alignment, packer_alignment
+from llava_st_ros.training.objective import propagate_to_neighbors, stop_propagation
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes
+from llava_st_ros.training.tiny.dense_alignment import (
+    DenseBatches,
+    DenseHeads,
+    DenseStep,
+    ObjectVocabulary,
+)
 from llava_st_ros.training.tiny.event_alignment import EventHeads
 from llava_st_ros.training.tiny.initialize import initialize
-from llava_st_ros.training.tiny.matrix_precision import fast_products
+from llava_st_ros.training.tiny.matmul_precision import fast_matmul
+from llava_st_ros.training.tiny.packer_alignment import PackerBatches, PackerHeads, PackerStep
 from llava_st_ros.training.tiny.settings import read_settings
 from llava_st_ros.training.tiny.stages import (
-    ConversationSampler,
+    ConversationBatches,
     ConversationStage,
     ConversationStep,
     cache_vision_features,
-    parameter_count,
+    count_parameters,
 )
 from llava_st_ros.training.tiny.variants import PAPER, Variant
 
-# Stages by name; any other is one of questions.
-DENSE, PACKERS = "dense_alignment", "packer_alignment"
-MADE_FROM = "made_from.json"
-OBJECT_NAMES = dense_alignment.Vocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
+PROVENANCE_FILE = "made_from.json"
+OBJECT_VOCABULARY = ObjectVocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
 
 
 @dataclass(frozen=True)
-class AlignmentStage:
-    """A stage without questions: ``batch`` frames or clips at a time; ``clips`` as of
-    ConversationStage."""
+class DenseStage:
+    """The settings of dense alignment.
+
+    Attributes:
+        kind: Its kind in the YAML.
+        batch: Frames in a batch, over all processes.
+        clips: Use only the first clips of the store; None: all.
+    """
+
+    kind: ClassVar[str] = "dense_alignment"
 
     batch: int
     clips: int | None = None
 
 
-Stage = ConversationStage | AlignmentStage
-_Prepared = tuple[nn.Module, Callable[[int], Batch]]  # what is trained, and its batches
+@dataclass(frozen=True)
+class PackerStage:
+    """The settings of packer alignment.
+
+    Attributes:
+        kind: Its kind in the YAML.
+        batch: Clips in a batch, over all processes.
+        clips: Use only the first clips of the store; None: all.
+    """
+
+    kind: ClassVar[str] = "packer_alignment"
+
+    batch: int
+    clips: int | None = None
+
+
+Stage = DenseStage | PackerStage | ConversationStage
+STAGE_KINDS: Mapping[str, type[Stage]] = {
+    stage.kind: stage for stage in (DenseStage, PackerStage, ConversationStage)
+}
+PreparedStage = tuple[nn.Module, Callable[[int], Batch]]  # the step, and make_batch
 
 
 def train(
@@ -80,112 +107,104 @@ def train(
     workers: int = 0,
     variant: Variant = PAPER,
 ) -> None:
-    """Train as the YAML says on the clips under ``data`` and write the checkpoint to ``out``.
+    """Train a model from scratch.
 
-    ``workers`` processes make batches (see loop.LoopConfig); what they are changes nothing.
-    ``variant`` changes the network (see variants). Without ``out`` only the stages' weights are
-    left, in ``work``: a variant's are no checkpoint.
+    Args:
+        config_path: The training YAML.
+        data: Folder of the clips.
+        work: The work folder.
+        out: Checkpoint folder to write. None: only the stages' weights are kept, in ``work``, as
+            for a variant, which is no checkpoint.
+        workers: Processes that make batches (see loop.LoopConfig). They do not affect the result.
+        variant: Changes the network.
     """
     settings = read_settings(config_path)
-    plans = {name: read_stage(name, values) for name, values in settings["stages"].items()}
+    stages = {name: read_stage(name, values) for name, values in settings["stages"].items()}
     work.mkdir(parents=True, exist_ok=True)
     accelerator = loop.make_accelerator()
-    main = accelerator.is_main_process
     store = ClipStore(data)
     tokenizer = learn_tokenizer(settings["model"])
-    config = model_config(settings["model"], tokenizer)
-    made_from = {
+    provenance = {
         "seed": settings["seed"],
         "model": settings["model"],
         "tokenizer": tokenizer.digest,
         "clips": store.digest,
     }
-    if main and not (work / MADE_FROM).exists():
-        write_text(work / MADE_FROM, json.dumps(made_from, indent=1) + "\n")
+    if accelerator.is_main_process and not (work / PROVENANCE_FILE).exists():
+        write_text(work / PROVENANCE_FILE, json.dumps(provenance, indent=1) + "\n")
     accelerator.wait_for_everyone()
-    check_made_from(work / MADE_FROM, made_from)
+    check_provenance(work / PROVENANCE_FILE, provenance)
+    config = model_config(settings["model"], tokenizer)
     torch.manual_seed(settings["seed"])
     model = variant.model(config)
     initialize(model, settings["seed"])
     model.to(accelerator.device)
-    size, processes = parameter_count(model) / 1e6, accelerator.num_processes
+    size, processes = count_parameters(model) / 1e6, accelerator.num_processes
     accelerator.print(
         f"{size:.2f}M parameters, {len(store)} clips, {processes} x {accelerator.device.type}"
     )
 
-    stages = _Stages(model, store, tokenizer, work, accelerator)
-    for number, (name, (loop_config, stage)) in enumerate(plans.items()):
+    trainer = _StageTrainer(model, store, tokenizer, work, accelerator, variant)
+    for number, (name, (loop_config, stage)) in enumerate(stages.items()):
         seed = settings["seed"] + number
-        kept = work / f"{name}.safetensors"
-        if not kept.exists():
-            # New heads start alike, whether the stages before were trained now or in another run.
-            torch.manual_seed(seed)
-            propagate_to_neighbors(model)
-            compile_parts(model)
-            loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
-            given = {**dataclasses.asdict(stage), "clips": stage.clips or len(store)}
-            with fast_products(accelerator.device):
-                step, batches = variant.prepared(*stages.prepare(name, stage, seed))
-                loop.run(name, step, batches, loop_config, work, accelerator, given)
-            stop_propagation(model)
-            if main:
-                stages.keep_heads(name, step)
-                with atomic_file(kept) as part:
-                    save_file(dict(model.state_dict()), part)
-                run_state.discard(work, name)
-        else:
-            accelerator.print(f"{name}: done before, read from {kept}")
-            model.load_state_dict(load_file(kept))
-        accelerator.wait_for_everyone()
-        stages.done(name)
-    if main and out is not None:
+        trainer.run(name, stage, dataclasses.replace(loop_config, seed=seed, workers=workers))
+    if accelerator.is_main_process and out is not None:
         save_checkpoint(out, model.cpu(), config, tokenizer, "float16")
     accelerator.wait_for_everyone()
 
 
-def check_made_from(path: Path, current: Mapping[str, Any]) -> None:
-    """Raises ConfigError where a work folder comes from something else than what is given now: its
-    weights and features would mean other words and other clips."""
+def check_provenance(path: Path, current: Mapping[str, Any]) -> None:
+    """Compare what a work folder was made from with the current settings.
+
+    Raises:
+        ConfigError: They differ, so the folder's weights and features do not fit.
+    """
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name, value in current.items() if known[name] != value]
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in current.items() if recorded[name] != value]
     except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: {error!r}", "use another work folder") from error
+    if changed:
         raise ConfigError(
-            f"{path}: {error!r}; expected what a run wrote there", "use another work folder"
-        ) from error
-    if other:
-        raise ConfigError(
-            f"{path.parent}, begun with another {' and '.join(other)}"
-            "; expected the same from a run's first stage to its last",
-            "go back to it, or use another work folder",
+            f"{path.parent} was started with other settings ({', '.join(changed)})",
+            "restore them, or use another work folder",
         )
 
 
 def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, Stage]:
-    """A stage of the YAML; raises ConfigError where a setting is unknown or missing."""
-    in_loop = {key for key in values if key in loop.LoopConfig.__dataclass_fields__}
-    kind = AlignmentStage if name in (DENSE, PACKERS) else ConversationStage
-    try:
-        config = loop.LoopConfig(**{key: values[key] for key in in_loop})
-        return config, kind(**{key: values[key] for key in values if key not in in_loop})
-    except TypeError as error:
+    """Read a stage of the YAML: the fields of LoopConfig and those of its kind.
+
+    Raises:
+        ConfigError: The kind is missing or unknown, or a setting is.
+    """
+    settings = dict(values)
+    if "kind" not in settings:
+        raise ConfigError(f"stage {name} has no kind; expected one of {', '.join(STAGE_KINDS)}")
+    kind = settings.pop("kind")
+    if kind not in STAGE_KINDS:
         raise ConfigError(
-            f"stage {name}: {error}; expected the settings of LoopConfig and of its kind"
-        ) from error
+            f"stage {name}: kind is {kind!r}; expected one of {', '.join(STAGE_KINDS)}"
+        )
+    of_loop = {key for key in settings if key in loop.LoopConfig.__dataclass_fields__}
+    try:
+        loop_config = loop.LoopConfig(**{key: settings.pop(key) for key in of_loop})
+        return loop_config, STAGE_KINDS[kind](**settings)
+    except TypeError as error:
+        raise ConfigError(f"stage {name}: {error}") from error
 
 
 def compile_parts(model: LlavaST) -> None:
-    """Let torch.compile (it needs a C++ compiler) fuse the parts where the time goes.
+    """Compile the parts that take most of the time (torch.compile needs a C++ compiler).
 
-    For each shape anew, of which there are two, clips and pictures: code for shapes in general is
-    slower, and torch 2.13 gets the strides of attention's gradient wrong in it.
+    Each of the two shapes, clips and single frames, is compiled separately. Code for dynamic shapes
+    is slower, and torch 2.13 computes wrong strides for attention's gradient in it.
     """
-    for part in (model.model.vision_tower, model.model.vision_resampler, model.model):
-        part.compile(dynamic=False)
+    for part in ("vision_tower", "vision_resampler", ""):
+        model.model.get_submodule(part).compile(dynamic=False)
 
 
 def question_texts() -> Iterator[str]:
-    """Every template of every task around a phrase, for the tokenizer."""
+    """Yield every template of every task with a phrase, to train the tokenizer on."""
     box = Box(0.1, 0.1, 0.5, 0.5)
     for task in Task:
         for template in range(num_templates(task)):
@@ -195,7 +214,7 @@ def question_texts() -> Iterator[str]:
 
 
 def learn_tokenizer(model: Mapping[str, Any]) -> Tokenizer:
-    """Byte-level BPE over the simulator's words and the tasks' templates."""
+    """Train a byte-level BPE tokenizer on the simulator's words and the tasks' templates."""
     texts = [*all_texts(), *question_texts()]
     texts += [*FIXED_WORDS] * 50
     texts += ["system\nYou are a helpful assistant.\nuser\nassistant\n"] * 50
@@ -205,7 +224,7 @@ def learn_tokenizer(model: Mapping[str, Any]) -> Tokenizer:
 
 
 def model_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> ModelConfig:
-    """The geometry of a training YAML with a tokenizer's vocabulary."""
+    """Return the geometry in a training YAML's section ``model``, with a tokenizer's vocabulary."""
     return ModelConfig(
         image_size=model["image_size"],
         patch_size=model["patch_size"],
@@ -221,8 +240,8 @@ def model_config(model: Mapping[str, Any], tokenizer: Tokenizer) -> ModelConfig:
     )
 
 
-class _Stages:
-    """What every stage works on, and what each kind of stage trains on it."""
+class _StageTrainer:
+    """Trains a model stage by stage."""
 
     def __init__(
         self,
@@ -231,72 +250,107 @@ class _Stages:
         tokenizer: Tokenizer,
         work: Path,
         accelerator: Accelerator,
+        variant: Variant,
     ) -> None:
         self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
-        self.accelerator, self._cache = accelerator, work / "vision_features.npy"
-        self._heads: Path | None = None  # of the last stage that trained them
+        self.accelerator, self.variant = accelerator, variant
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
+        self._features_file = work / "vision_features.npy"
+        self._event_heads: Path | None = None  # of the last stage that trained them
 
-    def prepare(self, name: str, stage: Stage, seed: int) -> _Prepared:
-        """The step that the stage trains, and its batches."""
+    def run(self, name: str, stage: Stage, config: loop.LoopConfig) -> None:
+        """Train a stage, or load its weights if it is finished."""
+        weights = self.work / f"{name}.safetensors"
+        if weights.exists():
+            self.accelerator.print(f"{name}: done before, read from {weights}")
+            self.model.load_state_dict(load_file(weights))
+        else:
+            self._train(name, stage, config, weights)
+        self.accelerator.wait_for_everyone()
+        if self._event_heads_file(name).exists():
+            self._event_heads = self._event_heads_file(name)
+
+    def _train(self, name: str, stage: Stage, config: loop.LoopConfig, weights: Path) -> None:
+        # New heads are equal whether the stages before were trained in this run or an earlier one.
+        torch.manual_seed(config.seed)
+        propagate_to_neighbors(self.model)
+        compile_parts(self.model)
+        settings = {
+            "kind": stage.kind,
+            **dataclasses.asdict(stage),
+            "clips": stage.clips or len(self.store),
+        }
+        with fast_matmul(self.accelerator.device):
+            step, make_batch = self.variant.adapt(*self._prepare(name, stage, config.seed))
+            loop.run(name, step, make_batch, config, self.work, self.accelerator, settings)
+        stop_propagation(self.model)
+        if self.accelerator.is_main_process:
+            self._save_event_heads(name, step)
+            with atomic_file(weights) as part:
+                save_file(dict(self.model.state_dict()), part)
+            run_state.discard(self.work, name)
+
+    def _prepare(self, name: str, stage: Stage, seed: int) -> PreparedStage:
+        """Return the step that the stage trains, and its batches."""
         if stage.batch < self.shard.world_size:
             raise ConfigError(
-                f"stage {name}: a batch of {stage.batch} for {self.shard.world_size} processes"
-                "; expected an item for each at least",
+                f"stage {name}: a batch of {stage.batch} is too small for "
+                f"{self.shard.world_size} processes",
                 "launch fewer processes or enlarge the batch",
             )
         store = self.store if stage.clips is None else self.store.first(stage.clips)
-        if isinstance(stage, ConversationStage):
-            return self._questions(store, stage, seed)
-        return (self._dense if name == DENSE else self._packers)(store, stage.batch, seed)
+        if isinstance(stage, DenseStage):
+            return self._prepare_dense(store, stage, seed)
+        if isinstance(stage, PackerStage):
+            return self._prepare_packers(store, stage, seed)
+        return self._prepare_conversations(store, stage, seed)
 
-    def _dense(self, store: ClipStore, size: int, seed: int) -> _Prepared:
+    def _prepare_dense(self, store: ClipStore, stage: DenseStage, seed: int) -> PreparedStage:
         config = self.model.config
         if self.accelerator.is_main_process:
-            self._cache.unlink(missing_ok=True)  # of the tower as it was
-        heads = dense_alignment.DenseHeads(config, OBJECT_NAMES, self.tokenizer.encode)
-        sampler = dense_alignment.DenseSampler(store, config, OBJECT_NAMES, size, seed, self.shard)
-        return dense_alignment.DenseStep(self.model, heads), sampler.batch
+            # This stage trains the vision tower, so its stored features become outdated.
+            self._features_file.unlink(missing_ok=True)
+        heads = DenseHeads(config, OBJECT_VOCABULARY, self.tokenizer.encode)
+        batches = DenseBatches(store, config, OBJECT_VOCABULARY, stage.batch, seed, self.shard)
+        return DenseStep(self.model, heads), batches
 
-    def _packers(self, store: ClipStore, size: int, seed: int) -> _Prepared:
+    def _prepare_packers(self, store: ClipStore, stage: PackerStage, seed: int) -> PreparedStage:
         config = self.model.config
-        heads = packer_alignment.PackerHeads(config, self.tokenizer.encode)
-        sampler = packer_alignment.PackerSampler(
-            store, self._features(), config, size, seed, self.shard
-        )
-        return packer_alignment.PackerStep(self.model, heads), sampler.batch
+        heads = PackerHeads(config, self.tokenizer.encode)
+        batches = PackerBatches(store, self._features(), config, stage.batch, seed, self.shard)
+        return PackerStep(self.model, heads), batches
 
-    def _questions(self, store: ClipStore, stage: ConversationStage, seed: int) -> _Prepared:
-        model = self.model
-        builder = PromptBuilder(self.tokenizer, model.config)
-        room = Lanes(stage.lanes, stage.lane_tokens)
-        encoder = ConversationEncoder(builder, model.config, room)
-        sampler = ConversationSampler(store, self._features(), encoder, stage, seed, self.shard)
-        heads = EventHeads(model.config)
-        if self._heads is not None:
-            heads.load_state_dict(load_file(self._heads))
-        return ConversationStep(model, heads, stage), sampler.batch
+    def _prepare_conversations(
+        self, store: ClipStore, stage: ConversationStage, seed: int
+    ) -> PreparedStage:
+        config = self.model.config
+        builder = PromptBuilder(self.tokenizer, config)
+        encoder = ConversationEncoder(builder, config, Lanes(stage.lanes, stage.lane_tokens))
+        batches = ConversationBatches(store, self._features(), encoder, stage, seed, self.shard)
+        heads = EventHeads(config)
+        if self._event_heads is not None:
+            heads.load_state_dict(load_file(self._event_heads))
+        return ConversationStep(self.model, heads, stage), batches
 
-    def keep_heads(self, stage: str, step: nn.Module) -> None:
-        """Event heads go on in the next stage: new ones would say nothing to the decoder until
-        they know something, while its rate is high."""
+    def _save_event_heads(self, name: str, step: nn.Module) -> None:
+        """Save the event heads for the next stage.
+
+        New heads would pass no gradient to the decoder at first, while its learning rate is high.
+        """
         if isinstance(step, ConversationStep) and step.stage.events > 0:
-            with atomic_file(self._heads_of(stage)) as part:
+            with atomic_file(self._event_heads_file(name)) as part:
                 save_file(step.heads.state_dict(), part)
 
-    def done(self, stage: str) -> None:
-        """The stage's heads, if it trained any, are where the next ones start."""
-        if self._heads_of(stage).exists():
-            self._heads = self._heads_of(stage)
-
-    def _heads_of(self, stage: str) -> Path:
-        return self.work / f"{stage}.heads.safetensors"
+    def _event_heads_file(self, name: str) -> Path:
+        return self.work / f"{name}.heads.safetensors"
 
     def _features(self) -> np.ndarray:
-        """Float16 [clips, F, N, Dv], computed once, by the main process: the tower is frozen after
-        its own stage."""
-        if not self._cache.exists() and self.accelerator.is_main_process:
-            cache_vision_features(self.model, self.store, self._cache)
+        """The vision features, float16 [clips, F, N, Dv].
+
+        The main process computes them once: the vision tower is frozen after dense alignment.
+        """
+        if not self._features_file.exists() and self.accelerator.is_main_process:
+            cache_vision_features(self.model, self.store, self._features_file)
         self.accelerator.wait_for_everyone()
-        features: np.ndarray = np.load(self._cache, mmap_mode="r", allow_pickle=False)
+        features: np.ndarray = np.load(self._features_file, mmap_mode="r", allow_pickle=False)
         return features

@@ -1,4 +1,4 @@
-"""The YAML of a training run."""
+"""The YAML file of a training run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ SECTIONS = ("seed", "data", "model", "stages")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The YAML's sections; raises ConfigError when it is none or lacks one."""
+    """Return the YAML's sections.
+
+    Raises:
+        ConfigError: The file cannot be read, is no YAML, or lacks a section.
+    """
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: {error}; expected a training YAML", "name another file"
-        ) from error
+        raise ConfigError(f"{path} is not a training YAML: {error}") from error
     missing = set(SECTIONS) - set(settings if isinstance(settings, dict) else {})
     if missing:
         raise ConfigError(
-            f"{path} without {', '.join(sorted(missing))}; expected all four sections", "add them"
+            f"{path} without {', '.join(sorted(missing))}",
+            f"a training YAML has the sections {', '.join(SECTIONS)}",
         )
     return settings

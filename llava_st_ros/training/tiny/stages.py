@@ -1,13 +1,13 @@
-"""The stages that train a tiny LLaVA-ST from nothing, and their settings.
+"""The stages that train a tiny LLaVA-ST from scratch, and their settings.
 
 1. dense alignment: vision tower, projector and coordinate tables (see dense_alignment);
-2. picture alignment: the language model learns from words to point, on pictures;
+2. picture alignment: the language model learns to ground words, on single frames;
 3. packer alignment: the packers alone (see packer_alignment);
-4. coordinate alignment: as 2 in clips, by short questions;
+4. coordinate alignment: as 2, on clips, with short questions;
 5. multi-task tuning on every task.
 
-Stages of questions (2, 4, 5) are made here. From stage 2 on the vision tower is frozen, as in
-LLaVA-ST (section 4.1), and its features are computed once and kept on disk.
+The stages with questions (2, 4, 5) are conversation stages and are made here. From stage 2 on the
+vision tower is frozen, as in LLaVA-ST (section 4.1); its features are computed once and stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,39 +30,55 @@ from llava_st_ros.records import Modality
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
 from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
-from llava_st_ros.text.prompt_layout import visual_blocks, written_inputs
+from llava_st_ros.text.prompt_layout import Block, visual_blocks, written_inputs
 from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
 from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_ratio
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
 from llava_st_ros.training.tiny.attention_alignment import attention_loss, middle_layer
+from llava_st_ros.training.tiny.attention_targets import visual_token_counts
 from llava_st_ros.training.tiny.conversations import (
-    Batch,
+    CollatedConversations,
     Conversation,
     ConversationEncoder,
     collate,
 )
-from llava_st_ros.training.tiny.event_alignment import EventHeads, cells, event_labels, event_loss
-from llava_st_ros.training.tiny.lane_attention import attending_in_lanes
+from llava_st_ros.training.tiny.event_alignment import (
+    EventHeads,
+    event_labels,
+    event_loss,
+    object_cells,
+)
+from llava_st_ros.training.tiny.lane_attention import use_lane_attention
 
-TUBE = "tube"  # in a mix: object_tube_samples
+TUBE = "tube"  # the name of object_tube_samples in a mix
 WORDINGS = 3  # of every question, to fill a conversation
 
 
 @dataclass(frozen=True)
 class ConversationStage:
-    """A stage of questions, in ``lanes`` of ``lane_tokens`` each.
+    """The settings of a stage with questions.
 
-    ``mix`` weighs the tasks, and as ``tube`` those questions of SVG that follow an object, whatever
-    happens to it; ``video`` is the share of clip batches. ``follow`` is the (least, greatest)
-    number of frames of questions that follow an object. ``decisive`` weighs the tokens that choose
-    the object or the time against the others' 1, and ``events`` and ``attention`` the losses of
-    event_alignment and attention_alignment against the answers'. A drawn clip with a single event
-    is kept with probability ``single_event_share``: it can be answered without reading the words. A
-    clip question that nothing matches is kept with probability ``no_match_share``: four in ten are
-    such, and a model that sees no events yet learns from them to say "no match". ``clips`` limits
-    the stage to the first clips of the store.
+    Attributes:
+        kind: Its kind in the YAML.
+        batch: Conversations in a batch, over all processes.
+        video: The share of batches about clips; the others are about single frames.
+        lanes: Lanes of a conversation, see conversations.
+        lane_tokens: Length of a lane.
+        mix: Weights of the tasks. ``tube`` are SVG questions that follow an object regardless of
+            events.
+        follow: The least and the greatest number of frames of ``tube`` questions.
+        decision_weight: Weight of decision tokens in the loss; other tokens have 1.
+        events: Weight of the loss of event_alignment.
+        attention: Weight of the loss of attention_alignment.
+        single_event_share: The probability of keeping a drawn clip with a single event, whose
+            questions can be answered without reading the words.
+        no_match_share: The probability of keeping a clip question that nothing matches. Four in ten
+            are such, from which a model that does not see events yet learns to answer "no match".
+        clips: Use only the first clips of the store; None: all.
     """
+
+    kind: ClassVar[str] = "conversations"
 
     batch: int
     video: float
@@ -70,7 +86,7 @@ class ConversationStage:
     lane_tokens: int
     mix: Mapping[str, float]
     follow: tuple[int, int] = (5, 20)
-    decisive: float = 1.0
+    decision_weight: float = 1.0
     events: float = 0.0
     attention: float = 0.0
     single_event_share: float = 1.0
@@ -79,14 +95,17 @@ class ConversationStage:
 
 
 @dataclass(frozen=True)
-class StageBatch:
-    """B conversations and what they are about.
+class ConversationBatch:
+    """B conversations and their visual inputs.
 
-    ``features`` f32 [B, F, N, Dv] of clips or [B, N, Dv] of pictures; ``labels`` int8
-    [B, F * n_fast, NUM_LABELS] of event_alignment, None for pictures.
+    Attributes:
+        conversations: The token side.
+        features: Vision features, float32 [B, F, N, Dv] of clips or [B, N, Dv] of single frames.
+        labels: As of event_alignment, int8 [B, F * n_fast, NUM_LABELS]; None for single frames.
+        sources: Where each visual input comes from.
     """
 
-    conversations: Batch
+    conversations: CollatedConversations
     features: Tensor
     labels: Tensor | None
     sources: tuple[str, ...]
@@ -97,7 +116,7 @@ class StageBatch:
 
 
 def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
-    """Write float16 [clips, F, N, Dv]: the frozen tower's output for every frame of the store."""
+    """Write the frozen tower's output for every frame of the store, float16 [clips, F, N, Dv]."""
     config, device = model.config, next(model.parameters()).device
     shape = (len(store), config.num_frames, config.tokens_per_frame, config.vision.hidden_size)
     with atomic_file(path) as part:
@@ -112,8 +131,27 @@ def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: i
         cache.flush()
 
 
-class ConversationSampler:
-    """Batches of conversations about clips of the store or about single frames of them."""
+@dataclass(frozen=True)
+class _Example:
+    """One item of a ConversationBatch."""
+
+    conversation: Conversation
+    features: np.ndarray
+    labels: np.ndarray | None
+    source: str
+
+
+class ConversationBatches:
+    """``batches(step)``: conversations about clips of the store or about single frames of them.
+
+    Args:
+        store: The clips.
+        features: Their vision features [clips, F, N, Dv].
+        encoder: Encodes samples.
+        stage: The stage's settings.
+        seed: Seeds every draw.
+        shard: This process's items.
+    """
 
     def __init__(
         self,
@@ -124,26 +162,25 @@ class ConversationSampler:
         seed: int,
         shard: Shard = FULL_SHARD,
     ) -> None:
-        """Batches of ``stage.batch`` over all processes, of which those here hold ``shard``."""
         self.store, self.features, self.encoder, self.stage = store, features, encoder, stage
         self.seed, self.shard = seed, shard
 
-    def batch(self, step: int) -> StageBatch:
-        """This process's part of the step's batch: all about clips or all about pictures."""
+    def __call__(self, step: int) -> ConversationBatch:
+        """Return this process's shard of the step's batch: all about clips or all about frames."""
         size = self.stage.batch
-        about_video = item_rng(self.seed, step, size).random() < self.stage.video
-        item = self._about_a_clip if about_video else self._about_a_picture
-        items = [item(item_rng(self.seed, step, i)) for i in self.shard.items(size)]
-        conversations = collate([i.conversation for i in items])
-        labels = [i.labels for i in items if i.labels is not None]
-        return StageBatch(
+        about_clips = item_rng(self.seed, step, size).random() < self.stage.video
+        example = self._clip_example if about_clips else self._frame_example
+        examples = [example(item_rng(self.seed, step, i)) for i in self.shard.items(size)]
+        conversations = collate([e.conversation for e in examples])
+        labels = [e.labels for e in examples if e.labels is not None]
+        return ConversationBatch(
             conversations,
-            torch.from_numpy(np.stack([i.features for i in items])),
+            torch.from_numpy(np.stack([e.features for e in examples])),
             torch.from_numpy(np.stack(labels)).flatten(1, 2) if labels else None,
-            tuple(i.source for i in items),
+            tuple(e.source for e in examples),
         )
 
-    def _about_a_picture(self, rng: np.random.Generator) -> _Item:
+    def _frame_example(self, rng: np.random.Generator) -> _Example:
         while True:
             index = int(rng.integers(len(self.store)))
             clip = self.store[index]
@@ -153,13 +190,13 @@ class ConversationSampler:
                 for _ in range(WORDINGS)
                 for sample in image_samples(clip, frame, rng)
             ]
-            chosen = weighted_order(samples, self.stage.mix, rng)
-            if chosen:
+            ordered = weighted_order(samples, self.stage.mix, rng)
+            if ordered:
                 source = f"{self.store.source(index)} frame {frame}"
                 features = np.asarray(self.features[index, frame], dtype=np.float32)
-                return _Item(self.encoder.encode(chosen, rng), features, None, source)
+                return _Example(self.encoder.encode(ordered, rng), features, None, source)
 
-    def _about_a_clip(self, rng: np.random.Generator) -> _Item:
+    def _clip_example(self, rng: np.random.Generator) -> _Example:
         while True:
             index = int(rng.integers(len(self.store)))
             clip = self.store[index]
@@ -173,41 +210,36 @@ class ConversationSampler:
                         samples.append((sample.task.value, sample))
                 tubes = object_tube_samples(clip, rng, *self.stage.follow)
                 samples += [(TUBE, sample) for sample in tubes]
-            chosen = weighted_order(samples, self.stage.mix, rng)
-            if chosen:
+            ordered = weighted_order(samples, self.stage.mix, rng)
+            if ordered:
                 side = self.encoder.config.fast_side
-                return _Item(
-                    self.encoder.encode(chosen, rng),
+                return _Example(
+                    self.encoder.encode(ordered, rng),
                     np.asarray(self.features[index], dtype=np.float32),
-                    event_labels(clip, cells(clip, side), side),
+                    event_labels(clip, object_cells(clip, side), side),
                     self.store.source(index),
                 )
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A conversation and what it is about; see StageBatch."""
-
-    conversation: Conversation
-    features: np.ndarray
-    labels: np.ndarray | None
-    source: str
 
 
 def weighted_order(
     samples: Sequence[tuple[str, Sample]], mix: Mapping[str, float], rng: np.random.Generator
 ) -> list[Sample]:
-    """The samples, each with its name in ``mix``, in a random order in which heavier names tend to
-    come first, however many samples bear them; weight 0 drops."""
+    """Return the samples in random order, those of heavier names earlier on average.
+
+    Args:
+        samples: Each with its name in ``mix``. How many have the same name makes no difference.
+        mix: The weight of each name; samples of weight 0 are dropped.
+        rng: The source of the order.
+    """
     kept = [(name, sample) for name, sample in samples if mix.get(name, 0) > 0]
-    alike = Counter(name for name, _ in kept)
+    counts = Counter(name for name, _ in kept)
     # Exponential clocks: the first to ring is sample i with probability weight_i / sum.
-    rings = [rng.exponential() * alike[name] / mix[name] for name, _ in kept]
+    rings = [rng.exponential() * counts[name] / mix[name] for name, _ in kept]
     return [kept[i][1] for i in np.argsort(rings)]
 
 
 class ConversationStep(nn.Module):
-    """A stage of questions: everything but the vision tower learns, with the heads."""
+    """Trains everything but the vision tower, and the heads."""
 
     def __init__(self, model: LlavaST, heads: EventHeads, stage: ConversationStage) -> None:
         super().__init__()
@@ -215,100 +247,125 @@ class ConversationStep(nn.Module):
         train_only(model, model)
         model.model.vision_tower.requires_grad_(False)
 
-    def forward(self, batch: StageBatch) -> LossTerms:
-        """The answers' terms with those of attention_alignment and, of clips, event_alignment."""
+    def forward(self, batch: ConversationBatch) -> LossTerms:
+        """Return the terms of the answers, of attention_alignment, and of event_alignment.
+
+        The first two are prefixed with the modality, because the losses of images and videos differ
+        in size.
+        """
         model, stage = self.model, self.stage
         conversations, modality = batch.conversations, batch.modality
         start = _visual_start(model, conversations, modality)
         out = decode(model, conversations, batch.features, modality)
-        terms = answer_terms(model, conversations, out.last_hidden_state, stage.decisive)
-        half_way = out.hidden_states[middle_layer(model)]
+        terms = answer_terms(model, conversations, out.last_hidden_state, stage.decision_weight)
+        hidden = out.hidden_states[middle_layer(model)]
         if stage.attention > 0:
-            terms |= attention_loss(model, conversations, half_way, start, stage.attention)
-        # Pictures and clips apart: their losses are of different sizes.
+            terms |= attention_loss(model, conversations, hidden, start, stage.attention)
         terms = {f"{modality.value}_{name}": term for name, term in terms.items()}
         if stage.events > 0 and batch.labels is not None:
-            seen = half_way[:, start : start + batch.labels.shape[1]]
-            terms |= event_loss(self.heads, seen, batch.labels, stage.events)
+            fast = hidden[:, start : start + batch.labels.shape[1]]
+            terms |= event_loss(self.heads, fast, batch.labels, stage.events)
         return terms
 
 
-def decode(model: LlavaST, batch: Batch, features: Tensor, modality: Modality) -> Any:
-    """The decoder's output for a batch, with the hidden states of every layer."""
-    embeddings = embed(model, batch, features, modality)
-    with attending_in_lanes(model.model):
+def decode(
+    model: LlavaST, conversations: CollatedConversations, features: Tensor, modality: Modality
+) -> Any:
+    """Return the decoder's output for a batch, with the hidden states of every layer."""
+    embeddings = embed(model, conversations, features, modality)
+    with use_lane_attention(model.model):
         return model.model(
             inputs_embeds=embeddings,
-            attention_mask=batch.visible,
-            position_ids=batch.positions,
+            attention_mask=conversations.attention_mask,
+            position_ids=conversations.positions,
             use_cache=False,
             output_hidden_states=True,
         )
 
 
-def answer_terms(model: LlavaST, batch: Batch, hidden: Tensor, decisive: float) -> LossTerms:
-    """``answer``, the mean loss of the answers' tokens given the last hidden states [B, L, D], and,
-    to log, the means of their kinds. A token that decides (see decisive_tokens) counts ``decisive``
-    times.
+def answer_terms(
+    model: LlavaST, conversations: CollatedConversations, hidden: Tensor, decision_weight: float
+) -> LossTerms:
+    """Return the loss of the answers' tokens.
+
+    Args:
+        model: The model.
+        conversations: B conversations of L tokens.
+        hidden: The last hidden states [B, L, D].
+        decision_weight: Weight of the decision tokens; other tokens have 1.
+
+    Returns:
+        ``answer``, and, only logged, the means over kinds of tokens: among decision tokens
+        ``match``, ``span`` and ``left``, among the others ``text``, ``time`` and ``space``.
     """
     config = model.config
-    # Position i predicts token i + 1; a turn's answer is never the first token of its turn.
-    predicted = batch.answer[:, 1:]
-    ids = batch.ids[:, 1:][predicted]
-    deciding = batch.decisive[:, 1:][predicted]
-    targets = two_hot_targets(ids, batch.values[:, 1:][predicted], config)
+    # Position i predicts token i + 1; no turn starts with a token of its answer.
+    predicted = conversations.answer_mask[:, 1:]
+    ids = conversations.ids[:, 1:][predicted]
+    decides = conversations.decision_mask[:, 1:][predicted]
+    targets = two_hot_targets(ids, conversations.values[:, 1:][predicted], config)
     losses = soft_cross_entropy(model.logits(hidden[:, :-1][predicted]), targets)
     coordinates = config.coordinates
-    is_text, is_time, in_space = (
-        coordinates.is_text(ids),
-        coordinates.is_time(ids),
-        coordinates.is_space(ids),
-    )
+    is_text, is_time = coordinates.is_text(ids), coordinates.is_time(ids)
+    in_space = coordinates.is_space(ids)
     kinds = {
-        "match": deciding & is_text,
-        "text": ~deciding & is_text,
-        "span": deciding & is_time,
-        "time": ~deciding & is_time,
-        "left": deciding & in_space,
-        "space": ~deciding & in_space,
+        "match": decides & is_text,
+        "text": ~decides & is_text,
+        "span": decides & is_time,
+        "time": ~decides & is_time,
+        "left": decides & in_space,
+        "space": ~decides & in_space,
     }
-    weights = torch.where(deciding, decisive, 1.0)
-    said = losses.detach()
-    parts = {name: logged_ratio((said * kind).sum(), kind.sum()) for name, kind in kinds.items()}
-    return {"answer": LossTerm((losses * weights).sum(), weights.sum()), **parts}
+    weights = torch.where(decides, decision_weight, 1.0)
+    detached = losses.detach()
+    by_kind = {
+        name: logged_ratio((detached * kind).sum(), kind.sum()) for name, kind in kinds.items()
+    }
+    return {"answer": LossTerm((losses * weights).sum(), weights.sum()), **by_kind}
 
 
-def embed(model: LlavaST, batch: Batch, features: Tensor, modality: Modality) -> Tensor:
-    """Embeddings [B, L, D] of a batch, as LlavaST.embed_prompt does for one prompt."""
-    config, projected = model.config, model.project(features)
+def embed(
+    model: LlavaST, conversations: CollatedConversations, features: Tensor, modality: Modality
+) -> Tensor:
+    """Return embeddings [B, L, D], as LlavaST.embed_prompt does for a single prompt."""
+    projected = model.project(features)
     if modality is Modality.IMAGE:
-        parts: tuple[Tensor, ...] = (model.image_tokens(projected),)
+        visual = model.image_tokens(projected)
     else:
-        parts = tuple(model.pack(projected, range(features.shape[1])))
-    embeddings = model.embed_tokens(batch.ids)
-    visual = torch.cat(parts, dim=-2).to(embeddings)
-    # Every row of a batch has the same prefix.
-    prefix = batch.ids[0].cpu().numpy()
-    for position, row, length in visual_blocks(prefix, config, [p.shape[-2] for p in parts]):
+        visual = torch.cat(model.pack(projected, range(features.shape[1])), dim=-2)
+    embeddings = model.embed_tokens(conversations.ids)
+    visual = visual.to(embeddings)
+    for position, row, length in _prefix_blocks(model, conversations, modality):
         written = visual[:, row : row + length]
         embeddings = torch.cat(
             [embeddings[:, :position], written, embeddings[:, position + length :]], dim=1
         )
-    for axis, placeholder in written_inputs(config).items():
-        values = batch.inputs[axis]
+    for axis, placeholder in written_inputs(model.config).items():
+        values = conversations.inputs[axis]
         if len(values):
             mixed = model.table(axis, "input").mix(values).to(embeddings)
-            embeddings = embeddings.masked_scatter((batch.ids == placeholder)[..., None], mixed)
+            is_placeholder = (conversations.ids == placeholder)[..., None]
+            embeddings = embeddings.masked_scatter(is_placeholder, mixed)
     return embeddings
 
 
-def _visual_start(model: LlavaST, batch: Batch, modality: Modality) -> int:
-    """Where the visual block begins; every row of a batch has the same prefix."""
-    special = model.config.special_tokens
-    start_id = special.im_start if modality is Modality.IMAGE else special.vid_start
-    return int((batch.ids[0] == start_id).nonzero()[0])
+def _prefix_blocks(
+    model: LlavaST, conversations: CollatedConversations, modality: Modality
+) -> tuple[Block, ...]:
+    """The blocks of visual tokens to write, the same in every row of a batch."""
+    ids = conversations.ids[0].cpu().numpy()
+    return visual_blocks(ids, model.config, visual_token_counts(model.config, modality))
 
 
-def parameter_count(model: LlavaST) -> int:
-    """Parameters of the whole model."""
+def _visual_start(model: LlavaST, conversations: CollatedConversations, modality: Modality) -> int:
+    """The position of the first visual token.
+
+    Blocks are adjacent, so this also holds where only the slow one is written.
+    """
+    block = _prefix_blocks(model, conversations, modality)[0]
+    return block.position - block.row
+
+
+def count_parameters(model: LlavaST) -> int:
+    """The number of parameters of the model."""
     return sum(p.numel() for p in model.parameters())

@@ -1,7 +1,7 @@
-"""Variants of the network for ablations: each takes one of LLaVA-ST's ideas away.
+"""Ablation variants of the network: each lacks one of LLaVA-ST's ideas.
 
-Whatever a variant lacks is replaced in place, so that prompts keep their length and every variant
-does the same work in a step.
+What a variant lacks is replaced in place, so prompts keep their length and a step of every variant
+is the same amount of work.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from llava_st_ros.coordinates import Axis
 from llava_st_ros.model.lape import CoordinateTable, positional_embedding
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.records import Modality
+from llava_st_ros.text.prompt import visual_block
 from llava_st_ros.training.tiny.dense_alignment import DenseStep
 from llava_st_ros.training.tiny.initialize import smooth_table
-from llava_st_ros.training.tiny.stages import StageBatch
+from llava_st_ros.training.tiny.stages import ConversationBatch
 
-Batches = Callable[[int], Any]
+MakeBatch = Callable[[int], Any]
 
 
 class WithoutLape(LlavaST):
-    """Visual positions are learned tables of their own, of LAPE's sizes and start.
+    """Visual positions are separate learned tables, with the sizes and initial values of LAPE's.
 
-    The coordinate tables are then coordinate tokens only: what a token says of a place and where a
-    visual token lies share nothing.
+    The coordinate tables then embed coordinate tokens only, and share nothing with the positions of
+    visual tokens.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -44,7 +45,7 @@ class WithoutLape(LlavaST):
             self.visual_positions[axis.table] = table
 
     def positional_embedding(self, time_indices: Tensor | Sequence[int]) -> Tensor:
-        """For frames at these rows of the temporal table [F] -> [F, N, D]."""
+        """Return the positions [F, N, D] of frames at these rows [F] of the temporal table."""
         temporal, height, width = (
             self.visual_positions.get_parameter(f"{axis.table}.weight") for axis in Axis
         )
@@ -53,75 +54,79 @@ class WithoutLape(LlavaST):
 
 
 class WithoutFast(LlavaST):
-    """The fast block keeps its placeholders' embeddings, as in the released code."""
+    """The fast block keeps the embeddings of its placeholders, as in the released code."""
 
     def pack(self, features: Tensor, time_indices: Tensor | Sequence[int]) -> VideoTokens:
         fast, slow = super().pack(features, time_indices)
-        special = self.config.special_tokens
-        return VideoTokens(_placeholders(self, fast, special.vid_start, special.vid_end), slow)
+        return VideoTokens(_placeholders(self, fast, slice(None, fast.shape[-2])), slow)
 
 
 class WithoutSlow(LlavaST):
-    """The slow block keeps its placeholders' embeddings: the same for every clip."""
+    """The slow block keeps the embeddings of its placeholders, the same for every clip."""
 
     def pack(self, features: Tensor, time_indices: Tensor | Sequence[int]) -> VideoTokens:
         fast, slow = super().pack(features, time_indices)
-        special = self.config.special_tokens
-        return VideoTokens(
-            fast, _placeholders(self, slow, special.slow_vid_start, special.slow_vid_end)
-        )
+        return VideoTokens(fast, _placeholders(self, slow, slice(fast.shape[-2], None)))
 
 
-def _placeholders(model: LlavaST, tokens: Tensor, start: int, end: int) -> Tensor:
-    """What a prompt's block holds before ``tokens`` [..., n, D] are written into it."""
-    ids = torch.full((tokens.shape[-2],), model.config.special_tokens.vid_patch)
-    ids[0], ids[-1] = start, end
+def _placeholders(model: LlavaST, tokens: Tensor, block: slice) -> Tensor:
+    """The embeddings of a part of the visual block before ``tokens`` [..., n, D] are written."""
+    ids = torch.tensor(visual_block(model.config, Modality.VIDEO)[block])
     return model.embed_tokens(ids.to(tokens.device)).to(tokens).expand_as(tokens)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """``unseen`` is the stream ("fast" or "slow") that does not reach the language model: no
-    training signal may point at its tokens. ``shares`` is False where the start differs already.
+    """One variant of the network.
+
+    Attributes:
+        model: Its class.
+        compat: Its ``compat`` mode.
+        unused_stream: The stream ("fast" or "slow") that does not reach the language model. No
+            auxiliary loss may refer to its tokens.
+        shares_early_stages: Whether it starts from stages trained as ``paper``. False where the
+            network differs from the first stage on.
     """
 
     model: type[LlavaST] = LlavaST
     compat: Compat = "paper"
-    unseen: str | None = None
-    shares: bool = True
+    unused_stream: str | None = None
+    shares_early_stages: bool = True
 
-    def prepared(self, step: nn.Module, batches: Batches) -> tuple[nn.Module, Batches]:
-        """A stage's step and batches -> those of this variant."""
+    def adapt(self, step: nn.Module, make_batch: MakeBatch) -> tuple[nn.Module, MakeBatch]:
+        """Return a stage's step and batches as this variant trains them."""
         if isinstance(step, DenseStep) and isinstance(step.model, WithoutLape):
-            step.model.visual_positions.requires_grad_(True)  # as the tables that place otherwise
-        if self.unseen is not None:
-            return step, partial(_without_evidence, batches, self.unseen)
-        return step, batches
+            # Trained where LAPE's tables are.
+            step.model.visual_positions.requires_grad_(True)
+        if self.unused_stream is not None:
+            return step, partial(_without_targets, make_batch, self.unused_stream)
+        return step, make_batch
 
 
-def _without_evidence(batches: Batches, stream: str, step: int) -> Any:
-    """A step's batch in which nothing is to be seen in ``stream``: no evidence and, in the fast
-    one, no events."""
-    batch = batches(step)
-    if not isinstance(batch, StageBatch) or batch.modality is Modality.IMAGE:
+def _without_targets(make_batch: MakeBatch, stream: str, step: int) -> Any:
+    """Return a step's batch without attention targets in ``stream``, and without events if fast."""
+    batch = make_batch(step)
+    if not isinstance(batch, ConversationBatch) or batch.modality is Modality.IMAGE:
         return batch
-    said = batch.conversations
-    evidence = said.evidence.clone()
     if batch.labels is None:
         raise ValueError("a batch of clips without labels")
+    targets = batch.conversations.attention_targets.clone()
     fast = batch.labels.shape[1]
+    labels: Tensor | None = batch.labels
     if stream == "fast":
-        evidence[:, :fast] = False
-        return replace(batch, conversations=replace(said, evidence=evidence), labels=None)
-    evidence[:, fast:] = False
-    return replace(batch, conversations=replace(said, evidence=evidence))
+        targets[:, :fast] = False
+        labels = None
+    else:
+        targets[:, fast:] = False
+    conversations = replace(batch.conversations, attention_targets=targets)
+    return replace(batch, conversations=conversations, labels=labels)
 
 
 PAPER = Variant()
 VARIANTS: Mapping[str, Variant] = {
     "paper": PAPER,
-    "released": Variant(compat="released", unseen="fast"),
-    "without_lape": Variant(WithoutLape, shares=False),
-    "without_fast": Variant(WithoutFast, unseen="fast"),
-    "without_slow": Variant(WithoutSlow, unseen="slow"),
+    "released": Variant(compat="released", unused_stream="fast"),
+    "without_lape": Variant(WithoutLape, shares_early_stages=False),
+    "without_fast": Variant(WithoutFast, unused_stream="fast"),
+    "without_slow": Variant(WithoutSlow, unused_stream="slow"),
 }

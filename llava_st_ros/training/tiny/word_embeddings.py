@@ -1,4 +1,4 @@
-"""Words as a question holds them, to ask visual tokens for what they name."""
+"""Embeddings of words as they occur in questions, to read names from visual tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from torch import Tensor, nn
 
 
 class WordEmbeddings(nn.Module):
-    """The embeddings of some words; a word of several pieces is the mean of them."""
+    """The embeddings of a list of words. A word of several tokens has their mean.
+
+    Args:
+        words: The words.
+        encode: Returns the token ids of a text.
+    """
+
+    ids: Tensor  # int64 [tokens], of all words
+    shares: Tensor  # float32 [words, tokens]
 
     def __init__(self, words: Sequence[str], encode: Callable[[str], list[int]]) -> None:
         super().__init__()
-        pieces = [encode(f" {word}") for word in words]
-        shares = torch.block_diag(*(torch.full((1, len(p)), 1 / len(p)) for p in pieces))
-        ids = torch.tensor([piece for word in pieces for piece in word])
+        tokens = [encode(f" {word}") for word in words]  # preceded by a space, as in a question
+        shares = torch.block_diag(*(torch.full((1, len(t)), 1 / len(t)) for t in tokens))
+        ids = torch.tensor([token for word in tokens for token in word])
         self.register_buffer("ids", ids, persistent=False)
         self.register_buffer("shares", shares, persistent=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Text embeddings [V, D] -> one row a word [words, D]."""
+        """Return one row per word, [words, D], from the text embeddings [V, D]."""
         return self.shares @ embeddings[self.ids]

@@ -22,12 +22,17 @@ from llava_st_ros.simulation.clip_store import render_shards
 from llava_st_ros.training.loop.losses import weighted_sum
 from llava_st_ros.training.objective import coordinate_tables
 from llava_st_ros.training.tiny import ablations
-from llava_st_ros.training.tiny.ablations import Result, as_records, read_plan
+from llava_st_ros.training.tiny.ablations import AblationResult, as_records, read_ablation_config
 from llava_st_ros.training.tiny.conversations import Lanes, collate
 from llava_st_ros.training.tiny.dense_alignment import DenseHeads, DenseStep
 from llava_st_ros.training.tiny.event_alignment import NUM_LABELS, EventHeads
-from llava_st_ros.training.tiny.pipeline import OBJECT_NAMES
-from llava_st_ros.training.tiny.stages import ConversationStage, ConversationStep, StageBatch, embed
+from llava_st_ros.training.tiny.pipeline import OBJECT_VOCABULARY
+from llava_st_ros.training.tiny.stages import (
+    ConversationBatch,
+    ConversationStage,
+    ConversationStep,
+    embed,
+)
 from llava_st_ros.training.tiny.variants import VARIANTS, Variant, WithoutLape
 from support.paths import ROOT
 from support.tiny_conversations import Tiny, video_samples
@@ -45,12 +50,12 @@ def network(variant: Variant, seed: int = 0) -> LlavaST:
     return model
 
 
-def clip_batch() -> StageBatch:
+def clip_batch() -> ConversationBatch:
     config = TINY.config
     conversations = collate([TINY.encode(video_samples()[:2])])
     labels = torch.zeros(1, config.num_fast_tokens, NUM_LABELS, dtype=torch.int8)
     labels[:, ::3] = 1
-    return StageBatch(conversations, TINY.features, labels, ("here",))
+    return ConversationBatch(conversations, TINY.features, labels, ("here",))
 
 
 def features() -> torch.Tensor:
@@ -66,7 +71,7 @@ def test_every_variant_takes_a_step() -> None:
     for name, variant in VARIANTS.items():
         model = network(variant)
         step: torch.nn.Module = ConversationStep(model, EventHeads(model.config), stage)
-        step, batches = variant.prepared(step, lambda _: clip_batch())
+        step, batches = variant.adapt(step, lambda _: clip_batch())
         before = {n: p.detach().clone() for n, p in step.named_parameters() if p.requires_grad}
         terms = step(batches(0))
         loss = weighted_sum(terms, [term.denominator for term in terms.values()])
@@ -74,7 +79,7 @@ def test_every_variant_takes_a_step() -> None:
         torch.optim.SGD(step.parameters(), lr=0.1).step()
         moved = {n for n, p in step.named_parameters() if n in before and (p != before[n]).any()}
         assert any("layers.0" in n for n in moved), name
-        assert ("events" in terms) == (variant.unseen != "fast"), name
+        assert ("events" in terms) == (variant.unused_stream != "fast"), name
         own = {n for n in moved if "visual_positions" in n}
         assert len(own) == (len(Axis) if variant.model is WithoutLape else 0), name
 
@@ -110,8 +115,8 @@ def test_without_lape_places_tokens_by_its_own_tables() -> None:
 def test_dense_alignment_trains_the_own_positions() -> None:
     for name in ("paper", "without_lape"):
         model = network(VARIANTS[name])
-        heads = DenseHeads(model.config, OBJECT_NAMES, TINY.tokenizer.encode)
-        step, _ = VARIANTS[name].prepared(DenseStep(model, heads), lambda _: None)
+        heads = DenseHeads(model.config, OBJECT_VOCABULARY, TINY.tokenizer.encode)
+        step, _ = VARIANTS[name].adapt(DenseStep(model, heads), lambda _: None)
         trained = [n for n, p in step.named_parameters() if p.requires_grad]
         assert len([n for n in trained if "visual_positions" in n]) == 3 * (name != "paper")
         assert len([n for n in trained if "put_embeddings" in n]) == 6
@@ -160,16 +165,16 @@ def test_no_signal_points_into_an_unseen_stream() -> None:
     config, whole = TINY.config, clip_batch()
     fast = config.num_fast_tokens
     for name, variant in VARIANTS.items():
-        _, batches = variant.prepared(torch.nn.Identity(), lambda _: clip_batch())
+        _, batches = variant.adapt(torch.nn.Identity(), lambda _: clip_batch())
         batch = batches(0)
-        shown = batch.conversations.evidence
-        expected = whole.conversations.evidence.clone()
-        if variant.unseen == "fast":
+        shown = batch.conversations.attention_targets
+        expected = whole.conversations.attention_targets.clone()
+        if variant.unused_stream == "fast":
             expected[:, :fast] = False
-        if variant.unseen == "slow":
+        if variant.unused_stream == "slow":
             expected[:, fast:] = False
         assert torch.equal(shown, expected) and shown.any(-1).all(), name
-        assert (batch.labels is None) == (variant.unseen == "fast"), name
+        assert (batch.labels is None) == (variant.unused_stream == "fast"), name
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +220,13 @@ def test_the_whole_comparison(
     assert main([a for a in arguments if a != "--json"]) == 0  # all is done: only the table
     assert "without_lape" in capsys.readouterr().out
     assert main([*arguments[:-1], "4"]) == 2
-    assert "seeds 4; expected some of 2, 3" in capsys.readouterr().err
+    assert "ablation.yaml has the seeds 2, 3, not 4\n" in capsys.readouterr().err
 
 
 def test_records_are_means_over_seeds() -> None:
     row = ablations.MetricRow("REC", "Acc@0.5", 0.5, 0.4, 0.6, 10)
     other = dataclasses.replace(row, value=0.7)
-    found = as_records([Result("paper", 1, (row,)), Result("paper", 2, (other,))])
+    found = as_records([AblationResult("paper", 1, (row,)), AblationResult("paper", 2, (other,))])
     assert found == [
         {
             "task": "REC",
@@ -239,7 +244,7 @@ def test_records_are_means_over_seeds() -> None:
 )
 def test_a_plan_that_cannot_be(section: Any) -> None:
     with pytest.raises(ConfigError, match="ablation"):
-        read_plan({"ablation": section})
+        read_ablation_config({"ablation": section})
 
 
 def test_the_committed_plan_reads() -> None:
@@ -247,8 +252,8 @@ def test_the_committed_plan_reads() -> None:
     from llava_st_ros.training.tiny.settings import read_settings
 
     settings = read_settings(ROOT / "config/training/ablation.yaml")
-    assert read_plan(settings).variants == tuple(VARIANTS)
-    assert len(read_plan(settings).seeds) == 2
+    assert read_ablation_config(settings).variants == tuple(VARIANTS)
+    assert len(read_ablation_config(settings).seeds) == 2
     tiny = read_settings(ROOT / "config/training/tiny.yaml")
     assert list(settings["stages"]) == list(tiny["stages"])
     for name, values in settings["stages"].items():

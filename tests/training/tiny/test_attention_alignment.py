@@ -17,19 +17,19 @@ from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tokenizer import Tokenizer
 from llava_st_ros.training.loop.losses import weighted_sum
 from llava_st_ros.training.tiny.attention_alignment import attention, attention_loss, middle_layer
+from llava_st_ros.training.tiny.attention_targets import box_tokens
 from llava_st_ros.training.tiny.conversations import (
-    Batch,
+    CollatedConversations,
     ConversationEncoder,
     Lanes,
     Turn,
     collate,
 )
 from llava_st_ros.training.tiny.event_alignment import EventHeads
-from llava_st_ros.training.tiny.evidence import showing
 from llava_st_ros.training.tiny.stages import (
+    ConversationBatch,
     ConversationStage,
     ConversationStep,
-    StageBatch,
     decode,
     embed,
 )
@@ -69,7 +69,7 @@ def chosen(sample: Sample, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
     (turn,) = encode([sample], tokenizer, stream_config(tokenizer))
     return [
         (tokenizer.decode([int(turn.ids[place])]), np.flatnonzero(shown).tolist())
-        for place, shown in zip(turn.choices, turn.evidence)
+        for place, shown in zip(turn.attention_positions, turn.attention_targets)
     ]
 
 
@@ -79,10 +79,10 @@ def video(task: Task, answer: Answer, **more: object) -> Sample:
 
 def test_a_picture_shows_a_box_in_the_patches_under_it(stream_tokenizer: Tokenizer) -> None:
     config = stream_config(stream_tokenizer)
-    assert np.flatnonzero(showing(None, BOX, Modality.IMAGE, config)).tolist() == [9, 10]
+    assert np.flatnonzero(box_tokens(None, BOX, Modality.IMAGE, config)).tolist() == [9, 10]
     # Too small to cover a patch's center: the patch that it lies in.
     small = Box(0.64, 0.9, 0.66, 0.92)
-    assert np.flatnonzero(showing(None, small, Modality.IMAGE, config)).tolist() == [7 * 8 + 5]
+    assert np.flatnonzero(box_tokens(None, small, Modality.IMAGE, config)).tolist() == [7 * 8 + 5]
 
 
 def test_every_left_edge_has_the_evidence_of_its_own_box(stream_tokenizer: Tokenizer) -> None:
@@ -113,7 +113,9 @@ def test_a_span_without_boxes_is_shown_by_the_subjects_tube(stream_tokenizer: To
     assert chosen(video(Task.TVG, answer), stream_tokenizer) == []  # nobody knows where it happened
 
 
-def tiny(tokenizer: Tokenizer, heads: int = 4, key_heads: int = 2) -> tuple[LlavaST, StageBatch]:
+def tiny(
+    tokenizer: Tokenizer, heads: int = 4, key_heads: int = 2
+) -> tuple[LlavaST, ConversationBatch]:
     """Two clips with a tube and a span each; heads are 8 wide."""
     config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
     language = dataclasses.replace(
@@ -133,7 +135,7 @@ def tiny(tokenizer: Tokenizer, heads: int = 4, key_heads: int = 2) -> tuple[Llav
     conversations = collate([encoder.encode(order, rng) for order in (samples, samples[:0:-1])])
     frames, tokens = config.num_frames, config.tokens_per_frame
     features = torch.randn(2, frames, tokens, config.vision.hidden_size)
-    return tiny_model(config), StageBatch(conversations, features, None, ("a", "b"))
+    return tiny_model(config), ConversationBatch(conversations, features, None, ("a", "b"))
 
 
 def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> None:
@@ -151,15 +153,17 @@ def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> N
             position_ids=conversations.positions,
         )
         ours = attention(model, conversations, states[middle_layer(model)])
-    rows, places = conversations.choices.T
+    rows, places = conversations.attention_positions.T
     expected = maps[0][rows, : ours.shape[1], places].gather(2, seen(conversations, ours.shape[1]))
     assert len(ours) == 6 + 2  # two ends and two left edges; two ends
     assert torch.allclose(ours, expected, atol=1e-5)
     # A choice is written by the state before it.
-    assert conversations.answer[rows, places + 1].all()
+    assert conversations.answer_mask[rows, places + 1].all()
 
 
-def full_attention(model: LlavaST, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
+def full_attention(
+    model: LlavaST, batch: CollatedConversations, hidden: torch.Tensor
+) -> torch.Tensor:
     """What ``attention`` is, from the scores of every head between all positions."""
     layer = model.model.layers[middle_layer(model)]
     inner, states = layer.self_attn, layer.input_layernorm(hidden)
@@ -171,30 +175,32 @@ def full_attention(model: LlavaST, batch: Batch, hidden: torch.Tensor) -> torch.
     query, key = apply_rotary_pos_emb(query, key, *rotary)
     scores = query @ repeat_kv(key, inner.num_key_value_groups).mT * inner.scaling  # [B, h, L, L]
     shares = scores.masked_fill(~everywhere(batch), -torch.inf).softmax(-1)
-    rows, places = batch.choices.T
+    rows, places = batch.attention_positions.T
     trained_heads = max(1, query.shape[1] // 2)
     return shares[rows, :trained_heads, places].gather(2, seen(batch, trained_heads))
 
 
-def everywhere(batch: Batch) -> torch.Tensor:
+def everywhere(batch: CollatedConversations) -> torch.Tensor:
     """What each position sees of all others, bool [B, 1, L, L]."""
-    (rows, length), (tokens, width) = batch.ids.shape, batch.visible.shape[-2:]
+    (rows, length), (tokens, width) = batch.ids.shape, batch.attention_mask.shape[-2:]
     prefix = width - tokens
     whole = torch.zeros(rows, 1, length, length, dtype=torch.bool)
     whole[:, :, :prefix, :prefix] = torch.ones(prefix, prefix).tril().bool()
-    for lane, visible in enumerate(batch.visible):
-        row, number = divmod(lane, len(batch.visible) // rows)
+    for lane, visible in enumerate(batch.attention_mask):
+        row, number = divmod(lane, len(batch.attention_mask) // rows)
         place = slice(prefix + number * tokens, prefix + (number + 1) * tokens)
         whole[row, 0, place, :prefix] = visible[0, :, :prefix]
         whole[row, 0, place, place] = visible[0, :, prefix:]
     return whole
 
 
-def seen(batch: Batch, heads: int) -> torch.Tensor:
+def seen(batch: CollatedConversations, heads: int) -> torch.Tensor:
     """The positions that ``attention`` tells of, int64 [n, heads, P + T]: prefix and lane."""
-    tokens, width = batch.visible.shape[-2:]
+    tokens, width = batch.attention_mask.shape[-2:]
     prefix = width - tokens
-    starts = [prefix + (int(p) - prefix) // tokens * tokens for p in batch.choices[:, 1]]
+    starts = [
+        prefix + (int(p) - prefix) // tokens * tokens for p in batch.attention_positions[:, 1]
+    ]
     rows = [[*range(prefix), *range(start, start + tokens)] for start in starts]
     return torch.tensor(rows)[:, None].expand(-1, heads, -1)
 
@@ -208,7 +214,11 @@ def test_attention_at_the_choices_alone_is_that_of_all_positions(
     hidden = torch.randn(*conversations.ids.shape, 8 * heads, dtype=torch.float64)
     hidden.requires_grad_()
     ours, theirs = (of(model, conversations, hidden) for of in (attention, full_attention))
-    expected = (len(conversations.choices), max(1, heads // 2), conversations.visible.shape[-1])
+    expected = (
+        len(conversations.attention_positions),
+        max(1, heads // 2),
+        conversations.attention_mask.shape[-1],
+    )
     assert ours.shape == theirs.shape == expected
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
     weights = torch.randn_like(ours)
@@ -234,7 +244,9 @@ def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        looks.append(terms["video_looks"].numerator / terms["video_looks"].denominator)
+        looks.append(
+            terms["video_attention_share"].numerator / terms["video_attention_share"].denominator
+        )
     assert looks[0] < 0.2 and looks[-1] > 2 * looks[0]
 
 
@@ -243,10 +255,10 @@ def test_a_batch_without_evidence_costs_nothing(tokenizer: Tokenizer) -> None:
     hidden = torch.randn(2, batch.conversations.ids.shape[1], model.config.language.hidden_size)
     none = dataclasses.replace(
         batch.conversations,
-        choices=torch.zeros(0, 2, dtype=torch.int64),
-        evidence=torch.zeros(0, 5, dtype=torch.bool),
+        attention_positions=torch.zeros(0, 2, dtype=torch.int64),
+        attention_targets=torch.zeros(0, 5, dtype=torch.bool),
     )
     terms = attention_loss(model, none, hidden, 0)
-    assert terms.keys() == {"attention", "looks"}
+    assert terms.keys() == {"attention", "attention_share"}
     assert all(term.numerator == 0 and term.denominator == 0 for term in terms.values())
     assert weighted_sum(terms, [term.denominator for term in terms.values()]) == 0

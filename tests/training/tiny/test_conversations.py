@@ -13,7 +13,7 @@ from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.tasks import make_question
 from llava_st_ros.training.tiny.conversations import (
-    Batch,
+    CollatedConversations,
     Lanes,
     collate,
 )
@@ -21,7 +21,7 @@ from llava_st_ros.training.tiny.stages import decode, embed, weighted_order
 from support.tiny_conversations import ROOM, Tiny, video_samples
 
 
-def hidden(model: LlavaST, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+def hidden(model: LlavaST, batch: CollatedConversations, features: torch.Tensor) -> torch.Tensor:
     return decode(model, batch, features, Modality.VIDEO).last_hidden_state
 
 
@@ -71,23 +71,23 @@ def test_labels_are_the_answers_with_exact_values() -> None:
     tiny = Tiny()
     conversation = tiny.encode(video_samples()[2:])
     turn = conversation.turns[0]
-    answered = turn.ids[turn.answer]
+    answered = turn.ids[turn.answer_mask]
     text = tiny.tokenizer.decode(answered.tolist())
     assert text == "During the period {<TEMP-001><TEMP-007>}<|im_end|>"
-    values = turn.values[turn.answer]
+    values = turn.values[turn.answer_mask]
     assert np.allclose(values[~np.isnan(values)], [1 / 9, 7 / 9])
     asked = make_question(Task.TVG, "the box", template=0)
     prompt = tiny.builder.build(asked)
     assert np.array_equal(
-        np.concatenate([conversation.prefix, turn.ids[~turn.answer]]), prompt.token_ids
+        np.concatenate([conversation.prefix, turn.ids[~turn.answer_mask]]), prompt.token_ids
     )
 
 
 def decisive_text(task: Task, sample: Sample) -> list[str]:
     tiny = Tiny()
     turn = tiny.encode([sample]).turns[0]
-    assert sample.task is task and not (turn.decisive & ~turn.answer).any()
-    return [tiny.tokenizer.decode([int(i)]) for i in turn.ids[turn.decisive]]
+    assert sample.task is task and not (turn.decision_mask & ~turn.answer_mask).any()
+    return [tiny.tokenizer.decode([int(i)]) for i in turn.ids[turn.decision_mask]]
 
 
 def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
@@ -109,8 +109,8 @@ def test_that_nothing_matches_is_decided_by_the_first_word() -> None:
     ids = tiny.tokenizer.encode("Nothing matches.")
     assert decisive_text(Task.TVG, sample) == [tiny.tokenizer.decode(ids[:1])]
     turn = tiny.encode([sample]).turns[0]
-    assert turn.ids[turn.answer].tolist() == [*ids, tiny.tokenizer.chat_end]
-    assert len(turn.choices) == 0  # there is nothing to look at
+    assert turn.ids[turn.answer_mask].tolist() == [*ids, tiny.tokenizer.chat_end]
+    assert len(turn.attention_positions) == 0  # there is nothing to look at
 
 
 def test_every_left_edge_in_a_picture_decides() -> None:
@@ -127,8 +127,8 @@ def test_deciding_tokens_weigh_what_they_are_told() -> None:
     model, batch = tiny.model(), collate([tiny.encode(video_samples())])
     with torch.inference_mode():
         total, parts = tiny.loss(model, batch)
-        heavy, _ = tiny.loss(model, batch, decisive=1e6)
-    deciding = int(batch.decisive.sum())
+        heavy, _ = tiny.loss(model, batch, decision_weight=1e6)
+    deciding = int(batch.decision_mask.sum())
     # Two tubes with a left edge each; STVG and TVG say first that there is something.
     times = deciding - 2 - 2
     expected = parts["video_span"] * times + parts["video_left"] * 2 + parts["video_match"] * 2

@@ -14,18 +14,18 @@ from llava_st_ros.training.loop.losses import LossTerm, weighted_sum
 from llava_st_ros.training.tiny.attention_alignment import middle_layer
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes, collate
 from llava_st_ros.training.tiny.event_alignment import (
-    KINDS,
+    EVENT_KINDS,
+    IGNORED,
     NAMES,
-    NOT_JUDGED,
     NUM_LABELS,
     POSITIVE_WEIGHT,
     EventHeads,
-    cells,
     event_labels,
     event_loss,
-    moving,
+    moving_objects,
+    object_cells,
 )
-from llava_st_ros.training.tiny.stages import ConversationStage, ConversationStep, StageBatch
+from llava_st_ros.training.tiny.stages import ConversationBatch, ConversationStage, ConversationStep
 from support.rolling_clip import rolling_clip
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
@@ -34,13 +34,13 @@ def said(labels: np.ndarray) -> set[str]:
     words = [
         *(f"there: {n}" for n in NAMES),
         *(f"subject: {n}" for n in NAMES),
-        *(kind.value for kind in KINDS),
+        *(kind.value for kind in EVENT_KINDS),
     ]
     return {words[i] for i in np.flatnonzero(labels == 1)}
 
 
 def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
-    labels = event_labels(rolling_clip(), cells(rolling_clip(), 2), 2)
+    labels = event_labels(rolling_clip(), object_cells(rolling_clip(), 2), 2)
     assert labels.shape == (4, 4, NUM_LABELS)
     ball = {"there: red", "there: ball"}
     rolling = ball | {"subject: red", "subject: ball", "rolls"}
@@ -53,7 +53,7 @@ def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
     ]
     assert [[said(cell) for cell in frame] for frame in labels] == expected
     # In frame 0 the ball is about to move, which is neither rolling yet nor nothing.
-    unsure = np.argwhere(labels == NOT_JUDGED)
+    unsure = np.argwhere(labels == IGNORED)
     assert {tuple(place) for place in unsure[:, :2]} == {(0, 0)}
     assert sorted(unsure[:, 2]) == list(range(len(NAMES), NUM_LABELS))
 
@@ -62,7 +62,7 @@ def test_a_shaking_camera_moves_nothing() -> None:
     clip = rolling_clip()
     shaken = clip.boxes + np.array([0, 0.03, -0.02, 0], dtype=np.float32)[:, None, None]
     for boxes in (clip.boxes, shaken):
-        found = moving(dataclasses.replace(clip, boxes=boxes))
+        found = moving_objects(dataclasses.replace(clip, boxes=boxes))
         assert found.tolist() == [[True, False], [True, False], [False, False], [False, False]]
 
 
@@ -72,11 +72,11 @@ def test_what_is_not_judged_costs_nothing() -> None:
     hidden = torch.randn(1, 3, heads.labels.in_features)
     labels = torch.randint(0, 2, (1, 3, NUM_LABELS), dtype=torch.int8)
     some = labels.clone()
-    some[:, 2, 4:] = NOT_JUDGED
-    found, kept = event_loss(heads, hidden, some), heads(hidden)[some != NOT_JUDGED]
+    some[:, 2, 4:] = IGNORED
+    found, kept = event_loss(heads, hidden, some), heads(hidden)[some != IGNORED]
     assert found["events"].denominator == 3 * NUM_LABELS - (NUM_LABELS - 4)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
-        kept, labels[some != NOT_JUDGED].float(), pos_weight=torch.tensor(POSITIVE_WEIGHT)
+        kept, labels[some != IGNORED].float(), pos_weight=torch.tensor(POSITIVE_WEIGHT)
     )
     assert torch.allclose(ratio(found["events"]), expected)
 
@@ -85,9 +85,9 @@ def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
     torch.manual_seed(0)
     config = tiny_config(tiny_tokenizer())
     heads = EventHeads(config)
-    labels = torch.from_numpy(event_labels(rolling_clip(), cells(rolling_clip(), 2), 2)).flatten(
-        0, 1
-    )[None]
+    labels = torch.from_numpy(
+        event_labels(rolling_clip(), object_cells(rolling_clip(), 2), 2)
+    ).flatten(0, 1)[None]
     hidden = torch.randn(1, 16, config.language.hidden_size)
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.03)
     before = ratio(event_loss(heads, hidden, labels)["events"])
@@ -112,7 +112,7 @@ def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
     torch.nn.init.normal_(heads.labels.weight)  # as after some learning
     encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 50))
     sample = Sample(Task.TVG, "the box", None, None, None, Answer(Task.TVG, span=(1, 7)))
-    batch = StageBatch(
+    batch = ConversationBatch(
         collate([encoder.encode([sample], np.random.default_rng(0))]),
         torch.randn(1, config.num_frames, config.tokens_per_frame, 24),
         (torch.rand(1, config.num_fast_tokens, NUM_LABELS) < 0.1).to(torch.int8),

@@ -10,7 +10,7 @@ import torch
 
 from llava_st_ros.training.loop.loop import LoopConfig, run
 from llava_st_ros.training.loop.losses import LossTerms, weighted_sum
-from llava_st_ros.training.tiny.event_alignment import NAMES, NUM_LABELS, cells
+from llava_st_ros.training.tiny.event_alignment import NAMES, NUM_LABELS, object_cells
 from llava_st_ros.training.tiny.packer_alignment import (
     PackerBatch,
     PackerHeads,
@@ -22,8 +22,8 @@ from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 
 def test_cells_follow_the_centres() -> None:
-    assert cells(rolling_clip(), 2).tolist() == [[0, 3], [0, 3], [1, -1], [1, -1]]
-    assert cells(rolling_clip(), 4)[0].tolist() == [0, 14]
+    assert object_cells(rolling_clip(), 2).tolist() == [[0, 3], [0, 3], [1, -1], [1, -1]]
+    assert object_cells(rolling_clip(), 4)[0].tolist() == [0, 14]
 
 
 def test_a_fast_token_is_asked_about_its_frame() -> None:

@@ -25,7 +25,7 @@ from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop import loop
 from llava_st_ros.training.tiny import pipeline
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes
-from llava_st_ros.training.tiny.stages import ConversationSampler, ConversationStage
+from llava_st_ros.training.tiny.stages import ConversationBatches, ConversationStage
 from support.rolling_clip import rolling_clip
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
 
@@ -78,7 +78,11 @@ def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, da
         assert torch.allclose(value.float(), last[name], atol=1e-3), name
     log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log] == list(SETTINGS["stages"])
-    assert log[1]["image_looks"] > 0 and log[3]["video_looks"] > 0 and log[3]["events"] > 0
+    assert (
+        log[1]["image_attention_share"] > 0
+        and log[3]["video_attention_share"] > 0
+        and log[3]["events"] > 0
+    )
 
 
 def test_a_stage_is_trained_with_fast_products(
@@ -116,8 +120,20 @@ def test_a_run_goes_on_after_its_last_finished_stage(
 @pytest.mark.parametrize(
     ("stage", "change", "words"),
     [
-        ("clips", {"decisiv": 3}, "stage clips: .*decisiv"),
+        ("clips", {"decision_wight": 3}, "stage clips: .*decision_wight"),
         ("dense_alignment", {"mix": {}}, "stage dense_alignment: .*mix"),
+        (
+            "clips",
+            {"kind": "clips"},
+            "^stage clips: kind is 'clips'; "
+            "expected one of dense_alignment, packer_alignment, conversations$",
+        ),
+        (
+            "clips",
+            {"kind": None},
+            "^stage clips: kind is None; "
+            "expected one of dense_alignment, packer_alignment, conversations$",
+        ),
     ],
 )
 def test_a_wrong_setting_is_found_before_anything_is_trained(
@@ -130,17 +146,28 @@ def test_a_wrong_setting_is_found_before_anything_is_trained(
     assert not (tmp_path / "work").exists()
 
 
+def test_stage_without_a_kind_is_rejected() -> None:
+    values = {name: v for name, v in SETTINGS["stages"]["clips"].items() if name != "kind"}
+    words = (
+        "^stage x has no kind; expected one of dense_alignment, packer_alignment, conversations$"
+    )
+    with pytest.raises(ConfigError, match=words):
+        pipeline.read_stage("x", values)
+
+
 def test_a_work_folder_stays_with_what_it_was_begun_with(tmp_path: Path, data: Path) -> None:
     settings = copy.deepcopy(SETTINGS)
     settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"]}
     train(tmp_path, data, settings)
     other = copy.deepcopy(settings)
     other["model"]["text_vocabulary"] += 8
-    with pytest.raises(ConfigError, match="work, begun with another model and tokenizer; "):
+    with pytest.raises(
+        ConfigError, match=r"work was started with other settings \(model, tokenizer\); "
+    ):
         train(tmp_path, data, other)
     fewer = tmp_path / "fewer"
     list(render_shards(fewer, "train", 1, num_frames=FRAMES, size=SIZE, workers=1))
-    with pytest.raises(ConfigError, match="begun with another clips; "):
+    with pytest.raises(ConfigError, match=r"was started with other settings \(clips\); "):
         train(tmp_path, fewer, settings)
     (tmp_path / "work" / "made_from.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"made_from\.json: KeyError"):
@@ -175,7 +202,7 @@ def test_clips_with_a_lone_event_can_be_left_out(encoder: ConversationEncoder) -
     def drawn(share: float) -> float:
         """How many of the batch are the lone one."""
         stage = ConversationStage(40, 1.0, 1, 60, {"STVG": 1.0}, single_event_share=share)
-        batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
+        batch = ConversationBatches(store, features(store, encoder), encoder, stage, 0)(0)
         return float((batch.features[:, 0, 0, 0] == 0).float().mean())
 
     assert drawn(0.0) == 0.0
@@ -190,9 +217,9 @@ def test_questions_that_nothing_answers_can_be_left_out(encoder: ConversationEnc
     def refused(share: float) -> float:
         """How many of the batch's conversations hold a refusal."""
         stage = ConversationStage(40, 1.0, 1, 60, {"TVG": 1.0}, no_match_share=share)
-        batch = ConversationSampler(store, features(store, encoder), encoder, stage, 0).batch(0)
+        batch = ConversationBatches(store, features(store, encoder), encoder, stage, 0)(0)
         said = batch.conversations
-        rows = [ids[marked].tolist() for ids, marked in zip(said.ids, said.answer)]
+        rows = [ids[marked].tolist() for ids, marked in zip(said.ids, said.answer_mask)]
         return float(np.mean([_holds(row, refusal) for row in rows]))
 
     assert refused(0.0) == 0.0
