@@ -130,10 +130,7 @@ def train(
         "tokenizer": tokenizer.digest,
         "clips": store.digest,
     }
-    if accelerator.is_main_process and not (work / PROVENANCE_FILE).exists():
-        write_text(work / PROVENANCE_FILE, json.dumps(provenance, indent=1) + "\n")
-    accelerator.wait_for_everyone()
-    check_provenance(work / PROVENANCE_FILE, provenance)
+    claim_work_folder(work, provenance, accelerator)
     config = model_config(settings["model"], tokenizer)
     torch.manual_seed(settings["seed"])
     model = variant.model(config)
@@ -153,20 +150,24 @@ def train(
     accelerator.wait_for_everyone()
 
 
-def check_provenance(path: Path, current: Mapping[str, Any]) -> None:
-    """Compare what a work folder was made from with the current settings.
+def claim_work_folder(work: Path, provenance: Mapping[str, Any], accelerator: Accelerator) -> None:
+    """Record what a work folder is made from, or compare it with the record there.
 
     Raises:
         ConfigError: They differ, so the folder's weights and features do not fit.
     """
+    path = work / PROVENANCE_FILE
+    if accelerator.is_main_process and not path.exists():
+        write_text(path, json.dumps(provenance, indent=1) + "\n")
+    accelerator.wait_for_everyone()
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in current.items() if recorded[name] != value]
+        changed = [name for name, value in provenance.items() if recorded[name] != value]
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: {error!r}", "use another work folder") from error
     if changed:
         raise ConfigError(
-            f"{path.parent} was started with other settings ({', '.join(changed)})",
+            f"{work} was started with other settings ({', '.join(changed)})",
             "restore them, or use another work folder",
         )
 
