@@ -20,6 +20,7 @@ _CONVERSIONS: dict[str, tuple[int, int | None]] = {
     "bgra8": (4, cv2.COLOR_BGRA2RGB),
 }
 ENCODINGS = tuple(_CONVERSIONS)
+PIXEL_BYTES = {encoding: size for encoding, (size, _) in _CONVERSIONS.items()}
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 

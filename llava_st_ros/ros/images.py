@@ -11,7 +11,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
-from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
+from llava_st_ros.media.image_decoding import PIXEL_BYTES, decode_compressed, decode_raw
 
 
 def to_rgb(message: Image | CompressedImage) -> np.ndarray:
@@ -76,7 +76,7 @@ class CvBridge:
 
     @staticmethod
     def _supports(message: Image) -> bool:
-        pixel = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4, "bgra8": 4}.get(message.encoding, 0)
+        pixel = PIXEL_BYTES.get(message.encoding, 0)
         return (
             pixel > 0
             and message.width > 0

@@ -137,6 +137,6 @@ class RedBoxBackend:
 
 def load_red_box(parameters: object = None) -> LoadedModel:
     """Replace ``llava_st_ros.ros.model_loading.load_model``."""
-    words = ["the red box in this video: During the span of. Object bounding box: "]
-    tokenizer = train_tokenizer(words, 400, 20, 100)
+    texts = ["the red box in this video: During the span of. Object bounding box: "]
+    tokenizer = train_tokenizer(texts, 400, 20, 100)
     return LoadedModel(RedBoxBackend(tokenizer), tokenizer, Path("/models/red-box"))

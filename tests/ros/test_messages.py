@@ -146,7 +146,7 @@ def test_queries_parameter_accepts_plain_words_and_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "words"),
+    ("entry", "reason"),
     [
         ('{"text": ', "JSON"),
         ('{"text": "x", "perod": 1}', "perod"),
@@ -158,10 +158,10 @@ def test_queries_parameter_accepts_plain_words_and_json() -> None:
         ('{"text": "x", "task": "WHO"}', "WHO"),
     ],
 )
-def test_invalid_entry_of_the_queries_parameter_is_named(entry: str, words: str) -> None:
+def test_invalid_entry_of_the_queries_parameter_is_named(entry: str, reason: str) -> None:
     with pytest.raises(QueryError, match="expected") as caught:
         parse_queries([entry], 1.0)
-    assert words in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_cameras_are_topics_with_an_optional_name() -> None:
@@ -302,3 +302,18 @@ def test_parameter_file_describes_every_parameter_as_declared() -> None:
     for field in fields(NodeParameters):
         live = "(live) " if field.metadata["live"] else ""
         assert descriptions[field.name] == live + field.metadata["description"]
+
+
+def test_node_reference_lists_every_parameter_with_its_default() -> None:
+    import yaml
+
+    text = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
+    table = text[text.index("| parameter | default | live |") :].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    documented = {name.strip("`"): (default.strip("`"), live) for name, default, live, _ in rows}
+    assert set(documented) == {field.name for field in fields(NodeParameters)}
+    for field in fields(NodeParameters):
+        default, live = documented[field.name]
+        value = yaml.safe_load(default)
+        assert (tuple(value) if isinstance(value, list) else value) == field.default, field.name
+        assert live == ("yes" if field.metadata["live"] else ""), field.name

@@ -178,7 +178,7 @@ def test_node_shuts_down_cleanly_while_busy(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "parts"),
     [
         (("-p", "model:=/no/such/folder"), ("/no/such/folder",)),
         (("-p", "cameras:=['']"), ("no camera is configured",)),
@@ -187,7 +187,7 @@ def test_node_shuts_down_cleanly_while_busy(
     ],
 )
 def test_failed_start_prints_one_line_and_exits_with_2(
-    domain: int, arguments: tuple[str, ...], words: tuple[str, ...]
+    domain: int, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     command = [sys.executable, str(SCRIPTS / "grounding_node"), "--ros-args", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
@@ -197,5 +197,5 @@ def test_failed_start_prints_one_line_and_exits_with_2(
     (line,) = (
         line for line in lines if "cannot configure" in line or line.startswith("grounding:")
     )
-    for word in words:
-        assert word in line
+    for part in parts:
+        assert part in line

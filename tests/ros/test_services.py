@@ -58,12 +58,12 @@ class ImagePublisher:
         self._camera.publish(image_message(red_box_image(10, 10, 30, 30), self.stamp))
 
 
-def add(client: ClientNode, **fields: Any) -> srv.AddQuery.Response:
-    request = srv.AddQuery.Request(query=msg.Query(**fields))
+def add_query(client: ClientNode, **query: Any) -> srv.AddQuery.Response:
+    request = srv.AddQuery.Request(query=msg.Query(**query))
     return client.call(srv.AddQuery, "grounding/add_query", request)
 
 
-def standing(client: ClientNode) -> dict[str, msg.Query]:
+def list_queries(client: ClientNode) -> dict[str, msg.Query]:
     response = client.call(srv.ListQueries, "grounding/list_queries", srv.ListQueries.Request())
     return {query.id: query for query in response.queries}
 
@@ -77,12 +77,14 @@ def set_parameter(client: ClientNode, name: str, value: Any) -> tuple[bool, str]
 def test_queries_are_added_listed_answered_and_removed(client: ClientNode, start_node) -> None:
     answers = client.collect(msg.Answer, "grounding/answers")
     start_node(queries=['{"id": "cup", "text": "the cup", "period": 2.5}'])
-    assert set(standing(client)) == {"cup"}
+    assert set(list_queries(client)) == {"cup"}
     box = msg.Box(x_min=10.0, y_min=20.0, x_max=30.0, y_max=40.0)
-    added = add(client, text="the red box", task="stvg", expiry=9.0, cameras=["camera"])
+    added = add_query(client, text="the red box", task="stvg", expiry=9.0, cameras=["camera"])
     assert (added.success, added.id, added.message) == (True, "q1", "")
-    assert add(client, id="r", task="REG", box=[box], image_width=100, image_height=200).success
-    queries = standing(client)
+    assert add_query(
+        client, id="r", task="REG", box=[box], image_width=100, image_height=200
+    ).success
+    queries = list_queries(client)
     assert list(queries) == ["cup", "q1", "r"]
     assert (queries["cup"].period, queries["cup"].text) == (2.5, "the cup")
     assert (queries["q1"].task, queries["q1"].period, queries["q1"].expiry) == ("STVG", 1.0, 9.0)
@@ -97,7 +99,7 @@ def test_queries_are_added_listed_answered_and_removed(client: ClientNode, start
     for query_id in ids:
         request = srv.RemoveQuery.Request(id=query_id)
         assert client.call(srv.RemoveQuery, "grounding/remove_query", request).success
-    assert standing(client) == {}
+    assert list_queries(client) == {}
     removed = client.call(
         srv.RemoveQuery, "grounding/remove_query", srv.RemoveQuery.Request(id="cup")
     )
@@ -106,7 +108,7 @@ def test_queries_are_added_listed_answered_and_removed(client: ClientNode, start
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("query", "reason"),
     [
         ({"text": "x" * 3000}, "3000 characters"),
         ({"text": " "}, "without words"),
@@ -124,14 +126,14 @@ def test_queries_are_added_listed_answered_and_removed(client: ClientNode, start
     ids=lambda value: str(value)[:32],
 )
 def test_invalid_query_is_rejected_with_a_reason(
-    client: ClientNode, start_node, fields: dict[str, Any], words: str
+    client: ClientNode, start_node, query: dict[str, Any], reason: str
 ) -> None:
     start_node()
-    response = add(client, **fields)
+    response = add_query(client, **query)
     assert not response.success
-    assert words in response.message
+    assert reason in response.message
     assert "; expected " in response.message
-    assert standing(client) == {}
+    assert list_queries(client) == {}
 
 
 def test_query_topic_adds_queries_and_logs_rejected_ones(client: ClientNode, start_node) -> None:
@@ -152,7 +154,7 @@ def test_answers_to_a_replaced_query_keep_its_text(client: ClientNode, start_nod
     start_node(queries=['{"id": "a", "text": "the red box", "period": 0.05}'])
     publish_image = ImagePublisher(client)
     client.publish_until(publish_image, lambda: answers, "an answer to the first")
-    assert add(client, id="a", text="the cup", period=0.05).success
+    assert add_query(client, id="a", text="the cup", period=0.05).success
     client.publish_until(
         publish_image,
         lambda: any(a.query.text == "the cup" for a in list(answers)),
@@ -209,14 +211,14 @@ def test_thresholds_can_change_at_run_time(client: ClientNode, start_node) -> No
     client.publish_until(publish_image, lambda: not tracks[-1].tracks, "the end of the track")
     assert set_parameter(client, "min_confidence", 0.0) == (True, "")
     client.publish_until(publish_image, lambda: tracks[-1].tracks, "a track again")
-    assert {q.period for q in standing(client).values()} == {0.05}
+    assert {q.period for q in list_queries(client).values()} == {0.05}
     assert set_parameter(client, "default_period", 7.0)[0]
-    assert add(client, id="late", text="the cup").success
-    assert standing(client)["late"].period == 7.0
+    assert add_query(client, id="late", text="the cup").success
+    assert list_queries(client)["late"].period == 7.0
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "expected"),
     [
         ("min_confidence", 1.5, "min_confidence"),
         ("overlay_quality", 0, "overlay_quality"),
@@ -226,12 +228,12 @@ def test_thresholds_can_change_at_run_time(client: ClientNode, start_node) -> No
     ],
 )
 def test_invalid_parameter_change_is_rejected(
-    client: ClientNode, start_node, name, value, words
+    client: ClientNode, start_node, name, value, expected
 ) -> None:
     start_node()
     successful, reason = set_parameter(client, name, value)
     assert not successful
-    assert words in reason
+    assert expected in reason
 
 
 def test_every_parameter_is_described(client: ClientNode, start_node) -> None:
