@@ -81,24 +81,7 @@ def quantize_int8(
         save_model(onnx_ir.from_proto(model), path)
     quantized = path.with_suffix(".int8.onnx")
     try:
-        quantize_static(
-            path,
-            quantized,
-            _FeedReader(feeds),
-            quant_format=QuantFormat.QDQ,
-            activation_type=scheme.activations,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=list(PRODUCTS),
-            nodes_to_quantize=sorted(products),
-            use_external_data_format=path.with_suffix(".data").exists(),
-            extra_options={
-                # Most outputs are added to an unquantized value.
-                "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
-                "ActivationSymmetric": scheme.activations is QuantType.QInt8,
-                "WeightSymmetric": True,
-            },
-        )
+        _quantize_static(path, quantized, feeds, products, scheme)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise EngineError(
             f"{path}: ONNX Runtime cannot quantize the graph: {str(error).splitlines()[0]}",
@@ -107,6 +90,30 @@ def quantize_int8(
     save_model(onnx_ir.load(quantized), path)
     for temporary in path.parent.glob(f"{quantized.name}*"):  # with external data
         temporary.unlink()
+
+
+def _quantize_static(
+    path: Path, out: Path, feeds: Iterable[Feed], products: set[str], scheme: QuantizationScheme
+) -> None:
+    """Write the graph with quantized ``products`` to ``out``."""
+    quantize_static(
+        path,
+        out,
+        _FeedReader(feeds),
+        quant_format=QuantFormat.QDQ,
+        activation_type=scheme.activations,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=list(PRODUCTS),
+        nodes_to_quantize=sorted(products),
+        use_external_data_format=path.with_suffix(".data").exists(),
+        extra_options={
+            # Most outputs are added to an unquantized value.
+            "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
+            "ActivationSymmetric": scheme.activations is QuantType.QInt8,
+            "WeightSymmetric": True,
+        },
+    )
 
 
 def quantize_int4(path: Path, vocabulary: int, scheme: QuantizationScheme) -> None:

@@ -73,13 +73,7 @@ def build_engine(
     if settings.plugins is not None:
         load_plugins(builder.get_plugin_registry(), settings.plugins, logger)
     network = builder.create_network(_strongly_typed(tensorrt))
-    parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
-        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise EngineError(
-            f"{graph}: TensorRT {tensorrt.__version__} cannot parse it: {errors}",
-            "pass the plugin library that it needs, or export for this version",
-        )
+    parser = _parse(graph, network, logger, tensorrt)  # holds weights until the build ends
     config = builder.create_builder_config()
     _configure(config, settings, tensorrt)
     for profile in profiles:
@@ -88,6 +82,7 @@ def build_engine(
     config.progress_monitor = monitor
     cache = _read_timing_cache(config, settings.timing_cache)
     serialized = builder.build_serialized_network(network, config)
+    del parser
     try:
         if monitor.stopped_by is not None:
             raise monitor.stopped_by
@@ -103,6 +98,18 @@ def build_engine(
             # An engine that was built is not lost if its timings cannot be saved.
             with suppress(OSError), atomic_file(settings.timing_cache) as part:
                 part.write_bytes(cache.serialize())
+
+
+def _parse(graph: Path, network: Any, logger: Any, tensorrt: ModuleType) -> Any:
+    """Parse an ONNX file into a network; returns the parser."""
+    parser = tensorrt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(
+            f"{graph}: TensorRT {tensorrt.__version__} cannot parse it: {errors}",
+            "pass the plugin library that it needs, or export for this version",
+        )
+    return parser
 
 
 def _strongly_typed(tensorrt: ModuleType) -> int:

@@ -54,7 +54,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{report['target']}: {report['backend']}, {report['precision']}, "
         f"compat {report['compat']}",
-        "made by " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
+        "exported with " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
     ]
     for name, graph in report["graphs"].items():
         lines.append(
