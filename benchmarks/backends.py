@@ -1,15 +1,14 @@
-"""Prints what each step of an answer costs on each backend, in one run, medians and ratios.
+"""Print the time of each step of an answer on each backend: medians and speedups over torch.
 
-scripts/with_ros .venv/bin/python -m benchmarks.backends CHECKPOINT ENGINE_DIR...
+scripts/with_ros python -m benchmarks.backends CHECKPOINT ENGINE_DIR...
     [--threads 2] [--rounds 10] [--compile] [--out FILE.json]
 
-The first line is what the machine can do at all (a float32 matrix product, by each library: which
-one is faster depends on the processor); each backend has a process of its own, and rounds go from
-one to the other, so that a busy neighbor slows them all.
-All see the same frames, and one is so many times as fast as another in the median of such pairs:
-a tick with a long answer is another work than one with a short one.
-What a backend does once, at its first calls, is not in the measurements: of torch.compile
-(--compile) these are minutes.
+The first line is the machine's ceiling: the rate of a float32 matrix product in each library (which
+library is faster depends on the processor). Each backend runs in its own process, and the rounds
+alternate between them, so that other load on the machine slows them equally. All backends see the
+same frames. A speedup is the median over pairs of runs, because a tick with a long answer takes
+longer than one with a short answer.
+One-time work of the first calls, minutes for torch.compile (--compile), is not measured.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ from llava_st_ros.text.tokenizer import Tokenizer
 
 QUERY = Query("q", "the green ball rolls", Task.STVG, period=1.0)
 WINDOW_SECONDS, FRAME_RATE = 6.0, 10
-WARM_UP = 2  # runs of each step that nobody measures
-REPEATS = 3  # runs of a step before the next backend has its turn
-SIDE = 1024  # of the matrices that show what the machine can do
+WARM_UP = 2  # unmeasured runs of each step
+REPEATS = 3  # runs of a step per round
+SIDE = 1024  # rows and columns of the matrix product
 STEPS = ("encode a frame", "pack a window", "prefill", "decode one token", "tick")
 
 
-class Subject:
-    """A backend and everything that its steps need, made ready."""
+class StepRunner:
+    """Runs the measured steps on a backend; its inputs are prepared at construction."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer) -> None:
         self.backend = backend
@@ -59,38 +58,40 @@ class Subject:
         self.prompt = backend.embed(prompt, self.visual)
         self.cache = backend.new_cache()
         backend.prefill(self.prompt, self.cache)
-        self.word = [tokenizer.encode("the")[0]]
+        self.token = [tokenizer.encode("the")[0]]
         stream = StreamConfig(window_seconds=WINDOW_SECONDS)
         self.grounder = Grounder(backend, tokenizer, GrounderConfig(stream=stream))
         self.grounder.add_query(QUERY)
-        self.shown = 0
-        self.watch(WINDOW_SECONDS + 1)
+        self.pushed = 0
+        self.push_frames(WINDOW_SECONDS + 1)
         self.answer: Any = None
         for name in STEPS:
             for _ in range(WARM_UP):
                 if name == "tick":
-                    self.watch(1.0)
+                    self.push_frames(1.0)
                 self.step(name)()
 
-    def watch(self, seconds: float) -> None:
-        """Push the frames of so long a time, at FRAME_RATE."""
+    def push_frames(self, seconds: float) -> None:
+        """Push frames for a number of seconds at FRAME_RATE."""
         for _ in range(int(seconds * FRAME_RATE)):
-            image = np.roll(self.frames[self.shown % len(self.frames)], self.shown, axis=1)
-            self.grounder.push(Frame(image, self.shown * NANOSECONDS // FRAME_RATE))
-            self.shown += 1
+            image = np.roll(self.frames[self.pushed % len(self.frames)], self.pushed, axis=1)
+            self.grounder.push(Frame(image, self.pushed * NANOSECONDS // FRAME_RATE))
+            self.pushed += 1
 
     def tick(self) -> None:
-        """Whatever is new is encoded, the window packed, the question answered."""
-        tick = self.grounder.tick(self.shown * NANOSECONDS // FRAME_RATE)
+        """Encode the new frames, pack the window and answer the query."""
+        tick = self.grounder.tick(self.pushed * NANOSECONDS // FRAME_RATE)
         (grounding,) = tick.groundings
         self.answer = grounding.answer
 
     def decode(self) -> None:
+        """Decode one token and remove it from the cache."""
         length = self.cache.length
-        self.backend.extend(self.word, self.cache)
+        self.backend.extend(self.token, self.cache)
         self.cache.truncate(length)
 
     def step(self, name: str) -> Callable[[], Any]:
+        """Return a step of STEPS as a function."""
         return {
             "encode a frame": lambda: self.backend.encode_frame(self.frames[0]),
             "pack a window": lambda: self.backend.pack(self.features, range(len(self.features))),
@@ -100,9 +101,14 @@ class Subject:
         }[name]
 
 
-class Worker:
-    """A Subject in a process of its own: what one backend imports and leaves spinning is not the
-    other's to bear, as on a robot."""
+class RunnerProcess:
+    """A StepRunner in its own process, so that no backend is slowed by another's threads.
+
+    Attributes:
+        name: The backend, its precision and its model's folder.
+        load: Seconds to load the model.
+        first_calls: Seconds of the first, unmeasured calls.
+    """
 
     def __init__(self, path: Path, threads: int, compiled: bool = False) -> None:
         context = get_context("spawn")
@@ -111,17 +117,16 @@ class Worker:
             target=_serve, args=(theirs, path, threads, compiled), daemon=True
         )
         self._process.start()
-        theirs.close()  # so that its end is seen here
+        theirs.close()  # so that recv() fails when the process exits
         self.name, self.load, self.first_calls = self._pipe.recv()
 
     def times(self, step: str) -> list[float]:
-        """Seconds of REPEATS runs of a step, one after the other, behind one that is not measured:
-        while others had their turn, caches and memory became theirs."""
+        """Return the seconds of REPEATS runs of a step, after an unmeasured one to warm caches."""
         self._pipe.send(step)
         return self._pipe.recv()
 
     def answer(self) -> Any:
-        """The last tick's."""
+        """Return the last tick's answer."""
         self._pipe.send("answer")
         return self._pipe.recv()
 
@@ -136,31 +141,33 @@ def _serve(pipe: Any, path: Path, threads: int, compiled: bool) -> None:
         name += ", compiled"
         _compile(backend)
     start = time.perf_counter()
-    subject = Subject(backend, tokenizer)
+    runner = StepRunner(backend, tokenizer)
     pipe.send((name, load, time.perf_counter() - start))
     while True:
         try:
             step = pipe.recv()
-        except EOFError:  # the parent is done
+        except EOFError:  # the parent has exited
             return
         if step == "answer":
-            pipe.send(subject.answer)
+            pipe.send(runner.answer)
             continue
         seconds = []
         for _ in range(1 + REPEATS):
             if step == "tick":
-                subject.watch(1.0)
-            seconds.append(_seconds(subject.step(step)))
+                runner.push_frames(1.0)
+            seconds.append(_seconds(runner.step(step)))
         pipe.send(seconds[1:])
 
 
 def _compile(backend: Any) -> None:
-    """Let torch.compile have all of a TorchBackend's network. Where the decoder meets its cache in
-    yet another state, torch gives up compiling after some and runs that eagerly."""
+    """Compile the network of a TorchBackend.
+
+    The decoder is recompiled for new states of its cache; beyond torch's limit it runs eagerly.
+    """
     import torch
 
     for part in ("vision_features", "project", "pack", "decode", "logits"):
-        dynamic = part in ("decode", "logits")  # elsewhere sizes stay as they are
+        dynamic = part in ("decode", "logits")  # other sizes are constant
         compiled = torch.compile(getattr(backend.model, part), dynamic=dynamic)
         setattr(backend.model, part, compiled)
 
@@ -171,47 +178,52 @@ def main() -> None:
     parser.add_argument("engines", type=Path, nargs="*", metavar="ENGINE_DIR")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures there")
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure torch.compile (takes minutes)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the report as JSON")
     options = parser.parse_args()
 
-    workers = [Worker(options.checkpoint, options.threads)]
+    runners = [RunnerProcess(options.checkpoint, options.threads)]
     if options.compile:
-        workers.append(Worker(options.checkpoint, options.threads, compiled=True))
-    workers += [Worker(path, options.threads) for path in options.engines]
-    products = {
-        "torch": _rate(_torch_product(options.threads)),
-        "onnxruntime": _rate(_onnx_product(options.threads)),
-    }
-    times: dict[str, dict[str, list[float]]] = {w.name: {n: [] for n in STEPS} for w in workers}
-    for _ in tqdm(range(options.rounds), unit="round"):
-        for name in STEPS:
-            for worker in workers:
-                times[worker.name][name] += worker.times(name)
-    medians = {w: {n: median(values) for n, values in steps.items()} for w, steps in times.items()}
-    eager = times[workers[0].name]
-    answers = [worker.answer() for worker in workers]
+        runners.append(RunnerProcess(options.checkpoint, options.threads, compiled=True))
+    runners += [RunnerProcess(path, options.threads) for path in options.engines]
     report = {
         "machine": platform.processor() or platform.machine(),
         "threads": options.threads,
         "runs": options.rounds * REPEATS,
-        "product_gflops": products,
-        "backends": {
-            worker.name: {
-                "load_seconds": worker.load,
-                "first_calls_seconds": worker.first_calls,
-                "median_seconds": medians[worker.name],
-                "times_as_fast": {
-                    n: median(a / b for a, b in zip(eager[n], times[worker.name][n])) for n in STEPS
-                },
-                "same_answer": answer == answers[0],
-            }
-            for worker, answer in zip(workers, answers)
+        "product_gflops": {
+            "torch": _rate(_torch_product(options.threads)),
+            "onnxruntime": _rate(_onnx_product(options.threads)),
         },
+        "backends": _measure(runners, options.rounds),
     }
     if options.out:
         write_text(options.out, json.dumps(report, indent=1) + "\n")
     print("\n".join(_lines(report)))
+
+
+def _measure(runners: list[RunnerProcess], rounds: int) -> dict[str, Any]:
+    """Measure every step on every backend; the first is the baseline of the speedups."""
+    times: dict[str, dict[str, list[float]]] = {r.name: {n: [] for n in STEPS} for r in runners}
+    for _ in tqdm(range(rounds), unit="round"):
+        for name in STEPS:
+            for runner in runners:
+                times[runner.name][name] += runner.times(name)
+    baseline = times[runners[0].name]
+    answers = [runner.answer() for runner in runners]
+    return {
+        runner.name: {
+            "load_seconds": runner.load,
+            "first_calls_seconds": runner.first_calls,
+            "median_seconds": {n: median(times[runner.name][n]) for n in STEPS},
+            "times_as_fast": {
+                n: median(a / b for a, b in zip(baseline[n], times[runner.name][n])) for n in STEPS
+            },
+            "same_answer": answer == answers[0],
+        }
+        for runner, answer in zip(runners, answers)
+    }
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
@@ -221,7 +233,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"medians of {report['runs']}"
     )
     for name, found in report["backends"].items():
-        same = "" if found["same_answer"] else ", ANOTHER ANSWER"
+        same = "" if found["same_answer"] else ", DIFFERENT ANSWER"
         yield (
             f"{name}: loads in {found['load_seconds']:.1f} s, "
             f"first calls {found['first_calls_seconds']:.1f} s{same}"
@@ -238,7 +250,7 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 def _rate(product: Callable[[], Any]) -> float:
-    """GFLOP/s of the best of ten products of two matrices of SIDE."""
+    """Return the GFLOP/s of the fastest of ten products of two SIDE x SIDE matrices."""
     return 2 * SIDE**3 / min(_seconds(product) for _ in range(10)) / 1e9
 
 
@@ -251,7 +263,7 @@ def _torch_product(threads: int) -> Callable[[], Any]:
 
 
 def _onnx_product(threads: int) -> Callable[[], Any]:
-    """Both matrices are inputs: none is packed beforehand."""
+    """Return a product in which both matrices are inputs, so that neither is packed in advance."""
     import onnxruntime
     from onnx import TensorProto, helper
 

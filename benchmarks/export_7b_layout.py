@@ -1,12 +1,12 @@
-"""Takes the published 7B's layout through the whole export, with few layers and random weights.
+"""Run the export commands on the published 7B's layout with few layers and random weights.
 
-scripts/with_ros .venv/bin/python -m benchmarks.export_7b_layout
+scripts/with_ros python -m benchmarks.export_7b_layout
     [--layers 2] [--frames 5] [--precisions float32 float16] [--scratch DIR]
     [--out benchmarks/results/export_7b_layout.json]
 
-Every width is the published one; only layers and frames are fewer. Each command runs in a process
-of its own, whose memory is looked at ten times a second: what it holds itself (anonymous), and with
-the files it has mapped (resident).
+Widths are the published ones; only the numbers of layers and frames are smaller. Each command runs
+in its own process, whose memory is sampled ten times a second: its own (anonymous), and including
+mapped files (resident).
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ from llava_st_ros.atomic_files import write_text
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.export.validate.reference_inputs import reference_frames
 
-TARGETS = {"float32": "cpu", "float16": "desktop"}
-QUESTION = ("--query", "the green ball rolls", "--task", "TVG", "--period", "1000", "--json")
-INTERVAL = 0.1  # s between two looks at a process
+TARGETS = {"float32": "cpu", "float16": "desktop"}  # export target by precision
+QUESTION = ["--query", "the green ball rolls", "--task", "TVG", "--period", "1000", "--json"]
+INTERVAL = 0.1  # s between two samples of a process's memory
 
 
 @dataclass
 class Memory:
-    """Bytes at the worst moment seen."""
+    """The peak memory sampled so far, in bytes."""
 
     anonymous: int = 0
     resident: int = 0
 
-    def look(self, process: int) -> None:
+    def sample(self, process_id: int) -> None:
+        """Sample a process."""
         try:
-            lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
-        except OSError:  # it is gone
+            lines = Path(f"/proc/{process_id}/status").read_text(encoding="ascii").splitlines()
+        except OSError:  # it has exited
             return
-        found = {key: value for key, _, value in (line.partition(":") for line in lines)}
-        if "RssAnon" in found:
-            sizes = [1024 * int(found[key].split()[0]) for key in ("RssAnon", "VmRSS")]
+        fields = {key: value for key, _, value in (line.partition(":") for line in lines)}
+        if "RssAnon" in fields:
+            sizes = [1024 * int(fields[key].split()[0]) for key in ("RssAnon", "VmRSS")]
             self.anonymous = max(self.anonymous, sizes[0])
             self.resident = max(self.resident, sizes[1])
 
@@ -62,29 +63,33 @@ class Phase:
     seconds: float = 0.0
 
     def line(self) -> str:
+        """Return the phase as a line of the report."""
         sizes = (self.memory.anonymous / 1e9, self.memory.resident / 1e9)
         return f"{self.name:36} {self.seconds:8.1f} s   {sizes[0]:6.2f} GB   {sizes[1]:6.2f} GB"
 
 
 def run(name: str, arguments: Sequence[str], phases: list[Phase]) -> Any:
-    """Run a subcommand of llava-st; its JSON. Each step that it tells of is a phase of its own."""
+    """Run a subcommand of llava-st; return its JSON output.
+
+    The command's own progress lines each start a new phase.
+    """
     command = [sys.executable, "-m", "llava_st_ros.cli", *arguments]
-    with tempfile.TemporaryFile("w+") as said, tempfile.NamedTemporaryFile("w+") as told:
-        process = subprocess.Popen(command, stdout=said, stderr=told)
+    with tempfile.TemporaryFile("w+") as output, tempfile.NamedTemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
         phases.append(Phase(name, Memory()))
-        steps, begun = 0, time.perf_counter()
+        steps, start = 0, time.perf_counter()
         while True:
-            ended = process.poll() is not None
-            lines = Path(told.name).read_text(encoding="utf-8").splitlines()
+            exited = process.poll() is not None
+            lines = Path(errors.name).read_text(encoding="utf-8").splitlines()
             new = [line for line in lines if line.startswith("[export] ")][steps:]
-            phases[-1].seconds = time.perf_counter() - begun
+            phases[-1].seconds = time.perf_counter() - start
             for line in new:
                 print(phases[-1].line(), flush=True)
                 phases.append(Phase(f"{name}: {line.removeprefix('[export] ')}", Memory()))
-                begun = time.perf_counter()
+                start = time.perf_counter()
             steps += len(new)
-            phases[-1].memory.look(process.pid)
-            if ended:
+            phases[-1].memory.sample(process.pid)
+            if exited:
                 break
             time.sleep(INTERVAL)
         print(phases[-1].line(), flush=True)
@@ -92,17 +97,17 @@ def run(name: str, arguments: Sequence[str], phases: list[Phase]) -> Any:
             raise SystemExit(
                 f"{' '.join(arguments)}: exit {process.returncode}\n" + "\n".join(lines)
             )
-        said.seek(0)
-        return json.load(said)
+        output.seek(0)
+        return json.load(output)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=2, help="of tower and decoder each")
-    parser.add_argument("--frames", type=int, default=5, help="of a window")
+    parser.add_argument("--layers", type=int, default=2, help="layers of tower and decoder each")
+    parser.add_argument("--frames", type=int, default=5, help="frames of a window")
     parser.add_argument("--precisions", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--scratch", type=Path, help="for some 15 GB (default: the system's)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--scratch", type=Path, help="folder for about 15 GB (default: system's)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the report as JSON")
     options = parser.parse_args()
 
     published = published_geometry()
@@ -115,26 +120,23 @@ def main() -> None:
     phases: list[Phase] = []
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="export_7b_layout-") as scratch:
         folder = Path(scratch) / "checkpoint"
-        begun = time.perf_counter()
+        start = time.perf_counter()
         write_published_layout(folder, config, shard_bytes=1 << 30)
-        phases.append(Phase("write the checkpoint", Memory(), time.perf_counter() - begun))
+        phases.append(Phase("write the checkpoint", Memory(), time.perf_counter() - start))
         report = {
             "layers": options.layers,
             "frames": options.frames,
             "checkpoint_bytes": _sizes(folder),
             "precisions": {
-                precision: _take_through(Path(scratch), folder, config, precision, phases)
+                precision: _export(Path(scratch), folder, config, precision, phases)
                 for precision in options.precisions
             },
         }
-        asked = ("ground", "--images", str(Path(scratch) / "frames"), *QUESTION)
-        answer = _answer(run("torch: ground", (*asked, "--model", str(folder)), phases))
-    for precision, of in report["precisions"].items():
-        of["answers_like_torch"] = of["answer"] == answer
-        print(f"{precision}: answers {of['answer']!r}, torch {answer!r}")
-        for graph, sizes in of["weights"].items():
-            print(f"  {graph}: {sizes['file']:,} bytes in the file, {sizes['plan']:,} in the plan")
-        print(f"  proof {json.dumps(of['proof'])}")
+        ground = ["ground", "--images", str(Path(scratch) / "frames"), *QUESTION]
+        answer = _answer(run("torch: ground", [*ground, "--model", str(folder)], phases))
+    for precision, result in report["precisions"].items():
+        result["answers_like_torch"] = result["answer"] == answer
+        _print_result(precision, result, answer)
     report["phases"] = [
         {"name": phase.name, "seconds": phase.seconds, **vars(phase.memory)} for phase in phases
     ]
@@ -142,42 +144,48 @@ def main() -> None:
         write_text(options.out, json.dumps(report, indent=1) + "\n")
 
 
-def _take_through(
+def _export(
     scratch: Path, folder: Path, config: ModelConfig, precision: str, phases: list[Phase]
 ) -> dict[str, Any]:
+    """Export, verify, inspect, plan and run one precision."""
     engine, frames = scratch / precision, scratch / "frames"
     frames.mkdir(exist_ok=True)
     for number, image in enumerate(reference_frames(config)):
         cv2.imwrite(str(frames / f"{number:03d}.png"), image[..., ::-1])
-    export = ("export", "--checkpoint", str(folder), "--target", TARGETS[precision])
-    on = ("--precision", precision, "--device", "cpu", "--out", str(engine), "--json")
-    proof = run(f"{precision}: export", (*export, *on), phases)
-    again = run(
-        f"{precision}: verify",
-        ("export", "verify", str(engine), "--against", str(folder), "--device", "cpu", "--json"),
-        phases,
-    )
-    inspected = run(f"{precision}: inspect", ("export", "inspect", str(engine), "--json"), phases)
-    plan = run(
-        f"{precision}: plan",
-        ("export", "plan", "--model", str(folder), "--precision", precision, "--json"),
-        phases,
-    )
-    asked = ("ground", "--images", str(frames), *QUESTION, "--model", str(engine))
-    answer = _answer(run(f"{precision}: ground", asked, phases))
+
+    def llava_st(step: str, arguments: list[str]) -> Any:
+        return run(f"{precision}: {step}", arguments, phases)
+
+    export = ["export", "--checkpoint", str(folder), "--target", TARGETS[precision]]
+    export += ["--precision", precision, "--device", "cpu", "--out", str(engine), "--json"]
+    proof = llava_st("export", export)
+    verify = ["export", "verify", str(engine), "--against", str(folder), "--device", "cpu"]
+    verified = llava_st("verify", [*verify, "--json"])
+    inspected = llava_st("inspect", ["export", "inspect", str(engine), "--json"])
+    plan = ["export", "plan", "--model", str(folder), "--precision", precision, "--json"]
+    planned = llava_st("plan", plan)
+    ground = ["ground", "--images", str(frames), *QUESTION, "--model", str(engine)]
+    answer = _answer(llava_st("ground", ground))
     sizes = _sizes(engine)
-    for path in engine.iterdir():  # room for the next
+    for path in engine.iterdir():  # free the disk for the next precision
         path.unlink()
     return {
         "proof": proof,
-        "verified_alike": again == {"proof": proof, "problems": []},
+        "verified_alike": verified == {"proof": proof, "problems": []},
         "engine_bytes": sizes,
         "weights": {
             name: {"file": inspected["graphs"][name]["weights"], "plan": round(size)}
-            for name, size in plan["weights"].items()
+            for name, size in planned["weights"].items()
         },
         "answer": answer,
     }
+
+
+def _print_result(precision: str, result: dict[str, Any], torch_answer: dict[str, Any]) -> None:
+    print(f"{precision}: answers {result['answer']!r}, torch {torch_answer!r}")
+    for graph, sizes in result["weights"].items():
+        print(f"  {graph}: {sizes['file']:,} bytes in the file, {sizes['plan']:,} in the plan")
+    print(f"  proof {json.dumps(result['proof'])}")
 
 
 def _answer(report: dict[str, Any]) -> dict[str, Any]:

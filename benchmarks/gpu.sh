@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Builds, checks and measures on this machine's GPU whatever needs one:
+# Build, test and measure everything that needs a GPU:
 #   scripts/with_ros benchmarks/gpu.sh [RESULTS_DIR]     (default benchmarks/results)
-# nvcc for the kernels, and TensorRT's headers for the plugin; a torch with CUDA for the packer's
-# rows; TensorRT or TensorRT for RTX, and cuda-bindings, for engines. What is missing is said, and
-# the rest goes on. The exit status is the number of steps that failed.
+# Needs nvcc for the kernels, TensorRT's headers for the plugin, torch with CUDA for the packer, and
+# TensorRT or TensorRT for RTX with cuda-bindings for engines. Steps whose requirements are missing
+# are reported and skipped. The exit status is the number of failed steps.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 results="$(mkdir -p "${1:-benchmarks/results}" && cd "${1:-benchmarks/results}" && pwd)"
 build=build/engine-gpu
 failed=0
 
-step() { # step NAME COMMAND...: run it within its share of the time, say how it went
-  local name="$1" begun=$SECONDS status
+step() { # step NAME COMMAND...: run a command with a time limit and report its exit status
+  local name="$1" start=$SECONDS status
   shift
   echo "== $name: $*"
   timeout 180 "$@"
   status=$?
-  echo "== $name: exit $status, $((SECONDS - begun)) s"
+  echo "== $name: exit $status, $((SECONDS - start)) s"
   if [[ $status != 0 ]]; then failed=$((failed + 1)); fi
   return $status
 }
 
 if ! gpu="$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)"; then
-  echo "no GPU: nvidia-smi finds none; run this where there is one" >&2
+  echo "nvidia-smi finds no GPU" >&2
   exit 1
 fi
 architecture="$(tr -dc 0-9 <<<"${gpu##*,}")"
@@ -36,7 +36,7 @@ if step configure cmake -S engine/native -B "$build" -DCMAKE_BUILD_TYPE=Release 
   step build cmake --build "$build" --parallel; then
   for test in test_late_gelu_gpu test_region_attention_gpu test_plugin; do
     if [[ ! -e "$build/tests/$test" ]]; then
-      echo "== no $test: TensorRT's headers are missing"
+      echo "== $test skipped: TensorRT's headers are missing"
       continue
     fi
     step "$test" "$build/tests/$test"
@@ -45,7 +45,7 @@ if step configure cmake -S engine/native -B "$build" -DCMAKE_BUILD_TYPE=Release 
         step "$tool $test" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/$test"
       done
     else
-      echo "== no compute-sanitizer: memory and races are not checked"
+      echo "== memcheck and racecheck skipped: compute-sanitizer is missing"
     fi
   done
   export LLAVA_ST_KERNELS="$PWD/$build/libllava_st_kernels.so"

@@ -1,14 +1,15 @@
-"""Prints what a window costs in each form of the packer, and on a stream, in one run.
+"""Print the time of a window in each form of the packer, and on a stream.
 
-scripts/with_ros .venv/bin/python -m benchmarks.packer [--device cpu] [--dtypes float32]
+scripts/with_ros python -m benchmarks.packer [--device cpu] [--dtypes float32]
     [--threads 2] [--rounds 10] [--out benchmarks/results/packer_cpu.json]
 
-A CPU packs windows of llava-st-tiny's geometry and of half the published 7B's, a CUDA device of the
-7B's with 100 frames, by the package's kernels where their library is installed or LLAVA_ST_KERNELS
-names it. Weights are random. The matrix product is measured first; then the rows take turns, and a
-row's time is the median of its rounds. Rows on a stream include what their new frames cost on
-arrival. The gain is predicted from multiply-adds alone, counted by hand in ``Sizes`` (torch's own
-counter must agree); errors are against the packer in float64.
+On a CPU the windows have the geometry of llava-st-tiny and half the width of the published 7B; on a
+CUDA device they have the 7B's, with 100 frames, and use the package's kernels if their library is
+installed or named by LLAVA_ST_KERNELS. Weights are random. The machine's ceiling, a matrix product,
+is measured first. The rounds alternate between the rows, and a row's time is the median of its
+rounds. Rows of a stream include the work on their new frames' arrival. The predicted gain counts
+multiply-adds only, by the formulas of ``Sizes`` (which must agree with torch's counter). Errors are
+relative to the packer in float64.
 """
 
 from __future__ import annotations
@@ -54,10 +55,19 @@ EAGER, COMPILED, ABSORBED, ARRIVAL, FULL, HALF = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """A geometry, and the operations (two a multiply-add) of its packer by hand.
+    """A geometry, and formulas for the operations of its packer (two per multiply-add).
 
-    Tokens a frame: N before the shared packer, n behind it, m behind the fast one. D and E are the
-    widths of decoder and attention.
+    Tokens per frame are N before the shared packer, n after it and m after the fast packer. D and E
+    are the widths of the decoder and of the attention.
+
+    Attributes:
+        grid: Side of the grid of visual tokens: N = grid ** 2.
+        width: D.
+        embed: E.
+        heads: Attention heads.
+        side: Side of a spatial region.
+        length: Frames of a temporal region.
+        frames: Frames of a window.
     """
 
     grid: int
@@ -70,10 +80,12 @@ class Sizes:
 
     @property
     def tokens(self) -> tuple[int, int, int]:
-        """N, n, m."""
+        """N, n and m."""
         return tuple((self.grid // self.side**power) ** 2 for power in range(3))
 
     def eager(self) -> int:
+        """Return the operations of the packer as published."""
+
         def packer(tokens: int, points: int) -> int:
             keys = 2 * tokens * (d * e + 2 * e * e) + 2 * tokens * e
             return keys + points * (d * e + 2 * e * e) + points * (e * e + e * d)
@@ -82,6 +94,8 @@ class Sizes:
         return self._three(packer)
 
     def absorbed(self) -> int:
+        """Return the operations with keys and values absorbed into the queries."""
+
         def packer(tokens: int, points: int) -> int:
             keys = 2 * tokens * (d * e + e * e) + 2 * tokens * self.heads * e
             return keys + points * (d * e + 4 * e * e + e * d)
@@ -90,22 +104,22 @@ class Sizes:
         return self._three(packer)
 
     def arrival(self) -> int:
-        """Of one frame: first Linears."""
+        """Return the operations on one frame's arrival: the first linear layers."""
         every, packed, fast = self.tokens
         return 2 * self.width * self.embed * (2 * every + 6 * packed + fast)
 
     def placed(self) -> int:
-        """Of one frame at a new time index."""
+        """Return the operations of one frame at a new time index."""
         every, packed, fast = self.tokens
-        square = 2 * every + 4 * packed  # second Linears of keys and values, queries, values
-        square += 4 * packed + 4 * packed  # O, then keys and values of fast and slow
+        square = 2 * every + 4 * packed  # second linear layers of keys, values and queries
+        square += 4 * packed + 4 * packed  # output, then keys and values of fast and slow
         square += 5 * fast
         attention = 2 * (every + packed) * self.heads
         e = self.embed
         return 2 * (square * e * e + attention * e + 2 * fast * e * self.width)
 
     def region(self) -> int:
-        """Of one temporal region."""
+        """Return the operations of one temporal region."""
         packed = self.tokens[1]
         middles = 1 if self.length % 2 else 2
         e = self.embed
@@ -114,6 +128,7 @@ class Sizes:
         return 2 * (square + attention + (1 + middles) * packed * e * self.width)
 
     def streaming(self, arrived: int, placed: int, regions: int) -> int:
+        """Return the operations for that many new frames, moved frames and changed regions."""
         return arrived * self.arrival() + placed * self.placed() + regions * self.region()
 
     def _three(self, packer: Callable[[int, int], int]) -> int:
@@ -138,15 +153,24 @@ GEOMETRIES = {
 
 @dataclass
 class Row:
-    """What is timed: ``run`` returns tokens of the frames ``shown``."""
+    """A measured row of the table.
+
+    Attributes:
+        run: The measured function.
+        flops: Its operations by the formulas of ``Sizes``.
+        frames: Indices of the frames whose tokens ``run`` returns; None if it returns none.
+    """
 
     run: Callable[[], Any]
     flops: int
-    shown: tuple[int, ...] | None  # None: it returns no tokens
+    frames: tuple[int, ...] | None
 
 
 def model_of(sizes: Sizes) -> LlavaST:
-    """Float32, with small towers: activations of size one, and every part shows in the output."""
+    """Return a float32 model with a small vision tower and decoder.
+
+    Its weights keep activations near 1 and make every part affect the output.
+    """
     torch.manual_seed(0)
     config = ModelConfig(
         image_size=4 * sizes.grid,
@@ -159,7 +183,7 @@ def model_of(sizes: Sizes) -> LlavaST:
         num_frames=sizes.frames,
     )
     model = LlavaST(config).eval().requires_grad_(False)
-    for name, parameter in model.model.vision_resampler.named_parameters():
+    for name, parameter in model.get_submodule("model.vision_resampler").named_parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
         else:
@@ -168,18 +192,24 @@ def model_of(sizes: Sizes) -> LlavaST:
 
 
 def rows_of(model: LlavaST, features: torch.Tensor, sizes: Sizes) -> dict[str, Row]:
-    """``features`` [2 F, N, D]: a window's, and those that come behind them."""
+    """Return the rows by name.
+
+    Args:
+        model: The model.
+        features: [2 F, N, D], those of a window and of the F frames after it.
+        sizes: The model's geometry.
+    """
     count = sizes.frames
     times = range(count)
     first = tuple(times)
     packer = StreamingPacker(model)
     absorbed = PackerGraph(model).eval()
-    places = torch.arange(count, device=features.device)
+    indices = torch.arange(count, device=features.device)
     arrived = [packer.frame(one) for one in features[:count]]
     last = packer.pack(arrived, times)
 
     def stream(shown: tuple[int, ...], last: PackedWindow | None) -> Row:
-        """A window of which what ``last`` does not hold arrives first."""
+        """Return the row of a window after ``last``, with the arrival of its new frames."""
         old = () if last is None else first
         new_times = [i for i in times if last is None or shown[i] != i]
         new_regions = len({i // sizes.length for i in new_times})
@@ -188,15 +218,15 @@ def rows_of(model: LlavaST, features: torch.Tensor, sizes: Sizes) -> dict[str, R
             frames = [arrived[i] if i in old else packer.frame(features[i]) for i in shown]
             return packer.pack(frames, times, last).tokens
 
-        coming = sum(i not in old for i in shown)
-        return Row(run, sizes.streaming(coming, len(new_times), new_regions), shown)
+        new_frames = sum(i not in old for i in shown)
+        return Row(run, sizes.streaming(new_frames, len(new_times), new_regions), shown)
 
     def eager() -> VideoTokens:
         return model.pack(torch.stack(tuple(features[:count])), times)
 
     rows = {
         EAGER: Row(eager, sizes.eager(), first),
-        ABSORBED: Row(lambda: absorbed(features, places, places), sizes.absorbed(), first),
+        ABSORBED: Row(lambda: absorbed(features, indices, indices), sizes.absorbed(), first),
         ARRIVAL: Row(lambda: packer.frame(features[0]), sizes.arrival(), None),
         FULL: stream(first, None),
     }
@@ -205,7 +235,7 @@ def rows_of(model: LlavaST, features: torch.Tensor, sizes: Sizes) -> dict[str, R
         rows[f"streaming, slid by {slide}"] = stream(shown, last)
     half = count // 2
     rows[HALF] = stream((*first[:half], *range(count, 2 * count - half)), last)
-    # On a CPU, without tuning, products stay its library's.
+    # Without autotuning on a CPU, torch.compile keeps the library's matrix products.
     mode = "max-autotune-no-cudagraphs" if features.is_cuda else "default"
     rows[COMPILED] = Row(torch.compile(eager, mode=mode), sizes.eager(), first)
     return rows
@@ -214,7 +244,7 @@ def rows_of(model: LlavaST, features: torch.Tensor, sizes: Sizes) -> dict[str, R
 def measure(
     model: LlavaST, sizes: Sizes, device: str, dtype: torch.dtype, rounds: int
 ) -> dict[str, Any]:
-    """The report of one geometry in one dtype; ``model`` is left as it is."""
+    """Return the report of one geometry in one dtype; ``model`` is not modified."""
     ceiling = product_flops(device, dtype)
     exact = copy.deepcopy(model).to(device, torch.float64)
     model = copy.deepcopy(model).to(device, dtype)
@@ -227,23 +257,23 @@ def measure(
         if name != COMPILED:
             counted = counted_flops(row.run)
             assert counted == row.flops, f"{name}: {counted} counted"
-        if row.shown is not None:
-            reference = exact.pack(features[list(row.shown)].double(), range(sizes.frames))
+        if row.frames is not None:
+            reference = exact.pack(features[list(row.frames)].double(), range(sizes.frames))
             results[name] |= errors(row.run(), reference)
     del exact
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(rounds + 1):
         for name, row in rows.items():
             spent = seconds_of(row.run, device)
-            if turn:  # the first one warms up
+            if turn:  # the first round warms up
                 seconds[name].append(spent)
-    whole = median(seconds[EAGER])
+    eager = median(seconds[EAGER])
     for name, result in results.items():
         spent = median(seconds[name])
         result |= {
             "median_seconds": spent,
             "predicted_gain": sizes.eager() / result["flops"],
-            "gain": whole / spent,
+            "gain": eager / spent,
             "flops_per_second": result["flops"] / spent,
             "share_of_product": result["flops"] / spent / ceiling,
         }
@@ -251,7 +281,7 @@ def measure(
 
 
 def counted_flops(run: Callable[[], object]) -> int:
-    """As torch counts them; region attention, one operator to torch, by its own formula."""
+    """Count operations with torch's counter, which is given the formula of region attention."""
 
     def attention(query: tuple[int, ...], key: tuple[int, ...], *_: object, **__: object) -> int:
         frames, height, width, embed = key
@@ -264,8 +294,11 @@ def counted_flops(run: Callable[[], object]) -> int:
 
 
 def errors(found: Any, exact: VideoTokens) -> dict[str, float]:
-    """The largest difference in standard deviations of the exact tokens, and the differences' norm
-    as a share of the tokens'; the worse of fast and slow."""
+    """Return the largest and the relative error of the worse of fast and slow tokens.
+
+    The largest error is in standard deviations of the exact tokens; the relative error is the norm
+    of the differences over the norm of the exact tokens.
+    """
     differences = [a.double() - b for a, b in zip(found, exact)]
     return {
         "largest_error": max(float(d.abs().max() / b.std()) for d, b in zip(differences, exact)),
@@ -274,13 +307,14 @@ def errors(found: Any, exact: VideoTokens) -> dict[str, float]:
 
 
 def product_flops(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of ten products of two square matrices."""
+    """Return the FLOP/s of the fastest of ten products of two square matrices."""
     size = 1024 if device == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / min(seconds_of(lambda: a @ a, device) for _ in range(10))
 
 
 def seconds_of(run: Callable[[], object], device: str) -> float:
+    """Return the seconds of one call, the work that it enqueued on a GPU included."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -290,6 +324,7 @@ def seconds_of(run: Callable[[], object], device: str) -> float:
 
 
 def print_table(name: str, report: dict[str, Any]) -> None:
+    """Print the report of one geometry in one dtype."""
     ceiling = report["product_flops_per_second"]
     print(f"\n{name}: a matrix product at {ceiling / 1e9:.0f} GFLOP/s")
     print(f"{'':26}      ms   gain  predicted   GFLOP  GFLOP/s  share  largest error  relative")
@@ -310,7 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=list(GEOMETRIES), default="cpu")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "float16", "bfloat16"])
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Checkpoints of the published 7B's layout with random weights.
+"""Checkpoints with random weights in the layout of the published 7B.
 
-Names, shards with an index, bfloat16, the tensors that are not loaded, Qwen2's tokenizer files with
-LLaVA-ST's tokens added behind them, a config.json that leaves to tensors and tokenizer what the
-published one leaves to them: the official weights' shape in everything but their values.
+The layout is that of the official weights: tensor names, shards with an index, bfloat16, tensors
+that are not loaded, Qwen2's tokenizer files followed by LLaVA-ST's added tokens, and a config.json
+that leaves the same settings to the tensors and the tokenizer.
 """
 
 from __future__ import annotations
@@ -35,16 +35,22 @@ FROM_THE_TENSORS = ("special_tokens", "packer", "compat")
 
 
 def published_geometry() -> ModelConfig:
-    """The official LLaVA-ST-Qwen2-7B's."""
+    """Return the geometry of the official LLaVA-ST-Qwen2-7B."""
     return read_config(read_json(GEOMETRIES / "llava-st-qwen2-7b.json"), {})
 
 
 def write_published_layout(
     folder: Path, config: ModelConfig, *, shard_bytes: int, tokenizer: bool = True, seed: int = 0
 ) -> None:
-    """Write a checkpoint of ``config`` into ``folder``, in files of at most ``shard_bytes``.
+    """Write a checkpoint.
 
-    Without its ``tokenizer`` the structural tokens' ids stand in config.json, as in a parity case.
+    Args:
+        folder: The folder to create.
+        config: The model's geometry.
+        shard_bytes: Maximum size of a weights file.
+        tokenizer: Whether to write the tokenizer. Without it, config.json holds the structural
+            tokens' ids, as in a parity case.
+        seed: Seed of the weights.
     """
     folder.mkdir(parents=True)
     values = write_config(config)
@@ -59,22 +65,24 @@ def write_published_layout(
 
 
 def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor of the published files: those loaded, the tower's last layer and what follows
-    it, and a row that the decoder's code has no use for."""
+    """Yield every tensor of the published files, with those that are not loaded.
+
+    These are the vision tower's last layer and post_layernorm, and ``image_newline``.
+    """
     with torch.device("meta"):
         state = LlavaST(config).state_dict()
     for name, value in state.items():
         yield name, tuple(value.shape)
         if name.startswith(f"{VISION}.encoder.layers.0."):
-            number = config.vision.num_layers
-            yield name.replace("layers.0.", f"layers.{number}."), tuple(value.shape)
+            last = config.vision.num_layers
+            yield name.replace("layers.0.", f"layers.{last}."), tuple(value.shape)
     for leaf in ("weight", "bias"):
         yield f"{VISION}.post_layernorm.{leaf}", (config.vision.hidden_size,)
     yield "model.image_newline", (config.language.hidden_size,)
 
 
 def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """So large that every part shows in the output, and activations stay of size one."""
+    """Return weights that keep activations near 1 and make every part affect the output."""
     values = torch.empty(shape, dtype=torch.bfloat16)
     if NORM.search(name):
         return values.normal_(1.0 if name.endswith("weight") else 0.0, 0.1)
@@ -86,8 +94,10 @@ def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
-    """vocab.json, merges.txt and added_tokens.json, with the ids of ``config``. Of the words only
-    those of answers can be reached; the rest fills the vocabulary."""
+    """Write vocab.json, merges.txt and added_tokens.json with the ids of ``config``.
+
+    The vocabulary contains the words of answers and is filled up with unreachable tokens.
+    """
     words = config.special_tokens.im_start - len(ADDED_BY_QWEN)
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
@@ -96,8 +106,8 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
     trained.save_model(str(folder))
     path = folder / "vocab.json"
     vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary |= {f"filler{number}": number for number in range(len(vocabulary), words)}
+    vocabulary |= {f"filler{index}": index for index in range(len(vocabulary), words)}
     path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     added = (*ADDED_BY_QWEN, *STRUCTURE.values(), *config.coordinates.tokens())
-    text = json.dumps({token: words + place for place, token in enumerate(added)})
+    text = json.dumps({token: words + index for index, token in enumerate(added)})
     (folder / "added_tokens.json").write_text(text, encoding="utf-8")
