@@ -34,7 +34,7 @@ if step configure cmake -S engine/native -B "$build" -DCMAKE_BUILD_TYPE=Release 
   -DLLAVA_ST_ENGINE_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES="$architecture-real" \
   ${headers:+-DTENSORRT_INCLUDE_DIR="$headers"} &&
   step build cmake --build "$build" --parallel; then
-  for test in test_late_gelu_gpu test_region_attention_gpu test_plugin; do
+  for test in test_gather_add_gelu_gpu test_region_attention_gpu test_plugin; do
     if [[ ! -e "$build/tests/$test" ]]; then
       echo "== $test skipped: TensorRT's headers are missing"
       continue

@@ -1,1 +1,1 @@
-"""The fast path: TensorRT engines, the plugin library and the session that runs them."""
+"""The TensorRT runtime: engine files, the plugin library, and the sessions that run them."""

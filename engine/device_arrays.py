@@ -1,4 +1,4 @@
-"""Dense arrays that a runtime reads and writes where they lie, on the host or on a GPU."""
+"""Contiguous arrays on the host or on a GPU, which runtimes read and write in place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Device(Protocol):
-    """Where arrays lie: ``kind`` "cpu" or "cuda", and which of them."""
+    """Allocates arrays. ``kind`` is "cpu" or "cuda", ``index`` which GPU."""
 
     @property
     def kind(self) -> str: ...
@@ -19,28 +19,28 @@ class Device(Protocol):
     def index(self) -> int: ...
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype | type) -> DeviceArray:
-        """New memory, its contents anything."""
+        """Allocate an uninitialized array."""
         ...
 
     def put(self, values: np.ndarray) -> DeviceArray:
-        """An array's values here; on the host that array's own memory."""
+        """Copy a NumPy array to the device. On the host it is wrapped without a copy."""
         ...
 
-    def grown(self, array: DeviceArray, rows: int, axis: int) -> DeviceArray:
-        """A copy with ``rows`` along ``axis``, the contents of the new ones anything."""
+    def grow(self, array: DeviceArray, rows: int, axis: int) -> DeviceArray:
+        """Copy an array into one with ``rows`` along ``axis``; new rows are uninitialized."""
         ...
 
 
-class Gpu(Device, Protocol):
+class GpuDevice(Device, Protocol):
     """A device whose memory the host cannot read."""
 
-    def host(self, array: GpuArray) -> np.ndarray:
-        """A copy of an array's values on the host."""
+    def to_host(self, array: GpuArray) -> np.ndarray:
+        """Copy an array to the host."""
         ...
 
 
 class DeviceArray(Protocol):
-    """A dense array at an address of a device."""
+    """A contiguous array in a device's memory."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -59,46 +59,47 @@ class DeviceArray(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, where: int | slice) -> DeviceArray:
-        """A row, or rows one after the other; the same memory. IndexError outside of it."""
+    def __getitem__(self, index: int | slice) -> DeviceArray:
+        """A view of one row or of consecutive rows. Raises IndexError for a row out of range."""
         ...
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        """Its values on the host: a view of host memory unless ``copy``, a copy of a GPU's."""
+        """The values on the host: a view of host memory unless ``copy``, a copy of GPU memory."""
         ...
 
     def as_batch(self) -> DeviceArray:
-        """The same memory with one more axis, of size 1, before the others."""
+        """A view with a leading axis of size 1."""
         ...
 
 
 @dataclass(frozen=True)
 class GpuArray:
-    """An array whose memory ``owner`` keeps alive."""
+    """An array in GPU memory, which ``owner`` keeps alive."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     address: int
-    device: Gpu
+    device: GpuDevice
     owner: Any
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, where: int | slice) -> GpuArray:
-        row = prod(self.shape[1:]) * self.dtype.itemsize
-        if isinstance(where, int):
-            if not 0 <= where < len(self):
-                raise IndexError(f"row {where} of {len(self)}")
-            start, shape = where, self.shape[1:]
+    def __getitem__(self, index: int | slice) -> GpuArray:
+        row_bytes = prod(self.shape[1:]) * self.dtype.itemsize
+        if isinstance(index, int):
+            if not 0 <= index < len(self):
+                raise IndexError(f"row {index} of {len(self)}")
+            start, shape = index, self.shape[1:]
         else:
-            start, stop, step = where.indices(self.shape[0])
+            start, stop, step = index.indices(self.shape[0])
             assert step == 1
             shape = (max(stop - start, 0), *self.shape[1:])
-        return GpuArray(shape, self.dtype, self.address + start * row, self.device, self.owner)
+        address = self.address + start * row_bytes
+        return GpuArray(shape, self.dtype, address, self.device, self.owner)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        values = self.device.host(self)
+        values = self.device.to_host(self)
         return values if dtype is None else values.astype(dtype, copy=False)
 
     @property
@@ -110,7 +111,7 @@ class GpuArray:
 
 
 class HostArray:
-    """An array of NumPy's. A decoder is given dozens at each token: no more is done than needed."""
+    """A NumPy array. Kept minimal, because a decoder binds dozens of them at each token."""
 
     __slots__ = ("values",)
 
@@ -140,10 +141,10 @@ class HostArray:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, where: int | slice) -> HostArray:
-        if isinstance(where, int) and where < 0:
-            raise IndexError(f"row {where} of {len(self)}")
-        return HostArray(self.values[where])
+    def __getitem__(self, index: int | slice) -> HostArray:
+        if isinstance(index, int) and index < 0:
+            raise IndexError(f"row {index} of {len(self)}")
+        return HostArray(self.values[index])
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         values = self.values.copy() if copy else self.values
@@ -154,7 +155,7 @@ class HostArray:
 
 
 class HostDevice:
-    """NumPy's memory."""
+    """Host memory."""
 
     kind, index = "cpu", 0
 
@@ -167,21 +168,21 @@ class HostDevice:
     def put(self, values: np.ndarray) -> HostArray:
         return HostArray(np.ascontiguousarray(values))
 
-    def grown(self, array: DeviceArray, rows: int, axis: int) -> HostArray:
-        return HostArray(lengthened(np.asarray(array), rows, axis))
+    def grow(self, array: DeviceArray, rows: int, axis: int) -> HostArray:
+        return HostArray(grow_axis(np.asarray(array), rows, axis))
 
 
 HOST = HostDevice()
 
 
-def lengthened(values: np.ndarray, rows: int, axis: int) -> np.ndarray:
-    """A copy with ``rows`` along an axis."""
+def grow_axis(values: np.ndarray, rows: int, axis: int) -> np.ndarray:
+    """Copy an array into one with ``rows`` along ``axis``; new rows are uninitialized."""
     shape = list(values.shape)
     shape[axis] = rows - shape[axis]
     return np.concatenate((values, np.empty(shape, values.dtype)), axis)
 
 
-def part(whole: np.ndarray, base: int, array: DeviceArray) -> np.ndarray:
-    """Where ``whole`` has the values of the memory at ``base``: those of an array within it."""
+def view_at(values: np.ndarray, base: int, array: DeviceArray) -> np.ndarray:
+    """The values of ``array``, given those of the complete allocation at address ``base``."""
     start = (array.address - base) // array.dtype.itemsize
-    return whole.reshape(-1)[start : start + prod(array.shape)].reshape(array.shape)
+    return values.reshape(-1)[start : start + prod(array.shape)].reshape(array.shape)

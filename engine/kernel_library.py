@@ -1,6 +1,6 @@
 """The package's CUDA kernels by their C names: libllava_st_kernels.so (native/kernels/library.h).
 
-Pointers, strides and streams are plain numbers, so that whatever owns the memory can call them.
+Pointers, strides and streams are plain integers, so that any owner of device memory can call them.
 """
 
 from __future__ import annotations
@@ -12,44 +12,47 @@ from pathlib import Path
 
 from llava_st_ros.errors import EngineError
 
-VARIABLE = "LLAVA_ST_KERNELS"  # of the environment: the library to take
-ABI_VERSION = 1
-SCALARS = {"float32": 0, "float16": 1, "bfloat16": 2}
+VARIABLE = "LLAVA_ST_KERNELS"  # environment variable: the path of the library to load
+ABI_VERSION = 2
+SCALARS = {"float32": 0, "float16": 1, "bfloat16": 2}  # the library's number of each dtype
 
-_NAME = "libllava_st_kernels.so"
-_REBUILD = "build the package again on this machine, or name another library in " + VARIABLE
-_ENQUEUED, _REFUSED = 0, 1
+NAME = "libllava_st_kernels.so"
+_REBUILD = f"build the package again on this machine, or name another library in {VARIABLE}"
+_ENQUEUED, _REJECTED = 0, 1
 _POINTER = ctypes.c_void_p
-_SIZES = ctypes.POINTER(ctypes.c_int64)
+_INT64S = ctypes.POINTER(ctypes.c_int64)
 
 
 def find_kernels() -> Path | None:
-    """The library that LLAVA_ST_KERNELS names, else the one installed with the package, else None.
+    """Find the kernel library: the one that LLAVA_ST_KERNELS names, else the installed one.
 
-    Raises EngineError where the variable names no file.
+    Returns None when neither exists. Raises EngineError when the variable names no file.
     """
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise EngineError(
-                f"{VARIABLE}={named}: no such file; expected the path of {_NAME}",
-                "correct the variable, or unset it",
+                f"{VARIABLE}={named}: no such file", f"set it to the path of {NAME}, or unset it"
             )
         return Path(named)
     # <prefix>/lib/pythonX.Y/site-packages/llava_st_ros; unresolved, as colcon may link to sources.
     for prefix in Path(__file__).absolute().parents:
-        library = prefix / "lib" / "llava_st_ros" / _NAME
+        library = prefix / "lib" / "llava_st_ros" / NAME
         if library.is_file():
             return library
     return None
 
 
 class KernelLibrary:
-    """A loaded library, whose functions may be called from several threads.
+    """A loaded kernel library; thread-safe.
 
-    They enqueue on ``stream``, a cudaStream_t of the current device, and return: "", or in a line
-    why the kernel does not take these sizes, and nothing was enqueued. Pointers are of the device,
-    all of one type of SCALARS; strides are in elements. Raises EngineError for a file that is not
-    this library in this version; the functions raise it where CUDA refuses.
+    Each function enqueues its kernel on ``stream``, a cudaStream_t of the current device, and
+    returns without waiting. It returns "" on success, or one line that says why the kernel does not
+    support the sizes, in which case nothing was enqueued. Pointers are device pointers, all of one
+    dtype of SCALARS; strides are in elements.
+
+    Raises:
+        EngineError: The file is not this version's library. The functions raise it when a CUDA call
+            fails.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,27 +61,37 @@ class KernelLibrary:
             library = ctypes.CDLL(str(path.absolute()))
             version = library.llava_st_abi_version()
         except (OSError, AttributeError) as error:
-            raise EngineError(
-                f"{path}: not loaded: {error}; expected {_NAME} of this package", _REBUILD
-            ) from error
+            raise EngineError(f"{path} is not {NAME}: {error}", _REBUILD) from error
         if version != ABI_VERSION:
             raise EngineError(
-                f"{path}: kernels of ABI version {version}; expected version {ABI_VERSION}",
+                f"{path} has kernels of ABI version {version}; expected version {ABI_VERSION}",
                 _REBUILD,
             )
         self._error = library.llava_st_error
         self._error.argtypes, self._error.restype = (), ctypes.c_char_p
+        tensor = [_POINTER, _INT64S]  # pointer and strides
         self._region_attention = library.llava_st_region_attention
-        self._region_attention.argtypes = (
-            *(_SIZES, ctypes.c_float, ctypes.c_int),
-            *(_POINTER, _SIZES) * 3,
-            *(_POINTER, _POINTER),
-        )
-        self._late_gelu = library.llava_st_late_gelu
-        self._late_gelu.argtypes = (
-            *(_SIZES, ctypes.c_int),
-            *(ctypes.POINTER(_POINTER), _POINTER, _POINTER, _POINTER, _POINTER, _POINTER),
-        )
+        self._region_attention.argtypes = [
+            _INT64S,
+            ctypes.c_float,
+            ctypes.c_int,
+            *tensor,
+            *tensor,
+            *tensor,
+            _POINTER,
+            _POINTER,
+        ]
+        self._gather_add_gelu = library.llava_st_gather_add_gelu
+        self._gather_add_gelu.argtypes = [
+            _INT64S,
+            ctypes.c_int,
+            ctypes.POINTER(_POINTER),
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+        ]
 
     def region_attention(
         self,
@@ -94,19 +107,38 @@ class KernelLibrary:
         output: int,
         stream: int,
     ) -> str:
-        """See native/kernels/region_attention.h: ``sizes`` are frames, height, width, heads, wide,
-        spatial_region, temporal_region; ``query_strides`` region, head; the grids' strides frame,
-        row, token."""
+        """See native/kernels/region_attention.h.
+
+        Args:
+            sizes: frames, height, width, heads, embed_dim, spatial_region, temporal_region.
+            epsilon: Added to the variance.
+            scalar: The dtype, a value of SCALARS.
+            query: Pointer to the queries.
+            query_strides: region, head.
+            key: Pointer to the keys.
+            key_strides: frame, row, token.
+            value: Pointer to the values.
+            value_strides: frame, row, token.
+            output: Pointer to the contiguous output.
+            stream: The CUDA stream.
+        """
         return self._outcome(
             self._region_attention(
-                *(_numbers(sizes), epsilon, scalar),
-                *(query, _numbers(query_strides)),
-                *(key, _numbers(key_strides), value, _numbers(value_strides)),
-                *(output, stream),
+                _int64s(sizes),
+                epsilon,
+                scalar,
+                query,
+                _int64s(query_strides),
+                key,
+                _int64s(key_strides),
+                value,
+                _int64s(value_strides),
+                output,
+                stream,
             )
         )
 
-    def late_gelu(
+    def gather_add_gelu(
         self,
         sizes: Sequence[int],
         scalar: int,
@@ -117,23 +149,36 @@ class KernelLibrary:
         output: int,
         stream: int,
     ) -> str:
-        """See native/kernels/late_gelu.h: ``sizes`` are frames, rows, wide, table_rows; ``addend``
-        0 where there is none."""
+        """See native/kernels/gather_add_gelu.h.
+
+        Args:
+            sizes: frames, rows, columns, table_rows.
+            scalar: The dtype, a value of SCALARS.
+            terms: A pointer per frame.
+            table: Pointer to the table.
+            times: Pointer to each frame's row of the table, int64.
+            addend: Pointer to the addend; 0 for none.
+            output: Pointer to the contiguous output.
+            stream: The CUDA stream.
+        """
         pointers = (_POINTER * len(terms))(*terms)
         return self._outcome(
-            self._late_gelu(_numbers(sizes), scalar, pointers, table, times, addend, output, stream)
+            self._gather_add_gelu(
+                _int64s(sizes), scalar, pointers, table, times, addend, output, stream
+            )
         )
 
     def _outcome(self, status: int) -> str:
         if status == _ENQUEUED:
             return ""
         reason: str = self._error().decode()
-        if status == _REFUSED:
+        if status == _REJECTED:
             return reason
         raise EngineError(
-            f"{self.path}: CUDA: {reason}; expected kernels built for this GPU and driver", _REBUILD
+            f"{self.path}: CUDA: {reason}",
+            f"use kernels built for this GPU and driver: {_REBUILD}",
         )
 
 
-def _numbers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)

@@ -1,4 +1,4 @@
-"""What TensorRT engines are tied to, and whether this machine has it."""
+"""Checks that TensorRT engines were built for this machine: versions, GPU and plugin library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llava_st_ros.engine.cuda_device import CudaDevice, driver_version
 from llava_st_ros.engine.manifest import REBUILD, Manifest, sha256_of
 from llava_st_ros.errors import EngineError
 
-# Set to "yes" in a manifest's machine by who built engines so: they run with later versions of the
-# same major TensorRT, or on every GPU from Ampere on.
+# Set to "yes" in a manifest's machine when engines were built so: they also run with later versions
+# of the same major TensorRT, or on every GPU from Ampere on.
 VERSION_COMPATIBLE = "version_compatible"
 HARDWARE_COMPATIBLE = "hardware_compatible"
 AMPERE = (8, 0)
@@ -22,10 +22,17 @@ NONE = "none"
 def describe_machine(
     tensorrt: ModuleType, device: CudaDevice, library: Path | None = None
 ) -> dict[str, str]:
-    """This machine as a manifest names it: ``runtime`` (the Python package), versions of TensorRT
-    and of the CUDA that the driver runs, the GPU with its compute capability, and the SHA-256 of
-    the plugin library. Raises BackendError where CUDA does not answer, EngineError for a library
-    that cannot be read."""
+    """Describe this machine as a manifest does.
+
+    Returns:
+        ``runtime`` (the Python package), ``tensorrt`` (its version), ``cuda`` (the newest version
+        that the driver runs), ``gpu``, ``compute_capability`` and, with a ``library``, ``plugins``
+        (its SHA-256).
+
+    Raises:
+        BackendError: A CUDA call failed.
+        EngineError: The library cannot be read.
+    """
     machine = {
         "runtime": tensorrt.__name__,
         "tensorrt": tensorrt.__version__,
@@ -39,37 +46,36 @@ def describe_machine(
         return {**machine, "plugins": sha256_of(library)}
     except OSError as error:
         raise EngineError(
-            f"{library}: {error.strerror}; expected the plugin library", "build the package again"
+            f"plugin library {library}: {error.strerror}", "build the package again"
         ) from error
 
 
 def check_machine(folder: Path, manifest: Manifest, here: Mapping[str, str]) -> None:
-    """Raise EngineError unless the engines of an engine directory run on a machine."""
+    """Raise EngineError unless the engines of an engine directory run on the machine ``here``."""
     if not manifest.machine:
-        raise EngineError(f"{folder}: engines of an unknown machine; expected its name", REBUILD)
+        raise EngineError(f"{folder} has engines built for an unknown machine", REBUILD)
     if found := list(differences(manifest.machine, here)):
         raise EngineError(
-            f"{folder}: its engines were built for {', '.join(found)}"
-            "; expected the machine that they were built on",
+            f"{folder} has engines built for another machine: {', '.join(found)}",
             f"build them here with `llava-st export --checkpoint DIR --target {manifest.target} "
             f"--precision {manifest.precision} --out {folder}`",
         )
 
 
 def differences(built: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
-    """For each thing that keeps engines from a machine what they were built for and what is here.
+    """Yield each incompatible difference between the machine of a build and this one.
 
-    A newer driver keeps none.
+    A newer driver is compatible.
     """
-    marks = (VERSION_COMPATIBLE, HARDWARE_COMPATIBLE)
+    flags = (VERSION_COMPATIBLE, HARDWARE_COMPATIBLE)
     for item in (*built, *(item for item in here if item not in built)):
         ours, theirs = here.get(item, NONE), built.get(item, NONE)
-        if item in marks or ours == theirs or _runs(item, built, here):
+        if item in flags or ours == theirs or _is_compatible(item, built, here):
             continue
         yield f"{item.replace('_', ' ')} {theirs} (here {ours})"
 
 
-def _runs(item: str, built: Mapping[str, str], here: Mapping[str, str]) -> bool:
+def _is_compatible(item: str, built: Mapping[str, str], here: Mapping[str, str]) -> bool:
     """Whether engines run here although the item differs."""
     theirs, ours = _numbers(built.get(item, "")), _numbers(here.get(item, ""))
     if item == "cuda":

@@ -1,7 +1,8 @@
-"""An engine directory's manifest.json: what its files are, from what they were made, and the proof.
+"""An engine directory's manifest.json: its files, what they were exported from, and the proof.
 
-The manifest is written last, so a directory that has one is whole. It names every file with its
-size and SHA-256, and signs itself, so that a file exchanged or a value edited by hand is found.
+The manifest is written last, so a directory that has one is complete. It lists every file with its
+size and SHA-256, and contains a checksum of itself. These detect corruption and mix-ups, not
+tampering.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from llava_st_ros.atomic_files import write_text
 from llava_st_ros.errors import EngineError
 
 NAME = "manifest.json"
-FORMAT = 1  # of the manifest, and of what goes into the graphs and comes out
-HASHED_AT_LOAD = 64 << 20  # bytes: a file up to this size is read whole before each use
+FORMAT = 1  # version of the manifest and of the graphs' inputs and outputs
+HASHED_AT_LOAD = 64 << 20  # bytes: files up to this size are hashed each time the engine is loaded
 REBUILD = "export it again with `llava-st export`"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the directory: bytes and SHA-256."""
+    """A file of the directory: its size in bytes and its SHA-256."""
 
     size: int
     sha256: str
@@ -32,13 +33,21 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about an engine directory but its files' contents.
+    """The metadata of an engine directory.
 
-    ``backend`` runs it ("onnxruntime", "tensorrt"); ``graphs`` gives each graph's file by name;
-    ``files`` all files but the manifest; ``versions`` what made them (package: version);
-    ``checkpoint`` the fingerprint of the checkpoint they were made from; ``machine`` what engines
-    are tied to (``engine.machine``) and ``onnx`` the SHA-256 of the ONNX file that each was built
-    from, both empty where any machine will do; ``proof`` is what ``export.proof`` measured.
+    Attributes:
+        backend: The backend that runs it, "onnxruntime" or "tensorrt".
+        target: The export target.
+        precision: The precision of the graphs.
+        compat: The model's compatibility mode.
+        checkpoint: Fingerprint of the exported checkpoint.
+        graphs: Each graph's file, by the graph's name.
+        files: All files but the manifest.
+        versions: Versions of the packages that exported it.
+        machine: The machine that engines were built for (``engine.machine``); empty if any will do.
+        onnx: SHA-256 of the ONNX file that each engine was built from; empty without engines.
+        proof: The stored comparison with the torch reference (``export.validate.proof``).
+        format: Version of the manifest.
     """
 
     backend: str
@@ -55,9 +64,9 @@ class Manifest:
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
-        """As ``folder``/manifest.json, signed."""
+        """Write ``folder``/manifest.json with its checksum."""
         values = asdict(self)
-        values["signature"] = _signature(values)
+        values["signature"] = checksum(values)
         write_text(folder / NAME, json.dumps(values, indent=1) + "\n")
 
 
@@ -65,46 +74,42 @@ def is_engine_directory(folder: Path) -> bool:
     """Whether a folder has a manifest."""
     try:
         return (folder / NAME).is_file()
-    except OSError:  # a folder above it that may not be entered
+    except OSError:  # a parent folder is not accessible
         return False
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an engine directory. Raises EngineError unless it is whole and unedited."""
+    """Read the manifest of an engine directory.
+
+    Raises EngineError when it is missing, unreadable, of another format, or edited.
+    """
     path = folder / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineError(
-            f"{folder}: no {NAME}; expected an engine directory whose export ended", REBUILD
+            f"{folder} has no {NAME}: it is not the result of a completed export", REBUILD
         ) from None
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: {error}; expected readable JSON", REBUILD) from error
+        raise EngineError(f"{path} is not readable JSON: {error}", REBUILD) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise EngineError(f"{path}: format {found!r}; expected format {FORMAT}", REBUILD)
-    signature = values.pop("signature", None)
-    if signature != _signature(values):
-        raise EngineError(
-            f"{path}: edited since its export; expected the manifest as written", REBUILD
-        )
+        raise EngineError(f"{path} has format {found!r}; expected format {FORMAT}", REBUILD)
+    if values.pop("signature", None) != checksum(values):
+        raise EngineError(f"{path} was edited or damaged after the export", REBUILD)
     try:
         files = {name: File(**value) for name, value in values["files"].items()}
         manifest = Manifest(**{**values, "files": files})
         missing = sorted(set(manifest.graphs.values()) - set(files))
     except (AttributeError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"{path}: {error}; expected a manifest of this version", REBUILD
-        ) from error
+        raise EngineError(f"{path} is a manifest of another version: {error}", REBUILD) from error
     if missing:
-        raise EngineError(
-            f"{path}: no file {', '.join(missing)}; expected each graph's file", REBUILD
-        )
+        raise EngineError(f"{path} does not list the graph files {', '.join(missing)}", REBUILD)
     return manifest
 
 
 def describe_files(folder: Path) -> dict[str, File]:
-    """Every file of a folder but its manifest."""
+    """Describe every file of a folder except its manifest."""
     return {
         path.name: File(path.stat().st_size, sha256_of(path))
         for path in sorted(folder.iterdir())
@@ -112,44 +117,41 @@ def describe_files(folder: Path) -> dict[str, File]:
     }
 
 
-def check_files(folder: Path, manifest: Manifest, *, whole: bool = False) -> None:
+def check_files(folder: Path, manifest: Manifest, *, hash_all: bool = False) -> None:
     """Raise EngineError unless the files are those of the manifest.
 
-    Sizes are compared and files up to HASHED_AT_LOAD bytes hashed; with ``whole`` all are.
+    Sizes are always compared. Files up to HASHED_AT_LOAD bytes are hashed, all of them with
+    ``hash_all``.
     """
     for name, expected in manifest.files.items():
         path = folder / name
         try:
             size = path.stat().st_size if path.is_file() else None
             if size != expected.size:
-                found = "not there" if size is None else f"{size} bytes"
-                raise EngineError(f"{path}: {found}; expected {expected.size} bytes", REBUILD)
-            if (whole or size <= HASHED_AT_LOAD) and sha256_of(path) != expected.sha256:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise EngineError(f"{path} {found}; expected {expected.size} bytes", REBUILD)
+            if (hash_all or size <= HASHED_AT_LOAD) and sha256_of(path) != expected.sha256:
                 raise EngineError(
-                    f"{path}: another content than at its export"
-                    f"; expected SHA-256 {expected.sha256}",
-                    REBUILD,
+                    f"{path} changed after the export; expected SHA-256 {expected.sha256}", REBUILD
                 )
         except OSError as error:
-            raise EngineError(
-                f"{path}: {error.strerror}; expected a readable file", REBUILD
-            ) from error
+            raise EngineError(f"{path} is unreadable: {error.strerror}", REBUILD) from error
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Of a checkpoint's folder: its weights, configuration and tokenizer. Raises OSError."""
+    """Hash a checkpoint's weights, configuration and tokenizer. Raises OSError."""
     files = sorted(
         path
         for pattern in ("*.safetensors", "*.json", "*.txt")
         for path in checkpoint.glob(pattern)
     )
     names = [path.name for path in files]
-    return sha256_of(*files, begin=json.dumps(names).encode())
+    return sha256_of(*files, prefix=json.dumps(names).encode())
 
 
-def sha256_of(*paths: Path, begin: bytes = b"") -> str:
-    """Of the files' contents, one after the other, behind ``begin``."""
-    digest = hashlib.sha256(begin)
+def sha256_of(*paths: Path, prefix: bytes = b"") -> str:
+    """Hash ``prefix`` and the contents of the files, concatenated."""
+    digest = hashlib.sha256(prefix)
     for path in paths:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -157,5 +159,6 @@ def sha256_of(*paths: Path, begin: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-def _signature(values: Mapping[str, Any]) -> str:
+def checksum(values: Mapping[str, Any]) -> str:
+    """Hash the manifest's values; stored as "signature" in manifest.json."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,16 +1,15 @@
-"""TensorRT engine files, run on arrays that the caller provides.
+"""Sessions of TensorRT engine files, run on arrays that the caller provides.
 
-By the Python API that TensorRT 10.3 to 11 and TensorRT for RTX share.
+Uses the part of the Python API that TensorRT 10.3 to 11 and TensorRT for RTX share.
 """
 
 from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from math import inf, log
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -21,31 +20,33 @@ import numpy as np
 from llava_st_ros.engine.cuda_device import CudaDevice, CudaGraph
 from llava_st_ros.engine.device_arrays import HOST, DeviceArray, GpuArray
 from llava_st_ros.engine.manifest import REBUILD
+from llava_st_ros.engine.profiles import Profile, ShapeRange, describe_misfit, select_profile
 from llava_st_ros.engine.tensorrt_api import error_logger, load_plugins
 from llava_st_ros.errors import BackendError, EngineError
 
 ALIGNMENT = 256  # bytes, of every address (IExecutionContext::setTensorAddress)
-NAMED = 3  # inputs in an error: a decoder has many of one size
-RECORDED = 4  # CUDA graphs that a session keeps
+MAX_CAPTURED_GRAPHS = 4  # per session
 
+# The data types of inputs and outputs, by TensorRT's names.
 DTYPES = {
     "FLOAT": np.dtype(np.float32),
     "HALF": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
-}  # by TensorRT's name, of what inputs and outputs may be
-
-Shape = tuple[int, ...]
-Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # an input's least, usual and greatest shape
+}
 
 
-class Runtime:
-    """TensorRT's runtime, which the sessions of a model share.
+class TensorRTRuntime:
+    """TensorRT's runtime, shared by the sessions of a model.
 
-    ``library`` holds the plugins of its engines. ``host_code`` lets an engine bring code of its
-    own that runs on the host, as version-compatible ones do. Raises EngineError for a library that
-    TensorRT does not take.
+    Args:
+        tensorrt: The TensorRT package.
+        library: The plugin library that the engines need.
+        host_code: Allow engines to contain host code, as version-compatible ones do.
+
+    Raises:
+        EngineError: TensorRT cannot load the library.
     """
 
     def __init__(
@@ -56,98 +57,122 @@ class Runtime:
         self._runtime = tensorrt.Runtime(self.logger)
         self._runtime.engine_host_code_allowed = host_code
         if library is not None:
-            load_plugins(self._runtime.get_plugin_registry(), library, self.logger)
+            load_plugins(self.plugin_registry, library, self.logger)
+
+    @property
+    def plugin_registry(self) -> Any:
+        """The runtime's IPluginRegistry."""
+        return self._runtime.get_plugin_registry()
 
     def deserialize(self, path: Path) -> Any:
-        """The ICudaEngine of a file. Raises EngineError."""
+        """Deserialize a file into an ICudaEngine. Raises EngineError."""
         try:
-            # Mapped: weights must not be in memory twice.
+            # Memory-mapped, so that the weights are not in host memory a second time.
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as m:
                 engine = self._runtime.deserialize_cuda_engine(m)
         except (OSError, ValueError) as error:
-            raise EngineError(f"{path}: {error}; expected an engine file", REBUILD) from error
+            raise EngineError(f"{path} is unreadable: {error}", REBUILD) from error
         if engine is None:
             raise EngineError(
-                f"{path}: TensorRT {self.tensorrt.__version__} does not load it: "
-                f"{self.logger.said}"
-                "; expected an engine built by this TensorRT on this GPU",
+                f"{path}: TensorRT {self.tensorrt.__version__} cannot load this engine on this "
+                f"GPU: {self.logger.last_error}",
                 REBUILD,
             )
         return engine
 
 
-class Session:
-    """One engine file on a device. Calls must come one after the other.
+class EngineSession:
+    """An engine with one execution context per optimization profile; not thread-safe.
 
-    ``inputs`` and ``outputs`` are the data types by name, ``profiles`` the sizes that it was built
-    for. With ``record`` what recurs is run as a CUDA graph: calls of the same shapes and
-    addresses. Outputs are then computed in memory of the session's own and copied. Scratch memory
-    comes by ``use_scratch``, before the first run. Raises EngineError for a file that TensorRT does
-    not load.
+    Call ``set_workspace`` before the first run.
+
+    Args:
+        runtime: The runtime that loads the engine.
+        path: The engine file.
+        device: Where it runs.
+        cuda_graphs: Capture repeated calls (equal shapes and addresses) as CUDA graphs. Outputs are
+            then computed in the session's own memory and copied.
+
+    Attributes:
+        inputs: Data types of the inputs, by name.
+        outputs: Data types of the outputs, by name.
+        profiles: The optimization profiles.
+
+    Raises:
+        EngineError: TensorRT cannot load the engine.
     """
 
     def __init__(
-        self, runtime: Runtime, path: Path, device: CudaDevice, *, record: bool = False
+        self, runtime: TensorRTRuntime, path: Path, device: CudaDevice, *, cuda_graphs: bool = False
     ) -> None:
         self._path, self._runtime, self._device = path, runtime, device
-        device.use()
+        device.make_current()
         self._engine = runtime.deserialize(path)
-        modes, places = runtime.tensorrt.TensorIOMode, runtime.tensorrt.TensorLocation
+        modes, locations = runtime.tensorrt.TensorIOMode, runtime.tensorrt.TensorLocation
         self.inputs, self.outputs = self._tensors(modes.INPUT), self._tensors(modes.OUTPUT)
-        self._on_host = {
-            name for name in self.inputs if self._engine.get_tensor_location(name) == places.HOST
+        self._host_inputs = {
+            name for name in self.inputs if self._engine.get_tensor_location(name) == locations.HOST
         }
         self.profiles = _profiles(self._engine, self.inputs)
-        self._contexts = [self._context(index) for index in range(len(self.profiles))]
-        # A graph keeps the values of host inputs that it was recorded with.
-        self._record = record and not self._on_host
-        self._recorded: OrderedDict[Any, tuple[Any, CudaGraph]] = OrderedDict()
-        self._own: dict[str, GpuArray] = {}
-        self._scratch = device.empty((0,), np.uint8)
+        self._contexts = [self._create_context(index) for index in range(len(self.profiles))]
+        # A CUDA graph keeps the values of host inputs that it was captured with.
+        self._use_graphs = cuda_graphs and not self._host_inputs
+        self._captured: OrderedDict[Any, tuple[Any, CudaGraph]] = OrderedDict()
+        self._buffers: dict[str, GpuArray] = {}
+        self._workspace: DeviceArray = device.empty((0,), np.uint8)
 
     def __del__(self) -> None:
         with suppress(BackendError):
-            self._device.synchronize()  # contexts that run must not go
+            self._device.synchronize()  # a running context must not be destroyed
 
     @property
-    def scratch_size(self) -> int:
-        """Bytes that a run needs besides its inputs and outputs, at most."""
+    def workspace_size(self) -> int:
+        """Bytes of device memory that a run needs besides its inputs and outputs."""
         return int(self._engine.device_memory_size_v2)
 
-    def use_scratch(self, memory: DeviceArray) -> None:
-        """Compute in this memory, of ``scratch_size`` bytes or more. Sessions of one device may
-        have the same, for their runs follow each other."""
-        self._scratch = memory
+    @property
+    def captured_graphs(self) -> int:
+        """Number of CUDA graphs that the session keeps."""
+        return len(self._captured)
+
+    def set_workspace(self, memory: DeviceArray) -> None:
+        """Use this memory, of at least ``workspace_size`` bytes, as the activations' workspace.
+
+        Sessions on one device may share it, because their runs are serialized by its stream.
+        """
+        self._workspace = memory
         for context in self._contexts:
             context.set_device_memory(memory.address, memory.nbytes)
 
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Compute ``outputs`` from ``inputs``; arrays of this device or of the host.
+        """Run the engine; arrays are on this device or on the host.
 
-        Host arrays among the outputs are whole on return, the others in the stream's order. Raises
-        BackendError for sizes that the engine was not built for, and where TensorRT refuses.
+        Host outputs are complete on return; device outputs are complete in stream order.
+
+        Raises:
+            BackendError: No profile fits the inputs' shapes, or TensorRT reports an error.
         """
         shapes = {name: array.shape for name, array in inputs.items()}
-        index = nearest_profile(self.profiles, shapes)
+        index = select_profile(self.profiles, shapes)
         if index is None:
             raise BackendError(
-                f"{self._path.name}: {misfit(self.profiles, shapes)}"
-                "; expected sizes that it was built for",
-                "keep fewer frames or ask less at once, or export with wider profiles",
+                f"{self._path.name} was built for other sizes: "
+                f"{describe_misfit(self.profiles, shapes)}",
+                "keep fewer frames, shorten the query, or export with wider profiles",
             )
-        self._device.use()
-        bound = {name: self._readable(name, array) for name, array in inputs.items()}
-        bound |= {name: self._writable(name, array) for name, array in outputs.items()}
-        if self._record:
-            self._replay(index, bound)
+        self._device.make_current()
+        bindings = {name: self._bind_input(name, array) for name, array in inputs.items()}
+        bindings |= {name: self._bind_output(name, array) for name, array in outputs.items()}
+        if self._use_graphs:
+            self._launch_graph(index, bindings)
         else:
-            self._set(self._contexts[index], bound)
+            self._set_bindings(self._contexts[index], bindings)
             self._enqueue(self._contexts[index])
         for name, array in outputs.items():
             if array.device.kind == "cpu":
-                self._device.read(bound[name], np.asarray(array))
-            elif bound[name] is not array:
-                self._device.copy(bound[name], array)
+                self._device.copy_to_host(bindings[name], np.asarray(array))
+            elif bindings[name] is not array:
+                self._device.copy(bindings[name], array)
         if any(array.device.kind == "cpu" for array in outputs.values()):
             self._device.synchronize()
 
@@ -166,153 +191,107 @@ class Session:
                 )
         return {name: DTYPES[found] for name, found in types.items()}
 
-    def _context(self, profile: int) -> Any:
+    def _create_context(self, profile: int) -> Any:
         strategy = self._runtime.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
-        with suppress(RuntimeError):  # what it says is in the log
+        with suppress(RuntimeError):  # the logger has the reason
             if context and context.set_optimization_profile_async(profile, self._device.stream):
                 return context
         raise EngineError(
-            f"{self._path}: TensorRT cannot run it: {self._runtime.logger.said}"
-            "; expected an engine that runs on this GPU",
-            "free memory of the GPU, or export it again",
+            f"{self._path}: TensorRT cannot create an execution context: "
+            f"{self._runtime.logger.last_error}",
+            "free GPU memory, or export the checkpoint again",
         )
 
-    def _replay(self, profile: int, bound: Mapping[str, DeviceArray]) -> None:
-        """By the CUDA graph recorded of an equal call, or record it for the next."""
-        key = (profile, *((array.shape, array.address) for array in bound.values()))
-        if key in self._recorded:
-            self._recorded.move_to_end(key)
-            self._recorded[key][1].launch()
+    def _launch_graph(self, profile: int, bindings: Mapping[str, DeviceArray]) -> None:
+        """Launch the CUDA graph of an equal call, or run and capture the call."""
+        key = (profile, *((array.shape, array.address) for array in bindings.values()))
+        if key in self._captured:
+            self._captured.move_to_end(key)
+            self._captured[key][1].launch()
             return
-        # A graph is bound to the state of its context, so it has one that nothing else changes.
-        context = self._context(profile)
-        context.set_device_memory(self._scratch.address, self._scratch.nbytes)
-        self._set(context, bound)
-        self._enqueue(context)  # new shapes are worked out here, which cannot be recorded
+        # A graph depends on the state of its context, so it gets one that nothing else changes.
+        context = self._create_context(profile)
+        context.set_device_memory(self._workspace.address, self._workspace.nbytes)
+        self._set_bindings(context, bindings)
+        self._enqueue(context)  # shape inference happens here; it cannot be captured
         try:
-            graph = self._device.record(lambda: self._enqueue(context))
+            graph = self._device.capture(lambda: self._enqueue(context))
         except BackendError:
-            self._record = False  # an engine that cannot be recorded runs as it is
+            self._use_graphs = False  # an engine that cannot be captured runs without graphs
             return
-        self._recorded[key] = context, graph
-        if len(self._recorded) > RECORDED:
+        self._captured[key] = context, graph
+        if len(self._captured) > MAX_CAPTURED_GRAPHS:
             self._device.synchronize()
-            self._recorded.popitem(last=False)
+            self._captured.popitem(last=False)
 
-    def _set(self, context: Any, bound: Mapping[str, DeviceArray]) -> None:
-        inputs = [name for name in bound if name in self.inputs]
-        fits = all(context.set_input_shape(name, bound[name].shape) for name in inputs)
-        fits &= all(context.set_tensor_address(name, bound[name].address) for name in bound)
-        if not fits:
-            self._refused("does not take its inputs")
-        for name, array in bound.items():
+    def _set_bindings(self, context: Any, bindings: Mapping[str, DeviceArray]) -> None:
+        inputs = [name for name in bindings if name in self.inputs]
+        accepted = all(context.set_input_shape(name, bindings[name].shape) for name in inputs)
+        accepted &= all(
+            context.set_tensor_address(name, bindings[name].address) for name in bindings
+        )
+        if not accepted:
+            self._raise("rejected its inputs")
+        for name, array in bindings.items():
             if name in self.outputs and tuple(context.get_tensor_shape(name)) != array.shape:
                 raise BackendError(
-                    f"{self._path.name}: {name} {list(array.shape)}"
-                    + "; expected "
-                    + (str(list(context.get_tensor_shape(name)))),
+                    f"{self._path.name}: {name} is {list(array.shape)}; expected "
+                    f"{list(context.get_tensor_shape(name))}",
                     "export the checkpoint again",
                 )
 
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.stream):
-            self._refused("does not run it")
+            self._raise("failed to enqueue it")
 
-    def _refused(self, what: str) -> NoReturn:
+    def _raise(self, problem: str) -> NoReturn:
         raise BackendError(
-            f"{self._path.name}: TensorRT {what}: {self._runtime.logger.said}"
-            "; expected a graph that runs",
-            REBUILD,
+            f"{self._path.name}: TensorRT {problem}: {self._runtime.logger.last_error}", REBUILD
         )
 
-    def _readable(self, name: str, array: DeviceArray) -> DeviceArray:
-        """An input where TensorRT can read it."""
+    def _bind_input(self, name: str, array: DeviceArray) -> DeviceArray:
+        """The input in memory that TensorRT can read: itself, or a copy."""
         self._check_dtype(name, array, self.inputs)
-        if name in self._on_host:
+        if name in self._host_inputs:
             return HOST.put(np.asarray(array))
         if array.device.kind == "cpu":
-            own = self._own_memory(name, array)
-            self._device.write(np.asarray(array), own)
+            buffer = self._buffer(name, array)
+            self._device.copy_from_host(np.asarray(array), buffer)
         elif array.address % ALIGNMENT:
-            own = self._own_memory(name, array)
-            self._device.copy(array, own)
+            buffer = self._buffer(name, array)
+            self._device.copy(array, buffer)
         else:
             return array
-        return own
+        return buffer
 
-    def _writable(self, name: str, array: DeviceArray) -> DeviceArray:
-        """Memory where TensorRT can put an output."""
+    def _bind_output(self, name: str, array: DeviceArray) -> DeviceArray:
+        """Memory that TensorRT can write the output to: its own, or a buffer."""
         self._check_dtype(name, array, self.outputs)
-        if self._record or array.device.kind == "cpu" or array.address % ALIGNMENT:
-            return self._own_memory(name, array)
+        if self._use_graphs or array.device.kind == "cpu" or array.address % ALIGNMENT:
+            return self._buffer(name, array)
         return array
 
-    def _own_memory(self, name: str, like: DeviceArray) -> DeviceArray:
-        """The session's memory for a tensor, kept for the next run."""
-        if name not in self._own or self._own[name].nbytes < like.nbytes:
-            before = self._own[name].nbytes if name in self._own else 0
-            self._own[name] = self._device.empty((max(like.nbytes, 2 * before),), np.uint8)
-        return replace(self._own[name], shape=like.shape, dtype=like.dtype)
+    def _buffer(self, name: str, like: DeviceArray) -> DeviceArray:
+        """The session's own memory for a tensor, kept for the next run."""
+        if name not in self._buffers or self._buffers[name].nbytes < like.nbytes:
+            before = self._buffers[name].nbytes if name in self._buffers else 0
+            self._buffers[name] = self._device.empty((max(like.nbytes, 2 * before),), np.uint8)
+        return replace(self._buffers[name], shape=like.shape, dtype=like.dtype)
 
     def _check_dtype(self, name: str, array: DeviceArray, known: Mapping[str, np.dtype]) -> None:
         if known.get(name) != array.dtype:
+            expected = known.get(name, f"one of {', '.join(known)}")
             raise BackendError(
-                f"{self._path.name}: {name} {array.dtype}"
-                + "; expected "
-                + (str(known.get(name, f"one of {', '.join(known)}"))),
-                REBUILD,
+                f"{self._path.name}: {name} is {array.dtype}; expected {expected}", REBUILD
             )
 
 
-def nearest_profile(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | None:
-    """Of the profiles that the inputs' shapes lie within the one whose usual shapes are nearest, by
-    the sizes' ratios; None where there is none.
-
-    Inputs with equal sizes count once: a decoder's many keys and values are one length.
-    """
-    best, least = None, inf
-    for index, profile in enumerate(profiles):
-        if _outside(profile, shapes):
-            continue
-        sizes = {
-            size
-            for name, shape in shapes.items()
-            for size in zip(shape, profile[name][1])  # 0 is a size too
-        }
-        distance = sum(abs(log((1 + found) / (1 + usual))) for found, usual in sizes)
-        if distance < least:
-            best, least = index, distance
-    return best
-
-
-def misfit(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> str:
-    """Of shapes that lie within no profile, up to NAMED inputs that keep them out of the one where
-    fewest do, with the range of each."""
-    profile, names = min(((p, _outside(p, shapes)) for p in profiles), key=lambda one: len(one[1]))
-    return ", ".join(
-        f"{name} {list(shapes[name])} outside {list(profile[name][0])} to {list(profile[name][2])}"
-        if name in profile
-        else f"unknown {name}"
-        for name in names[:NAMED]
-    )
-
-
-def _outside(profile: Profile, shapes: Mapping[str, Shape]) -> list[str]:
-    def within(name: str) -> bool:
-        least, _, most = profile[name]
-        shape = shapes[name]
-        return len(shape) == len(most) and all(
-            low <= size <= high for low, size, high in zip(least, shape, most)
-        )
-
-    return [name for name in shapes if name not in profile or not within(name)]
-
-
 def _profiles(engine: Any, inputs: Iterable[str]) -> list[Profile]:
-    def shapes(name: str, index: int) -> tuple[Shape, Shape, Shape]:
-        least, usual, most = engine.get_tensor_profile_shape(name, index)
-        return tuple(least), tuple(usual), tuple(most)
+    def shape_range(name: str, index: int) -> ShapeRange:
+        return ShapeRange(*map(tuple, engine.get_tensor_profile_shape(name, index)))
 
-    count = engine.num_optimization_profiles
-    return [{name: shapes(name, index) for name in inputs} for index in range(count)]
+    return [
+        {name: shape_range(name, index) for name in inputs}
+        for index in range(engine.num_optimization_profiles)
+    ]

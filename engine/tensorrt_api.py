@@ -1,4 +1,4 @@
-"""The installed TensorRT: which of its packages, and what it says when it refuses."""
+"""Finds the installed TensorRT, keeps its last error, and loads plugin libraries."""
 
 from __future__ import annotations
 
@@ -13,44 +13,50 @@ RUNTIMES = ("tensorrt", "tensorrt_rtx")
 
 
 def load_tensorrt(name: str = "") -> ModuleType:
-    """The installed TensorRT, or the one named (of RUNTIMES). Raises BackendError."""
+    """Import the TensorRT package ``name``, or the first of RUNTIMES that is installed.
+
+    Raises BackendError.
+    """
     for candidate in (name,) if name else RUNTIMES:
         try:
             return importlib.import_module(candidate)
         except ImportError:
             continue
     raise BackendError(
-        f"no {name or ' nor '.join(RUNTIMES)}; expected TensorRT's Python package",
-        "install it: JetPack brings tensorrt; elsewhere pip install tensorrt or tensorrt-rtx-cu13",
+        f"the Python package {name or ' or '.join(RUNTIMES)} is not installed",
+        "JetPack comes with tensorrt; elsewhere: pip install tensorrt (or tensorrt-rtx-cu13)",
     )
 
 
 def error_logger(tensorrt: ModuleType) -> Any:
-    """An ILogger whose ``said`` is TensorRT's last error, for the one line that the caller is told.
-    It must outlive whatever it is given to."""
+    """Create an ILogger that keeps TensorRT's last error message in ``last_error``.
 
-    class Logger(tensorrt.ILogger):
+    It must outlive every object that it is passed to.
+    """
+
+    class Logger(tensorrt.ILogger):  # type: ignore[name-defined, misc]  # a module known at run time
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
-            self.said = "no reason given"
+            self.last_error = "no reason given"
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self.said = message
+                self.last_error = message
 
     return Logger()
 
 
 def load_plugins(registry: Any, library: Path, logger: Any) -> None:
-    """Register a plugin library's creators with the registry of a builder or a runtime, which lives
-    as long as that. Raises EngineError where TensorRT does not take it."""
+    """Register a plugin library with the plugin registry of a builder or a runtime.
+
+    The library stays loaded as long as the registry. Raises EngineError when TensorRT rejects it.
+    """
     try:
         handle = registry.load_library(str(library))
     except RuntimeError as error:
-        handle, logger.said = None, str(error)
+        handle, logger.last_error = None, str(error)
     if handle is None:
         raise EngineError(
-            f"{library}: TensorRT does not load this plugin library: {logger.said}"
-            "; expected the library built for this TensorRT and GPU",
-            "build the package again on this machine, then export again",
+            f"{library}: TensorRT cannot load this plugin library: {logger.last_error}",
+            "build the package on this machine, for this TensorRT and GPU, then export again",
         )

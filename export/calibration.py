@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_st_ros.backends import needed_tokenizer
+from llava_st_ros.backends import require_tokenizer
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.engine_files import EngineFiles, open_engine
-from llava_st_ros.backends.graph_backend import Graph
+from llava_st_ros.backends.graph_backend import GraphSession
 from llava_st_ros.backends.onnxruntime import NAME, OnnxBackend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.engine.device_arrays import DeviceArray
@@ -61,7 +61,7 @@ class SimulatedQueries:
     clips: int
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
-        evaluation = SimulatedEvaluation(backend, needed_tokenizer(tokenizer, PURPOSE))
+        evaluation = SimulatedEvaluation(backend, require_tokenizer(tokenizer, PURPOSE))
         for clip in simulated_questions(SPLIT, range(self.clips), backend.describe().model):
             evaluation.run(clip)
 
@@ -102,7 +102,7 @@ class FootageQueries:
             for task in (Task.STVG, Task.REC)
         ]
         for path in self.footage:
-            grounder = Grounder(backend, needed_tokenizer(tokenizer, PURPOSE), config)
+            grounder = Grounder(backend, require_tokenizer(tokenizer, PURPOSE), config)
             replay(grounder, _open_source(path), queries, window_seconds=seconds)
 
 
@@ -115,18 +115,18 @@ def _open_source(path: Path) -> Source:
 class _RecordingBackend(OnnxBackend):
     def __init__(self, engine: EngineFiles) -> None:
         super().__init__(engine)
-        self._recording = {name: _RecordingGraph(graph) for name, graph in self._graphs.items()}
-        self._graphs = dict[str, Graph](self._recording)
+        self._recording = {name: _RecordingSession(graph) for name, graph in self.sessions.items()}
+        self.sessions = dict[str, GraphSession](self._recording)
 
     @property
     def feeds(self) -> Feeds:
         return {name: graph.feeds for name, graph in self._recording.items()}
 
 
-class _RecordingGraph:
+class _RecordingSession:
     """A graph that records the inputs of some of its calls (reservoir sampling)."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphSession) -> None:
         self._graph = graph
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self._calls, self._rng = 0, np.random.default_rng(SEED)

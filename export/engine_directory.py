@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from llava_st_ros import __version__
 from llava_st_ros.atomic_files import atomic_folder
-from llava_st_ros.backends import needed_tokenizer
+from llava_st_ros.backends import require_tokenizer
 from llava_st_ros.backends.engine_files import COORDINATES
 from llava_st_ros.backends.onnxruntime import NAME as ONNXRUNTIME
 from llava_st_ros.checkpoint_config import write_config
@@ -143,7 +143,7 @@ class _Export:
         dtype = compute_dtype(request.target, request.precision)
         checkpoint = load_checkpoint(request.checkpoint, overrides=request.overrides, dtype=dtype)
         if request.precision == INT8 or request.simulated_clips:
-            needed_tokenizer(checkpoint.tokenizer, request.checkpoint)
+            require_tokenizer(checkpoint.tokenizer, request.checkpoint)
         return checkpoint
 
     def _write_graphs(self, checkpoint: Checkpoint, folder: Path) -> Manifest:

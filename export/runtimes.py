@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from llava_st_ros.backends.onnxruntime import check_device
+from llava_st_ros.backends.onnxruntime import resolve_device
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.manifest import sha256_of
 from llava_st_ros.errors import ConfigError
@@ -79,7 +79,7 @@ class OnnxRuntimeExport:
     quantization = ONNX_RUNTIME
 
     def __init__(self, device: str) -> None:
-        check_device(device)
+        resolve_device(device)
 
     def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> BuiltGraphs:
         """Return the graphs unchanged."""

@@ -356,7 +356,7 @@ GOOD = [
     ("llava_st_ros/cli/node.py", "def run(a):\n    from ..ros.node import main"),
     ("llava_st_ros/cli/export.py", "from ..export import plan\nfrom ..export.engine import build"),
     ("llava_st_ros/backends/torch.py", "import torch"),
-    ("llava_st_ros/backends/tensorrt.py", "from ..engine.session import Session"),
+    ("llava_st_ros/backends/tensorrt.py", "from ..engine.session import EngineSession"),
     ("llava_st_ros/model/a/b.py", "import torch\nfrom ...records import Box"),
     ("export/onnx_export.py", "import torch\nfrom llava_st_ros.engine import manifest"),
     ("llava_st_ros/tracking/a.py", "import rclpy_like, torchlike\nfrom .b import msg"),

@@ -88,7 +88,7 @@ def build_engine(
             raise monitor.stopped_by
         if serialized is None:
             raise EngineError(
-                f"{graph}: TensorRT {tensorrt.__version__} cannot build it: {logger.said}",
+                f"{graph}: TensorRT {tensorrt.__version__} cannot build it: {logger.last_error}",
                 "allow more workspace, or choose another target",
             )
         with atomic_file(out) as part:

@@ -124,9 +124,11 @@ def _check_plugins(
     path: Path, nodes: list[str], tensorrt: ModuleType, settings: BuildSettings
 ) -> None:
     """Raise EngineError unless the engine has a layer for each plugin node."""
-    from llava_st_ros.engine.session import Runtime
+    from llava_st_ros.engine.session import TensorRTRuntime
 
-    runtime = Runtime(tensorrt, library=settings.plugins, host_code=settings.version_compatible)
+    runtime = TensorRTRuntime(
+        tensorrt, library=settings.plugins, host_code=settings.version_compatible
+    )
     inspector = runtime.deserialize(path).create_engine_inspector()
     information = inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON)
     missing = missing_layers(information, nodes)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.engine.profiles import Profile, ShapeRange
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
 
@@ -13,17 +12,6 @@ TEXT_TOKENS = 150  # positions of a prompt besides its visual block, a generous 
 MAX_ANSWER_TOKENS = 1024  # the node's default
 MAX_DRAFT_TOKENS = 32  # verified in one call
 MAX_COORDINATE_INPUTS = 256  # of one prompt
-
-
-class ShapeRange(NamedTuple):
-    """Shapes of an input: the smallest, the one to optimize for, and the largest."""
-
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
-
-
-Profile = dict[str, ShapeRange]  # by input
 
 
 def profiles(config: ModelConfig) -> dict[str, list[Profile]]:

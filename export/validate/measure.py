@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.backends import needed_tokenizer, run_engine
+from llava_st_ros.backends import create_engine_backend, require_tokenizer
 from llava_st_ros.backends.engine_files import open_engine
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.engine.manifest import read_manifest
@@ -48,12 +48,12 @@ def measure_proof(
     """
     expected, expected_answers, clips = _run_checkpoint(checkpoint, overrides, simulated_clips)
     files = open_engine(engine, read_manifest(engine).backend)
-    backend = run_engine(files, device=device)
+    backend = create_engine_backend(files, device=device)
     outputs = run_reference_inputs(backend, teacher_forced=expected.answers)
     proof = compare_outputs(expected, outputs)
     if expected_answers is None:
         return proof
-    answers = answer_clips(backend, needed_tokenizer(files.tokenizer, engine), clips)
+    answers = answer_clips(backend, require_tokenizer(files.tokenizer, engine), clips)
     return replace(proof, simulated=compare_answers(expected_answers, answers))
 
 
@@ -65,6 +65,6 @@ def _run_checkpoint(
     backend = TorchBackend(checkpoint)
     if not clip_count:
         return run_reference_inputs(backend), None, []
-    tokenizer = needed_tokenizer(checkpoint.tokenizer, folder)
+    tokenizer = require_tokenizer(checkpoint.tokenizer, folder)
     clips = load_simulated_clips(checkpoint.config, clip_count)
     return run_reference_inputs(backend), answer_clips(backend, tokenizer, clips), clips

@@ -1,4 +1,4 @@
-"""What runs the network: one protocol, several runtimes."""
+"""Backends: one protocol (``backends.base``) and the runtimes that implement it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llava_st_ros.backends.graph_backend import GraphBackend
     from llava_st_ros.text.tokenizer import Tokenizer
 
-# By name the packages that pip installs for it; JetPack brings its own TensorRT.
+# Each backend's packages for pip. On JetPack, TensorRT comes with the system.
 BACKENDS = {
     "torch": "torch transformers",
     "onnxruntime": "onnxruntime",
@@ -23,7 +23,7 @@ BACKENDS = {
 
 
 def backend_of(path: Path) -> str:
-    """The backend that a model's folder says: of an engine directory its own, else torch."""
+    """Name the backend of a model folder: an engine directory's own, torch for a checkpoint."""
     return read_manifest(path).backend if is_engine_directory(path) else "torch"
 
 
@@ -35,24 +35,33 @@ def load_backend(
     precision: str = "",
     threads: int = 0,
 ) -> tuple[Backend, Tokenizer]:
-    """Load a checkpoint or an engine directory into a backend, which is imported only now.
+    """Load a checkpoint or an engine directory; the runtime's packages are imported on the call.
 
-    The folder says which: a checkpoint runs in torch, an engine directory in what it was exported
-    for; a ``name`` must agree. ``device`` is cpu, cuda or cuda:N; left empty, a GPU for TensorRT
-    and the CPU for the others. ``precision`` is float32 (default), bfloat16 or float16 of a
-    checkpoint; an engine has its own. ``threads`` is how many CPU threads this process may use for
-    one operation of the network; 0 leaves it to the runtime. Raises CheckpointError or EngineError
-    for a folder that is not whole (a tokenizer is needed) or for another machine, BackendError for
-    an unknown backend, device or precision.
+    Args:
+        path: A checkpoint (runs in torch) or an engine directory (runs in the backend that it was
+            exported for).
+        name: The expected backend, one of BACKENDS; empty accepts what the folder says.
+        device: "cpu", "cuda" or "cuda:N"; empty selects a GPU for TensorRT, else the CPU.
+        precision: "float32" (default), "bfloat16" or "float16" for a checkpoint. The precision of
+            an engine directory is fixed at its export.
+        threads: CPU threads that one operation of the network may use; 0 is the runtime's default.
+
+    Returns:
+        The backend and the model's tokenizer.
+
+    Raises:
+        CheckpointError: The checkpoint is incomplete, or has no tokenizer.
+        EngineError: The engine directory is incomplete, or was built for another machine.
+        BackendError: The backend, device or precision is unknown or not available.
     """
     path = Path(path)
     if name and name not in BACKENDS:
-        raise BackendError(f"backend {name!r}; expected one of {', '.join(BACKENDS)}")
+        raise BackendError(f"backend {name!r} is unknown; expected one of {', '.join(BACKENDS)}")
     engine = is_engine_directory(path)
     if not engine and name not in ("", "torch"):
         raise BackendError(
-            f"backend {name} for {path}, which has no manifest.json; expected an engine directory",
-            "make one with `llava-st export`",
+            f"{path} has no manifest.json, so backend {name} cannot run it",
+            "export an engine directory with `llava-st export`",
         )
     try:
         if engine:
@@ -61,7 +70,7 @@ def load_backend(
     except ImportError as error:
         runtime = backend_of(path)
         raise BackendError(
-            f"{path}: {error}; expected the packages of the {runtime} backend",
+            f"{path} needs the packages of the {runtime} backend: {error}",
             f"pip install {BACKENDS[runtime]}",
         ) from error
 
@@ -69,20 +78,20 @@ def load_backend(
 def _load_checkpoint(
     path: Path, device: str, precision: str, threads: int
 ) -> tuple[Backend, Tokenizer]:
-    from llava_st_ros.backends.torch import check_device, limit_threads
-    from llava_st_ros.backends.torch_streaming import faster_backend
+    from llava_st_ros.backends.torch import limit_threads, resolve_device
+    from llava_st_ros.backends.torch_streaming import torch_backend_class
     from llava_st_ros.model.checkpoint import DTYPES, load_checkpoint
 
     if precision not in DTYPES:
-        raise BackendError(f"precision {precision!r}; expected one of {', '.join(DTYPES)}")
-    check_device(device)
+        raise BackendError(f"precision is {precision!r}; expected one of {', '.join(DTYPES)}")
+    resolve_device(device)
     if threads:
         limit_threads(threads)
     dtype = DTYPES[precision]
     checkpoint = load_checkpoint(path, device=device, dtype=dtype)
-    tokenizer = needed_tokenizer(checkpoint.tokenizer, path)
-    backend = faster_backend(checkpoint.config)
-    return backend(checkpoint, device=device, dtype=dtype), tokenizer
+    tokenizer = require_tokenizer(checkpoint.tokenizer, path)
+    backend_class = torch_backend_class(checkpoint.config)
+    return backend_class(checkpoint, device=device, dtype=dtype), tokenizer
 
 
 def _load_engine(
@@ -91,26 +100,30 @@ def _load_engine(
     manifest = read_manifest(path)
     if manifest.backend not in BACKENDS:
         raise BackendError(
-            f"{path}: an engine directory for {manifest.backend}"
-            "; expected one for onnxruntime or tensorrt",
-            "use the version that made it, or export again",
+            f"{path} is an engine directory for {manifest.backend}; expected onnxruntime or "
+            "tensorrt",
+            "load it with the version that exported it, or export the checkpoint again",
         )
     if precision not in ("", manifest.precision):
         raise BackendError(
-            f"precision {precision} for {path}, which is {manifest.precision}"
-            "; expected the precision of its export, or none",
-            f"export again with --precision {precision}",
+            f"{path} was exported in {manifest.precision}, not in {precision}",
+            f"leave the precision out, or export again with --precision {precision}",
         )
     from llava_st_ros.backends.engine_files import open_engine
 
     engine = open_engine(path, name or manifest.backend)
-    tokenizer = needed_tokenizer(engine.tokenizer, path)
-    return run_engine(engine, device=device, threads=threads), tokenizer
+    tokenizer = require_tokenizer(engine.tokenizer, path)
+    return create_engine_backend(engine, device=device, threads=threads), tokenizer
 
 
-def run_engine(engine: EngineFiles, *, device: str = "", threads: int = 0) -> GraphBackend:
-    """What runs the files of an engine directory, ``device`` and ``threads`` as of
-    ``load_backend``; without a tokenizer too, which a parity case has not."""
+def create_engine_backend(
+    engine: EngineFiles, *, device: str = "", threads: int = 0
+) -> GraphBackend:
+    """Create the backend of an engine directory.
+
+    Unlike ``load_backend`` this needs no tokenizer, which a parity case lacks. ``device`` and
+    ``threads`` are those of ``load_backend``.
+    """
     if engine.manifest.backend == "tensorrt":
         from llava_st_ros.backends.tensorrt import TensorRTBackend
 
@@ -120,11 +133,10 @@ def run_engine(engine: EngineFiles, *, device: str = "", threads: int = 0) -> Gr
     return OnnxBackend(engine, device=device or "cpu", threads=threads)
 
 
-def needed_tokenizer(tokenizer: Tokenizer | None, of: Path | str) -> Tokenizer:
-    """Raises CheckpointError where there is none."""
+def require_tokenizer(tokenizer: Tokenizer | None, source: Path | str) -> Tokenizer:
+    """Return the tokenizer; raise CheckpointError, naming ``source``, when it is None."""
     if tokenizer is None:
         raise CheckpointError(
-            f"{of}: no tokenizer; expected tokenizer.json beside the weights",
-            "add the tokenizer's files",
+            f"{source} has no tokenizer", "put its tokenizer.json beside the weights"
         )
     return tokenizer

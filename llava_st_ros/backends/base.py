@@ -1,7 +1,7 @@
-"""The backend protocol: what the rest of the system asks of whatever runs the network.
+"""The backend protocol: what a runtime of the network offers to the rest of the system.
 
-The torch backend is the reference; the others must agree with it. Arrays that stay inside the
-backend (features, visual tokens, embeddings) are opaque to callers; logits are NumPy, so that the
+The torch backend is the reference; all others must agree with it. Arrays that stay inside a backend
+(features, visual tokens, embeddings) are opaque to callers. Logits are NumPy arrays, so that the
 decoding loop needs no tensor library.
 """
 
@@ -20,7 +20,14 @@ from llava_st_ros.records import Prompt
 
 @dataclass(frozen=True)
 class BackendDescription:
-    """Who computes: ``name`` ("torch", ...), the model's geometry, device and precision."""
+    """What a backend runs, and where.
+
+    Attributes:
+        name: The backend, e.g. "torch".
+        model: The model's geometry.
+        device: E.g. "cpu" or "cuda:0".
+        precision: E.g. "float32".
+    """
 
     name: str
     model: ModelConfig
@@ -33,53 +40,58 @@ class Cache(Protocol):
 
     @property
     def length(self) -> int:
-        """Positions held."""
+        """Number of cached positions."""
         ...
 
     def truncate(self, length: int) -> None:
-        """Forget every position from ``length`` on (a rejected draft, another question)."""
+        """Drop every position from ``length`` on, e.g. a rejected draft or another question."""
         ...
 
 
 class Backend(Protocol):
-    """See the contracts in docs/architecture.md."""
+    """Runs the network. docs/architecture.md states the contracts."""
 
     def describe(self) -> BackendDescription: ...
 
     def encode_frame(self, image: np.ndarray) -> Any:
-        """RGB uint8 [H, W, 3] -> features [N, D] after the projector, before LAPE."""
+        """Encode a frame: RGB uint8 [H, W, 3] -> features [N, D], after the projector, pre-LAPE."""
         ...
 
     def pack(self, features: Sequence[Any], time_indices: Sequence[int]) -> Any:
-        """F features [N, D] and their rows of the temporal table -> the visual tokens of a video.
+        """Add LAPE to a window and run the Spatial-Temporal Packer.
 
-        LAPE, then the Spatial-Temporal Packer: fast [F * n_fast, D] and slow [F/5 * n_slow, D].
+        Args:
+            features: Features [N, D] of F frames.
+            time_indices: Each frame's row of the temporal table.
+
+        Returns:
+            The video's visual tokens: fast [F * n_fast, D] and slow [F/5 * n_slow, D].
         """
         ...
 
     def image_tokens(self, features: Any) -> Any:
-        """Features [N, D] of one image -> its visual tokens [N, D]: LAPE with T[0], no packer."""
+        """Add LAPE with T[0] to one image's features [N, D] -> its visual tokens [N, D]."""
         ...
 
     def embed(self, prompt: Prompt, visual: Any) -> Any:
-        """A prompt and its visual tokens -> embeddings [L, D], coordinate inputs written in."""
+        """Embed a prompt, its visual tokens and coordinate inputs -> embeddings [L, D]."""
         ...
 
     def new_cache(self) -> Cache: ...
 
     def prefill(self, embeddings: Any, cache: Cache) -> np.ndarray:
-        """Embeddings [L, D] appended to the cache -> float32 logits [vocabulary] of the last."""
+        """Append embeddings [L, D] to the cache -> float32 logits [vocabulary] of the last one."""
         ...
 
     def extend(self, token_ids: Sequence[int], cache: Cache) -> np.ndarray:
-        """K token ids appended to the cache -> float32 logits [K, vocabulary]."""
+        """Append K token ids to the cache -> float32 logits [K, vocabulary]."""
         ...
 
 
 def check_ids(config: ModelConfig, ids: np.ndarray) -> None:
-    """Raise BackendError unless all ids are of the vocabulary."""
+    """Raise BackendError unless every id is in the vocabulary."""
     if len(ids) and not (ids.min() >= 0 and ids.max() < config.vocabulary):
         raise BackendError(
-            f"token ids {ids.min()} to {ids.max()}; expected ids 0 to {config.vocabulary - 1}",
+            f"token ids are {ids.min()} to {ids.max()}; expected 0 to {config.vocabulary - 1}",
             "use the tokenizer that belongs to the model",
         )

@@ -1,4 +1,4 @@
-"""Where the model that comes with the package lies: in a clone, a colcon or a pip install."""
+"""Finds the model that comes with the package, in a clone, a colcon workspace or a pip install."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from llava_st_ros.engine.manifest import fingerprint, is_engine_directory, read_
 from llava_st_ros.errors import CheckpointError, EngineError
 
 DEFAULT_MODEL = "llava-st-tiny"
-DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # what `make engine` exports beside it
+DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # exported beside the checkpoint by `make engine`
 
 
 def default_model(backend: str = "", device: str = "", precision: str = "") -> Path:
-    """The folder to run with these settings of ``load_backend``.
+    """Select the packaged model for these settings of ``load_backend``.
 
-    The engine directory, where the settings suit it and it was exported of just this checkpoint, or
-    stands alone; else the checkpoint. Raises CheckpointError naming the places looked at.
+    Returns:
+        The packaged engine directory when the settings allow it and it was exported from the
+        packaged checkpoint (or is installed without one); else the checkpoint.
+
+    Raises:
+        CheckpointError: Neither was found.
     """
-    suits = (
+    runs_engine = (
         backend in ("", "onnxruntime") and device in ("", "cpu") and precision in ("", "float32")
     )
-    for place in _places():
-        engine = place.with_name(DEFAULT_ENGINE)
-        if suits and is_engine_directory(engine) and _is_current(engine, place):
+    for checkpoint in candidate_folders():
+        engine = checkpoint.with_name(DEFAULT_ENGINE)
+        if runs_engine and is_engine_directory(engine) and _is_current(engine, checkpoint):
             return engine
-        if (place / "config.json").is_file():
+        if (checkpoint / "config.json").is_file():
             break
     return default_checkpoint()
 
 
 def default_checkpoint() -> Path:
-    """The folder of llava-st-tiny. Raises CheckpointError naming the places looked at."""
-    places = list(_places())
-    for place in places:
-        if (place / "config.json").is_file():
-            return place
+    """Find the packaged checkpoint, llava-st-tiny. Raises CheckpointError when it is missing."""
+    candidates = list(candidate_folders())
+    for checkpoint in candidates:
+        if (checkpoint / "config.json").is_file():
+            return checkpoint
     raise CheckpointError(
-        f"no {DEFAULT_MODEL} in {places[0]} nor in a share/llava_st_ros/models above it"
-        "; expected the checkpoint that comes with the package",
-        "name one with --model, or train it with `llava-st train`",
+        f"no {DEFAULT_MODEL} in {candidates[0]} nor in a share/llava_st_ros/models above it",
+        "name a checkpoint with --model, or train one with `llava-st train`",
     )
 
 
 def _is_current(engine: Path, checkpoint: Path) -> bool:
-    """Whether an engine directory was made of this checkpoint, or has none beside it."""
+    """Whether an engine was exported from this checkpoint, or has no checkpoint beside it."""
     if not checkpoint.is_dir():
         return True
     try:
@@ -53,7 +56,8 @@ def _is_current(engine: Path, checkpoint: Path) -> bool:
         return False
 
 
-def _places() -> Iterator[Path]:
+def candidate_folders() -> Iterator[Path]:
+    """The folders where the packaged checkpoint may be, in order of preference."""
     package = Path(__file__).resolve().parents[1]
     yield package.parent / "models" / DEFAULT_MODEL  # a clone, and colcon's --symlink-install
     for prefix in package.parents:  # <prefix>/lib/pythonX.Y/site-packages/llava_st_ros

@@ -1,4 +1,4 @@
-"""What every engine backend reads of an engine directory besides its graphs; no torch."""
+"""The files of an engine directory that every engine backend reads besides its graphs; no torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from llava_st_ros.errors import EngineError
 from llava_st_ros.records import Prompt
 from llava_st_ros.text.tokenizer import Tokenizer
 
-COORDINATES = "coordinates.safetensors"  # the input tables, by axis
+COORDINATES = "coordinates.safetensors"  # the coordinate input tables, by axis
 
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """An engine directory, its files checked; ``tables`` [rows, D] by axis are the coordinates'
-    input embeddings. ``tokenizer`` is None where the checkpoint had none (a parity case)."""
+    """An engine directory whose files were checked against its manifest.
+
+    Attributes:
+        tokenizer: None when the checkpoint had none (a parity case).
+        tables: The coordinate tokens' input embeddings [rows, D] of each axis.
+    """
 
     folder: Path
     manifest: Manifest
@@ -37,52 +41,50 @@ class EngineFiles:
 
     @property
     def library(self) -> Path | None:
-        """The plugin library that its engines need."""
+        """The plugin library that the engines need, if any."""
         names = [name for name in self.manifest.files if name.endswith(".so")]
         return self.folder / names[0] if names else None
 
-    def mixed(self, prompt: Prompt) -> dict[Axis, np.ndarray]:
-        """For each axis the embeddings [K, D] of the prompt's coordinate values."""
-        return {axis: _mix(self.tables[axis], given) for axis, given in prompt.inputs.items()}
+    def coordinate_embeddings(self, prompt: Prompt) -> dict[Axis, np.ndarray]:
+        """The embeddings [K, D] of each axis's K coordinate values in a prompt."""
+        return {axis: _interpolate(self.tables[axis], v) for axis, v in prompt.inputs.items()}
 
 
 def open_engine(folder: Path, backend: str) -> EngineFiles:
-    """Check and read an engine directory for ``backend``. Raises EngineError."""
+    """Check and read an engine directory that ``backend`` is to run. Raises EngineError."""
     manifest = read_manifest(folder)
     if manifest.backend != backend:
         raise EngineError(
-            f"{folder}: an engine directory for {manifest.backend}; expected one for {backend}",
+            f"{folder} is an engine directory for {manifest.backend}, not for {backend}",
             f"leave the backend out, or export with a target that runs on {backend}",
         )
     if missing := sorted({"config.json", COORDINATES} - set(manifest.files)):
-        raise EngineError(
-            f"{folder}: no {', '.join(missing)}; expected all of an engine's files", REBUILD
-        )
+        raise EngineError(f"{folder} has no {', '.join(missing)}", REBUILD)
     check_files(folder, manifest)
     config = read_config(read_json(folder / "config.json"), {})
     tokenizer = None
     if "tokenizer.json" in manifest.files:
         tokenizer = Tokenizer.load(folder)
         tokenizer.check_fits(config)
+    return EngineFiles(folder, manifest, config, tokenizer, _read_tables(folder / COORDINATES))
+
+
+def _read_tables(path: Path) -> dict[Axis, np.ndarray]:
     try:
-        tables = load_file(folder / COORDINATES)
+        tables = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise EngineError(
-            f"{folder / COORDINATES}: {error}; expected a whole file", REBUILD
-        ) from error
+        raise EngineError(f"{path} is unreadable: {error}", REBUILD) from error
     names = {axis: axis.table for axis in Axis}
     if set(tables) != set(names.values()):
         raise EngineError(
-            f"{folder / COORDINATES}: tables {', '.join(sorted(tables))}; expected "
-            f"{', '.join(names.values())}",
+            f"{path} has tables {', '.join(sorted(tables))}; expected {', '.join(names.values())}",
             REBUILD,
         )
-    by_axis = {axis: tables[name] for axis, name in names.items()}
-    return EngineFiles(folder, manifest, config, tokenizer, by_axis)
+    return {axis: tables[name] for axis, name in names.items()}
 
 
-def _mix(table: np.ndarray, values: tuple[float, ...]) -> np.ndarray:
-    """Values [K], clipped to [0, 1] -> [K, D]: CoordinateTable.mix in NumPy."""
+def _interpolate(table: np.ndarray, values: tuple[float, ...]) -> np.ndarray:
+    """CoordinateTable.interpolate in NumPy: values [K], clipped to [0, 1] -> [K, D]."""
     position = np.clip(np.asarray(values, np.float64), 0.0, 1.0) * (len(table) - 1)
     low, high = np.floor(position).astype(np.int64), np.ceil(position).astype(np.int64)
     ratio = (position - low).astype(table.dtype)[:, None]

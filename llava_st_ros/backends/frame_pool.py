@@ -1,8 +1,9 @@
-"""The features of all frames that anybody still holds, in one array that the packer reads."""
+"""A pool of frame features in one array, which the packer graph reads by row."""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -10,39 +11,45 @@ from llava_st_ros.engine.device_arrays import Device, DeviceArray
 
 
 class FramePool:
-    """Rows [N, D] of one array [S, N, D]; a row is given out again when its holder is gone."""
+    """Rows [N, D] of one array [S, N, D]. A row is reused when its PooledFrame is garbage."""
 
-    def __init__(self, device: Device, frame: tuple[int, int], dtype: np.dtype, rows: int) -> None:
+    def __init__(
+        self, device: Device, frame_shape: tuple[int, int], dtype: np.dtype, rows: int
+    ) -> None:
         self._device = device
-        self.array = device.empty((rows, *frame), dtype)
+        self.array = device.empty((rows, *frame_shape), dtype)
         self._free = deque(range(rows))
 
-    def take(self) -> PooledFrame:
-        """A free row; where there is none the array grows (and moves) first."""
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def acquire(self) -> PooledFrame:
+        """Take a free row. A full pool doubles first, which moves its array."""
         if not self._free:
-            rows = len(self.array)
-            self.array = self._device.grown(self.array, 2 * rows, axis=0)
+            rows = len(self)
+            self.array = self._device.grow(self.array, 2 * rows, axis=0)
             self._free.extend(range(rows, 2 * rows))
         return PooledFrame(self, self._free.popleft())
 
-    def give_back(self, row: int) -> None:
+    def release(self, row: int) -> None:
+        """Mark a row as free."""
         self._free.append(row)
 
 
 class PooledFrame:
-    """A row of a pool, its own until it is garbage."""
+    """A frame's features: a row of the pool, held until this object is garbage."""
 
     def __init__(self, pool: FramePool, row: int) -> None:
         self.pool, self.row = pool, row
 
     def __del__(self) -> None:
-        self.pool.give_back(self.row)
+        self.pool.release(self.row)
 
     @property
     def array(self) -> DeviceArray:
-        """The features [N, D], where they lie now."""
+        """The features [N, D], a view that is valid until the pool grows."""
         return self.pool.array[self.row]
 
-    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
-        """A copy: the row may be another frame's later."""
-        return np.asarray(self.array).astype(dtype or self.array.dtype)
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        """A copy, because the row may be reused for another frame."""
+        return np.asarray(self.array).astype(self.array.dtype if dtype is None else dtype)

@@ -1,8 +1,8 @@
-"""What ONNX Runtime and TensorRT share: an engine directory's four graphs as a backend.
+"""Runs the four graphs of an engine directory; shared by ONNX Runtime and TensorRT.
 
-Each graph is given the places where its results belong: the vision graph writes a frame's features
-where the packer reads them, the packer writes where the decoder reads, and the decoder puts new
-keys and values right behind the old ones in the cache. What has been there is never copied again.
+Each graph writes its outputs where they are needed next: the vision graph writes a frame's features
+into the pool that the packer reads, the packer writes the decoder's input, and the decoder writes
+new keys and values directly behind the old ones in the KV cache. No intermediate result is copied.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,12 +26,16 @@ from llava_st_ros.records import Prompt
 from llava_st_ros.text.prompt_layout import lay_out
 
 GRAPHS = ("vision", "image", "packer", "language")
-CACHE_STEP = 1024  # positions; a cache has room for a multiple of them
+CACHE_STEP = 1024  # positions; a cache's capacity is a multiple of it
 
 
-class Graph(Protocol):
-    """A graph of the engine directory, ready to run; ``inputs`` are their names, ``outputs`` the
-    data types by name."""
+class GraphSession(Protocol):
+    """A runtime session of one graph of the engine directory.
+
+    Attributes:
+        inputs: Names of the inputs.
+        outputs: Data types of the outputs, by name.
+    """
 
     @property
     def inputs(self) -> Collection[str]: ...
@@ -40,14 +44,22 @@ class Graph(Protocol):
     def outputs(self) -> Mapping[str, np.dtype]: ...
 
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Compute ``outputs``, which may lie on the backend's device or on the host, as ``inputs``
-        may. Those on the host are whole on return. Raises BackendError."""
+        """Run the graph and write the results into ``outputs``.
+
+        All arrays are on the backend's device or on the host. Host outputs are complete on return.
+        Raises BackendError.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """Visual tokens [W, D] and how many of them are of which kind: (N,) or (fast, slow)."""
+    """Visual tokens [W, D].
+
+    Attributes:
+        rows: The tokens [W, D].
+        counts: (N,) for an image, (fast, slow) for a video.
+    """
 
     rows: DeviceArray
     counts: tuple[int, ...]
@@ -60,28 +72,36 @@ class VisualTokens:
     def slow(self) -> DeviceArray:
         return self.rows[self.counts[0] :]
 
-    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
-        return np.asarray(self.rows).astype(dtype or self.rows.dtype)
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.rows).astype(self.rows.dtype if dtype is None else dtype)
 
 
 @dataclass(frozen=True)
-class PromptRows:
-    """A prompt, or a part of it, as the language graph takes it: see export.language_graph.
-    Stands for the embeddings of its positions."""
+class PromptInputs:
+    """A prompt, or a slice of it, as inputs of the language graph (export/graphs/language.py).
+
+    It takes the place of the prompt's embeddings, which the graph looks up itself.
+
+    Attributes:
+        ids: One index per position, i64 [L]: a token id below V, V + a row of ``visual``, or
+            -1 - a row of ``coordinates``, with V the vocabulary size.
+        visual: Visual tokens [W, D].
+        coordinates: Embeddings of the coordinate inputs [K, D].
+    """
 
     ids: np.ndarray
     visual: DeviceArray
-    mixed: np.ndarray
+    coordinates: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, part: slice) -> PromptRows:
+    def __getitem__(self, part: slice) -> PromptInputs:
         return replace(self, ids=np.ascontiguousarray(self.ids[part]))
 
 
 class GraphCache:
-    """Keys and values [layers, capacity, kv_heads, head_dim] of one conversation."""
+    """The KV cache of one conversation: keys and values [layers, capacity, kv_heads, head_dim]."""
 
     def __init__(self, device: Device, config: ModelConfig, dtype: np.dtype) -> None:
         language = config.language
@@ -92,56 +112,66 @@ class GraphCache:
         self.keys, self.values = device.empty(shape, dtype), device.empty(shape, dtype)
         self.length = 0
 
-    def reserve(self, more: int) -> None:
-        """Make room for so many positions. BackendError beyond the model's."""
-        needed = self.length + more
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` more positions. Raises BackendError beyond the model's limit."""
+        needed = self.length + count
         if needed > self._limit:
             raise BackendError(
                 f"{needed} positions; expected at most the model's {self._limit}",
-                "ask a shorter question or allow fewer new tokens",
+                "shorten the query or allow fewer new tokens",
             )
-        rows = self.keys.shape[1]
-        if needed <= rows:
+        capacity = self.keys.shape[1]
+        if needed <= capacity:
             return
-        rows = min(max(-(-needed // CACHE_STEP) * CACHE_STEP, 2 * rows), self._limit)
+        capacity = min(max(-(-needed // CACHE_STEP) * CACHE_STEP, 2 * capacity), self._limit)
         if self.length:
-            self.keys = self._device.grown(self.keys, rows, axis=1)
-            self.values = self._device.grown(self.values, rows, axis=1)
+            self.keys = self._device.grow(self.keys, capacity, axis=1)
+            self.values = self._device.grow(self.values, capacity, axis=1)
         else:
-            shape = (self.keys.shape[0], rows, *self.keys.shape[2:])
+            shape = (self.keys.shape[0], capacity, *self.keys.shape[2:])
             self.keys, self.values = (self._device.empty(shape, self.keys.dtype) for _ in range(2))
 
     def truncate(self, length: int) -> None:
-        """Forget every position from ``length`` on; BackendError unless 0 <= length <= held."""
+        """Drop every position from ``length`` on. Raises BackendError out of range."""
         if not 0 <= length <= self.length:
             raise BackendError(
-                f"truncate({length}) of a cache of {self.length} positions"
-                "; expected a length between 0 and what it holds",
+                f"truncate({length}) of a cache of {self.length} positions; expected 0 to "
+                f"{self.length}"
             )
         self.length = length
 
 
 class GraphBackend:
-    """See ``backends.base.Backend`` for the contract. Calls may come from several threads.
+    """A Backend over one session per graph; thread-safe.
 
-    ``graphs`` are those of GRAPHS, by name. Raises EngineError for graphs of another version.
+    Args:
+        name: The backend's name.
+        engine: The engine directory.
+        device: Where arrays are allocated.
+        sessions: A session for each of GRAPHS.
+
+    Raises:
+        EngineError: The graphs' inputs or outputs are those of another version.
     """
 
     def __init__(
-        self, name: str, engine: EngineFiles, device: Device, graphs: Mapping[str, Graph]
+        self, name: str, engine: EngineFiles, device: Device, sessions: Mapping[str, GraphSession]
     ) -> None:
         self.config = engine.config
-        self._name, self._engine, self._device, self._graphs = name, engine, device, graphs
+        self.sessions = sessions
+        self._name, self._engine, self._device = name, engine, device
         self._layers = range(self.config.language.num_hidden_layers)
-        self._check_graphs()
-        self._dtype = graphs["vision"].outputs["features"]
+        self._check_sessions()
+        self._dtype = sessions["vision"].outputs["features"]
         width = self.config.language.hidden_size
         self._width = width
-        frame = (self.config.tokens_per_frame, width)
-        self._pool = FramePool(self._device, frame, self._dtype, 2 * self.config.num_frames)
-        self._nothing = self._device.put(np.zeros((1, width), self._dtype))
-        # A frame's place may move while the pool grows; and one graph uses all threads anyway.
-        self._running = threading.RLock()
+        self.frame_pool = FramePool(
+            device, (self.config.tokens_per_frame, width), self._dtype, 2 * self.config.num_frames
+        )
+        self._no_visual = device.put(np.zeros((1, width), self._dtype))
+        self._no_coordinates = np.zeros((1, width), self._dtype)
+        # Serializes runs: a growing pool moves its array, and one graph uses all threads anyway.
+        self._run_lock = threading.RLock()
 
     def describe(self) -> BackendDescription:
         precision = self._engine.manifest.precision
@@ -151,12 +181,12 @@ class GraphBackend:
         return self.encode_pixels(preprocess(image, self.config.image_size)[None])[0]
 
     def encode_pixels(self, pixels: np.ndarray) -> list[PooledFrame]:
-        """Normalised pixels f32 [B, 3, S, S] -> B frames' features [N, D] before LAPE."""
+        """Encode normalized pixels f32 [B, 3, S, S] -> B frames' features [N, D] before LAPE."""
         frames = []
-        with self._running:
+        with self._run_lock:
             for image in pixels:
-                frame = self._pool.take()
-                self._graphs["vision"].run(
+                frame = self.frame_pool.acquire()
+                self.sessions["vision"].run(
                     {"pixels": HOST.put(image[None])},
                     {"features": frame.array.as_batch()},
                 )
@@ -169,10 +199,10 @@ class GraphBackend:
         slow = len(features) // self.config.packer.temporal_region
         slow *= self.config.slow_tokens_per_frame
         tokens = self._device.empty((fast + slow, self._width), self._dtype)
-        with self._running:
-            self._graphs["packer"].run(
+        with self._run_lock:
+            self.sessions["packer"].run(
                 {
-                    "features": self._pool.array,
+                    "features": self.frame_pool.array,
                     "frames": HOST.put(np.array([frame.row for frame in features], np.int64)),
                     "time_indices": HOST.put(np.array(time_indices, np.int64)),
                 },
@@ -182,34 +212,36 @@ class GraphBackend:
 
     def image_tokens(self, features: PooledFrame) -> VisualTokens:
         tokens = self._device.empty((self.config.tokens_per_frame, self._width), self._dtype)
-        with self._running:
-            self._graphs["image"].run({"features": features.array}, {"tokens": tokens})
+        with self._run_lock:
+            self.sessions["image"].run({"features": features.array}, {"tokens": tokens})
         return VisualTokens(tokens, (len(tokens),))
 
-    def embed(self, prompt: Prompt, visual: VisualTokens | None) -> PromptRows:
+    def embed(self, prompt: Prompt, visual: VisualTokens | None) -> PromptInputs:
         ids = np.array(prompt.token_ids, np.int64)
         check_ids(self.config, ids)
         layout = lay_out(ids, self.config, visual.counts if visual else (), prompt.inputs)
         for position, row, count in layout.blocks:
             ids[position : position + count] = self.config.vocabulary + row + np.arange(count)
-        mixed, given = [], self._engine.mixed(prompt)
+        embeddings = self._engine.coordinate_embeddings(prompt)
+        coordinates: list[np.ndarray] = []
         for axis in Axis:
-            places = layout.inputs[axis]
-            if len(places):
-                ids[places] = -1 - sum(map(len, mixed)) - np.arange(len(places))
-                mixed.append(given[axis].astype(self._dtype, copy=False))
-        return PromptRows(
+            positions = layout.inputs[axis]
+            if len(positions):
+                first = sum(len(rows) for rows in coordinates)
+                ids[positions] = -1 - first - np.arange(len(positions))
+                coordinates.append(embeddings[axis].astype(self._dtype, copy=False))
+        return PromptInputs(
             ids,
-            visual.rows if visual else self._nothing,
-            np.concatenate(mixed) if mixed else np.zeros((1, self._width), self._dtype),
+            visual.rows if visual else self._no_visual,
+            np.concatenate(coordinates) if coordinates else self._no_coordinates,
         )
 
     def new_cache(self) -> GraphCache:
         return GraphCache(self._device, self.config, self._dtype)
 
-    def prefill(self, embeddings: PromptRows, cache: Cache) -> np.ndarray:
+    def prefill(self, embeddings: PromptInputs, cache: Cache) -> np.ndarray:
         if not len(embeddings):
-            raise BackendError("an empty prompt; expected at least one position")
+            raise BackendError("empty prompt; expected at least one position")
         last = np.array([len(embeddings) - 1])
         return self._append(embeddings, last, cache)[0]
 
@@ -218,36 +250,36 @@ class GraphBackend:
         if not len(ids):
             return np.empty((0, self.config.vocabulary), np.float32)
         check_ids(self.config, ids)
-        nothing = np.zeros((1, self._width), self._dtype)
-        return self._append(PromptRows(ids, self._nothing, nothing), np.arange(len(ids)), cache)
+        inputs = PromptInputs(ids, self._no_visual, self._no_coordinates)
+        return self._append(inputs, np.arange(len(ids)), cache)
 
-    def _append(self, prompt: PromptRows, rows: np.ndarray, cache: Cache) -> np.ndarray:
-        """Append positions to the cache -> logits f32 [R, vocabulary] of some of them."""
+    def _append(self, prompt: PromptInputs, rows: np.ndarray, cache: Cache) -> np.ndarray:
+        """Append positions to the cache -> logits f32 [R, vocabulary] of the positions ``rows``."""
         if not isinstance(cache, GraphCache):
             raise BackendError(
-                f"a {type(cache).__name__}; expected a cache of this backend", "use new_cache()"
+                f"{type(cache).__name__} is not a cache of this backend", "use new_cache()"
             )
         cache.reserve(len(prompt))
         start, stop = cache.length, cache.length + len(prompt)
         logits = np.empty((len(rows), self.config.vocabulary), np.float32)
-        inputs = {
+        inputs: dict[str, DeviceArray] = {
             "ids": HOST.put(prompt.ids),
             "visual": prompt.visual,
-            "mixed": HOST.put(prompt.mixed),
+            "mixed": HOST.put(prompt.coordinates),
             "rows": HOST.put(rows.astype(np.int64)),
         }
-        outputs = {"logits": HOST.put(logits)}
+        outputs: dict[str, DeviceArray] = {"logits": HOST.put(logits)}
         for kind, states in (("key", cache.keys), ("value", cache.values)):
             for layer in self._layers:
                 inputs[f"past_{kind}_{layer}"] = states[layer][:start]
                 outputs[f"new_{kind}_{layer}"] = states[layer][start:stop]
-        with self._running:
-            self._graphs["language"].run(inputs, outputs)
+        with self._run_lock:
+            self.sessions["language"].run(inputs, outputs)
         cache.length = stop
         return logits
 
-    def _check_graphs(self) -> None:
-        """EngineError unless inputs and outputs are named as this version names them."""
+    def _check_sessions(self) -> None:
+        """Raise EngineError unless the graphs' inputs and outputs are those of this version."""
         states = [f"{kind}_{layer}" for kind in ("key", "value") for layer in self._layers]
         expected = {
             "vision": ({"pixels"}, {"features"}),
@@ -259,11 +291,11 @@ class GraphBackend:
             ),
         }
         for name, (inputs, outputs) in expected.items():
-            graph = self._graphs[name]
-            odd = sorted(set(graph.inputs) ^ inputs | set(graph.outputs) ^ outputs)
+            session = self.sessions[name]
+            odd = sorted(set(session.inputs) ^ inputs | set(session.outputs) ^ outputs)
             if odd:
                 raise EngineError(
-                    f"{self._engine.graph(name)}: other inputs or outputs ({', '.join(odd[:3])})"
-                    "; expected those of this version",
+                    f"{self._engine.graph(name)} has other inputs or outputs than this version "
+                    f"({', '.join(odd[:3])})",
                     "export the checkpoint again",
                 )

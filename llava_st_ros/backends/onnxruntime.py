@@ -1,4 +1,4 @@
-"""ONNX Runtime over the graphs of an engine directory, on the CPU or a CUDA device."""
+"""The ONNX Runtime backend: an engine directory's graphs on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -12,30 +12,41 @@ import onnxruntime
 from llava_st_ros.backends.engine_files import EngineFiles
 from llava_st_ros.backends.graph_backend import GRAPHS, GraphBackend
 from llava_st_ros.backends.onnxruntime_memory import OrtDevice
+from llava_st_ros.engine.device import DeviceSpec
 from llava_st_ros.engine.device_arrays import HOST, Device, DeviceArray
 from llava_st_ros.errors import BackendError, EngineError
 
 NAME = "onnxruntime"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
-QUIET = 3  # errors only
+DTYPES: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+QUIET = 3  # log severity: errors only
 
 
 class OnnxBackend(GraphBackend):
-    """``threads`` is how many CPU threads one graph may use, 0 as OMP_NUM_THREADS says or else all
-    cores. Raises EngineError for graphs that ONNX Runtime does not load or that are another
-    version's, BackendError where the device is not there.
+    """Runs an engine directory in ONNX Runtime.
+
+    Args:
+        engine: The engine directory.
+        device: "cpu", "cuda" or "cuda:N".
+        threads: CPU threads that one graph may use; 0 is OMP_NUM_THREADS if set, else all cores.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load a graph, or a graph is of another version.
+        BackendError: The device is not available.
     """
 
     def __init__(self, engine: EngineFiles, *, device: str = "cpu", threads: int = 0) -> None:
-        where, options = check_device(device), _options(threads)
-        kind = OnnxGraph if where is HOST else BoundOnnxGraph
-        graphs = {name: kind(engine.graph(name), options, where) for name in GRAPHS}
-        super().__init__(NAME, engine, where, graphs)
+        resolved, options = resolve_device(device), _options(threads)
+        session_class = OnnxSession if resolved is HOST else OnnxIoBindingSession
+        sessions = {name: session_class(engine.graph(name), options, resolved) for name in GRAPHS}
+        super().__init__(NAME, engine, resolved, sessions)
 
 
-class OnnxGraph:
-    """A graph in a session of its own, on the host."""
+class OnnxSession:
+    """A graph's session on the host."""
 
     def __init__(self, path: Path, options: onnxruntime.SessionOptions, device: Device) -> None:
         self._session = _session(path, options, device)
@@ -44,7 +55,7 @@ class OnnxGraph:
         for value in self._session.get_outputs():
             if value.type not in DTYPES:
                 raise EngineError(
-                    f"{path}: {value.name} is a {value.type}; expected one of {', '.join(DTYPES)}",
+                    f"{path}: {value.name} is {value.type}; expected one of {', '.join(DTYPES)}",
                     "export the checkpoint again",
                 )
             self.outputs[value.name] = DTYPES[value.type]
@@ -52,22 +63,22 @@ class OnnxGraph:
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         try:
             self._run(inputs, outputs)
-        except Exception as error:  # ONNX Runtime's errors share no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             raise BackendError(
-                f"ONNX Runtime: {error}; expected a graph that runs", "export the checkpoint again"
+                f"ONNX Runtime failed to run a graph: {error}", "export the checkpoint again"
             ) from error
 
     def _run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Inputs are read where they lie; to copy what comes out, a few new keys and values, takes
-        a third of the time that binding them to their places would."""
+        """Inputs are read in place. Outputs, a few new keys and values, are copied: that takes a
+        third of the time of binding them."""
         feed = {name: np.asarray(array) for name, array in inputs.items()}
         results = self._session.run(list(outputs), feed)
         for array, values in zip(outputs.values(), results):
             np.asarray(array)[...] = values
 
 
-class BoundOnnxGraph(OnnxGraph):
-    """On a GPU, which reads and writes its own memory by IO binding."""
+class OnnxIoBindingSession(OnnxSession):
+    """A graph's session on a GPU, with inputs and outputs in GPU memory (IO binding)."""
 
     def _run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         binding = self._session.io_binding()
@@ -79,27 +90,27 @@ class BoundOnnxGraph(OnnxGraph):
         binding.synchronize_outputs()
 
 
-def check_device(name: str) -> Device:
-    """ "cpu", "cuda" or "cuda:1". Raises BackendError where ONNX Runtime has no such provider."""
-    kind, _, index = name.partition(":")
-    if kind not in PROVIDERS or not (index or "0").isdigit() or (kind == "cpu" and index):
-        raise BackendError(f"device {name!r}; expected cpu, cuda or cuda:N")
+def resolve_device(name: str) -> Device:
+    """The device that ``name`` stands for (see DeviceSpec.parse).
+
+    Raises BackendError when this ONNX Runtime has no execution provider for it.
+    """
+    spec = DeviceSpec.parse(name)
     available = onnxruntime.get_available_providers()
-    if PROVIDERS[kind] not in available:
+    if PROVIDERS[spec.kind] not in available:
         raise BackendError(
-            f"device {name!r}, but this ONNX Runtime has {', '.join(available)}"
-            + "; expected "
-            + (PROVIDERS[kind]),
+            f"device {name!r} needs {PROVIDERS[spec.kind]}, but this ONNX Runtime has only "
+            f"{', '.join(available)}",
             "install onnxruntime-gpu in place of onnxruntime, or use cpu",
         )
-    return HOST if kind == "cpu" else OrtDevice(int(index or 0))
+    return HOST if spec.kind == "cpu" else OrtDevice(spec.index)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     limit = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = threads or (int(limit) if limit.isdigit() else 0)
-    # Each graph has threads of its own; those of one that waits must not keep cores busy.
+    # Each graph has its own thread pool; an idle one must not keep cores busy by spinning.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = QUIET
     return options
@@ -109,21 +120,19 @@ def _session(
     path: Path, options: onnxruntime.SessionOptions, device: Device
 ) -> onnxruntime.InferenceSession:
     provider = PROVIDERS[device.kind]
-    # TF32 would make a float32 engine another one.
+    # TF32 would change the results of a float32 engine.
     settings = {} if device.kind == "cpu" else {"device_id": device.index, "use_tf32": 0}
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, [(provider, settings)], enable_fallback=0
         )
-    except Exception as error:  # ONNX Runtime's errors share no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise EngineError(
-            f"{path}: {error}; expected a graph that ONNX Runtime loads",
-            "export the checkpoint again",
+            f"{path}: ONNX Runtime cannot load it: {error}", "export the checkpoint again"
         ) from error
-    if provider not in session.get_providers():  # it falls back to the CPU and says nothing
+    if provider not in session.get_providers():  # ONNX Runtime falls back to the CPU silently
         raise BackendError(
-            f"device {device}, but ONNX Runtime could not start {provider}"
-            "; expected CUDA and cuDNN of the versions that onnxruntime-gpu names",
-            "install them, or use cpu",
+            f"ONNX Runtime could not start {provider} on device {device}",
+            "install the versions of CUDA and cuDNN that onnxruntime-gpu requires, or use cpu",
         )
     return session

@@ -1,4 +1,4 @@
-"""CUDA memory by ONNX Runtime, for its own sessions."""
+"""CUDA memory that ONNX Runtime allocates, for its own sessions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime
 
-from llava_st_ros.engine.device_arrays import DeviceArray, GpuArray, lengthened, part
+from llava_st_ros.engine.device_arrays import DeviceArray, GpuArray, grow_axis, view_at
 
 
 @dataclass(frozen=True)
 class OrtDevice:
-    """A GPU of ONNX Runtime's CUDA provider."""
+    """A GPU of ONNX Runtime's CUDA execution provider."""
 
     index: int = 0
     kind = "cuda"
@@ -32,9 +32,9 @@ class OrtDevice:
         value = onnxruntime.OrtValue.ortvalue_from_numpy(values, self.kind, self.index)
         return GpuArray(values.shape, values.dtype, value.data_ptr(), self, value)
 
-    def grown(self, array: DeviceArray, rows: int, axis: int) -> GpuArray:
-        """Through the host, which alone ONNX Runtime copies from."""
-        return self.put(lengthened(np.asarray(array), rows, axis))
+    def grow(self, array: DeviceArray, rows: int, axis: int) -> GpuArray:
+        """Grow on the host: ONNX Runtime's API copies to a GPU only from there."""
+        return self.put(grow_axis(np.asarray(array), rows, axis))
 
-    def host(self, array: GpuArray) -> np.ndarray:
-        return part(array.owner.numpy(), array.owner.data_ptr(), array)
+    def to_host(self, array: GpuArray) -> np.ndarray:
+        return view_at(array.owner.numpy(), array.owner.data_ptr(), array)

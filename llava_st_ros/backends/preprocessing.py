@@ -1,7 +1,8 @@
-"""From a camera image to the vision tower's input, without a tensor library.
+"""Preprocessing: a camera image to the vision tower's input, in NumPy.
 
-The published model resizes with Pillow's bicubic filter (antialiased, a = -0.5, uint8 after each of
-the two passes); OpenCV's INTER_CUBIC is another filter, so this is written out here.
+The published model resizes with Pillow's bicubic filter (antialiased, a = -0.5, rounded to uint8
+after each of the two passes). OpenCV's INTER_CUBIC is a different filter, so Pillow's is
+implemented here.
 """
 
 from __future__ import annotations
@@ -14,32 +15,30 @@ from llava_st_ros.errors import FrameError
 
 CUBIC_A = -0.5
 CUBIC_SUPPORT = 2.0
-PRECISION = 22  # bits after the point of a weight
+PRECISION = 22  # fractional bits of a fixed-point weight
 
 
 def preprocess(image: np.ndarray, size: int) -> np.ndarray:
-    """RGB uint8 [H, W, 3] -> float32 [3, size, size] in [-1, 1].
+    """Resize and normalize an image: RGB uint8 [H, W, 3] -> float32 [3, size, size] in [-1, 1].
 
-    The whole image is resized straight to the square (no padding, no crop), then mean = std = 0.5.
-    Raises FrameError on any other shape or dtype.
+    The image is resized to a square without padding or cropping, then normalized with mean and
+    standard deviation 0.5. Raises FrameError for any other shape or dtype.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise FrameError(
-            f"an image of shape {image.shape} and dtype {image.dtype}"
-            "; expected RGB uint8 [H, W, 3]",
-            "convert it first",
+            f"image has shape {image.shape} and dtype {image.dtype}; expected RGB uint8 [H, W, 3]"
         )
     return normalize(resize(image, size, size))
 
 
 def normalize(image: np.ndarray) -> np.ndarray:
-    """RGB uint8 [H, W, 3] -> float32 [3, H, W] in [-1, 1]."""
+    """Normalize without resizing: RGB uint8 [H, W, 3] -> float32 [3, H, W] in [-1, 1]."""
     scaled = (image.astype(np.float32) * np.float32(1 / 255) - 0.5) / 0.5
     return np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W, C] -> uint8 [height, width, C], bicubic and antialiased."""
+    """Resize uint8 [H, W, C] -> uint8 [height, width, C] with Pillow's bicubic filter."""
     if image.shape[1] != width:
         image = _resample_rows(image.transpose(1, 0, 2), width).transpose(1, 0, 2)
     if image.shape[0] != height:
@@ -58,7 +57,7 @@ def _resample_rows(image: np.ndarray, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each target sample its source samples' indices and fixed-point weights [taps, target]."""
+    """Source indices and fixed-point weights [taps, target] of each target sample."""
     scale = source / target
     stretch = max(scale, 1.0)
     support = CUBIC_SUPPORT * stretch

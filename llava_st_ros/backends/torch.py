@@ -1,4 +1,4 @@
-"""The reference backend: the model as it is, in torch, on a CPU or a CUDA device."""
+"""The torch backend, the reference: the unmodified model on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from llava_st_ros.backends.base import BackendDescription, Cache, check_ids
 from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.engine.device import DeviceSpec
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.checkpoint import Checkpoint
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
@@ -19,7 +20,7 @@ from llava_st_ros.records import Prompt
 
 
 class TorchCache:
-    """The keys and values of one conversation."""
+    """The KV cache of one conversation."""
 
     def __init__(self) -> None:
         self.states = DynamicCache()
@@ -29,22 +30,26 @@ class TorchCache:
         return int(self.states.get_seq_length())
 
     def truncate(self, length: int) -> None:
-        """Forget every position from ``length`` on; BackendError unless 0 <= length <= held."""
+        """Drop every position from ``length`` on. Raises BackendError out of range."""
         surplus = self.length - length
         if length < 0 or surplus < 0:
             raise BackendError(
-                f"truncate({length}) of a cache of {self.length} positions"
-                "; expected a length between 0 and what it holds",
+                f"truncate({length}) of a cache of {self.length} positions; expected 0 to "
+                f"{self.length}"
             )
         if surplus:
-            # Negative: how many to remove. What a positive count means depends on the version.
+            # A negative count removes that many; a positive one depends on transformers' version.
             self.states.crop(-surplus)
 
 
 class TorchBackend:
-    """Runs a LlavaST; see ``backends.base.Backend`` for the contract.
+    """Runs a LlavaST in torch; thread-safe.
 
-    The model is moved to ``device`` and ``dtype`` in place. Calls may come from several threads.
+    Args:
+        checkpoint: A loaded checkpoint, or a model and its geometry. The model is moved to
+            ``device`` and ``dtype`` in place.
+        device: Any torch device.
+        dtype: The precision.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class TorchBackend:
             model, self.config = checkpoint
         self.device, self.dtype = torch.device(device), dtype
         self.model = model.to(device=self.device, dtype=dtype).eval()
-        # The rotary frequencies stay float32 whatever the weights are, as in the published runs.
+        # The rotary frequencies stay float32 in every precision, as in the published runs.
         self.model.materialize_buffers(self.device)
 
     def describe(self) -> BackendDescription:
@@ -72,12 +77,12 @@ class TorchBackend:
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: np.ndarray) -> Any:
-        """Normalised pixels f32 [B, 3, S, S] -> features [B, N, D] before LAPE."""
+        """Encode normalized pixels f32 [B, 3, S, S] -> features [B, N, D] before LAPE."""
         return self.model.project(self._vision_features(pixels))
 
     @torch.inference_mode()
     def vision_features(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalised pixels f32 [B, 3, S, S] -> f32 [B, N, Dv]: what the projector is given."""
+        """Normalized pixels f32 [B, 3, S, S] -> the vision tower's output f32 [B, N, Dv]."""
         return self._vision_features(pixels).float().cpu().numpy()
 
     @torch.inference_mode()
@@ -100,7 +105,7 @@ class TorchBackend:
     @torch.inference_mode()
     def prefill(self, embeddings: torch.Tensor, cache: Cache) -> np.ndarray:
         if not len(embeddings):
-            raise BackendError("an empty prompt; expected at least one position")
+            raise BackendError("empty prompt; expected at least one position")
         return self._logits(self._append(embeddings, cache)[-1])
 
     @torch.inference_mode()
@@ -120,13 +125,13 @@ class TorchBackend:
     def _append(self, embeddings: torch.Tensor, cache: Cache) -> torch.Tensor:
         if not isinstance(cache, TorchCache):
             raise BackendError(
-                f"a {type(cache).__name__}; expected a cache of this backend", "use new_cache()"
+                f"{type(cache).__name__} is not a cache of this backend", "use new_cache()"
             )
         limit = self.config.language.max_position_embeddings
         if cache.length + len(embeddings) > limit:
             raise BackendError(
                 f"{cache.length + len(embeddings)} positions; expected at most the model's {limit}",
-                "ask a shorter question or allow fewer new tokens",
+                "shorten the query or allow fewer new tokens",
             )
         return self.model.decode(embeddings.unsqueeze(0), cache=cache.states)[0]
 
@@ -134,21 +139,23 @@ class TorchBackend:
         return self.model.logits(hidden).float().cpu().numpy()
 
 
-def check_device(device: str) -> None:
-    """Raise BackendError unless torch can put a tensor on ``device``."""
+def resolve_device(name: str) -> torch.device:
+    """The device that ``name`` stands for (see DeviceSpec.parse).
+
+    Raises BackendError when torch cannot put a tensor on it.
+    """
+    DeviceSpec.parse(name)
     try:
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise BackendError(
-            f"device {device!r}: {reason}; expected a device of this machine", "use cpu"
-        ) from error
+        raise BackendError(f"device {name!r} is not available: {reason}", "use cpu") from error
 
 
 def limit_threads(threads: int) -> None:
-    """Let no operation of torch in this process use more than so many CPU threads, 1 or more.
+    """Limit every torch operation in this process to ``threads`` CPU threads, 1 or more.
 
-    Threads that wait for each other on cores they share with a robot's other processes cost more
-    than they bring (docs/lab_notes.md).
+    On cores shared with a robot's other processes, threads that wait for each other cost more than
+    they gain (docs/lab_notes.md).
     """
     torch.set_num_threads(threads)

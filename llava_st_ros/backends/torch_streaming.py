@@ -1,7 +1,7 @@
-"""The torch backend for wide packers: what a frame's arrival settles is computed when it comes.
+"""The torch backend with the streaming packer: frames are packed incrementally.
 
-The same numbers as TorchBackend's, which stays the reference, to rounding. It pays where the
-packer's arithmetic is what counts (docs/stp.md).
+Equal to TorchBackend, the reference, up to rounding. It is faster when the packer dominates the
+cost of a window, i.e. when its attention is wide (docs/stp.md).
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from llava_st_ros.model.checkpoint import Checkpoint
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.model.packer.streaming import PackedWindow, StreamedFrame, StreamingPacker
 
-WIDE = 512  # the packer's attention width from which on the streaming form is the faster one
+# Packer attention width from which the streaming packer is the faster one.
+STREAMING_MIN_EMBED_DIM = 512
 
 
 @dataclass(eq=False)
-class Features:
-    """A frame's features [N, D] before LAPE; ``streamed`` from the first window that it is in."""
+class FrameFeatures:
+    """A frame's features before LAPE.
+
+    Attributes:
+        rows: The features [N, D].
+        streamed: The packer's products for this frame; None until its first window is packed.
+    """
 
     rows: torch.Tensor
     streamed: StreamedFrame | None = field(default=None, repr=False)
@@ -35,11 +41,11 @@ class Features:
 
 
 class StreamingTorchBackend(TorchBackend):
-    """A TorchBackend whose frames carry what the packer made of them before their place in the
-    window was known, and which takes over from its last window what has not changed.
+    """A TorchBackend that reuses the packer's work from one window to the next.
 
-    On a GPU the package's CUDA kernels are used where they are installed; raises EngineError for
-    another version's.
+    What does not depend on a frame's time index is computed once per frame, and what did not change
+    since the last window is taken from there. On a GPU the package's CUDA kernels are used if they
+    are installed. Raises EngineError when they are of another version.
     """
 
     def __init__(
@@ -55,25 +61,31 @@ class StreamingTorchBackend(TorchBackend):
         self._packer = StreamingPacker(self.model)
         self._last: PackedWindow | None = None
 
-    def encode_pixels(self, pixels: np.ndarray) -> list[Features]:
-        """Normalised pixels f32 [B, 3, S, S] -> B frames' features [N, D] before LAPE."""
-        return [Features(rows) for rows in super().encode_pixels(pixels)]
+    @property
+    def last_window(self) -> PackedWindow | None:
+        """The window that was packed last."""
+        return self._last
 
-    def pack(self, features: Sequence[Features], time_indices: Sequence[int]) -> VideoTokens:
-        frames = [self._settled(frame) for frame in features]
-        # Several cameras take turns at this; what one leaves is of no use to another, nor wrong.
+    def encode_pixels(self, pixels: np.ndarray) -> list[FrameFeatures]:
+        """Encode normalized pixels f32 [B, 3, S, S] -> B frames' features [N, D] before LAPE."""
+        return [FrameFeatures(rows) for rows in super().encode_pixels(pixels)]
+
+    def pack(self, features: Sequence[FrameFeatures], time_indices: Sequence[int]) -> VideoTokens:
+        frames = [self._streamed(frame) for frame in features]
+        # The last window may be another camera's: then nothing is reused, and nothing is wrong.
         self._last = window = self._packer.pack(frames, time_indices, self._last)
         return window.tokens
 
-    def image_tokens(self, features: Features) -> torch.Tensor:
+    def image_tokens(self, features: FrameFeatures) -> torch.Tensor:
         return super().image_tokens(features.rows)
 
-    def _settled(self, frame: Features) -> StreamedFrame:
+    def _streamed(self, frame: FrameFeatures) -> StreamedFrame:
         if frame.streamed is None:
             frame.streamed = self._packer.frame(frame.rows)
         return frame.streamed
 
 
-def faster_backend(config: ModelConfig) -> type[TorchBackend]:
-    """Of the two the one to run a model of this geometry with."""
-    return StreamingTorchBackend if config.packer.embed_dim >= WIDE else TorchBackend
+def torch_backend_class(config: ModelConfig) -> type[TorchBackend]:
+    """Select the faster of the two torch backends for a model of this geometry."""
+    streaming = config.packer.embed_dim >= STREAMING_MIN_EMBED_DIM
+    return StreamingTorchBackend if streaming else TorchBackend

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.engine.manifest import check_files, read_manifest
 
     manifest = read_manifest(args.engine)
-    check_files(args.engine, manifest, whole=True)
+    check_files(args.engine, manifest, hash_all=True)
     if not args.json:
         print(f"{args.engine}: {len(manifest.files)} files as exported")
     if args.against is None:

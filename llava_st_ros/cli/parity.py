@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from llava_st_ros.backends import BACKENDS, run_engine
+from llava_st_ros.backends import BACKENDS, create_engine_backend
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
     Comparison,
@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
 def load_case_backend(case: ParityCase, *, device: str) -> TorchBackend:
     """Load the case's checkpoint in float32, with the sizes that case.json adds."""
     # Imported here to keep `llava-st --help` fast.
-    from llava_st_ros.backends.torch import TorchBackend, check_device
+    from llava_st_ros.backends.torch import TorchBackend, resolve_device
     from llava_st_ros.model.checkpoint import load_checkpoint
 
-    check_device(device)
+    resolve_device(device)
     return TorchBackend(load_checkpoint(case.folder, overrides=case.overrides()), device=device)
 
 
@@ -92,7 +92,9 @@ def _exported(case: ParityCase, backend: str, device: str) -> Iterator[PixelBack
     with TemporaryDirectory(prefix="parity-") as folder:
         out = Path(folder) / "engine"
         export_checkpoint(ExportRequest(case.folder, target, "float32", out, case.overrides()))
-        yield run_engine(open_engine(out, target.backend), device=device or target.device)
+        yield create_engine_backend(
+            open_engine(out, target.backend), device=device or target.device
+        )
 
 
 def _line(result: Comparison | IdComparison | NotExposed) -> str:

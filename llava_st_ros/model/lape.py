@@ -1,7 +1,8 @@
-"""Language-Aligned Positional Embedding: coordinates that vision and words share (section 3.2).
+"""LAPE, Language-Aligned Positional Embedding (paper, section 3.2).
 
-Each axis (time, height, width) has an input table and an output table [rows, D]. They are the
-coordinate tokens' embeddings and logits, and their mean is added to the visual tokens.
+Vision and language share the coordinate tables. Each axis (time, height, width) has an input table
+and an output table [rows, D]: the coordinate tokens' embeddings and their rows of the output head.
+The mean of the two is added to the visual tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ TABLE_STD = 0.02
 
 
 class CoordinateTable(nn.Module):
-    """One table of coordinate rows: row k stands for the value k / (rows - 1).
+    """A table of coordinate rows; row k represents the value k / (rows - 1).
 
-    It is read through ``weight`` only, so that training may register a parametrisation on it
+    Read it through ``weight`` only, so that training can register a parametrization on it
     (neighboring token propagation).
     """
 
@@ -26,10 +27,10 @@ class CoordinateTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, width))
         nn.init.normal_(self.weight, std=TABLE_STD)
 
-    def mix(self, values: Sequence[float] | torch.Tensor) -> torch.Tensor:
-        """Values [K], clipped to [0, 1] -> [K, D]: the linear mix of each value's two rows."""
+    def interpolate(self, values: Sequence[float] | torch.Tensor) -> torch.Tensor:
+        """Interpolate linearly between rows: values [K], clipped to [0, 1] -> [K, D]."""
         weight = self.weight
-        # float64, as the published code's: 0.749 * 99 must not fall on the other side of a row.
+        # float64, as in the published code: rounding must not move 0.749 * 99 across a row.
         values = torch.as_tensor(values, dtype=torch.float64, device=weight.device)
         position = values.clamp(0.0, 1.0) * (weight.shape[0] - 1)
         low, high = position.floor().long(), position.ceil().long()
@@ -38,7 +39,7 @@ class CoordinateTable(nn.Module):
 
 
 def resize_rows(table: torch.Tensor, size: int) -> torch.Tensor:
-    """A table [rows, D] resized to [size, D], linearly, as image samples (corners not aligned)."""
+    """Resize a table [rows, D] linearly to [size, D], as an image (``align_corners=False``)."""
     columns = table.T.unsqueeze(0)
     resized = nn.functional.interpolate(columns, size, mode="linear", align_corners=False)
     return resized[0].T
@@ -47,10 +48,16 @@ def resize_rows(table: torch.Tensor, size: int) -> torch.Tensor:
 def positional_embedding(
     temporal: torch.Tensor, height: torch.Tensor, width: torch.Tensor, grid: int
 ) -> torch.Tensor:
-    """What LAPE adds: T[t] + H[y] + W[x].
+    """Compute T[t] + H[y] + W[x] for each frame and patch.
 
-    ``temporal`` [F, D] holds the rows of the frames, ``height`` and ``width`` are whole tables
-    [rows, D]. Returns [F, grid * grid, D], row-major.
+    Args:
+        temporal: The frames' rows of the temporal table [F, D].
+        height: The complete height table [rows, D].
+        width: The complete width table [rows, D].
+        grid: Patches per side.
+
+    Returns:
+        [F, grid * grid, D], row-major.
     """
     plane = resize_rows(height, grid).unsqueeze(1) + resize_rows(width, grid).unsqueeze(0)
     return temporal.unsqueeze(1) + plane.flatten(0, 1).unsqueeze(0)

@@ -1,7 +1,7 @@
-"""LLaVA-ST whole: vision tower, projector, LAPE, Spatial-Temporal Packer and decoder.
+"""The LLaVA-ST network: vision tower, projector, LAPE, Spatial-Temporal Packer and decoder.
 
 Shapes: B images, F frames, N = grid^2 patches, Dv the tower's width, D the decoder's, L positions.
-Every piece is batched and differentiable; the parameters carry the published names.
+All methods are batched and differentiable. Parameters have the names of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from llava_st_ros.text.prompt_layout import lay_out
 
 
 class VideoTokens(NamedTuple):
-    """A window after the packers: fast [..., F * n_fast, D] and slow [..., F/t * n_slow, D]."""
+    """A packed window: fast [..., F * n_fast, D] and slow [..., F/t * n_slow, D] tokens."""
 
     fast: torch.Tensor
     slow: torch.Tensor
 
 
 class LlavaST(nn.Module):
-    """The network; ``config`` gives every size. Built with random weights."""
+    """The network, built with random weights in the sizes of ``config``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         width = config.language.hidden_size
-        # The published checkpoints keep the other parts inside the decoder's ``model``.
+        # In the published checkpoints the other parts are submodules of the decoder.
         self.model = build_decoder(config.language)
         self.model.vision_tower = VisionTower(config)
         self.model.mm_projector = nn.Sequential(
@@ -53,30 +53,30 @@ class LlavaST(nn.Module):
         nn.init.normal_(self.lm_head.weight, std=0.02)
 
     def table(self, axis: Axis, side: str) -> CoordinateTable:
-        """The table of an axis; ``side`` is "input" or "output"."""
+        """The coordinate table of an axis; ``side`` is "input" or "output"."""
         return getattr(self.model, f"{axis.table}_{side}_embeddings")
 
     def materialize_buffers(self, device: torch.device | str = "cpu") -> None:
-        """Fill the buffers that no checkpoint holds, after a construction on the meta device."""
+        """Fill the buffers that are not in checkpoints, after construction on the meta device."""
         materialize_buffers(self.model, device)
         self.model.vision_tower.materialize_buffers(device)
 
     # --- vision ---
 
     def vision_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels [B, 3, S, S] -> [B, N, Dv]."""
+        """Run the vision tower: normalized pixels [B, 3, S, S] -> [B, N, Dv]."""
         return self.model.vision_tower(pixels)
 
     def project(self, vision_features: torch.Tensor) -> torch.Tensor:
-        """[..., N, Dv] -> [..., N, D]."""
+        """Run the projector: [..., N, Dv] -> [..., N, D]."""
         return self.model.mm_projector(vision_features)
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels [B, 3, S, S] -> [B, N, D]: vision tower and projector, no LAPE."""
+        """Run vision tower and projector, without LAPE: pixels [B, 3, S, S] -> [B, N, D]."""
         return self.project(self.vision_features(pixels))
 
     def positional_embedding(self, time_indices: torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """LAPE's addition for frames at these rows of the temporal table [F] -> [F, N, D]."""
+        """LAPE of frames at these rows of the temporal table [F] -> [F, N, D]."""
         temporal, height, width = (
             (self.table(axis, "input").weight + self.table(axis, "output").weight) / 2
             for axis in Axis
@@ -87,17 +87,22 @@ class LlavaST(nn.Module):
     def pack(
         self, features: torch.Tensor, time_indices: torch.Tensor | Sequence[int]
     ) -> VideoTokens:
-        """Features [..., F, N, D] and their rows of the temporal table [F] -> a video's tokens.
+        """Add LAPE to a video's features and pack them.
 
-        Raises ConfigError unless F fills whole temporal regions, BackendError where the number of
-        indices or the grid does not fit.
+        Args:
+            features: [..., F, N, D].
+            time_indices: Each frame's row of the temporal table [F].
+
+        Raises:
+            ConfigError: F is not a multiple of the temporal region.
+            BackendError: The number of time indices or of features per frame does not fit.
         """
         frames, tokens = features.shape[-3:-1]
         self.config.check_frames(frames)
         if len(time_indices) != frames or tokens != self.config.tokens_per_frame:
             raise BackendError(
-                f"{frames} frames of {tokens} features with {len(time_indices)} time indices"
-                f"; expected an index a frame and {self.config.tokens_per_frame} features a frame",
+                f"{frames} frames of {tokens} features with {len(time_indices)} time indices; "
+                f"expected one index and {self.config.tokens_per_frame} features per frame",
                 "pass the frames' features as encode_images returns them",
             )
         placed = features + self.positional_embedding(time_indices)
@@ -106,16 +111,16 @@ class LlavaST(nn.Module):
         return VideoTokens(fast.flatten(-4, -2), slow.flatten(-4, -2))
 
     def image_tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of images [..., N, D] -> their visual tokens [..., N, D]: LAPE with T[0]."""
+        """Add LAPE with T[0] to images' features [..., N, D] -> their visual tokens."""
         return features + self.positional_embedding([0])[0]
 
     # --- language ---
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Ids [...] of the vocabulary [text | time | height | width] -> embeddings [..., D]."""
+        """Embed ids [...] of the vocabulary [text | time | height | width] -> [..., D]."""
         text_rows = self.config.language.vocab_size
         coordinates = torch.cat([self.table(axis, "input").weight for axis in Axis])
-        # Clamped on the side of the other range only: an id outside the vocabulary still raises.
+        # Clamped only towards the other range, so that an id outside the vocabulary still raises.
         text = self.model.embed_tokens(token_ids.clamp(max=text_rows - 1))
         coordinate = nn.functional.embedding((token_ids - text_rows).clamp(min=0), coordinates)
         return torch.where((token_ids < text_rows).unsqueeze(-1), text, coordinate)
@@ -126,12 +131,12 @@ class LlavaST(nn.Module):
         visual: VideoTokens | torch.Tensor | None = None,
         inputs: Mapping[Axis, Sequence[float]] | None = None,
     ) -> torch.Tensor:
-        """A prompt [L] -> embeddings [L, D], visual tokens and coordinate inputs written in.
+        """Embed a prompt [L] with its visual tokens and coordinate inputs -> [L, D].
 
         Args:
             token_ids: The prompt's ids, i64 [L].
-            visual: What ``pack`` returned for a video or ``image_tokens`` for an image; None where
-                the prompt has no visual block.
+            visual: The result of ``pack`` for a video or of ``image_tokens`` for an image; None for
+                a prompt without a visual block.
             inputs: The coordinate values of each axis.
 
         Raises:
@@ -155,26 +160,30 @@ class LlavaST(nn.Module):
                     embeddings[position + count :],
                 )
             )
-        for axis, given in (inputs or {}).items():
-            places = torch.as_tensor(layout.inputs[axis], device=device)
-            if len(places):
-                mixed = self.table(axis, "input").mix(given)
-                embeddings = embeddings.index_copy(0, places, mixed)
+        for axis, values in (inputs or {}).items():
+            positions = torch.as_tensor(layout.inputs[axis], device=device)
+            if len(positions):
+                interpolated = self.table(axis, "input").interpolate(values)
+                embeddings = embeddings.index_copy(0, positions, interpolated)
         return embeddings
 
     def embed_batch(
         self, prompts: Sequence[Prompt], visuals: Sequence[Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts and the visual tokens of each -> embeddings [B, L, D], padded at the right with
-        zeros, and the mask bool [B, L] of what is not padding."""
+        """Embed prompts with their visual tokens as one batch.
+
+        Returns:
+            Embeddings [B, L, D], padded at the right with zeros, and a mask bool [B, L] that is
+            False on padding.
+        """
         rows = [
             self.embed_prompt(prompt.token_ids, visual, prompt.inputs)
             for prompt, visual in zip(prompts, visuals)
         ]
         embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=embeddings.device)
-        places = torch.arange(embeddings.shape[1], device=embeddings.device)
-        return embeddings, places < lengths.unsqueeze(1)
+        positions = torch.arange(embeddings.shape[1], device=embeddings.device)
+        return embeddings, positions < lengths.unsqueeze(1)
 
     def decode(
         self,
@@ -182,10 +191,12 @@ class LlavaST(nn.Module):
         attention_mask: torch.Tensor | None = None,
         cache: Any = None,
     ) -> torch.Tensor:
-        """Embeddings [B, L, D] -> hidden states [B, L, D] after the final norm.
+        """Run the decoder: embeddings [B, L, D] -> hidden states [B, L, D] after the final norm.
 
-        ``attention_mask`` bool [B, L] is False on padding; ``cache`` is a transformers cache,
-        which gains the L positions.
+        Args:
+            embeddings: [B, L, D].
+            attention_mask: bool [B, L], False on padding.
+            cache: A transformers cache, to which the L positions are appended.
         """
         return self.model(
             inputs_embeds=embeddings,
@@ -195,7 +206,7 @@ class LlavaST(nn.Module):
         ).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states [..., D] -> logits [..., vocabulary]: [text | time | height | width]."""
+        """Hidden states [..., D] -> logits [..., vocabulary], [text | time | height | width]."""
         coordinates = (self.table(axis, "output").weight for axis in Axis)
         parts = [nn.functional.linear(hidden, weight) for weight in coordinates]
         return torch.cat([self.lm_head(hidden), *parts], dim=-1)

@@ -1,4 +1,4 @@
-"""The vision tower: SigLIP, cut after the layers that LLaVA-ST keeps (paper, section 3.1)."""
+"""The vision tower: SigLIP without the layers that LLaVA-ST drops (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llava_st_ros.config import ModelConfig
 
 
 class VisionTower(nn.Module):
-    """Frames in, patch features out; the published model drops the last layer and all after it.
+    """Encodes frames into patch features, without SigLIP's last layer, final norm and head.
 
-    The parameters are called ``vision_tower.vision_model.*``, as in the published checkpoints.
+    The parameters are named ``vision_tower.vision_model.*``, as in the published checkpoints.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -29,32 +29,39 @@ class VisionTower(nn.Module):
             attention_dropout=0.0,
         )
         siglip._attn_implementation = "sdpa"
-        self.vision_tower = nn.ModuleDict(
-            {
-                "vision_model": nn.ModuleDict(
-                    {
-                        "embeddings": SiglipVisionEmbeddings(siglip),
-                        "encoder": SiglipEncoder(siglip),
-                    }
-                )
-            }
-        )
-        # torch's default of std 1 would drown the patches of a tower trained from nothing.
+        self.vision_tower = _SiglipTower(siglip)
+        # torch's default std of 1 would drown the patches of a tower trained from scratch.
         nn.init.normal_(self.embeddings.position_embedding.weight, std=siglip.hidden_size**-0.5)
 
     @property
-    def embeddings(self) -> nn.Module:
-        return self.vision_tower["vision_model"]["embeddings"]
+    def embeddings(self) -> SiglipVisionEmbeddings:
+        """The patch and position embeddings."""
+        return self.vision_tower.vision_model.embeddings
 
     @property
-    def encoder(self) -> nn.Module:
-        return self.vision_tower["vision_model"]["encoder"]
+    def encoder(self) -> SiglipEncoder:
+        """The transformer layers."""
+        return self.vision_tower.vision_model.encoder
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels [B, 3, S, S] -> features [B, N, Dv] before the final layer norm."""
+        """Encode normalized pixels [B, 3, S, S] -> features [B, N, Dv], before the final norm."""
         return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
 
     def materialize_buffers(self, device: torch.device | str) -> None:
-        """Fill the buffers that no checkpoint holds, after a construction on the meta device."""
+        """Fill the buffers that are not in checkpoints, after construction on the meta device."""
         positions = self.embeddings.position_embedding.num_embeddings
         self.embeddings.position_ids = torch.arange(positions, device=device).expand(1, -1)
+
+
+class _SiglipTower(nn.Module):
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__()
+        self.vision_model = _SiglipModel(config)
+
+
+class _SiglipModel(nn.Module):
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__()
+        self.embeddings = SiglipVisionEmbeddings(config)
+        # transformers annotates SiglipConfig, but takes the vision model's config.
+        self.encoder = SiglipEncoder(config)  # type: ignore[arg-type]

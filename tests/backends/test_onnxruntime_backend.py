@@ -130,12 +130,12 @@ def test_a_long_conversation_outgrows_its_cache(
 def test_frames_nobody_holds_make_room(both: Both, frames: list[np.ndarray]) -> None:
     held = [both.onnx.encode_frame(frame) for frame in frames]
     before = [np.asarray(feature).copy() for feature in held]
-    rows = len(both.onnx._pool.array)
+    rows = len(both.onnx.frame_pool)
     for _ in range(3 * rows):
         both.onnx.encode_frame(frames[0])
-    assert len(both.onnx._pool.array) == rows
+    assert len(both.onnx.frame_pool) == rows
     more = [both.onnx.encode_frame(frames[1]) for _ in range(rows)]
-    assert len(both.onnx._pool.array) == 2 * rows
+    assert len(both.onnx.frame_pool) == 2 * rows
     for feature, values in zip(held, before):
         np.testing.assert_array_equal(np.asarray(feature), values)
     np.testing.assert_array_equal(np.asarray(more[-1]), before[1])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.engine_files import open_engine
 from llava_st_ros.backends.onnxruntime import OnnxBackend
-from llava_st_ros.backends.tensorrt import in_pieces
+from llava_st_ros.backends.tensorrt import append_in_chunks
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.engine import manifest as manifests
 from llava_st_ros.engine.machine import (
@@ -27,10 +27,11 @@ from llava_st_ros.engine.machine import (
     differences,
 )
 from llava_st_ros.engine.manifest import Manifest, read_manifest
-from llava_st_ros.engine.session import Runtime, misfit, nearest_profile
+from llava_st_ros.engine.profiles import ShapeRange, describe_misfit, select_profile
+from llava_st_ros.engine.session import TensorRTRuntime
 from llava_st_ros.engine.tensorrt_api import load_plugins, load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.export.tensorrt.profiles import profiles
+from llava_st_ros.export.tensorrt.profiles import profiles as export_profiles
 from support.stream_config import stream_config
 from support.tiny_model import tiny_tokenizer
 
@@ -46,7 +47,7 @@ ORIN = {
 
 @pytest.fixture(scope="module")
 def ranges():
-    return profiles(stream_config(tiny_tokenizer()))
+    return export_profiles(stream_config(tiny_tokenizer()))
 
 
 def decoder_shapes(ranges, positions: int, before: int, rows: int = 1):
@@ -70,18 +71,18 @@ def test_the_nearest_profile_is_chosen(ranges) -> None:
         (prompt + 1, 0, 1, None),
     ):
         shapes = decoder_shapes(ranges, positions, before, rows)
-        assert nearest_profile(ranges["language"], shapes) == profile, (positions, before, rows)
+        assert select_profile(ranges["language"], shapes) == profile, (positions, before, rows)
     pixels = ranges["vision"][0]["pixels"].min
-    assert nearest_profile(ranges["vision"], {"pixels": pixels}) == 0
+    assert select_profile(ranges["vision"], {"pixels": pixels}) == 0
     for wrong in ({"pixels": (5, *pixels[1:])}, {"pixels": pixels[1:]}, {"image": pixels}):
-        assert nearest_profile(ranges["vision"], wrong) is None
+        assert select_profile(ranges["vision"], wrong) is None
 
 
 def test_sizes_that_fit_nowhere_are_named(ranges) -> None:
-    said = misfit(ranges["language"], decoder_shapes(ranges, 33, 100, 33))
+    said = describe_misfit(ranges["language"], decoder_shapes(ranges, 33, 100, 33))
     assert said == "rows [33] outside [1] to [1]"
-    assert misfit(ranges["vision"], {"image": (1,)}) == "unknown image"
-    long = misfit(ranges["language"], decoder_shapes(ranges, 1, 10**6))
+    assert describe_misfit(ranges["vision"], {"image": (1,)}) == "unknown image"
+    long = describe_misfit(ranges["language"], decoder_shapes(ranges, 1, 10**6))
     assert long.count("outside") <= 3 and "past_key_0" in long
 
 
@@ -93,7 +94,8 @@ SIZES = st.integers(0, 9)
     SIZES,
 )
 def test_a_profile_is_chosen_where_one_fits(bounds, size) -> None:
-    found = nearest_profile([{"x": tuple((b,) for b in three)} for three in bounds], {"x": (size,)})
+    profiles = [{"x": ShapeRange(*((b,) for b in three))} for three in bounds]
+    found = select_profile(profiles, {"x": (size,)})
     fitting = [i for i, (least, _, most) in enumerate(bounds) if least <= size <= most]
     assert found in fitting if fitting else found is None
     exact = [i for i in fitting if bounds[i][1] == size]
@@ -162,7 +164,7 @@ def test_another_machine_is_refused_with_both_sides_and_the_command(
 def test_a_manifest_from_before_machines_is_read(random_engine: Path, tmp_path: Path) -> None:
     values = json.loads((random_engine / manifests.NAME).read_text())
     del values["signature"], values["machine"]
-    values["signature"] = manifests._signature(values)
+    values["signature"] = manifests.checksum(values)
     (tmp_path / manifests.NAME).write_text(json.dumps(values))
     assert read_manifest(tmp_path) == read_manifest(random_engine)
     assert isinstance(read_manifest(tmp_path), Manifest)
@@ -215,7 +217,7 @@ assert not {{"torch", "onnxruntime", "onnx"}} & set(sys.modules)
 
 
 def test_what_tensorrt_does_not_load_is_one_line(tmp_path: Path) -> None:
-    runtime = Runtime(load_tensorrt("tensorrt_rtx"), host_code=True)
+    runtime = TensorRTRuntime(load_tensorrt("tensorrt_rtx"), host_code=True)
     garbage, empty = tmp_path / "garbage.engine", tmp_path / "empty.engine"
     garbage.write_bytes(bytes(5000))
     empty.touch()
@@ -223,8 +225,8 @@ def test_what_tensorrt_does_not_load_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=path.name) as error:
             runtime.deserialize(path)
         assert "\n" not in str(error.value)
-    registry = runtime._runtime.get_plugin_registry()
-    with pytest.raises(EngineError, match="does not load this plugin library"):
+    registry = runtime.plugin_registry
+    with pytest.raises(EngineError, match="cannot load this plugin library"):
         load_plugins(registry, garbage, runtime.logger)
 
 
@@ -233,10 +235,10 @@ def test_pieces_are_the_whole(random_engine: Path) -> None:
     whole, parts = backend.new_cache(), backend.new_cache()
     ids = list(range(1, 12))
     expected = backend.extend(ids, whole)
-    pieces = in_pieces(backend.extend, ids, 4, parts)
+    pieces = append_in_chunks(backend.extend, ids, 4, parts)
     assert [len(piece) for piece in pieces] == [4, 4, 3]
     np.testing.assert_allclose(np.concatenate(pieces), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(BackendError):
-        in_pieces(backend.extend, [1, 2, 10**6], 1, parts)
+        append_in_chunks(backend.extend, [1, 2, 10**6], 1, parts)
     assert parts.length == len(ids)
-    assert [piece.shape[0] for piece in in_pieces(backend.extend, [], 4, parts)] == [0]
+    assert [piece.shape[0] for piece in append_in_chunks(backend.extend, [], 4, parts)] == [0]

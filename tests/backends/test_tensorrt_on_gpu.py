@@ -108,7 +108,7 @@ def test_memory_keeps_what_it_is_given(gpu: CudaDevice) -> None:
     np.testing.assert_array_equal(np.asarray(array[1][1:]), values[1, 1:])
     assert np.asarray(array[0][3:]).shape == (0, 4)
     for axis in range(3):
-        longer = gpu.grown(array, 7, axis)
+        longer = gpu.grow(array, 7, axis)
         kept = np.asarray(longer).take(range(values.shape[axis]), axis)
         np.testing.assert_array_equal(kept, values)
         assert longer.shape[axis] == 7
@@ -122,10 +122,10 @@ def test_memory_keeps_what_it_is_given(gpu: CudaDevice) -> None:
 
 def test_recorded_work_is_done_again(gpu: CudaDevice) -> None:
     source, target = (gpu.put(np.full(4, value, np.float32)) for value in (1, 2))
-    graph = gpu.record(lambda: gpu.copy(source, target))
+    graph = gpu.capture(lambda: gpu.copy(source, target))
     np.testing.assert_array_equal(np.asarray(target), np.full(4, 2))
     for value in (3, 4):
-        gpu.write(np.full(4, value, np.float32), source)
+        gpu.copy_from_host(np.full(4, value, np.float32), source)
         graph.launch()
         np.testing.assert_array_equal(np.asarray(target), np.full(4, value))
 
@@ -163,7 +163,7 @@ def test_a_prompt_longer_than_the_engine_takes_goes_in_pieces(
     )
     caches = both.tensorrt.new_cache(), both.tensorrt.new_cache()
     whole = both.tensorrt.prefill(prompt, caches[0])
-    monkeypatch.setattr(both.tensorrt, "_most_ids", 7)
+    monkeypatch.setattr(both.tensorrt, "max_prompt", 7)
     np.testing.assert_allclose(both.tensorrt.prefill(prompt, caches[1]), whole, **CLOSE)
     assert caches[0].length == caches[1].length == len(prompt)
 
@@ -205,7 +205,7 @@ def test_threads_may_encode_and_pack_at_once(both: Both, frames: list[np.ndarray
 def test_cuda_graphs_change_nothing(both: Both, frames: list[np.ndarray]) -> None:
     recorded = TensorRTBackend(open_engine(both.engine, "tensorrt"), cuda_graphs=True)
     ours = [recorded.encode_frame(frame) for frame in frames]
-    assert len(recorded._graphs["vision"]._recorded) == 1
+    assert recorded.sessions["vision"].captured_graphs == 1
     for one, frame in zip(ours, frames):
         np.testing.assert_allclose(
             np.asarray(one), np.asarray(both.tensorrt.encode_frame(frame)), **CLOSE
@@ -214,8 +214,8 @@ def test_cuda_graphs_change_nothing(both: Both, frames: list[np.ndarray]) -> Non
 
 def test_sizes_beyond_the_engine_are_one_line_and_leave_the_cache(both: Both) -> None:
     cache = both.tensorrt.new_cache()
-    language, vision = (both.tensorrt._graphs[name] for name in ("language", "vision"))
-    cache.length = beyond = language.profiles[1]["past_key_0"][2][0] + 1
+    language, vision = (both.tensorrt.sessions[name] for name in ("language", "vision"))
+    cache.length = beyond = language.profiles[1]["past_key_0"].max[0] + 1
     with pytest.raises(BackendError, match=r"outside|at most the model's") as error:
         both.tensorrt.extend([1], cache)
     assert "\n" not in str(error.value) and cache.length == beyond

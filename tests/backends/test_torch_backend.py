@@ -11,7 +11,7 @@ import torch
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.preprocessing import preprocess
-from llava_st_ros.backends.torch import TorchBackend, check_device
+from llava_st_ros.backends.torch import TorchBackend, resolve_device
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError, CheckpointError, ConfigError
 from llava_st_ros.model.checkpoint import save_checkpoint
@@ -217,7 +217,7 @@ def test_calls_against_the_contract_are_refused(
         backend.prefill(embeddings[:0], backend.new_cache())
     with pytest.raises(BackendError, match="token ids"):
         backend.extend([-1], backend.new_cache())
-    with pytest.raises(BackendError, match="cache of this backend"):
+    with pytest.raises(BackendError, match="not a cache of this backend"):
         backend.prefill(embeddings, object())
     language = dataclasses.replace(backend.config.language, max_position_embeddings=5)
     config = dataclasses.replace(backend.config, language=language)
@@ -266,11 +266,11 @@ def test_load_backend(tmp_path: Path) -> None:
         torch.set_num_threads(before)
     with pytest.raises(BackendError, match="backend 'abacus'"):
         load_backend(tmp_path, "abacus")
-    with pytest.raises(BackendError, match="precision 'float8'"):
+    with pytest.raises(BackendError, match="precision is 'float8'"):
         load_backend(tmp_path, precision="float8")
     for device in ("abacus", "cuda:99"):
         with pytest.raises(BackendError, match="device"):
-            check_device(device)
+            resolve_device(device)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no tokenizer"):
         load_backend(tmp_path)

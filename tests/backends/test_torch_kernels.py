@@ -19,9 +19,9 @@ import torch
 
 from llava_st_ros.backends.torch_kernels import CudaKernels, use_kernels
 from llava_st_ros.engine import kernel_library
-from llava_st_ros.engine.kernel_library import SCALARS, VARIABLE, KernelLibrary, find_kernels
+from llava_st_ros.engine.kernel_library import NAME, SCALARS, VARIABLE, KernelLibrary, find_kernels
 from llava_st_ros.errors import EngineError
-from llava_st_ros.model.packer.late_gelu import late_gelu
+from llava_st_ros.model.packer.gather_add_gelu import gather_add_gelu
 from llava_st_ros.model.packer.region_attention import region_attention
 from llava_st_ros.model.packer.streaming import StreamingPacker
 from support.native_build import build_native, run
@@ -49,7 +49,7 @@ def library(path: Path) -> KernelLibrary:
 
 def test_the_library_shows_its_entry_points(path: Path) -> None:
     shown = run("nm", "-D", "--defined-only", path).stdout.split()[2::3]
-    names = ("abi_version", "error", "late_gelu", "region_attention")
+    names = ("abi_version", "error", "gather_add_gelu", "region_attention")
     assert sorted(shown) == [f"llava_st_{name}" for name in names]
 
 
@@ -63,21 +63,21 @@ def test_the_kernels_reference_is_the_operator(build: Path, with_addend: bool) -
     times = torch.tensor([3, 0, 3])
     output = torch.full((3, 5, 7), torch.nan, dtype=torch.float64)
     names = ctypes.CDLL(str(build / "tests" / "libllava_st_reference_for_python.so"))
-    names.late_gelu_reference(
+    names.gather_add_gelu_reference(
         (ctypes.c_int64 * 4)(3, 5, 7, 4),
         (ctypes.c_void_p * 3)(*(term.data_ptr() for term in terms)),
         *(ctypes.c_void_p(x.data_ptr()) for x in (table, times)),
         ctypes.c_void_p(addend.data_ptr() if with_addend else None),
         ctypes.c_void_p(output.data_ptr()),
     )
-    wanted = late_gelu(list(terms), table, times, addend if with_addend else None)
+    wanted = gather_add_gelu(list(terms), table, times, addend if with_addend else None)
     torch.testing.assert_close(output, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_nothing_to_do_needs_no_gpu(library: KernelLibrary) -> None:
     sizes = (0, 27, 27, 8, 1024, 3, 1)
     assert library.region_attention(sizes, 1e-5, HALF, 0, (1, 1), 0, GRID, 0, GRID, 0, 0) == ""
-    assert library.late_gelu((0, 729, 2048, 100), HALF, (), 0, 0, 0, 0, 0) == ""
+    assert library.gather_add_gelu((0, 729, 2048, 100), HALF, (), 0, 0, 0, 0, 0) == ""
 
 
 def test_what_a_kernel_does_not_take_is_told(library: KernelLibrary) -> None:
@@ -87,9 +87,9 @@ def test_what_a_kernel_does_not_take_is_told(library: KernelLibrary) -> None:
 
     assert attention(17, 1e-5) == "heads is 17; expected 1 to 16"
     assert attention(16, 0.0) == "epsilon is 0.000000; expected > 0"
-    told = library.late_gelu((1, 729, 2048, 0), HALF, (0,), 0, 0, 0, 0, 0)
+    told = library.gather_add_gelu((1, 729, 2048, 0), HALF, (0,), 0, 0, 0, 0, 0)
     assert told == "rows of the table is 0; expected 1 to 2147483647"
-    assert library.late_gelu((1, 1, 1, 1), 3, (0,), 0, 0, 0, 0, 0) == "scalar is 3"
+    assert library.gather_add_gelu((1, 1, 1, 1), 3, (0,), 0, 0, 0, 0, 0) == "scalar is 3"
 
 
 def test_what_cuda_refuses_is_an_error(path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_cuda_refuses_is_an_error(path: Path) -> None:
         "from pathlib import Path\n"
         "from llava_st_ros.engine.kernel_library import KernelLibrary\n"
         f"library = KernelLibrary(Path({str(path)!r}))\n"
-        "library.late_gelu((1, 1, 1, 1), 0, (0,), 0, 0, 0, 0, 0)\n"
+        "library.gather_add_gelu((1, 1, 1, 1), 0, (0,), 0, 0, 0, 0, 0)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -116,7 +116,7 @@ def test_another_file_is_refused(build: Path, tmp_path: Path) -> None:
     empty.write_bytes(b"")
     other = build / "tests" / "libllava_st_reference_for_python.so"
     for wrong in (empty, other, tmp_path / "none.so"):
-        with pytest.raises(EngineError, match=f"{wrong}: not loaded: .*; expected libllava_st_k"):
+        with pytest.raises(EngineError, match=f"{wrong} is not {NAME}: "):
             KernelLibrary(wrong)
 
 
@@ -124,9 +124,9 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("no C compiler")
     source, newer = tmp_path / "newer.c", tmp_path / "newer.so"
-    source.write_text("int llava_st_abi_version(void) { return 2; }\n")
+    source.write_text("int llava_st_abi_version(void) { return 1; }\n")
     assert run(compiler, "-shared", "-fPIC", source, "-o", newer).returncode == 0
-    with pytest.raises(EngineError, match="kernels of ABI version 2; expected version 1"):
+    with pytest.raises(EngineError, match="kernels of ABI version 1; expected version 2"):
         KernelLibrary(newer)
 
 
@@ -135,7 +135,7 @@ def test_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_library, "__file__", str(package / "engine" / "kernel_library.py"))
     monkeypatch.delenv(VARIABLE, raising=False)
     assert find_kernels() is None and not use_kernels()
-    installed = tmp_path / "lib" / "llava_st_ros" / "libllava_st_kernels.so"
+    installed = tmp_path / "lib" / "llava_st_ros" / NAME
     installed.parent.mkdir(parents=True)
     installed.write_bytes(b"")
     assert find_kernels() == installed
@@ -145,18 +145,18 @@ def test_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_kernels()
     named.write_bytes(b"")
     assert find_kernels() == named
-    with pytest.raises(EngineError, match="not loaded"):
+    with pytest.raises(EngineError, match=f"is not {NAME}: "):
         use_kernels()
 
 
 def test_the_operators_are_registered(path: Path) -> None:
     for _ in range(2):
         assert use_kernels(path)
-    for name in ("region_attention", "late_gelu"):
+    for name in ("region_attention", "gather_add_gelu"):
         has = torch._C._dispatch_has_kernel_for_dispatch_key
         assert has(f"llava_st::{name}", "CUDA")
-    terms, table, times, addend = late_inputs(torch.float32, "cpu")
-    assert late_gelu(terms, table, times, addend).shape == addend.shape
+    terms, table, times, addend = gelu_inputs(torch.float32, "cpu")
+    assert gather_add_gelu(terms, table, times, addend).shape == addend.shape
 
 
 def attention_inputs(dtype: torch.dtype, device: str, temporal: bool = False) -> tuple[Any, ...]:
@@ -170,7 +170,7 @@ def attention_inputs(dtype: torch.dtype, device: str, temporal: bool = False) ->
     return query.transpose(0, 1).unflatten(0, (2, 2, 3)), key, value, side, length, 1e-5
 
 
-def late_inputs(dtype: torch.dtype, device: str, wide: int = 64) -> tuple[Any, ...]:
+def gelu_inputs(dtype: torch.dtype, device: str, wide: int = 64) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -207,8 +207,8 @@ def test_what_the_kernels_do_not_know_torch_computes(library: KernelLibrary) -> 
     kernels = CudaKernels(library)
     inputs = attention_inputs(torch.float64, "cpu")
     assert torch.equal(kernels.region_attention(*inputs), region_attention(*inputs))
-    late = late_inputs(torch.float64, "cpu")
-    assert torch.equal(kernels.late_gelu(*late), late_gelu(*late))
+    late = gelu_inputs(torch.float64, "cpu")
+    assert torch.equal(kernels.gather_add_gelu(*late), gather_add_gelu(*late))
 
 
 class Recording(KernelLibrary):
@@ -257,15 +257,17 @@ def test_region_attention_on_a_gpu(
 @pytest.mark.parametrize("dtype", list(ERRORS))
 @pytest.mark.parametrize("wide", [64, 37])
 @pytest.mark.parametrize("with_addend", [False, True])
-def test_late_gelu_on_a_gpu(
+def test_gather_add_gelu_on_a_gpu(
     recording: Recording, dtype: torch.dtype, wide: int, with_addend: bool
 ) -> None:
-    terms, table, times, addend = late_inputs(dtype, "cuda", wide)
+    terms, table, times, addend = gelu_inputs(dtype, "cuda", wide)
     addend = addend if with_addend else None
-    found = CudaKernels(recording).late_gelu(terms, table, times, addend)
+    found = CudaKernels(recording).gather_add_gelu(terms, table, times, addend)
     assert recording.said == [""]
     exact = None if addend is None else addend.double().cpu()
-    wanted = late_gelu([x.double().cpu() for x in terms], table.double().cpu(), times.cpu(), exact)
+    wanted = gather_add_gelu(
+        [x.double().cpu() for x in terms], table.double().cpu(), times.cpu(), exact
+    )
     bound = ERRORS[dtype]
     torch.testing.assert_close(found.double().cpu(), wanted, rtol=bound, atol=bound)
 
@@ -294,18 +296,18 @@ def test_the_operators_on_a_gpu(recording: Recording) -> None:
     for found, exact in zip(window.tokens, wanted):
         assert (found.double().cpu() - exact).abs().max() <= 1e-4 * exact.std()
 
-    terms, table, times, addend = late_inputs(torch.float32, "cuda")
-    eager = late_gelu(terms, table, times, addend)
+    terms, table, times, addend = gelu_inputs(torch.float32, "cuda")
+    eager = gather_add_gelu(terms, table, times, addend)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = late_gelu(terms, table, times, addend)
+        captured = gather_add_gelu(terms, table, times, addend)
     captured.zero_()
     graph.replay()
     torch.testing.assert_close(captured, eager)
 
     table.requires_grad_()
-    late_gelu(terms, table, times, addend).sum().backward()
-    on_cpu = late_inputs(torch.float32, "cpu")
+    gather_add_gelu(terms, table, times, addend).sum().backward()
+    on_cpu = gelu_inputs(torch.float32, "cpu")
     on_cpu[1].requires_grad_()
-    late_gelu(*on_cpu).sum().backward()
+    gather_add_gelu(*on_cpu).sum().backward()
     torch.testing.assert_close(table.grad.cpu(), on_cpu[1].grad, rtol=1e-4, atol=1e-4)

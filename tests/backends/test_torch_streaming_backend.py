@@ -11,7 +11,7 @@ import torch
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.torch import TorchBackend
-from llava_st_ros.backends.torch_streaming import WIDE, StreamingTorchBackend
+from llava_st_ros.backends.torch_streaming import STREAMING_MIN_EMBED_DIM, StreamingTorchBackend
 from llava_st_ros.config import PackerConfig
 from llava_st_ros.errors import BackendError
 from llava_st_ros.evaluation.parity import NotExposed, ParityCase, compare
@@ -65,9 +65,9 @@ def test_what_was_computed_for_a_window_serves_the_next(both, monkeypatch) -> No
     streaming.pack(frames[:10], range(10))
     streaming.pack(frames[1:], range(10))
     assert len(came) == 11
-    assert streaming._last.computed_frames == 10
+    assert streaming.last_window.computed_frames == 10
     streaming.pack(frames[1:], range(10))
-    assert (streaming._last.computed_frames, streaming._last.computed_regions) == (0, 0)
+    assert (streaming.last_window.computed_frames, streaming.last_window.computed_regions) == (0, 0)
 
 
 def test_it_agrees_with_the_published_numbers() -> None:
@@ -100,7 +100,11 @@ def test_a_window_that_fills_no_regions_is_refused(both) -> None:
 
 
 @pytest.mark.parametrize(
-    ("embed", "kind"), [(WIDE, StreamingTorchBackend), (WIDE // 2, TorchBackend)]
+    ("embed", "kind"),
+    [
+        (STREAMING_MIN_EMBED_DIM, StreamingTorchBackend),
+        (STREAMING_MIN_EMBED_DIM // 2, TorchBackend),
+    ],
 )
 def test_wide_packers_stream(embed: int, kind: type[TorchBackend], tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()

@@ -50,7 +50,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 def test_manifest_describes_the_engine(random_engine: Path, random_checkpoint: Path) -> None:
     manifest = read_manifest(random_engine)
-    check_files(random_engine, manifest, whole=True)
+    check_files(random_engine, manifest, hash_all=True)
     assert (manifest.backend, manifest.target, manifest.precision, manifest.compat) == (
         "onnxruntime",
         CPU,
@@ -76,13 +76,13 @@ def test_manifest_describes_the_engine(random_engine: Path, random_checkpoint: P
             lambda e: (e / NAME).write_text((e / NAME).read_text().replace("float32", "float16")),
             "edited",
         ),
-        (lambda e: (e / "packer.onnx").unlink(), "packer.onnx: not there"),
+        (lambda e: (e / "packer.onnx").unlink(), "packer.onnx is missing"),
         (lambda e: (e / "vision.onnx").write_bytes(b"half"), "4 bytes"),
         (
             lambda e: (e / "config.json").write_text(
                 (e / "config.json").read_text().replace("paper", "Paper")
             ),
-            "another content",
+            "changed after the export",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_damaged_directory_is_rejected(engine: Path, damage, message: str) -> No
     text = one_line(error)
     assert message in text or not (engine / NAME).exists()
     with pytest.raises(EngineError, match=message) as error:
-        check_files(engine, read_manifest(engine), whole=True)
+        check_files(engine, read_manifest(engine), hash_all=True)
     one_line(error)
 
 
@@ -251,7 +251,7 @@ def test_default_model_is_the_engine_of_the_default_checkpoint(
     random_checkpoint: Path, random_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = Path(shutil.copytree(random_checkpoint, tmp_path / default_model.DEFAULT_MODEL))
-    monkeypatch.setattr(default_model, "_places", lambda: iter([checkpoint]))
+    monkeypatch.setattr(default_model, "candidate_folders", lambda: iter([checkpoint]))
     assert default_model.default_model() == checkpoint
     engine = Path(shutil.copytree(random_engine, tmp_path / default_model.DEFAULT_ENGINE))
     assert default_model.default_model() == engine

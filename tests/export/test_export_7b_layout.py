@@ -75,7 +75,7 @@ def test_large_weights_are_external(engine: Path, checkpoint: Path) -> None:
         max((engine / file).stat().st_size for file in manifest.graphs.values())
         < 2 * EXTERNAL_BYTES
     )
-    check_files(engine, manifest, whole=True)
+    check_files(engine, manifest, hash_all=True)
     proof, violations = verify(engine, checkpoint)
     assert violations == [] and proof.equal_ids == 1.0
     assert proof.as_dict() == dict(manifest.proof)

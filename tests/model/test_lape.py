@@ -21,7 +21,7 @@ def model() -> LlavaST:
 def test_a_value_is_the_mix_of_its_two_rows() -> None:
     table = CoordinateTable(11, 4)
     rows = table.weight
-    mixed = table.mix([0.3, 0.35, 0.0, 1.0, -2.0, 1.5])
+    mixed = table.interpolate([0.3, 0.35, 0.0, 1.0, -2.0, 1.5])
     for found, expected in zip(
         mixed, (rows[3], (rows[3] + rows[4]) / 2, rows[0], rows[10], rows[0], rows[10])
     ):

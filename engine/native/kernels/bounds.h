@@ -1,3 +1,4 @@
+// Range checks of sizes.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +9,15 @@ namespace llava_st {
 
 struct Bound {
   const char* name;
-  std::int64_t value, least, most;
+  std::int64_t value, min, max;
 };
 
-// The first value that lies outside of its bounds, in one line; empty where there is none.
-inline std::string outside(std::initializer_list<Bound> bounds) {
+// Describes the first value that is out of its bounds in one line; empty if there is none.
+inline std::string check_bounds(std::initializer_list<Bound> bounds) {
   for (const Bound& bound : bounds) {
-    if (bound.value < bound.least || bound.value > bound.most) {
+    if (bound.value < bound.min || bound.value > bound.max) {
       return std::string(bound.name) + " is " + std::to_string(bound.value) + "; expected " +
-             std::to_string(bound.least) + " to " + std::to_string(bound.most);
+             std::to_string(bound.min) + " to " + std::to_string(bound.max);
     }
   }
   return {};

@@ -15,13 +15,13 @@ __global__ void __launch_bounds__(Block::kMaxThreads, Block::kBlocks)
 template <typename T>
 bool aligned(const Arguments& a) {
   constexpr std::int64_t kSize = sizeof(T);
-  bool all = whole_pieces(a.output, a.wide * kSize) &&
-             whole_pieces(a.query, a.query_strides.region * kSize) &&
-             whole_pieces(a.query, a.query_strides.head * kSize);
+  bool all = vectorizable(a.output, a.embed_dim * kSize) &&
+             vectorizable(a.query, a.query_strides.region * kSize) &&
+             vectorizable(a.query, a.query_strides.head * kSize);
   for (const auto& [grid, strides] :
        {std::pair{a.key, a.key_strides}, {a.value, a.value_strides}}) {
     for (const std::int64_t stride : {strides.frame, strides.row, strides.token}) {
-      all = all && whole_pieces(grid, stride * kSize);
+      all = all && vectorizable(grid, stride * kSize);
     }
   }
   return all;
@@ -31,10 +31,10 @@ template <typename Block>
 cudaError_t launch(Arguments& arguments, int regions, cudaStream_t stream) {
   void* all[] = {&arguments};
   return cudaLaunchKernel(reinterpret_cast<const void*>(region_kernel<Block>), dim3(regions),
-                          dim3(Block::threads(arguments.wide)), all, 0, stream);
+                          dim3(Block::threads(arguments.embed_dim)), all, 0, stream);
 }
 
-// With registers for no more tokens than needed, where memory is read in whole pieces.
+// Aligned inputs use the instantiation with registers for the fewest tokens that suffices.
 template <typename T>
 cudaError_t launch_for(Arguments& arguments, int regions, cudaStream_t stream) {
   if (!aligned<T>(arguments)) {
@@ -51,7 +51,7 @@ cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, S
                              const void* query, QueryStrides query_strides, const void* key,
                              GridStrides key_strides, const void* value, GridStrides value_strides,
                              void* output, cudaStream_t stream) {
-  if (!problem_of(sizes).empty() || !(epsilon > 0)) return cudaErrorInvalidValue;
+  if (!unsupported_reason(sizes).empty() || !(epsilon > 0)) return cudaErrorInvalidValue;
   const int regions = static_cast<int>(sizes.regions());
   if (regions == 0) return cudaSuccess;
   Arguments arguments(sizes, epsilon, query, query_strides, key, key_strides, value, value_strides,
@@ -71,7 +71,7 @@ cudaError_t region_attention(const RegionAttentionSizes& sizes, float epsilon, S
                              const void* query, const void* key, GridStrides key_strides,
                              const void* value, GridStrides value_strides, void* output,
                              cudaStream_t stream) {
-  const QueryStrides strides{sizes.heads * sizes.wide, sizes.wide};
+  const QueryStrides strides{sizes.heads * sizes.embed_dim, sizes.embed_dim};
   return region_attention(sizes, epsilon, scalar, query, strides, key, key_strides, value,
                           value_strides, output, stream);
 }

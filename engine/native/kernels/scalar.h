@@ -1,3 +1,4 @@
+// The dtypes that the kernels support.
 #pragma once
 
 namespace llava_st {

@@ -1,4 +1,4 @@
-// What TensorRT asks of a plugin library, and all that this one shows.
+// The two entry points that TensorRT requires of a plugin library; nothing else is exported.
 #include <NvInferRuntime.h>
 
 #include <atomic>
@@ -8,12 +8,12 @@
 #include "region_attention_creator.h"
 
 #if NV_TENSORRT_MAJOR < 10 || (NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR < 3)
-#error "TensorRT 10.3 or newer is needed"
+#error "TensorRT 10.3 or newer is required"
 #endif
 
 namespace {
 
-// TensorRT's, for the whole library: the one thing that contexts share.
+// Set by TensorRT, once for the library. Execution contexts share nothing else.
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
 }  // namespace
@@ -28,7 +28,7 @@ void llava_st::log_error(const std::string& message) noexcept {
   }
 }
 
-// TENSORRTAPI shows nothing but in TensorRT's own libraries.
+// TENSORRTAPI sets the visibility only in TensorRT's own libraries.
 #pragma GCC visibility push(default)
 
 extern "C" void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { logger_finder = finder; }

@@ -1,11 +1,11 @@
-// Where the library says what it refuses: TensorRT's logger, once setLoggerFinder was called.
+// Error log of the library: TensorRT's logger after setLoggerFinder, else stderr.
 #pragma once
 
 #include <string>
 
 namespace llava_st {
 
-// As an error of the plugin, in one line.
+// Logs one line with severity kERROR.
 void log_error(const std::string& message) noexcept;
 
 }  // namespace llava_st

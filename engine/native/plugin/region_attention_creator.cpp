@@ -22,31 +22,31 @@ const PluginField kFields[] = {
 constexpr int kFieldCount = 3;
 const PluginFieldCollection kCollection{kFieldCount, kFields};
 
-// Reads the fields; what is wrong with them, or nothing.
+// Reads the fields. Returns what is wrong with them, or an empty string.
 std::string read(const PluginFieldCollection* given, RegionAttentionFields& fields) {
   if (given == nullptr || given->nbFields != kFieldCount) {
     return std::to_string(given == nullptr ? 0 : given->nbFields) + " fields; expected 3";
   }
   void* const places[] = {&fields.spatial_region, &fields.temporal_region, &fields.epsilon};
   for (int i = 0; i < kFieldCount; ++i) {
-    const PluginField& wanted = kFields[i];
+    const PluginField& expected = kFields[i];
     const PluginField* found = nullptr;
     for (int j = 0; j < kFieldCount; ++j) {
       const PluginField& field = given->fields[j];
-      if (field.name != nullptr && std::strcmp(field.name, wanted.name) == 0) found = &field;
+      if (field.name != nullptr && std::strcmp(field.name, expected.name) == 0) found = &field;
     }
-    if (found == nullptr) return std::string("no field ") + wanted.name;
-    if (found->type != wanted.type || found->length != 1 || found->data == nullptr) {
-      return std::string("field ") + wanted.name + " is of another type; expected one " +
-             (wanted.type == PluginFieldType::kINT32 ? "int32" : "float32");
+    if (found == nullptr) return std::string("no field ") + expected.name;
+    if (found->type != expected.type || found->length != 1 || found->data == nullptr) {
+      return std::string("field ") + expected.name + " is of another type; expected one " +
+             (expected.type == PluginFieldType::kINT32 ? "int32" : "float32");
     }
     std::memcpy(places[i], found->data, 4);
   }
   if (!(fields.epsilon > 0) || !std::isfinite(fields.epsilon)) {
     return "epsilon is " + std::to_string(fields.epsilon) + "; expected more than 0";
   }
-  // Of no tokens yet: what is left to object to are the regions.
-  return problem_of({0, 0, 0, 1, 1, fields.spatial_region, fields.temporal_region});
+  // The grid is not known yet; sizes without tokens check the regions only.
+  return unsupported_reason({0, 0, 0, 1, 1, fields.spatial_region, fields.temporal_region});
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Makes the plugin, of a node's attributes or of an engine's bytes: both are the same fields.
+// Creates the plugin from an ONNX node's attributes or from a serialized engine's fields.
 #pragma once
 
 #include "region_attention_plugin.h"
@@ -7,8 +7,8 @@ namespace llava_st {
 
 class RegionAttentionCreator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  // nullptr, and one logged line, unless the fields are spatial_region and temporal_region (one
-  // int32 each) and epsilon (one float32), once each, with values that the kernel takes.
+  // ``fields`` are spatial_region and temporal_region (int32) and epsilon (float32), of length 1.
+  // Returns nullptr and logs one line if they are not, or if the kernel does not support them.
   nvinfer1::IPluginV3* createPlugin(const nvinfer1::AsciiChar* name,
                                     const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase phase) noexcept override;

@@ -18,12 +18,12 @@ using nvinfer1::PluginTensorDesc;
 
 constexpr std::int32_t kInputs = 3, kQueryRank = 5, kGridRank = 4;
 
-std::int32_t refuse(const std::string& message) noexcept {
+std::int32_t fail(const std::string& message) noexcept {
   log_error(std::string(kPluginName) + ": " + message);
   return -1;
 }
 
-std::string written(const Dims& dims) {
+std::string to_string(const Dims& dims) {
   std::string text = "[";
   for (int i = 0; i < dims.nbDims; ++i) text += (i ? ", " : "") + std::to_string(dims.d[i]);
   return text + "]";
@@ -46,7 +46,7 @@ std::optional<Scalar> scalar_of(DataType type) {
   }
 }
 
-// Of query and key, where ranks are right.
+// Requires a query of rank 5 and a key of rank 4.
 RegionAttentionSizes sizes_of(const RegionAttentionFields& fields, const Dims& query,
                               const Dims& key) {
   return {key.d[0],
@@ -58,23 +58,24 @@ RegionAttentionSizes sizes_of(const RegionAttentionFields& fields, const Dims& q
           fields.temporal_region};
 }
 
-// What is wrong with the tensors; empty where nothing is.
-std::string problem_of(const RegionAttentionFields& fields, const PluginTensorDesc* inputs,
-                       const PluginTensorDesc& output) {
+// Says in one line what is wrong with the tensors; empty if nothing is.
+std::string unsupported_reason(const RegionAttentionFields& fields, const PluginTensorDesc* inputs,
+                               const PluginTensorDesc& output) {
   const Dims &query = inputs[0].dims, &key = inputs[1].dims, &value = inputs[2].dims;
   if (query.nbDims != kQueryRank || key.nbDims != kGridRank) {
-    return "query " + written(query) + " and key " + written(key) +
+    return "query " + to_string(query) + " and key " + to_string(key) +
            "; expected [F/t, h/s, w/s, H, E] and [F, h, w, E]";
   }
-  if (!equal(value, key)) return "value " + written(value) + "; expected key's " + written(key);
+  if (!equal(value, key)) return "value " + to_string(value) + "; expected key's " + to_string(key);
   const RegionAttentionSizes sizes = sizes_of(fields, query, key);
-  if (std::string problem = problem_of(sizes); !problem.empty()) return problem;
-  const Dims wanted{kQueryRank,
-                    {sizes.frames / sizes.temporal_region, sizes.height / sizes.spatial_region,
-                     sizes.width / sizes.spatial_region, sizes.heads, sizes.wide}};
-  if (!equal(query, wanted)) return "query " + written(query) + "; expected " + written(wanted);
+  if (std::string problem = unsupported_reason(sizes); !problem.empty()) return problem;
+  const Dims expected{kQueryRank,
+                      {sizes.frames / sizes.temporal_region, sizes.height / sizes.spatial_region,
+                       sizes.width / sizes.spatial_region, sizes.heads, sizes.embed_dim}};
+  if (!equal(query, expected))
+    return "query " + to_string(query) + "; expected " + to_string(expected);
   if (!equal(output.dims, query)) {
-    return "output " + written(output.dims) + "; expected query's " + written(query);
+    return "output " + to_string(output.dims) + "; expected query's " + to_string(query);
   }
   const auto same = [&](const PluginTensorDesc& tensor) { return tensor.type == inputs[0].type; };
   if (!scalar_of(inputs[0].type) || !std::all_of(inputs, inputs + kInputs, same) || !same(output)) {
@@ -115,7 +116,7 @@ nvinfer1::IPluginV3* RegionAttentionPlugin::clone() noexcept {
 std::int32_t RegionAttentionPlugin::getOutputDataTypes(DataType* outputs, std::int32_t output_count,
                                                        const DataType* inputs,
                                                        std::int32_t input_count) const noexcept {
-  if (input_count != kInputs || output_count != 1) return refuse("expected 3 inputs, 1 output");
+  if (input_count != kInputs || output_count != 1) return fail("expected 3 inputs, 1 output");
   outputs[0] = inputs[0];
   return 0;
 }
@@ -126,10 +127,10 @@ std::int32_t RegionAttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* i
                                                     nvinfer1::DimsExprs* outputs,
                                                     std::int32_t output_count,
                                                     nvinfer1::IExprBuilder&) noexcept {
-  if (input_count != kInputs || output_count != 1) return refuse("expected 3 inputs, 1 output");
+  if (input_count != kInputs || output_count != 1) return fail("expected 3 inputs, 1 output");
   if (inputs[0].nbDims != kQueryRank || inputs[1].nbDims != kGridRank ||
       inputs[2].nbDims != kGridRank) {
-    return refuse("expected a query of 5 dimensions, key and value of 4");
+    return fail("expected a query of 5 dimensions, key and value of 4");
   }
   outputs[0] = inputs[0];
   return 0;
@@ -150,21 +151,21 @@ std::int32_t RegionAttentionPlugin::configurePlugin(const nvinfer1::DynamicPlugi
                                                     std::int32_t input_count,
                                                     const nvinfer1::DynamicPluginTensorDesc*,
                                                     std::int32_t output_count) noexcept {
-  if (input_count != kInputs || output_count != 1) return refuse("expected 3 inputs, 1 output");
-  // A grid is checked when it is known: of what a profile leaves open there are only bounds.
+  if (input_count != kInputs || output_count != 1) return fail("expected 3 inputs, 1 output");
+  // A profile gives only bounds of the grid; onShapeChange checks the grid itself.
   RegionAttentionSizes sizes = sizes_of(fields_, inputs[0].max, inputs[1].max);
   sizes.frames = sizes.height = sizes.width = 0;
-  const std::string problem = llava_st::problem_of(sizes);
-  return problem.empty() ? 0 : refuse(problem);
+  const std::string problem = llava_st::unsupported_reason(sizes);
+  return problem.empty() ? 0 : fail(problem);
 }
 
 std::int32_t RegionAttentionPlugin::onShapeChange(const PluginTensorDesc* inputs,
                                                   std::int32_t input_count,
                                                   const PluginTensorDesc* outputs,
                                                   std::int32_t output_count) noexcept {
-  if (input_count != kInputs || output_count != 1) return refuse("expected 3 inputs, 1 output");
-  const std::string problem = problem_of(fields_, inputs, outputs[0]);
-  return problem.empty() ? 0 : refuse(problem);
+  if (input_count != kInputs || output_count != 1) return fail("expected 3 inputs, 1 output");
+  const std::string problem = unsupported_reason(fields_, inputs, outputs[0]);
+  return problem.empty() ? 0 : fail(problem);
 }
 
 std::int32_t RegionAttentionPlugin::enqueue(const PluginTensorDesc* input_descs,
@@ -177,7 +178,7 @@ std::int32_t RegionAttentionPlugin::enqueue(const PluginTensorDesc* input_descs,
   const cudaError_t error =
       region_attention(sizes, fields_.epsilon, *scalar_of(input_descs[0].type), inputs[0],
                        inputs[1], strides, inputs[2], strides, outputs[0], stream);
-  return error == cudaSuccess ? 0 : refuse(cudaGetErrorString(error));
+  return error == cudaSuccess ? 0 : fail(cudaGetErrorString(error));
 }
 
 const nvinfer1::PluginFieldCollection* RegionAttentionPlugin::getFieldsToSerialize() noexcept {

@@ -15,12 +15,14 @@ constexpr char kPluginNamespace[] = "org.llava_st";
 struct RegionAttentionFields {
   std::int32_t spatial_region = 0;   // side, in tokens
   std::int32_t temporal_region = 0;  // length, in frames
-  float epsilon = 0;                 // beside the variance
+  float epsilon = 0;                 // added to the variance
 };
 
-// query [F/t, h/s, w/s, H, E], key and value [F, h, w, E] -> [F/t, h/s, w/s, H, E]: linear, all of
-// one type, which is float, half or bfloat16. It needs no workspace, and nothing but its fields,
-// so any number of contexts and streams may use clones of it.
+// query [F/t, h/s, w/s, H, E], key and value [F, h, w, E] -> output [F/t, h/s, w/s, H, E].
+//
+// Tensors have linear format and one type: float, half or bfloat16. The plugin needs no workspace
+// and has no state besides its fields, so clones of it may run in any number of contexts and
+// streams.
 class RegionAttentionPlugin final : public nvinfer1::IPluginV3,
                                     public nvinfer1::IPluginV3OneCore,
                                     public nvinfer1::IPluginV3OneBuild,

@@ -1,4 +1,4 @@
-// CUDA memory and streams that free themselves, for tests.
+// RAII wrappers of CUDA memory and streams for tests.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,7 +9,7 @@
 
 namespace llava_st {
 
-// Why nothing can run on a GPU; empty where it can.
+// Says why no GPU is available; empty if one is.
 inline std::string missing_gpu() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -44,7 +44,7 @@ class DeviceMemory {
   std::size_t size_;
 };
 
-// One that does not wait for the default stream.
+// A stream that does not synchronize with the default stream.
 class Stream {
  public:
   Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
@@ -57,8 +57,8 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// Captures what ``enqueue`` puts on the stream into a graph and runs that once, to its end. The
-// first error.
+// Captures what ``enqueue`` enqueues on the stream into a CUDA graph, launches it once and waits.
+// Returns the first error.
 template <typename Enqueue>
 cudaError_t launch_captured(cudaStream_t stream, const Enqueue& enqueue) {
   cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal);

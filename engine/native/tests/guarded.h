@@ -1,4 +1,4 @@
-// Tensors of a scalar type with guards around them, and how far they are from float64.
+// Tensors with guard elements around them, compared with float64 references.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -26,7 +26,7 @@ struct ScalarOf<float> {
 template <>
 struct ScalarOf<__half> {
   static constexpr Scalar kScalar = Scalar::kFloat16;
-  static constexpr double kTolerance = 1e-3;  // half a step of float16 below 2, and a little
+  static constexpr double kTolerance = 1e-3;  // slightly more than half an ulp of float16 below 2
   static __half from(double x) { return __float2half_rn(static_cast<float>(x)); }
   static double to(__half x) { return __half2float(x); }
 };
@@ -38,7 +38,7 @@ struct ScalarOf<__nv_bfloat16> {
   static double to(__nv_bfloat16 x) { return __bfloat162float(x); }
 };
 
-// A tensor in a row of memory, with ``kGuard`` elements of NaN around it and between its tokens.
+// A tensor in host memory with kGuard NaN elements on both sides, and NaN between its tokens.
 template <typename T>
 struct Guarded {
   static constexpr std::int64_t kGuard = 1024;
@@ -49,17 +49,17 @@ struct Guarded {
       : memory(size + 2 * kGuard + offset, ScalarOf<T>::from(std::nan(""))),
         begin(kGuard + offset) {}
 
-  // The largest difference of what lies inside from ``wanted``, over 1 and its size: infinite where
-  // a value was not written, or what lies around them was.
-  double error(const std::vector<double>& wanted) const {
+  // The largest error, relative to max(1, |expected|). Infinite if an element was not written or a
+  // guard was.
+  double error(const std::vector<double>& expected) const {
     double largest = 0;
-    const auto size = static_cast<std::int64_t>(wanted.size());
+    const auto size = static_cast<std::int64_t>(expected.size());
     for (std::int64_t i = 0; i < static_cast<std::int64_t>(memory.size()); ++i) {
       const double x = ScalarOf<T>::to(memory[i]);
       const bool inside = i >= begin && i < begin + size;
       if (std::isnan(x) == inside) return std::numeric_limits<double>::infinity();
       if (!inside) continue;
-      const double exact = wanted[i - begin];
+      const double exact = expected[i - begin];
       largest = std::max(largest, std::abs(x - exact) / std::max(1.0, std::abs(exact)));
     }
     return largest;

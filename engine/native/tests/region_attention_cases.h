@@ -1,5 +1,5 @@
-// Inputs of region attention in a scalar type, on grids with room around each token, and how far an
-// output is from the float64 reference. Shared by the tests on the CPU and on a GPU.
+// Test cases of region_attention: inputs on padded grids and the float64 reference, for the CPU and
+// the GPU tests.
 #pragma once
 
 #include <cmath>
@@ -17,17 +17,17 @@ namespace llava_st {
 struct RegionAttentionCase {
   const char* name;
   RegionAttentionSizes sizes;
-  std::int64_t room = 0;    // elements between tokens, rows and frames of keys and values
-  std::int64_t offset = 0;  // elements before the first
-  double mean = 0.5;        // of keys and values, whose deviation is 1
-  bool heads_outermost = false;  // in the queries' memory, with room around each
+  std::int64_t padding = 0;      // elements between tokens, rows and frames of keys and values
+  std::int64_t offset = 0;       // offset of the first key and value, in elements
+  double mean = 0.5;             // of keys and values, whose standard deviation is 1
+  bool heads_outermost = false;  // memory layout of the queries, also padded
 };
 
 inline std::ostream& operator<<(std::ostream& out, const RegionAttentionCase& c) {
   return out << c.name;
 }
 
-// frames, height, width, heads, wide, spatial_region, temporal_region.
+// frames, height, width, heads, embed_dim, spatial_region, temporal_region
 inline const RegionAttentionCase kCases[] = {
     {"7B_spatial", {1, 3, 6, 16, 1024, 3, 1}},
     {"7B_temporal", {10, 1, 1, 16, 1024, 1, 5}},
@@ -48,7 +48,7 @@ inline const RegionAttentionCase kCases[] = {
     {"heads_outermost_unaligned", {5, 2, 2, 5, 128, 1, 5}, 3, 0, 0.5, true},
 };
 
-// Of a value near 1. The mean is a sum in float32: what it loses, what is left without it loses.
+// For values near 1. The float32 rounding error of the mean is added to each centered value.
 template <typename T>
 double tolerance(const RegionAttentionCase& c) {
   return ScalarOf<T>::kTolerance + 1e-6 * std::abs(c.mean);
@@ -67,15 +67,15 @@ class RegionAttentionData {
         output(output_size()) {
     std::mt19937 random(7);
     std::normal_distribution<double> normal;
-    // Scores of deviation 2, so that the softmax is neither flat nor one token's.
-    const double scale = 2 / std::sqrt(static_cast<double>(sizes.wide));
+    // Scores have standard deviation 2, so that the softmax is neither flat nor one-hot.
+    const double scale = 2 / std::sqrt(static_cast<double>(sizes.embed_dim));
     std::vector<double> queries(output_size()), keys, values;
     for (std::int64_t i = 0; i < output_size(); ++i) {
       const T x = ScalarOf<T>::from(scale * normal(random));
-      const std::int64_t head = i / sizes.wide % sizes.heads;
-      const std::int64_t region = i / sizes.wide / sizes.heads;
+      const std::int64_t head = i / sizes.embed_dim % sizes.heads;
+      const std::int64_t region = i / sizes.embed_dim / sizes.heads;
       query.memory[query.begin + region * query_strides.region + head * query_strides.head +
-                   i % sizes.wide] = x;
+                   i % sizes.embed_dim] = x;
       queries[i] = ScalarOf<T>::to(x);
     }
     for (std::int64_t frame = 0; frame < sizes.frames; ++frame) {
@@ -83,7 +83,7 @@ class RegionAttentionData {
         for (std::int64_t column = 0; column < sizes.width; ++column) {
           const std::int64_t token =
               frame * strides.frame + row * strides.row + column * strides.token;
-          for (std::int64_t i = 0; i < sizes.wide; ++i) {
+          for (std::int64_t i = 0; i < sizes.embed_dim; ++i) {
             const T k = ScalarOf<T>::from(c.mean + normal(random));
             const T v = ScalarOf<T>::from(c.mean + normal(random));
             key.memory[key.begin + token + i] = k;
@@ -109,19 +109,19 @@ class RegionAttentionData {
 
  private:
   static GridStrides strides_of(const RegionAttentionCase& c) {
-    const std::int64_t token = c.sizes.wide + c.room;
-    const std::int64_t row = c.sizes.width * token + c.room;
-    return {c.sizes.height * row + c.room, row, token};
+    const std::int64_t token = c.sizes.embed_dim + c.padding;
+    const std::int64_t row = c.sizes.width * token + c.padding;
+    return {c.sizes.height * row + c.padding, row, token};
   }
 
   static QueryStrides query_strides_of(const RegionAttentionCase& c) {
-    if (!c.heads_outermost) return {c.sizes.heads * c.sizes.wide, c.sizes.wide};
-    const std::int64_t region = c.sizes.wide + c.room;
+    if (!c.heads_outermost) return {c.sizes.heads * c.sizes.embed_dim, c.sizes.embed_dim};
+    const std::int64_t region = c.sizes.embed_dim + c.padding;
     return {region, c.sizes.regions() * region};
   }
 
   std::int64_t grid_size() const { return sizes.frames * strides.frame; }
-  std::int64_t output_size() const { return sizes.regions() * sizes.heads * sizes.wide; }
+  std::int64_t output_size() const { return sizes.regions() * sizes.heads * sizes.embed_dim; }
 
   std::vector<double> reference_;
 };

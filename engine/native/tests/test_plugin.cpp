@@ -1,5 +1,5 @@
-// The plugin's whole life, as TensorRT would lead it, through the library's two entry points. Only
-// what runs the kernel needs a GPU.
+// The plugin's lifecycle, called as TensorRT does, through the library's two entry points. Only
+// tests that run the kernel need a GPU.
 #include <NvInferRuntime.h>
 #include <gtest/gtest.h>
 
@@ -30,7 +30,7 @@ using nvinfer1::PluginTensorDesc;
 using nvinfer1::TensorFormat;
 using nvinfer1::TensorRTPhase;
 
-class Heard : public nvinfer1::ILogger, public nvinfer1::ILoggerFinder {
+class RecordingLogger : public nvinfer1::ILogger, public nvinfer1::ILoggerFinder {
  public:
   void log(Severity severity, const nvinfer1::AsciiChar* message) noexcept override {
     EXPECT_EQ(severity, Severity::kERROR);
@@ -41,7 +41,7 @@ class Heard : public nvinfer1::ILogger, public nvinfer1::ILoggerFinder {
   std::vector<std::string> lines;
 };
 
-// A node's attributes, as its parser hands them on.
+// A node's attributes, as the ONNX parser passes them.
 struct Attributes {
   std::int32_t spatial_region = 3, temporal_region = 1;
   float epsilon = 1e-5f;
@@ -71,7 +71,7 @@ nvinfer1::IPluginV3OneRuntime& runtime(const Plugin& plugin) {
   return capability<nvinfer1::IPluginV3OneRuntime>(*plugin, PluginCapabilityType::kRUNTIME);
 }
 
-// query, key, value, output of 7B's first packer.
+// Query, key, value and output of the 7B model's first packer.
 std::vector<PluginTensorDesc> descs(std::int64_t frames = 4, DataType type = DataType::kHALF) {
   const auto tensor = [type](const Dims& dims) {
     return PluginTensorDesc{dims, type, TensorFormat::kLINEAR, 1.0f};
@@ -89,10 +89,10 @@ std::vector<nvinfer1::DynamicPluginTensorDesc> dynamic(const std::vector<PluginT
   return result;
 }
 
-class PluginLife : public testing::Test {
+class PluginLifecycle : public testing::Test {
  protected:
   void SetUp() override {
-    setLoggerFinder(&heard_);
+    setLoggerFinder(&logger_);
     std::int32_t count = 0;
     auto* const* creators = getCreators(count);
     ASSERT_EQ(count, 1);
@@ -105,19 +105,19 @@ class PluginLife : public testing::Test {
     return Plugin(creator_->createPlugin("node", &fields, phase));
   }
 
-  // Exactly one line was logged since the last call, and it says ``text``.
-  void expect_heard(const std::string& text) {
-    ASSERT_EQ(heard_.lines.size(), 1u) << text;
-    EXPECT_NE(heard_.lines[0].find("LlavaStRegionAttention: " + text), std::string::npos)
-        << heard_.lines[0];
-    heard_.lines.clear();
+  // Expects exactly one logged line since the last call, which contains ``text``.
+  void expect_logged(const std::string& text) {
+    ASSERT_EQ(logger_.lines.size(), 1u) << text;
+    EXPECT_NE(logger_.lines[0].find("LlavaStRegionAttention: " + text), std::string::npos)
+        << logger_.lines[0];
+    logger_.lines.clear();
   }
 
-  Heard heard_;
+  RecordingLogger logger_;
   nvinfer1::IPluginCreatorV3One* creator_ = nullptr;
 };
 
-TEST_F(PluginLife, IsNamedAsTheNode) {
+TEST_F(PluginLifecycle, IsNamedAsTheNode) {
   EXPECT_STREQ(creator_->getPluginName(), "LlavaStRegionAttention");
   EXPECT_STREQ(creator_->getPluginVersion(), "1");
   EXPECT_STREQ(creator_->getPluginNamespace(), "org.llava_st");
@@ -135,37 +135,36 @@ TEST_F(PluginLife, IsNamedAsTheNode) {
   }
 }
 
-TEST_F(PluginLife, BadFieldsMakeNoPluginAndAreNamed) {
-  const auto refused = [&](auto change, const std::string& text) {
+TEST_F(PluginLifecycle, InvalidFieldsAreRejectedAndNamed) {
+  const auto rejected = [&](auto change, const std::string& text) {
     Attributes attributes;
     change(attributes);
     EXPECT_EQ(create(attributes.collection()), nullptr) << text;
-    expect_heard(text);
+    expect_logged(text);
   };
-  refused([](Attributes& a) { a.fields.pop_back(); }, "2 fields; expected 3");
-  refused([](Attributes& a) { a.fields.push_back(a.fields[0]); }, "4 fields; expected 3");
-  refused([](Attributes& a) { a.fields[2].name = "eps"; }, "no field epsilon");
-  refused([](Attributes& a) { a.fields[0] = a.fields[1]; }, "no field spatial_region");
-  refused([](Attributes& a) { a.fields[0].type = PluginFieldType::kINT64; },
-          "field spatial_region is of another type; expected one int32");
-  refused([](Attributes& a) { a.fields[1].length = 2; },
-          "field temporal_region is of another type; expected one int32");
-  refused([](Attributes& a) { a.fields[2].data = nullptr; },
-          "field epsilon is of another type; expected one float32");
-  refused([](Attributes& a) { a.spatial_region = 0; }, "spatial_region is 0");
-  refused([](Attributes& a) { a.temporal_region = 2; }, "tokens of a region is 18");
-  refused([](Attributes& a) { a.epsilon = 0; }, "epsilon is 0");
-  refused([](Attributes& a) { a.epsilon = INFINITY; }, "epsilon is inf");
+  rejected([](Attributes& a) { a.fields.pop_back(); }, "2 fields; expected 3");
+  rejected([](Attributes& a) { a.fields.push_back(a.fields[0]); }, "4 fields; expected 3");
+  rejected([](Attributes& a) { a.fields[2].name = "eps"; }, "no field epsilon");
+  rejected([](Attributes& a) { a.fields[0] = a.fields[1]; }, "no field spatial_region");
+  rejected([](Attributes& a) { a.fields[0].type = PluginFieldType::kINT64; },
+           "field spatial_region is of another type; expected one int32");
+  rejected([](Attributes& a) { a.fields[1].length = 2; },
+           "field temporal_region is of another type; expected one int32");
+  rejected([](Attributes& a) { a.fields[2].data = nullptr; },
+           "field epsilon is of another type; expected one float32");
+  rejected([](Attributes& a) { a.spatial_region = 0; }, "spatial_region is 0");
+  rejected([](Attributes& a) { a.temporal_region = 2; }, "tokens of a region is 18");
+  rejected([](Attributes& a) { a.epsilon = 0; }, "epsilon is 0");
+  rejected([](Attributes& a) { a.epsilon = INFINITY; }, "epsilon is inf");
   EXPECT_EQ(creator_->createPlugin("node", nullptr, TensorRTPhase::kBUILD), nullptr);
-  expect_heard("0 fields; expected 3");
+  expect_logged("0 fields; expected 3");
 }
 
-// Expressions are TensorRT's own; a plugin that makes none of its own needs only to tell them
-// apart.
+// Expressions are TensorRT's; a plugin that creates none only needs to compare their addresses.
 class Expression : public nvinfer1::IDimensionExpr {};
 class Expressions : public nvinfer1::IExprBuilder {};
 
-TEST_F(PluginLife, OutputIsLikeTheQuery) {
+TEST_F(PluginLifecycle, OutputHasTheQuerysShapeAndType) {
   const Plugin plugin = create(Attributes().collection());
   EXPECT_EQ(build(plugin).getNbOutputs(), 1);
   const DataType types[] = {DataType::kBF16, DataType::kBF16, DataType::kBF16};
@@ -187,12 +186,12 @@ TEST_F(PluginLife, OutputIsLikeTheQuery) {
 
   inputs[2].nbDims = 5;
   EXPECT_NE(build(plugin).getOutputShapes(inputs, 3, nullptr, 0, &output, 1, builder), 0);
-  expect_heard("expected a query of 5 dimensions, key and value of 4");
+  expect_logged("expected a query of 5 dimensions, key and value of 4");
   EXPECT_NE(build(plugin).getOutputShapes(inputs, 2, nullptr, 0, &output, 1, builder), 0);
-  expect_heard("expected 3 inputs, 1 output");
+  expect_logged("expected 3 inputs, 1 output");
 }
 
-TEST_F(PluginLife, TakesLinearTensorsOfOneFloatingType) {
+TEST_F(PluginLifecycle, TakesLinearTensorsOfOneFloatingType) {
   const Plugin plugin = create(Attributes().collection());
   const auto supported = [&](int position, DataType first, DataType type, TensorFormat format) {
     auto tensors = dynamic(descs(4, first));
@@ -217,7 +216,7 @@ TEST_F(PluginLife, TakesLinearTensorsOfOneFloatingType) {
   }
 }
 
-TEST_F(PluginLife, IsConfiguredForAProfile) {
+TEST_F(PluginLifecycle, ChecksTheProfile) {
   const Plugin plugin = create(Attributes().collection());
   auto tensors = dynamic(descs());
   EXPECT_EQ(build(plugin).configurePlugin(tensors.data(), 3, &tensors[3], 1), 0);
@@ -226,10 +225,10 @@ TEST_F(PluginLife, IsConfiguredForAProfile) {
   EXPECT_STREQ(build(plugin).getTimingCacheID(), "3x1");
   tensors[0].max.d[3] = 17;
   EXPECT_NE(build(plugin).configurePlugin(tensors.data(), 3, &tensors[3], 1), 0);
-  expect_heard("heads is 17; expected 1 to 16");
+  expect_logged("heads is 17; expected 1 to 16");
 }
 
-TEST_F(PluginLife, IsTheSameAfterAnEngineFile) {
+TEST_F(PluginLifecycle, SurvivesSerialization) {
   Attributes attributes;
   attributes.spatial_region = 1;
   attributes.temporal_region = 5;
@@ -237,7 +236,7 @@ TEST_F(PluginLife, IsTheSameAfterAnEngineFile) {
   const Plugin built = create(attributes.collection());
   const Plugin cloned(built->clone());
   const PluginFieldCollection& fields = *runtime(cloned).getFieldsToSerialize();
-  // An engine file keeps bytes: what they were read from is gone by then.
+  // An engine file stores bytes: the plugin that they came from no longer exists.
   std::vector<std::string> bytes;
   std::vector<PluginField> read;
   for (int i = 0; i < fields.nbFields; ++i) {
@@ -259,7 +258,7 @@ TEST_F(PluginLife, IsTheSameAfterAnEngineFile) {
   EXPECT_STREQ(build(again).getTimingCacheID(), "1x5");
 }
 
-TEST_F(PluginLife, ClonesOutliveEachOther) {
+TEST_F(PluginLifecycle, ClonesOutliveEachOther) {
   Plugin plugin = create(Attributes().collection());
   const Plugin clone(plugin->clone());
   const Plugin attached(runtime(plugin).attachToContext(nullptr));
@@ -272,48 +271,48 @@ TEST_F(PluginLife, ClonesOutliveEachOther) {
   }
 }
 
-TEST_F(PluginLife, ShapesThatDoNotBelongTogetherAreRefused) {
+TEST_F(PluginLifecycle, InconsistentShapesAreRejected) {
   const Plugin plugin = create(Attributes().collection());
   const Plugin attached(runtime(plugin).attachToContext(nullptr));
   auto good = descs();
   EXPECT_EQ(runtime(attached).onShapeChange(good.data(), 3, &good[3], 1), 0);
   good = descs(0);
   EXPECT_EQ(runtime(attached).onShapeChange(good.data(), 3, &good[3], 1), 0);
-  EXPECT_TRUE(heard_.lines.empty());
+  EXPECT_TRUE(logger_.lines.empty());
 
-  const auto refused = [&](auto change, const std::string& text) {
+  const auto rejected = [&](auto change, const std::string& text) {
     auto bad = descs();
     change(bad);
     EXPECT_NE(runtime(attached).onShapeChange(bad.data(), 3, &bad[3], 1), 0) << text;
-    expect_heard(text);
+    expect_logged(text);
     EXPECT_NE(runtime(attached).enqueue(bad.data(), &bad[3], nullptr, nullptr, nullptr, nullptr),
               0);
-    expect_heard(text);
+    expect_logged(text);
   };
   using Descs = std::vector<PluginTensorDesc>;
-  refused([](Descs& d) { d[1].dims.nbDims = 5; },
-          "query [4, 9, 9, 16, 1024] and key [4, 27, 27, 1024, ");
-  refused([](Descs& d) { d[2].dims.d[0] = 5; }, "value [5, 27, 27, 1024]; expected key's");
-  refused([](Descs& d) { d[1].dims.d[1] = d[2].dims.d[1] = 28; },
-          "height is 28; expected a multiple");
-  refused([](Descs& d) { d[0].dims.d[2] = 8; },
-          "query [4, 9, 8, 16, 1024]; expected [4, 9, 9, 16, 1024]");
-  refused([](Descs& d) { d[3].dims.d[4] = 512; }, "output [4, 9, 9, 16, 512]; expected query's");
-  refused([](Descs& d) { d[2].type = DataType::kFLOAT; }, "the tensors' types; expected float");
-  refused(
+  rejected([](Descs& d) { d[1].dims.nbDims = 5; },
+           "query [4, 9, 9, 16, 1024] and key [4, 27, 27, 1024, ");
+  rejected([](Descs& d) { d[2].dims.d[0] = 5; }, "value [5, 27, 27, 1024]; expected key's");
+  rejected([](Descs& d) { d[1].dims.d[1] = d[2].dims.d[1] = 28; },
+           "height is 28; expected a multiple");
+  rejected([](Descs& d) { d[0].dims.d[2] = 8; },
+           "query [4, 9, 8, 16, 1024]; expected [4, 9, 9, 16, 1024]");
+  rejected([](Descs& d) { d[3].dims.d[4] = 512; }, "output [4, 9, 9, 16, 512]; expected query's");
+  rejected([](Descs& d) { d[2].type = DataType::kFLOAT; }, "the tensors' types; expected float");
+  rejected(
       [](Descs& d) {
         for (auto& each : d) each.type = DataType::kINT8;
       },
       "the tensors' types");
 }
 
-// A case's tensors in device memory, and what TensorRT would tell a plugin of them.
-struct Bound {
+// A case's tensors in device memory with their descriptions, as TensorRT passes them.
+struct BoundTensors {
   RegionAttentionData<__half> data;
   DeviceMemory<__half> query, key, value, output;
   std::vector<PluginTensorDesc> descs;
 
-  explicit Bound(const RegionAttentionCase& c)
+  explicit BoundTensors(const RegionAttentionCase& c)
       : data(c),
         query(data.query.memory),
         key(data.key.memory),
@@ -322,8 +321,8 @@ struct Bound {
     const RegionAttentionSizes& s = data.sizes;
     const Dims point{5,
                      {s.frames / s.temporal_region, s.height / s.spatial_region,
-                      s.width / s.spatial_region, s.heads, s.wide}};
-    const Dims grid{4, {s.frames, s.height, s.width, s.wide}};
+                      s.width / s.spatial_region, s.heads, s.embed_dim}};
+    const Dims grid{4, {s.frames, s.height, s.width, s.embed_dim}};
     for (const Dims& dims : {point, grid, grid, point}) {
       descs.push_back({dims, DataType::kHALF, TensorFormat::kLINEAR, 1.0f});
     }
@@ -342,14 +341,15 @@ struct Bound {
   }
 };
 
-TEST_F(PluginLife, TwoContextsRunOnStreamsOfTheirOwn) {
+TEST_F(PluginLifecycle, TwoContextsRunOnSeparateStreams) {
   if (const std::string missing = missing_gpu(); !missing.empty()) GTEST_SKIP() << missing;
   const Plugin plugin = create(Attributes().collection());
   const Plugin first(runtime(plugin).attachToContext(nullptr));
   const Plugin second(runtime(plugin).attachToContext(nullptr));
-  Bound large({"large", {8, 27, 27, 16, 1024, 3, 1}}), small({"small", {2, 6, 3, 8, 192, 3, 1}});
+  BoundTensors large({"large", {8, 27, 27, 16, 1024, 3, 1}}),
+      small({"small", {2, 6, 3, 8, 192, 3, 1}});
   Stream one, two;
-  // Twice each: what a run leaves behind is no input of the next.
+  // Twice each: a run must not depend on the state that the one before left.
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(large.enqueue(first, one.get()), 0);
     EXPECT_EQ(small.enqueue(second, two.get()), 0);

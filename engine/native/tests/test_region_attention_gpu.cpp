@@ -1,4 +1,4 @@
-// The kernel on a GPU against the float64 reference. Skipped where there is none.
+// The kernel on a GPU against the float64 reference. Skipped without a GPU.
 #include <gtest/gtest.h>
 
 #include "device_memory.h"
@@ -14,7 +14,7 @@ class KernelOnGpu : public testing::TestWithParam<RegionAttentionCase> {
   }
 };
 
-// A case's tensors in device memory, guards and all.
+// A case's tensors in device memory, including their guards.
 template <typename T>
 struct OnDevice {
   RegionAttentionData<T> data;
@@ -28,11 +28,10 @@ struct OnDevice {
         output(data.output.memory) {}
 
   cudaError_t enqueue(cudaStream_t stream) {
-    return region_attention(data.sizes, data.kEpsilon, ScalarOf<T>::kScalar,
-                            query.data() + data.query.begin, data.query_strides,
-                            key.data() + data.key.begin, data.strides,
-                            value.data() + data.value.begin, data.strides,
-                            output.data() + data.output.begin, stream);
+    return region_attention(
+        data.sizes, data.kEpsilon, ScalarOf<T>::kScalar, query.data() + data.query.begin,
+        data.query_strides, key.data() + data.key.begin, data.strides,
+        value.data() + data.value.begin, data.strides, output.data() + data.output.begin, stream);
   }
 
   double error() {
@@ -54,7 +53,7 @@ TEST_P(KernelOnGpu, Float32) { expect_close_on_gpu<float>(GetParam()); }
 TEST_P(KernelOnGpu, Float16) { expect_close_on_gpu<__half>(GetParam()); }
 TEST_P(KernelOnGpu, Bfloat16) { expect_close_on_gpu<__nv_bfloat16>(GetParam()); }
 
-TEST_P(KernelOnGpu, IsCapturedIntoAGraph) {
+TEST_P(KernelOnGpu, CanBeCapturedIntoAGraph) {
   OnDevice<__half> on_device(GetParam());
   Stream stream;
   const auto enqueue = [&] { return on_device.enqueue(stream.get()); };
@@ -65,7 +64,7 @@ TEST_P(KernelOnGpu, IsCapturedIntoAGraph) {
 INSTANTIATE_TEST_SUITE_P(Shapes, KernelOnGpu, testing::ValuesIn(kCases),
                          [](const auto& info) { return info.param.name; });
 
-// These come to their end before a launch, so they need no GPU.
+// These return before a launch, so they need no GPU.
 TEST(RegionAttention, DoesNothingForAGridWithoutTokens) {
   for (const RegionAttentionSizes& sizes : {RegionAttentionSizes{0, 3, 3, 16, 1024, 3, 1},
                                             RegionAttentionSizes{5, 0, 3, 16, 1024, 1, 5}}) {
@@ -75,7 +74,7 @@ TEST(RegionAttention, DoesNothingForAGridWithoutTokens) {
   }
 }
 
-TEST(RegionAttention, RefusesWhatItCannotTake) {
+TEST(RegionAttention, RejectsUnsupportedSizes) {
   const auto enqueue = [](const RegionAttentionSizes& sizes, float epsilon) {
     return region_attention(sizes, epsilon, Scalar::kFloat16, nullptr, nullptr, {}, nullptr, {},
                             nullptr, nullptr);

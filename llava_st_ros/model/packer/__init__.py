@@ -1,1 +1,1 @@
-"""The Spatial-Temporal Packer: the published form and the faster ones that equal it."""
+"""The Spatial-Temporal Packer: the published form, and faster forms that are equal to it."""

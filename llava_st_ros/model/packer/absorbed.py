@@ -1,10 +1,17 @@
-"""The Spatial-Temporal Packer with its products in another order: equal, and cheaper.
+"""The Spatial-Temporal Packer in absorbed form: mathematically equal to the reference, cheaper.
 
-One query meets all keys of a region, so it is the query that is taken through the key projection,
-not every key: (W_k k + b) . q = k . (W_k^T q) + b . q, and what is the same for all keys of a query
-leaves the softmax as it is. Values are summed first and projected once. LayerNorm's weights move
-into the same matrices, and the two output matrices are one. What is left between the products is
-``region_attention``. ``model.packer`` is the readable reference, and what is trained.
+Each region has one query q and K keys and values. With d the dimension of a head and k', v' the
+normalized keys and values before their LayerNorm's weights, the identities are:
+
+- Keys: q^T (W_k k + b_k) = (W_k^T q)^T k + q^T b_k. The query is projected once instead of K keys,
+  and q^T b_k is constant over a region's keys, so the softmax does not change without it.
+- Values: sum_i a_i (W_v v_i + b_v) = W_v (sum_i a_i v_i) + b_v, because the weights a_i sum to 1.
+  Values are summed first and projected once.
+- LayerNorm: LN(x) = g * x' + c, so W LN(x) + b = (W diag(g)) x' + (W c + b).
+- Outputs: W_to_out (W_out x + b_out) is one matrix and one constant; b_v goes into the constant.
+
+What is left between the matrices is ``region_attention``. ``model.packer.reference`` is the
+readable form, and the one that is trained.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from llava_st_ros.model.packer.region_attention import region_attention
 
 
 class AbsorbedAttention(nn.Module):
-    """A PointToRegionAttention's numbers, absorbed (in float64, then in its own dtype)."""
+    """A PointToRegionAttention in absorbed form; matrices are computed in float64 and cast back."""
 
     def __init__(self, attention: PointToRegionAttention) -> None:
         super().__init__()
@@ -29,7 +36,7 @@ class AbsorbedAttention(nn.Module):
         heads, dim = multi.num_heads, multi.head_dim
         self.epsilon = attention.ln_k.eps
         self.to_q, self.to_k, self.to_v = attention.to_q, attention.to_k, attention.to_v
-        # LN(x) = x' * g + c with x' normalized, so W LN(x) + b = (W * g) x' + (W c + b).
+        # W LN(x) + b = (W diag(g)) x' + (W c + b)
         (wq, bq), (wk, _), (wv, bv) = (
             (w * norm.weight.double(), w @ norm.bias.double() + b)
             for w, b, norm in zip(
@@ -41,28 +48,31 @@ class AbsorbedAttention(nn.Module):
         out = attention.to_out.weight.double() @ multi.out_proj.weight.double()
         constant = out @ bv + attention.to_out.weight.double() @ multi.out_proj.bias.double()
 
-        def keep(value: torch.Tensor) -> nn.Parameter:
+        def constant_of(value: torch.Tensor) -> nn.Parameter:
             return nn.Parameter(value.detach().to(multi.in_proj_weight), requires_grad=False)
 
-        self.query_weight, self.query_bias = keep(wq), keep(bq)
-        self.key_weight = keep((wk * dim**-0.5).unflatten(0, (heads, dim)))  # [H, d, E]
-        self.value_weight = keep(wv.unflatten(0, (heads, dim)).transpose(1, 2))  # [H, E, d]
-        self.out_weight, self.out_bias = keep(out), keep(constant)
+        self.query_weight, self.query_bias = constant_of(wq), constant_of(bq)
+        self.key_weight = constant_of((wk * dim**-0.5).unflatten(0, (heads, dim)))  # [H, d, E]
+        self.value_weight = constant_of(wv.unflatten(0, (heads, dim)).transpose(1, 2))  # [H, E, d]
+        self.out_weight, self.out_bias = constant_of(out), constant_of(constant)
 
     def forward(
         self, points: torch.Tensor, tokens: torch.Tensor, spatial_region: int, temporal_region: int
     ) -> torch.Tensor:
-        """Points [F/t, h/s, w/s, D] of the regions of ``tokens`` [F, h, w, D] -> their answers."""
-        mixed = self.mix(
+        """Attend from ``points`` [F/t, h/s, w/s, D] to the regions of ``tokens`` [F, h, w, D].
+
+        Returns [F/t, h/s, w/s, D].
+        """
+        attended = self.attend(
             self.to_q(points),
             self.to_k(tokens),
             self.to_v(tokens),
             spatial_region,
             temporal_region,
         )
-        return nn.functional.linear(mixed, self.out_weight, self.out_bias)
+        return nn.functional.linear(attended, self.out_weight, self.out_bias)
 
-    def mix(
+    def attend(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -70,22 +80,32 @@ class AbsorbedAttention(nn.Module):
         spatial_region: int,
         temporal_region: int,
     ) -> torch.Tensor:
-        """The answers before the output matrix: ``query`` [F/t, h/s, w/s, E], what ``to_q`` makes
-        of the points, ``key`` and ``value`` [F, h, w, E] -> [F/t, h/s, w/s, E]."""
-        heads, dim, wide = self.key_weight.shape
-        places = query.shape[:3]
-        query = nn.functional.layer_norm(query, (wide,), eps=self.epsilon)
+        """The attention without its output projection.
+
+        Args:
+            query: What ``to_q`` returns for the points [F/t, h/s, w/s, E].
+            key: What ``to_k`` returns for the tokens [F, h, w, E].
+            value: What ``to_v`` returns for the tokens [F, h, w, E].
+            spatial_region: The side of a region.
+            temporal_region: The length of a region in frames.
+
+        Returns:
+            The heads' outputs, concatenated [F/t, h/s, w/s, E].
+        """
+        heads, dim, embed_dim = self.key_weight.shape
+        grid = query.shape[:3]
+        query = nn.functional.layer_norm(query, (embed_dim,), eps=self.epsilon)
         query = nn.functional.linear(query, self.query_weight, self.query_bias)
-        # Heads outermost, so that a head's product is one matrix over all points.
+        # Heads outermost, so that each head is one matrix product over all points.
         query = query.flatten(0, 2).unflatten(-1, (heads, dim)).transpose(0, 1) @ self.key_weight
-        query = query.transpose(0, 1).unflatten(0, places)
-        mixed = region_attention(query, key, value, spatial_region, temporal_region, self.epsilon)
-        mixed = mixed.flatten(0, 2).transpose(0, 1) @ self.value_weight  # [H, points, d]
-        return mixed.transpose(0, 1).flatten(1).unflatten(0, places)
+        query = query.transpose(0, 1).unflatten(0, grid)
+        sums = region_attention(query, key, value, spatial_region, temporal_region, self.epsilon)
+        sums = sums.flatten(0, 2).transpose(0, 1) @ self.value_weight  # [H, points, d]
+        return sums.transpose(0, 1).flatten(1).unflatten(0, grid)
 
 
 class AbsorbedPacker(nn.Module):
-    """A SpatialTemporalPacker in absorbed form, for inference, of one window at a time."""
+    """A SpatialTemporalPacker in absorbed form, for inference on one window at a time."""
 
     def __init__(self, packer: SpatialTemporalPacker) -> None:
         super().__init__()
@@ -96,8 +116,10 @@ class AbsorbedPacker(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visual tokens after LAPE [F, g, g, D] -> fast [F, g/s^2, g/s^2, D] and slow
-        [F/t, g/s, g/s, D]."""
+        """Pack visual tokens after LAPE [F, g, g, D].
+
+        Returns fast [F, g/s^2, g/s^2, D] and slow [F/t, g/s, g/s, D] tokens.
+        """
         packed = self._pack(self.shared, features, self.spatial_region, 1)
         fast = self._pack(self.fast, packed, self.spatial_region, 1)
         slow = self._pack(self.slow, packed, 1, self.temporal_region)
@@ -112,8 +134,8 @@ class AbsorbedPacker(nn.Module):
 
 
 def middle_points(tokens: torch.Tensor, spatial: int, temporal: int) -> torch.Tensor:
-    """[F, h, w, D] -> the middle point of each region [F/t, h/s, w/s, D]."""
-    boxes = (
+    """Select the middle token of each region: [F, h, w, D] -> [F/t, h/s, w/s, D]."""
+    regions = (
         tokens.unflatten(2, (-1, spatial)).unflatten(1, (-1, spatial)).unflatten(0, (-1, temporal))
     )
-    return middle(middle(middle(boxes, 5), 3), 1)
+    return middle(middle(middle(regions, 5), 3), 1)

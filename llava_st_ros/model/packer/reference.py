@@ -1,7 +1,8 @@
-"""The Spatial-Temporal Packer: many visual tokens into few, by point-to-region attention.
+"""The Spatial-Temporal Packer in its published form (paper, section 3.3).
 
-Paper, section 3.3. Each packer cuts its input into regions and answers with one token a region:
-the region's middle token plus what that token, as the only query, reads from the whole region.
+Compresses visual tokens by point-to-region attention. Each packer splits its input into regions and
+outputs one token per region: the region's middle token, plus the attention of that token, as the
+only query, to all tokens of the region.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from llava_st_ros.config import PackerConfig
 
 
 class PointToRegionAttention(nn.Module):
-    """One query attends to the tokens of its own region; parameters named as published."""
+    """One query attends to the tokens of its region. Parameters have the published names."""
 
     def __init__(self, width: int, embed_dim: int, num_heads: int) -> None:
         super().__init__()
         self.to_q, self.to_k, self.to_v = (_mlp(width, embed_dim) for _ in range(3))
         self.ln_q, self.ln_k, self.ln_v = (nn.LayerNorm(embed_dim) for _ in range(3))
-        # Holds the parameters only: its own forward would start a product for every region.
+        # Only holds the parameters: its forward would need a batch entry per region.
         self.attn = nn.MultiheadAttention(embed_dim, num_heads)
         self.to_out = nn.Linear(embed_dim, width, bias=False)
         for module in self.modules():
@@ -29,7 +30,7 @@ class PointToRegionAttention(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, point: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-        """Points [..., D] and their regions [..., K, D] -> [..., D]."""
+        """Attend from points [..., D] to their regions [..., K, D] -> [..., D]."""
         weights = self.attn.in_proj_weight.chunk(3)
         biases = self.attn.in_proj_bias.chunk(3)
         heads, dim = self.attn.num_heads, self.attn.head_dim
@@ -47,11 +48,11 @@ class PointToRegionAttention(nn.Module):
 
 
 class RegionPacker(nn.Module):
-    """A packer: regions [..., K, D] and their middle points [..., D] -> tokens [..., D]."""
+    """One packer: regions [..., K, D] and their middle points [..., D] -> tokens [..., D]."""
 
     def __init__(self, width: int, config: PackerConfig) -> None:
         super().__init__()
-        # The published spelling.
+        # The spelling of the published checkpoints.
         self.devide_attention = PointToRegionAttention(width, config.embed_dim, config.num_heads)
 
     def forward(self, point: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ class RegionPacker(nn.Module):
 
 
 class SpatialTemporalPacker(nn.Module):
-    """``token_packer`` shrinks each frame's grid; slow and fast both go on from what it leaves."""
+    """``token_packer`` shrinks each frame's grid; the fast and slow packers continue from it."""
 
     def __init__(self, width: int, config: PackerConfig) -> None:
         super().__init__()
@@ -69,9 +70,14 @@ class SpatialTemporalPacker(nn.Module):
         self.token_packer_fast = RegionPacker(width, config)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visual tokens after LAPE [..., F, g, g, D], with region sides s (space) and t (time).
+        """Pack visual tokens after LAPE.
 
-        Returns fast [..., F, g/s^2, g/s^2, D] and slow [..., F/t, g/s, g/s, D].
+        Args:
+            features: [..., F, g, g, D]; s divides g twice, t divides F, with s and t the sizes of
+                the spatial and temporal regions.
+
+        Returns:
+            Fast tokens [..., F, g/s^2, g/s^2, D] and slow tokens [..., F/t, g/s, g/s, D].
         """
         packed = self.token_packer(*spatial_regions(features, self.spatial_region))
         fast = self.token_packer_fast(*spatial_regions(packed, self.spatial_region))
@@ -93,7 +99,7 @@ def temporal_regions(x: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.
 
 
 def middle(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """The middle along ``dim``, as linear interpolation gives it: of an even count, two's mean."""
+    """The middle along ``dim`` by linear interpolation: of an even count, the mean of two."""
     count = x.shape[dim]
     if count % 2:
         return x.select(dim, count // 2)

@@ -1,20 +1,26 @@
-"""The Spatial-Temporal Packer on a stream: what a frame's arrival settled is not computed again.
+"""The Spatial-Temporal Packer on a stream: reuses the work of earlier windows.
 
-A frame keeps its features while its time index changes with every slide of the window. Three exact
-rewrites on top of ``model.absorbed_packer`` do as much as can be done before the index is known:
+A frame keeps its features while its time index t changes with every slide of the window. Three
+exact rewrites on top of ``model.packer.absorbed`` compute as much as possible before t is known:
 
-- LAPE goes through the first Linear: W (f + P + T[t]) + b = (W (f + P) + b) + (W T)[t] with
-  P = H[y] + W[x] (paper, section 3.2). The first term is computed once, when the frame comes; the
-  second is a table.
-- A packed token is a sum too: middle point + T[t] + O m + o, with m [E] the values that the shared
-  packer mixed and O, o its output matrix and bias. So the first Linears W of the fast and the slow
-  packer split alike: W times the middle point is the frame's, W (T[t] + o) a table, and W O one
-  matrix of E columns where W has D. Packed tokens are made only where they are middle points.
-- What depends on one frame and its index, or on the frames and indices of one temporal region, is
-  taken over from the window before.
+1. The first Linear of a token is split. A token is x = f + P + T[t] with features f, the spatial
+   embedding P = H[y] + W[x] and the temporal table T (LAPE; paper, section 3.2), so
 
-Sizes: N = g^2 patches a frame, n = N / s^2 packed tokens, m = n / s^2 fast tokens; s and t are the
-sides of the spatial and the temporal regions; D the decoder's width, E the attention's.
+       W x + b = [W (f + P) + b] + (W T)[t].
+
+   The bracket is computed once, when the frame arrives; W T is a table.
+2. The first Linears of the fast and the slow packer are split alike. A packed token is
+   y = p + T[t] + O m + o with p the region's middle point of f + P, m [E] the attention of the
+   shared packer, and O, o its output matrix and bias, so
+
+       W y + b = [W p + b] + (W (T + o))[t] + (W O) m.
+
+   W O has E columns where W has D. Packed tokens themselves are needed only as middle points.
+3. Results that depend only on one frame and its time index, or only on the frames and time indices
+   of one temporal region, are taken from the last window.
+
+Sizes: N = g^2 patches per frame, n = N / s^2 packed tokens, m = n / s^2 fast tokens; s and t are
+the sides of the spatial and temporal regions; D is the decoder's width, E the attention's.
 """
 
 from __future__ import annotations
@@ -30,71 +36,90 @@ from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
 from llava_st_ros.model.lape import positional_embedding
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
-from llava_st_ros.model.packer.absorbed import AbsorbedPacker, middle_points
-from llava_st_ros.model.packer.late_gelu import late_gelu, late_sum
+from llava_st_ros.model.packer.absorbed import AbsorbedAttention, AbsorbedPacker, middle_points
+from llava_st_ros.model.packer.gather_add_gelu import gather_add, gather_add_gelu
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedFrame:
-    """A frame after every product that needs no time index, for the packer that made it; equal to
-    itself alone. The packer needs the features no more, which take about as much memory."""
+    """The products of a frame that do not depend on its time index.
 
-    tokens: torch.Tensor  # [N, 2E] the shared packer's keys and values, first Linear
-    queries: torch.Tensor  # [n, E] its queries, first Linear
-    packed: torch.Tensor  # [n, 4E] fast keys, values, slow keys, values: the middle points' part
-    points: torch.Tensor  # [n, D] the middle points
-    slow_queries: torch.Tensor  # [n, E] the slow packer's queries: the middle points' part
-    fast_points: torch.Tensor  # [m, D] the middle points of the middle points
-    fast_queries: torch.Tensor  # [m, E] the fast packer's queries: their part
+    Valid for the packer that made it; compared by identity. It replaces the features, which the
+    packer no longer needs and which take about as much memory.
+
+    Attributes:
+        token_terms: First Linears of the shared packer's keys and values [N, 2E].
+        query_terms: First Linear of its queries [n, E].
+        packed_terms: Frame terms of the fast keys and values and slow keys and values [n, 4E].
+        points: Middle points of the spatial regions [n, D].
+        slow_query_terms: Frame terms of the slow packer's queries [n, E].
+        fast_points: Middle points of the middle points [m, D].
+        fast_query_terms: Frame terms of the fast packer's queries [m, E].
+    """
+
+    token_terms: torch.Tensor
+    query_terms: torch.Tensor
+    packed_terms: torch.Tensor
+    points: torch.Tensor
+    slow_query_terms: torch.Tensor
+    fast_points: torch.Tensor
+    fast_query_terms: torch.Tensor
 
 
-Placed = tuple[StreamedFrame, int]  # a frame and its time index
+TimedFrame = tuple[StreamedFrame, int]  # a frame and its time index
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class _Kept(Generic[Key]):
-    """Tensors [K, ...] with a row for each of K keys."""
+class _KeyedTensors(Generic[Key]):
+    """Tensors [K, ...] with one row for each of K keys."""
 
     rows: dict[Key, int]
     tensors: tuple[torch.Tensor, ...]
 
-    def at(self, keys: Sequence[Key], tensor: int) -> torch.Tensor:
-        """The keys' rows of that tensor [len(keys), ...]; not to be written to."""
-        rows, found = [self.rows[key] for key in keys], self.tensors[tensor]
-        if rows == list(range(len(found))):
-            return found
-        return found[torch.tensor(rows, device=found.device)]
+    def select(self, keys: Sequence[Key], tensor: int) -> torch.Tensor:
+        """The keys' rows of one of the tensors [len(keys), ...]; read-only, may be a view."""
+        rows, values = [self.rows[key] for key in keys], self.tensors[tensor]
+        if rows == list(range(len(values))):
+            return values
+        return values[torch.tensor(rows, device=values.device)]
 
 
-FAST, MIXED, SLOW_KEYS, SLOW_VALUES = range(4)  # the tensors kept of placed frames
+FAST, ATTENDED, SLOW_KEYS, SLOW_VALUES = range(4)  # the tensors kept of timed frames
 
-# So many frames at a time stay in a CPU's caches between one operation and the next.
+# This many frames at a time stay in a CPU's caches from one operation to the next.
 FRAMES_AT_ONCE = 10
 
 
 @dataclass(frozen=True, eq=False)
 class PackedWindow:
-    """A window's visual tokens (not to be written to), and what the next window may take over.
+    """A window's visual tokens, and what the next window may reuse.
 
-    ``computed_frames`` of its frames (at their time indices) and ``computed_regions`` of its
-    temporal regions were not in the window before.
+    Attributes:
+        tokens: The visual tokens; read-only.
+        computed_frames: Number of timed frames that were not in the last window.
+        computed_regions: Number of temporal regions that were not in the last window.
+        frames: Results of the timed frames.
+        regions: Results of the temporal regions.
     """
 
     tokens: VideoTokens
     computed_frames: int
     computed_regions: int
-    frames: _Kept[Placed]
-    regions: _Kept[tuple[Placed, ...]]
+    frames: _KeyedTensors[TimedFrame]
+    regions: _KeyedTensors[tuple[TimedFrame, ...]]
 
 
 class StreamingPacker(nn.Module):
-    """LAPE and the packer of a LlavaST, for inference on a stream, equal to ``LlavaST.pack``.
+    """LAPE and the packer of a LlavaST for inference on a stream, equal to ``LlavaST.pack``.
 
-    It holds no state of a stream: the caller keeps the frames and each camera's last window, so
-    that calls may come from several threads. Tables and matrices are made in float64 and kept in
-    the model's dtype, on its device.
+    It holds no state of a stream: the caller keeps the frames and each camera's last window, so it
+    is thread-safe. Tables and matrices are computed in float64 and kept in the model's dtype and
+    device.
     """
+
+    plane: torch.Tensor  # P [N, D]
+    packed_times: torch.Tensor  # T + o [rows, D]
 
     def __init__(self, model: LlavaST) -> None:
         super().__init__()
@@ -106,33 +131,25 @@ class StreamingPacker(nn.Module):
             for part in (packer.token_packer, packer.token_packer_fast, packer.token_packer_slow)
         )
         with torch.no_grad():
-            dtype = model.lm_head.weight.dtype
-            # As LlavaST adds them: float32 rounds the places that the tables are resized at.
-            lape_dtype = torch.promote_types(dtype, torch.float32)
-            temporal, height, width = (
-                sum(model.table(axis, side).weight.to(lape_dtype) for side in ("input", "output"))
-                / 2
-                for axis in Axis
-            )
-            nowhere = torch.zeros_like(temporal[:1])
-            plane = positional_embedding(nowhere, height, width, self.config.grid)[0]
-            temporal = temporal.double()
+            plane, temporal = _lape_tables(model)
             out = self.packer.shared.out_weight.double()
             packed = temporal + self.packer.shared.out_bias.double()
+            dtype = model.lm_head.weight.dtype
             self.register_buffer("plane", plane.to(dtype))
             self.register_buffer("packed_times", packed.to(dtype))
-            self.tokens = _LateLinear((shared.to_k, shared.to_v), temporal)
-            self.queries = _LateLinear((shared.to_q,), temporal)
-            paths = (fast.to_k, fast.to_v, slow.to_k, slow.to_v)
-            self.packed = _LateLinear(paths, packed, out)
-            self.fast_queries = _LateLinear((fast.to_q,), packed, out)
-            self.slow_queries = _LateLinear((slow.to_q,), packed, out)
+            self.token_linear = _SplitLinear([shared.to_k, shared.to_v], temporal)
+            self.query_linear = _SplitLinear([shared.to_q], temporal)
+            self.packed_linear = _SplitLinear(
+                [fast.to_k, fast.to_v, slow.to_k, slow.to_v], packed, out
+            )
+            self.fast_query_linear = _SplitLinear([fast.to_q], packed, out)
+            self.slow_query_linear = _SplitLinear([slow.to_q], packed, out)
 
     @torch.inference_mode()
     def frame(self, features: torch.Tensor) -> StreamedFrame:
-        """Features [N, D] as ``encode_images`` returns them, before LAPE -> the frame.
+        """Compute a frame's products from its features [N, D] before LAPE.
 
-        Raises BackendError where they are of another shape.
+        Raises BackendError for features of another shape.
         """
         expected = self.plane.shape
         if features.shape != expected:
@@ -141,18 +158,18 @@ class StreamingPacker(nn.Module):
                 "pass one frame's features as encode_images returns them",
             )
         side = self.packer.spatial_region
-        placed = features + self.plane
-        points = middle_points(self._on_grid(placed.unsqueeze(0)), side, 1)
+        tokens = features + self.plane
+        points = middle_points(_on_grid(tokens.unsqueeze(0)), side, 1)
         fast_points = middle_points(points, side, 1).flatten(0, 2)
         points = points.flatten(0, 2)
         return StreamedFrame(
-            tokens=self.tokens(placed),
-            queries=self.queries(points),
-            packed=self.packed(points),
+            token_terms=self.token_linear(tokens),
+            query_terms=self.query_linear(points),
+            packed_terms=self.packed_linear(points),
             points=points,
-            slow_queries=self.slow_queries(points),
+            slow_query_terms=self.slow_query_linear(points),
             fast_points=fast_points,
-            fast_queries=self.fast_queries(fast_points),
+            fast_query_terms=self.fast_query_linear(fast_points),
         )
 
     @torch.inference_mode()
@@ -162,167 +179,227 @@ class StreamingPacker(nn.Module):
         time_indices: Sequence[int],
         last: PackedWindow | None = None,
     ) -> PackedWindow:
-        """F frames at these rows of the temporal table -> the window: fast tokens [F * m, D], slow
-        [F/t * n, D].
+        """Pack a window of F frames.
 
-        ``last`` is any window of this packer, best the camera's last one: frames at the time index
-        that they had in it, and temporal regions of such frames, are not computed again. Raises
-        ConfigError unless F fills whole temporal regions, BackendError unless there is a row of the
-        table for each frame.
+        Args:
+            frames: The frames, from ``frame``.
+            time_indices: Each frame's row of the temporal table.
+            last: Any window of this packer, best the camera's last one. Frames with the same time
+                index as in it, and temporal regions of such frames, are not computed again.
+
+        Returns:
+            The window, with fast tokens [F * m, D] and slow tokens [F/t * n, D].
+
+        Raises:
+            ConfigError: F is not a multiple of the temporal region.
+            BackendError: There are no frames, or a frame has no row of the temporal table.
         """
         self.config.check_window(len(frames), time_indices)
-        places = [(frame, int(time)) for frame, time in zip(frames, time_indices)]
+        timed = [(frame, int(time)) for frame, time in zip(frames, time_indices)]
         length = self.packer.temporal_region
-        groups = [tuple(places[i : i + length]) for i in range(0, len(places), length)]
-        kept, new_frames = _renewed(places, last.frames if last else None, self._place)
-        regions, new_regions = _renewed(
+        groups = [tuple(timed[i : i + length]) for i in range(0, len(timed), length)]
+        results, new_frames = _update(timed, last.frames if last else None, self._pack_frames)
+        regions, new_regions = _update(
             groups,
             last.regions if last else None,
-            lambda missing: (self._pack_regions(missing, kept),),
+            lambda missing: (self._pack_regions(missing, results),),
         )
-        fast, slow = kept.at(places, FAST), regions.at(groups, 0)
+        fast, slow = results.select(timed, FAST), regions.select(groups, 0)
         tokens = VideoTokens(fast.flatten(0, 1), slow.flatten(0, 1))
-        return PackedWindow(tokens, new_frames, new_regions, kept, regions)
+        return PackedWindow(tokens, new_frames, new_regions, results, regions)
 
-    def _place(self, places: Sequence[Placed]) -> tuple[torch.Tensor, ...]:
-        """K frames at their time indices -> fast tokens [K, m, D]; for the temporal regions the
-        shared packer's mixed values, slow keys and slow values [K, n, E] each."""
-        step = FRAMES_AT_ONCE if self.plane.device.type == "cpu" else len(places)
-        pieces = [self._place_some(places[i : i + step]) for i in range(0, len(places), step)]
-        return tuple(map(torch.cat, zip(*pieces)))
+    def _pack_frames(self, timed: Sequence[TimedFrame]) -> tuple[torch.Tensor, ...]:
+        """Run the shared and the fast packer on K frames at their time indices.
 
-    def _place_some(self, places: Sequence[Placed]) -> tuple[torch.Tensor, ...]:
-        shared, fast, slow = self.packer.shared, self.packer.fast, self.packer.slow
-        side = self.packer.spatial_region
-        frames, times = self._apart(places)
-        key, value = self.tokens.activated([frame.tokens for frame in frames], times).chunk(2, -1)
-        query = self.queries.activated([frame.queries for frame in frames], times)
-        paths = (shared.to_q, shared.to_k, shared.to_v)
-        parts = map(_second, paths, (query, key, value))
-        on_grid = shared.mix(*map(self._on_grid, parts), side, 1)
-        mixed = on_grid.flatten(1, 2)
+        Returns fast tokens [K, m, D]; and for the temporal regions the shared packer's attention
+        and the slow packer's keys and values [K, n, E] each.
+        """
+        step = FRAMES_AT_ONCE if self.plane.device.type == "cpu" else len(timed)
+        chunks = [self._pack_chunk(timed[i : i + step]) for i in range(0, len(timed), step)]
+        return tuple(torch.cat(parts) for parts in zip(*chunks))
 
-        packed = self.packed.activated([frame.packed for frame in frames], times, mixed)
-        paths = (fast.to_k, fast.to_v, slow.to_k, slow.to_v)
-        fast_key, fast_value, slow_key, slow_value = map(_second, paths, packed.chunk(4, -1))
+    def _pack_chunk(self, timed: Sequence[TimedFrame]) -> tuple[torch.Tensor, ...]:
+        fast, slow, side = self.packer.fast, self.packer.slow, self.packer.spatial_region
+        frames, times = self._split(timed)
+        attended_grid = self._shared_attention(frames, times)
+        attended = attended_grid.flatten(1, 2)
 
-        middles = middle_points(on_grid, side, 1).flatten(1, 2)
-        fast_queries = [frame.fast_queries for frame in frames]
-        query = self.fast_queries.activated(fast_queries, times, middles)
-        parts = (_second(fast.to_q, query), fast_key, fast_value)
-        answer = fast.mix(*map(self._on_grid, parts), side, 1).flatten(1, 2)
-        points = self._packed_points([frame.fast_points for frame in frames], times, middles)
+        packed = self.packed_linear.gelu([frame.packed_terms for frame in frames], times, attended)
+        hidden = packed.chunk(4, -1)
+        fast_key, fast_value = _second(fast.to_k, hidden[0]), _second(fast.to_v, hidden[1])
+        slow_key, slow_value = _second(slow.to_k, hidden[2]), _second(slow.to_v, hidden[3])
+
+        middles = middle_points(attended_grid, side, 1).flatten(1, 2)
+        query_terms = [frame.fast_query_terms for frame in frames]
+        query = _second(fast.to_q, self.fast_query_linear.gelu(query_terms, times, middles))
+        answer = _attend(fast, query, fast_key, fast_value, side, 1).flatten(1, 2)
+        points = self._packed_tokens([frame.fast_points for frame in frames], times, middles)
         tokens = points + nn.functional.linear(answer, fast.out_weight, fast.out_bias)
-        return tokens, mixed, slow_key, slow_value
+        return tokens, attended, slow_key, slow_value
+
+    def _shared_attention(
+        self, frames: Sequence[StreamedFrame], times: torch.Tensor
+    ) -> torch.Tensor:
+        """The shared packer's attention without its output projection [K, g/s, g/s, E]."""
+        shared = self.packer.shared
+        terms = [frame.token_terms for frame in frames]
+        key, value = self.token_linear.gelu(terms, times).chunk(2, -1)
+        query = self.query_linear.gelu([frame.query_terms for frame in frames], times)
+        return _attend(
+            shared,
+            _second(shared.to_q, query),
+            _second(shared.to_k, key),
+            _second(shared.to_v, value),
+            self.packer.spatial_region,
+            1,
+        )
 
     def _pack_regions(
-        self, groups: Sequence[tuple[Placed, ...]], kept: _Kept[Placed]
+        self, groups: Sequence[tuple[TimedFrame, ...]], results: _KeyedTensors[TimedFrame]
     ) -> torch.Tensor:
-        """G temporal regions of t frames that are kept -> slow tokens [G, n, D]."""
+        """Run the slow packer on G temporal regions of t frames each -> slow tokens [G, n, D]."""
         slow, length = self.packer.slow, self.packer.temporal_region
-        places = [place for group in groups for place in group]
-        # One frame in the middle, or two: what is linear in them goes before their mean.
-        middles = [
-            place for group in groups for place in group[(length - 1) // 2 : length // 2 + 1]
-        ]
-        mixed = kept.at(middles, MIXED)
-        frames, times = self._apart(middles)
+        timed = [one for group in groups for one in group]
+        # The middle is one frame or the mean of two; linear functions of it are averaged after.
+        middles = [one for group in groups for one in group[(length - 1) // 2 : length // 2 + 1]]
+        attended = results.select(middles, ATTENDED)
+        frames, times = self._split(middles)
         query, points = (
             x.unflatten(0, (len(groups), -1)).mean(1)
             for x in (
-                self.slow_queries.late([frame.slow_queries for frame in frames], times, mixed),
-                self._packed_points([frame.points for frame in frames], times, mixed),
+                self.slow_query_linear.sum(
+                    [frame.slow_query_terms for frame in frames], times, attended
+                ),
+                self._packed_tokens([frame.points for frame in frames], times, attended),
             )
         )
-        parts = (
-            slow.to_q[2](slow.to_q[1](query)),
-            kept.at(places, SLOW_KEYS),
-            kept.at(places, SLOW_VALUES),
-        )
-        answer = slow.mix(*map(self._on_grid, parts), 1, length).flatten(1, 2)
+        query = slow.to_q[2](slow.to_q[1](query))
+        keys, values = results.select(timed, SLOW_KEYS), results.select(timed, SLOW_VALUES)
+        answer = _attend(slow, query, keys, values, 1, length).flatten(1, 2)
         return points + nn.functional.linear(answer, slow.out_weight, slow.out_bias)
 
-    def _packed_points(
-        self, points: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor
+    def _packed_tokens(
+        self, points: Sequence[torch.Tensor], times: torch.Tensor, attended: torch.Tensor
     ) -> torch.Tensor:
-        """The packed tokens themselves [K, k, D], of middle points [k, D] and mixed [K, k, E]."""
-        answers = nn.functional.linear(mixed, self.packer.shared.out_weight)
-        return late_sum(points, self.packed_times, times, answers)
+        """Packed tokens [K, k, D] from middle points [k, D] and attention [K, k, E]."""
+        answers = nn.functional.linear(attended, self.packer.shared.out_weight)
+        return gather_add(points, self.packed_times, times, answers)
 
-    def _apart(self, places: Sequence[Placed]) -> tuple[list[StreamedFrame], torch.Tensor]:
-        times = torch.tensor([time for _, time in places], device=self.plane.device)
-        return [frame for frame, _ in places], times
-
-    @staticmethod
-    def _on_grid(x: torch.Tensor) -> torch.Tensor:
-        """[K, h * h, ...] -> [K, h, h, ...]."""
-        return x.unflatten(1, (round(x.shape[1] ** 0.5), -1))
+    def _split(self, timed: Sequence[TimedFrame]) -> tuple[list[StreamedFrame], torch.Tensor]:
+        times = torch.tensor([time for _, time in timed], device=self.plane.device)
+        return [frame for frame, _ in timed], times
 
 
-class _LateLinear(nn.Module):
-    """First Linears of tokens that are a sum: x, known when their frame comes, the temporal table's
-    row, and O m, the shared packer's mixed values m [E] through its output matrix O [D, E]."""
+class _SplitLinear(nn.Module):
+    """The first Linears of several MLPs, split for tokens x = p + T[t] + O m into three terms.
+
+    W x + b = [W p + b] + (W T)[t] + (W O) m, with W the MLPs' weights one below the other.
+
+    Args:
+        mlps: The MLPs, whose first Linears have W outputs in all.
+        temporal: T, f64 [T, D].
+        out: O, f64 [D, E]; None for tokens without m.
+    """
+
+    weight: torch.Tensor  # W [W, D]
+    bias: torch.Tensor  # b [W]
+    times: torch.Tensor  # W T [T, W]
+    answers: torch.Tensor | None  # W O [W, E]
 
     def __init__(
         self,
-        paths: Sequence[nn.Sequential],
+        mlps: Sequence[nn.Sequential],
         temporal: torch.Tensor,
         out: torch.Tensor | None = None,
     ) -> None:
-        """The Linears that the ``paths`` begin with, one behind the other: W outputs in all;
-        ``temporal`` f64 [T, D]; ``out`` f64 [D, E] where there is an O m."""
         super().__init__()
         weight, bias = (
-            torch.cat([getattr(path[0], name) for path in paths]) for name in ("weight", "bias")
+            torch.cat([getattr(mlp[0], name) for mlp in mlps]) for name in ("weight", "bias")
         )
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
         self.register_buffer("times", (temporal @ weight.double().T).to(weight))
         self.register_buffer("answers", None if out is None else (weight.double() @ out).to(weight))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[k, D] -> the first term [k, W]."""
-        return nn.functional.linear(x, self.weight, self.bias)
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Compute the frame term [k, W] of p [k, D]."""
+        return nn.functional.linear(points, self.weight, self.bias)
 
-    def late(
-        self, terms: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor
+    def sum(
+        self, terms: Sequence[torch.Tensor], times: torch.Tensor, attended: torch.Tensor
     ) -> torch.Tensor:
-        """The sums [K, k, W] of K frames' first terms [k, W], at the time indices [K], with
-        ``mixed`` [K, k, E]."""
-        return late_sum(terms, self.times, times, nn.functional.linear(mixed, self.answers))
+        """Sum K frames' terms [k, W], their table rows and (W O) m, m [K, k, E] -> [K, k, W]."""
+        return gather_add(terms, self.times, times, self._answer_term(attended))
 
-    def activated(
-        self, terms: Sequence[torch.Tensor], times: torch.Tensor, mixed: torch.Tensor | None = None
+    def gelu(
+        self,
+        terms: Sequence[torch.Tensor],
+        times: torch.Tensor,
+        attended: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """GELU of such sums, with ``mixed`` or without."""
-        addend = None if mixed is None else nn.functional.linear(mixed, self.answers)
-        return late_gelu(terms, self.times, times, addend)
+        """GELU of ``sum``, also without m."""
+        addend = None if attended is None else self._answer_term(attended)
+        return gather_add_gelu(terms, self.times, times, addend)
+
+    def _answer_term(self, attended: torch.Tensor) -> torch.Tensor:
+        assert self.answers is not None
+        return nn.functional.linear(attended, self.answers)
 
 
-def _second(path: nn.Sequential, activated: torch.Tensor) -> torch.Tensor:
-    """What a path's second Linear makes of the first one's results after GELU [K, k, E], which
-    need not lie in memory side by side."""
-    return path[2](activated.flatten(0, 1)).unflatten(0, activated.shape[:2])
+def _lape_tables(model: LlavaST) -> tuple[torch.Tensor, torch.Tensor]:
+    """P [N, D] and the temporal table T, f64 [rows, D]."""
+    # In float32 or wider, as LlavaST adds them: the tables' resizing positions are rounded so.
+    dtype = torch.promote_types(model.lm_head.weight.dtype, torch.float32)
+    temporal, height, width = (
+        (model.table(axis, "input").weight.to(dtype) + model.table(axis, "output").weight.to(dtype))
+        / 2
+        for axis in Axis
+    )
+    no_time = torch.zeros_like(temporal[:1])
+    plane = positional_embedding(no_time, height, width, model.config.grid)[0]
+    return plane, temporal.double()
 
 
-def _renewed(
+def _on_grid(x: torch.Tensor) -> torch.Tensor:
+    """[K, h * h, ...] -> [K, h, h, ...]."""
+    return x.unflatten(1, (round(x.shape[1] ** 0.5), -1))
+
+
+def _attend(
+    attention: AbsorbedAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spatial: int,
+    temporal: int,
+) -> torch.Tensor:
+    """``attention.attend`` on tokens [K, h * h, E]."""
+    return attention.attend(_on_grid(query), _on_grid(key), _on_grid(value), spatial, temporal)
+
+
+def _second(mlp: nn.Sequential, hidden: torch.Tensor) -> torch.Tensor:
+    """Apply an MLP's second Linear to hidden values after GELU [K, k, E], contiguous or not."""
+    return mlp[2](hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+
+
+def _update(
     keys: Sequence[Key],
-    last: _Kept[Key] | None,
+    last: _KeyedTensors[Key] | None,
     compute: Callable[[Sequence[Key]], tuple[torch.Tensor, ...]],
-) -> tuple[_Kept[Key], int]:
-    """Rows of these keys and no others, and how many of them ``last`` did not have."""
-    wanted = list(dict.fromkeys(keys))
+) -> tuple[_KeyedTensors[Key], int]:
+    """The rows of exactly these keys, from ``last`` or computed; and how many were computed."""
+    unique = list(dict.fromkeys(keys))
     known = last.rows if last else {}
-    missing = [key for key in wanted if key not in known]
-    if last is None or len(missing) == len(wanted):
-        return _Kept(_numbered(wanted), compute(missing)), len(missing)
+    missing = [key for key in unique if key not in known]
+    if last is None or len(missing) == len(unique):
+        return _KeyedTensors(_enumerated(unique), compute(missing)), len(missing)
     tensors = last.tensors
     if missing:
-        tensors = tuple(map(torch.cat, zip(tensors, compute(missing))))
-    joined = _Kept(known | {key: len(known) + i for i, key in enumerate(missing)}, tensors)
-    tensors = tuple(joined.at(wanted, i) for i in range(len(tensors)))
-    return _Kept(_numbered(wanted), tensors), len(missing)
+        tensors = tuple(torch.cat(parts) for parts in zip(tensors, compute(missing)))
+    joined = _KeyedTensors(known | {key: len(known) + i for i, key in enumerate(missing)}, tensors)
+    tensors = tuple(joined.select(unique, i) for i in range(len(tensors)))
+    return _KeyedTensors(_enumerated(unique), tensors), len(missing)
 
 
-def _numbered(keys: Sequence[Key]) -> dict[Key, int]:
+def _enumerated(keys: Sequence[Key]) -> dict[Key, int]:
     return {key: number for number, key in enumerate(keys)}

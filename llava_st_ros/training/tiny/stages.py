@@ -343,7 +343,7 @@ def embed(
     for axis, placeholder in written_inputs(model.config).items():
         values = conversations.inputs[axis]
         if len(values):
-            mixed = model.table(axis, "input").mix(values).to(embeddings)
+            mixed = model.table(axis, "input").interpolate(values).to(embeddings)
             is_placeholder = (conversations.ids == placeholder)[..., None]
             embeddings = embeddings.masked_scatter(is_placeholder, mixed)
     return embeddings

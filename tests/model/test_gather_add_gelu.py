@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_st_ros.model.packer.late_gelu import late_gelu
+from llava_st_ros.model.packer.gather_add_gelu import gather_add_gelu
 
 FRAMES, ROWS, WIDE, TIMES = 3, 2, 5, [3, 0, 3]
 
@@ -27,7 +27,7 @@ def inputs(dtype: torch.dtype = torch.float64, gradients: bool = False) -> tuple
 def test_it_is_gelu_of_the_sums(with_addend: bool) -> None:
     terms, table, times, addend = inputs()
     kept = [x.clone() for x in (*terms, table, addend)]
-    result = late_gelu(terms, table, times, addend if with_addend else None)
+    result = gather_add_gelu(terms, table, times, addend if with_addend else None)
     assert result.shape == (FRAMES, ROWS, WIDE)
     for i, time in enumerate(TIMES):
         for row in range(ROWS):
@@ -43,14 +43,16 @@ def test_terms_may_lie_anywhere() -> None:
     terms, table, times, _ = inputs()
     apart = [torch.zeros(WIDE, 2 * ROWS, dtype=table.dtype)[:, ::2].t().copy_(x) for x in terms]
     assert not apart[0].is_contiguous()
-    assert torch.equal(late_gelu(apart, table, times, None), late_gelu(terms, table, times, None))
+    assert torch.equal(
+        gather_add_gelu(apart, table, times, None), gather_add_gelu(terms, table, times, None)
+    )
 
 
 def test_gradients() -> None:
     terms, table, times, addend = inputs(gradients=True)
 
     def of(table: torch.Tensor, addend: torch.Tensor | None, *terms: torch.Tensor) -> torch.Tensor:
-        return late_gelu(terms, table, times, addend)
+        return gather_add_gelu(terms, table, times, addend)
 
     assert torch.autograd.gradcheck(of, (table, addend, *terms))
     assert torch.autograd.gradgradcheck(of, (table, addend, *terms))
@@ -60,7 +62,7 @@ def test_gradients() -> None:
 @pytest.mark.parametrize("with_addend", [False, True])
 def test_the_operator_keeps_to_torchs_rules(with_addend: bool) -> None:
     terms, table, times, addend = inputs(torch.float32, gradients=True)
-    torch.library.opcheck(late_gelu, (terms, table, times, addend if with_addend else None))
+    torch.library.opcheck(gather_add_gelu, (terms, table, times, addend if with_addend else None))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -68,8 +70,8 @@ def test_it_compiles_whole(backend: str) -> None:
     terms, table, times, addend = inputs(torch.float32)
     torch._dynamo.reset()
     compiled = torch.compile(
-        lambda *arguments: late_gelu(*arguments) * 2, fullgraph=True, backend=backend
+        lambda *arguments: gather_add_gelu(*arguments) * 2, fullgraph=True, backend=backend
     )
     with torch.inference_mode():
-        wanted = late_gelu(terms, table, times, addend) * 2
+        wanted = gather_add_gelu(terms, table, times, addend) * 2
         assert torch.equal(compiled(terms, table, times, addend), wanted)

@@ -1,4 +1,4 @@
-// Rows of memory in pieces of 16 bytes, their arithmetic in float32.
+// Vectorized loads and stores: 16 bytes of a row per thread, converted to float32 and back.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -27,9 +27,9 @@ __device__ inline __nv_bfloat16 from_float(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// A thread's 16 bytes of a row.
+// 16 bytes of a row.
 template <typename T>
-struct Piece {
+struct Vector {
   static constexpr int kCount = 16 / sizeof(T);
   uint4 bits;
 
@@ -39,36 +39,37 @@ struct Piece {
   __device__ void set(int i, float x) { reinterpret_cast<T*>(&bits)[i] = from_float<T>(x); }
 };
 
-// ``count`` elements, zeros after them. Aligned, a row has nothing but whole pieces.
+// Loads ``count`` elements from row[first] on and fills up with zeros. With kAligned, rows consist
+// of complete vectors.
 template <bool kAligned, typename T>
-__device__ Piece<T> load(const T* row, int first, int count) {
-  Piece<T> piece{};
+__device__ Vector<T> load(const T* row, int first, int count) {
+  Vector<T> vector{};
   if constexpr (kAligned) {
-    if (count > 0) piece.bits = *reinterpret_cast<const uint4*>(row + first);
+    if (count > 0) vector.bits = *reinterpret_cast<const uint4*>(row + first);
   } else {
 #pragma unroll
-    for (int i = 0; i < Piece<T>::kCount; ++i) {
-      if (i < count) piece.set(i, to_float(row[first + i]));
+    for (int i = 0; i < Vector<T>::kCount; ++i) {
+      if (i < count) vector.set(i, to_float(row[first + i]));
     }
   }
-  return piece;
+  return vector;
 }
 
 template <bool kAligned, typename T>
-__device__ void store(T* row, int first, int count, const Piece<T>& piece) {
+__device__ void store(T* row, int first, int count, const Vector<T>& vector) {
   if constexpr (kAligned) {
-    if (count > 0) *reinterpret_cast<uint4*>(row + first) = piece.bits;
+    if (count > 0) *reinterpret_cast<uint4*>(row + first) = vector.bits;
   } else {
 #pragma unroll
-    for (int i = 0; i < Piece<T>::kCount; ++i) {
-      if (i < count) row[first + i] = from_float<T>(piece[i]);
+    for (int i = 0; i < Vector<T>::kCount; ++i) {
+      if (i < count) row[first + i] = from_float<T>(vector[i]);
     }
   }
 }
 
-// Whether ``size`` bytes from ``pointer`` on are whole pieces, and so is whatever lies as far away.
-inline bool whole_pieces(const void* pointer, std::int64_t size) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && size % 16 == 0;
+// Whether rows at a stride of ``stride`` bytes from ``pointer`` on are aligned to 16 bytes.
+inline bool vectorizable(const void* pointer, std::int64_t stride) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && stride % 16 == 0;
 }
 
 }  // namespace llava_st

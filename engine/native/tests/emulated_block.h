@@ -1,5 +1,6 @@
-// Runs a block of CUDA threads on the CPU, each as a coroutine that gives way where a thread of the
-// GPU waits for others. To be included before the device code that it runs.
+// Runs a block of CUDA threads on the CPU. Each thread is a coroutine that yields where a GPU
+// thread waits for others. Include this before the device code, which uses the intrinsics defined
+// here.
 #pragma once
 
 #include <ucontext.h>
@@ -11,12 +12,13 @@
 
 namespace llava_st {
 
-class BlockOnCpu {
+class EmulatedBlock {
  public:
-  // body(thread) for each of ``threads``, a multiple of 32. The first that need not wait goes on as
-  // far as it can, ``backwards`` the last: in one order or the other a missing wait shows.
+  // Runs body(thread) for each of ``threads``, a multiple of 32. The scheduler resumes the first
+  // thread that is ready, or the last one with ``backwards``: a missing barrier gives a wrong
+  // result in at least one of the two orders.
   static void run(int threads, bool backwards, std::function<void(int)> body) {
-    BlockOnCpu block(threads, std::move(body));
+    EmulatedBlock block(threads, std::move(body));
     running_ = &block;
     for (int i = 0; i < threads; ++i) block.prepare(i);
     for (int i = 0; i < threads;) {
@@ -32,16 +34,16 @@ class BlockOnCpu {
     }
     running_ = nullptr;
     for (const Thread& thread : block.threads_) {
-      if (!thread.done) throw std::logic_error("threads wait for others that do not come");
+      if (!thread.done) throw std::logic_error("deadlock: threads wait at different barriers");
     }
   }
 
-  static BlockOnCpu& running() { return *running_; }
+  static EmulatedBlock& running() { return *running_; }
 
   void sync_block() { wait(all_, static_cast<int>(threads_.size())); }
 
-  // What lane ``from`` of the thread's warp gives. Others may read it until they give again after
-  // that: two places in turns make one wait enough.
+  // Returns what lane ``from`` of the thread's warp passes. Two alternating slots make one barrier
+  // per shuffle suffice: a slot is overwritten only after all lanes have read it.
   float shuffle(float given, int from) {
     const int warp = thread_ / 32 * 32;
     Thread& thread = threads_[thread_];
@@ -63,11 +65,11 @@ class BlockOnCpu {
     float given[2] = {};
     int turn = 0;
     const Barrier* waits_for = nullptr;
-    int passed = 0;  // by that barrier, when the waiting began
+    int passed = 0;  // generation of that barrier when the wait began
     bool done = false;
   };
 
-  BlockOnCpu(int threads, std::function<void(int)> body)
+  EmulatedBlock(int threads, std::function<void(int)> body)
       : body_(std::move(body)), threads_(threads), warps_(threads / 32) {}
 
   void prepare(int index) {
@@ -79,7 +81,7 @@ class BlockOnCpu {
     makecontext(
         &thread.context,
         [] {
-          BlockOnCpu& block = running();
+          EmulatedBlock& block = running();
           block.body_(block.thread_);
           block.threads_[block.thread_].done = true;
         },
@@ -97,7 +99,7 @@ class BlockOnCpu {
     swapcontext(&thread.context, &scheduler_);
   }
 
-  static inline BlockOnCpu* running_ = nullptr;
+  static inline EmulatedBlock* running_ = nullptr;
   std::function<void(int)> body_;
   std::vector<Thread> threads_;
   std::vector<Barrier> warps_;
@@ -108,13 +110,13 @@ class BlockOnCpu {
 
 }  // namespace llava_st
 
-inline void __syncthreads() { llava_st::BlockOnCpu::running().sync_block(); }
+inline void __syncthreads() { llava_st::EmulatedBlock::running().sync_block(); }
 
 inline float __shfl_xor_sync(unsigned, float given, int mask) {
-  auto& block = llava_st::BlockOnCpu::running();
+  auto& block = llava_st::EmulatedBlock::running();
   return block.shuffle(given, block.lane() ^ mask);
 }
 
 inline float __shfl_sync(unsigned, float given, int from) {
-  return llava_st::BlockOnCpu::running().shuffle(given, from);
+  return llava_st::EmulatedBlock::running().shuffle(given, from);
 }

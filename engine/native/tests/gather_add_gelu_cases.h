@@ -1,5 +1,4 @@
-// Inputs of late_gelu in a scalar type, and how far an output is from the float64 reference. Shared
-// by the tests on the CPU and on a GPU.
+// Test cases of gather_add_gelu: inputs and the float64 reference, for the CPU and the GPU tests.
 #pragma once
 
 #include <cstdint>
@@ -8,40 +7,42 @@
 #include <vector>
 
 #include "guarded.h"
-#include "kernels/late_gelu.h"
-#include "kernels/late_gelu_reference.h"
+#include "kernels/gather_add_gelu.h"
+#include "kernels/gather_add_gelu_reference.h"
 
 namespace llava_st {
 
-struct LateGeluCase {
+struct GatherAddGeluCase {
   const char* name;
-  LateGeluSizes sizes;
+  GatherAddGeluSizes sizes;
   bool addend = false;
-  std::int64_t offset = 0;  // elements before the first of each tensor
+  std::int64_t offset = 0;  // offset of each tensor's first element, in elements
 };
 
-inline std::ostream& operator<<(std::ostream& out, const LateGeluCase& c) { return out << c.name; }
+inline std::ostream& operator<<(std::ostream& out, const GatherAddGeluCase& c) {
+  return out << c.name;
+}
 
-// frames, rows, wide, table_rows.
-inline const LateGeluCase kLateGeluCases[] = {
+// frames, rows, columns, table_rows.
+inline const GatherAddGeluCase kGatherAddGeluCases[] = {
     {"7B_tokens", {2, 27, 2048, 100}},
     {"7B_packed", {3, 9, 4096, 100}, true},
     {"tiny_tokens", {5, 14, 384, 20}},
     {"tiny_packed", {5, 6, 768, 20}, true},
     {"odd_row", {3, 5, 37, 4}, true},
-    {"half_a_piece_over", {2, 7, 76, 3}, true},
+    {"half_a_vector_over", {2, 7, 76, 3}, true},
     {"one_element", {4, 1, 1, 1}, true},
     {"unaligned", {2, 6, 64, 5}, true, 1},
     {"more_than_a_launch", {1003, 3, 16, 7}, true},
 };
 
 template <typename T>
-class LateGeluData {
+class GatherAddGeluData {
  public:
-  explicit LateGeluData(const LateGeluCase& c)
+  explicit GatherAddGeluData(const GatherAddGeluCase& c)
       : sizes(c.sizes),
         has_addend(c.addend),
-        table(sizes.table_rows * sizes.wide, c.offset),
+        table(sizes.table_rows * sizes.columns, c.offset),
         addend(c.addend ? output_size() : 0, c.offset),
         output(output_size(), c.offset) {
     std::mt19937 random(7);
@@ -58,21 +59,21 @@ class LateGeluData {
     std::vector<std::vector<double>> exact_terms;
     std::vector<const double*> starts;
     for (std::int64_t frame = 0; frame < sizes.frames; ++frame) {
-      terms.emplace_back(sizes.rows * sizes.wide, c.offset);
-      exact_terms.push_back(fill(terms.back(), sizes.rows * sizes.wide));
+      terms.emplace_back(sizes.rows * sizes.columns, c.offset);
+      exact_terms.push_back(fill(terms.back(), sizes.rows * sizes.columns));
       starts.push_back(exact_terms.back().data());
       times.push_back((7 * frame + sizes.table_rows - 1) % sizes.table_rows);
     }
-    const std::vector<double> exact_table = fill(table, sizes.table_rows * sizes.wide);
+    const std::vector<double> exact_table = fill(table, sizes.table_rows * sizes.columns);
     const std::vector<double> exact_addend = fill(addend, c.addend ? output_size() : 0);
     reference_.resize(output_size());
-    late_gelu_reference(sizes, starts.data(), exact_table.data(), times.data(),
-                        c.addend ? exact_addend.data() : nullptr, reference_.data());
+    gather_add_gelu_reference(sizes, starts.data(), exact_table.data(), times.data(),
+                              c.addend ? exact_addend.data() : nullptr, reference_.data());
   }
 
   double error() const { return output.error(reference_); }
 
-  LateGeluSizes sizes;
+  GatherAddGeluSizes sizes;
   bool has_addend;
   std::vector<Guarded<T>> terms;
   Guarded<T> table;
@@ -80,7 +81,7 @@ class LateGeluData {
   Guarded<T> addend, output;
 
  private:
-  std::int64_t output_size() const { return sizes.frames * sizes.rows * sizes.wide; }
+  std::int64_t output_size() const { return sizes.frames * sizes.rows * sizes.columns; }
 
   std::vector<double> reference_;
 };
