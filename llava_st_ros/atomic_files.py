@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Write a folder atomically.
 
-    Yields a new folder beside ``path``. After the block it replaces ``path``; if the block raises,
+    Yields a new folder next to ``path``. After the block it replaces ``path``; if the block raises,
     it is deleted and ``path`` is unchanged. Unfinished folders of processes that no longer run are
     deleted first.
 

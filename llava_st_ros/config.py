@@ -259,8 +259,8 @@ class GrounderConfig:
             this; 1 for never. The default is below one half because most of a stream does not show
             what a query asks for.
         min_confidence: Groundings below this are reported but do not update tracks and events.
-        association_iou: Mean IoU over shared stamps from which an answer continues a track.
-        track_timeout_seconds: A track that no answer contains for this long is dropped.
+        association_iou: Minimum mean IoU over shared stamps for an answer to continue a track.
+        track_timeout_seconds: A track that is absent from all answers for this long is dropped.
         event_gap_seconds: Two spans closer than this are one event.
 
     Raises:

@@ -197,15 +197,15 @@ class Task(str, Enum):
 class Query:
     """A question in words: a standing query or a one-shot query.
 
-    A query is valid once it is made. Only whether it has the inputs that its task needs is left
-    to ``text.tasks.question_from_query``.
+    The constructor checks types and ranges. ``text.tasks.question_from_query`` checks that the
+    inputs that the task needs are present.
 
     Attributes:
         id: Name of a standing query.
         text: What to look for or to answer, at most ``MAX_QUERY_CHARACTERS`` characters.
         task: How to answer it.
         cameras: Names of the cameras to evaluate it on; empty for all.
-        period: Seconds between two evaluations of a standing query, > 0.
+        period: Seconds between evaluations of a standing query, > 0.
         expiry: Seconds after which a standing query is removed, > 0; None for never.
         span: (start, end) as fractions of the window, 0 <= start <= end <= 1: an input of SVG
             and TR; ELC uses the start.
@@ -307,7 +307,7 @@ class Answer:
         caption: The description, for the tasks that ask for one.
         phrases: (phrase, box), DGC.
         segments: ((first, last) time token, caption), DVC.
-        no_match: The model answered that nothing matches the words.
+        no_match: The model answered that nothing in the image or window matches the query.
         problems: What could not be parsed, one line each.
     """
 

@@ -195,7 +195,7 @@ def _checked(logits: np.ndarray, config: ModelConfig) -> np.ndarray:
         )
     if not np.isfinite(rows).all():
         raise BackendError(
-            "logits that are not all finite",
+            "the logits contain NaN or infinite values",
             "the checkpoint is corrupt, or the precision overflows: use float32 or bfloat16",
         )
     return rows

@@ -7,7 +7,7 @@ Conventions:
   length 1, as in HC-STVG and VidSTG.
 - A tube maps a frame's key (index or stamp) to its ``Box``, or to None where the frame belongs to
   the tube's span but has no box. Such a frame counts in unions and contributes an IoU of 0.
-- Means are taken over all cases of a set. An answer that cannot be parsed counts as 0.
+- Means are over all cases of a set. An answer that cannot be parsed counts as 0.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ class Recording:
     def query_tube(self, query_id: str, stamps: Iterable[int]) -> Tube[int]:
         """Return the query's boxes at those of the camera stamps (ns) that its tracks cover.
 
-        A track covers a stamp that is one of its own, or that lies between two of its own at most
-        MAX_GAP apart; the box is then interpolated linearly. Where several tracks of the query
+        A track covers its own stamps and the stamps between two of its own that are at most
+        MAX_GAP apart, where boxes are interpolated linearly. Where several tracks of the query
         cover a stamp, the most recently changed one wins.
         """
         candidates = sorted(

@@ -55,7 +55,7 @@ class ClipQuestions:
 
 
 class BlindBackend:
-    """A backend to which every frame is black: the baseline of what the text alone can answer."""
+    """A backend that sees only black frames: the baseline of what the text alone can answer."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -86,7 +86,7 @@ def simulated_questions(
         split: Name of the split ("test", "validation", ...).
         clips: Indices of the clips.
         config: The model's number of frames and image size, at which clips are rendered.
-        categories: What to ask about (``scoring.CATEGORIES``).
+        categories: The categories of questions (``scoring.CATEGORIES``).
         store: Folder that keeps rendered clips for later runs; None renders every time.
 
     Raises:

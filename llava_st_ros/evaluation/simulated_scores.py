@@ -32,7 +32,7 @@ class EvaluationSettings:
     Attributes:
         model: Checkpoint or engine directory.
         split: The simulator's split.
-        categories: What to ask about (``scoring.CATEGORIES``).
+        categories: The categories of questions (``scoring.CATEGORIES``).
         backend: Runtime; empty for the model's own.
         device: Device of the runtime; empty for the runtime's default.
         blind: Whether to run the blind baseline too.

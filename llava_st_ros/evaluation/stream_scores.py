@@ -1,7 +1,7 @@
 """Scores of standing queries over a stream: published tracks against ground-truth boxes.
 
-The metrics are taken over the camera's frames, as in an annotated data set. For a standing query
-let
+The metrics are computed over the camera's frames, as for an annotated data set. For a standing
+query let
 
 - G be the frames within the spans of the events that it describes in which its object is visible,
   with T_t the object's ground-truth box at frame t,
@@ -15,8 +15,8 @@ Then
     tIoU = |P and G| / |P or G|
     sIoU = sum over t in P and G of IoU(B_t, T_t) / |P and G|
 
-so that a track that starts late, ends late, appears where nothing happens or is beside the object
-lowers vIoU. Frames within a ground-truth span in which the object is hidden belong to neither set.
+A track that starts late, ends late, appears where nothing happens or misses the object lowers
+vIoU. Frames within a ground-truth span in which the object is hidden belong to neither set.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AnnotatedQuery:
     task: Task = Task.STVG
 
     def is_active(self, stamp: int) -> bool:
-        """Return whether a described event is under way at a stamp (ns)."""
+        """Return whether a described event is in progress at a stamp (ns)."""
         return any(span.start <= stamp <= span.end for span in self.spans)
 
 

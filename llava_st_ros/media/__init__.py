@@ -1,1 +1,1 @@
-"""Footage in, pictures out: image decoding, bags, sources, overlays. Knows no grounder."""
+"""Footage in, pictures out: image decoding, bags, sources, overlays. No grounder."""

@@ -1,7 +1,7 @@
-"""Decodes camera messages to RGB: pure functions that know no message types.
+"""Decodes camera messages to RGB: pure functions, independent of message types.
 
-The node and the bag reader share them, so an offline replay gives exactly the images that the node
-receives. Encodings are those of ``sensor_msgs/image_encodings``.
+The node and the bag reader share them, so an offline replay yields exactly the images that the
+node receives. Encodings are those of ``sensor_msgs/image_encodings``.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def decode_compressed(data: bytes | bytearray | np.ndarray, format: str = "") ->
         RGB uint8 [H, W, 3].
 
     Raises:
-        FrameError: The data is no readable image, or a truncated JPEG, whose missing rows OpenCV
+        FrameError: The data is not a readable image, or a truncated JPEG, whose missing rows OpenCV
             would fill with gray.
     """
     raw = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)

@@ -1,6 +1,6 @@
 """An overlay video and a contact sheet of annotated footage, drawn in one pass.
 
-Knows frames, tracks and events, not where they come from.
+Depends on frames, tracks and events only, not on where they come from.
 """
 
 from __future__ import annotations

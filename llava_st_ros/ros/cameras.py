@@ -31,7 +31,7 @@ class CameraSubscription:
 
     Attributes:
         topic: The resolved image topic.
-        last_problem: Why the last bad message was dropped; empty if there was none.
+        last_problem: Reason why the last bad message was dropped; empty if there was none.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class DurationSummary:
 
 
 class DurationMeter:
-    """Collects durations; one thread may add them while another takes their summary."""
+    """Collects durations; ``add`` and ``summary`` may be called from different threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -58,7 +58,7 @@ class CameraHealth:
         counts: Message counts now.
         previous: Message counts ``interval`` seconds ago.
         interval: Seconds.
-        last_problem: Why the last bad message was dropped; empty if there was none.
+        last_problem: Reason why the last bad message was dropped; empty if there was none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Publishes /diagnostics once a second and warns about cameras that send nothing."""
+"""Publishes /diagnostics once per second and warns about silent cameras."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ except ImportError:  # Humble
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 QUERIES = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# A reliable publisher also serves best-effort subscriptions. Only the newest image matters.
+# A reliable publisher is compatible with best-effort subscriptions. Only the newest image matters.
 OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 

@@ -67,8 +67,8 @@ class Worker:
         self.grounder, self.tokenizer = grounder, tokenizer
         self._on_tick, self._on_error = on_tick, on_error
         self._reset_after = round(reset_seconds * NANOSECONDS)
-        # Guards everything below. Notified on every change that a waiting thread may be waiting
-        # for, so that no wait needs a timeout.
+        # Guards everything below. Notified on every change that a thread may be waiting for, so
+        # that no wait needs a timeout.
         self._changed = threading.Condition()
         self._mode, self._activity = Mode.PAUSED, Activity.IDLE
         self._enabled = True
@@ -144,7 +144,7 @@ class Worker:
                 return
             last = self._newest.get(frame.camera)
             if last is not None and last.stamp - frame.stamp > self._reset_after:
-                # A stream reset. A camera that stopped before it must not hold the clock back.
+                # A stream reset: a camera that stopped before it must not hold the clock back.
                 self._newest.clear()
                 last = None
             self.grounder.push(frame)

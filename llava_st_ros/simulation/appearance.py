@@ -13,7 +13,7 @@ from llava_st_ros.simulation.worlds import World
 
 Color = tuple[float, float, float]
 SURFACES = {"table": 256, "floor": 128, "wall": 256}  # texture sizes in pixels
-OBJECT_TEXTURES = ("flat", "wood", "speckle", "stripes", "noise")  # a cube texture each
+OBJECT_TEXTURES = ("flat", "wood", "speckle", "stripes", "noise")  # one cube texture each
 OBJECT_TEXTURE_SIZE = 64
 TABLE_TINTS: tuple[Color, ...] = (
     (0.62, 0.47, 0.33),
@@ -139,7 +139,7 @@ def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> None:
 
 
 def _table_name(rng: np.random.Generator, world: World) -> str:
-    """Sample a table texture: plain ones with probability 0.4, where there are any."""
+    """Sample a table texture: a plain one with probability 0.4 if the world has any."""
     plain = [name for name in world.tables if name in ("flat", "gradient", "checker")]
     others = [name for name in world.tables if name not in plain]
     return str(rng.choice(plain if plain and rng.random() < 0.4 else others))

@@ -27,7 +27,7 @@ class CameraPose:
         distance: Distance from ``lookat``, in meters.
         azimuth: In degrees.
         elevation: In degrees.
-        fovy: Vertical field of view in degrees. Images are square, so it is the horizontal one too.
+        fovy: Field of view in degrees, vertical and horizontal: images are square.
     """
 
     lookat: np.ndarray

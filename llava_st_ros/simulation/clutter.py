@@ -10,7 +10,7 @@ import numpy as np
 from llava_st_ros.simulation.appearance import Color
 from llava_st_ros.simulation.camera import CameraTrajectory
 
-# Neutral colors, which none of the objects' color names fits: gray, white, black and brown.
+# Neutral colors that no object color name describes: gray, white, black and brown.
 NEUTRALS: tuple[Color, ...] = (
     (0.45, 0.45, 0.45),
     (0.65, 0.64, 0.62),

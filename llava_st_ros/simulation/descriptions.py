@@ -25,7 +25,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "small": ("little",),
     "large": ("big",),
 }
-_FIRST_WORD = 0.7  # probability that a word with synonyms is used itself
+_FIRST_WORD = 0.7  # probability of the first word rather than a synonym
 
 
 @dataclass(frozen=True)

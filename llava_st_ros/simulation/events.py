@@ -205,7 +205,7 @@ def _is_possible(
 
 
 def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], index: int) -> int:
-    """Sample an object; the more it has in common with object ``index``, the more probable."""
+    """Sample an object, preferring those that resemble object ``index``."""
     item = objects[index]
     alike = [
         1.0

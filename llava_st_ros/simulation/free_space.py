@@ -87,7 +87,7 @@ class FreeSpace:
             away = np.abs(seen[:, :, :2] - other[:, :, :2])
             fit &= (np.hypot(*np.moveaxis(away, 2, 0)) > self._separation * reach).all(axis=0)
             if item.name == objects[j].name:
-                # Questions tell them apart by their places in the image.
+                # Questions distinguish them by their positions in the image.
                 fit &= (away.max(axis=2) > _SAME_NAME_GAP).all(axis=0)
         return fit
 

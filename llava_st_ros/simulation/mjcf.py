@@ -23,7 +23,7 @@ def scene_xml(scene: Scene, size: int) -> str:
     """Return a scene as MJCF.
 
     Object i is the body and the geom ``object<i>`` with a free joint. Every scene has the same mesh
-    and the same number and sizes of textures, so that one render context serves all scenes. The
+    and the same number and sizes of textures, so that all scenes share one render context. The
     textures are flat until ``appearance.fill_textures`` writes them.
 
     Args:

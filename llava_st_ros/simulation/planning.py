@@ -36,7 +36,7 @@ class MotionPlanner:
         """Sample the initial positions [n, 3] in meters and yaws [n] in radians.
 
         Raises:
-            InfeasibleError: An object has no room.
+            InfeasibleError: There is no space for an object.
         """
         rng, objects = self.rng, self.scene.objects
         positions = np.zeros((len(objects), 3))
@@ -80,9 +80,9 @@ class MotionPlanner:
     ) -> list[int]:
         """Return the order in which the objects get their positions.
 
-        Objects that collide come first, so that the path between them stays free, then large ones,
-        which need the most room. Rolling objects come late, because they start beside an object to
-        pass behind it. Those outside the image come last: they take no room.
+        Objects that collide are first, so that the path between them stays free, then large ones,
+        which need the most space. Rolling objects are late, because they start next to the object
+        that they pass behind. Those outside the image are last: they occupy no space.
         """
         objects = self.scene.objects
         return sorted(
@@ -212,13 +212,13 @@ class MotionPlanner:
         return goal if self._free_space.is_in_view(index, goal) else None
 
     def _toward_behind_another(self, index: int, positions: np.ndarray) -> np.ndarray:
-        """Return the displacement from an object to a position closely behind another one."""
+        """Return the displacement from an object to a position close behind another one."""
         others = [j for j in range(len(positions)) if j != index]
         behind = self._behind(index, int(self.rng.choice(others)), positions)
         return np.array([*(behind - positions[index][:2]), 0.0])
 
     def _behind(self, index: int, other: int, positions: np.ndarray) -> np.ndarray:
-        """Return a position [2] closely behind ``other`` as the camera sees it."""
+        """Return a position [2] close behind ``other`` as seen from the camera."""
         objects, azimuth = self.scene.objects, math.radians(self.scene.camera.azimuth)
         gap = objects[index].radius + objects[other].radius + self.rng.uniform(0.022, 0.035)
         return positions[other][:2] + gap * np.array([math.cos(azimuth), math.sin(azimuth)])

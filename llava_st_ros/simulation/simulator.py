@@ -102,8 +102,7 @@ def split_seed(split: str, index: int) -> int:
 def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> SimulatedClip:
     """Simulate a clip of 5 to 7 s with one to eight objects and one to three events.
 
-    The world is that of the split which the seed belongs to. The same seed gives the same bytes in
-    one environment.
+    The seed's split selects the world. In one environment, the same seed gives the same bytes.
 
     Args:
         seed: See ``split_seed``.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-# Raise it with every change of what simulate_clip returns for a seed: frames, boxes, objects,
-# events or stamps. tests/simulation/test_golden_clips.py fails when that was forgotten.
+# Increment on every change of what simulate_clip returns for a seed: frames, boxes, objects,
+# events or stamps. tests/simulation/test_golden_clips.py fails otherwise.
 SIMULATOR_VERSION = 1

@@ -91,7 +91,7 @@ class VisualPrefix:
     def resume(self, prompt: Prompt) -> tuple[Any, Cache]:
         """Return the embeddings that are not prefilled yet, and the cache of those before them.
 
-        The cache is truncated to the prefix by the next call, so it serves one answer at a time.
+        The next call truncates the cache to the prefix, so only one answer can use it at a time.
         """
         embeddings = self.backend.embed(prompt, self.tokens)
         ids = np.asarray(prompt.token_ids)

@@ -53,7 +53,7 @@ def parse(
         answer: Text, or token ids. In ids only coordinate tokens count, not words that spell one.
         task: The task that was asked.
         config: The checkpoint's geometry.
-        tokenizer: Decodes the words of token ids; without it they are left out.
+        tokenizer: Decodes the words of token ids; without it they are omitted.
     """
     if isinstance(answer, str):
         text = read_text(answer, config)

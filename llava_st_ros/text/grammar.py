@@ -99,7 +99,7 @@ class GrammarState:
 class Grammar:
     """The grammar of one task's answers.
 
-    Cheap to make: the word sets are cached per tokenizer.
+    Cheap to construct: the word sets are cached per tokenizer.
 
     Args:
         task: The task.

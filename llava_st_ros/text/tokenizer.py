@@ -282,7 +282,7 @@ def _byte_level(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _declared_tokens(folder: Path) -> dict[str, int]:
-    """Return the ids of the tokens listed beside ``tokenizer.json`` or ``vocab.json``."""
+    """Return the ids of the tokens listed next to ``tokenizer.json`` or ``vocab.json``."""
     declared: dict[str, int] = {}
     path = folder / "added_tokens.json"
     if path.is_file():

@@ -98,7 +98,7 @@ class StandingQuery:
     def update(self, grounding: Grounding, end: WindowEnd, now: int) -> tuple[Event, ...]:
         """Process an answer whose window ends at ``end``; return the events that changed.
 
-        An answer below ``min_confidence`` counts as one that found nothing.
+        An answer below ``min_confidence`` counts as "no match".
         """
         state = self._camera(grounding.camera)
         events: tuple[Event, ...] = ()

@@ -61,7 +61,7 @@ def read_log(log: Path) -> dict[str, list[LogLine]]:
             )
         stages.setdefault(values["stage"], []).append(values)
     if not stages:
-        raise DataError(f"{log} without a line", "let the run log something first")
+        raise DataError(f"{log} is empty", "let the run log something first")
     return stages
 
 

@@ -68,8 +68,8 @@ def test_the_picture_decodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "without a line"),
-        (spelled(LINES)[:30], "without a line"),
+        ("", "is empty"),
+        (spelled(LINES)[:30], "is empty"),
         (spelled(LINES[:1]) + "half of a li\n" + spelled(LINES[1:]), "log.jsonl:2: 'half of a li'"),
         ("[1, 2]\n", "log.jsonl:1"),
         ('{"step": 3, "loss": 1.0}\n', "log.jsonl:1"),

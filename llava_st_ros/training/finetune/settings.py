@@ -116,7 +116,7 @@ def read_finetune_settings(path: Path) -> FinetuneSettings:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path} as a stage's YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a mapping")
+        raise ConfigError(f"{path} contains a {type(values).__name__}; expected a mapping")
     values = {"name": path.stem, **values}
     try:
         values["mix"] = tuple(RecordFile(**file) for file in values["mix"])

@@ -18,7 +18,7 @@ from llava_st_ros.errors import DataError, LlavaStError
 
 
 class Batch(Protocol):
-    """What the loop requires of a batch, beside what the step reads from it."""
+    """What the loop requires of a batch, in addition to what the step reads from it."""
 
     @property
     def sources(self) -> tuple[str, ...]:

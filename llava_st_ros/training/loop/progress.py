@@ -67,7 +67,7 @@ class Progress:
         self.bar.update()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a line to the log and show its values beside the bar."""
+        """Append a line to the log and show its values next to the bar."""
         if not self.shown:
             return
         with self.log.open("a", encoding="utf-8") as lines:

@@ -191,7 +191,7 @@ def _restore(
         name, _, key = full_name.rpartition(SEPARATOR)
         parameter = parameters[name]
         state = owner[id(parameter)].state[parameter]
-        # AdamW counts its steps on the CPU; the rest is on the parameter's device.
+        # AdamW's step counter is on the CPU, its other state on the parameter's device.
         state[key] = value if key == "step" else _sharded_like(value, parameter)
 
 
@@ -202,7 +202,7 @@ def _full_tensor(value: Tensor) -> Tensor:
 
 
 def _sharded_like(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` on the device of ``like``, and sharded as it is."""
+    """Return ``value`` on the device and with the sharding of ``like``."""
     value = value.to(like.device)
     if isinstance(like, DTensor):
         return distribute_tensor(value, like.device_mesh, like.placements)

@@ -45,7 +45,7 @@ VARIABLES = {  # placeholder -> key of ``variables``
 
 @dataclass(frozen=True)
 class RecordQuestion:
-    """A question of a record, of no task in particular: a ``text.prompt.UserTurn``.
+    """A question of a record, not tied to a task: a ``text.prompt.UserTurn``.
 
     Attributes:
         modality: What the record is about.
@@ -71,7 +71,7 @@ class RecordAnswer:
     values: tuple[float, ...]
 
     def formatted(self, config: ModelConfig) -> FormattedAnswer:
-        """The answer in a model's coordinate tokens, with the exact values beside them.
+        """Return the answer in a model's coordinate tokens, and their exact values.
 
         Where the model's table of times has more rows than the window has frames, the values are
         scaled from fractions of the window to fractions of the table.

@@ -139,7 +139,7 @@ def _check_settings(path: Path, data: SimulatedData) -> None:
         existing = json.loads(path.read_text(encoding="utf-8"))
         if {**existing, "clips": data.clips} != settings:
             raise ConfigError(
-                f"{path.parent} holds clips made with {existing}, not with {settings}",
+                f"{path.parent} contains clips made with {existing}, not with {settings}",
                 "choose another folder",
             )
     write_json(path, settings)
@@ -259,5 +259,5 @@ def _turns_without_coordinates(
 
 
 def window_coordinates(num_frames: int) -> CoordinateVocabulary:
-    """A vocabulary with a row of time per frame, so that a frame is an exact fraction."""
+    """A vocabulary with one time row per frame, so that a frame is an exact fraction."""
     return CoordinateVocabulary(text_rows=0, time_rows=num_frames, space_rows=100)

@@ -88,7 +88,7 @@ AttentionInterface.register(NAME, lane_attention)
 
 @contextmanager
 def use_lane_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Make the model use ``lane_attention``, the only one that takes its masks, in this block."""
+    """Make the model use ``lane_attention``, which its masks require, within this block."""
     previous = model.config._attn_implementation
     model.config._attn_implementation = NAME
     try:

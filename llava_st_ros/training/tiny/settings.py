@@ -16,7 +16,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Return the YAML's sections.
 
     Raises:
-        ConfigError: The file cannot be read, is no YAML, or lacks a section.
+        ConfigError: The file cannot be read, is not valid YAML, or lacks a section.
     """
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     missing = set(SECTIONS) - set(settings if isinstance(settings, dict) else {})
     if missing:
         raise ConfigError(
-            f"{path} without {', '.join(sorted(missing))}",
+            f"{path} has no section {', '.join(sorted(missing))}",
             f"a training YAML has the sections {', '.join(SECTIONS)}",
         )
     return settings
