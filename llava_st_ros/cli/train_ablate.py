@@ -1,4 +1,4 @@
-"""``llava-st train ablate``: what each idea of LLaVA-ST is worth on the simulator's clips."""
+"""``llava-st train ablate``: ablations of LLaVA-ST's ideas on simulated clips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = "train variants that each lack an idea, with equal budgets, and compare them"
+HELP = "train variants that each lack one idea, with equal budgets, and compare them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         default=Path("config/training/ablation.yaml"),
-        help="training YAML with a section ablation",
-    )
-    parser.add_argument("--data", type=Path, default=Path("data/train"), help="folder of the clips")
-    parser.add_argument(
-        "--work", type=Path, default=Path("data/ablation"), help="folder of the runs; resumed"
+        help="training YAML with an ablation section",
     )
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep the clips asked about for the next run"
+        "--data", type=Path, default=Path("data/train"), help="folder of the training clips"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("data/ablation"),
+        help="work folder; an interrupted run resumes",
+    )
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="folder that caches the evaluation clips"
     )
     parser.add_argument(
         "--seeds",
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="SEED",
-        help="only these of the YAML's seeds; other processes may train the others meanwhile",
+        help="train only these of the YAML's seeds; other processes can train the rest",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.training.tiny.ablations import ablate, as_records
 
     torch.set_num_threads(args.threads)
-    # What training says on the way is not the comparison.
+    # Only the comparison goes to stdout.
     with contextlib.redirect_stdout(sys.stderr):
         results = list(ablate(args.config, args.data, args.work, args.store, args.seeds))
     records = as_records(results)
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(records: list[dict[str, Any]]) -> Table:
-    """A row for each metric, a column for each variant: the mean, then the seeds' values."""
+    """One row per metric and one column per variant: the mean, then the value of each seed."""
     from rich.table import Table
 
     variants = list(dict.fromkeys(record["variant"] for record in records))

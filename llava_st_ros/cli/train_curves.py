@@ -1,11 +1,11 @@
-"""``llava-st train curves``: a training log as a picture."""
+"""``llava-st train curves``: plot a training log."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "draw a run's losses and rates, stage by stage, as a PNG"
+HELP = "plot the losses and learning rates of a run's stages as a PNG"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
-"""``llava-st train run``: train on rendered clips.
+"""``llava-st train run``: train a tiny model on rendered clips.
 
-In many processes: ``accelerate launch ... -m llava_st_ros.cli train run ...``.
+With several processes: ``accelerate launch ... -m llava_st_ros.cli train run ...``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
-HELP = "train on rendered clips; goes on where it was stopped"
+HELP = "train on rendered clips; an interrupted run resumes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--work",
         type=Path,
         default=Path("data/run"),
-        help="folder of the stages' results and state, of features and the log",
+        help="work folder: the stages' weights and state, vision features, the log",
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
-    threads = max(1, (os.cpu_count() or 1) // here)
-    parser.add_argument("--threads", type=int, default=threads, help="CPU threads of a process")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads per process")
     parser.add_argument(
         "--workers",
         type=int,
         default=0,
-        help="processes that make batches, for each that trains; 0: a thread, enough for a CPU",
+        help="processes that make batches, per training process; 0: a thread, enough on a CPU",
     )
 
 

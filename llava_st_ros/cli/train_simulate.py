@@ -1,7 +1,7 @@
 """``llava-st train simulate``: render simulated clips.
 
-With ``--out`` as files in ST-Align's format (``train finetune`` reads them), else as the shards of
-raw frames that a training YAML asks for (``train run`` reads them).
+With ``--out`` it writes files in ST-Align's format, for ``train finetune``. Otherwise it writes the
+shards of raw frames that a training YAML asks for, for ``train run``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,33 @@ import argparse
 import os
 from pathlib import Path
 
-HELP = "render the clips a training YAML asks for, or (--out) data in ST-Align's format"
+HELP = "render the clips of a training YAML, or (--out) a data set in ST-Align's format"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, default=Path("config/training/tiny.yaml"), help="training YAML"
     )
-    parser.add_argument("--data", type=Path, default=Path("data/train"), help="folder to fill")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/train"), help="folder to write the clips to"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="rendering processes"
+    )
     files = parser.add_argument_group("files in ST-Align's format")
-    files.add_argument("--out", type=Path, help="folder of the files; no YAML is read then")
-    files.add_argument("--n", type=int, default=100, help="clips")
+    files.add_argument(
+        "--out", type=Path, help="folder to write; --config and --data are then ignored"
+    )
+    files.add_argument("--n", type=int, default=100, help="number of clips")
     files.add_argument("--split", default="train", help="train, validation or test")
-    files.add_argument("--first", type=int, default=0, help="the split's clip to begin with")
-    files.add_argument("--seed", type=int, default=0, help="chooses questions and wordings")
-    files.add_argument("--frames", type=int, default=20, help="frames of a clip")
-    files.add_argument("--size", type=int, default=144, help="their side in pixels")
+    files.add_argument(
+        "--first", type=int, default=0, help="index of the split's first clip to render"
+    )
+    files.add_argument(
+        "--seed", type=int, default=0, help="seeds the choice of questions and wordings"
+    )
+    files.add_argument("--frames", type=int, default=20, help="frames per clip")
+    files.add_argument("--size", type=int, default=144, help="side of a frame in pixels")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""A clip made by hand: where everything is and what happens is known without a simulator."""
+"""A clip written by hand, with known boxes and events; it needs no simulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOX = SimulatedObject("blue", "box", "large", 0.07)
 
 
 def rolling_clip() -> SimulatedClip:
-    """The ball rolls from the upper left to the upper right in frames 1 and 2; the box hides."""
+    """The ball rolls from upper left to upper right in frames 1 and 2; then the box is hidden."""
     hidden = [np.nan] * 4
     boxes = [
         [[0.1, 0.1, 0.2, 0.2], [0.6, 0.7, 0.8, 0.9]],

@@ -1,4 +1,4 @@
-"""A small model in paper mode, what makes batches for it, and questions about a video."""
+"""A small model in paper mode, batches for it, and questions about a video."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from llava_st_ros.training.tiny.conversations import (
 from llava_st_ros.training.tiny.stages import answer_terms, decode
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
-ROOM = Lanes(2, 440)  # for two of video_samples in the first lane, one in the second
+ROOM = Lanes(2, 440)  # two of video_samples fit in the first lane, one in the second
 
 
 class Tiny:
-    """A small model in paper mode and what makes batches for it."""
+    """A small model in paper mode, and batches for it."""
 
     def __init__(self) -> None:
         self.tokenizer = tiny_tokenizer()

@@ -1,4 +1,4 @@
-"""The curves of a log: what the axes hold, and logs that are none."""
+"""Curves of a training log: what is plotted, and invalid logs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def spelled(lines: list[dict[str, Any]]) -> str:
+def as_json(lines: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(values) + "\n" for values in lines)
 
 
-def test_the_axes_hold_each_stages_losses_and_rate(tmp_path: Path) -> None:
-    figure = make_figure(read_log(write(tmp_path / "log.jsonl", spelled(LINES))))
+def test_axes_show_the_losses_and_rate_of_each_stage(tmp_path: Path) -> None:
+    figure = make_figure(read_log(write(tmp_path / "log.jsonl", as_json(LINES))))
     pictures, clips, picture_rates, clip_rates = figure.axes
     assert [axis.get_title() for axis in (pictures, clips)] == ["pictures", "clips"]
     curves = {c.get_label(): (list(c.get_xdata()), list(c.get_ydata())) for c in pictures.lines}
@@ -50,15 +50,15 @@ def test_the_axes_hold_each_stages_losses_and_rate(tmp_path: Path) -> None:
     assert [list(c.get_xdata()) for c in clip_rates.lines] == [[20]]
 
 
-def test_a_last_half_line_is_left_out(tmp_path: Path) -> None:
-    text = spelled(LINES)
+def test_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
+    text = as_json(LINES)
     half = write(tmp_path / "log.jsonl", text + text[:30])
     assert read_log(half) == {"pictures": LINES[:2], "clips": LINES[2:]}
 
 
-def test_the_picture_decodes(tmp_path: Path) -> None:
+def test_png_can_be_decoded(tmp_path: Path) -> None:
     out = tmp_path / "curves.png"
-    draw_curves(write(tmp_path / "log.jsonl", spelled(LINES)), out)
+    draw_curves(write(tmp_path / "log.jsonl", as_json(LINES)), out)
     image = cv2.imread(str(out))
     assert image is not None and image.shape[0] > 300 and image.shape[1] > 500
     assert image.std() > 5  # something is drawn
@@ -69,8 +69,8 @@ def test_the_picture_decodes(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "is empty"),
-        (spelled(LINES)[:30], "is empty"),
-        (spelled(LINES[:1]) + "half of a li\n" + spelled(LINES[1:]), "log.jsonl:2: 'half of a li'"),
+        (as_json(LINES)[:30], "is empty"),
+        (as_json(LINES[:1]) + "half of a li\n" + as_json(LINES[1:]), "log.jsonl:2: 'half of a li'"),
         ("[1, 2]\n", "log.jsonl:1"),
         ('{"step": 3, "loss": 1.0}\n', "log.jsonl:1"),
         ('{"stage": "a", "loss": 1.0}\n', "log.jsonl:1"),
@@ -78,22 +78,22 @@ def test_the_picture_decodes(tmp_path: Path) -> None:
         ('{"stage": "a", "step": 1, "loss": NaN}\n', "log.jsonl:1"),
     ],
 )
-def test_what_is_no_log_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_log_is_rejected(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(DataError) as error:
         draw_curves(write(tmp_path / "log.jsonl", text), tmp_path / "curves.png")
     assert words in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+def test_unreadable_log_and_unwritable_png_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.jsonl"):
         draw_curves(tmp_path / "missing.jsonl", tmp_path / "curves.png")
-    log = write(tmp_path / "log.jsonl", spelled(LINES))
+    log = write(tmp_path / "log.jsonl", as_json(LINES))
     with pytest.raises(DataError, match="no_folder"):
         draw_curves(log, tmp_path / "no_folder" / "curves.png")
 
 
-def test_the_command_draws(tmp_path: Path) -> None:
-    log, out = write(tmp_path / "log.jsonl", spelled(LINES)), tmp_path / "curves.png"
+def test_command_writes_a_png(tmp_path: Path) -> None:
+    log, out = write(tmp_path / "log.jsonl", as_json(LINES)), tmp_path / "curves.png"
     assert main(["train", "curves", "--log", str(log), "--out", str(out)]) == 0
     assert cv2.imread(str(out)) is not None

@@ -1,4 +1,4 @@
-"""The objective against cases computed by hand."""
+"""The training objective, compared with cases computed by hand."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def config() -> ModelConfig:
     )
 
 
-def test_two_hot_lies_between_two_rows() -> None:
+def test_two_hot_label_is_over_the_neighboring_rows() -> None:
     low, high, upper = two_hot(torch.tensor([0.0, 0.3, 0.5, 1.0, 1.7, -2.0]), 5)
     assert low.tolist() == [0, 1, 2, 4, 4, 0]
     assert high.tolist() == [0, 2, 2, 4, 4, 0]
     assert torch.allclose(upper, torch.tensor([0.0, 0.2, 0.0, 0.0, 0.0, 0.0]), atol=1e-6)
 
 
-def test_targets_know_their_table() -> None:
+def test_targets_are_in_the_table_of_their_axis() -> None:
     # Vocabulary: 30 text rows, times 30..39, heights 40..44, widths 45..49.
     nan = float("nan")
     ids = torch.tensor([7, 33, 41, 46])
@@ -77,7 +77,7 @@ def test_soft_cross_entropy_by_hand() -> None:
 
 
 def dense(targets: Targets, vocabulary: int) -> torch.Tensor:
-    """The labels as the published code spells them: a row of the whole vocabulary each."""
+    """The labels as in the published code: dense, over the complete vocabulary."""
     rows = torch.zeros(len(targets.ids), vocabulary)
     return rows.scatter_add(1, targets.ids, targets.weights)
 
@@ -95,12 +95,12 @@ def test_labels_over_the_extended_vocabulary_by_hand() -> None:
     expected[3, 34] = expected[3, 35] = 0.5  # 0.5 * 9 = 4.5
     expected[4, 42], expected[4, 43] = 0.8, 0.2  # 0.55 * 4 = 2.2
     expected[5, 43], expected[5, 44] = 0.4, 0.6  # 0.9 * 4 = 3.6
-    expected[6, 47] = 1.0  # 0.5 * 4 = 2: one row, all of it
+    expected[6, 47] = 1.0  # 0.5 * 4 = 2: a single row
     assert torch.allclose(labels, expected, atol=1e-5)
 
 
-def test_a_text_token_never_becomes_a_coordinate() -> None:
-    """Neither one with a stray value nor a coordinate's token without one."""
+def test_target_of_a_token_without_a_coordinate_is_its_id() -> None:
+    """Also for a text token with a value and a coordinate token without one."""
     targets = two_hot_targets(torch.tensor([3, 36]), torch.tensor([0.7, float("nan")]), config())
     labels = dense(targets, 50)
     assert labels[0, 3] == 1.0 and labels[1, 36] == 1.0
@@ -124,7 +124,7 @@ def test_text_and_coordinates_share_one_softmax() -> None:
     assert losses.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_loss_is_torchs_own_over_soft_labels() -> None:
+def test_loss_and_gradient_equal_torchs_soft_label_cross_entropy() -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 50, requires_grad=True)
     ids = torch.tensor([7, 30, 36, 41, 44, 48])
@@ -140,7 +140,7 @@ def test_the_loss_is_torchs_own_over_soft_labels() -> None:
     assert torch.allclose(logits.grad, logits.detach().softmax(-1) - labels, atol=1e-6)
 
 
-def test_a_loss_of_half_precision_logits_is_made_in_float32() -> None:
+def test_loss_of_half_precision_logits_is_computed_in_float32() -> None:
     logits = torch.tensor([[0.0, 12.0, -3.0]], dtype=torch.bfloat16)
     targets = Targets(torch.tensor([[1, 1]]), torch.tensor([[1.0, 0.0]]))
     loss = soft_cross_entropy(logits, targets)
@@ -149,25 +149,25 @@ def test_a_loss_of_half_precision_logits_is_made_in_float32() -> None:
 
 
 def test_only_the_answers_are_labels() -> None:
-    """Of two turns with coordinates in question and answer: the answers' own, and their ends."""
+    """Two turns with coordinates in questions and answers."""
     tokenizer = tiny_tokenizer()
     geometry = tiny_config(tokenizer)
     builder = PromptBuilder(tokenizer, geometry)
-    asked = make_question(Task.TR, "the ball", span=(0.2, 0.7), template=0)
-    also = make_question(Task.TVG, "the box", template=0)
-    said = format_answer(Answer(Task.TR, caption="the blue ball rolls"), geometry.coordinates)
-    timed = format_answer(Answer(Task.TVG, span=(1, 7)), geometry.coordinates)
-    whole = builder.build_labeled([(asked, said), (also, timed)])
-    ids = np.asarray(whole.prompt.token_ids)
-    assert len(whole.prompt.temporal_inputs) > 0
-    text = tokenizer.decode(ids[whole.labels_mask].tolist())
-    assert text == f"{said.text}<|im_end|>{timed.text}<|im_end|>"
-    exact = ~np.isnan(whole.coordinate_values)
-    assert not (exact & ~whole.labels_mask).any()
-    assert whole.coordinate_values[exact].tolist() == pytest.approx([1 / 9, 7 / 9])
+    tr_question = make_question(Task.TR, "the ball", span=(0.2, 0.7), template=0)
+    tvg_question = make_question(Task.TVG, "the box", template=0)
+    tr_answer = format_answer(Answer(Task.TR, caption="the blue ball rolls"), geometry.coordinates)
+    tvg_answer = format_answer(Answer(Task.TVG, span=(1, 7)), geometry.coordinates)
+    labeled = builder.build_labeled([(tr_question, tr_answer), (tvg_question, tvg_answer)])
+    ids = np.asarray(labeled.prompt.token_ids)
+    assert len(labeled.prompt.temporal_inputs) > 0
+    text = tokenizer.decode(ids[labeled.labels_mask].tolist())
+    assert text == f"{tr_answer.text}<|im_end|>{tvg_answer.text}<|im_end|>"
+    exact = ~np.isnan(labeled.coordinate_values)
+    assert not (exact & ~labeled.labels_mask).any()
+    assert labeled.coordinate_values[exact].tolist() == pytest.approx([1 / 9, 7 / 9])
     targets = two_hot_targets(
-        torch.from_numpy(ids[whole.labels_mask]),
-        torch.from_numpy(whole.coordinate_values[whole.labels_mask]),
+        torch.from_numpy(ids[labeled.labels_mask]),
+        torch.from_numpy(labeled.coordinate_values[labeled.labels_mask]),
         geometry,
     )
     times = geometry.language.vocab_size
@@ -203,7 +203,7 @@ def test_propagation_keeps_the_value_and_spreads_the_gradient() -> None:
 
 
 def spread_over_rows(gradient: torch.Tensor) -> torch.Tensor:
-    """(I + R)^T times a gradient [rows, D], added up term by term."""
+    """(I + R)^T times a gradient [rows, D], summed term by term."""
     spread = gradient.clone()
     for to in range(len(gradient)):
         for source in range(len(gradient)):
@@ -212,7 +212,7 @@ def spread_over_rows(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def every_table_loss(model: LlavaST) -> torch.Tensor:
-    """All six tables by all their ways: positions, inputs in the question, tokens, logits."""
+    """A loss that uses all six tables: positions, inputs in the question, tokens, logits."""
     geometry = model.config
     torch.manual_seed(3)
     features = torch.randn(
@@ -236,8 +236,8 @@ def every_table_loss(model: LlavaST) -> torch.Tensor:
     return soft_cross_entropy(logits, two_hot_targets(answer, values, geometry)).mean()
 
 
-def test_small_tables_by_hand() -> None:
-    """I + R of three rows, written out; g differs by row and column."""
+def test_spread_gradient_of_small_tables_by_hand() -> None:
+    """I + R of three rows, written out. The gradient differs by row and column."""
     tables = Tables(3)
     spread = torch.tensor([[2.0, 0.5, 0.25], [0.5, 2.0, 0.5], [0.25, 0.5, 2.0]])
     gradient = torch.tensor([[1.0, 0.0, -2.0], [4.0, 8.0, 0.0], [0.0, 16.0, 1.0]])
@@ -269,7 +269,7 @@ def test_all_six_tables_spread_their_gradient_in_the_model() -> None:
     plain, spreading = (tiny_model(tiny_config(compat="paper")) for _ in range(2))
     propagate_to_neighbors(spreading)
     losses = [every_table_loss(model) for model in (plain, spreading)]
-    assert torch.equal(*losses)  # the forward pass does not know of it
+    assert torch.equal(*losses)  # the forward pass is unchanged
     for loss in losses:
         loss.backward()
     for ours, theirs in zip(coordinate_tables(plain), coordinate_tables(spreading)):
@@ -278,20 +278,20 @@ def test_all_six_tables_spread_their_gradient_in_the_model() -> None:
         found = theirs.parametrizations.weight.original.grad
         torch.testing.assert_close(found, spread_over_rows(gradient), rtol=1e-4, atol=1e-6)
         assert not torch.allclose(found, gradient, atol=1e-4)
-    for name in ("model.layers.0.mlp.up_proj", "lm_head"):  # nothing else is changed
+    for name in ("model.layers.0.mlp.up_proj", "lm_head"):  # other parameters are not affected
         one, two = (m.get_submodule(name).weight.grad for m in (plain, spreading))
         torch.testing.assert_close(one, two)
 
 
-def test_the_optimiser_gets_the_spread_gradient_of_each_table_once() -> None:
+def test_optimizers_get_the_spread_gradient_of_each_table_once() -> None:
     model = tiny_model(tiny_config(compat="paper"))
     propagate_to_neighbors(model)
     originals = [t.parametrizations.weight.original for t in coordinate_tables(model)]
     optimizers = make_optimizers(model, OptimizerConfig(rate=0.1, matrix_rate=0.1))
     trained = [
-        (type(stepper), id(p))
-        for stepper in optimizers
-        for g in stepper.param_groups
+        (type(optimizer), id(p))
+        for optimizer in optimizers
+        for g in optimizer.param_groups
         for p in g["params"]
     ]
     for original in originals:
@@ -299,7 +299,7 @@ def test_the_optimiser_gets_the_spread_gradient_of_each_table_once() -> None:
         assert trained.count((torch.optim.Muon, id(original))) == 0
     before = [t.weight.detach().clone() for t in coordinate_tables(model)]
     sgd = torch.optim.SGD(originals, lr=0.5)
-    # Only row 2 of each table is asked for: all others move by their nearness to it.
+    # The loss uses row 2 of each table only; other rows move by their distance to it.
     sum(t.weight[2].sum() for t in coordinate_tables(model)).backward()
     sgd.step()
     for table, weight in zip(coordinate_tables(model), before):

@@ -1,4 +1,4 @@
-"""Variants: what each lacks, that each trains, and the comparison from end to end."""
+"""Variants: what each lacks, that each trains, and the comparison end to end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TINY = Tiny()
 
 
 def network(variant: Variant, seed: int = 0) -> LlavaST:
-    """Random weights large enough to show; the same in every variant where it has them."""
+    """A variant with random weights of visible size; parameters they share are equal."""
     config = dataclasses.replace(TINY.config, compat=variant.compat)
     model = variant.model(config).eval()
     model.load_state_dict(tiny_model(config, seed).state_dict(), strict=False)
@@ -66,7 +66,7 @@ def features() -> torch.Tensor:
     )
 
 
-def test_every_variant_takes_a_step() -> None:
+def test_every_variant_can_be_trained() -> None:
     stage = ConversationStage(1, 1.0, 1, 10, {"STVG": 1.0}, events=1.0, attention=1.0)
     for name, variant in VARIANTS.items():
         model = network(variant)
@@ -85,7 +85,7 @@ def test_every_variant_takes_a_step() -> None:
 
 
 @torch.no_grad()
-def test_without_lape_visual_tokens_know_nothing_of_the_tables() -> None:
+def test_visual_tokens_without_lape_do_not_depend_on_the_coordinate_tables() -> None:
     for variant, depends in ((VARIANTS["paper"], True), (VARIANTS["without_lape"], False)):
         model, seen = network(variant), features()
         before = [*model.pack(seen, range(len(seen))), model.image_tokens(seen)]
@@ -96,7 +96,7 @@ def test_without_lape_visual_tokens_know_nothing_of_the_tables() -> None:
 
 
 @torch.no_grad()
-def test_without_lape_places_tokens_by_its_own_tables() -> None:
+def test_visual_positions_without_lape_come_from_their_own_tables() -> None:
     model = network(VARIANTS["without_lape"])
     assert isinstance(model, WithoutLape)
     seen = features()
@@ -106,13 +106,13 @@ def test_without_lape_places_tokens_by_its_own_tables() -> None:
     rows = model.positional_embedding([3, 0])
     own = model.visual_positions["temporal"].weight
     torch.testing.assert_close(rows[0] - rows[1], (own[3] - own[0]).expand(81, -1))
-    # Coordinate tokens stay what they are.
+    # Coordinate tokens are unchanged.
     plain = network(VARIANTS["paper"])
     ids = torch.arange(model.config.vocabulary)
     assert torch.equal(model.embed_tokens(ids), plain.embed_tokens(ids))
 
 
-def test_dense_alignment_trains_the_own_positions() -> None:
+def test_dense_alignment_trains_the_separate_positions() -> None:
     for name in ("paper", "without_lape"):
         model = network(VARIANTS[name])
         heads = DenseHeads(model.config, OBJECT_VOCABULARY, TINY.tokenizer.encode)
@@ -132,7 +132,7 @@ def test_dense_alignment_trains_the_own_positions() -> None:
     ],
 )
 def test_only_the_streams_of_a_variant_reach_the_prompt(name: str, fast: bool, slow: bool) -> None:
-    """By what of the clip's features has a gradient in each block of an embedded prompt."""
+    """Checked by the gradient of each block of an embedded prompt to the clip's features."""
     model, seen = network(VARIANTS[name]), features()
     prompt = tiny_video_prompt(model.config)
     visual = model.pack(seen, range(len(seen)))
@@ -149,8 +149,8 @@ def test_only_the_streams_of_a_variant_reach_the_prompt(name: str, fast: bool, s
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_training_embeds_as_the_model_is_asked(name: str) -> None:
-    """The same prompt by the training's batches and by embed_prompt, inputs in it."""
+def test_training_batches_embed_like_embed_prompt(name: str) -> None:
+    """With coordinate inputs in the prompt."""
     model = network(VARIANTS[name])
     conversation = TINY.encode(video_samples()[1:2], lanes=Lanes(1, 10))
     batch = collate([conversation])
@@ -161,19 +161,19 @@ def test_training_embeds_as_the_model_is_asked(name: str) -> None:
     torch.testing.assert_close(ours, model.embed_prompt(batch.ids[0], visual, turn.inputs))
 
 
-def test_no_signal_points_into_an_unseen_stream() -> None:
-    config, whole = TINY.config, clip_batch()
+def test_auxiliary_losses_do_not_refer_to_an_unused_stream() -> None:
+    config, original = TINY.config, clip_batch()
     fast = config.num_fast_tokens
     for name, variant in VARIANTS.items():
         _, batches = variant.adapt(torch.nn.Identity(), lambda _: clip_batch())
         batch = batches(0)
-        shown = batch.conversations.attention_targets
-        expected = whole.conversations.attention_targets.clone()
+        targets = batch.conversations.attention_targets
+        expected = original.conversations.attention_targets.clone()
         if variant.unused_stream == "fast":
             expected[:, :fast] = False
         if variant.unused_stream == "slow":
             expected[:, fast:] = False
-        assert torch.equal(shown, expected) and shown.any(-1).all(), name
+        assert torch.equal(targets, expected) and targets.any(-1).all(), name
         assert (batch.labels is None) == (variant.unused_stream == "fast"), name
 
 
@@ -186,13 +186,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def uncompiled() -> Iterator[None]:
-    """Compiling takes minutes; what is compiled computes the same."""
+    """Compiling takes minutes and does not change results."""
     torch.compiler.set_stance("force_eager")
     yield
     torch.compiler.set_stance("default")
 
 
-def test_the_whole_comparison(
+def test_ablation_from_rendered_clips_to_the_table(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = {"seeds": [2, 3], "variants": ["without_slow", "without_lape"], "clips": 1}
@@ -208,7 +208,7 @@ def test_the_whole_comparison(
         ("without_lape", "3"),
     }
     assert [folder.name for folder in (tmp_path / "work").iterdir()] == ["seed-3"]
-    # What is shared was trained once: the same file, linked.
+    # Shared stages are trained once, and their files are linked.
     seed = tmp_path / "work" / "seed-3"
     packers = "packer_alignment.safetensors"
     assert os.path.samefile(seed / "shared" / packers, seed / "without_slow" / packers)
@@ -217,7 +217,7 @@ def test_the_whole_comparison(
     assert [line["stage"] for line in steps] == list(SETTINGS["stages"])
     steps = [json.loads(x) for x in (seed / "without_slow/log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in steps] == ["clips"]
-    assert main([a for a in arguments if a != "--json"]) == 0  # all is done: only the table
+    assert main([a for a in arguments if a != "--json"]) == 0  # everything is done: only the table
     assert "without_lape" in capsys.readouterr().out
     assert main([*arguments[:-1], "4"]) == 2
     assert "ablation.yaml has the seeds 2, 3, not 4\n" in capsys.readouterr().err
@@ -242,12 +242,12 @@ def test_records_are_means_over_seeds() -> None:
     "section",
     [None, {}, {"seeds": []}, {"seeds": [1], "variants": ["without_all"]}, {"seeds": [1], "n": 3}],
 )
-def test_a_plan_that_cannot_be(section: Any) -> None:
+def test_invalid_ablation_section_is_rejected(section: Any) -> None:
     with pytest.raises(ConfigError, match="ablation"):
         read_ablation_config({"ablation": section})
 
 
-def test_the_committed_plan_reads() -> None:
+def test_committed_ablation_yaml_is_tiny_yaml_with_fewer_steps() -> None:
     from llava_st_ros.training.tiny.pipeline import read_stage
     from llava_st_ros.training.tiny.settings import read_settings
 
@@ -259,7 +259,7 @@ def test_the_committed_plan_reads() -> None:
     for name, values in settings["stages"].items():
         assert "minutes" not in values
         read_stage(name, values)
-        # What docs/training.md says of it: tiny.yaml's settings, with fewer steps and clips.
+        # As docs/training.md says: the settings of tiny.yaml, with fewer steps and clips.
         shorter = {**tiny["stages"][name], "steps": values["steps"]}
         assert values == {k: v for k, v in shorter.items() if k != "clips"}
         assert values["steps"] < tiny["stages"][name]["steps"]

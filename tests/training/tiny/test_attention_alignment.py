@@ -1,4 +1,4 @@
-"""The visual evidence of an answer, and decoder heads trained to attend to it."""
+"""The attention targets of an answer, and decoder heads trained to attend to them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from llava_st_ros.training.tiny.stages import (
 from support.stream_config import stream_config
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
-# Upper left; in a grid of 8 it covers columns 1 and 2 of row 1.
+# Upper left. In a grid of 8 it covers columns 1 and 2 of row 1.
 BOX = Box(0.15, 0.15, 0.35, 0.24)
 TUBE = ((6, BOX), (7, Box(0.6, 0.1, 0.7, 0.3)))
 
@@ -64,12 +64,12 @@ def encode(samples: list[Sample], tokenizer: Tokenizer, config: ModelConfig) -> 
     return encoder.encode(samples, np.random.default_rng(0)).turns
 
 
-def chosen(sample: Sample, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
-    """The text of each choosing token, and the visual tokens that show it to be right."""
+def found_targets(sample: Sample, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
+    """The text of each token with attention targets, and the targets."""
     (turn,) = encode([sample], tokenizer, stream_config(tokenizer))
     return [
-        (tokenizer.decode([int(turn.ids[place])]), np.flatnonzero(shown).tolist())
-        for place, shown in zip(turn.attention_positions, turn.attention_targets)
+        (tokenizer.decode([int(turn.ids[position])]), np.flatnonzero(targets).tolist())
+        for position, targets in zip(turn.attention_positions, turn.attention_targets)
     ]
 
 
@@ -77,46 +77,50 @@ def video(task: Task, answer: Answer, **more: object) -> Sample:
     return Sample(task, "the ball", None, None, None, answer, **more)  # type: ignore[arg-type]
 
 
-def test_a_picture_shows_a_box_in_the_patches_under_it(stream_tokenizer: Tokenizer) -> None:
+def test_box_in_an_image_is_shown_by_the_patches_it_covers(stream_tokenizer: Tokenizer) -> None:
     config = stream_config(stream_tokenizer)
     assert np.flatnonzero(box_tokens(None, BOX, Modality.IMAGE, config)).tolist() == [9, 10]
-    # Too small to cover a patch's center: the patch that it lies in.
+    # Too small to cover the center of a patch: the patch at its own center.
     small = Box(0.64, 0.9, 0.66, 0.92)
     assert np.flatnonzero(box_tokens(None, small, Modality.IMAGE, config)).tolist() == [7 * 8 + 5]
 
 
-def test_every_left_edge_has_the_evidence_of_its_own_box(stream_tokenizer: Tokenizer) -> None:
+def test_targets_of_a_left_edge_are_those_of_its_box(stream_tokenizer: Tokenizer) -> None:
     phrases = (("a ball", BOX), ("a box", Box(0.64, 0.9, 0.66, 0.92)))
     answer = Answer(Task.DGC, caption="a ball and a box", phrases=phrases)
-    found = chosen(Sample(Task.DGC, "", None, None, 0, answer), stream_tokenizer)
+    found = found_targets(Sample(Task.DGC, "", None, None, 0, answer), stream_tokenizer)
     assert found == [("<WIDTH-015>", [9, 10]), ("<WIDTH-063>", [61])]
 
 
-def test_a_tube_shows_its_times_and_a_frame_its_box(stream_tokenizer: Tokenizer) -> None:
+def test_targets_of_times_are_the_tube_and_of_boxes_their_frame(
+    stream_tokenizer: Tokenizer,
+) -> None:
     first, second = [fast(6, 0, 0), slow(1, 0, 1)], [fast(7, 0, 1), slow(1, 0, 2)]
-    whole = sorted(first + second)
-    found = chosen(video(Task.STVG, Answer(Task.STVG, span=(6, 7), boxes=TUBE)), stream_tokenizer)
+    tube = sorted(first + second)
+    found = found_targets(
+        video(Task.STVG, Answer(Task.STVG, span=(6, 7), boxes=TUBE)), stream_tokenizer
+    )
     assert sorted(found) == [
-        # Both ends of the span; the times of the boxes follow from them.
-        ("<TEMP-006>", whole),
-        ("<TEMP-007>", whole),
+        # Both ends of the span; the times of the boxes follow from it.
+        ("<TEMP-006>", tube),
+        ("<TEMP-007>", tube),
         ("<WIDTH-015>", first),
         ("<WIDTH-059>", second),
     ]
 
 
-def test_a_span_without_boxes_is_shown_by_the_subjects_tube(stream_tokenizer: Tokenizer) -> None:
-    whole = [fast(6, 0, 0), fast(7, 0, 1), slow(1, 0, 1), slow(1, 0, 2)]
+def test_targets_of_a_span_without_boxes_are_the_subjects_tube(stream_tokenizer: Tokenizer) -> None:
+    tube = [fast(6, 0, 0), fast(7, 0, 1), slow(1, 0, 1), slow(1, 0, 2)]
     answer = Answer(Task.TVG, span=(6, 7))
-    found = chosen(video(Task.TVG, answer, tube=TUBE), stream_tokenizer)
-    assert found == [("<TEMP-006>", whole), ("<TEMP-007>", whole)]
-    assert chosen(video(Task.TVG, answer), stream_tokenizer) == []  # nobody knows where it happened
+    found = found_targets(video(Task.TVG, answer, tube=TUBE), stream_tokenizer)
+    assert found == [("<TEMP-006>", tube), ("<TEMP-007>", tube)]
+    assert found_targets(video(Task.TVG, answer), stream_tokenizer) == []  # no tube is known
 
 
 def tiny(
     tokenizer: Tokenizer, heads: int = 4, key_heads: int = 2
 ) -> tuple[LlavaST, ConversationBatch]:
-    """Two clips with a tube and a span each; heads are 8 wide."""
+    """A model with heads of size 8, and two clips with a tube and a span each."""
     config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
     language = dataclasses.replace(
         config.language,
@@ -138,7 +142,7 @@ def tiny(
     return tiny_model(config), ConversationBatch(conversations, features, None, ("a", "b"))
 
 
-def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> None:
+def test_trained_attention_equals_the_decoders_attention(tokenizer: Tokenizer) -> None:
     model, batch = tiny(tokenizer)
     model.model.set_attn_implementation("eager")
     conversations = batch.conversations
@@ -149,22 +153,24 @@ def test_what_is_taught_is_the_decoders_own_attention(tokenizer: Tokenizer) -> N
         inner.register_forward_hook(lambda _module, _inputs, output: maps.append(output[1]))
         model.model(
             inputs_embeds=embed(model, conversations, batch.features, Modality.VIDEO),
-            attention_mask=torch.where(everywhere(conversations), 0.0, -1e9),
+            attention_mask=torch.where(full_mask(conversations), 0.0, -1e9),
             position_ids=conversations.positions,
         )
         ours = attention(model, conversations, states[middle_layer(model)])
     rows, places = conversations.attention_positions.T
-    expected = maps[0][rows, : ours.shape[1], places].gather(2, seen(conversations, ours.shape[1]))
+    expected = maps[0][rows, : ours.shape[1], places].gather(
+        2, key_positions(conversations, ours.shape[1])
+    )
     assert len(ours) == 6 + 2  # two ends and two left edges; two ends
     assert torch.allclose(ours, expected, atol=1e-5)
-    # A choice is written by the state before it.
+    # The state before a token predicts it.
     assert conversations.answer_mask[rows, places + 1].all()
 
 
 def full_attention(
     model: LlavaST, batch: CollatedConversations, hidden: torch.Tensor
 ) -> torch.Tensor:
-    """What ``attention`` is, from the scores of every head between all positions."""
+    """The result of ``attention``, computed from the scores of all heads and positions."""
     layer = model.model.layers[middle_layer(model)]
     inner, states = layer.self_attn, layer.input_layernorm(hidden)
     query, key = (
@@ -174,28 +180,28 @@ def full_attention(
     rotary = model.model.rotary_emb(states, position_ids=batch.positions)
     query, key = apply_rotary_pos_emb(query, key, *rotary)
     scores = query @ repeat_kv(key, inner.num_key_value_groups).mT * inner.scaling  # [B, h, L, L]
-    shares = scores.masked_fill(~everywhere(batch), -torch.inf).softmax(-1)
+    shares = scores.masked_fill(~full_mask(batch), -torch.inf).softmax(-1)
     rows, places = batch.attention_positions.T
     trained_heads = max(1, query.shape[1] // 2)
-    return shares[rows, :trained_heads, places].gather(2, seen(batch, trained_heads))
+    return shares[rows, :trained_heads, places].gather(2, key_positions(batch, trained_heads))
 
 
-def everywhere(batch: CollatedConversations) -> torch.Tensor:
-    """What each position sees of all others, bool [B, 1, L, L]."""
+def full_mask(batch: CollatedConversations) -> torch.Tensor:
+    """Which positions each position attends to, bool [B, 1, L, L]."""
     (rows, length), (tokens, width) = batch.ids.shape, batch.attention_mask.shape[-2:]
     prefix = width - tokens
-    whole = torch.zeros(rows, 1, length, length, dtype=torch.bool)
-    whole[:, :, :prefix, :prefix] = torch.ones(prefix, prefix).tril().bool()
+    mask = torch.zeros(rows, 1, length, length, dtype=torch.bool)
+    mask[:, :, :prefix, :prefix] = torch.ones(prefix, prefix).tril().bool()
     for lane, visible in enumerate(batch.attention_mask):
         row, number = divmod(lane, len(batch.attention_mask) // rows)
         place = slice(prefix + number * tokens, prefix + (number + 1) * tokens)
-        whole[row, 0, place, :prefix] = visible[0, :, :prefix]
-        whole[row, 0, place, place] = visible[0, :, prefix:]
-    return whole
+        mask[row, 0, place, :prefix] = visible[0, :, :prefix]
+        mask[row, 0, place, place] = visible[0, :, prefix:]
+    return mask
 
 
-def seen(batch: CollatedConversations, heads: int) -> torch.Tensor:
-    """The positions that ``attention`` tells of, int64 [n, heads, P + T]: prefix and lane."""
+def key_positions(batch: CollatedConversations, heads: int) -> torch.Tensor:
+    """The positions of ``attention``'s last axis, int64 [n, heads, P + T]: prefix and lane."""
     tokens, width = batch.attention_mask.shape[-2:]
     prefix = width - tokens
     starts = [
@@ -206,7 +212,7 @@ def seen(batch: CollatedConversations, heads: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (4, 4), (6, 2), (6, 3), (2, 1), (1, 1)])
-def test_attention_at_the_choices_alone_is_that_of_all_positions(
+def test_attention_at_single_positions_equals_full_attention(
     tokenizer: Tokenizer, heads: int, key_heads: int
 ) -> None:
     model, batch = tiny(tokenizer, heads, key_heads)
@@ -231,26 +237,26 @@ def test_attention_at_the_choices_alone_is_that_of_all_positions(
     assert all(gradient.abs().max() > 1e-3 for gradient in gradients[0])
 
 
-def test_the_heads_learn_to_look_at_the_evidence(tokenizer: Tokenizer) -> None:
+def test_heads_learn_to_attend_to_their_targets(tokenizer: Tokenizer) -> None:
     torch.manual_seed(0)
     model, batch = tiny(tokenizer)
     stage = ConversationStage(2, 1.0, 2, 300, {}, attention=1.0)
     step = ConversationStep(model, EventHeads(model.config), stage)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    looks = []
+    shares = []
     for _ in range(25):
         terms = step(batch)
         loss = weighted_sum(terms, [term.denominator for term in terms.values()])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        looks.append(
+        shares.append(
             terms["video_attention_share"].numerator / terms["video_attention_share"].denominator
         )
-    assert looks[0] < 0.2 and looks[-1] > 2 * looks[0]
+    assert shares[0] < 0.2 and shares[-1] > 2 * shares[0]
 
 
-def test_a_batch_without_evidence_costs_nothing(tokenizer: Tokenizer) -> None:
+def test_batch_without_attention_targets_has_no_attention_loss(tokenizer: Tokenizer) -> None:
     model, batch = tiny(tokenizer)
     hidden = torch.randn(2, batch.conversations.ids.shape[1], model.config.language.hidden_size)
     none = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Training batches: questions side by side must be the same as questions one at a time."""
+"""Training batches: packed turns must give the results of separate prompts."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def hidden(model: LlavaST, batch: CollatedConversations, features: torch.Tensor)
     return decode(model, batch, features, Modality.VIDEO).last_hidden_state
 
 
-def test_turns_side_by_side_equal_turns_alone() -> None:
+def test_packed_turns_equal_separate_turns() -> None:
     tiny = Tiny()
-    model, features, whole = tiny.model(), tiny.features, tiny.encode(video_samples())
-    assert [len(lane) for lane in whole.lanes] == [2, 1]
-    prefix = len(whole.prefix)
+    model, features, packed = tiny.model(), tiny.features, tiny.encode(video_samples())
+    assert [len(lane) for lane in packed.lanes] == [2, 1]
+    prefix = len(packed.prefix)
     with torch.inference_mode():
-        together = hidden(model, collate([whole]), features)[0]
-        for number, lane in enumerate(whole.lanes):
+        together = hidden(model, collate([packed]), features)[0]
+        for number, lane in enumerate(packed.lanes):
             start = prefix + number * ROOM.tokens
             for turn in lane:
-                only = dataclasses.replace(whole, lanes=((turn,),), lane_tokens=0)
+                only = dataclasses.replace(packed, lanes=((turn,),), lane_tokens=0)
                 alone = hidden(model, collate([only]), features)[0]
                 length = len(turn.ids)
                 assert torch.allclose(together[start : start + length], alone[prefix:], atol=1e-4)
                 start += length
-        # A prompt of its own, as at inference.
-        turn = whole.turns[0]
-        ids = torch.from_numpy(np.concatenate([whole.prefix, turn.ids]))
+        # As a separate prompt, as at inference.
+        turn = packed.turns[0]
+        ids = torch.from_numpy(np.concatenate([packed.prefix, turn.ids]))
         visual = model.pack(model.project(features[0]), range(tiny.config.num_frames))
         states = model.decode(model.embed_prompt(ids, visual, turn.inputs)[None])[0]
         assert torch.allclose(together[:prefix], states[:prefix], atol=1e-4)
         assert torch.allclose(together[prefix : prefix + len(turn.ids)], states[prefix:], atol=1e-4)
 
 
-def test_embedding_equals_the_models_own() -> None:
+def test_batch_embeddings_equal_embed_prompt() -> None:
     tiny = Tiny()
     model, features = tiny.model(), tiny.features
     conversation = tiny.encode(video_samples()[1:2], lanes=Lanes(1, 10))
@@ -67,7 +67,7 @@ def test_embedding_equals_the_models_own() -> None:
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
-def test_labels_are_the_answers_with_exact_values() -> None:
+def test_labels_are_the_answer_with_exact_values() -> None:
     tiny = Tiny()
     conversation = tiny.encode(video_samples()[2:])
     turn = conversation.turns[0]
@@ -83,86 +83,86 @@ def test_labels_are_the_answers_with_exact_values() -> None:
     )
 
 
-def decisive_text(task: Task, sample: Sample) -> list[str]:
+def decision_text(task: Task, sample: Sample) -> list[str]:
     tiny = Tiny()
     turn = tiny.encode([sample]).turns[0]
     assert sample.task is task and not (turn.decision_mask & ~turn.answer_mask).any()
     return [tiny.tokenizer.decode([int(i)]) for i in turn.ids[turn.decision_mask]]
 
 
-def test_a_tubes_span_and_its_first_left_edge_decide() -> None:
+def test_decision_tokens_of_a_tube_are_its_span_and_first_left_edge() -> None:
     tiny = Tiny()
     config = tiny.config
     first = [tiny.tokenizer.decode(tiny.tokenizer.encode("During")[:1])]
     stvg, elc, tvg = video_samples()
     left = f"<WIDTH-{round(0.13 * (config.num_spatial_tokens - 1)):03d}>"
     span = ["<TEMP-002>", "<TEMP-004>"]
-    assert decisive_text(Task.STVG, stvg) == [*first, *span, left]
-    assert decisive_text(Task.ELC, elc) == ["<TEMP-004>", left]
-    assert decisive_text(Task.TVG, tvg) == [*first, "<TEMP-001>", "<TEMP-007>"]
+    assert decision_text(Task.STVG, stvg) == [*first, *span, left]
+    assert decision_text(Task.ELC, elc) == ["<TEMP-004>", left]
+    assert decision_text(Task.TVG, tvg) == [*first, "<TEMP-001>", "<TEMP-007>"]
 
 
-def test_that_nothing_matches_is_decided_by_the_first_word() -> None:
+def test_first_word_is_the_decision_token_of_no_match() -> None:
     tiny = Tiny()
     nothing = Answer(Task.TVG, no_match=True)
     sample = Sample(Task.TVG, "the box", None, None, None, nothing)
     ids = tiny.tokenizer.encode("Nothing matches.")
-    assert decisive_text(Task.TVG, sample) == [tiny.tokenizer.decode(ids[:1])]
+    assert decision_text(Task.TVG, sample) == [tiny.tokenizer.decode(ids[:1])]
     turn = tiny.encode([sample]).turns[0]
     assert turn.ids[turn.answer_mask].tolist() == [*ids, tiny.tokenizer.chat_end]
-    assert len(turn.attention_positions) == 0  # there is nothing to look at
+    assert len(turn.attention_positions) == 0  # no attention targets
 
 
-def test_every_left_edge_in_a_picture_decides() -> None:
+def test_every_left_edge_in_an_image_is_a_decision_token() -> None:
     config = Tiny().config
     boxes = (("a red ball", Box(0.1, 0.2, 0.3, 0.4)), ("a box", Box(0.5, 0.6, 0.7, 0.8)))
     answer = Answer(Task.DGC, caption="a red ball and a box", phrases=boxes)
     sample = Sample(Task.DGC, "", None, None, 0, answer)
     rows = [round(x * (config.num_spatial_tokens - 1)) for x in (0.1, 0.5)]
-    assert decisive_text(Task.DGC, sample) == [f"<WIDTH-{row:03d}>" for row in rows]
+    assert decision_text(Task.DGC, sample) == [f"<WIDTH-{row:03d}>" for row in rows]
 
 
-def test_deciding_tokens_weigh_what_they_are_told() -> None:
+def test_decision_tokens_have_the_decision_weight() -> None:
     tiny = Tiny()
     model, batch = tiny.model(), collate([tiny.encode(video_samples())])
     with torch.inference_mode():
-        total, parts = tiny.loss(model, batch)
+        total, means = tiny.loss(model, batch)
         heavy, _ = tiny.loss(model, batch, decision_weight=1e6)
-    deciding = int(batch.decision_mask.sum())
-    # Two tubes with a left edge each; STVG and TVG say first that there is something.
-    times = deciding - 2 - 2
-    expected = parts["video_span"] * times + parts["video_left"] * 2 + parts["video_match"] * 2
-    expected /= deciding
+    decisions = int(batch.decision_mask.sum())
+    # Two tubes with a left edge each; the first word of STVG and TVG.
+    times = decisions - 2 - 2
+    expected = means["video_span"] * times + means["video_left"] * 2 + means["video_match"] * 2
+    expected /= decisions
     assert abs(heavy.item() - expected) < 1e-3
     assert abs(total.item() - expected) > 1e-2
 
 
-def test_a_full_conversation_leaves_turns_out_but_never_all() -> None:
+def test_full_conversation_drops_turns_but_keeps_one() -> None:
     assert len(Tiny().encode(video_samples(), lanes=Lanes(1, 1)).turns) == 1
 
 
-def test_the_loss_falls_when_the_answer_is_learned() -> None:
+def test_loss_falls_when_the_answer_is_learned() -> None:
     tiny = Tiny()
     model, batch = tiny.model(), collate([tiny.encode(video_samples())])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
-        loss, parts = tiny.loss(model, batch)
+        loss, means = tiny.loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     kinds = {"match", "text", "span", "time", "left", "space"}
-    assert {f"video_{kind}" for kind in kinds} | {"video_answer"} == set(parts)
+    assert {f"video_{kind}" for kind in kinds} | {"video_answer"} == set(means)
 
 
-def test_a_task_without_weight_is_not_asked() -> None:
+def test_weighted_order_follows_the_mix_and_drops_weight_zero() -> None:
     rng = np.random.default_rng(0)
     samples = [(s.task.value, s) for s in video_samples()]
-    # How many there are of a task does not make it weigh more.
+    # The number of samples of a task does not matter.
     samples += 20 * [sample for sample in samples if sample[0] == "STVG"]
     order = [weighted_order(samples, {"STVG": 1.0, "TVG": 9.0}, rng) for _ in range(200)]
     assert all({s.task for s in chosen} == {Task.STVG, Task.TVG} for chosen in order)
     first = sum(chosen[0].task is Task.TVG for chosen in order)
-    assert 150 < first < 200  # nine of ten on the average
+    assert 150 < first < 200  # nine in ten on average

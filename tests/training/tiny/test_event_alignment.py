@@ -1,4 +1,4 @@
-"""What the second reading of clips asks of each cell, and that heads can learn it."""
+"""Event labels of cells, and heads that learn them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.rolling_clip import rolling_clip
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 
-def said(labels: np.ndarray) -> set[str]:
+def true_labels(labels: np.ndarray) -> set[str]:
     words = [
         *(f"there: {n}" for n in NAMES),
         *(f"subject: {n}" for n in NAMES),
@@ -39,7 +39,7 @@ def said(labels: np.ndarray) -> set[str]:
     return {words[i] for i in np.flatnonzero(labels == 1)}
 
 
-def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
+def test_labels_are_the_objects_and_events_of_each_cell() -> None:
     labels = event_labels(rolling_clip(), object_cells(rolling_clip(), 2), 2)
     assert labels.shape == (4, 4, NUM_LABELS)
     ball = {"there: red", "there: ball"}
@@ -51,14 +51,14 @@ def test_labels_say_what_each_cell_holds_and_what_happens_there() -> None:
         [set(), rolling, set(), set()],
         [set(), ball, set(), set()],
     ]
-    assert [[said(cell) for cell in frame] for frame in labels] == expected
-    # In frame 0 the ball is about to move, which is neither rolling yet nor nothing.
-    unsure = np.argwhere(labels == IGNORED)
-    assert {tuple(place) for place in unsure[:, :2]} == {(0, 0)}
-    assert sorted(unsure[:, 2]) == list(range(len(NAMES), NUM_LABELS))
+    assert [[true_labels(cell) for cell in frame] for frame in labels] == expected
+    # In frame 0 the ball is about to move: its event labels are ignored.
+    ignored = np.argwhere(labels == IGNORED)
+    assert {tuple(place) for place in ignored[:, :2]} == {(0, 0)}
+    assert sorted(ignored[:, 2]) == list(range(len(NAMES), NUM_LABELS))
 
 
-def test_a_shaking_camera_moves_nothing() -> None:
+def test_camera_shake_is_not_motion() -> None:
     clip = rolling_clip()
     shaken = clip.boxes + np.array([0, 0.03, -0.02, 0], dtype=np.float32)[:, None, None]
     for boxes in (clip.boxes, shaken):
@@ -66,7 +66,7 @@ def test_a_shaking_camera_moves_nothing() -> None:
         assert found.tolist() == [[True, False], [True, False], [False, False], [False, False]]
 
 
-def test_what_is_not_judged_costs_nothing() -> None:
+def test_ignored_labels_have_no_loss() -> None:
     heads = EventHeads(tiny_config(tiny_tokenizer()))
     torch.nn.init.normal_(heads.labels.weight)
     hidden = torch.randn(1, 3, heads.labels.in_features)
@@ -81,7 +81,7 @@ def test_what_is_not_judged_costs_nothing() -> None:
     assert torch.allclose(ratio(found["events"]), expected)
 
 
-def test_heads_learn_labels_that_the_hidden_states_hold() -> None:
+def test_heads_learn_labels_from_hidden_states() -> None:
     torch.manual_seed(0)
     config = tiny_config(tiny_tokenizer())
     heads = EventHeads(config)
@@ -105,11 +105,11 @@ def ratio(term: LossTerm) -> torch.Tensor:
     return term.numerator / term.denominator
 
 
-def test_reading_events_teaches_the_layers_below_and_no_others() -> None:
+def test_event_loss_trains_only_the_layers_below() -> None:
     tokenizer = tiny_tokenizer()
     config = dataclasses.replace(tiny_config(tokenizer), compat="paper")
     model, heads = tiny_model(config), EventHeads(config)
-    torch.nn.init.normal_(heads.labels.weight)  # as after some learning
+    torch.nn.init.normal_(heads.labels.weight)  # as after some training
     encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(1, 50))
     sample = Sample(Task.TVG, "the box", None, None, None, Answer(Task.TVG, span=(1, 7)))
     batch = ConversationBatch(

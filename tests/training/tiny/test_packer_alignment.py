@@ -1,4 +1,4 @@
-"""What the packers' tokens are asked, and that the stage teaches packers and nothing else."""
+"""The targets of packed tokens, and that the stage trains only the packers."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from support.rolling_clip import BALL, BOX, rolling_clip
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 
-def test_cells_follow_the_centres() -> None:
+def test_object_cells_follow_the_centers() -> None:
     assert object_cells(rolling_clip(), 2).tolist() == [[0, 3], [0, 3], [1, -1], [1, -1]]
     assert object_cells(rolling_clip(), 4)[0].tolist() == [0, 14]
 
 
-def test_a_fast_token_is_asked_about_its_frame() -> None:
+def test_targets_of_a_fast_token_come_from_its_frame() -> None:
     clip = rolling_clip()
     targets = stream_targets([clip, clip], 2, 1)
     assert targets.labels.shape == (2, 4 * 4, NUM_LABELS)
-    first = [0, 3, 4, 7, 9, 13]  # frame * 4 + cell of what is seen there
+    first = [0, 3, 4, 7, 9, 13]  # frame * 4 + cell of each visible object
     assert targets.tokens.tolist() == first + [16 + token for token in first]
     ball = [NAMES.index(BALL.color), NAMES.index(BALL.shape)]
     assert targets.names[0].tolist() == targets.names[4].tolist() == ball
     assert np.allclose(targets.boxes[5], clip.boxes[3, 0])
 
 
-def test_a_slow_token_is_asked_about_the_middle_of_its_frames() -> None:
+def test_boxes_of_a_slow_token_come_from_the_middle_of_its_frames() -> None:
     clip = rolling_clip()
     targets = stream_targets([clip], 2, 2)
     assert targets.tokens.tolist() == [0, 3, 4 + 1]
     assert np.allclose(targets.boxes.numpy(), clip.boxes[[1, 1, 3], [0, 1, 0]])
-    # What was there, or happened, in any of the frames.
+    # Objects and events of any of the frames.
     rolled = targets.labels[0].reshape(2, 4, NUM_LABELS)[:, :, len(NAMES) :]
     rolled = (rolled == 1).any(-1)
     assert rolled.tolist() == [[True, False, False, False], [False, True, False, False]]
 
 
-def test_packers_learn_and_what_is_around_them_stays(tmp_path: Path) -> None:
+def test_only_the_packers_are_trained(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer)

@@ -1,4 +1,4 @@
-"""Two processes under accelerate train what one does, through every kind of stage."""
+"""Two processes under accelerate give the result of one, with every kind of stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llava_st_ros.training.tiny import pipeline
 from support.paths import ROOT
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
 
-# With --cpu accelerate starts a single process, unless MPI starts the others.
+# With --cpu, accelerate starts a single process unless MPI starts the others.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
 LAUNCH += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
 
@@ -35,12 +35,12 @@ def stages(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     list(render_shards(data, "train", CLIPS, num_frames=FRAMES, size=SIZE, workers=1))
     settings = copy.deepcopy(SETTINGS)
     for stage in settings["stages"].values():
-        # Three items: two for the first process, one for the second.
+        # Three items: two in the first process, one in the second.
         stage |= {"steps": 3, "batch": 3, "log_every": 1, "accumulate": 2}
     config = data / "run.yaml"
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -50,7 +50,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     launched = subprocess.run(
         [*LAUNCH, "-m", "llava_st_ros.cli", "train", "run", *arguments],
         cwd=ROOT,
-        # Compiling takes minutes; what is compiled computes the same.
+        # Compiling takes minutes and does not change results.
         env={**os.environ, "TORCH_COMPILE_DISABLE": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
@@ -58,7 +58,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
         check=False,
     )
     assert launched.returncode == 0, launched.stderr
-    assert launched.stdout.count("2 x cpu") == 1  # one of them speaks
+    assert launched.stdout.count("2 x cpu") == 1  # only the main process prints
     with torch.compiler.set_stance("force_eager"):
         pipeline.train(config, data, tmp_path / "one", tmp_path / "one" / "out")
     one, two = stages(tmp_path / "one"), stages(tmp_path / "two")
@@ -72,8 +72,8 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
         a, b = (load_file(tmp_path / n / f"{stage}.safetensors") for n in ("one", "two"))
         assert a.keys() == b.keys()
         for name, value in a.items():
-            # Where there is no gradient but for rounding Adam makes steps of that: a key's bias,
-            # a word's row that the batch hardly touches.
+            # Adam turns gradients that are pure rounding errors into steps: biases of keys, and
+            # embeddings of words that are rare in the batch.
             apart = ((b[name] - value).abs() > 1e-4).float().mean()
             assert apart < 1e-3 or name.endswith(("ln_k.bias", "in_proj_bias")), (stage, name)
     assert sorted(p.name for p in (tmp_path / "two" / "out").iterdir()) == sorted(

@@ -1,4 +1,4 @@
-"""From rendered clips and a YAML to a checkpoint that loads, through every kind of stage."""
+"""Training from rendered clips and a YAML to a checkpoint, with every kind of stage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def uncompiled() -> Iterator[None]:
-    """Compiling takes minutes; what is compiled computes the same."""
+    """Compiling takes minutes and does not change results."""
     torch.compiler.set_stance("force_eager")
     yield
     torch.compiler.set_stance("default")
@@ -53,7 +53,7 @@ def train(folder: Path, data: Path, settings: dict[str, Any] = SETTINGS) -> Path
 
 
 def changed(before: Path, after: Path) -> set[str]:
-    """Parts of the model (the first words of their parameters' names) that differ."""
+    """The parts of the model whose parameters differ, by the first two words of their names."""
     a, b = load_file(before), load_file(after)
     assert a.keys() == b.keys()
     return {".".join(name.split(".")[:2]) for name in a if not torch.equal(a[name], b[name])}
@@ -65,7 +65,7 @@ def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, da
     tower, projector, resampler = "vision_tower", "mm_projector", "vision_resampler"
     moved = {part.removeprefix("model.") for part in changed(dense, pictures)}
     assert {projector, "layers", "embed_tokens", "spatial_width_output_embeddings"} <= moved
-    assert not {tower, resampler} & moved  # frozen; not used by pictures
+    assert not {tower, resampler} & moved  # frozen; not used for single frames
     assert changed(pictures, packers) == {f"model.{resampler}"}
     moved = {part.removeprefix("model.") for part in changed(packers, clips)}
     assert {projector, resampler, "layers", "temporal_output_embeddings"} <= moved
@@ -85,7 +85,7 @@ def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, da
     )
 
 
-def test_a_stage_is_trained_with_fast_products(
+def test_stage_trains_with_fast_matmul(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, run = [], loop.run
@@ -102,7 +102,7 @@ def test_a_stage_is_trained_with_fast_products(
     assert seen == ["medium"]
 
 
-def test_a_run_goes_on_after_its_last_finished_stage(
+def test_run_resumes_after_its_last_finished_stage(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = copy.deepcopy(SETTINGS)
@@ -136,7 +136,7 @@ def test_a_run_goes_on_after_its_last_finished_stage(
         ),
     ],
 )
-def test_a_wrong_setting_is_found_before_anything_is_trained(
+def test_invalid_setting_is_rejected_before_training(
     tmp_path: Path, data: Path, stage: str, change: dict[str, Any], words: str
 ) -> None:
     settings = copy.deepcopy(SETTINGS)
@@ -155,7 +155,7 @@ def test_stage_without_a_kind_is_rejected() -> None:
         pipeline.read_stage("x", values)
 
 
-def test_a_work_folder_stays_with_what_it_was_begun_with(tmp_path: Path, data: Path) -> None:
+def test_work_folder_is_rejected_under_other_settings(tmp_path: Path, data: Path) -> None:
     settings = copy.deepcopy(SETTINGS)
     settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"]}
     train(tmp_path, data, settings)
@@ -182,25 +182,25 @@ def encoder() -> ConversationEncoder:
 
 
 class Store(list[Any]):
-    """Clips that lie nowhere."""
+    """Clips that are not on disk."""
 
     def source(self, index: int) -> str:
         return str(index)
 
 
 def features(store: Store, encoder: ConversationEncoder) -> np.ndarray:
-    """Features that say which clip they are of, [clips, F, N, 1]."""
+    """Features that hold the index of their clip, [clips, F, N, 1]."""
     shape = (len(store), FRAMES, encoder.config.tokens_per_frame, 1)
     return np.broadcast_to(np.arange(len(store))[:, None, None, None], shape)
 
 
-def test_clips_with_a_lone_event_can_be_left_out(encoder: ConversationEncoder) -> None:
-    lone = rolling_clip()
+def test_clips_with_a_single_event_are_drawn_by_their_share(encoder: ConversationEncoder) -> None:
+    single = rolling_clip()
     pushed = SimulatedEvent(EventKind.PUSHED, 1, None, (0, 1))
-    store = Store([lone, dataclasses.replace(lone, events=(*lone.events, pushed))])
+    store = Store([single, dataclasses.replace(single, events=(*single.events, pushed))])
 
     def drawn(share: float) -> float:
-        """How many of the batch are the lone one."""
+        """The fraction of the batch that shows the clip with a single event."""
         stage = ConversationStage(40, 1.0, 1, 60, {"STVG": 1.0}, single_event_share=share)
         batch = ConversationBatches(store, features(store, encoder), encoder, stage, 0)(0)
         return float((batch.features[:, 0, 0, 0] == 0).float().mean())
@@ -210,27 +210,27 @@ def test_clips_with_a_lone_event_can_be_left_out(encoder: ConversationEncoder) -
     assert 0.0 < drawn(0.2) < 0.3  # a sixth
 
 
-def test_questions_that_nothing_answers_can_be_left_out(encoder: ConversationEncoder) -> None:
+def test_questions_without_a_match_are_drawn_by_their_share(encoder: ConversationEncoder) -> None:
     store = Store([rolling_clip()])
-    refusal = pipeline.learn_tokenizer(SETTINGS["model"]).encode(NO_MATCH_TEXT)
+    no_match = pipeline.learn_tokenizer(SETTINGS["model"]).encode(NO_MATCH_TEXT)
 
-    def refused(share: float) -> float:
-        """How many of the batch's conversations hold a refusal."""
+    def drawn(share: float) -> float:
+        """The fraction of the batch's conversations with a no-match answer."""
         stage = ConversationStage(40, 1.0, 1, 60, {"TVG": 1.0}, no_match_share=share)
         batch = ConversationBatches(store, features(store, encoder), encoder, stage, 0)(0)
-        said = batch.conversations
-        rows = [ids[marked].tolist() for ids, marked in zip(said.ids, said.answer_mask)]
-        return float(np.mean([_holds(row, refusal) for row in rows]))
+        collated = batch.conversations
+        rows = [ids[mask].tolist() for ids, mask in zip(collated.ids, collated.answer_mask)]
+        return float(np.mean([_contains(row, no_match) for row in rows]))
 
-    assert refused(0.0) == 0.0
-    assert 0.0 < refused(0.3) < refused(1.0)
+    assert drawn(0.0) == 0.0
+    assert 0.0 < drawn(0.3) < drawn(1.0)
 
 
-def _holds(row: list[int], part: list[int]) -> bool:
+def _contains(row: list[int], part: list[int]) -> bool:
     return any(row[i : i + len(part)] == part for i in range(len(row)))
 
 
-def test_a_stage_can_do_with_the_first_clips(tmp_path: Path, data: Path) -> None:
+def test_stage_can_be_limited_to_the_first_clips(tmp_path: Path, data: Path) -> None:
     settings = copy.deepcopy(SETTINGS)
     settings["stages"] = {"dense_alignment": settings["stages"]["dense_alignment"] | {"clips": 1}}
     train(tmp_path, data, settings)
