@@ -2,9 +2,8 @@
 
     python examples/write_a_backend.py robot.mp4 "the red ball rolls" [MODEL]
 
-MODEL is models/llava-st-tiny by default. A backend is any class with the methods of ``Backend`` in
-llava_st_ros/backends/base.py. Features, visual tokens and embeddings are its own arrays, which the
-Grounder only passes on.
+A backend is any class with the methods of ``Backend`` in llava_st_ros/backends/base.py. Features,
+visual tokens and embeddings are its own arrays, which the Grounder only passes on.
 """
 
 from __future__ import annotations
