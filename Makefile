@@ -13,7 +13,7 @@ help:
 	@echo "make docs            build the documentation with the API reference into build/docs"
 	@echo "make engine          export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
 	@echo "make train-tiny      train a checkpoint like models/llava-st-tiny in two hours; resumes"
-	@echo "make demo-animation  make docs/images/demo.gif from the demo's output"
+	@echo "make demo-animation  make docs/images/demo.webp from the demo's output"
 	@echo "make setup           virtual environment, pinned requirements and messages only"
 	@echo "make messages        build msg/, srv/ and action/ again"
 	@echo "make format          format the sources and apply lint fixes"
