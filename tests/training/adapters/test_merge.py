@@ -91,7 +91,7 @@ class Stages:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+def trained_stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     root = tmp_path_factory.mktemp("stages")
     model = tiny_model(CONFIG)
     save_checkpoint(root / "stage1", model, CONFIG, TOKENIZER, "float32")
@@ -113,9 +113,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 
 
 @pytest.fixture
-def stages(made: Stages, tmp_path: Path) -> tuple[Path, ...]:
+def stages(trained_stages: Stages, tmp_path: Path) -> tuple[Path, ...]:
     """A copy of the folders to modify."""
-    return tuple(Path(shutil.copytree(f, tmp_path / f.name)) for f in made.folders)
+    return tuple(Path(shutil.copytree(f, tmp_path / f.name)) for f in trained_stages.folders)
 
 
 def rejected(base: Path, adapters: Sequence[Path], out: Path) -> str:
@@ -146,25 +146,27 @@ def change_non_lora(folder: Path, change: Callable[[dict[str, torch.Tensor]], An
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_logits_equal_those_of_peft_after_every_stage(
-    made: Stages, tmp_path: Path, count: int
+    trained_stages: Stages, tmp_path: Path, count: int
 ) -> None:
-    merge(made.folders[0], made.folders[1 : count + 1], tmp_path / "out")
+    merge(trained_stages.folders[0], trained_stages.folders[1 : count + 1], tmp_path / "out")
     checkpoint = load_checkpoint(tmp_path / "out")
-    ours, expected = logits(checkpoint.model), made.logits[count]
+    ours, expected = logits(checkpoint.model), trained_stages.logits[count]
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4)
-    assert (made.logits[count] - made.logits[count - 1]).abs().max() > 0.1
+    assert (trained_stages.logits[count] - trained_stages.logits[count - 1]).abs().max() > 0.1
     assert checkpoint.config.compat == "paper"
     assert checkpoint.tokenizer is not None
     assert checkpoint.tokenizer.special == TOKENIZER.special
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_shards_and_a_single_file_hold_the_same_tensors(made: Stages, tmp_path: Path) -> None:
+def test_shards_and_a_single_file_hold_the_same_tensors(
+    trained_stages: Stages, tmp_path: Path
+) -> None:
     seen = []
-    merge(made.folders[0], made.folders[1:], tmp_path / "single")
+    merge(trained_stages.folders[0], trained_stages.folders[1:], tmp_path / "single")
     merge(
-        made.folders[0],
-        made.folders[1:],
+        trained_stages.folders[0],
+        trained_stages.folders[1:],
         tmp_path / "shards",
         shard_bytes=20_000,
         on_tensor=lambda done, total: seen.append((done, total)),
@@ -181,7 +183,7 @@ def test_shards_and_a_single_file_hold_the_same_tensors(made: Stages, tmp_path: 
 
 
 def test_the_stored_dtype_is_kept_and_updates_are_added_in_float32(
-    made: Stages, stages: tuple[Path, ...], tmp_path: Path
+    trained_stages: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(stages[0])
     save_checkpoint(stages[0], checkpoint.model, CONFIG, TOKENIZER, "bfloat16")
@@ -219,7 +221,7 @@ def as_published_stage_1(folder: Path) -> torch.Tensor:
 
 
 def test_missing_tables_and_coordinate_tokens_are_added_to_stage_1(
-    made: Stages, stages: tuple[Path, ...], tmp_path: Path
+    trained_stages: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
     head = as_published_stage_1(stages[0])
     merge(stages[0], stages[1:], tmp_path / "out")
@@ -243,7 +245,7 @@ def test_missing_tables_and_coordinate_tokens_are_added_to_stage_1(
 
 
 def test_parameter_names_of_other_wrappers_are_recognized(
-    made: Stages, stages: tuple[Path, ...], tmp_path: Path
+    trained_stages: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
     merge(stages[0], stages[1:2], tmp_path / "expected")
     change_lora(stages[1], lambda t: rename(t, ".weight", ".default.weight"))
@@ -258,10 +260,10 @@ def rename(tensors: dict[str, torch.Tensor], old: str, new: str) -> None:
         tensors[name.replace(old, new)] = tensors.pop(name)
 
 
-def test_modules_to_save_replace_the_base_weights(made: Stages, tmp_path: Path) -> None:
-    model = load_checkpoint(made.folders[0]).model
+def test_modules_to_save_replace_the_base_weights(trained_stages: Stages, tmp_path: Path) -> None:
+    model = load_checkpoint(trained_stages.folders[0]).model
     model = train_stage(model, tmp_path / "saved", 5, modules_to_save=["mm_projector"])
-    merge(made.folders[0], [tmp_path / "saved"], tmp_path / "out")
+    merge(trained_stages.folders[0], [tmp_path / "saved"], tmp_path / "out")
     assert torch.allclose(
         logits(load_checkpoint(tmp_path / "out").model), logits(model), rtol=1e-4, atol=1e-4
     )
@@ -296,14 +298,14 @@ def test_a_pickle_of_anything_but_named_tensors_is_rejected(
 
 
 def test_a_file_in_the_legacy_torch_format_is_read(
-    made: Stages, stages: tuple[Path, ...], tmp_path: Path
+    trained_stages: Stages, stages: tuple[Path, ...], tmp_path: Path
 ) -> None:
     path = stages[1] / "non_lora_trainables.bin"
     tensors = torch.load(path, weights_only=True)
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
     merge(stages[0], stages[1:2], tmp_path / "out")
     found = logits(load_checkpoint(tmp_path / "out").model)
-    assert torch.allclose(found, made.logits[1], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(found, trained_stages.logits[1], rtol=1e-4, atol=1e-4)
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
@@ -469,9 +471,9 @@ def test_unused_tensors_of_stage_1_are_kept(stages: tuple[Path, ...], tmp_path: 
     assert 5 in load_checkpoint(tmp_path / "out").config.end_token_ids
 
 
-def test_an_adapter_of_our_own_stages_can_be_merged(made: Stages, tmp_path: Path) -> None:
+def test_an_adapter_of_our_own_stages_can_be_merged(trained_stages: Stages, tmp_path: Path) -> None:
     """The adapter that `llava-st train finetune` writes."""
-    base = load_checkpoint(made.folders[0]).model
+    base = load_checkpoint(trained_stages.folders[0]).model
     settings = LoraSettings(rank=4, alpha=8, dropout=0.0)
     wrapped = add_adapters(base, settings)
     torch.manual_seed(11)
@@ -483,19 +485,22 @@ def test_an_adapter_of_our_own_stages_can_be_merged(made: Stages, tmp_path: Path
                 trained[name] = parameter.detach().clone()
     save_adapter(tmp_path / "adapter", settings, trained)
     expected = logits(wrapped.merge_and_unload())
-    merge(made.folders[0], [tmp_path / "adapter"], tmp_path / "out")
+    merge(trained_stages.folders[0], [tmp_path / "adapter"], tmp_path / "out")
     found = logits(load_checkpoint(tmp_path / "out").model)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert (found - made.logits[0]).abs().max() > 0.1
+    assert (found - trained_stages.logits[0]).abs().max() > 0.1
 
 
 def test_the_command_merges_once_and_rejects_an_existing_output(
-    made: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_stages: Stages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = [str(folder) for folder in made.folders]
+    folders = [str(folder) for folder in trained_stages.folders]
     assert main(["train", "merge", *folders, "--out", str(tmp_path / "out")]) == 0
     assert torch.allclose(
-        logits(load_checkpoint(tmp_path / "out").model), made.logits[2], rtol=1e-4, atol=1e-4
+        logits(load_checkpoint(tmp_path / "out").model),
+        trained_stages.logits[2],
+        rtol=1e-4,
+        atol=1e-4,
     )
     capsys.readouterr()
     assert main(["train", "merge", *folders, "--out", str(tmp_path / "out")]) == 2

@@ -157,7 +157,10 @@ BAD = {
         lambda v: (set_text(0, "<video>\n")(v), v["variables"].update(temporal_input_locations=[])),
         "no text besides <video>",
     ),
-    "output asked": (set_text(2, "<TEMP-OUTPUT>?"), "INPUT in questions and OUTPUT in answers"),
+    "output in a question": (
+        set_text(2, "<TEMP-OUTPUT>?"),
+        "INPUT in questions and OUTPUT in answers",
+    ),
     "token": (set_text(3, "At <TEMP-012>."), "message 3 contains <TEMP-012>"),
     "no values": (lambda v: v.pop("variables"), "2 <TEMP-INPUT> but 0 values"),
     "too few": (
@@ -276,17 +279,17 @@ def test_a_record_with_unreadable_media_is_replaced_by_the_next_good_one(tmp_pat
     (folder / "videos/v1.mp4").unlink()
     (folder / "pictures/p2.png").write_bytes(b"not an image")
     after = batches(folder)
-    taken = [after(n).sources for n in range(3)]
-    assert [s for b in before for s in b] != [s for b in taken for s in b]
-    for old, new in zip((s for b in before for s in b), (s for b in taken for s in b)):
+    replaced = [after(n).sources for n in range(3)]
+    assert [s for b in before for s in b] != [s for b in replaced for s in b]
+    for old, new in zip((s for b in before for s in b), (s for b in replaced for s in b)):
         assert new == old or old in ("videos.json:1", "pictures.json:2")
         assert new not in ("videos.json:1", "pictures.json:2")
     assert "no file" in after.bad.errors["videos.json:1"]
     assert "pictures/p2.png" in after.bad.errors["pictures.json:2"]
     # The same if batches are made in another order, or by two processes.
-    assert [batches(folder)(n).sources for n in (2, 1, 0)][::-1] == taken
+    assert [batches(folder)(n).sources for n in (2, 1, 0)][::-1] == replaced
     halves = [batches(folder, Shard(p, 2))(1).sources for p in range(2)]
-    assert (taken[1][::2], taken[1][1::2]) == tuple(halves)
+    assert (replaced[1][::2], replaced[1][1::2]) == tuple(halves)
 
 
 def test_a_record_that_is_too_long_is_bad_and_none_left_ends_the_run(tmp_path: Path) -> None:
