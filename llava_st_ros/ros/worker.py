@@ -22,7 +22,7 @@ MAX_PENDING = 4  # one-shot queries; each blocks a thread of the executor
 
 
 class Mode(Enum):
-    """What the worker has been asked to do."""
+    """What the worker should do."""
 
     PAUSED = auto()  # drop frames and reject one-shot queries
     RUNNING = auto()

@@ -133,21 +133,19 @@ def test_stamps_that_jump_back_start_a_new_stream(client: ClientNode, start_node
     arrays = client.collect(msg.GroundedTrackArray, "tracks")
     start_node(queries=["the red box"], default_period=0.2)
     camera = client.camera("image")
-    for begin, left in (
-        (5_000 * SECOND, 10),
-        (100 * SECOND, 60),
-    ):  # a bag, and then another from 100 s
-        stamps = iter(range(begin, begin + 1_000 * SECOND, SECOND // 10))
+    # A bag is played from 5000 s, and then another from 100 s.
+    for first, left in ((5_000 * SECOND, 10), (100 * SECOND, 60)):
+        stamps = iter(range(first, first + 1_000 * SECOND, SECOND // 10))
         seen = len(arrays)
 
         def publish_image(stamps=stamps, left=left) -> None:
             camera.publish(image_message(red_box_image(left, 10, left + 20, 30), next(stamps)))
 
-        def tracked(seen=seen, begin=begin) -> bool:
+        def tracked(seen=seen, first=first) -> bool:
             new = [t for a in list(arrays[seen:]) for t in a.tracks]
-            return any(begin <= stamp_from_msg(t.header.stamp) < begin + 10**12 for t in new)
+            return any(first <= stamp_from_msg(t.header.stamp) < first + 10**12 for t in new)
 
-        client.publish_until(publish_image, tracked, f"a track at {begin / SECOND} s")
+        client.publish_until(publish_image, tracked, f"a track at {first / SECOND} s")
     after = [t for a in arrays for t in a.tracks if stamp_from_msg(t.header.stamp) < 1_000 * SECOND]
     before = [t for a in arrays for t in a.tracks if t not in after]
     assert {t.track_id for t in after}.isdisjoint({t.track_id for t in before})

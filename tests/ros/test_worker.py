@@ -20,10 +20,10 @@ QUERY = Query("q", "the red box")
 
 
 class FakeGrounder:
-    """Counts ticks; ``ask`` returns when ``proceed`` is set or the query is cancelled."""
+    """``ask`` returns when ``proceed`` is set."""
 
     def __init__(self) -> None:
-        self.ticked, self.asked, self.proceed = (threading.Event() for _ in range(3))
+        self.ticked, self.answering, self.proceed = (threading.Event() for _ in range(3))
 
     def reset(self) -> None:
         pass
@@ -36,7 +36,7 @@ class FakeGrounder:
         return Tick()
 
     def ask(self, query: Query, *, cancelled: Callable[[], bool], **_: object) -> str:
-        self.asked.set()
+        self.answering.set()
         assert self.proceed.wait(TIMEOUT)
         return "the answer"
 
@@ -80,10 +80,16 @@ class Caller(threading.Thread):
 
 
 def wakeups(thread: threading.Thread) -> int:
-    """How often the kernel has put a thread to sleep, from /proc."""
+    """Return how often a thread has gone to sleep, as counted by the kernel."""
     status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches"))
     return int(line.split()[1])
+
+
+def is_asleep(thread: threading.Thread) -> bool:
+    before = wakeups(thread)
+    time.sleep(0.2)
+    return wakeups(thread) == before
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -99,21 +105,15 @@ def test_idle_worker_and_waiting_callers_do_not_wake_up(
     (thread,) = (t for t in threading.enumerate() if t.name == "llava-st-worker")
     worker.push(FRAME)
     assert grounder.ticked.wait(TIMEOUT)
-
-    def is_asleep() -> bool:
-        before = wakeups(thread)
-        time.sleep(0.05)
-        return wakeups(thread) == before
-
-    wait_until(is_asleep)
+    wait_until(lambda: is_asleep(thread))
     before = wakeups(thread)
     time.sleep(0.5)
     assert wakeups(thread) == before  # idle
 
     running, waiting = Caller(worker), Caller(worker)
-    wait_until(lambda: worker.pending == 2 and grounder.asked.is_set())
+    wait_until(lambda: worker.pending == 2 and grounder.answering.is_set())
     callers = (running, waiting)
-    time.sleep(0.05)  # both now wait
+    wait_until(lambda: all(is_asleep(caller) for caller in callers))
     before_each = [wakeups(caller) for caller in callers]
     time.sleep(0.5)
     assert [wakeups(caller) for caller in callers] == before_each
@@ -123,7 +123,7 @@ def test_idle_worker_and_waiting_callers_do_not_wake_up(
 
 def test_check_cancelled_withdraws_a_waiting_query(worker: Worker, grounder: FakeGrounder) -> None:
     running = Caller(worker)
-    assert grounder.asked.wait(TIMEOUT)
+    assert grounder.answering.wait(TIMEOUT)
     waiting = Caller(worker)
     wait_until(lambda: worker.pending == 2)
     waiting.cancelled.set()
@@ -136,7 +136,7 @@ def test_check_cancelled_withdraws_a_waiting_query(worker: Worker, grounder: Fak
 
 def test_pausing_rejects_waiting_and_later_queries(worker: Worker, grounder: FakeGrounder) -> None:
     running = Caller(worker)
-    assert grounder.asked.wait(TIMEOUT)
+    assert grounder.answering.wait(TIMEOUT)
     waiting = Caller(worker)
     wait_until(lambda: worker.pending == 2)
     assert not worker.pause(0.01)  # the running query blocks
