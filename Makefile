@@ -1,4 +1,4 @@
-# make test and make demo are all that a user needs: each sets up what it uses, from nothing.
+# A user needs only make test and make demo: each sets up what it uses in a fresh clone.
 
 WITH_ROS := scripts/with_ros
 PYTEST_ARGS ?= -q
@@ -58,7 +58,7 @@ demo: engine
 demo-animation: demo
 	@$(WITH_ROS) python -m demo.animate
 
-# data/ holds the clips, the run's state and its checkpoint; delete it to start from nothing.
+# data/ holds the clips, the run's state and its checkpoint; delete it to start from scratch.
 train-tiny: setup
 	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config config/training/tiny.yaml --data data/train
 	@$(WITH_ROS) python -m llava_st_ros.cli train run --config config/training/tiny.yaml \

@@ -1,6 +1,6 @@
 """Device names: the one place that reads "cpu", "cuda" and "cuda:1".
 
-Whether a device exists is the runtime's question: each backend resolves a DeviceSpec by itself.
+Whether the device exists is not checked here: each backend resolves a DeviceSpec itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llava_st_ros.errors import BackendError
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """A device that the user named.
+    """A device name, parsed.
 
     Attributes:
         kind: "cpu" or "cuda".

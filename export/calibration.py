@@ -26,7 +26,7 @@ from llava_st_ros.media.sources import BagSource, Source, VideoSource
 from llava_st_ros.records import Query, Task
 from llava_st_ros.text.tokenizer import Tokenizer
 
-SPLIT = "train"  # validation and test clips are kept for measurements
+SPLIT = "train"  # validation and test clips are reserved for measurements
 SEED = 20282
 BAG_SUFFIXES = (".mcap", ".db3")  # a folder is a bag too
 
@@ -68,11 +68,11 @@ class SimulatedQueries:
 
 @dataclass(frozen=True)
 class FootageQueries:
-    """The same queries on every video file and bag, evaluated once per window.
+    """Run the same queries on every video file and bag, once per window.
 
     Attributes:
         footage: Video files and bags.
-        texts: Query texts; each is asked as STVG and as REC.
+        texts: Query texts; each is run as STVG and as REC.
 
     Raises:
         ConfigError: ``texts`` is empty.

@@ -1,6 +1,6 @@
 """Export a checkpoint to an engine directory, and verify an existing one.
 
-An engine directory holds the graphs, the files that a backend needs beside them, and a manifest
+An engine directory holds the graphs, the files that a backend needs besides them, and a manifest
 with the proof. It is written to a temporary folder and renamed once the proof has passed, so an
 interrupted export leaves nothing behind and a running node never reads a partial directory.
 """
@@ -68,7 +68,7 @@ class ExportRequest:
         device: Device that runs the proof; empty: the target's.
         plugins: TensorRT plugin library for the packer's region attention. Without it the packer
             uses TensorRT's own operators.
-        calibration: Queries that give int8 its scales; required for int8.
+        calibration: Queries that int8 is calibrated with; required for int8.
         simulated_clips: Number of simulated clips that the proof answers as well.
         find_divergence: If the proof exceeds the bounds, report the first node of each graph that
             differs from float32. ONNX Runtime targets only.
@@ -261,7 +261,7 @@ def verify(
         _require_onnxruntime(manifest.backend)
     if fingerprint(checkpoint) != manifest.checkpoint:
         raise EngineError(
-            f"{checkpoint} is another checkpoint than the one that {folder} was exported from",
+            f"{checkpoint} is not the checkpoint that {folder} was exported from",
             "pass that checkpoint, or export this one",
         )
     target = read_target(manifest.target)

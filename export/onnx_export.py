@@ -183,7 +183,7 @@ def transform_graph(path: Path, transform: Callable[[onnx_ir.Model], None]) -> N
 def save_model(model: onnx_ir.Model, path: Path) -> None:
     """Write and check an ONNX file.
 
-    Weights of EXTERNAL_DATA_BYTES or more in total are written to <name>.data beside it.
+    Weights of EXTERNAL_DATA_BYTES or more in total are written to <name>.data next to it.
     """
     weights = [value.const_value for value in model.graph.initializers.values()]
     data = path.with_suffix(".data")
@@ -198,7 +198,7 @@ def save_model(model: onnx_ir.Model, path: Path) -> None:
 def _add_squeeze_axes(model: onnx_ir.Model) -> None:
     """Add the axes input to each Squeeze that has none.
 
-    torch leaves it out where it reads a size as a scalar; the ONNX parsers of some TensorRT
+    torch omits it where it reads a size as a scalar; the ONNX parsers of some TensorRT
     versions require it (operators.yaml).
     """
     nodes = [n for n in model.graph if n.op_type == "Squeeze" and len(n.inputs) == 1]

@@ -162,7 +162,7 @@ def make_plan(config: ModelConfig, precision: str) -> ResourcePlan:
     with torch.device("meta"):
         graphs = _graphs(config, dtype)
         weights = {name: _weight_bytes(graph, sizes) for name, graph in graphs.items()}
-        # Of the embedding table only the rows of the tokens are read.
+        # Only the tokens' rows of the embedding table are read.
         table = config.vocabulary * language.hidden_size * sizes.rest
         moved = {**weights, "language": weights["language"] - table}
         costs = tuple(

@@ -24,7 +24,7 @@ class BuiltGraphs:
 
     Attributes:
         files: File name by graph.
-        machine: What engines are tied to (``engine.machine``); empty if any machine runs them.
+        machine: The machine that engines require (``engine.machine``); empty if any will do.
         onnx: SHA-256 of the ONNX file of each engine; empty if the ONNX files are run themselves.
     """
 
@@ -98,7 +98,7 @@ class TensorRTExport:
         self._tensorrt, self._settings = prepare_build(target, plugins)
 
     def build(self, folder: Path, graphs: Mapping[str, str], config: ModelConfig) -> BuiltGraphs:
-        """Replace the ONNX files by engines, and copy the plugin library beside them."""
+        """Replace the ONNX files by engines, and copy the plugin library next to them."""
         from llava_st_ros.engine.cuda_device import CudaDevice
         from llava_st_ros.engine.machine import describe_machine
         from llava_st_ros.export.tensorrt.engines import build_engines

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `accelerate launch --cpu --num_processes 2` starts one process and says nothing.
+# `accelerate launch --cpu --num_processes 2` starts one process, without a warning.
 #
 # Versions: accelerate 1.15.0, torch 2.13.0, Python 3.10 to 3.12.
 #
@@ -10,7 +10,7 @@
 # One would have guessed: two processes, or an error that the launcher needs MPI for that.
 #
 # Where it matters: a test of distributed training on a machine without GPUs passes although nothing
-# was distributed, and a run on two sockets uses one. Assert the world size in the script.
+# is distributed, and a run on two sockets uses one. Assert the world size in the script.
 #
 # Output seen:
 #   accelerate 1.15.0
@@ -65,8 +65,8 @@ one, said = worlds("cpu", "--cpu")
 print(f"--cpu --num_processes 2: {len(one)} process, world sizes {one}")
 two, _ = worlds("multi", "--multi_gpu", ACCELERATE_USE_CPU="true")
 print(f"--multi_gpu --num_processes 2 with ACCELERATE_USE_CPU=true: {len(two)} processes, world sizes {two}")
-assert one == [1] and "num_processes" not in said, "the launcher starts two processes or says why not"
-assert two == [2, 2], "the other command starts two processes no more"
+assert one == [1] and "num_processes" not in said, "the launcher starts two processes or explains why not"
+assert two == [2, 2], "the other command no longer starts two processes"
 PYTHON
 
 "$work/venv/bin/python" "$work/probe.py" "$work"

@@ -56,7 +56,7 @@ except AssertionError as error:
     checked = type(error).__name__
 print(f"with check_fields=True: {checked}")
 assert double == 2.0 and misspelled == 0.0 and checked == "AssertionError"
-assert 0 < integer < 1e-300 and 0 < single < 1e-300, "numbers are converted or refused now"
+assert 0 < integer < 1e-300 and 0 < single < 1e-300, "numbers are converted or rejected now"
 PYTHON
 
 "$work/venv/bin/python" "$work/probe.py"

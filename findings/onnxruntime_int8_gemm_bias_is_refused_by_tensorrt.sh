@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ONNX Runtime's static int8 quantization makes a Gemm's bias int32, which TensorRT's parser refuses.
+# ONNX Runtime's static int8 quantization makes a Gemm's bias int32, which TensorRT's parser rejects.
 #
 # Versions: onnxruntime 1.31.1, onnx 1.23.2, TensorRT for RTX 1.7.1.116 (its parser runs without a
 # GPU), Python 3.11 or 3.12, x86-64.
@@ -10,7 +10,7 @@
 # MatMul and Add gets an int8 bias and is accepted; so is Gemm with extra_options QuantizeBias=False.
 #
 # One would have guessed: symmetric QDQ from ONNX Runtime's own quantizer is the common format that
-# TensorRT reads, whichever operator holds the linear layer.
+# TensorRT reads, whichever operator the linear layer is written as.
 #
 # Where it matters: exporting an int8 model with torch.onnx (nn.Linear on 2-D input becomes Gemm) and
 # building a TensorRT engine of it, on a Jetson for instance.

@@ -14,7 +14,7 @@
 # Where it matters: any exported decoder with biased linear layers: the model file is a quarter of
 # the size, but latency is that of float32 or worse. Look at the optimized graph
 # (SessionOptions.optimized_model_filepath), not at the file that was made. The Gemm form that helps
-# here is the one that TensorRT's parser refuses.
+# here is the one that TensorRT's parser rejects.
 #
 # Output seen:
 #   onnxruntime 1.31.1

@@ -637,11 +637,11 @@ def test_push_and_ask_during_a_tick(oracle):
     for i in range(1, 100):  # all while the model is held in the middle of an answer
         g.push(frame(i / 10))
     assert g.queries == (CUP,)
-    asker = threading.Thread(target=ask)
-    asker.start()
+    one_shot = threading.Thread(target=ask)
+    one_shot.start()
     resume.set()
     ticker.join(30)
-    asker.join(30)
+    one_shot.join(30)
     assert not failures
     assert {a.query.id: a.window[-1] for a in answers} == {"cup": 0, "ball": stamp(9.9)}
 

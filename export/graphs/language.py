@@ -21,8 +21,8 @@ MASK_MARGIN = 40.0
 class LanguageGraph(nn.Module):
     """The decoder and its head over an external KV cache.
 
-    One graph serves prefill and decoding. The positions are the outermost axis of keys and values,
-    so a prefix of the cache is contiguous memory.
+    The same graph is used for prefill and decoding. The positions are the outermost axis of keys
+    and values, so a prefix of the cache is contiguous memory.
     """
 
     frequencies: torch.Tensor

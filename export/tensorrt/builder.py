@@ -1,6 +1,6 @@
 """Build one TensorRT engine of one ONNX file, with TensorRT's Python API.
 
-This module knows nothing of targets, models or this project's graphs; ``engines`` builds all
+This module is independent of targets, models and this project's graphs; ``engines`` builds all
 engines of a model with it. Written for TensorRT 10.3 to 11 and tested with ``tensorrt_rtx``, whose
 builder needs no GPU. Networks are strongly typed: the ONNX file sets the precision. Features that
 some versions lack are detected by attribute, not by version number.

@@ -1,9 +1,9 @@
 """Build all TensorRT engines of a model, on the machine that will run them.
 
-This module knows targets, GPUs and graphs: it checks the machine and the graphs' operators before
-the first build, which may take long, and verifies the plugin layers after it. ``builder`` turns one
-ONNX file into one engine and knows none of these. A timing cache in the user's cache folder makes
-an interrupted build faster when it is repeated.
+This module handles targets, GPUs and graphs: it checks the machine and the graphs' operators before
+the first build, which may take long, and verifies the plugin layers after it. ``builder`` turns a
+single ONNX file into an engine. A timing cache in the user's cache folder makes an interrupted
+build faster when it is repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy of an engine beside that of the reference, on the same simulated clips."""
+"""Accuracy of an engine and of the reference on the same simulated clips."""
 
 from __future__ import annotations
 

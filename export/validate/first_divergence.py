@@ -55,7 +55,7 @@ def first_divergences(reference: Path, folder: Path, bound: float) -> Iterator[s
 
     Args:
         reference: Engine directory of the same checkpoint, to compare with.
-        folder: Engine directory to look into.
+        folder: Engine directory to examine.
         bound: Relative difference above which a value counts as divergent.
 
     Yields:

@@ -137,6 +137,6 @@ def require_tokenizer(tokenizer: Tokenizer | None, source: Path | str) -> Tokeni
     """Return the tokenizer; raise CheckpointError, naming ``source``, when it is None."""
     if tokenizer is None:
         raise CheckpointError(
-            f"{source} has no tokenizer", "put its tokenizer.json beside the weights"
+            f"{source} has no tokenizer", "put its tokenizer.json next to the weights"
         )
     return tokenizer

@@ -9,7 +9,7 @@ from llava_st_ros.engine.manifest import fingerprint, is_engine_directory, read_
 from llava_st_ros.errors import CheckpointError, EngineError
 
 DEFAULT_MODEL = "llava-st-tiny"
-DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # exported beside the checkpoint by `make engine`
+DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # exported next to the checkpoint by `make engine`
 
 
 def default_model(backend: str = "", device: str = "", precision: str = "") -> Path:
@@ -47,7 +47,7 @@ def default_checkpoint() -> Path:
 
 
 def _is_current(engine: Path, checkpoint: Path) -> bool:
-    """Whether an engine was exported from this checkpoint, or has no checkpoint beside it."""
+    """Whether an engine was exported from this checkpoint, or has no checkpoint next to it."""
     if not checkpoint.is_dir():
         return True
     try:

@@ -24,7 +24,7 @@ class FramePool:
         return len(self.array)
 
     def acquire(self) -> PooledFrame:
-        """Take a free row. A full pool doubles first, which moves its array."""
+        """Allocate a free row. A full pool is first doubled, which moves its array."""
         if not self._free:
             rows = len(self)
             self.array = self._device.grow(self.array, 2 * rows, axis=0)

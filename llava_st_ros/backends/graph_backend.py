@@ -2,7 +2,7 @@
 
 Each graph writes its outputs where they are needed next: the vision graph writes a frame's features
 into the pool that the packer reads, the packer writes the decoder's input, and the decoder writes
-new keys and values directly behind the old ones in the KV cache. No intermediate result is copied.
+new keys and values directly after the old ones in the KV cache. No intermediate result is copied.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class VisualTokens:
 class PromptInputs:
     """A prompt, or a slice of it, as inputs of the language graph (export/graphs/language.py).
 
-    It takes the place of the prompt's embeddings, which the graph looks up itself.
+    It replaces the prompt's embeddings, which the graph looks up itself.
 
     Attributes:
         ids: One index per position, i64 [L]: a token id below V, V + a row of ``visual``, or
@@ -113,7 +113,7 @@ class GraphCache:
         self.length = 0
 
     def reserve(self, count: int) -> None:
-        """Make room for ``count`` more positions. Raises BackendError beyond the model's limit."""
+        """Reserve ``count`` more positions. Raises BackendError beyond the model's limit."""
         needed = self.length + count
         if needed > self._limit:
             raise BackendError(

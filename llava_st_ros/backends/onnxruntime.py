@@ -91,7 +91,7 @@ class OnnxIoBindingSession(OnnxSession):
 
 
 def resolve_device(name: str) -> Device:
-    """The device that ``name`` stands for (see DeviceSpec.parse).
+    """Return the device that ``name`` denotes (see DeviceSpec.parse).
 
     Raises BackendError when this ONNX Runtime has no execution provider for it.
     """
@@ -101,7 +101,7 @@ def resolve_device(name: str) -> Device:
         raise BackendError(
             f"device {name!r} needs {PROVIDERS[spec.kind]}, but this ONNX Runtime has only "
             f"{', '.join(available)}",
-            "install onnxruntime-gpu in place of onnxruntime, or use cpu",
+            "install onnxruntime-gpu instead of onnxruntime, or use cpu",
         )
     return HOST if spec.kind == "cpu" else OrtDevice(spec.index)
 

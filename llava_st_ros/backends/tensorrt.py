@@ -31,8 +31,8 @@ class TensorRTBackend(GraphBackend):
         cuda_graphs: Run the vision tower as a CUDA graph, which saves launch time on a slow CPU.
 
     Attributes:
-        max_prompt: Positions that the language engine takes in one call of ``prefill``.
-        max_draft: Positions that it takes in one call of ``extend``.
+        max_prompt: Maximum number of positions in one call of ``prefill``.
+        max_draft: Maximum number of positions in one call of ``extend``.
 
     Raises:
         EngineError: The engines were built for another machine, or TensorRT cannot load them.
@@ -99,7 +99,7 @@ def append_in_chunks(
 
 
 def resolve_device(name: str) -> CudaDevice:
-    """The GPU that ``name`` stands for (see DeviceSpec.parse).
+    """Return the GPU that ``name`` denotes (see DeviceSpec.parse).
 
     Raises BackendError when it is not a GPU, or this machine has no such GPU.
     """

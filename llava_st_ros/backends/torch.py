@@ -140,7 +140,7 @@ class TorchBackend:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``name`` stands for (see DeviceSpec.parse).
+    """Return the device that ``name`` denotes (see DeviceSpec.parse).
 
     Raises BackendError when torch cannot put a tensor on it.
     """

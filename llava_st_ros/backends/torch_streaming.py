@@ -43,9 +43,9 @@ class FrameFeatures:
 class StreamingTorchBackend(TorchBackend):
     """A TorchBackend that reuses the packer's work from one window to the next.
 
-    What does not depend on a frame's time index is computed once per frame, and what did not change
-    since the last window is taken from there. On a GPU the package's CUDA kernels are used if they
-    are installed. Raises EngineError when they are of another version.
+    Terms that do not depend on a frame's time index are computed once per frame, and results that
+    did not change since the last window are reused. On a GPU the package's CUDA kernels are used if
+    they are installed. Raises EngineError when they are of another version.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class StreamingTorchBackend(TorchBackend):
 
     def pack(self, features: Sequence[FrameFeatures], time_indices: Sequence[int]) -> VideoTokens:
         frames = [self._streamed(frame) for frame in features]
-        # The last window may be another camera's: then nothing is reused, and nothing is wrong.
+        # The last window may be another camera's: then nothing is reused, which is still correct.
         self._last = window = self._packer.pack(frames, time_indices, self._last)
         return window.tokens
 

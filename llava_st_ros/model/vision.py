@@ -30,7 +30,7 @@ class VisionTower(nn.Module):
         )
         siglip._attn_implementation = "sdpa"
         self.vision_tower = _SiglipTower(siglip)
-        # torch's default std of 1 would drown the patches of a tower trained from scratch.
+        # torch's default std of 1 would dominate the patches of a tower trained from scratch.
         nn.init.normal_(self.embeddings.position_embedding.weight, std=siglip.hidden_size**-0.5)
 
     @property

@@ -184,7 +184,7 @@ class StreamingPacker(nn.Module):
         Args:
             frames: The frames, from ``frame``.
             time_indices: Each frame's row of the temporal table.
-            last: Any window of this packer, best the camera's last one. Frames with the same time
+            last: Any window of this packer, e.g. the camera's last one. Frames with the same time
                 index as in it, and temporal regions of such frames, are not computed again.
 
         Returns:

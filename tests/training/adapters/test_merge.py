@@ -59,8 +59,8 @@ def logits(model: LlavaST) -> torch.Tensor:
 def train_stage(
     model: LlavaST, folder: Path, seed: int, *, suffix: str = "safetensors", **lora: Any
 ) -> LlavaST:
-    """Stand in for a stage of training: wrap ``model`` with peft, randomize what a stage trains and
-    save it as the published code does. Returns the model that peft itself merges."""
+    """Replace a stage of training: wrap ``model`` with peft, randomize what a stage trains and save
+    it as the published code does. Returns the model that peft itself merges."""
     settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": targets(model), **lora}
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
     torch.manual_seed(seed)
