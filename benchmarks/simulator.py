@@ -1,6 +1,6 @@
 """Print how many clips per minute the simulator renders, and where one process spends its time.
 
-scripts/with_ros .venv/bin/python -m benchmarks.simulator [--clips 100] [--workers 2]
+scripts/with_ros python -m benchmarks.simulator [--clips 100] [--workers 2]
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def read_rows(folder: Path, queries: Sequence[AnnotatedQuery]) -> list[Row]:
 
 
 def draw_timeline(rows: Sequence[Row], first: int, last: int, now: int) -> np.ndarray:
-    """Draw the rows as of a stamp: RGB uint8 [H, WIDTH, 3].
+    """Draw the rows at a stamp: RGB uint8 [H, WIDTH, 3].
 
     Args:
         rows: The rows, from top to bottom.

@@ -57,7 +57,7 @@ def main() -> int:
         publisher.publish(message)
         send(kind="frame", stamp=stamp, sent=sent)
     send(kind="done")
-    # Stay until terminated: what a late reader has not received yet is lost with its publisher.
+    # Run until terminated: messages that a late reader has not received are lost at the end.
     rclpy.spin(node)
     return 0
 

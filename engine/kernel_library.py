@@ -46,7 +46,7 @@ class KernelLibrary:
     """A loaded kernel library; thread-safe.
 
     Each function enqueues its kernel on ``stream``, a cudaStream_t of the current device, and
-    returns without waiting. It returns "" on success, or one line that says why the kernel does not
+    returns without waiting. It returns "" on success, or a one-line reason why the kernel does not
     support the sizes, in which case nothing was enqueued. Pointers are device pointers, all of one
     dtype of SCALARS; strides are in elements.
 

@@ -1,8 +1,8 @@
 """An engine directory's manifest.json: its files, what they were exported from, and the proof.
 
 The manifest is written last, so a directory that has one is complete. It lists every file with its
-size and SHA-256, and contains a checksum of itself. These detect corruption and mix-ups, not
-tampering.
+size and SHA-256, and contains a checksum of itself. These detect corruption and mixed-up
+files, not tampering.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/finetune_on_clips.py clips.csv models/llava-st-tiny out/finetuned
 
-A line of clips.csv is ``video,start,end,text``: between these seconds, the video (relative to the
-CSV) shows what the text says. Each becomes an ST-Align record, here of temporal video grounding.
+A line of clips.csv is ``video,start,end,text``: the video (relative to the CSV) shows what the text
+describes between these seconds. Each line becomes an ST-Align record of temporal video grounding.
 """
 
 from __future__ import annotations

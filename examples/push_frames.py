@@ -3,7 +3,7 @@
     python examples/push_frames.py robot.mp4 "the red ball rolls" "the blue cube is lifted"
 
 Needs no ROS. Each text becomes a standing query, which is evaluated once per second of footage over
-the last six seconds. The default model knows simulated tabletops only.
+the last six seconds. The default model is trained on simulated tabletops only.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class _Export:
             quantize_int4(folder / manifest.graphs["language"], config.vocabulary, scheme)
             return
         assert calibration is not None  # checked in __init__
-        # ONNX Runtime records the inputs, whatever runs the engine later.
+        # ONNX Runtime records the inputs, also for engines of another runtime.
         replace(manifest, backend=ONNXRUNTIME, files=describe_files(folder)).write(folder)
         for name, feeds in record_inputs(folder, calibration).items():
             quantize_int8(folder / manifest.graphs[name], feeds, config.vocabulary, scheme)

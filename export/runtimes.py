@@ -36,7 +36,7 @@ class BuiltGraphs:
 class ExportRuntime(Protocol):
     """The runtime-specific part of one export.
 
-    Created before the export starts, so that a missing package or device is reported at once.
+    Created before the export starts, so that a missing package or device is reported immediately.
     """
 
     @property

@@ -126,7 +126,7 @@ class Grounder:
                 standing.configure(config)
 
     def reset(self) -> None:
-        """Drop all frames, tracks and events; standing queries are kept and due at once."""
+        """Drop all frames, tracks and events; standing queries are kept and due immediately."""
         with self._state_lock:
             self._buffers.clear()
             for query_id, old in self._standing.items():

@@ -381,7 +381,7 @@ def test_allowed_imports_are_not_reported(tmp_path: Path) -> None:
 
 
 def test_importing_the_core_and_the_command_line_loads_neither_torch_nor_ros() -> None:
-    """The rules above see one step; this is the whole way, at import time."""
+    """The rules above check single imports; this checks what is loaded at import time."""
     outside = (
         *("llava_st_ros.model", "llava_st_ros.ros"),
         *("llava_st_ros.simulation", "llava_st_ros.training"),

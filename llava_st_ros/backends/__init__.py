@@ -40,7 +40,7 @@ def load_backend(
     Args:
         path: A checkpoint (runs in torch) or an engine directory (runs in the backend that it was
             exported for).
-        name: The expected backend, one of BACKENDS; empty accepts what the folder says.
+        name: The expected backend, one of BACKENDS; empty accepts the folder's own.
         device: "cpu", "cuda" or "cuda:N"; empty selects a GPU for TensorRT, else the CPU.
         precision: "float32" (default), "bfloat16" or "float16" for a checkpoint. The precision of
             an engine directory is fixed at its export.

@@ -41,7 +41,7 @@ def default_checkpoint() -> Path:
         if (checkpoint / "config.json").is_file():
             return checkpoint
     raise CheckpointError(
-        f"no {DEFAULT_MODEL} in {candidates[0]} nor in a share/llava_st_ros/models above it",
+        f"no {DEFAULT_MODEL} in {candidates[0]} or in a share/llava_st_ros/models above it",
         "name a checkpoint with --model, or train one with `llava-st train`",
     )
 

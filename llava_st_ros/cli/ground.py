@@ -156,7 +156,7 @@ def _queries(args: argparse.Namespace) -> list[Query]:
 
 
 def _prepare_outputs(args: argparse.Namespace) -> None:
-    """Create the output folders up front, so that an unwritable path fails at once."""
+    """Create the output folders up front, so that an unwritable path fails immediately."""
     if args.overlay and args.overlay.suffix not in (".mp4", ".avi"):
         raise ConfigError(f"--overlay is {args.overlay}; expected a .mp4 or .avi file")
     for folder in (args.out, args.overlay and args.overlay.parent):

@@ -1,9 +1,9 @@
 """Deterministic, grammar-constrained decoding over any backend.
 
-The loop does not know the tasks: a grammar says which tokens are forced and which are allowed, and
-each set of allowed tokens selects one of them from the logits (the most probable word, the median
-of a coordinate). Forced tokens are not sampled; a run of them is fed to the model in one call,
-together with the token selected before.
+The loop is independent of the tasks: a grammar determines which tokens are forced and which are
+allowed, and each set of allowed tokens selects one of them from the logits (the most probable word,
+the median of a coordinate). Forced tokens are not sampled; a run of them is fed to the model in one
+call, together with the token selected before.
 """
 
 from __future__ import annotations

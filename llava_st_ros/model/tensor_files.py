@@ -98,7 +98,7 @@ def list_names(names: list[str], most: int = 3) -> str:
 
 
 def _weight_files(folder: Path) -> dict[Path, list[str]]:
-    """The safetensors files, each with the tensors that the index, if any, says it holds."""
+    """Return the safetensors files, each with the tensors that the index, if any, lists for it."""
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: []}
     if (folder / INDEX).is_file():

@@ -122,7 +122,7 @@ class CameraTrajectory:
 
 
 class PoseBatch:
-    """Projection through P poses at once.
+    """Projection through P poses.
 
     Attributes:
         focal_lengths: float64 [P] in image widths.

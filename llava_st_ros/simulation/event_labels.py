@@ -94,7 +94,7 @@ def _has_happened(
 def _passed_behind(
     rollout: Rollout, subject: int, boxes: np.ndarray, span: list[int]
 ) -> int | None:
-    """Return the object that the subject passes behind, None if there is none.
+    """Return the object that the subject passes behind, or None.
 
     The object hides part of the subject during the span but not at its ends, and the subject is
     on one side of it before and on the other side after.

@@ -87,7 +87,7 @@ def plausible_subjects(kind: EventKind, event: SimulatedEvent) -> set[int]:
 
 
 def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator) -> str | None:
-    """Sample a text that matches this event only, None if there is none."""
+    """Sample a text that matches this event only; None if no text does."""
     choices = predicates(event, clip.objects)
     predicate = choices[int(rng.integers(len(choices)))]
     conjunction = "that " if rng.random() < 0.3 else ""
@@ -136,7 +136,7 @@ def _text_by_order(
 
 
 def object_text(index: int, visible: VisibleObjects, rng: np.random.Generator) -> str | None:
-    """Sample a text that matches this visible object only, None if there is none."""
+    """Sample a text that matches this visible object only; None if no text does."""
     descriptions = distinguishing_descriptions(visible.objects[index], visible.others(index))
     if not descriptions or rng.random() < _RELATIONAL:
         phrases = relational_phrases(index, visible, rng)

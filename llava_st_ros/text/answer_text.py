@@ -39,7 +39,7 @@ class AnswerText:
 
     Attributes:
         marked: The answer, coordinate tokens as private characters.
-        rest: The same with the parsed parts blanked out.
+        rest: ``marked`` with the parsed parts blanked out.
         problems: What could not be parsed, one line each.
     """
 

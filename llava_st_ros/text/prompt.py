@@ -23,10 +23,10 @@ _PLACEHOLDERS = re.compile(f"({'|'.join(axis.input_token for axis in Axis)})")
 
 
 class UserTurn(Protocol):
-    """What the user says in one turn: ``tasks.Question``, or a question of a training record.
+    """The user's turn: a ``tasks.Question``, or a question of a training record.
 
     Attributes:
-        modality: What the turn is about.
+        modality: The visual input that the turn is about.
         text: Its words, with a placeholder such as ``<TEMP-INPUT>`` for every coordinate.
         inputs: The coordinates of each axis, values in [0, 1], in the order of the placeholders.
     """

@@ -116,7 +116,7 @@ class Question:
 
     @property
     def modality(self) -> Modality:
-        """What the question is about."""
+        """The visual input that the question is about."""
         return self.task.modality
 
     @property

@@ -19,7 +19,7 @@ from llava_st_ros.records import (
 from llava_st_ros.tracking.association import TrackAssociator
 from llava_st_ros.tracking.events import EventTracker
 
-EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers say when something happens
+EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers have a span
 
 WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
 

@@ -23,7 +23,7 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 
 
 def picture(index: int) -> np.ndarray:
-    """RGB [48, 64, 3], plain but for a square whose position gives the index."""
+    """RGB [48, 64, 3], plain except for a square whose position encodes the index."""
     image = np.full((48, 64, 3), (30, 90, 150), np.uint8)
     image[8:24, 8 * index : 8 * index + 8] = (220, 40, 40)
     return image

@@ -1,4 +1,4 @@
-"""examples/subscribe_to_tracks.py beside a running node."""
+"""examples/subscribe_to_tracks.py with a running node."""
 
 from __future__ import annotations
 

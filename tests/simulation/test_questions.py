@@ -183,7 +183,7 @@ def test_identical_objects_are_described_by_their_place() -> None:
         1, middle
     )
     close = visible_objects(left, ("small red ball", 0.22, 0.5))
-    assert sample_texts(0, close) == set()  # too close to be told apart
+    assert sample_texts(0, close) == set()  # too close to be distinguished
 
 
 def test_next_to_is_used_only_for_the_clearly_nearest_object() -> None:

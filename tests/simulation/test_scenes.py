@@ -116,7 +116,7 @@ def test_a_pole_is_projected_to_its_side_of_the_image() -> None:
 
 
 def test_sensor_effects_do_not_move_image_content() -> None:
-    """A bright square keeps its place under every effect."""
+    """A bright square keeps its position under every effect."""
     frames = np.full((3, 96, 96, 3), 40, dtype=np.uint8)
     frames[:, 30:60, 50:80] = (200, 60, 50)
     stamps = np.arange(3.0)

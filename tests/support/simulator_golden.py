@@ -3,7 +3,7 @@
 Ground truth and questions are stored as JSON, frames as thumbnails in one PNG (a row per clip, a
 column per frame). To store them again after an intended change:
 
-    scripts/with_ros .venv/bin/python tests/support/simulator_golden.py
+    scripts/with_ros python tests/support/simulator_golden.py
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def test_iou_of_tubes():
 
 
 def test_only_the_overlap_in_time_is_compared():
-    """A tube that is off only where nothing is known of the track continues it."""
+    """A tube that differs only outside the track's time continues the track."""
     track = moving(0, 3, speed=0.0)
     new = BoxTube((*track.stamps, at(4), at(5)), (*track.boxes, box(0.7), box(0.8)))
     assert tube_iou(track, new) == pytest.approx(1.0)

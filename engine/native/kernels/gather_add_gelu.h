@@ -23,7 +23,7 @@ struct GatherAddGeluSizes {
   std::int64_t frames, rows, columns, table_rows;
 };
 
-// Says in one line why the kernel does not support these sizes; empty if it does.
+// Returns a one-line reason why the kernel does not support these sizes; empty if it does.
 std::string unsupported_reason(const GatherAddGeluSizes& sizes);
 
 // Enqueues output = GELU(terms[i] + table[times[i]] + addend[i]) for all frames i on ``stream``.

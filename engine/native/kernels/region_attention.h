@@ -47,8 +47,8 @@ struct QueryStrides {
   std::int64_t region, head;
 };
 
-// Says in one line why the kernel does not support these sizes; empty if it does. A grid without
-// tokens is supported and has no regions.
+// Returns a one-line reason why the kernel does not support these sizes; empty if it does. A grid
+// without tokens is supported and has no regions.
 std::string unsupported_reason(const RegionAttentionSizes& sizes);
 
 // Enqueues the attention of all regions on ``stream``.

@@ -58,7 +58,7 @@ RegionAttentionSizes sizes_of(const RegionAttentionFields& fields, const Dims& q
           fields.temporal_region};
 }
 
-// Says in one line what is wrong with the tensors; empty if nothing is.
+// Returns a one-line description of what is wrong with the tensors; empty if nothing is.
 std::string unsupported_reason(const RegionAttentionFields& fields, const PluginTensorDesc* inputs,
                                const PluginTensorDesc& output) {
   const Dims &query = inputs[0].dims, &key = inputs[1].dims, &value = inputs[2].dims;

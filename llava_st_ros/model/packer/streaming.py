@@ -9,7 +9,7 @@ exact rewrites on top of ``model.packer.absorbed`` compute as much as possible b
        W x + b = [W (f + P) + b] + (W T)[t].
 
    The bracket is computed once, when the frame arrives; W T is a table.
-2. The first Linears of the fast and the slow packer are split alike. A packed token is
+2. The first Linears of the fast and the slow packer are split in the same way. A packed token is
    y = p + T[t] + O m + o with p the region's middle point of f + P, m [E] the attention of the
    shared packer, and O, o its output matrix and bias, so
 

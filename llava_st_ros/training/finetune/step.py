@@ -31,8 +31,8 @@ from llava_st_ros.training.st_align.frames import SampledFrames
 class FinetuneStep(nn.Module):
     """The model with the parameters of a stage trainable and all others frozen.
 
-    Trained parameters are converted to float32. So are the embeddings and the coordinate tables,
-    whose rows are combined with each other; all others keep their dtype.
+    Trained parameters are converted to float32, and so are the embeddings and the coordinate
+    tables, whose rows are combined with each other. All others keep their dtype.
 
     Args:
         model: The model; it is modified.

@@ -118,7 +118,7 @@ def run(
     """Train a stage until its steps or minutes are used up.
 
     Writes ``folder``/log.jsonl and the run's state (run_state). A second call resumes from that
-    state and takes the same steps; for a finished stage it returns at once.
+    state and takes the same steps; for a finished stage it returns immediately.
 
     Args:
         name: The stage.

@@ -39,7 +39,7 @@ class Progress:
         steps: Its number of steps.
         first: The number of steps already taken.
         log: The JSON lines file.
-        shown: False: no bar, and nothing is written.
+        shown: Whether to show the bar and write the log.
     """
 
     def __init__(self, name: str, steps: int, first: int, log: Path, shown: bool) -> None:

@@ -11,7 +11,7 @@ that the published training code reads::
 
 The text has a placeholder for every coordinate: INPUT in questions, OUTPUT in answers.
 ``variables`` has a list for each kind of placeholder, with the values in reading order over the
-whole conversation: times as fractions of the window (of the split, if there is one), heights and
+complete conversation: times as fractions of the window (of the split, if there is one), heights and
 widths as fractions of the frame. ``variables`` and ``meta`` are optional.
 
 The published reader replaces an unusable record by the next one, clips values to [0, 1] and ignores

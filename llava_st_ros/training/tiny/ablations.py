@@ -3,8 +3,7 @@
 The variants of a seed share the stages before the first one with questions about clips (vision
 tower, single frames, packers). These are trained once, as ``paper``: they do not use the streams,
 and ``released`` reads the same network differently. ``without_lape`` differs from the first stage
-on, so all its stages are trained separately. Every variant thus ends after the same stages of the
-same length.
+on, so all its stages are trained separately. Every variant has the same stages of the same length.
 """
 
 from __future__ import annotations

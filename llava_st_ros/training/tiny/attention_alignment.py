@@ -1,11 +1,11 @@
 """A loss on the decoder's attention: it should fall on the tokens that show the answer.
 
-The loss of an answer says which row of a table is right, but not why. To learn it, two attention
-steps must work together: words are gathered at the deciding token, then matched with visual tokens.
-Neither step pays off without the other, and short training does not find the pair
-(docs/lab_notes.md). This loss trains the second step directly: a few heads learn to attend to the
-visual tokens that show what the answer is about (see attention_targets). It adds nothing to the
-model; the attention of its own heads is computed a second time.
+The loss of an answer trains which row of a table is right, but not why. Two attention steps must
+work together to find it: words are gathered at the decision token, then matched with visual tokens.
+Neither step helps without the other, and short training does not learn both (docs/lab_notes.md).
+This loss trains the second step directly: a few heads learn to attend to the visual tokens that
+show what the answer is about (see attention_targets). It adds no parameters to the model; the
+attention of the trained heads is computed a second time.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def attention_targets(
     Args:
         ids: Token ids, int64 [n].
         answer: Mask of the answer, bool [n].
-        sample: What was asked and is shown.
+        sample: The question, its answer and the evidence.
         config: The model's geometry.
 
     Returns:

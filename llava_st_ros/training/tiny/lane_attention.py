@@ -45,7 +45,7 @@ def lane_attention(
         scaling: Of the scores.
 
     Returns:
-        The output [B, P + K * T, H, d], and None in place of attention weights.
+        The output [B, P + K * T, H, d], and None instead of attention weights.
     """
     prefix, count, tokens = lane_sizes(attention_mask, len(query))
     groups = query.shape[1] // key.shape[1]

@@ -43,7 +43,7 @@ class StreamTargets:
     """The targets of the n fast, or slow, tokens of B clips, which show m objects.
 
     Attributes:
-        labels: As of event_labels, int8 [B, n, NUM_LABELS].
+        labels: As in event_labels, int8 [B, n, NUM_LABELS].
         tokens: The token of each object, an index into the flat B * n, int64 [m].
         names: Color and shape of each object, indices of NAMES, int64 [m, 2].
         boxes: The box of each object, float32 [m, 4].

@@ -73,8 +73,8 @@ class ConversationStage:
         attention: Weight of the loss of attention_alignment.
         single_event_share: The probability of keeping a drawn clip with a single event, whose
             questions can be answered without reading the words.
-        no_match_share: The probability of keeping a clip question that nothing matches. Four in ten
-            are such, from which a model that does not see events yet learns to answer "no match".
+        no_match_share: The probability of keeping a clip question without a match. These are four
+            in ten; a model that cannot detect events yet would learn to always answer "no match".
         clips: Use only the first clips of the store; None: all.
     """
 
@@ -101,7 +101,7 @@ class ConversationBatch:
     Attributes:
         conversations: The token side.
         features: Vision features, float32 [B, F, N, Dv] of clips or [B, N, Dv] of single frames.
-        labels: As of event_alignment, int8 [B, F * n_fast, NUM_LABELS]; None for single frames.
+        labels: As in event_alignment, int8 [B, F * n_fast, NUM_LABELS]; None for single frames.
         sources: Where each visual input comes from.
     """
 

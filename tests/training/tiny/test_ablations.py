@@ -259,7 +259,7 @@ def test_committed_ablation_yaml_is_tiny_yaml_with_fewer_steps() -> None:
     for name, values in settings["stages"].items():
         assert "minutes" not in values
         read_stage(name, values)
-        # As docs/training.md says: the settings of tiny.yaml, with fewer steps and clips.
+        # As in docs/training.md: the settings of tiny.yaml, with fewer steps and clips.
         shorter = {**tiny["stages"][name], "steps": values["steps"]}
         assert values == {k: v for k, v in shorter.items() if k != "clips"}
         assert values["steps"] < tiny["stages"][name]["steps"]
