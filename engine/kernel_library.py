@@ -69,15 +69,17 @@ class KernelLibrary:
             )
         self._error = library.llava_st_error
         self._error.argtypes, self._error.restype = (), ctypes.c_char_p
-        tensor = [_POINTER, _INT64S]  # pointer and strides
         self._region_attention = library.llava_st_region_attention
         self._region_attention.argtypes = [
             _INT64S,
             ctypes.c_float,
             ctypes.c_int,
-            *tensor,
-            *tensor,
-            *tensor,
+            _POINTER,
+            _INT64S,
+            _POINTER,
+            _INT64S,
+            _POINTER,
+            _INT64S,
             _POINTER,
             _POINTER,
         ]
@@ -122,7 +124,7 @@ class KernelLibrary:
             output: Pointer to the contiguous output.
             stream: The CUDA stream.
         """
-        return self._outcome(
+        return self.check_status(
             self._region_attention(
                 _int64s(sizes),
                 epsilon,
@@ -162,13 +164,14 @@ class KernelLibrary:
             stream: The CUDA stream.
         """
         pointers = (_POINTER * len(terms))(*terms)
-        return self._outcome(
+        return self.check_status(
             self._gather_add_gelu(
                 _int64s(sizes), scalar, pointers, table, times, addend, output, stream
             )
         )
 
-    def _outcome(self, status: int) -> str:
+    def check_status(self, status: int) -> str:
+        """Translate a status into the functions' result. Raises EngineError for a CUDA error."""
         if status == _ENQUEUED:
             return ""
         reason: str = self._error().decode()

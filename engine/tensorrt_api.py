@@ -34,7 +34,7 @@ def error_logger(tensorrt: ModuleType) -> Any:
     It must outlive every object that it is passed to.
     """
 
-    class Logger(tensorrt.ILogger):  # type: ignore[name-defined, misc]  # a module known at run time
+    class Logger(tensorrt.ILogger):  # type: ignore[name-defined]  # a module known at run time
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
             self.last_error = "no reason given"

@@ -46,6 +46,10 @@ class StreamingTorchBackend(TorchBackend):
     Terms that do not depend on a frame's time index are computed once per frame, and results that
     did not change since the last window are reused. On a GPU the package's CUDA kernels are used if
     they are installed. Raises EngineError when they are of another version.
+
+    Attributes:
+        packer: The streaming packer.
+        last_window: The window that was packed last.
     """
 
     def __init__(
@@ -58,13 +62,8 @@ class StreamingTorchBackend(TorchBackend):
         super().__init__(checkpoint, device=device, dtype=dtype)
         if self.device.type == "cuda":
             use_kernels()
-        self._packer = StreamingPacker(self.model)
-        self._last: PackedWindow | None = None
-
-    @property
-    def last_window(self) -> PackedWindow | None:
-        """The window that was packed last."""
-        return self._last
+        self.packer = StreamingPacker(self.model)
+        self.last_window: PackedWindow | None = None
 
     def encode_pixels(self, pixels: np.ndarray) -> list[FrameFeatures]:
         """Encode normalized pixels f32 [B, 3, S, S] -> B frames' features [N, D] before LAPE."""
@@ -73,7 +72,7 @@ class StreamingTorchBackend(TorchBackend):
     def pack(self, features: Sequence[FrameFeatures], time_indices: Sequence[int]) -> VideoTokens:
         frames = [self._streamed(frame) for frame in features]
         # The last window may be another camera's: then nothing is reused, which is still correct.
-        self._last = window = self._packer.pack(frames, time_indices, self._last)
+        self.last_window = window = self.packer.pack(frames, time_indices, self.last_window)
         return window.tokens
 
     def image_tokens(self, features: FrameFeatures) -> torch.Tensor:
@@ -81,7 +80,7 @@ class StreamingTorchBackend(TorchBackend):
 
     def _streamed(self, frame: FrameFeatures) -> StreamedFrame:
         if frame.streamed is None:
-            frame.streamed = self._packer.frame(frame.rows)
+            frame.streamed = self.packer.frame(frame.rows)
         return frame.streamed
 
 

@@ -50,7 +50,8 @@ class VisionTower(nn.Module):
     def materialize_buffers(self, device: torch.device | str) -> None:
         """Fill the buffers that are not in checkpoints, after construction on the meta device."""
         positions = self.embeddings.position_embedding.num_embeddings
-        self.embeddings.position_ids = torch.arange(positions, device=device).expand(1, -1)
+        position_ids = torch.arange(positions, device=device).expand(1, -1)
+        self.embeddings.register_buffer("position_ids", position_ids, persistent=False)
 
 
 class _SiglipTower(nn.Module):

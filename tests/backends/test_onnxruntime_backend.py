@@ -1,4 +1,4 @@
-"""ONNX Runtime against the torch backend: the same checkpoint, exported."""
+"""The ONNX Runtime backend against the torch backend, with an exported checkpoint."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def frames() -> list[np.ndarray]:
     return ten_frames()
 
 
-def test_it_says_who_it_is(both: Both) -> None:
+def test_describe_names_backend_device_and_precision(both: Both) -> None:
     description = both.onnx.describe()
     assert (description.name, description.device, description.precision) == (
         "onnxruntime",
@@ -97,7 +97,7 @@ def test_logits_agree_along_a_conversation(
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
-def test_two_conversations_do_not_meet(both: Both, frames: list[np.ndarray]) -> None:
+def test_conversations_are_independent(both: Both, frames: list[np.ndarray]) -> None:
     prompt = both.onnx.embed(tiny_video_prompt(both.torch.config), window(both.onnx, frames))
     caches = both.onnx.new_cache(), both.onnx.new_cache()
     for cache in caches:
@@ -108,7 +108,7 @@ def test_two_conversations_do_not_meet(both: Both, frames: list[np.ndarray]) -> 
     np.testing.assert_array_equal(both.onnx.extend([5], caches[1]), both.onnx.extend([5], alone))
 
 
-def test_a_long_conversation_outgrows_its_cache(
+def test_cache_grows_with_the_conversation(
     both: Both, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = both.onnx.embed(tiny_video_prompt(both.torch.config), window(both.onnx, frames))
@@ -127,7 +127,7 @@ def test_a_long_conversation_outgrows_its_cache(
         np.testing.assert_array_equal(np.asarray(ours)[:, :length], np.asarray(theirs)[:, :length])
 
 
-def test_frames_nobody_holds_make_room(both: Both, frames: list[np.ndarray]) -> None:
+def test_rows_of_released_frames_are_reused(both: Both, frames: list[np.ndarray]) -> None:
     held = [both.onnx.encode_frame(frame) for frame in frames]
     before = [np.asarray(feature).copy() for feature in held]
     rows = len(both.onnx.frame_pool)
@@ -141,7 +141,7 @@ def test_frames_nobody_holds_make_room(both: Both, frames: list[np.ndarray]) -> 
     np.testing.assert_array_equal(np.asarray(more[-1]), before[1])
 
 
-def test_calls_against_the_contract_are_refused(both: Both, frames: list[np.ndarray]) -> None:
+def test_invalid_calls_are_rejected(both: Both, frames: list[np.ndarray]) -> None:
     backend, config = both.onnx, both.torch.config
     feature = backend.encode_frame(frames[0])
     for wrong, error in (
@@ -163,7 +163,9 @@ def test_calls_against_the_contract_are_refused(both: Both, frames: list[np.ndar
         backend.extend([1], cache)
 
 
-def test_the_folder_says_what_runs_it(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_backend_selects_the_backend_of_the_folder(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     assert load_backend(both.folder)[0].describe().name == "torch"
     backend, tokenizer = load_backend(both.engine, threads=1)
@@ -183,7 +185,7 @@ def test_the_folder_says_what_runs_it(both: Both, monkeypatch: pytest.MonkeyPatc
         assert "\n" not in str(error.value)
 
 
-def test_it_answers_without_torch(both: Both) -> None:
+def test_answering_does_not_import_torch(both: Both) -> None:
     program = f"""
 import sys
 import numpy as np
@@ -203,8 +205,8 @@ assert not heavy, heavy
     assert "Answer(" in result.stdout
 
 
-def test_the_graphs_run_in_bounded_threads(both: Both) -> None:
-    """With one thread a graph starts none of its own; with three each graph has two helpers."""
+def test_number_of_threads_is_bounded(both: Both) -> None:
+    """With threads=1 a graph starts no threads of its own; with threads=3 it starts two."""
     program = f"""
 import os
 from llava_st_ros.backends import load_backend
@@ -222,8 +224,8 @@ print(counts[1] - counts[0], counts[2] - counts[0])
     assert result.stdout.split() == ["0", "8"]
 
 
-def test_threads_may_encode_and_pack_at_once(both: Both, frames: list[np.ndarray]) -> None:
-    """While the pool grows under them; each sees its own frames."""
+def test_concurrent_encode_and_pack(both: Both, frames: list[np.ndarray]) -> None:
+    """While the frame pool grows; each thread sees its own frames."""
     expected = [np.asarray(window(both.onnx, frames[i:] + frames[:i]).slow) for i in range(4)]
 
     def work(start: int) -> np.ndarray:
@@ -237,7 +239,7 @@ def test_threads_may_encode_and_pack_at_once(both: Both, frames: list[np.ndarray
             np.testing.assert_array_equal(found, right)
 
 
-def test_an_engine_of_another_version_is_refused(both: Both, tmp_path: Path) -> None:
+def test_engine_of_another_version_is_rejected(both: Both, tmp_path: Path) -> None:
     engine = Path(shutil.copytree(both.engine, tmp_path / "engine"))
     shutil.copy(engine / "image.onnx", engine / "vision.onnx")
     manifest = read_manifest(engine)

@@ -1,4 +1,4 @@
-"""The resize is the published one: Pillow's bicubic, to the last bit."""
+"""Preprocessing: the resize equals Pillow's bicubic filter exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLER = [
     [[108, 126, 170], [132, 102, 120], [136, 139, 109], [106, 129, 134]],
     [[161, 146, 123], [136, 164, 80], [84, 135, 166], [151, 84, 125]],
 ]
-# ... .resize((12, 12), Image.BICUBIC), the first, sixth and last row of green
+# Image.fromarray(IMAGE).resize((12, 12), Image.BICUBIC): rows 0, 5 and 11 of the green channel
 LARGER = {
     0: [33, 120, 95, 0, 98, 205, 180, 85, 190, 95, 79, 165],
     5: [241, 129, 114, 183, 54, 125, 103, 0, 105, 218, 194, 81],
@@ -24,11 +24,11 @@ LARGER = {
 }
 
 
-def test_smaller_as_pillow() -> None:
+def test_downscaling_equals_pillow() -> None:
     assert resize(IMAGE, 4, 4).tolist() == SMALLER
 
 
-def test_larger_as_pillow() -> None:
+def test_upscaling_equals_pillow() -> None:
     resized = resize(IMAGE, 12, 12)
     for row, green in LARGER.items():
         assert resized[row, :, 1].tolist() == green
@@ -43,7 +43,7 @@ def test_height_and_width_are_not_swapped() -> None:
     assert (resized[:, 4:] > 245).all()
 
 
-def test_pixels_are_normalised_and_planar() -> None:
+def test_pixels_are_normalized_and_channel_first() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[..., 0], image[..., 2] = 255, 128
     pixels = preprocess(image, 8)
@@ -63,6 +63,6 @@ def test_pixels_are_normalised_and_planar() -> None:
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_other_images_are_refused(image: np.ndarray) -> None:
+def test_invalid_images_are_rejected(image: np.ndarray) -> None:
     with pytest.raises(FrameError):
         preprocess(image, 8)

@@ -1,4 +1,4 @@
-"""What of the TensorRT backend needs no GPU: choosing profiles, knowing the machine, refusing."""
+"""The TensorRT backend without a GPU: profiles, the check of the machine, and errors."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def ranges():
 
 
 def decoder_shapes(ranges, positions: int, before: int, rows: int = 1):
-    """Of the language graph's inputs; visual tokens as a video has them."""
+    """Shapes of the language graph's inputs, with the visual tokens of a video."""
     profile = ranges["language"][0]
     shapes = {name: (before, *sizes.opt[1:]) for name, sizes in profile.items()}
     visual = profile["visual"].opt
     return {**shapes, "ids": (positions,), "rows": (rows,), "visual": visual, "mixed": (1, 32)}
 
 
-def test_the_nearest_profile_is_chosen(ranges) -> None:
+def test_nearest_profile_is_selected(ranges) -> None:
     prompt = ranges["language"][0]["ids"].opt[0]
     for positions, before, rows, profile in (
         (prompt, 0, 1, 0),
         (prompt - 60, 0, 1, 0),
-        (60, prompt - 60, 1, 0),  # another question on a view: more than the second takes
+        (60, prompt - 60, 1, 0),  # another query on a view: too long for the second profile
         (1, prompt, 1, 1),
         (1, 5, 1, 1),
         (20, prompt, 20, 1),
@@ -78,7 +78,7 @@ def test_the_nearest_profile_is_chosen(ranges) -> None:
         assert select_profile(ranges["vision"], wrong) is None
 
 
-def test_sizes_that_fit_nowhere_are_named(ranges) -> None:
+def test_shapes_that_fit_no_profile_are_described(ranges) -> None:
     said = describe_misfit(ranges["language"], decoder_shapes(ranges, 33, 100, 33))
     assert said == "rows [33] outside [1] to [1]"
     assert describe_misfit(ranges["vision"], {"image": (1,)}) == "unknown image"
@@ -93,7 +93,7 @@ SIZES = st.integers(0, 9)
     st.lists(st.tuples(SIZES, SIZES, SIZES).map(sorted), min_size=1, max_size=3),
     SIZES,
 )
-def test_a_profile_is_chosen_where_one_fits(bounds, size) -> None:
+def test_a_profile_is_selected_if_one_fits(bounds, size) -> None:
     profiles = [{"x": ShapeRange(*((b,) for b in three))} for three in bounds]
     found = select_profile(profiles, {"x": (size,)})
     fitting = [i for i, (least, _, most) in enumerate(bounds) if least <= size <= most]
@@ -129,7 +129,7 @@ def test_a_profile_is_chosen_where_one_fits(bounds, size) -> None:
         ({}, {"runtime": "tensorrt_rtx"}, ["runtime tensorrt (here tensorrt_rtx)"]),
     ],
 )
-def test_what_keeps_engines_from_a_machine(built, here, differ) -> None:
+def test_differences_of_machines(built, here, differ) -> None:
     sides = [
         {item: value for item, value in {**ORIN, **changes}.items() if value is not None}
         for changes in (built, here)
@@ -138,14 +138,14 @@ def test_what_keeps_engines_from_a_machine(built, here, differ) -> None:
 
 
 def tensorrt_directory(engine: Path, folder: Path, machine: dict[str, str]) -> Path:
-    """A directory as for TensorRT whose engine files are none."""
+    """An engine directory for TensorRT whose engine files are ONNX files."""
     shutil.copytree(engine, folder)
     old = read_manifest(folder)
     dataclasses.replace(old, backend="tensorrt", machine=machine).write(folder)
     return folder
 
 
-def test_another_machine_is_refused_with_both_sides_and_the_command(
+def test_another_machine_is_rejected_with_the_differences_and_a_command(
     random_engine: Path, tmp_path: Path
 ) -> None:
     folder = tensorrt_directory(random_engine, tmp_path / "engine", ORIN)
@@ -161,7 +161,7 @@ def test_another_machine_is_refused_with_both_sides_and_the_command(
         check_machine(folder, dataclasses.replace(manifest, machine={}), ORIN)
 
 
-def test_a_manifest_from_before_machines_is_read(random_engine: Path, tmp_path: Path) -> None:
+def test_manifest_without_a_machine_is_read(random_engine: Path, tmp_path: Path) -> None:
     values = json.loads((random_engine / manifests.NAME).read_text())
     del values["signature"], values["machine"]
     values["signature"] = manifests.checksum(values)
@@ -170,10 +170,10 @@ def test_a_manifest_from_before_machines_is_read(random_engine: Path, tmp_path: 
     assert isinstance(read_manifest(tmp_path), Manifest)
 
 
-def test_what_does_not_run_here_is_one_line_and_code_2(
+def test_load_errors_are_one_line_with_exit_code_2(
     random_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever is missing: TensorRT, a GPU, or that machine."""
+    """Whichever is missing: TensorRT, a GPU, or the machine of the build."""
     folder = tensorrt_directory(random_engine, tmp_path / "engine", ORIN)
     odd = tensorrt_directory(random_engine, tmp_path / "odd", {**ORIN, "runtime": "os"})
     rtx = tensorrt_directory(random_engine, tmp_path / "rtx", {**ORIN, "runtime": "tensorrt_rtx"})
@@ -195,8 +195,8 @@ def test_what_does_not_run_here_is_one_line_and_code_2(
     assert code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_missing_packages_say_what_to_install(random_engine: Path, tmp_path: Path) -> None:
-    """And torch is not loaded on the way."""
+def test_missing_packages_are_named_for_pip(random_engine: Path, tmp_path: Path) -> None:
+    """Also, torch is not imported."""
     folder = tensorrt_directory(random_engine, tmp_path / "engine", ORIN)
     program = f"""
 import sys
@@ -216,7 +216,7 @@ assert not {{"torch", "onnxruntime", "onnx"}} & set(sys.modules)
     assert "pip install tensorrt cuda-bindings" in result.stdout
 
 
-def test_what_tensorrt_does_not_load_is_one_line(tmp_path: Path) -> None:
+def test_invalid_engine_files_are_rejected_in_one_line(tmp_path: Path) -> None:
     runtime = TensorRTRuntime(load_tensorrt("tensorrt_rtx"), host_code=True)
     garbage, empty = tmp_path / "garbage.engine", tmp_path / "empty.engine"
     garbage.write_bytes(bytes(5000))
@@ -230,15 +230,15 @@ def test_what_tensorrt_does_not_load_is_one_line(tmp_path: Path) -> None:
         load_plugins(registry, garbage, runtime.logger)
 
 
-def test_pieces_are_the_whole(random_engine: Path) -> None:
+def test_chunks_equal_one_call(random_engine: Path) -> None:
     backend = OnnxBackend(open_engine(random_engine, "onnxruntime"), threads=1)
-    whole, parts = backend.new_cache(), backend.new_cache()
+    single, chunked = backend.new_cache(), backend.new_cache()
     ids = list(range(1, 12))
-    expected = backend.extend(ids, whole)
-    pieces = append_in_chunks(backend.extend, ids, 4, parts)
-    assert [len(piece) for piece in pieces] == [4, 4, 3]
-    np.testing.assert_allclose(np.concatenate(pieces), expected, rtol=1e-4, atol=1e-4)
+    expected = backend.extend(ids, single)
+    chunks = append_in_chunks(backend.extend, ids, 4, chunked)
+    assert [len(chunk) for chunk in chunks] == [4, 4, 3]
+    np.testing.assert_allclose(np.concatenate(chunks), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(BackendError):
-        append_in_chunks(backend.extend, [1, 2, 10**6], 1, parts)
-    assert parts.length == len(ids)
-    assert [piece.shape[0] for piece in append_in_chunks(backend.extend, [], 4, parts)] == [0]
+        append_in_chunks(backend.extend, [1, 2, 10**6], 1, chunked)
+    assert chunked.length == len(ids)
+    assert [piece.shape[0] for piece in append_in_chunks(backend.extend, [], 4, chunked)] == [0]

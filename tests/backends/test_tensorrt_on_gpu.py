@@ -1,6 +1,6 @@
-"""TensorRT on a GPU against the torch backend: engines built here, of the same checkpoints.
+"""The TensorRT backend on a GPU against the torch backend; engines are built by the tests.
 
-By the full TensorRT where it is installed, else by TensorRT for RTX.
+Uses TensorRT if it is installed, else TensorRT for RTX.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Both(NamedTuple):
 
 @pytest.fixture(scope="module", autouse=True)
 def timings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Not in the user's cache."""
+    """Keep TensorRT's timing cache out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 def build(checkpoint: Path, out: Path, precision: str) -> None:
-    """An engine directory, wherever its proof stands: that is a test of its own."""
+    """Build an engine directory without bounds for its proof, which another test checks."""
     any_numbers = {precision: Bounds(inf, inf, 0.0)}
     target = dataclasses.replace(read_target("desktop_tensorrt"), precisions=any_numbers)
     export_checkpoint(ExportRequest(checkpoint, target, precision, out))
@@ -101,7 +101,7 @@ def frames() -> list[np.ndarray]:
     return ten_frames()
 
 
-def test_memory_keeps_what_it_is_given(gpu: CudaDevice) -> None:
+def test_device_memory_keeps_its_values(gpu: CudaDevice) -> None:
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     array = gpu.put(values)
     np.testing.assert_array_equal(np.asarray(array), values)
@@ -116,11 +116,11 @@ def test_memory_keeps_what_it_is_given(gpu: CudaDevice) -> None:
     gpu.copy(array, other)
     assert array.address % 256 == 0 and other.address != array.address
     np.testing.assert_array_equal(np.asarray(other), values)
-    for index in range(100):  # more copies than may be under way; memory given back meanwhile
+    for index in range(100):  # more than MAX_PENDING copies, while memory is freed
         assert np.asarray(gpu.put(np.full(1000, index)))[-1] == index
 
 
-def test_recorded_work_is_done_again(gpu: CudaDevice) -> None:
+def test_captured_graph_is_replayed(gpu: CudaDevice) -> None:
     source, target = (gpu.put(np.full(4, value, np.float32)) for value in (1, 2))
     graph = gpu.capture(lambda: gpu.copy(source, target))
     np.testing.assert_array_equal(np.asarray(target), np.full(4, 2))
@@ -130,7 +130,7 @@ def test_recorded_work_is_done_again(gpu: CudaDevice) -> None:
         np.testing.assert_array_equal(np.asarray(target), np.full(4, value))
 
 
-def test_it_says_who_it_is(both: Both) -> None:
+def test_describe_names_backend_device_and_precision(both: Both) -> None:
     description = both.tensorrt.describe()
     assert (description.name, description.device, description.precision) == (
         "tensorrt",
@@ -147,7 +147,7 @@ def test_features_and_visual_tokens_agree(both: Both, frames: list[np.ndarray]) 
 def test_logits_agree_along_a_conversation(
     both: Both, frames: list[np.ndarray], modality: Modality
 ) -> None:
-    """Its places are not TensorRT's 256 bytes: new keys and values are put there by a copy."""
+    """Cache rows are not aligned to TensorRT's 256 bytes, so keys and values are copied there."""
     vocabulary = both.torch.config.vocabulary
     long = [int(i) for i in np.random.default_rng(1).integers(0, vocabulary, MAX_DRAFT_TOKENS + 8)]
     steps = ([3], [1, 2], long)
@@ -155,20 +155,20 @@ def test_logits_agree_along_a_conversation(
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
-def test_a_prompt_longer_than_the_engine_takes_goes_in_pieces(
+def test_long_prompt_is_prefilled_in_chunks(
     both: Both, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = both.tensorrt.embed(
         tiny_video_prompt(both.torch.config), window(both.tensorrt, frames)
     )
     caches = both.tensorrt.new_cache(), both.tensorrt.new_cache()
-    whole = both.tensorrt.prefill(prompt, caches[0])
+    one_pass = both.tensorrt.prefill(prompt, caches[0])
     monkeypatch.setattr(both.tensorrt, "max_prompt", 7)
-    np.testing.assert_allclose(both.tensorrt.prefill(prompt, caches[1]), whole, **CLOSE)
+    np.testing.assert_allclose(both.tensorrt.prefill(prompt, caches[1]), one_pass, **CLOSE)
     assert caches[0].length == caches[1].length == len(prompt)
 
 
-def test_a_long_conversation_outgrows_its_cache(
+def test_cache_grows_with_the_conversation(
     both: Both, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = both.tensorrt.embed(
@@ -186,8 +186,8 @@ def test_a_long_conversation_outgrows_its_cache(
     assert tight.keys.shape[1] < roomy.keys.shape[1]
 
 
-def test_threads_may_encode_and_pack_at_once(both: Both, frames: list[np.ndarray]) -> None:
-    """While the pool grows under them; each sees its own frames."""
+def test_concurrent_encode_and_pack(both: Both, frames: list[np.ndarray]) -> None:
+    """While the frame pool grows; each thread sees its own frames."""
     orders = [frames[i:] + frames[:i] for i in range(4)]
     expected = [np.asarray(window(both.tensorrt, order).slow) for order in orders]
 
@@ -202,7 +202,7 @@ def test_threads_may_encode_and_pack_at_once(both: Both, frames: list[np.ndarray
             np.testing.assert_allclose(found, right, **CLOSE)
 
 
-def test_cuda_graphs_change_nothing(both: Both, frames: list[np.ndarray]) -> None:
+def test_cuda_graphs_do_not_change_results(both: Both, frames: list[np.ndarray]) -> None:
     recorded = TensorRTBackend(open_engine(both.engine, "tensorrt"), cuda_graphs=True)
     ours = [recorded.encode_frame(frame) for frame in frames]
     assert recorded.sessions["vision"].captured_graphs == 1
@@ -212,7 +212,7 @@ def test_cuda_graphs_change_nothing(both: Both, frames: list[np.ndarray]) -> Non
         )
 
 
-def test_sizes_beyond_the_engine_are_one_line_and_leave_the_cache(both: Both) -> None:
+def test_unsupported_sizes_are_rejected_and_leave_the_cache(both: Both) -> None:
     cache = both.tensorrt.new_cache()
     language, vision = (both.tensorrt.sessions[name] for name in ("language", "vision"))
     cache.length = beyond = language.profiles[1]["past_key_0"].max[0] + 1
@@ -223,7 +223,7 @@ def test_sizes_beyond_the_engine_are_one_line_and_leave_the_cache(both: Both) ->
         vision.run({"pixels": HOST.put(np.zeros((1, 3, 8, 8), np.float32))}, {})
 
 
-def test_the_folder_says_what_runs_it(both: Both, tmp_path: Path) -> None:
+def test_load_backend_selects_the_backend_of_the_folder(both: Both, tmp_path: Path) -> None:
     backend, tokenizer = load_backend(both.engine)
     assert backend.describe().name == "tensorrt"
     tokenizer.check_fits(backend.describe().model)
@@ -241,7 +241,7 @@ def test_the_folder_says_what_runs_it(both: Both, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_each_precision_is_within_its_targets_bounds(
+def test_precisions_are_within_the_targets_bounds(
     random_checkpoint: Path, tmp_path: Path, gpu: CudaDevice, precision: str
 ) -> None:
     build(random_checkpoint, tmp_path / "engine", precision)

@@ -1,4 +1,4 @@
-"""The reference backend: its cache, its prompts, and its agreement with the model's batches."""
+"""The torch backend: its cache, its prompts, and agreement with the model's batches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def embeddings(backend: TorchBackend, features: list[torch.Tensor]) -> torch.Ten
     return backend.embed(tiny_video_prompt(backend.config), backend.pack(features, range(10)))
 
 
-def test_it_says_who_it_is(backend: TorchBackend) -> None:
+def test_describe_names_backend_device_and_precision(backend: TorchBackend) -> None:
     description = backend.describe()
     assert (description.name, description.device, description.precision) == (
         "torch",
@@ -60,7 +60,7 @@ def test_it_says_who_it_is(backend: TorchBackend) -> None:
     assert description.model is backend.config
 
 
-def test_frames_one_by_one_are_the_batch(
+def test_single_frames_equal_a_batch(
     backend: TorchBackend, frames: list[np.ndarray], features: list[torch.Tensor]
 ) -> None:
     pixels = np.stack([preprocess(frame, backend.config.image_size) for frame in frames])
@@ -70,7 +70,7 @@ def test_frames_one_by_one_are_the_batch(
     assert features[0].shape == (81, 32)
 
 
-def test_several_tokens_at_once_are_one_after_the_other(
+def test_extending_by_several_tokens_equals_one_by_one(
     backend: TorchBackend, embeddings: torch.Tensor
 ) -> None:
     ids = [
@@ -94,8 +94,8 @@ def test_several_tokens_at_once_are_one_after_the_other(
     assert many.length == one.length
 
 
-def test_the_cache_changes_nothing(backend: TorchBackend, embeddings: torch.Tensor) -> None:
-    """Prefill in pieces and extension give what one pass without a cache gives."""
+def test_cached_logits_equal_one_pass(backend: TorchBackend, embeddings: torch.Tensor) -> None:
+    """Chunked prefill and extension equal one pass without a cache."""
     cache = backend.new_cache()
     backend.prefill(embeddings[:7], cache)
     pieces = backend.prefill(embeddings[7:], cache)
@@ -103,12 +103,14 @@ def test_the_cache_changes_nothing(backend: TorchBackend, embeddings: torch.Tens
     model = backend.model
     with torch.inference_mode():
         rows = torch.cat([embeddings, model.embed_tokens(torch.tensor([5, 6]))])
-        whole = model.logits(model.decode(rows[None]))[0].numpy()
-    np.testing.assert_allclose(pieces, whole[-3], atol=2e-5)
-    np.testing.assert_allclose(after, whole[-2:], atol=2e-5)
+        one_pass = model.logits(model.decode(rows[None]))[0].numpy()
+    np.testing.assert_allclose(pieces, one_pass[-3], atol=2e-5)
+    np.testing.assert_allclose(after, one_pass[-2:], atol=2e-5)
 
 
-def test_truncation_forgets(backend: TorchBackend, embeddings: torch.Tensor) -> None:
+def test_truncated_positions_have_no_effect(
+    backend: TorchBackend, embeddings: torch.Tensor
+) -> None:
     cache = backend.new_cache()
     backend.prefill(embeddings, cache)
     length = cache.length
@@ -146,7 +148,7 @@ def test_released_ignores_fast_tokens_and_width_inputs(features: list[torch.Tens
     assert places["paper"] == fast | slow | {time, height, width}
 
 
-def test_a_prompts_parts_are_written_in(
+def test_visual_tokens_and_coordinate_inputs_are_embedded(
     backend: TorchBackend, features: list[torch.Tensor], embeddings: torch.Tensor
 ) -> None:
     config = backend.config
@@ -159,15 +161,13 @@ def test_a_prompts_parts_are_written_in(
     torch.testing.assert_close(embeddings[after + 3], (height[5] + height[6]) / 2)
 
 
-def test_an_image_prompt_takes_the_image(
-    backend: TorchBackend, features: list[torch.Tensor]
-) -> None:
+def test_image_tokens_are_embedded(backend: TorchBackend, features: list[torch.Tensor]) -> None:
     tokens = backend.image_tokens(features[3])
     embedded = backend.embed(tiny_image_prompt(backend.config), tokens)
     assert torch.equal(embedded[1:82], tokens)
 
 
-def test_batches_are_padded_without_a_trace(
+def test_padding_does_not_change_results(
     backend: TorchBackend, features: list[torch.Tensor]
 ) -> None:
     model, config = backend.model, backend.config
@@ -182,7 +182,9 @@ def test_batches_are_padded_without_a_trace(
             torch.testing.assert_close(hidden[index, : len(alone)], alone, atol=2e-5, rtol=1e-4)
 
 
-def test_what_does_not_fit_is_said(backend: TorchBackend, features: list[torch.Tensor]) -> None:
+def test_mismatched_inputs_are_rejected(
+    backend: TorchBackend, features: list[torch.Tensor]
+) -> None:
     config = backend.config
     prompt = tiny_video_prompt(config)
     visual = backend.pack(features, range(10))
@@ -210,9 +212,7 @@ def test_what_does_not_fit_is_said(backend: TorchBackend, features: list[torch.T
         backend.pack([], [])
 
 
-def test_calls_against_the_contract_are_refused(
-    backend: TorchBackend, embeddings: torch.Tensor
-) -> None:
+def test_invalid_calls_are_rejected(backend: TorchBackend, embeddings: torch.Tensor) -> None:
     with pytest.raises(BackendError, match="empty prompt"):
         backend.prefill(embeddings[:0], backend.new_cache())
     with pytest.raises(BackendError, match="token ids"):
@@ -226,7 +226,7 @@ def test_calls_against_the_contract_are_refused(
         short.prefill(embeddings, short.new_cache())
 
 
-def test_text_alone_needs_no_frames(backend: TorchBackend) -> None:
+def test_text_prompt_needs_no_frames(backend: TorchBackend) -> None:
     embedded = backend.embed(Prompt(np.array([1, 2, 3]), Modality.VIDEO), None)
     assert backend.prefill(embedded, backend.new_cache()).shape == (backend.config.vocabulary,)
 
@@ -244,7 +244,7 @@ def test_half_precision_keeps_the_rotary_frequencies(frames: list[np.ndarray]) -
     assert np.isfinite(logits).all()
 
 
-def test_load_backend(tmp_path: Path) -> None:
+def test_load_backend_applies_its_settings(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer)
     model = tiny_model(config)

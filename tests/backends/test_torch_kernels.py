@@ -1,7 +1,7 @@
-"""The kernel library by its C names, and torch's operators on it.
+"""The kernel library through its C interface, and torch's operators on it.
 
-The library is built by nvcc and loaded with or without a GPU; what its kernels compute is compared
-with float64 where there is one, and LLAVA_ST_KERNELS names a library built for it.
+The library is built by nvcc and loaded with or without a GPU. With a GPU, and LLAVA_ST_KERNELS set
+to a library that was built for it, the kernels' results are compared with float64.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def build() -> Path:
 
 
 HALF = SCALARS["float16"]
-GRID = (9, 9, 3)  # strides of no tokens
+GRID = (9, 9, 3)  # strides; not used, as there are no tokens
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def library(path: Path) -> KernelLibrary:
     return KernelLibrary(path)
 
 
-def test_the_library_shows_its_entry_points(path: Path) -> None:
-    shown = run("nm", "-D", "--defined-only", path).stdout.split()[2::3]
+def test_library_exports_its_functions(path: Path) -> None:
+    symbols = run("nm", "-D", "--defined-only", path).stdout.split()[2::3]
     names = ("abi_version", "error", "gather_add_gelu", "region_attention")
-    assert sorted(shown) == [f"llava_st_{name}" for name in names]
+    assert sorted(symbols) == [f"llava_st_{name}" for name in names]
 
 
 @pytest.mark.parametrize("with_addend", [False, True])
-def test_the_kernels_reference_is_the_operator(build: Path, with_addend: bool) -> None:
+def test_cpu_reference_equals_the_operator(build: Path, with_addend: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     terms, table, addend = (
         torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -70,29 +70,29 @@ def test_the_kernels_reference_is_the_operator(build: Path, with_addend: bool) -
         ctypes.c_void_p(addend.data_ptr() if with_addend else None),
         ctypes.c_void_p(output.data_ptr()),
     )
-    wanted = gather_add_gelu(list(terms), table, times, addend if with_addend else None)
-    torch.testing.assert_close(output, wanted, rtol=1e-12, atol=1e-12)
+    expected = gather_add_gelu(list(terms), table, times, addend if with_addend else None)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_nothing_to_do_needs_no_gpu(library: KernelLibrary) -> None:
+def test_empty_calls_need_no_gpu(library: KernelLibrary) -> None:
     sizes = (0, 27, 27, 8, 1024, 3, 1)
     assert library.region_attention(sizes, 1e-5, HALF, 0, (1, 1), 0, GRID, 0, GRID, 0, 0) == ""
     assert library.gather_add_gelu((0, 729, 2048, 100), HALF, (), 0, 0, 0, 0, 0) == ""
 
 
-def test_what_a_kernel_does_not_take_is_told(library: KernelLibrary) -> None:
+def test_unsupported_sizes_are_described(library: KernelLibrary) -> None:
     def attention(heads: int, epsilon: float) -> str:
         sizes = (1, 3, 3, heads, 64, 3, 1)
         return library.region_attention(sizes, epsilon, HALF, 0, (1, 1), 0, GRID, 0, GRID, 0, 0)
 
     assert attention(17, 1e-5) == "heads is 17; expected 1 to 16"
     assert attention(16, 0.0) == "epsilon is 0.000000; expected > 0"
-    told = library.gather_add_gelu((1, 729, 2048, 0), HALF, (0,), 0, 0, 0, 0, 0)
-    assert told == "rows of the table is 0; expected 1 to 2147483647"
+    reason = library.gather_add_gelu((1, 729, 2048, 0), HALF, (0,), 0, 0, 0, 0, 0)
+    assert reason == "rows of the table is 0; expected 1 to 2147483647"
     assert library.gather_add_gelu((1, 1, 1, 1), 3, (0,), 0, 0, 0, 0, 0) == "scalar is 3"
 
 
-def test_what_cuda_refuses_is_an_error(path: Path) -> None:
+def test_cuda_errors_are_raised(path: Path) -> None:
     """In a process that sees no GPU."""
     program = (
         "from pathlib import Path\n"
@@ -111,7 +111,7 @@ def test_what_cuda_refuses_is_an_error(path: Path) -> None:
     assert f"{path}: CUDA: " in last and "kernels built for this GPU and driver" in last
 
 
-def test_another_file_is_refused(build: Path, tmp_path: Path) -> None:
+def test_other_files_are_rejected(build: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.so"
     empty.write_bytes(b"")
     other = build / "tests" / "libllava_st_reference_for_python.so"
@@ -120,7 +120,7 @@ def test_another_file_is_refused(build: Path, tmp_path: Path) -> None:
             KernelLibrary(wrong)
 
 
-def test_another_version_is_refused(tmp_path: Path) -> None:
+def test_another_abi_version_is_rejected(tmp_path: Path) -> None:
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("no C compiler")
     source, newer = tmp_path / "newer.c", tmp_path / "newer.so"
@@ -130,7 +130,9 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         KernelLibrary(newer)
 
 
-def test_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_is_found_by_variable_or_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "lib" / "python3.12" / "site-packages" / "llava_st_ros"
     monkeypatch.setattr(kernel_library, "__file__", str(package / "engine" / "kernel_library.py"))
     monkeypatch.delenv(VARIABLE, raising=False)
@@ -149,7 +151,7 @@ def test_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         use_kernels()
 
 
-def test_the_operators_are_registered(path: Path) -> None:
+def test_kernels_are_registered_with_torch(path: Path) -> None:
     for _ in range(2):
         assert use_kernels(path)
     for name in ("region_attention", "gather_add_gelu"):
@@ -160,7 +162,7 @@ def test_the_operators_are_registered(path: Path) -> None:
 
 
 def attention_inputs(dtype: torch.dtype, device: str, temporal: bool = False) -> tuple[Any, ...]:
-    """Queries with their heads outermost in memory; keys and values side by side."""
+    """Queries with heads outermost in memory; keys and values are halves of one tensor."""
     generator = torch.Generator().manual_seed(0)
     side, length = (1, 5) if temporal else (3, 1)
     query = torch.randn(4, 2 * 2 * 3, 64, generator=generator, dtype=torch.float64) / 4
@@ -170,17 +172,17 @@ def attention_inputs(dtype: torch.dtype, device: str, temporal: bool = False) ->
     return query.transpose(0, 1).unflatten(0, (2, 2, 3)), key, value, side, length, 1e-5
 
 
-def gelu_inputs(dtype: torch.dtype, device: str, wide: int = 64) -> tuple[Any, ...]:
+def gelu_inputs(dtype: torch.dtype, device: str, columns: int = 64) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
-    terms = [random(9, wide) for _ in range(3)]
-    return terms, random(4, wide), torch.tensor([3, 0, 3], device=device), random(3, 9, wide)
+    terms = [random(9, columns) for _ in range(3)]
+    return terms, random(4, columns), torch.tensor([3, 0, 3], device=device), random(3, 9, columns)
 
 
-def test_the_operators_keep_to_torchs_rules() -> None:
+def test_operators_pass_opcheck_and_gradcheck() -> None:
     for temporal in (False, True):
         inputs = attention_inputs(torch.float64, "cpu", temporal)
         torch.library.opcheck(region_attention, inputs)
@@ -192,7 +194,7 @@ def test_the_operators_keep_to_torchs_rules() -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_region_attention_compiles_whole(backend: str) -> None:
+def test_region_attention_compiles_without_graph_breaks(backend: str) -> None:
     inputs = attention_inputs(torch.float32, "cpu")
     torch._dynamo.reset()
     compiled = torch.compile(
@@ -202,8 +204,8 @@ def test_region_attention_compiles_whole(backend: str) -> None:
         torch.testing.assert_close(compiled(*inputs), region_attention(*inputs) * 2)
 
 
-def test_what_the_kernels_do_not_know_torch_computes(library: KernelLibrary) -> None:
-    """float64 is none of theirs, wherever it lies."""
+def test_unsupported_dtypes_are_computed_by_torch(library: KernelLibrary) -> None:
+    """The kernels have no float64, on any device."""
     kernels = CudaKernels(library)
     inputs = attention_inputs(torch.float64, "cpu")
     assert torch.equal(kernels.region_attention(*inputs), region_attention(*inputs))
@@ -212,15 +214,15 @@ def test_what_the_kernels_do_not_know_torch_computes(library: KernelLibrary) -> 
 
 
 class Recording(KernelLibrary):
-    """Keeps what the kernels said: "" where they ran."""
+    """Records each call's result: "" if the kernel ran."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.said: list[str] = []
+        self.results: list[str] = []
 
-    def _outcome(self, status: int) -> str:
-        self.said.append(super()._outcome(status))
-        return self.said[-1]
+    def check_status(self, status: int) -> str:
+        self.results.append(super().check_status(status))
+        return self.results[-1]
 
 
 @pytest.fixture
@@ -247,53 +249,53 @@ def test_region_attention_on_a_gpu(
     with torch.cuda.stream(stream):
         found = CudaKernels(recording).region_attention(query, key, value, *settings)
     stream.synchronize()
-    assert recording.said == [""]
-    wanted = region_attention(*(x.double().cpu() for x in (query, key, value)), *settings)
+    assert recording.results == [""]
+    expected = region_attention(*(x.double().cpu() for x in (query, key, value)), *settings)
     bound = ERRORS[dtype]
-    torch.testing.assert_close(found.double().cpu(), wanted, rtol=bound, atol=bound)
+    torch.testing.assert_close(found.double().cpu(), expected, rtol=bound, atol=bound)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", list(ERRORS))
-@pytest.mark.parametrize("wide", [64, 37])
+@pytest.mark.parametrize("columns", [64, 37])
 @pytest.mark.parametrize("with_addend", [False, True])
 def test_gather_add_gelu_on_a_gpu(
-    recording: Recording, dtype: torch.dtype, wide: int, with_addend: bool
+    recording: Recording, dtype: torch.dtype, columns: int, with_addend: bool
 ) -> None:
-    terms, table, times, addend = gelu_inputs(dtype, "cuda", wide)
+    terms, table, times, addend = gelu_inputs(dtype, "cuda", columns)
     addend = addend if with_addend else None
     found = CudaKernels(recording).gather_add_gelu(terms, table, times, addend)
-    assert recording.said == [""]
+    assert recording.results == [""]
     exact = None if addend is None else addend.double().cpu()
-    wanted = gather_add_gelu(
+    expected = gather_add_gelu(
         [x.double().cpu() for x in terms], table.double().cpu(), times.cpu(), exact
     )
     bound = ERRORS[dtype]
-    torch.testing.assert_close(found.double().cpu(), wanted, rtol=bound, atol=bound)
+    torch.testing.assert_close(found.double().cpu(), expected, rtol=bound, atol=bound)
 
 
 @pytest.mark.gpu
-def test_sizes_beyond_the_kernels_on_a_gpu(recording: Recording) -> None:
+def test_unsupported_sizes_are_computed_by_torch_on_a_gpu(recording: Recording) -> None:
     query, key, value, *settings = attention_inputs(torch.float32, "cuda")
     query = query.repeat(1, 1, 1, 5, 1)  # 20 heads
     found = CudaKernels(recording).region_attention(query, key, value, *settings)
-    assert recording.said == ["heads is 20; expected 1 to 16"]
-    wanted = region_attention(*(x.double().cpu() for x in (query, key, value)), *settings)
-    torch.testing.assert_close(found.double().cpu(), wanted, rtol=1e-5, atol=1e-5)
+    assert recording.results == ["heads is 20; expected 1 to 16"]
+    expected = region_attention(*(x.double().cpu() for x in (query, key, value)), *settings)
+    torch.testing.assert_close(found.double().cpu(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
-def test_the_operators_on_a_gpu(recording: Recording) -> None:
-    """As they are called: from the packer, captured into a graph, and for gradients."""
+def test_operators_in_packer_graph_and_autograd_on_a_gpu(recording: Recording) -> None:
+    """Called by the streaming packer, captured into a CUDA graph, and differentiated."""
     assert use_kernels(recording.path)
     model = tiny_model(tiny_config(num_frames=10))
     shape = (10, model.config.tokens_per_frame, model.config.language.hidden_size)
     features = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = model.double().pack(features.double(), range(10))
+        expected = model.double().pack(features.double(), range(10))
     packer = StreamingPacker(model.to("cuda", torch.float32))
     window = packer.pack([packer.frame(one) for one in features.cuda()], range(10))
-    for found, exact in zip(window.tokens, wanted):
+    for found, exact in zip(window.tokens, expected):
         assert (found.double().cpu() - exact).abs().max() <= 1e-4 * exact.std()
 
     terms, table, times, addend = gelu_inputs(torch.float32, "cuda")

@@ -1,4 +1,4 @@
-"""The streaming torch backend gives the reference's tokens and answers, window after window."""
+"""The streaming torch backend equals the reference, window after window."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def both() -> tuple[TorchBackend, StreamingTorchBackend]:
     return TorchBackend((model, config)), StreamingTorchBackend((model, config))
 
 
-def test_windows_that_slide_and_repeat_are_the_references(both) -> None:
+def test_sliding_and_repeated_windows_equal_the_reference(both) -> None:
     reference, streaming = both
     images = np.random.default_rng(0).integers(0, 256, (14, 30, 50, 3), dtype=np.uint8)
     theirs, ours = ([b.encode_frame(image) for image in images] for b in both)
-    # Filled, asked twice, slid, half of it another camera's, one frame again and again.
+    # First, repeated, slid, half from another camera, and one frame only.
     windows = (
         (*range(10),),
         (*range(10),),
@@ -53,24 +53,26 @@ def test_windows_that_slide_and_repeat_are_the_references(both) -> None:
     assert torch.equal(streaming.image_tokens(ours[3]), reference.image_tokens(theirs[3]))
 
 
-def test_what_was_computed_for_a_window_serves_the_next(both, monkeypatch) -> None:
+def test_work_is_reused_by_the_next_window(both, monkeypatch) -> None:
     _, streaming = both
     images = np.random.default_rng(1).integers(0, 256, (11, 38, 38, 3), dtype=np.uint8)
     frames = [streaming.encode_frame(image) for image in images]
-    came: list[object] = []
-    settle = streaming._packer.frame
-    monkeypatch.setattr(streaming._packer, "frame", lambda rows: came.append(rows) or settle(rows))
+    streamed: list[object] = []
+    frame = streaming.packer.frame
+    monkeypatch.setattr(
+        streaming.packer, "frame", lambda rows: streamed.append(rows) or frame(rows)
+    )
     streaming.image_tokens(frames[0])
-    assert not came  # a camera that is asked about pictures alone
+    assert not streamed  # images do not need the packer
     streaming.pack(frames[:10], range(10))
     streaming.pack(frames[1:], range(10))
-    assert len(came) == 11
+    assert len(streamed) == 11
     assert streaming.last_window.computed_frames == 10
     streaming.pack(frames[1:], range(10))
     assert (streaming.last_window.computed_frames, streaming.last_window.computed_regions) == (0, 0)
 
 
-def test_it_agrees_with_the_published_numbers() -> None:
+def test_tokens_agree_with_the_published_code() -> None:
     case = ParityCase(GOLDEN)
     checkpoint = load_checkpoint(case.folder, overrides=case.overrides())
     found = list(compare(case, StreamingTorchBackend(checkpoint)))
@@ -78,7 +80,7 @@ def test_it_agrees_with_the_published_numbers() -> None:
     assert all(isinstance(one, NotExposed) or one.passed for one in found), found
 
 
-def test_prompts_are_answered_as_by_the_reference(both) -> None:
+def test_logits_equal_the_reference(both) -> None:
     images = np.random.default_rng(2).integers(0, 256, (10, 38, 38, 3), dtype=np.uint8)
     logits = []
     for backend in both:
@@ -92,7 +94,7 @@ def test_prompts_are_answered_as_by_the_reference(both) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_window_that_fills_no_regions_is_refused(both) -> None:
+def test_mismatched_time_indices_are_rejected(both) -> None:
     _, streaming = both
     frame = streaming.encode_frame(np.zeros((38, 38, 3), np.uint8))
     with pytest.raises(BackendError, match="1 frames with 2 time indices"):
@@ -106,7 +108,9 @@ def test_a_window_that_fills_no_regions_is_refused(both) -> None:
         (STREAMING_MIN_EMBED_DIM // 2, TorchBackend),
     ],
 )
-def test_wide_packers_stream(embed: int, kind: type[TorchBackend], tmp_path: Path) -> None:
+def test_wide_packers_use_the_streaming_backend(
+    embed: int, kind: type[TorchBackend], tmp_path: Path
+) -> None:
     tokenizer = tiny_tokenizer()
     config = dataclasses.replace(tiny_config(tokenizer), packer=PackerConfig(embed, 2))
     save_checkpoint(tmp_path, tiny_model(config), config, tokenizer, "float32")

@@ -1,7 +1,6 @@
-"""The kernels and the TensorRT plugin: built by nvcc, tested in C++, the plugin taken by TensorRT's
-registries.
+"""The CUDA kernels and the TensorRT plugin: built by nvcc, tested in C++, loaded by TensorRT.
 
-On a GPU the kernels themselves run; without one their source runs on the CPU.
+With a GPU the kernels run there; without one their source runs on the CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def library(build: Path) -> Path:
 
 @pytest.fixture
 def program(build: Path, name: str, request: pytest.FixtureRequest) -> Path:
-    """The C++ test of that name."""
+    """The C++ test program of that name."""
     if name == "test_plugin":
         request.getfixturevalue("library")
     return build / "tests" / name
@@ -49,7 +48,7 @@ def program(build: Path, name: str, request: pytest.FixtureRequest) -> Path:
     ("query", "grid", "spatial", "temporal"),
     [((2, 3, 2, 4, 7), (2, 9, 6, 7), 3, 1), ((3, 2, 5, 3, 8), (15, 2, 5, 8), 1, 5)],
 )
-def test_the_kernels_reference_is_the_operator(
+def test_cpu_reference_equals_the_operator(
     build: Path, query: tuple[int, ...], grid: tuple[int, ...], spatial: int, temporal: int
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -58,8 +57,8 @@ def test_the_kernels_reference_is_the_operator(
         for shape in (query, grid, grid)
     ]
     output = torch.full(query, torch.nan, dtype=torch.float64)
-    frames, height, width, wide = grid
-    sizes = (frames, height, width, query[3], wide, spatial, temporal)
+    frames, height, width, embed_dim = grid
+    sizes = (frames, height, width, query[3], embed_dim, spatial, temporal)
     ctypes.CDLL(
         str(build / "tests" / "libllava_st_reference_for_python.so")
     ).region_attention_reference(
@@ -67,8 +66,8 @@ def test_the_kernels_reference_is_the_operator(
         ctypes.c_double(1e-5),
         *(ctypes.c_void_p(x.data_ptr()) for x in (*inputs, output)),
     )
-    wanted = region_attention(*inputs, spatial, temporal, 1e-5)
-    torch.testing.assert_close(output, wanted, rtol=1e-12, atol=1e-12)
+    expected = region_attention(*inputs, spatial, temporal, 1e-5)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -90,18 +89,18 @@ def test_kernels_and_plugin_on_a_gpu(program: Path) -> None:
             pytest.skip(line)
 
 
-def test_the_library_shows_its_two_entry_points(library: Path) -> None:
-    shown = run("nm", "-D", "--defined-only", library).stdout.split()[2::3]
-    assert sorted(shown) == ["getCreators", "setLoggerFinder"]
+def test_plugin_library_exports_two_entry_points(library: Path) -> None:
+    symbols = run("nm", "-D", "--defined-only", library).stdout.split()[2::3]
+    assert sorted(symbols) == ["getCreators", "setLoggerFinder"]
 
 
-def test_without_nvcc_nothing_is_built(build: Path, tmp_path: Path) -> None:
+def test_configuring_without_nvcc_fails(build: Path, tmp_path: Path) -> None:
     result = run("cmake", "-S", NATIVE, "-B", tmp_path, "-DCMAKE_CUDA_COMPILER=")
     assert result.returncode != 0
     assert "nvcc is missing; install CUDA" in " ".join(result.stderr.split())
 
 
-def test_without_tensorrts_headers_the_plugins_are_left_out(build: Path, tmp_path: Path) -> None:
+def test_plugins_are_skipped_without_tensorrt_headers(build: Path, tmp_path: Path) -> None:
     result = run("cmake", "-S", NATIVE, "-B", tmp_path, "-DTENSORRT_INCLUDE_DIR=")
     assert result.returncode == 0, result.stderr
     assert "NvInferRuntime.h is missing; install" in " ".join(result.stderr.split())
@@ -118,7 +117,7 @@ def tensorrt(request: pytest.FixtureRequest) -> ModuleType:
 
 @pytest.fixture
 def registry(tensorrt: ModuleType):
-    """TensorRT's own; that of RTX belongs to its builder."""
+    """The plugin registry; in TensorRT for RTX it belongs to the builder."""
     if hasattr(tensorrt, "Builder"):
         builder = tensorrt.Builder(tensorrt.Logger())
         yield builder.get_plugin_registry()
@@ -139,13 +138,13 @@ def fields(tensorrt: ModuleType, **values: np.generic) -> Any:
     )
 
 
-def test_a_registry_finds_the_creator_and_makes_the_plugin(
+def test_registry_finds_the_creator_and_creates_the_plugin(
     library: Path, tensorrt: ModuleType, registry: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     load_plugins(registry, library, error_logger(tensorrt))
     creator = registry.get_creator(NAME, str(VERSION), DOMAIN)
     assert creator is not None
-    # As the node has them: by these names and types its parser hands them over.
+    # The ONNX parser passes the node's attributes by these names and types.
     kinds = {
         onnx.defs.OpSchema.AttrType.INT: tensorrt.PluginFieldType.INT32,
         onnx.defs.OpSchema.AttrType.FLOAT: tensorrt.PluginFieldType.FLOAT32,
@@ -168,10 +167,12 @@ def test_a_registry_finds_the_creator_and_makes_the_plugin(
     ):
         bad = fields(tensorrt, **{**good, **change})
         assert creator.create_plugin("node", bad, tensorrt.TensorRTPhase.BUILD) is None
-        assert f"{NAME}: " in (said := capfd.readouterr().err) and reason in said
+        assert f"{NAME}: " in (log := capfd.readouterr().err) and reason in log
 
 
-def test_another_library_is_refused(tensorrt: ModuleType, registry: Any, tmp_path: Path) -> None:
+def test_invalid_plugin_library_is_rejected(
+    tensorrt: ModuleType, registry: Any, tmp_path: Path
+) -> None:
     other = tmp_path / "other.so"
     other.write_bytes(b"")
     with pytest.raises(EngineError, match="cannot load this plugin library"):

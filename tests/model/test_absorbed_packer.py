@@ -1,4 +1,4 @@
-"""The packer in absorbed form equals the packer as published."""
+"""The absorbed packer is equal to the published form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 20
 
 
 def random_packer(config: PackerConfig, dtype: torch.dtype) -> SpatialTemporalPacker:
-    """Every parameter away from what it begins as, norms and biases too."""
+    """A packer with random parameters, including those of norms and biases."""
     torch.manual_seed(0)
     packer = SpatialTemporalPacker(WIDTH, config).to(dtype)
     for parameter in packer.parameters():
@@ -31,7 +31,7 @@ def random_packer(config: PackerConfig, dtype: torch.dtype) -> SpatialTemporalPa
         (PackerConfig(12, 3, 3, 4), 18, 8),
     ],
 )
-def test_it_is_the_packer(config: PackerConfig, grid: int, frames: int) -> None:
+def test_absorbed_packer_equals_the_reference(config: PackerConfig, grid: int, frames: int) -> None:
     for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         packer = random_packer(config, dtype)
         features = torch.randn(frames, grid, grid, WIDTH, dtype=dtype)
@@ -41,24 +41,24 @@ def test_it_is_the_packer(config: PackerConfig, grid: int, frames: int) -> None:
 
 
 @pytest.mark.parametrize(("side", "length"), [(3, 1), (1, 5), (2, 2)])
-def test_a_region_sees_itself_only(side: int, length: int) -> None:
+def test_region_attention_reads_its_own_region_only(side: int, length: int) -> None:
     torch.manual_seed(0)
     shape = (2 * length, 4 * side, 3 * side, 6)
     key, value = torch.randn(shape).double(), torch.randn(shape).double()
     query = torch.randn(2, 4, 3, 5, 6).double()
-    mixed = region_attention(query, key, value, side, length, 1e-5)
-    where = (1, 2, 0)
+    attended = region_attention(query, key, value, side, length, 1e-5)
+    region = (1, 2, 0)
     box = tuple(
-        slice(place * size, (place + 1) * size) for place, size in zip(where, (length, side, side))
+        slice(index * size, (index + 1) * size) for index, size in zip(region, (length, side, side))
     )
     keys, values = (
         nn.functional.layer_norm(x[box].reshape(-1, 6), (6,), eps=1e-5) for x in (key, value)
     )
-    expected = (query[where] @ keys.T).softmax(-1) @ values
-    torch.testing.assert_close(mixed[where], expected)
+    expected = (query[region] @ keys.T).softmax(-1) @ values
+    torch.testing.assert_close(attended[region], expected)
 
 
-def test_the_operator_keeps_to_torchs_rules() -> None:
+def test_region_attention_passes_opcheck() -> None:
     query, key = torch.randn(1, 2, 2, 3, 4), torch.randn(2, 2, 2, 4)
     torch.library.opcheck(
         region_attention,

@@ -1,4 +1,4 @@
-"""LAPE: tables, their mixes, what they add to the visual tokens, and that both sides share them."""
+"""LAPE: the coordinate tables, and the embedding that they add to the visual tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def model() -> LlavaST:
     return tiny_model(tiny_config())
 
 
-def test_a_value_is_the_mix_of_its_two_rows() -> None:
+def test_values_are_interpolated_between_two_rows() -> None:
     table = CoordinateTable(11, 4)
     rows = table.weight
     mixed = table.interpolate([0.3, 0.35, 0.0, 1.0, -2.0, 1.5])
@@ -28,21 +28,21 @@ def test_a_value_is_the_mix_of_its_two_rows() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_rows_are_resized_as_image_samples() -> None:
+def test_tables_are_resized_like_images() -> None:
     table = torch.randn(12, 3)
     assert torch.equal(resize_rows(table, 12), table)
     halved = resize_rows(table, 6)
     torch.testing.assert_close(halved, (table[0::2] + table[1::2]) / 2)
 
 
-def test_a_token_gets_its_time_height_and_width() -> None:
+def test_embedding_is_the_sum_of_time_height_and_width() -> None:
     temporal, height, width = torch.randn(2, 5), torch.randn(3, 5), torch.randn(3, 5)
     added = positional_embedding(temporal, height, width, 3)
     assert added.shape == (2, 9, 5)
     torch.testing.assert_close(added[1, 2 * 3 + 1], temporal[1] + height[2] + width[1])
 
 
-def test_both_tables_of_an_axis_place_a_frame(model: LlavaST) -> None:
+def test_embedding_averages_input_and_output_tables(model: LlavaST) -> None:
     added = model.positional_embedding([4, 0])
     time = [model.table(Axis.TIME, side).weight for side in ("input", "output")]
     torch.testing.assert_close(
@@ -57,7 +57,7 @@ def test_an_image_is_a_video_frame_at_time_zero(model: LlavaST) -> None:
     )
 
 
-def test_coordinate_tokens_are_the_tables_rows(model: LlavaST) -> None:
+def test_coordinate_tokens_use_the_table_rows(model: LlavaST) -> None:
     config = model.config
     text, rows = config.language.vocab_size, config.num_temporal_tokens
     offsets = (text, text + rows, text + rows + config.num_spatial_tokens)
@@ -78,14 +78,14 @@ def test_coordinate_tokens_are_the_tables_rows(model: LlavaST) -> None:
 
 
 class Spread(nn.Module):
-    """Any parametrisation whose gradient reaches the neighbors."""
+    """A parametrization whose gradient reaches the neighboring row."""
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return weight + weight.roll(1, 0) - weight.roll(1, 0).detach()
 
 
-def test_training_may_parametrise_the_tables() -> None:
-    """The gradient of every use of a table passes through a parametrisation on its weight."""
+def test_tables_can_be_parametrized() -> None:
+    """The gradient of every use of a table passes through a parametrization of its weight."""
     model = tiny_model(tiny_config(compat="paper"))
     prompt = tiny_video_prompt(model.config)
     features = torch.randn(10, 81, 32)
@@ -100,7 +100,7 @@ def test_training_may_parametrise_the_tables() -> None:
             parametrize.register_parametrization(model.table(axis, side), "weight", Spread())
     spread = output()
     torch.testing.assert_close(spread, plain)
-    # One logit, one token: without the parametrisation only their own row would be reached.
+    # One logit or one token: without the parametrization only its own row would have a gradient.
     hidden = torch.randn(32)
     model.zero_grad()
     model.logits(hidden)[model.config.coordinates.offset(Axis.HEIGHT) + 5].backward()

@@ -1,4 +1,4 @@
-"""The Spatial-Temporal Packer against the published formulation, region by region."""
+"""The Spatial-Temporal Packer against the published formulation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def packer() -> RegionPacker:
     return packer
 
 
-def test_one_region_is_multi_head_attention_with_one_query(packer: RegionPacker) -> None:
+def test_region_packer_is_multi_head_attention_with_one_query(packer: RegionPacker) -> None:
     region, point = torch.randn(7, WIDTH), torch.randn(WIDTH)
     part = packer.devide_attention
     query, key, value = (
@@ -44,7 +44,7 @@ def test_one_region_is_multi_head_attention_with_one_query(packer: RegionPacker)
 
 
 @pytest.mark.parametrize(("grid", "side"), [(9, 3), (8, 2), (15, 5)])
-def test_a_spatial_regions_point_is_the_interpolated_grid(grid: int, side: int) -> None:
+def test_middle_points_of_spatial_regions_are_the_interpolated_grid(grid: int, side: int) -> None:
     features = torch.randn(2, grid, grid, WIDTH)
     points, regions = spatial_regions(features, side)
     published = nn.functional.interpolate(
@@ -57,7 +57,7 @@ def test_a_spatial_regions_point_is_the_interpolated_grid(grid: int, side: int) 
 
 
 @pytest.mark.parametrize("length", [5, 4, 1])
-def test_a_temporal_regions_point_is_the_interpolated_frame(length: int) -> None:
+def test_middle_points_of_temporal_regions_are_the_interpolated_frames(length: int) -> None:
     features = torch.randn(length * 3, 2, 4, WIDTH)
     points, regions = temporal_regions(features, length)
     published = nn.functional.interpolate(
@@ -67,7 +67,7 @@ def test_a_temporal_regions_point_is_the_interpolated_frame(length: int) -> None
     assert torch.equal(regions[2, 1, 3], features[2 * length :, 1, 3])
 
 
-def test_at_the_published_ratios_the_point_is_a_token_itself() -> None:
+def test_middle_point_of_an_odd_region_is_a_token() -> None:
     features = torch.randn(10, 9, 9, WIDTH)
     assert torch.equal(spatial_regions(features, 3)[0], features[:, 1::3, 1::3])
     assert torch.equal(temporal_regions(features, 5)[0], features[2::5])
@@ -89,15 +89,15 @@ def test_tokens_depend_on_their_own_region_only() -> None:
     assert slow_changed == [[1, 1, 5]]
 
 
-def test_batches_are_packed_like_their_members() -> None:
+def test_batch_equals_its_members() -> None:
     torch.manual_seed(3)
     packer = SpatialTemporalPacker(WIDTH, PackerConfig(12, 3))
     features = torch.randn(2, 5, 9, 9, WIDTH)
-    for together, first, second in zip(packer(features), packer(features[0]), packer(features[1])):
-        torch.testing.assert_close(together, torch.stack([first, second]))
+    for batched, first, second in zip(packer(features), packer(features[0]), packer(features[1])):
+        torch.testing.assert_close(batched, torch.stack([first, second]))
 
 
-def test_every_parameter_is_trained() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     packer = SpatialTemporalPacker(WIDTH, PackerConfig(12, 3))
     fast, slow = packer(torch.randn(5, 9, 9, WIDTH))
     (fast.square().sum() + slow.square().sum()).backward()

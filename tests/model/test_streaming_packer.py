@@ -1,4 +1,4 @@
-"""The packer on a stream: the same numbers as a full pack, whatever came before, for less work."""
+"""The streaming packer equals a full pack for any history of windows, with less work."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def config_of(grid: int, packer: PackerConfig, **changes: object) -> ModelConfig
 
 EVEN = config_of(12, PackerConfig(16, 4, 2, 4))
 ODD = config_of(27, PackerConfig(12, 3, 3, 5))
-# The published model's proportions.
-WIDE = config_of(9, PackerConfig(16, 8), language=LanguageConfig(56, 48, 1, 4, 2, 40))
+# The ratio of attention width to decoder width is that of the published model.
+PUBLISHED_RATIO = config_of(9, PackerConfig(16, 8), language=LanguageConfig(56, 48, 1, 4, 2, 40))
 
 
 def features_of(config: ModelConfig, count: int, dtype: torch.dtype = torch.float64) -> Any:
@@ -42,7 +42,7 @@ def features_of(config: ModelConfig, count: int, dtype: torch.dtype = torch.floa
 
 
 def difference(ours: VideoTokens, reference: VideoTokens) -> float:
-    """The largest one, in standard deviations of the reference."""
+    """The largest difference, in standard deviations of the reference."""
     assert [x.shape for x in ours] == [x.shape for x in reference]
     assert [x.dtype for x in ours] == [x.dtype for x in reference]
     return max(float((a - b).abs().max() / b.std()) for a, b in zip(ours, reference))
@@ -50,18 +50,18 @@ def difference(ours: VideoTokens, reference: VideoTokens) -> float:
 
 @functools.cache
 def model_and_packer(config: ModelConfig) -> tuple[LlavaST, StreamingPacker]:
-    """In float64."""
+    """A float64 model and its packer."""
     model = tiny_model(config).double()
     return model, StreamingPacker(model)
 
 
 class Stream(RuleBasedStateMachine):
-    """Windows that come about in any way, each with some window before it."""
+    """Arbitrary sequences of windows, each packed after some earlier window."""
 
     config: ModelConfig
 
     @initialize()
-    def begin(self) -> None:
+    def start(self) -> None:
         self.model, self.packer = model_and_packer(self.config)
         self.length = self.config.packer.temporal_region
         self.features: dict[StreamedFrame, torch.Tensor] = {}
@@ -80,17 +80,17 @@ class Stream(RuleBasedStateMachine):
     def slide(self, count: int) -> None:
         self.frames = self.frames[count:] + [self.new_frame() for _ in self.frames[:count]]
 
-    @rule(place=st.integers(0, 14))
-    def replace(self, place: int) -> None:
-        self.frames[place % len(self.frames)] = self.new_frame()
+    @rule(slot=st.integers(0, 14))
+    def replace(self, slot: int) -> None:
+        self.frames[slot % len(self.frames)] = self.new_frame()
 
-    @rule(place=st.integers(0, 14), source=st.integers(0, 14))
-    def repeat(self, place: int, source: int) -> None:
-        self.frames[place % len(self.frames)] = self.frames[source % len(self.frames)]
+    @rule(slot=st.integers(0, 14), source=st.integers(0, 14))
+    def repeat(self, slot: int, source: int) -> None:
+        self.frames[slot % len(self.frames)] = self.frames[source % len(self.frames)]
 
-    @rule(place=st.integers(0, 14), time=st.integers(0, 12))
-    def retime(self, place: int, time: int) -> None:
-        self.times[place % len(self.times)] = time
+    @rule(slot=st.integers(0, 14), time=st.integers(0, 12))
+    def retime(self, slot: int, time: int) -> None:
+        self.times[slot % len(self.times)] = time
 
     @rule(data=st.data())
     def reorder(self, data: st.DataObject) -> None:
@@ -108,24 +108,24 @@ class Stream(RuleBasedStateMachine):
         self.last = None
 
     @rule(number=st.integers(0, 9))
-    def go_on_from(self, number: int) -> None:
+    def continue_from(self, number: int) -> None:
         self.last = self.before[number % len(self.before)][0]
 
     @invariant()
-    def equal_to_a_full_pack(self) -> None:
+    def equals_a_full_pack(self) -> None:
         window = self.packer.pack(self.frames, self.times, self.last)
         stacked = torch.stack([self.features[frame] for frame in self.frames])
         with torch.no_grad():
             assert difference(window.tokens, self.model.pack(stacked, self.times)) <= 1e-10
-        places = list(zip(self.frames, self.times))
-        regions = [tuple(places[i : i + self.length]) for i in range(0, len(places), self.length)]
+        timed = list(zip(self.frames, self.times))
+        regions = [tuple(timed[i : i + self.length]) for i in range(0, len(timed), self.length)]
         known = next((known for w, known, _ in self.before if w is self.last), set())
-        assert window.computed_frames == len(set(places) - known)
+        assert window.computed_frames == len(set(timed) - known)
         assert window.computed_regions == len(set(regions) - known)
         for earlier, _, tokens in self.before:
             assert all(map(torch.equal, earlier.tokens, tokens)), "an earlier window was changed"
         copies = [tokens.clone() for tokens in window.tokens]
-        self.before.append((window, set(places) | set(regions), copies))
+        self.before.append((window, set(timed) | set(regions), copies))
         self.last = window
 
 
@@ -142,8 +142,8 @@ TestEvenStream.settings = settings(max_examples=12, stateful_step_count=8)
 TestOddStream.settings = settings(max_examples=6, stateful_step_count=8)
 
 
-@pytest.mark.parametrize("config", [EVEN, ODD, WIDE])
-def test_float32(config: ModelConfig) -> None:
+@pytest.mark.parametrize("config", [EVEN, ODD, PUBLISHED_RATIO])
+def test_float32_equals_a_full_pack(config: ModelConfig) -> None:
     model = tiny_model(config)
     packer = StreamingPacker(model)
     length = 2 * config.packer.temporal_region
@@ -157,10 +157,10 @@ def test_float32(config: ModelConfig) -> None:
         assert difference(window.tokens, reference) <= 1e-5
 
 
-def test_the_published_numbers() -> None:
+def test_tokens_agree_with_the_published_code() -> None:
     case = ParityCase(GOLDEN)
     model = load_case_backend(case, device="cpu").model
-    times = range(20)  # whole temporal regions of the case's frames
+    times = range(20)  # complete temporal regions of the case's frames
     pixels = torch.from_numpy(case.pixels(0, len(times)))
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
         packer = StreamingPacker(model.to(dtype))
@@ -168,7 +168,7 @@ def test_the_published_numbers() -> None:
             features = model.encode_images(pixels.to(dtype))
             reference = model.pack(features, times)
         frames = [packer.frame(one) for one in features]
-        # Out of another window: shifted by three, and the last frame the same.
+        # After another window: shifted by three frames, with the same last frame.
         before = packer.pack(frames[3:] + frames[:2] + frames[-1:], times)
         window = packer.pack(frames, times, before)
         assert window.computed_frames == len(frames) - 1
@@ -187,10 +187,10 @@ def flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def test_work_is_saved() -> None:
-    model = tiny_model(WIDE)
+def test_work_of_earlier_windows_is_reused() -> None:
+    model = tiny_model(PUBLISHED_RATIO)
     packer = StreamingPacker(model)
-    features = features_of(WIDE, 13, torch.float32)
+    features = features_of(PUBLISHED_RATIO, 13, torch.float32)
     frames = [packer.frame(one) for one in features]
     times = range(10)
     window = packer.pack(frames[:10], times)
@@ -202,7 +202,7 @@ def test_work_is_saved() -> None:
     slid = cost(frames[1:11])
     assert slid + flops(lambda: packer.frame(features[10])) < 0.33 * eager
     assert cost(frames[:10]) == 0
-    assert cost(frames[9::-1]) == slid, "all frames at other times: all of them"
+    assert cost(frames[9::-1]) == slid, "every frame has another time index, so all are computed"
     one_changed = cost([*frames[:6], frames[10], *frames[7:10]])
     two_changed = cost([*frames[:6], frames[10], frames[11], *frames[8:10]])
     a_frame = two_changed - one_changed
@@ -211,9 +211,9 @@ def test_work_is_saved() -> None:
     assert slid == 10 * a_frame + 2 * a_region
 
 
-def test_memory_is_bounded() -> None:
-    packer = StreamingPacker(tiny_model(WIDE))
-    features = features_of(WIDE, 10, torch.float32)
+def test_windows_do_not_keep_old_frames() -> None:
+    packer = StreamingPacker(tiny_model(PUBLISHED_RATIO))
+    features = features_of(PUBLISHED_RATIO, 10, torch.float32)
     frames = [packer.frame(one) for one in features]
     first = weakref.ref(frames[0])
     window = packer.pack(frames, range(10))
@@ -231,9 +231,9 @@ def test_memory_is_bounded() -> None:
     assert first() is None
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    packer = StreamingPacker(tiny_model(WIDE))
-    frames = [packer.frame(one) for one in features_of(WIDE, 5, torch.float32)]
+def test_invalid_windows_are_rejected() -> None:
+    packer = StreamingPacker(tiny_model(PUBLISHED_RATIO))
+    frames = [packer.frame(one) for one in features_of(PUBLISHED_RATIO, 5, torch.float32)]
     with pytest.raises(BackendError, match=r"features \[80, 56\]; expected \[81, 56\]"):
         packer.frame(torch.zeros(80, 56))
     with pytest.raises(ConfigError, match="4 frames"):

@@ -1,4 +1,4 @@
-"""What every backend is held to against the torch backend, on tests/support/tiny_model.py."""
+"""Checks that compare any backend with the torch backend, on tests/support/tiny_model.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_features_and_visual_tokens(
     np.testing.assert_allclose(
         np.asarray(backend.image_tokens(ours[3])), reference.image_tokens(theirs[3]), **close
     )
-    # A frame in several places, rows of the table out of order, another number of frames.
+    # A repeated frame, time indices out of order, and fewer frames than a full window.
     order, indices = [2, 2, 0, 4, 1], [7, 0, 3, 9, 9]
     video = backend.pack([ours[i] for i in order], indices)
     expected = reference.pack([theirs[i] for i in order], indices)
@@ -41,8 +41,10 @@ def check_features_and_visual_tokens(
 def converse(
     backend: Any, frames: list[np.ndarray], modality: Modality, steps: Sequence[list[int]]
 ) -> np.ndarray:
-    """Logits [rows, vocabulary] along a prompt in two pieces, ``steps`` of tokens, and a rejected
-    draft."""
+    """Run a conversation: a prompt in two chunks, ``steps`` of tokens, and a rejected draft.
+
+    Returns the logits [rows, vocabulary] of all steps.
+    """
     config = backend.describe().model
     prompt = tiny_image_prompt(config) if modality is Modality.IMAGE else tiny_video_prompt(config)
     if modality is Modality.IMAGE:

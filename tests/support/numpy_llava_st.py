@@ -1,7 +1,7 @@
-"""LLaVA-ST once more, slowly, in float64 NumPy: a second opinion that shares no code with it.
+"""An independent implementation of LLaVA-ST in float64 NumPy that shares no code with the package.
 
 Written from the paper and the published code's behavior, one token and one region at a time where
-that is clearest. Weights come as a dict of the published names.
+that is clearest. Weights are a dict with the published names.
 """
 
 from __future__ import annotations
@@ -69,21 +69,25 @@ def project(h: np.ndarray, w: Weights) -> np.ndarray:
 
 
 def lape(w: Weights, frame: int, grid: int) -> np.ndarray:
-    """What is added to frame ``frame``'s tokens, [N, D]."""
+    """LAPE of the tokens of frame ``frame`` [N, D]."""
 
     def table(axis: str) -> np.ndarray:
         sides = (f"model.{axis}_{side}_embeddings.weight" for side in ("input", "output"))
         return sum(w[name] for name in sides) / 2
 
-    def at(rows: np.ndarray, place: int) -> np.ndarray:
-        center = np.clip((place + 0.5) * len(rows) / grid - 0.5, 0, len(rows) - 1)
+    def resized(rows: np.ndarray, index: int) -> np.ndarray:
+        center = np.clip((index + 0.5) * len(rows) / grid - 0.5, 0, len(rows) - 1)
         low = int(center)
         high = min(low + 1, len(rows) - 1)
         return rows[low] * (1 - (center - low)) + rows[high] * (center - low)
 
     time, height, width = (table(a) for a in ("temporal", "spatial_height", "spatial_width"))
     return np.array(
-        [time[frame] + at(height, y) + at(width, x) for y in range(grid) for x in range(grid)]
+        [
+            time[frame] + resized(height, y) + resized(width, x)
+            for y in range(grid)
+            for x in range(grid)
+        ]
     )
 
 
@@ -147,15 +151,15 @@ def embed(
     blocks: dict[str, np.ndarray],
     released: bool,
 ) -> np.ndarray:
-    """``blocks``: the start token's name -> its visual tokens [n, D]."""
+    """Embed a prompt. ``blocks`` maps a start token's name to its visual tokens [n, D]."""
     axes = ("temporal", "spatial_height", "spatial_width")
     tables = {axis: w[f"model.{axis}_input_embeddings.weight"] for axis in axes}
     rows = np.concatenate([w["model.embed_tokens.weight"], *tables.values()])[ids]
     tokens = case["token_ids"]
     for start, visual in blocks.items():
         if not (released and start == "vid_start"):
-            place = list(ids).index(tokens[start])
-            rows[place : place + len(visual)] = visual
+            position = list(ids).index(tokens[start])
+            rows[position : position + len(visual)] = visual
     for axis in axes:
         places = [i for i, token in enumerate(ids) if token == tokens[axis + "_input"]]
         for place, value in zip(places, values[axis + "_input_locations"]):
@@ -206,7 +210,7 @@ def logits(h: np.ndarray, w: Weights, config: dict[str, Any]) -> np.ndarray:
 
 
 def generate(embeddings: np.ndarray, w: Weights, config: dict[str, Any], count: int) -> np.ndarray:
-    """Greedy ids, every step from the start again."""
+    """Greedy decoding without a cache; returns ``count`` ids."""
     axes = ("temporal", "spatial_height", "spatial_width")
     tables = [w[f"model.{axis}_input_embeddings.weight"] for axis in axes]
     vocabulary = np.concatenate([w["model.embed_tokens.weight"], *tables])

@@ -1,4 +1,4 @@
-"""The published 7B's structure in a size for tests: its grid, heads and regions, narrower."""
+"""The published 7B model's structure in a test size: same grid, heads and regions, but narrower."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import replace
 from benchmarks.published_layout import published_geometry
 from llava_st_ros.config import ModelConfig, PackerConfig, SpecialTokens
 
-WORDS = 400  # of the text vocabulary; the structural tokens come after them
+WORDS = 400  # size of the text vocabulary, before the structural tokens
 
 
 def narrow_7b(**changes: object) -> ModelConfig:
-    """27 x 27 patches of 14 px with a rest of 6, seven query heads a key head, two layers;
-    ``changes`` replace fields of ModelConfig."""
+    """A narrow 7B: 27 x 27 patches of 14 px (6 px unused), 7 query heads per key head, 2 layers.
+
+    ``changes`` replace fields of ModelConfig.
+    """
     published = published_geometry()
     config = replace(
         published,
