@@ -87,7 +87,7 @@ class FootageQueries:
     def __post_init__(self) -> None:
         if not self.texts:
             raise ConfigError(
-                f"footage {self.footage[0]} without a query",
+                f"there is no query for the footage {self.footage[0]}",
                 "describe what to look for with --query, once or more often",
             )
         for path in self.footage:

@@ -122,9 +122,7 @@ class _Export:
         self._runtime = export_runtime(target, self._device, request.plugins)
         _check_out(request.out)
         if request.precision == INT8 and request.calibration is None:
-            raise ConfigError(
-                "int8 without calibration queries", "pass queries to take the scales from"
-            )
+            raise ConfigError("int8 requires calibration queries", "pass queries to calibrate with")
 
     def run(self) -> Proof:
         checkpoint = self._load()

@@ -152,7 +152,7 @@ def make_plan(config: ModelConfig, precision: str) -> ResourcePlan:
         ConfigError: ``precision`` is not in PRECISIONS.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"no precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     sizes = PRECISIONS[precision]
     dtype = torch.float32 if sizes.rest == 4 else torch.float16
     language = config.language

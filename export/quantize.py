@@ -134,7 +134,7 @@ def quantize_int4(path: Path, vocabulary: int, scheme: QuantizationScheme) -> No
     group = next((g for g in GROUP_SIZES if not any(count % g for count in rows)), None)
     if group is None:
         raise EngineError(
-            f"{path}: matrices of {', '.join(map(str, sorted(rows)))} rows in int4; "
+            f"{path}: int4 does not support matrices of {', '.join(map(str, sorted(rows)))} rows; "
             f"expected multiples of {GROUP_SIZES[-1]} rows",
             "choose another precision",
         )

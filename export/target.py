@@ -74,7 +74,7 @@ def target_names() -> list[str]:
 def read_target(name: str) -> Target:
     """Read a target by name. Raises ConfigError if there is none."""
     if name not in target_names():
-        raise ConfigError(f"no target {name!r}; expected one of {', '.join(target_names())}")
+        raise ConfigError(f"target is {name!r}; expected one of {', '.join(target_names())}")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     precisions = {
         precision: Bounds(**{name: float(value) for name, value in bounds.items()})

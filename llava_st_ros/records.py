@@ -85,7 +85,7 @@ class Frame:
         shape, dtype = getattr(self.image, "shape", None), getattr(self.image, "dtype", None)
         if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or str(dtype) != "uint8":
             raise FrameError(
-                f"an image of shape {shape} and dtype {dtype}; expected RGB uint8 [H, W, 3]",
+                f"the image has shape {shape} and dtype {dtype}; expected RGB uint8 [H, W, 3]",
                 "convert the image first",
             )
 

@@ -117,7 +117,8 @@ class GraphCache:
         needed = self.length + count
         if needed > self._limit:
             raise BackendError(
-                f"{needed} positions; expected at most the model's {self._limit}",
+                f"the cache would have {needed} positions; "
+                f"expected at most the model's {self._limit}",
                 "shorten the query or allow fewer new tokens",
             )
         capacity = self.keys.shape[1]
@@ -241,7 +242,7 @@ class GraphBackend:
 
     def prefill(self, embeddings: PromptInputs, cache: Cache) -> np.ndarray:
         if not len(embeddings):
-            raise BackendError("empty prompt; expected at least one position")
+            raise BackendError("the prompt is empty; expected at least one position")
         last = np.array([len(embeddings) - 1])
         return self._append(embeddings, last, cache)[0]
 

@@ -26,7 +26,8 @@ def preprocess(image: np.ndarray, size: int) -> np.ndarray:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise FrameError(
-            f"image has shape {image.shape} and dtype {image.dtype}; expected RGB uint8 [H, W, 3]"
+            f"the image has shape {image.shape} and dtype {image.dtype}; "
+            "expected RGB uint8 [H, W, 3]"
         )
     return normalize(resize(image, size, size))
 

@@ -105,7 +105,7 @@ class TorchBackend:
     @torch.inference_mode()
     def prefill(self, embeddings: torch.Tensor, cache: Cache) -> np.ndarray:
         if not len(embeddings):
-            raise BackendError("empty prompt; expected at least one position")
+            raise BackendError("the prompt is empty; expected at least one position")
         return self._logits(self._append(embeddings, cache)[-1])
 
     @torch.inference_mode()
@@ -130,7 +130,8 @@ class TorchBackend:
         limit = self.config.language.max_position_embeddings
         if cache.length + len(embeddings) > limit:
             raise BackendError(
-                f"{cache.length + len(embeddings)} positions; expected at most the model's {limit}",
+                f"the cache would have {cache.length + len(embeddings)} positions; "
+                f"expected at most the model's {limit}",
                 "shorten the query or allow fewer new tokens",
             )
         return self.model.decode(embeddings.unsqueeze(0), cache=cache.states)[0]

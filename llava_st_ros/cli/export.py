@@ -122,5 +122,5 @@ def _calibration(footage: Sequence[Path], texts: Sequence[str]) -> CalibrationQu
     if footage:
         return FootageQueries(footage, texts)
     if texts:
-        raise ConfigError("--query without --calibrate", "name the footage to run the queries on")
+        raise ConfigError("--query requires --calibrate", "name the footage to run the queries on")
     return SimulatedQueries(CALIBRATION_CLIPS)

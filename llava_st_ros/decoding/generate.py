@@ -174,7 +174,7 @@ def _free_positions(cache: Cache, config: ModelConfig) -> int:
     positions = config.language.max_position_embeddings
     if cache.length >= positions:
         raise BackendError(
-            f"a prompt of {cache.length} positions; expected fewer than the model's {positions}",
+            f"the prompt has {cache.length} positions; expected fewer than the model's {positions}",
             "use fewer frames or a shorter question",
         )
     return positions - cache.length
@@ -190,7 +190,7 @@ def _checked(logits: np.ndarray, config: ModelConfig) -> np.ndarray:
     rows = np.atleast_2d(np.asarray(logits))
     if rows.ndim != 2 or rows.shape[1] != config.vocabulary:
         raise BackendError(
-            f"logits of shape {rows.shape}; expected {config.vocabulary} values per position",
+            f"the logits have shape {rows.shape}; expected {config.vocabulary} values per position",
             "the checkpoint and its config.json do not belong together",
         )
     if not np.isfinite(rows).all():

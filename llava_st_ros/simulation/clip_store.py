@@ -169,7 +169,7 @@ class ClipStore:
         """Return the store of the first ``clips`` clips. Raises DataError when there are fewer."""
         if clips > len(self):
             raise DataError(
-                f"{len(self)} clips in {self.folder}; expected at least {clips}",
+                f"{self.folder} has {len(self)} clips; expected at least {clips}",
                 "run llava-st train simulate",
             )
         store = copy.copy(self)

@@ -93,9 +93,9 @@ def split_seed(split: str, index: int) -> int:
         ConfigError: There is no such split, or it has no such clip.
     """
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
+        raise ConfigError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     if not 0 <= index < len(SPLITS[split]):
-        raise ConfigError(f"clip {index} of {split}; expected 0 to {len(SPLITS[split]) - 1}")
+        raise ConfigError(f"the clip's index is {index}; expected 0 to {len(SPLITS[split]) - 1}")
     return SPLITS[split][index]
 
 

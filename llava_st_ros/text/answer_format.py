@@ -168,7 +168,7 @@ def _sentence(text: str) -> str:
 def _required(part: _Part | None, answer: Answer) -> _Part:
     if not part:
         raise QueryError(
-            f"a {answer.task.value} answer with a part missing; "
+            f"a part of the {answer.task.value} answer is missing; "
             "expected the span, boxes, caption, phrases or segments of the task's answers"
         )
     return part

@@ -133,7 +133,7 @@ class PromptBuilder:
             name = axis.input_token
             if parts.count(name) != len(values):
                 raise QueryError(
-                    f"{parts.count(name)} {name} in a question with {len(values)} values; "
+                    f"the question has {parts.count(name)} {name} but {len(values)} values; "
                     "expected one value for each",
                     "use tasks.make_question",
                 )
@@ -152,7 +152,7 @@ class PromptBuilder:
         spelled, given = len(parts) // 3, len(answer.values)
         if spelled != given:
             raise QueryError(
-                f"{spelled} coordinate tokens in an answer with {given} values; "
+                f"the answer has {spelled} coordinate tokens but {given} values; "
                 "expected one value for each",
                 "use answers.format_answer",
             )
@@ -189,7 +189,7 @@ def visual_block(config: ModelConfig, modality: Modality) -> list[int]:
 def _block(start: int, patch: int, end: int, tokens: int) -> list[int]:
     if tokens < 2:
         raise ConfigError(
-            f"a visual block of {tokens} tokens; expected at least 2",
+            f"the visual block has {tokens} tokens; expected at least 2",
             "raise num_frames or image_size",
         )
     return [start] + [patch] * (tokens - 2) + [end]

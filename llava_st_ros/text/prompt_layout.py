@@ -125,7 +125,7 @@ def _start(ids: np.ndarray, start_id: int, end_id: int, length: int, name: str) 
     found = int(ends[0] - starts[0]) + 1
     if found != length:
         raise BackendError(
-            f"a {name} block of {found} positions for {length} visual tokens; "
+            f"the {name} block has {found} positions for {length} visual tokens; "
             "expected equal numbers",
             "build the prompt for this number of frames",
         )

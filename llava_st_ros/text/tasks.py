@@ -166,7 +166,7 @@ def question_from_query(query: Query, template: int = 0) -> Question:
     if task in _NEEDS_SPAN:
         if span is None:
             raise QueryError(
-                f"a {task.value} query without a span; "
+                f"the {task.value} query has no span; "
                 "expected (start, end) as fractions of the window"
             )
         times = span[: 1 if task is Task.ELC else 2]
@@ -174,7 +174,7 @@ def question_from_query(query: Query, template: int = 0) -> Question:
         return Question(task, text, times)
     if box is None:
         raise QueryError(
-            f"a {task.value} query without a box; expected x1, y1, x2, y2 as fractions of the frame"
+            f"the {task.value} query has no box; expected x1, y1, x2, y2 as fractions of the frame"
         )
     return Question(task, text, times, (box.y1, box.y2), (box.x1, box.x2))
 
@@ -184,7 +184,7 @@ def _fill(task: Task, words: str, template: int) -> str:
     if "@" not in form:
         return f"{words} {form.lstrip()}" if words else form
     if not words:
-        raise QueryError(f"a {task.value} query without words; expected what to look for")
+        raise QueryError(f"the {task.value} query has no text; expected what to look for")
     if words.endswith("?"):
         forms = _QUESTION_TEMPLATES[task]
         form = forms[template % len(forms)]

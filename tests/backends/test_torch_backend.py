@@ -188,7 +188,7 @@ def test_mismatched_inputs_are_rejected(
     config = backend.config
     prompt = tiny_video_prompt(config)
     visual = backend.pack(features, range(10))
-    with pytest.raises(BackendError, match="fast block of 10 positions for 5"):
+    with pytest.raises(BackendError, match="fast block has 10 positions for 5"):
         backend.embed(prompt, backend.pack(features[:5], range(5)))
     with pytest.raises(BackendError, match="0 starts and 0 ends of a image block"):
         backend.embed(
@@ -213,7 +213,7 @@ def test_mismatched_inputs_are_rejected(
 
 
 def test_invalid_calls_are_rejected(backend: TorchBackend, embeddings: torch.Tensor) -> None:
-    with pytest.raises(BackendError, match="empty prompt"):
+    with pytest.raises(BackendError, match="the prompt is empty"):
         backend.prefill(embeddings[:0], backend.new_cache())
     with pytest.raises(BackendError, match="token ids"):
         backend.extend([-1], backend.new_cache())

@@ -212,7 +212,7 @@ def test_free_positions_limit_the_answer_and_a_prompt_without_any_is_rejected() 
     small = replace(config(), language=replace(config().language, max_position_embeddings=10))
     assert len(run(FakeBackend(small), Task.STVG).ids) == 3
     full = replace(small, language=replace(small.language, max_position_embeddings=7))
-    with pytest.raises(BackendError, match="a prompt of 7 positions"):
+    with pytest.raises(BackendError, match="the prompt has 7 positions"):
         run(FakeBackend(full), Task.STVG)
 
 
@@ -225,5 +225,5 @@ def test_logits_that_are_not_finite_are_an_error(task: Task | None) -> None:
 def test_logits_of_another_vocabulary_are_an_error() -> None:
     backend = FakeBackend(config())
     backend.logits = lambda: np.zeros(11, np.float32)  # type: ignore[method-assign]
-    with pytest.raises(BackendError, match="logits of shape"):
+    with pytest.raises(BackendError, match="the logits have shape"):
         run(backend)

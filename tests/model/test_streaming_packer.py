@@ -234,7 +234,7 @@ def test_windows_do_not_keep_old_frames() -> None:
 def test_invalid_windows_are_rejected() -> None:
     packer = StreamingPacker(tiny_model(PUBLISHED_RATIO))
     frames = [packer.frame(one) for one in features_of(PUBLISHED_RATIO, 5, torch.float32)]
-    with pytest.raises(BackendError, match=r"features \[80, 56\]; expected \[81, 56\]"):
+    with pytest.raises(BackendError, match=r"have shape \[80, 56\]; expected \[81, 56\]"):
         packer.frame(torch.zeros(80, 56))
     with pytest.raises(ConfigError, match="4 frames"):
         packer.pack(frames[:4], range(4))

@@ -111,7 +111,7 @@ def test_queries_are_added_listed_answered_and_removed(client: ClientNode, start
     ("query", "reason"),
     [
         ({"text": "x" * 3000}, "3000 characters"),
-        ({"text": " "}, "without words"),
+        ({"text": " "}, "query has no text"),
         ({"text": "the box", "task": "WHO"}, "task 'WHO' is unknown; expected one of STVG"),
         (
             {"text": "the box", "cameras": ["rear"]},

@@ -304,7 +304,7 @@ def test_a_caption_cannot_contain_coordinates() -> None:
 
 @pytest.mark.parametrize("task", Task)
 def test_an_answer_with_a_missing_part_cannot_be_formatted(task: Task) -> None:
-    with pytest.raises(QueryError, match="a part missing"):
+    with pytest.raises(QueryError, match=r"a part of the \w+ answer is missing"):
         format_answer(Answer(task), config().coordinates)
 
 

@@ -125,13 +125,13 @@ def test_special_tokens_in_a_caption_are_tokenized_as_words() -> None:
 
 
 def test_placeholders_without_values_and_mixed_turns_are_rejected() -> None:
-    with pytest.raises(QueryError, match="2 <TEMP-INPUT> in a question with 1 values"):
+    with pytest.raises(QueryError, match="the question has 2 <TEMP-INPUT> but 1 values"):
         builder().build(Question(Task.TR, "<TEMP-INPUT><TEMP-INPUT>", (0.5,)))
     answer = FormattedAnswer("a ball", ())
     mixed = [(make_question(Task.REC, "ball"), answer), (make_question(Task.TVG, "ball"), answer)]
     with pytest.raises(QueryError, match="same visual input"):
         builder().build_labeled(mixed)
-    with pytest.raises(QueryError, match="1 coordinate tokens in an answer with 0 values"):
+    with pytest.raises(QueryError, match="the answer has 1 coordinate tokens but 0 values"):
         builder().build_labeled(
             [(make_question(Task.REC, "ball"), FormattedAnswer("<WIDTH-003>", ()))]
         )

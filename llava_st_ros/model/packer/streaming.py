@@ -154,7 +154,7 @@ class StreamingPacker(nn.Module):
         expected = self.plane.shape
         if features.shape != expected:
             raise BackendError(
-                f"features {list(features.shape)}; expected {list(expected)}",
+                f"the features have shape {list(features.shape)}; expected {list(expected)}",
                 "pass one frame's features as encode_images returns them",
             )
         side = self.packer.spatial_region

@@ -209,7 +209,7 @@ def _check_space(merged: MergedTensors, part: Path) -> None:
     needed, free = sum(map(merged.num_bytes, merged.shapes)), shutil.disk_usage(part).free
     if needed > free:
         raise CheckpointError(
-            f"{free / 1e9:.1f} GB free for {needed / 1e9:.1f} GB of weights",
+            f"the disk has {free / 1e9:.1f} GB free; the weights need {needed / 1e9:.1f} GB",
             "free disk space or choose another disk",
         )
 

@@ -53,7 +53,7 @@ def finetune(
     accelerator = loop.make_accelerator()
     if settings.dtype != "float32" and accelerator.mixed_precision == "no":
         raise ConfigError(
-            f"dtype is {settings.dtype} without mixed precision",
+            f"dtype {settings.dtype} requires mixed precision",
             "use `accelerate launch --mixed_precision bf16`, or set dtype to float32",
         )
     work.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class AblationConfig:
                 f"expected some of {', '.join(VARIANTS)}"
             )
         if not self.seeds or not self.variants:
-            raise ConfigError("ablation without seeds or variants", "list at least one of each")
+            raise ConfigError("ablation: seeds or variants is empty", "list at least one of each")
 
 
 @dataclass(frozen=True)

@@ -435,7 +435,9 @@ def test_a_full_disk_is_reported_before_and_while_writing(
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        assert "0.0 GB free for" in rejected(stages[0], stages[1:], tmp_path / "out")
+        assert "the disk has 0.0 GB free; the weights need" in rejected(
+            stages[0], stages[1:], tmp_path / "out"
+        )
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")

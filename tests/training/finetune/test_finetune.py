@@ -327,7 +327,7 @@ def test_an_invalid_setting_is_named(tmp_path: Path, changes: dict[str, Any], me
 
 
 def test_half_precision_weights_need_mixed_precision(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype is bfloat16 without mixed precision"):
+    with pytest.raises(ConfigError, match="dtype bfloat16 requires mixed precision"):
         run(base, tmp_path, dtype="bfloat16")
 
 
