@@ -23,7 +23,7 @@ class CudaDevice:
     """A CUDA device with one stream; thread-safe.
 
     Attributes:
-        stream: The stream's handle, as other libraries take it.
+        stream: The stream's handle, to pass to other libraries.
         stream_lock: Held while work is enqueued or captured; another thread's work would otherwise
             become part of the captured graph.
 

@@ -1,6 +1,6 @@
 """Record the inputs of an engine directory's graphs while it answers calibration queries.
 
-int8 quantization takes its activation scales from these inputs.
+int8 quantization computes its activation scales from these inputs.
 """
 
 from __future__ import annotations

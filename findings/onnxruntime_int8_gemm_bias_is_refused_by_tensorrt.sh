@@ -5,7 +5,7 @@
 # GPU), Python 3.11 or 3.12, x86-64.
 #
 # Behavior: quantize_static with the QDQ format, symmetric int8 for weights and activations (what
-# TensorRT asks for) stores the bias of a Gemm as int32 behind a DequantizeLinear. TensorRT parses
+# TensorRT asks for) stores the bias of a Gemm as int32 before a DequantizeLinear. TensorRT parses
 # DequantizeLinear of 8-bit and 4-bit types only and rejects the model. The same layer written as
 # MatMul and Add gets an int8 bias and is accepted; so is Gemm with extra_options QuantizeBias=False.
 #

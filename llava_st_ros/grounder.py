@@ -1,4 +1,4 @@
-"""The grounder: frames and queries in, groundings, tracks and events out. Knows nothing of ROS."""
+"""The grounder: frames and queries in, groundings, tracks and events out. Independent of ROS."""
 
 from __future__ import annotations
 

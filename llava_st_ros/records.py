@@ -1,4 +1,4 @@
-"""The package's records: small frozen dataclasses with their units. Knows nothing of ROS or torch.
+"""The package's records: small frozen dataclasses with their units. Independent of ROS and torch.
 
 Stamps are integer nanoseconds, as in ``builtin_interfaces/Time`` (sec * 10**9 + nanosec).
 Boxes are x1, y1, x2, y2 in [0, 1] of the frame's width and height; pixels are used only at the
@@ -299,12 +299,12 @@ class Answer:
     """The model's output in time tokens, as parsed by ``text.answers.parse``.
 
     Attributes:
-        task: The task that was asked.
+        task: The task of the query.
         text: The decoded text, coordinate tokens spelled out.
         span: (first, last) time token, both included. ELC answers only the end; the start is then
             that of the first box.
         boxes: (time token, box) in increasing order; the token is None for an image.
-        caption: The description, for the tasks that ask for one.
+        caption: The description, for tasks that have one.
         phrases: (phrase, box), DGC.
         segments: ((first, last) time token, caption), DVC.
         no_match: The model answered that nothing in the image or window matches the query.

@@ -172,7 +172,7 @@ def _matches(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 def _read_timing_cache(config: Any, path: Path | None) -> Any:
-    """Give the build a timing cache and return it; None without a path.
+    """Set the build's timing cache and return it; None without a path.
 
     A file that is corrupt or from another device is replaced by an empty cache.
     """

@@ -102,7 +102,7 @@ def run_reference_inputs(
 ) -> BackendOutputs:
     """Run a backend on the reference inputs.
 
-    The result holds no reference to the backend, so that the next one can take its memory.
+    The result holds no reference to the backend, so that the next one can use its memory.
 
     Args:
         backend: The backend to run.

@@ -31,7 +31,7 @@ def build_decoder(config: LanguageConfig) -> Decoder:
         num_key_value_heads=config.num_key_value_heads,
         max_position_embeddings=config.max_position_embeddings,
         rms_norm_eps=config.rms_norm_eps,
-        rope_theta=config.rope_theta,  # type: ignore[call-arg]  # transformers 5 still takes it
+        rope_theta=config.rope_theta,  # type: ignore[call-arg]  # transformers 5 still accepts it
         use_sliding_window=False,
         tie_word_embeddings=False,
         attention_dropout=0.0,

@@ -64,5 +64,5 @@ class _SiglipModel(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.embeddings = SiglipVisionEmbeddings(config)
-        # transformers annotates SiglipConfig, but takes the vision model's config.
+        # transformers annotates SiglipConfig, but accepts the vision model's config.
         self.encoder = SiglipEncoder(config)  # type: ignore[arg-type]

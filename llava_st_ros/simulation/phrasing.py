@@ -75,7 +75,7 @@ def caption_attributes(
 
 
 def plausible_subjects(kind: EventKind, event: SimulatedEvent) -> set[int]:
-    """Return the objects that an observer of ``event`` may take for the subject of a ``kind``.
+    """Return the objects that an observer of ``event`` may consider the subject of a ``kind``.
 
     These are its subject, the object that it hits, or none.
     """

@@ -51,7 +51,7 @@ def parse(
 
     Args:
         answer: Text, or token ids. In ids only coordinate tokens count, not words that spell one.
-        task: The task that was asked.
+        task: The task of the query.
         config: The checkpoint's geometry.
         tokenizer: Decodes the words of token ids; without it they are omitted.
     """

@@ -88,7 +88,7 @@ class LoopConfig(OptimizerConfig):
 
 
 def make_accelerator() -> Accelerator:
-    """Return the accelerator that ``accelerate launch`` or the machine asks for.
+    """Return the accelerator, as configured by ``accelerate launch`` or by default.
 
     Raises:
         ConfigError: Several processes were launched, but each would train alone.

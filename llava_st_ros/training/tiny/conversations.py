@@ -33,7 +33,7 @@ from llava_st_ros.training.tiny.attention_targets import (
     visual_token_counts,
 )
 
-MAX_MISFITS = 3  # a conversation with this many turns that did not fit is taken to be full
+MAX_MISFITS = 3  # a conversation is considered full when this many turns did not fit
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Dense alignment trains each patch to name and box the object that covers it; a packer folds regions
 of such tokens into one. Here the packed tokens are read as densely, without the language model.
-Given the embeddings of an object's name, a fast token predicts the box of that object of its cell
-in its frame, and a slow token the box in the middle one of its frames, in the coordinate tables.
+Given the embeddings of an object's name, a fast token predicts the box of that object in its cell
+and frame, and a slow token the box in the middle one of its frames, in the coordinate tables.
 Both also predict which objects are there and what happens to them (event_alignment). LLaVA-ST too
 trains its packers and embeddings first (section 4.1, content alignment). The heads are discarded
 after training.
