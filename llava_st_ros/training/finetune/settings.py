@@ -33,8 +33,9 @@ class FinetuneSettings:
         mix: The files of records.
         rates: The peak learning rate of each part that is trained (see TRAINABLE_PARTS).
         batch: Records per step, over all processes.
-        each: Records per process in a forward pass. Gradients are accumulated over as many passes
-            as ``batch`` needs, so that the result does not depend on the number of processes.
+        records_per_process: Records per process in a forward pass. Gradients are accumulated over
+            as many passes as ``batch`` needs, so that the result does not depend on the number of
+            processes.
         epochs: Passes over the mix.
         seed: The seed of the adapters' initial values and of the records' order.
         warmup: The share of the steps over which the learning rate rises.
@@ -48,15 +49,15 @@ class FinetuneSettings:
         max_tokens: The longest conversation that is accepted; the model's context by default.
         log_every: Steps between log lines.
         save_minutes: Minutes between saved states.
-        bad_share: The share of the records that may be bad (see BadRecordLog).
-        bad_least: The number of records that may be bad in any case.
+        max_bad_share: The share of the records that may be bad (see BadRecordLog).
+        min_bad_records: The number of records that may be bad in any case.
     """
 
     name: str
     mix: tuple[RecordFile, ...]
     rates: Mapping[str, float]
     batch: int
-    each: int = 1
+    records_per_process: int = 1
     epochs: float = 1.0
     seed: int = 0
     warmup: float = 0.03
@@ -69,8 +70,8 @@ class FinetuneSettings:
     max_tokens: int | None = None
     log_every: int = 20
     save_minutes: float = 30.0
-    bad_share: float = 0.01
-    bad_least: int = 10
+    max_bad_share: float = 0.01
+    min_bad_records: int = 10
 
     def __post_init__(self) -> None:
         parts = ", ".join(TRAINABLE_PARTS)
@@ -86,7 +87,7 @@ class FinetuneSettings:
                 )
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
-        for name in ("batch", "each", "chunk"):
+        for name in ("batch", "records_per_process", "chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.epochs > 0:
@@ -95,12 +96,12 @@ class FinetuneSettings:
             raise ConfigError("mix is empty; expected one or more files")
 
     def accumulate(self, processes: int) -> int:
-        """The number of forward passes, of ``each`` records per process, in a step."""
-        per_pass = self.each * processes
+        """The number of forward passes, of ``records_per_process`` records each, in a step."""
+        per_pass = self.records_per_process * processes
         if self.batch % per_pass:
             raise ConfigError(
                 f"batch is {self.batch}; expected a multiple of {per_pass} "
-                f"({processes} processes with {self.each} records each)"
+                f"({processes} processes with {self.records_per_process} records each)"
             )
         return self.batch // per_pass
 

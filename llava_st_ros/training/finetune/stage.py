@@ -113,14 +113,18 @@ def make_batches(
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     log = work / f"bad_records_{shard.rank}.txt"
     log.unlink(missing_ok=True)
-    bad_limits = {"share": settings.bad_share, "least": settings.bad_least, "log": log}
+    bad_limits = {
+        "max_bad_share": settings.max_bad_share,
+        "min_bad_records": settings.min_bad_records,
+        "log": log,
+    }
     records, bad = read_records(settings.mix, data, bad_limits)
     return RecordBatches(
         RecordSampler(records, [file.weight for file in settings.mix], settings.seed),
         bad,
         PromptBuilder(loaded.tokenizer, loaded.config),
         loaded.config,
-        size=settings.each * shard.world_size,
+        size=settings.records_per_process * shard.world_size,
         max_tokens=settings.max_tokens,
         shard=shard,
     )

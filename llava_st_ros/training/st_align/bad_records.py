@@ -16,8 +16,8 @@ class BadRecordLog:
 
     Args:
         total: The number of records, good and bad.
-        share: The share of ``total`` that may be bad.
-        least: The number of records that may be bad in any case.
+        max_bad_share: The share of ``total`` that may be bad.
+        min_bad_records: The number of records that may be bad in any case.
         log: A text file to which a line is appended for each bad record.
 
     Attributes:
@@ -26,9 +26,14 @@ class BadRecordLog:
     """
 
     def __init__(
-        self, total: int, *, share: float = 0.01, least: int = 10, log: Path | None = None
+        self,
+        total: int,
+        *,
+        max_bad_share: float = 0.01,
+        min_bad_records: int = 10,
+        log: Path | None = None,
     ) -> None:
-        self.total, self.limit = total, max(least, int(share * total))
+        self.total, self.limit = total, max(min_bad_records, int(max_bad_share * total))
         self.errors: dict[str, str] = {}
         self._log = log
 

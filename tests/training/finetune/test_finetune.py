@@ -38,7 +38,7 @@ STAGE: dict[str, Any] = {
     "rates": {"adapters": 1e-2, "packers": 1e-2, "embeddings": 1e-2, "tables": 1e-2},
     "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
     "batch": 4,
-    "each": 4,
+    "records_per_process": 4,
     "epochs": 2,
     "dtype": "float32",
     "chunk": 4,
@@ -278,7 +278,7 @@ def test_an_error_in_a_worker_process_ends_the_run_with_its_message(
     data = write_files(tmp_path / "data")
     for path in (data / "videos").iterdir():
         path.unlink()
-    path, _ = settings(tmp_path, bad_least=2)
+    path, _ = settings(tmp_path, min_bad_records=2)
     paths = (base / "checkpoint", data, tmp_path / "work", tmp_path / "out")
     with pytest.raises(DataError, match=r"more than 2 bad records: 3 of 6 .*no file"):
         finetune(path, *paths, workers=1)
@@ -287,7 +287,9 @@ def test_an_error_in_a_worker_process_ends_the_run_with_its_message(
 
 
 def test_the_batch_does_not_depend_on_the_number_of_processes() -> None:
-    stage = FinetuneSettings("s", (RecordFile("a.json"),), {"packers": 1.0}, batch=192, each=2)
+    stage = FinetuneSettings(
+        "s", (RecordFile("a.json"),), {"packers": 1.0}, batch=192, records_per_process=2
+    )
     assert [stage.accumulate(n) for n in (1, 8, 48, 96)] == [96, 12, 2, 1]
     configs = [loop_config(stage, 1000, n) for n in (8, 48)]
     assert configs[0].steps == configs[1].steps == 6
@@ -338,7 +340,7 @@ def test_two_processes_train_the_same_model_as_one(base: Path, tmp_path: Path) -
     folders = {1: tmp_path / "one", 2: tmp_path / "two"}
     for processes, folder in folders.items():
         folder.mkdir()
-        path, _ = settings(folder, each=2)
+        path, _ = settings(folder, records_per_process=2)
         arguments = ["--config", path, "--checkpoint", base / "checkpoint", "--data", data]
         arguments += ["--work", folder / "work", "--out", folder / "out"]
         command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]

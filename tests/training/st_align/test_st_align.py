@@ -373,7 +373,7 @@ def test_a_damaged_frame_of_a_folder_is_not_skipped_silently(tmp_path: Path) -> 
 
 
 def test_a_record_is_counted_as_bad_once() -> None:
-    bad = BadRecordLog(100, least=1)
+    bad = BadRecordLog(100, min_bad_records=1)
     for _ in range(3):
         bad.add("a:1", DataError("x; expected y", "z"))
     assert "a:1" in bad and len(bad.errors) == 1
