@@ -11,7 +11,7 @@ QUESTIONS = {
     "lanes": 2,
     "lane_tokens": 60,
     "mix": {"REC": 1, "STVG": 1},
-    "attention": 1.0,
+    "attention_weight": 1.0,
 }
 SETTINGS: dict[str, Any] = {
     "seed": 3,
@@ -44,6 +44,6 @@ SETTINGS: dict[str, Any] = {
         "dense_alignment": {"kind": "dense_alignment", "steps": 2, "rate": 0.01, "batch": 2},
         "pictures": {"steps": 2, "rate": 0.01, "matrix_rate": 0.01, "video": 0.0, **QUESTIONS},
         "packer_alignment": {"kind": "packer_alignment", "steps": 2, "rate": 0.01, "batch": 2},
-        "clips": {"steps": 2, "rate": 0.01, "video": 1.0, "events": 1.0, **QUESTIONS},
+        "clips": {"steps": 2, "rate": 0.01, "video": 1.0, "event_weight": 1.0, **QUESTIONS},
     },
 }

@@ -164,7 +164,7 @@ class FinetuneStep(nn.Module):
         )
         coordinates = config.coordinates
         return {
-            "answer": answer_loss,
+            "answer_loss": answer_loss,
             "text": logged_mean(losses[coordinates.is_text(token)]),
             "time": logged_mean(losses[coordinates.is_time(token)]),
             "space": logged_mean(losses[coordinates.is_space(token)]),

@@ -45,17 +45,17 @@ def attention_loss(
         conversations: B conversations of L tokens.
         hidden: The input of ``middle_layer`` [B, L, D].
         visual_start: The position of the first visual token.
-        weight: Weight of the term ``attention``.
+        weight: Weight of the term ``attention_loss``.
 
     Returns:
-        ``attention``, and the share of attention itself, only logged, as ``attention_share``.
+        ``attention_loss``, and the share of attention itself, only logged, as ``attention_share``.
     """
     weights = attention(model, conversations, hidden)
     targets = conversations.attention_targets
     visual = weights[..., visual_start : visual_start + targets.shape[1]]
     share = (visual * targets[:, None]).sum(-1).mean(-1)
     return {
-        "attention": mean_term(-(share + 1e-6).log(), weight),
+        "attention_loss": mean_term(-(share + 1e-6).log(), weight),
         "attention_share": logged_mean(share),
     }
 

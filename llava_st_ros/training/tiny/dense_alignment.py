@@ -214,23 +214,26 @@ class DenseStep(nn.Module):
             table.requires_grad_(True)
 
     def forward(self, batch: DenseBatch) -> LossTerms:
-        """Return ``naming`` (cross-entropy), ``pointing`` (two-hot), and accuracies to log."""
+        """Return ``attribute_loss`` (cross-entropy), ``box_loss`` (two-hot), and logged metrics."""
         model = self.model
         # With LAPE, as in the decoder's input: an edge is then an offset from the patch.
         tokens = model.image_tokens(model.encode_images(batch.pixels)).flatten(0, 1)  # [B * N, D]
         classes, boxes = batch.classes.flatten(0, 1), batch.boxes.flatten(0, 1)
         covered = classes[:, 0] > 0
         weight = torch.where(covered, 1.0, BACKGROUND_WEIGHT)
-        naming = tokens.new_zeros(())
+        attribute_loss = tokens.new_zeros(())
         accuracies = {}
         name_logits = self.heads.names(tokens, model.model.embed_tokens.weight)
         for attribute, (name, logits) in enumerate(zip(("color", "shape", "size"), name_logits)):
             losses = F.cross_entropy(logits, classes[:, attribute], reduction="none")
-            naming = naming + (losses * weight).sum()
+            attribute_loss = attribute_loss + (losses * weight).sum()
             hits = (logits.argmax(-1) == classes[:, attribute])[covered]
             accuracies[name] = logged_mean(hits)
-        pointing, iou = edge_loss(model, self.heads.edge_states(tokens[covered]), boxes[covered])
-        terms = {"naming": LossTerm(naming, weight.sum()), "pointing": mean_term(pointing)}
+        box_losses, iou = edge_loss(model, self.heads.edge_states(tokens[covered]), boxes[covered])
+        terms = {
+            "attribute_loss": LossTerm(attribute_loss, weight.sum()),
+            "box_loss": mean_term(box_losses),
+        }
         return {**terms, **accuracies, "iou": logged_mean(iou)}
 
 
@@ -247,16 +250,16 @@ def edge_loss(model: LlavaST, states: Tensor, boxes: Tensor) -> tuple[Tensor, Te
         probable boxes.
     """
     _, _, _, height, _, width = (table.weight for table in coordinate_tables(model))
-    pointing = boxes.new_zeros(len(boxes))
+    box_losses = boxes.new_zeros(len(boxes))
     estimate = []
     for edge, table in enumerate((width, height, width, height)):
         log_probability = (states[:, edge] @ table.T).float().log_softmax(-1)
         low, high, upper = two_hot(boxes[:, edge], len(table))
         chosen = (1 - upper) * log_probability.gather(1, low[:, None])[:, 0]
         chosen = chosen + upper * log_probability.gather(1, high[:, None])[:, 0]
-        pointing = pointing - chosen / 4
+        box_losses = box_losses - chosen / 4
         estimate.append(log_probability.argmax(-1).float() / (len(table) - 1))
-    return pointing, _iou(torch.stack(estimate, -1), boxes)
+    return box_losses, _iou(torch.stack(estimate, -1), boxes)
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:

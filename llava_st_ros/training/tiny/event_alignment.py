@@ -62,11 +62,11 @@ def event_labels(clip: SimulatedClip, cells: np.ndarray, side: int) -> np.ndarra
         labels[frame, cells[frame, index], names[index]] = 1
     for event in clip.events:
         first, last = event.span
-        happening = [len(NAMES) + name for name in names[event.subject]]
-        happening.append(2 * len(NAMES) + EVENT_KINDS.index(event.kind))
+        event_indices = [len(NAMES) + name for name in names[event.subject]]
+        event_indices.append(2 * len(NAMES) + EVENT_KINDS.index(event.kind))
         for frame in range(first, last + 1):
             if cells[frame, event.subject] >= 0:
-                labels[frame, cells[frame, event.subject], happening] = 1
+                labels[frame, cells[frame, event.subject], event_indices] = 1
     return labels
 
 
@@ -116,11 +116,11 @@ def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float 
         heads: The heads.
         hidden: Hidden states [B, n, D].
         labels: Int8 [B, n, NUM_LABELS].
-        weight: Weight of the term ``events``.
+        weight: Weight of the term ``event_loss``.
 
     Returns:
-        ``events``, and, only logged, two F1 scores: ``there`` of the objects present and
-        ``happening`` of the events.
+        ``event_loss``, and, only logged, two F1 scores: ``presence_f1`` of the objects present and
+        ``event_f1`` of the events.
     """
     logits = heads(hidden)
     positive, judged = labels == 1, labels != IGNORED
@@ -130,10 +130,10 @@ def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float 
         pos_weight=torch.tensor(POSITIVE_WEIGHT, device=logits.device),
         reduction="none",
     )
-    terms = {"events": LossTerm((losses * judged).sum(), judged.sum().float(), weight)}
+    terms = {"event_loss": LossTerm((losses * judged).sum(), judged.sum().float(), weight)}
     probability = logits.detach().sigmoid()
     split = len(NAMES)
-    for name, kind in (("there", slice(0, split)), ("happening", slice(split, None))):
+    for name, kind in (("presence_f1", slice(0, split)), ("event_f1", slice(split, None))):
         true = positive[..., kind]
         predicted = judged[..., kind] & (probability[..., kind] > 0.5)
         f1 = logged_ratio(2 * (predicted & true).sum(), predicted.sum() + true.sum())

@@ -183,7 +183,7 @@ class PackerStep(nn.Module):
         train_only(model, model.model.get_submodule("vision_resampler"))
 
     def forward(self, batch: PackerBatch) -> LossTerms:
-        """Return ``pointing`` and, with twice the weight, ``events``, each of both streams."""
+        """Return ``box_loss`` and, with twice the weight, ``event_loss``, each of both streams."""
         model, features = self.model, batch.features
         packed = model.pack(model.project(features), range(features.shape[1]))
         embeddings = model.model.embed_tokens.weight
@@ -195,7 +195,7 @@ class PackerStep(nn.Module):
             stream_terms = event_loss(heads.events, tokens, targets.labels, weight=2.0)
             object_tokens = tokens.flatten(0, 1)[targets.tokens]
             states = heads.edge_states(object_tokens, targets.names, embeddings)
-            pointing, iou = edge_loss(model, states, targets.boxes)
-            stream_terms |= {"pointing": mean_term(pointing), "iou": logged_mean(iou)}
+            box_losses, iou = edge_loss(model, states, targets.boxes)
+            stream_terms |= {"box_loss": mean_term(box_losses), "iou": logged_mean(iou)}
             terms |= {f"{name}_{key}": term for key, term in stream_terms.items()}
         return terms

@@ -338,7 +338,7 @@ class _StageTrainer:
 
         New heads would pass no gradient to the decoder at first, while its learning rate is high.
         """
-        if isinstance(step, ConversationStep) and step.stage.events > 0:
+        if isinstance(step, ConversationStep) and step.stage.event_weight > 0:
             with atomic_file(self._event_heads_file(name)) as part:
                 save_file(step.heads.state_dict(), part)
 

@@ -67,10 +67,10 @@ class ConversationStage:
         lane_tokens: Length of a lane.
         mix: Weights of the tasks. ``tube`` are SVG questions that follow an object regardless of
             events.
-        follow: The least and the greatest number of frames of ``tube`` questions.
+        tube_frames: The least and the greatest number of frames of ``tube`` questions.
         decision_weight: Weight of decision tokens in the loss; other tokens have 1.
-        events: Weight of the loss of event_alignment.
-        attention: Weight of the loss of attention_alignment.
+        event_weight: Weight of the loss of event_alignment.
+        attention_weight: Weight of the loss of attention_alignment.
         single_event_share: The probability of keeping a drawn clip with a single event, whose
             questions can be answered without reading the words.
         no_match_share: The probability of keeping a clip question without a match. These are four
@@ -85,10 +85,10 @@ class ConversationStage:
     lanes: int
     lane_tokens: int
     mix: Mapping[str, float]
-    follow: tuple[int, int] = (5, 20)
+    tube_frames: tuple[int, int] = (5, 20)
     decision_weight: float = 1.0
-    events: float = 0.0
-    attention: float = 0.0
+    event_weight: float = 0.0
+    attention_weight: float = 0.0
     single_event_share: float = 1.0
     no_match_share: float = 1.0
     clips: int | None = None
@@ -208,7 +208,7 @@ class ConversationBatches:
                     dropped = sample.answer.no_match and rng.random() >= self.stage.no_match_share
                     if not dropped and sample.task.modality is Modality.VIDEO:
                         samples.append((sample.task.value, sample))
-                tubes = object_tube_samples(clip, rng, *self.stage.follow)
+                tubes = object_tube_samples(clip, rng, *self.stage.tube_frames)
                 samples += [(TUBE, sample) for sample in tubes]
             ordered = weighted_order(samples, self.stage.mix, rng)
             if ordered:
@@ -259,12 +259,12 @@ class ConversationStep(nn.Module):
         out = decode(model, conversations, batch.features, modality)
         terms = answer_terms(model, conversations, out.last_hidden_state, stage.decision_weight)
         hidden = out.hidden_states[middle_layer(model)]
-        if stage.attention > 0:
-            terms |= attention_loss(model, conversations, hidden, start, stage.attention)
+        if stage.attention_weight > 0:
+            terms |= attention_loss(model, conversations, hidden, start, stage.attention_weight)
         terms = {f"{modality.value}_{name}": term for name, term in terms.items()}
-        if stage.events > 0 and batch.labels is not None:
+        if stage.event_weight > 0 and batch.labels is not None:
             fast = hidden[:, start : start + batch.labels.shape[1]]
-            terms |= event_loss(self.heads, fast, batch.labels, stage.events)
+            terms |= event_loss(self.heads, fast, batch.labels, stage.event_weight)
         return terms
 
 
@@ -295,7 +295,7 @@ def answer_terms(
         decision_weight: Weight of the decision tokens; other tokens have 1.
 
     Returns:
-        ``answer``, and, only logged, the means over kinds of tokens: among decision tokens
+        ``answer_loss``, and, only logged, the means over kinds of tokens: among decision tokens
         ``match``, ``span`` and ``left``, among the others ``text``, ``time`` and ``space``.
     """
     config = model.config
@@ -321,7 +321,7 @@ def answer_terms(
     by_kind = {
         name: logged_ratio((detached * kind).sum(), kind.sum()) for name, kind in kinds.items()
     }
-    return {"answer": LossTerm((losses * weights).sum(), weights.sum()), **by_kind}
+    return {"answer_loss": LossTerm((losses * weights).sum(), weights.sum()), **by_kind}
 
 
 def embed(

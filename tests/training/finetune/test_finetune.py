@@ -75,7 +75,7 @@ def make_step_and_batch(
 
 
 def loss(step: FinetuneStep, batch: RecordBatch) -> torch.Tensor:
-    term = step(batch)["answer"]
+    term = step(batch)["answer_loss"]
     return term.numerator / term.denominator
 
 

@@ -212,7 +212,7 @@ def test_state_of_another_model_is_rejected(tmp_path: Path) -> None:
 def test_state_of_other_settings_is_rejected(
     tmp_path: Path, uninterrupted: tuple[dict[str, Any], list[Any]]
 ) -> None:
-    saved = {"batch": 6, "follow": (1, 2)}
+    saved = {"batch": 6, "tube_frames": (1, 2)}
     net = send_signal_at(small_net(), 3, signal.SIGTERM)
     with pytest.raises(TrainingInterrupted):
         run("small", net, points, small_config(), tmp_path, settings=saved)
@@ -222,7 +222,11 @@ def test_state_of_other_settings_is_rejected(
             0.01,
             r"small-0000004 was saved with batch 6, but the run has batch 3; ",
         ),
-        ({"batch": 6}, 0.01, r"saved with follow \[1, 2\], but the run has follow None; "),
+        (
+            {"batch": 6},
+            0.01,
+            r"saved with tube_frames \[1, 2\], but the run has tube_frames None; ",
+        ),
         (saved, 0.02, r"saved with rate 0\.01, but the run has rate 0\.02; "),
     ):
         with pytest.raises(CheckpointError, match=words):

@@ -67,7 +67,7 @@ def features() -> torch.Tensor:
 
 
 def test_every_variant_can_be_trained() -> None:
-    stage = ConversationStage(1, 1.0, 1, 10, {"STVG": 1.0}, events=1.0, attention=1.0)
+    stage = ConversationStage(1, 1.0, 1, 10, {"STVG": 1.0}, event_weight=1.0, attention_weight=1.0)
     for name, variant in VARIANTS.items():
         model = network(variant)
         step: torch.nn.Module = ConversationStep(model, EventHeads(model.config), stage)
@@ -79,7 +79,7 @@ def test_every_variant_can_be_trained() -> None:
         torch.optim.SGD(step.parameters(), lr=0.1).step()
         moved = {n for n, p in step.named_parameters() if n in before and (p != before[n]).any()}
         assert any("layers.0" in n for n in moved), name
-        assert ("events" in terms) == (variant.unused_stream != "fast"), name
+        assert ("event_loss" in terms) == (variant.unused_stream != "fast"), name
         own = {n for n in moved if "visual_positions" in n}
         assert len(own) == (len(Axis) if variant.model is WithoutLape else 0), name
 

@@ -240,7 +240,7 @@ def test_attention_at_single_positions_equals_full_attention(
 def test_heads_learn_to_attend_to_their_targets(tokenizer: Tokenizer) -> None:
     torch.manual_seed(0)
     model, batch = tiny(tokenizer)
-    stage = ConversationStage(2, 1.0, 2, 300, {}, attention=1.0)
+    stage = ConversationStage(2, 1.0, 2, 300, {}, attention_weight=1.0)
     step = ConversationStep(model, EventHeads(model.config), stage)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     shares = []
@@ -265,6 +265,6 @@ def test_batch_without_attention_targets_has_no_attention_loss(tokenizer: Tokeni
         attention_targets=torch.zeros(0, 5, dtype=torch.bool),
     )
     terms = attention_loss(model, none, hidden, 0)
-    assert terms.keys() == {"attention", "attention_share"}
+    assert terms.keys() == {"attention_loss", "attention_share"}
     assert all(term.numerator == 0 and term.denominator == 0 for term in terms.values())
     assert weighted_sum(terms, [term.denominator for term in terms.values()]) == 0

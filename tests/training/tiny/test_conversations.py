@@ -154,7 +154,7 @@ def test_loss_falls_when_the_answer_is_learned() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     kinds = {"match", "text", "span", "time", "left", "space"}
-    assert {f"video_{kind}" for kind in kinds} | {"video_answer"} == set(means)
+    assert {f"video_{kind}" for kind in kinds} | {"video_answer_loss"} == set(means)
 
 
 def test_weighted_order_follows_the_mix_and_drops_weight_zero() -> None:

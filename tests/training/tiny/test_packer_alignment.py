@@ -75,7 +75,7 @@ def test_only_the_packers_are_trained(tmp_path: Path) -> None:
         return weighted_sum(terms, [term.denominator for term in terms.values()])
 
     terms = step(batch)
-    assert {"fast_iou", "slow_iou", "fast_there", "slow_happening"} <= set(terms)
+    assert {"fast_iou", "slow_iou", "fast_presence_f1", "slow_event_f1"} <= set(terms)
     first = loss(terms).item()
     run("packers", step, lambda _: batch, LoopConfig(steps=40, rate=0.01, warmup=5), tmp_path)
     assert loss(step(batch)) < 0.5 * first

@@ -81,7 +81,7 @@ def test_every_stage_trains_its_part_and_the_checkpoint_loads(tmp_path: Path, da
     assert (
         log[1]["image_attention_share"] > 0
         and log[3]["video_attention_share"] > 0
-        and log[3]["events"] > 0
+        and log[3]["event_loss"] > 0
     )
 
 
