@@ -64,9 +64,10 @@ class LoopConfig(OptimizerConfig):
         warmup: Steps of learning rate warm-up.
         clip_norm: Gradient clipping: the largest norm.
         accumulate: Number of batches in a step, whose gradients are averaged.
-        explosion: After the warm-up, the run stops at a loss above ``explosion`` times its running
-            mean, or above ``explosion`` where the mean is less than one (a nearly certain model
-            may jump from 0.01 to 0.5). Ordinary batches stay below two or three times the mean.
+        max_loss_ratio: After the warm-up, the run stops at a loss above ``max_loss_ratio`` times
+            its running mean, or above ``max_loss_ratio`` where the mean is less than one (a nearly
+            certain model may jump from 0.01 to 0.5). Ordinary batches stay below two or three times
+            the mean.
         seed: Seeds dropout.
         log_every: Steps between two log lines.
         save_minutes: Minutes between two saved states.
@@ -79,7 +80,7 @@ class LoopConfig(OptimizerConfig):
     warmup: int = 100
     clip_norm: float = 1.0
     accumulate: int = 1
-    explosion: float = 10.0
+    max_loss_ratio: float = 10.0
     seed: int = 0
     log_every: int = 20
     save_minutes: float = 5.0
@@ -253,7 +254,7 @@ class _Loop:
             if not math.isfinite(metrics[name]):
                 problem = f"a {name} of {metrics[name]}"
         if not problem and self.done >= self.config.warmup and "loss" in self.means.values:
-            limit = self.config.explosion * max(1.0, self.means.values["loss"])
+            limit = self.config.max_loss_ratio * max(1.0, self.means.values["loss"])
             if metrics["loss"] > limit:
                 problem = f"a loss of {metrics['loss']:.3g}"
                 limit_note = f" (the limit is {limit:.3g})"

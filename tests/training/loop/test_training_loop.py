@@ -185,7 +185,7 @@ def test_exploding_loss_ends_the_run(tmp_path: Path) -> None:
     config = LoopConfig(steps=9, rate=0.0, warmup=2)
     with pytest.raises(TrainingError, match=r"loss of 21 in stage up, step 6, from file.json:-21,"):
         run("up", Falling(), batches, config, tmp_path)
-    for name, change in (("warming up", {"warmup": 7}), ("allowed", {"explosion": 11.0})):
+    for name, change in (("warming up", {"warmup": 7}), ("allowed", {"max_loss_ratio": 11.0})):
         run(name, Falling(), batches, dataclasses.replace(config, **change), tmp_path)
 
 
