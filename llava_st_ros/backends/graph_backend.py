@@ -23,7 +23,7 @@ from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.device_arrays import HOST, Device, DeviceArray
 from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.records import Prompt
-from llava_st_ros.text.prompt_layout import lay_out
+from llava_st_ros.text.prompt_layout import make_layout
 
 GRAPHS = ("vision", "image", "packer", "language")
 CACHE_STEP = 1024  # positions; a cache's capacity is a multiple of it
@@ -220,7 +220,7 @@ class GraphBackend:
     def embed(self, prompt: Prompt, visual: VisualTokens | None) -> PromptInputs:
         ids = np.array(prompt.token_ids, np.int64)
         check_ids(self.config, ids)
-        layout = lay_out(ids, self.config, visual.counts if visual else (), prompt.inputs)
+        layout = make_layout(ids, self.config, visual.counts if visual else (), prompt.inputs)
         for position, row, count in layout.blocks:
             ids[position : position + count] = self.config.vocabulary + row + np.arange(count)
         embeddings = self._engine.coordinate_embeddings(prompt)

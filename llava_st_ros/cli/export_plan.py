@@ -95,7 +95,7 @@ def _geometry(model: str) -> ModelConfig:
             f"{path} has no vocab_size", "pass the config.json of a LLaVA-ST checkpoint"
         )
     # The ids of structural tokens are in the tokenizer, not in a published config.json.
-    tokenizer = Tokenizer.load_if_any(path.parent)
+    tokenizer = Tokenizer.load_optional(path.parent)
     return read_config(values, {}, tokenizer.special if tokenizer else None)
 
 

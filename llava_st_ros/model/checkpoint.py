@@ -67,7 +67,7 @@ def load_checkpoint(
         raise CheckpointError(f"no folder {folder}; expected a checkpoint folder")
     values = read_json(folder / "config.json")
     tensors = find_tensors(folder)
-    tokenizer = Tokenizer.load_if_any(folder)
+    tokenizer = Tokenizer.load_optional(folder)
     special = None if tokenizer is None else tokenizer.special
     config = read_config(values, tensors.shapes, special, overrides)
     if tokenizer is not None:

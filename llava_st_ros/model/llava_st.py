@@ -21,7 +21,7 @@ from llava_st_ros.model.lape import CoordinateTable, positional_embedding
 from llava_st_ros.model.packer.reference import SpatialTemporalPacker
 from llava_st_ros.model.vision import VisionTower
 from llava_st_ros.records import Prompt
-from llava_st_ros.text.prompt_layout import lay_out
+from llava_st_ros.text.prompt_layout import make_layout
 
 
 class VideoTokens(NamedTuple):
@@ -149,7 +149,7 @@ class LlavaST(nn.Module):
         else:
             parts = tuple(visual) if isinstance(visual, VideoTokens) else (visual,)
         counts = [len(part) for part in parts]
-        layout = lay_out(ids.cpu().numpy(), self.config, counts, inputs or {})
+        layout = make_layout(ids.cpu().numpy(), self.config, counts, inputs or {})
         embeddings = self.embed_tokens(ids.to(device))
         rows = torch.cat(parts).to(embeddings) if parts else embeddings
         for position, row, count in layout.blocks:

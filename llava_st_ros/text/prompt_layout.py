@@ -37,7 +37,7 @@ class PromptLayout:
     inputs: dict[Axis, np.ndarray]
 
 
-def lay_out(
+def make_layout(
     ids: np.ndarray,
     config: ModelConfig,
     visual: Sequence[int],

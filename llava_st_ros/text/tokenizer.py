@@ -100,7 +100,7 @@ class Tokenizer:
         return cls(_read_files(Path(folder)), str(folder))
 
     @classmethod
-    def load_if_any(cls, folder: str | Path) -> Tokenizer | None:
+    def load_optional(cls, folder: str | Path) -> Tokenizer | None:
         """Load a tokenizer as ``load`` does; return None if the folder has no tokenizer files."""
         found = any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
         return cls.load(folder) if found else None
