@@ -50,40 +50,43 @@ def describe_machine(
         ) from error
 
 
-def check_machine(folder: Path, manifest: Manifest, here: Mapping[str, str]) -> None:
-    """Raise EngineError unless the engines of an engine directory run on the machine ``here``."""
+def check_machine(folder: Path, manifest: Manifest, this_machine: Mapping[str, str]) -> None:
+    """Raise EngineError unless the engines of an engine directory run on ``this_machine``."""
     if not manifest.machine:
         raise EngineError(f"{folder} has engines built for an unknown machine", REBUILD)
-    if found := list(differences(manifest.machine, here)):
+    if mismatches := list(differences(manifest.machine, this_machine)):
         raise EngineError(
-            f"{folder} has engines built for another machine: {', '.join(found)}",
+            f"{folder} has engines built for another machine: {', '.join(mismatches)}",
             f"build them here with `llava-st export --checkpoint DIR --target {manifest.target} "
             f"--precision {manifest.precision} --out {folder}`",
         )
 
 
-def differences(built: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
+def differences(built_for: Mapping[str, str], this_machine: Mapping[str, str]) -> Iterator[str]:
     """Yield each incompatible difference between the machine of a build and this one.
 
     A newer driver is compatible.
     """
     flags = (VERSION_COMPATIBLE, HARDWARE_COMPATIBLE)
-    for item in (*built, *(item for item in here if item not in built)):
-        ours, theirs = here.get(item, NONE), built.get(item, NONE)
-        if item in flags or ours == theirs or _is_compatible(item, built, here):
+    for item in (*built_for, *(item for item in this_machine if item not in built_for)):
+        required, local = built_for.get(item, NONE), this_machine.get(item, NONE)
+        if item in flags or local == required or _is_compatible(item, built_for, this_machine):
             continue
-        yield f"{item.replace('_', ' ')} {theirs} (here {ours})"
+        yield f"{item.replace('_', ' ')} {required} (here {local})"
 
 
-def _is_compatible(item: str, built: Mapping[str, str], here: Mapping[str, str]) -> bool:
-    """Whether engines run here although the item differs."""
-    theirs, ours = _numbers(built.get(item, "")), _numbers(here.get(item, ""))
+def _is_compatible(
+    item: str, built_for: Mapping[str, str], this_machine: Mapping[str, str]
+) -> bool:
+    """Whether engines run on this machine although the item differs."""
+    required = _numbers(built_for.get(item, ""))
+    local = _numbers(this_machine.get(item, ""))
     if item == "cuda":
-        return ours >= theirs
-    if item == "tensorrt" and VERSION_COMPATIBLE in built:
-        return ours[:1] == theirs[:1] and ours >= theirs
-    if item in ("gpu", "compute_capability") and HARDWARE_COMPATIBLE in built:
-        return _numbers(here.get("compute_capability", "")) >= AMPERE
+        return local >= required
+    if item == "tensorrt" and VERSION_COMPATIBLE in built_for:
+        return local[:1] == required[:1] and local >= required
+    if item in ("gpu", "compute_capability") and HARDWARE_COMPATIBLE in built_for:
+        return _numbers(this_machine.get("compute_capability", "")) >= AMPERE
     return False
 
 
