@@ -134,7 +134,7 @@ def compare_outputs(reference: BackendOutputs, engine: BackendOutputs) -> Proof:
         name: _difference(output, engine.graphs[name]) for name, output in reference.graphs.items()
     }
     divergence = _divergence(reference.graphs["language"], engine.graphs["language"])
-    equal = [ours == theirs for ours, theirs in zip(reference.answers, engine.answers)]
+    equal = [expected == actual for expected, actual in zip(reference.answers, engine.answers)]
     return Proof(graphs, divergence, float(np.mean(equal)))
 
 
@@ -183,8 +183,8 @@ def _difference(reference: np.ndarray, engine: np.ndarray) -> Difference:
 
 
 def _divergence(reference: np.ndarray, engine: np.ndarray) -> float:
-    ours, theirs = _log_softmax(reference), _log_softmax(engine)
-    return float((np.exp(ours) * (ours - theirs)).sum(-1).mean())
+    expected, actual = _log_softmax(reference), _log_softmax(engine)
+    return float((np.exp(expected) * (expected - actual)).sum(-1).mean())
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

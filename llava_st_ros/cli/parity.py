@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llava_st_ros.backends import BACKENDS, create_engine_backend
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
-    Comparison,
+    ArrayComparison,
     IdComparison,
     NotExposed,
     ParityCase,
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
             "backend": args.backend,
             "tolerance": TOLERANCE,
             "passed": passed,
-            "arrays": [asdict(r) for r in results if isinstance(r, Comparison)],
-            "unseen": [r.name for r in results if isinstance(r, NotExposed)],
+            "arrays": [asdict(r) for r in results if isinstance(r, ArrayComparison)],
+            "not_exposed": [r.name for r in results if isinstance(r, NotExposed)],
             "ids": [asdict(r) for r in results if isinstance(r, IdComparison)],
         }
         print(json.dumps(report))
@@ -97,7 +97,7 @@ def _exported(case: ParityCase, backend: str, device: str) -> Iterator[PixelBack
         )
 
 
-def _line(result: Comparison | IdComparison | NotExposed) -> str:
+def _line(result: ArrayComparison | IdComparison | NotExposed) -> str:
     if isinstance(result, NotExposed):
         return f"{result.name:<26} not exposed by this backend"
     verdict = "ok" if result.passed else "DIFFERS"

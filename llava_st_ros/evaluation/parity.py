@@ -45,7 +45,7 @@ class VisionFeaturesBackend(Protocol):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArrayComparison:
     """The comparison of one expected array.
 
     Attributes:
@@ -186,7 +186,7 @@ class ParityCase:
         return value
 
 
-class BackendOutputs:
+class CaseOutputs:
     """A backend's outputs for a case, each computed once and only when used."""
 
     def __init__(self, case: ParityCase, backend: PixelBackend) -> None:
@@ -270,9 +270,9 @@ class BackendOutputs:
 
 # What a case may expect, in the model's order: computes the value with that many rows, or returns
 # None if the backend does not expose it.
-QUANTITIES: dict[str, Callable[[BackendOutputs, int], np.ndarray | None]] = {
-    "vision_features_first4": BackendOutputs.vision_features,
-    "projector_features_first4": BackendOutputs.projector_features,
+QUANTITIES: dict[str, Callable[[CaseOutputs, int], np.ndarray | None]] = {
+    "vision_features_first4": CaseOutputs.vision_features,
+    "projector_features_first4": CaseOutputs.projector_features,
     "fast_tokens": lambda outputs, _: outputs.fast_tokens(),
     "slow_tokens": lambda outputs, _: outputs.slow_tokens(),
     "image_tokens": lambda outputs, _: outputs.image_tokens(),
@@ -285,7 +285,7 @@ QUANTITIES: dict[str, Callable[[BackendOutputs, int], np.ndarray | None]] = {
 
 def compare(
     case: ParityCase, backend: PixelBackend
-) -> Iterator[Comparison | IdComparison | NotExposed]:
+) -> Iterator[ArrayComparison | IdComparison | NotExposed]:
     """Compare a backend with each expected array, in the model's order.
 
     Arrays agree within TOLERANCE times the expected array's standard deviation; ids must be equal.
@@ -298,7 +298,7 @@ def compare(
     Raises:
         DataError: An expected array does not fit the model.
     """
-    outputs = BackendOutputs(case, backend)
+    outputs = CaseOutputs(case, backend)
     for name, compute in QUANTITIES.items():
         if name not in case.expected:
             continue
@@ -310,25 +310,25 @@ def compare(
                 f"expected 1 to {len(case.frames)} rows"
             )
         try:
-            found = compute(outputs, rows)
+            actual = compute(outputs, rows)
         except BackendError as error:
             raise DataError(f"{name}: {error.problem}", error.remedy) from error
-        yield NotExposed(name) if found is None else _compare(name, expected, found)
+        yield NotExposed(name) if actual is None else _compare(name, expected, actual)
 
 
-def _compare(name: str, expected: np.ndarray, found: np.ndarray) -> Comparison | IdComparison:
-    if found.shape != expected.shape:
+def _compare(name: str, expected: np.ndarray, actual: np.ndarray) -> ArrayComparison | IdComparison:
+    if actual.shape != expected.shape:
         raise DataError(
             f"expected.safetensors: {name} is {list(expected.shape)}; the model's is "
-            f"{list(found.shape)}"
+            f"{list(actual.shape)}"
         )
     if name.endswith("_ids"):
-        differing = np.flatnonzero(found != expected)
+        differing = np.flatnonzero(actual != expected)
         first = int(differing[0]) if len(differing) else None
         return IdComparison(name, len(expected), first, first is None)
-    difference = float(np.abs(found.astype(np.float64) - expected).max())
+    difference = float(np.abs(actual.astype(np.float64) - expected).max())
     std = float(expected.astype(np.float64).std())
-    return Comparison(name, found.shape, difference, std, difference <= TOLERANCE * std)
+    return ArrayComparison(name, actual.shape, difference, std, difference <= TOLERANCE * std)
 
 
 def _to_numpy(value: Any) -> np.ndarray:
