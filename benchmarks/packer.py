@@ -91,7 +91,7 @@ class Sizes:
             return keys + points * (d * e + 2 * e * e) + points * (e * e + e * d)
 
         d, e = self.width, self.embed
-        return self._three(packer)
+        return self._sum_over_packers(packer)
 
     def absorbed(self) -> int:
         """Return the operations with keys and values absorbed into the queries."""
@@ -101,14 +101,14 @@ class Sizes:
             return keys + points * (d * e + 4 * e * e + e * d)
 
         d, e = self.width, self.embed
-        return self._three(packer)
+        return self._sum_over_packers(packer)
 
     def arrival(self) -> int:
         """Return the operations on one frame's arrival: the first linear layers."""
         every, packed, fast = self.tokens
         return 2 * self.width * self.embed * (2 * every + 6 * packed + fast)
 
-    def placed(self) -> int:
+    def placement(self) -> int:
         """Return the operations of one frame at a new time index."""
         every, packed, fast = self.tokens
         square = 2 * every + 4 * packed  # second linear layers of keys, values and queries
@@ -129,9 +129,10 @@ class Sizes:
 
     def streaming(self, arrived: int, placed: int, regions: int) -> int:
         """Return the operations for that many new frames, moved frames and changed regions."""
-        return arrived * self.arrival() + placed * self.placed() + regions * self.region()
+        return arrived * self.arrival() + placed * self.placement() + regions * self.region()
 
-    def _three(self, packer: Callable[[int, int], int]) -> int:
+    def _sum_over_packers(self, packer: Callable[[int, int], int]) -> int:
+        """Sum the operations of the shared, the fast and the slow packer."""
         every, packed, fast = self.tokens
         frames, regions = self.frames, self.frames // self.length
         shared = packer(frames * every, frames * packed)

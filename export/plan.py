@@ -86,18 +86,18 @@ class GraphCost:
     Attributes:
         name: What the run does.
         flops: Floating-point operations; a multiply-add counts as two.
-        moved: Bytes read or written at least once: weights, inputs, outputs.
+        bytes_moved: Bytes read or written at least once: weights, inputs, outputs.
         working: Bytes of the largest inputs and outputs of a single operation, weights excluded.
     """
 
     name: str
     flops: int
-    moved: float
+    bytes_moved: float
     working: float
 
     def min_seconds(self, board: Board) -> float:
         """Return the roofline: a lower bound of the run time on a board."""
-        return max(self.flops / (board.tflops * 1e12), self.moved / (board.bandwidth * 1e9))
+        return max(self.flops / (board.tflops * 1e12), self.bytes_moved / (board.bandwidth * 1e9))
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _span(stamps: Sequence[int], event: SimulatedEvent) -> list[int]:
 
 
 def _boxes(video: SimulatedClip, stamps: Sequence[int], index: int) -> dict[str, list[float]]:
-    rows = zip(stamps, video.boxes[:, index], video.visible[:, index])
+    rows = zip(stamps, video.boxes[:, index], video.is_visible[:, index])
     return {
         str(stamp): [round(float(v), 6) for v in box] for stamp, box, visible in rows if visible
     }

@@ -28,7 +28,7 @@ def object_tube_samples(
     samples = []
     last = len(clip.frames) - 1
     for index in range(len(clip.objects)):
-        run = longest_run(clip.visible[:, index])
+        run = longest_run(clip.is_visible[:, index])
         if run is None or run[1] - run[0] + 1 < shortest:
             continue
         frames = int(rng.integers(shortest, min(longest, run[1] - run[0] + 1) + 1))

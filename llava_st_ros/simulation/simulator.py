@@ -66,7 +66,7 @@ class SimulatedClip:
     stamps: np.ndarray
 
     @property
-    def visible(self) -> np.ndarray:
+    def is_visible(self) -> np.ndarray:
         """Whether each object is visible in each frame, bool [F, n]."""
         return ~np.isnan(self.boxes[:, :, 0])
 

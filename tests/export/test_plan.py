@@ -59,7 +59,7 @@ def test_published_model_matches_its_formulas(published) -> None:
     assert decode.flops == pytest.approx(2 * (28 * layer + 151960 * 3584), rel=0.1)
     keys = 2 * 28 * 4 * 128 * 2 * (half.positions - 1024)
     read = 2 * (28 * layer + 151960 * 3584) + keys  # one row of the table
-    assert decode.moved == pytest.approx(read, rel=0.01)
+    assert decode.bytes_moved == pytest.approx(read, rel=0.01)
     # The packer's keys and values alone are two products per token, 1.37 TFLOP.
     pack = half.costs[1]
     assert 1.37e12 < pack.flops < 2.2e12

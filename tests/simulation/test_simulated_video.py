@@ -84,7 +84,7 @@ def test_the_truth_file_equals_the_videos_ground_truth(video, bag) -> None:
     for index, item in enumerate(truth["objects"]):
         assert f"{item['color']} {item['shape']}" == video.objects[index].name
         for frame, stamp in enumerate(stamps):
-            assert (str(stamp) in item["boxes"]) == bool(video.visible[frame, index])
+            assert (str(stamp) in item["boxes"]) == bool(video.is_visible[frame, index])
             if str(stamp) in item["boxes"]:
                 np.testing.assert_allclose(
                     item["boxes"][str(stamp)], video.boxes[frame, index], atol=1e-6
@@ -98,7 +98,7 @@ def test_the_demo_reads_the_truth_file(video, bag) -> None:
         event = next(e for e in video.events if event_sentence(e, video.objects) == query.text)
         seconds = (query.spans[0].end - query.spans[0].start) / NANOSECONDS
         assert seconds == pytest.approx((event.span[1] - event.span[0]) / 6)
-        assert len(query.boxes) == video.visible[:, event.subject].sum()
+        assert len(query.boxes) == video.is_visible[:, event.subject].sum()
 
 
 def test_a_bag_is_never_overwritten(video, bag) -> None:

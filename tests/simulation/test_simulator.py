@@ -104,7 +104,7 @@ def test_shapes_dtypes_and_ranges(clips) -> None:
         assert 1 <= count <= 8
         assert 1 <= len(clip.events) <= 3
         assert len({(e.kind, e.subject) for e in clip.events}) == len(clip.events)
-        seen = clip.boxes[clip.visible]
+        seen = clip.boxes[clip.is_visible]
         assert (seen >= 0).all()
         assert (seen <= 1).all()
         assert (seen[:, 2:] > seen[:, :2]).all()
@@ -113,7 +113,9 @@ def test_shapes_dtypes_and_ranges(clips) -> None:
 def test_kinds_counts_and_sizes_vary(clips) -> None:
     kinds = {event.kind for clip in clips for event in clip.events}
     assert kinds == set(EventKind)
-    sides = np.concatenate([(c.boxes[c.visible][:, 2:] - c.boxes[c.visible][:, :2]) for c in clips])
+    sides = np.concatenate(
+        [(c.boxes[c.is_visible][:, 2:] - c.boxes[c.is_visible][:, :2]) for c in clips]
+    )
     assert 20 <= np.median(sides.max(axis=1) * 144) <= 36
     assert {len(clip.objects) for clip in clips} >= {1, 2, 3, 4, 5, 6, 7}
     same_name = [len({o.name for o in c.objects}) < len(c.objects) for c in clips]
@@ -164,7 +166,7 @@ def test_boxes_contain_the_color_of_their_object(clips) -> None:
     for clip in clips:
         for index, item in enumerate(clip.objects):
             channels = np.array(COLORS[item.color])
-            for frame in np.flatnonzero(clip.visible[:, index])[::6]:
+            for frame in np.flatnonzero(clip.is_visible[:, index])[::6]:
                 x1, y1, x2, y2 = np.round(clip.boxes[frame, index] * 144).astype(int)
                 patch = clip.frames[frame, y1:y2, x1:x2].reshape(-1, 3).astype(float)
                 if len(patch) < 100:
@@ -210,11 +212,11 @@ def test_every_kind_has_its_effect_on_the_boxes(clips) -> None:
         rise = center[max(0, event.span[0] - 1), 1] - center[event.span[1], 1]
         assert (rise > 4) if event.kind is EventKind.LIFTED else (rise < -4), clip.seed
     for clip, event in events_of(clips, EventKind.ENTERS):
-        visible = clip.visible[:, event.subject]
+        visible = clip.is_visible[:, event.subject]
         assert not visible[: event.span[0]].any()
         assert visible[event.span[1]]
     for clip, event in events_of(clips, EventKind.LEAVES):
-        visible = clip.visible[:, event.subject]
+        visible = clip.is_visible[:, event.subject]
         assert visible[: event.span[0]].all()
         assert not visible[event.span[1] + 1 :].any()
     for clip, event in events_of(clips, EventKind.COLLIDES):
@@ -253,7 +255,7 @@ def test_spans_are_neither_very_short_nor_the_complete_clip(clips) -> None:
     assert 3 <= np.median(lengths) <= 9
     for clip in clips:
         for event in clip.events:
-            assert clip.visible[event.span[0] : event.span[1] + 1, event.subject].all()
+            assert clip.is_visible[event.span[0] : event.span[1] + 1, event.subject].all()
         for earlier, later in zip(clip.events, clip.events[1:]):
             assert earlier.span[1] <= later.span[0]
 

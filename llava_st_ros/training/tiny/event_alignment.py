@@ -88,8 +88,8 @@ def moving_objects(clip: SimulatedClip) -> np.ndarray:
 
 def object_cells(clip: SimulatedClip, side: int) -> np.ndarray:
     """The cell of each object's center, int64 [F, objects]; -1 where it is hidden."""
-    cells = np.full(clip.visible.shape, -1, dtype=np.int64)
-    for frame, index in np.argwhere(clip.visible):
+    cells = np.full(clip.is_visible.shape, -1, dtype=np.int64)
+    for frame, index in np.argwhere(clip.is_visible):
         cells[frame, index] = center_cell(clip.boxes[frame, index], side)
     return cells
 
@@ -123,19 +123,19 @@ def event_loss(heads: EventHeads, hidden: Tensor, labels: Tensor, weight: float 
         ``event_f1`` of the events.
     """
     logits = heads(hidden)
-    positive, judged = labels == 1, labels != IGNORED
+    positive, labeled = labels == 1, labels != IGNORED
     losses = F.binary_cross_entropy_with_logits(
         logits,
         positive.float(),
         pos_weight=torch.tensor(POSITIVE_WEIGHT, device=logits.device),
         reduction="none",
     )
-    terms = {"event_loss": LossTerm((losses * judged).sum(), judged.sum().float(), weight)}
+    terms = {"event_loss": LossTerm((losses * labeled).sum(), labeled.sum().float(), weight)}
     probability = logits.detach().sigmoid()
     split = len(NAMES)
     for name, kind in (("presence_f1", slice(0, split)), ("event_f1", slice(split, None))):
         true = positive[..., kind]
-        predicted = judged[..., kind] & (probability[..., kind] > 0.5)
+        predicted = labeled[..., kind] & (probability[..., kind] > 0.5)
         f1 = logged_ratio(2 * (predicted & true).sum(), predicted.sum() + true.sum())
         terms[name] = f1
     return terms
