@@ -26,7 +26,7 @@ class Mode(Enum):
 
     PAUSED = auto()  # drop frames and reject one-shot queries
     RUNNING = auto()
-    STOPPED = auto()  # the thread ends
+    STOPPED = auto()  # the thread ends; final
 
 
 class Activity(Enum):
@@ -102,8 +102,10 @@ class Worker:
         self._thread.start()
 
     def resume(self) -> None:
-        """Start ticking, on a new stream."""
+        """Start ticking, on a new stream. Does nothing after ``stop``."""
         with self._changed:
+            if self._mode is Mode.STOPPED:
+                return
             self.grounder.reset()
             self._newest.clear()
             self._has_new_frames = False
@@ -168,7 +170,7 @@ class Worker:
             camera: As for ``Grounder.ask``.
             on_token: Called in the worker's thread with each token.
             cancelled: Whether to give up. Evaluated after each token; while the query waits to be
-                started, only on ``check_cancelled``.
+                started, when the worker's state changes and on ``check_cancelled``.
 
         Raises:
             BackendError: Too many one-shot queries are pending, the node is not active, or the
@@ -196,9 +198,11 @@ class Worker:
                 raise BackendError(f"{MAX_PENDING} one-shot queries are pending", "retry later")
             self._one_shots.append(one_shot)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: future.done() or cancelled())
-            if future.cancel():  # fails once the thread has started on it
-                self._one_shots = deque(other for other in self._one_shots if other is not one_shot)
+            try:
+                self._changed.wait_for(lambda: future.done() or cancelled())
+            finally:  # also if ``cancelled`` raises
+                if future.cancel():  # fails once the thread has started on it
+                    self._one_shots = deque(o for o in self._one_shots if o is not one_shot)
             self._changed.wait_for(future.done)
         try:
             return future.result()
@@ -216,7 +220,8 @@ class Worker:
         return len(self._one_shots) + (self._activity is Activity.ANSWERING)
 
     def _leave_running(self, mode: Mode) -> None:
-        self._mode = mode
+        if self._mode is not Mode.STOPPED:
+            self._mode = mode
         for one_shot in self._one_shots:
             one_shot.future.cancel()
         self._one_shots.clear()

@@ -134,6 +134,32 @@ def test_check_cancelled_withdraws_a_waiting_query(worker: Worker, grounder: Fak
     assert running.join_outcome() == "the answer"
 
 
+def test_stop_is_final(worker: Worker, grounder: FakeGrounder) -> None:
+    running = Caller(worker)
+    assert grounder.answering.wait(TIMEOUT)
+    assert not worker.stop(0.01)  # the running query blocks
+    assert not worker.pause(0.01)
+    worker.resume()
+    assert "the node is inactive" in str(Caller(worker).join_outcome())
+    grounder.proceed.set()
+    wait_until(lambda: not worker.alive)
+    assert isinstance(running.join_outcome(), BackendError)
+
+
+def test_query_is_withdrawn_if_cancelled_raises(worker: Worker, grounder: FakeGrounder) -> None:
+    running = Caller(worker)
+    assert grounder.answering.wait(TIMEOUT)
+
+    def cancelled() -> bool:
+        raise RuntimeError("the goal is destroyed")
+
+    with pytest.raises(RuntimeError, match="the goal is destroyed"):
+        worker.ask(QUERY, camera=None, on_token=lambda _: None, cancelled=cancelled)
+    assert worker.pending == 1
+    grounder.proceed.set()
+    assert running.join_outcome() == "the answer"
+
+
 def test_pausing_rejects_waiting_and_later_queries(worker: Worker, grounder: FakeGrounder) -> None:
     running = Caller(worker)
     assert grounder.answering.wait(TIMEOUT)
