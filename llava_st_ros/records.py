@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.coordinates import Axis
@@ -234,7 +235,9 @@ class Query:
             )
         object.__setattr__(self, "task", _task(self.task, self.task))
         for name, value in (("period", self.period), ("expiry", self.expiry)):
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if name == "expiry" and value is None:
+                continue
+            if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
                 raise QueryError(f"{name} of query {self.id!r} is {value}; expected seconds > 0")
         if self.span is not None:
             object.__setattr__(self, "span", _checked_span(self.span))
