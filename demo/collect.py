@@ -12,13 +12,9 @@ from rclpy.qos import QoSProfile
 
 from demo.processes import send
 from llava_st_ros.msg import Answer, GroundedEvent, GroundedTrack, GroundedTrackArray
-from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.ros.conversions import stamp_from_msg
 
 _QOS = QoSProfile(depth=100)
-
-
-def to_nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
 class Collector(Node):
@@ -50,7 +46,7 @@ class Collector(Node):
         send(
             kind="tracks",
             published=info["source_timestamp"],
-            stamp=to_nanoseconds(message.header.stamp),
+            stamp=stamp_from_msg(message.header.stamp),
             tracks=[_track(track) for track in message.tracks],
         )
 
@@ -58,14 +54,14 @@ class Collector(Node):
         send(
             kind="event",
             published=info["source_timestamp"],
-            stamp=to_nanoseconds(message.header.stamp),
+            stamp=stamp_from_msg(message.header.stamp),
             camera=message.camera,
             frame_id=message.header.frame_id,
             query_id=message.query_id,
             event_id=message.event_id,
             text=message.text,
-            start=to_nanoseconds(message.start),
-            end=to_nanoseconds(message.end),
+            start=stamp_from_msg(message.start),
+            end=stamp_from_msg(message.end),
             state=message.state,
             confidence=message.confidence,
         )
@@ -74,7 +70,7 @@ class Collector(Node):
         send(
             kind="answer",
             published=info["source_timestamp"],
-            stamp=to_nanoseconds(message.header.stamp),
+            stamp=stamp_from_msg(message.header.stamp),
             query_id=message.query.id,
             text=message.text,
             confidence=message.confidence,
@@ -94,7 +90,7 @@ def _track(track: GroundedTrack) -> dict[str, Any]:
         "image_width": track.image_width,
         "image_height": track.image_height,
         "tube": [
-            [to_nanoseconds(b.stamp), b.box.x_min, b.box.y_min, b.box.x_max, b.box.y_max]
+            [stamp_from_msg(b.stamp), b.box.x_min, b.box.y_min, b.box.x_max, b.box.y_max]
             for b in track.tube
         ],
     }

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import rclpy
-from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage
@@ -16,6 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from demo.processes import send
 from llava_st_ros.media.bags import Bag, ImageMessage
 from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.ros.conversions import header
 
 MATCH_TIMEOUT_S = 60.0
 
@@ -23,8 +23,7 @@ MATCH_TIMEOUT_S = 60.0
 def to_message(image: ImageMessage) -> CompressedImage:
     """Convert a bag's message to a ROS message."""
     message = CompressedImage(format=image.message.format, data=image.message.data.tobytes())
-    message.header.stamp = Time(sec=image.stamp // NANOSECONDS, nanosec=image.stamp % NANOSECONDS)
-    message.header.frame_id = image.frame_id
+    message.header = header(image.stamp, image.frame_id)
     return message
 
 

@@ -88,7 +88,7 @@ def to_track(entry: dict[str, Any]) -> Track:
     """Convert a collector's track, with boxes in pixels, to a record with boxes in [0, 1]."""
     width, height = entry["image_width"], entry["image_height"]
     boxes = tuple(
-        Box(x1 / width, y1 / height, x2 / width, y2 / height) for _, x1, y1, x2, y2 in entry["tube"]
+        Box.from_pixels((x1, y1, x2, y2), width, height) for _, x1, y1, x2, y2 in entry["tube"]
     )
     return Track(
         query_id=entry["query_id"],
