@@ -117,8 +117,11 @@ def test_queries_are_added_listed_answered_and_removed(client: ClientNode, start
             {"text": "the box", "cameras": ["rear"]},
             "camera 'rear' is unknown; expected one of camera",
         ),
-        ({"text": "the box", "period": -1.0}, "is -1.0; expected seconds > 0"),
-        ({"text": "the box", "expiry": float("nan")}, "is nan; expected seconds > 0"),
+        ({"text": "the box", "period": -1.0}, "period of query 'q1' is -1.0; expected seconds > 0"),
+        (
+            {"text": "the box", "expiry": float("nan")},
+            "expiry of query 'q1' is nan; expected seconds > 0",
+        ),
         ({"text": "the box", "task": "SVG"}, "span"),
         ({"text": "the box", "task": "SVG", "span": [0.8, 0.2]}, "span is (0.8, 0.2)"),
         ({"task": "REG", "box": [msg.Box(x_max=1.0, y_max=1.0)]}, "without image_width"),
