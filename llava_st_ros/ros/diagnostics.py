@@ -27,7 +27,7 @@ class DurationSummary:
 
 
 class DurationMeter:
-    """Collects durations; ``add`` and ``summary`` may be called from different threads."""
+    """Collects durations; ``add`` and ``take`` may be called from different threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
