@@ -37,6 +37,8 @@ from support.tiny_model import (
     tiny_video_prompt,
 )
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 

@@ -35,6 +35,8 @@ from llava_st_ros.export.tensorrt.profiles import profiles as export_profiles
 from support.stream_config import stream_config
 from support.tiny_model import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ORIN = {
     "runtime": "tensorrt",
     "tensorrt": "10.3.0",

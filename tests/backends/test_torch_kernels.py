@@ -27,6 +27,8 @@ from llava_st_ros.model.packer.streaming import StreamingPacker
 from support.native_build import build_native, run
 from support.tiny_model import tiny_config, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def build() -> Path:

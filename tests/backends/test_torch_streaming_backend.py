@@ -25,6 +25,8 @@ from support.tiny_model import (
     tiny_video_prompt,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def both() -> tuple[TorchBackend, StreamingTorchBackend]:

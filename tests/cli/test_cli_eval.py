@@ -10,6 +10,8 @@ import pytest
 from llava_st_ros.cli import eval as command
 from llava_st_ros.errors import ConfigError
 
+pytestmark = pytest.mark.renderer
+
 
 def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()

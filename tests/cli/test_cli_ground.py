@@ -17,6 +17,8 @@ from llava_st_ros.errors import LlavaStError
 from llava_st_ros.records import NANOSECONDS
 from support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 FPS, FRAMES = 10, 90
 
 

@@ -22,6 +22,8 @@ from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME, PLUGIN, SC
 from llava_st_ros.model.packer.region_attention import region_attention
 from support.native_build import NATIVE, build_native, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def build() -> Path:
@@ -70,14 +72,12 @@ def test_cpu_reference_equals_the_operator(
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_gather_add_gelu", "test_region_attention", "test_plugin"])
 def test_kernels_and_plugin_without_a_gpu(program: Path) -> None:
     result = run(program, "--gtest_brief=1")
     assert result.returncode == 0 and " PASSED " in result.stdout, result.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["test_gather_add_gelu_gpu", "test_region_attention_gpu", "test_plugin"]
 )

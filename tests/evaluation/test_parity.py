@@ -19,6 +19,8 @@ from llava_st_ros.config import SpecialTokens
 from llava_st_ros.errors import DataError, LlavaStError
 from support.paths import GOLDEN
 
+pytestmark = pytest.mark.slow
+
 FRAMES, GRID, PATCH, IMAGE = 20, 9, 5, 47  # two pixels of padding
 
 

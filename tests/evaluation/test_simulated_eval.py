@@ -19,6 +19,8 @@ from llava_st_ros.evaluation.simulated import (
 )
 from llava_st_ros.records import Answer, Box, Query, Task
 
+pytestmark = pytest.mark.renderer
+
 A, HALF = Box(0.0, 0.0, 0.4, 0.4), Box(0.0, 0.0, 0.2, 0.4)
 
 

@@ -15,6 +15,8 @@ from llava_st_ros.training.st_align.writing import write_image, write_video
 from support.paths import ROOT
 from support.st_align_files import moving_square
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 TRACK = r"track \d+ GROUNDED at \d+\.\d\d s: \[\d\.\d\d,\d\.\d\d \d\.\d\d,\d\.\d\d\]"
 MEAN_SCORE = r"mean vIoU (\d\.\d{3}) over 360 frames"

@@ -29,6 +29,8 @@ from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.packer.region_attention import region_attention
 from llava_st_ros.records import Frame, Query, Task
 
+pytestmark = pytest.mark.slow
+
 CPU = "cpu"
 
 
@@ -142,7 +144,7 @@ def test_proof_detects_other_weights(
         checkpoint.model.model.vision_resampler.token_packer.devide_attention.to_out.weight[0] += 1
     other = tmp_path / "other"
     save_checkpoint(other, checkpoint.model, checkpoint.config, checkpoint.tokenizer, "float32")
-    with pytest.raises(EngineError, match="another checkpoint") as error:
+    with pytest.raises(EngineError, match="is not the checkpoint that") as error:
         verify(random_engine, other)
     one_line(error)
     # With an equal fingerprint, the measured differences reveal it.

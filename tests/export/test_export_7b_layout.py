@@ -31,6 +31,8 @@ from llava_st_ros.model.tensor_files import find_tensors
 from llava_st_ros.records import Frame, Query, Task
 from support.seven_b import narrow_7b
 
+pytestmark = pytest.mark.slow
+
 SHARD_BYTES, EXTERNAL_BYTES = 6 << 20, 2 << 20
 
 

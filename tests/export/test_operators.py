@@ -52,6 +52,7 @@ def node(operator: str, inputs: Sequence[str], **attributes: object) -> onnx.Nod
     return helper.make_node(operator, list(inputs), ["y"], name="the_node", **attributes)
 
 
+@pytest.mark.slow
 def test_exported_graphs_are_supported_by_every_target(random_engine: Path) -> None:
     versions = {read_target(name).tensorrt for name in target_names()} - {None}
     assert min(versions) == OLDEST

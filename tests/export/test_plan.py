@@ -22,6 +22,8 @@ from llava_st_ros.export.plan import (
 )
 from llava_st_ros.export.target import read_target, target_names
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def published():

@@ -47,6 +47,8 @@ from llava_st_ros.export.validate.accuracy import (
 )
 from llava_st_ros.export.validate.first_divergence import first_divergence, first_divergences
 
+pytestmark = pytest.mark.slow
+
 OLDEST = (10, 3)  # TensorRT
 TEXTS = ("the red ball", "the box moves")
 

@@ -22,6 +22,8 @@ from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.profiles import profiles
 from llava_st_ros.model.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 AHEAD = BuildSettings(compute_capabilities=("SM89", "SM120"))
 
 

@@ -20,6 +20,8 @@ from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.profiles import profiles
 from llava_st_ros.model.llava_st import LlavaST
 
+pytestmark = pytest.mark.slow
+
 EXTERNAL_BYTES = 64 << 20  # both graphs have more weights
 AHEAD = BuildSettings(compute_capabilities=("SM89",))
 
@@ -49,7 +51,6 @@ def model(config: ModelConfig) -> LlavaST:
     return model.eval()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vision", "packer"])
 def test_published_widths_are_built(
     config: ModelConfig,

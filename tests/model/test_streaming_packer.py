@@ -24,6 +24,8 @@ from llava_st_ros.model.packer.streaming import PackedWindow, StreamedFrame, Str
 from support.paths import GOLDEN
 from support.tiny_model import tiny_config, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(grid: int, packer: PackerConfig, **changes: object) -> ModelConfig:
     sizes = {"image_size": 4 * grid + 2, "num_frames": 2 * packer.temporal_region}

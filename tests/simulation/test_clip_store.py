@@ -12,6 +12,8 @@ from llava_st_ros.errors import DataError
 from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
 
+pytestmark = pytest.mark.renderer
+
 
 def test_stored_clips_equal_the_rendered_ones(tmp_path: Path) -> None:
     def render(_: int) -> list[Path]:

@@ -18,6 +18,8 @@ from support.simulator_golden import (
     render_golden,
 )
 
+pytestmark = pytest.mark.renderer
+
 CLIPS_CHANGED = (
     "the simulator's clips are not those of SIMULATOR_VERSION {version}: {differences}. If the "
     "change is intended, raise SIMULATOR_VERSION in llava_st_ros/simulation/version.py, so that "

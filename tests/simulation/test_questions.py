@@ -35,6 +35,8 @@ from llava_st_ros.text.answers import format_answer, parse
 from llava_st_ros.text.tasks import make_question
 from support.text_cases import config
 
+pytestmark = pytest.mark.renderer
+
 
 @pytest.fixture(scope="module")
 def samples_by_clip() -> list[tuple[SimulatedClip, list[Sample]]]:

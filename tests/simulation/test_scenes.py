@@ -22,6 +22,8 @@ from llava_st_ros.simulation.simulator import simulate_unrendered, split_seed
 from llava_st_ros.simulation.textures import PHOTOS, surface
 from llava_st_ros.simulation.worlds import HELD_OUT, SPLITS, world_for_seed
 
+pytestmark = pytest.mark.renderer
+
 SEEN_SPLITS = ("train", "validation", "test")
 PATH = CameraTrajectory((0.0, 0.0, 0.05), 0.9, 90.0, -40.0, 40.0)
 

@@ -18,6 +18,8 @@ from llava_st_ros.simulation.bag_writer import DEFAULT_START, TRUTH_FILE, write_
 from llava_st_ros.simulation.phrasing import event_sentence
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_video, split_seed
 
+pytestmark = pytest.mark.renderer
+
 
 @pytest.fixture(scope="module")
 def video() -> SimulatedClip:

@@ -32,6 +32,8 @@ from llava_st_ros.simulation.simulator import (
 )
 from llava_st_ros.simulation.worlds import world_for_seed
 
+pytestmark = pytest.mark.renderer
+
 
 @pytest.fixture(scope="module")
 def unrendered() -> list[UnrenderedClip]:

@@ -29,6 +29,8 @@ from llava_st_ros.training.adapters.merge import merge
 from llava_st_ros.training.finetune.lora import LoraSettings, add_adapters, save_adapter
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer, tiny_video_prompt
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = tiny_tokenizer()
 CONFIG = tiny_config(TOKENIZER, compat="paper")
 TEMPORAL_TOKENS = 6  # <TEMP-INPUT> and the five tokens like it, which stage 2 adds

@@ -33,6 +33,8 @@ from support.paths import ROOT
 from support.st_align_files import change, write_files
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 STAGE: dict[str, Any] = {
     "mix": [{"json": "videos.json"}, {"json": "pictures.json"}],
     "rates": {"adapters": 1e-2, "packers": 1e-2, "embeddings": 1e-2, "tables": 1e-2},
@@ -333,7 +335,6 @@ def test_half_precision_weights_need_mixed_precision(base: Path, tmp_path: Path)
         run(base, tmp_path, dtype="bfloat16")
 
 
-@pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(base: Path, tmp_path: Path) -> None:
     data = write_files(tmp_path / "data")
     change(data / "pictures.json", 0, variables={})  # listed by each process: counts them

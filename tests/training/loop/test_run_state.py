@@ -23,6 +23,8 @@ from llava_st_ros.training.tiny import pipeline
 from support.paths import ROOT
 from support.small_run import Points, logged, points, send_signal_at, small_config, small_net
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:

@@ -24,6 +24,8 @@ from llava_st_ros.training.tiny.dense_alignment import patch_targets
 from llava_st_ros.training.tiny.settings import read_settings
 from support.small_run import Points, logged, points, small_config, small_net
 
+pytestmark = pytest.mark.slow
+
 
 def test_rate_warms_up_and_cools_down() -> None:
     assert rate_factor(0.0, 0, 10) == pytest.approx(0.1)

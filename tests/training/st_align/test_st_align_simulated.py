@@ -16,6 +16,8 @@ from llava_st_ros.training.st_align.frames import read_frames
 from llava_st_ros.training.st_align.sampler import RecordFile, read_records
 from llava_st_ros.training.st_align.simulated import SUBSETS, SimulatedData, write_simulated
 
+pytestmark = pytest.mark.renderer
+
 DATA = SimulatedData(clips=2, num_frames=10, size=64)
 
 

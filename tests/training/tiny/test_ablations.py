@@ -39,6 +39,8 @@ from support.tiny_conversations import Tiny, video_samples
 from support.tiny_model import tiny_model, tiny_video_prompt
 from support.tiny_run import FRAMES, SETTINGS, SIZE
 
+pytestmark = pytest.mark.slow
+
 TINY = Tiny()
 
 

@@ -20,6 +20,8 @@ from llava_st_ros.training.tiny import pipeline
 from support.paths import ROOT
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
 
+pytestmark = pytest.mark.slow
+
 # With --cpu, accelerate starts a single process unless MPI starts the others.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
 LAUNCH += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
@@ -34,7 +36,6 @@ def stages(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     list(render_shards(data, "train", CLIPS, num_frames=FRAMES, size=SIZE, workers=1))

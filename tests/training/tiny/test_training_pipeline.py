@@ -29,6 +29,8 @@ from llava_st_ros.training.tiny.stages import ConversationBatches, ConversationS
 from support.rolling_clip import rolling_clip
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
