@@ -52,7 +52,7 @@ def select_profile(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> 
 def describe_misfit(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> str:
     """Describe why shapes fit no profile: the inputs outside of the one that they almost fit."""
     misfits = ((profile, _outside(profile, shapes)) for profile in profiles)
-    profile, names = min(misfits, key=lambda describe_misfit: len(describe_misfit[1]))
+    profile, names = min(misfits, key=lambda misfit: len(misfit[1]))
 
     def describe(name: str) -> str:
         if name not in profile:
