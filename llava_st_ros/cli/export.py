@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from llava_st_ros.cli.actions import add_actions
 from llava_st_ros.cli.export_flags import add_shared_flags
+from llava_st_ros.cli.extras import requires_extra
 from llava_st_ros.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,19 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action:
-        return int(args.run_action(args))
+    with requires_extra("export"):
+        return int(args.run_action(args)) if args.action else _export(args)
+
+
+def _export(args: argparse.Namespace) -> int:
     if args.out is None:
         raise ConfigError("--out is missing", "name the engine directory to write")
     if args.simulated < 0:
         raise ConfigError(f"--simulated is {args.simulated}; expected a number of clips")
-    try:
-        from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
-    except ImportError as error:
-        raise ConfigError(
-            f"a package that export needs is missing: {error}", "pip install llava_st_ros[export]"
-        ) from error
     from llava_st_ros.backends.default_model import default_checkpoint
+    from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
     from llava_st_ros.export.target import read_target
 
     # Exit by an exception, so that the partial engine directory is removed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from llava_st_ros.cli.actions import add_actions
+from llava_st_ros.cli.extras import requires_extra
 
 HELP = "render simulated clips, train, fine-tune and merge checkpoints"
 ACTIONS = ("simulate", "run", "finetune", "merge", "curves", "ablate")
@@ -15,4 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return int(args.run_action(args))
+    with requires_extra("training"):
+        return int(args.run_action(args))

@@ -172,12 +172,9 @@ def test_machine_that_does_not_match_the_target_is_rejected(
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # not installed
     jetson, desktop = read_target("jetson_orin_jp72"), read_target("desktop_tensorrt")
-    assert_rejected(
-        jetson, "the Python package tensorrt is not installed;"
-    )  # TensorRT for RTX does not run on a Jetson
-    assert_rejected(
-        desktop, "the Python package tensorrt is not installed;", Path("libplugins.so")
-    )  # nor load plugins
+    missing = "the Python package tensorrt is not installed; "
+    assert_rejected(jetson, missing)  # TensorRT for RTX does not run on a Jetson
+    assert_rejected(desktop, missing, Path("libplugins.so"))  # nor load plugins
     installed = ModuleType("tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", installed)
     installed.__version__ = "10.9.0.34"
