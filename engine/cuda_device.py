@@ -193,7 +193,9 @@ def driver_version() -> tuple[int, int]:
     """The newest CUDA version (major, minor) that the driver runs. Raises BackendError."""
     version: int = _call("cudaDriverGetVersion")
     if not version:
-        raise BackendError("no NVIDIA driver is installed", "install it, or use cpu")
+        raise BackendError(
+            "no NVIDIA driver is installed, so CUDA is not available", "install the GPU's driver"
+        )
     return version // 1000, version % 1000 // 10
 
 
