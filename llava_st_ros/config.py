@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from llava_st_ros.coordinates import Axis, CoordinateVocabulary
 from llava_st_ros.errors import BackendError, ConfigError
@@ -284,40 +281,6 @@ class GrounderConfig:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}; expected a value in [0, 1]")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> GrounderConfig:
-        """Read a nested mapping as loaded from YAML. Raises ConfigError for unknown keys."""
-        values = dict(values)
-        stream = values.pop("stream", {}) or {}
-        return cls(stream=StreamConfig(**_known(StreamConfig, stream)), **_known(cls, values))
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> GrounderConfig:
-        """Read a YAML file. Raises ConfigError."""
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {path} as YAML: {error}") from error
-        if not isinstance(loaded, Mapping):
-            raise ConfigError(f"{path} contains a {type(loaded).__name__}; expected a mapping")
-        return cls.from_mapping(loaded)
-
-
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name: f for f in fields(cls)}
-    for name, value in values.items():
-        if name not in names:
-            raise ConfigError(
-                f"setting {name!r} is unknown; expected one of {', '.join(sorted(names))}"
-            )
-        default = names[name].default
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if isinstance(default, bool) != isinstance(value, bool) or (
-            isinstance(default, (int, float)) and not isinstance(default, bool) and not number
-        ):
-            raise ConfigError(f"{name} is {value!r}; expected a value like {default!r}")
-    return dict(values)
 
 
 def _require_positive(config: Any, *names: str) -> None:

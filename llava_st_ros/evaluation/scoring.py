@@ -25,7 +25,7 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
     REC      IoU
     ELC      tIoU, vIoU; ``attributes``, the share of the attributes in the caption; ``caption``,
              1 if it contains all of them
-    no_match ``refused``, 1 if the answer is "no match" (alone)
+    no_match ``accuracy``, 1 if the answer is "no match" (alone)
     ======== ==================================================================================
 
     Every category but no_match also has ``parsed``, 1 if nothing of the answer is missing or
@@ -39,7 +39,7 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
         attributes: Words that a correct ELC caption contains.
     """
     if expected.no_match:
-        return {"refused": float(answer.no_match)}
+        return {"accuracy": float(answer.no_match)}
     values = {"parsed": float(_parsed(answer, expected.task))}
     if expected.task in NO_MATCH_TASKS:
         values["answered"] = float(not answer.no_match)
@@ -190,5 +190,5 @@ METRICS: Mapping[str, Sequence[Metric]] = {
         Metric("caption", "caption"),
         Metric("parsed", "parsed"),
     ),
-    NO_MATCH: (Metric("refused", "refused"),),
+    NO_MATCH: (Metric("accuracy", "accuracy"),),
 }

@@ -82,12 +82,12 @@ def test_caption_is_scored_by_its_attributes() -> None:
 
 def test_no_match_is_correct_only_where_nothing_matches() -> None:
     no_match, grounded = Answer(Task.TVG, no_match=True), answer(Task.TVG, (0, 4))
-    assert score(no_match, no_match) == {"refused": 1.0}
-    assert score(grounded, no_match) == {"refused": 0.0}
+    assert score(no_match, no_match) == {"accuracy": 1.0}
+    assert score(grounded, no_match) == {"accuracy": 0.0}
     assert score(no_match, grounded) == {"parsed": 1.0, "answered": 0.0, "tIoU": 0.0}
     assert score(grounded, grounded)["answered"] == 1.0
-    rows = summarize({NO_MATCH: [{"refused": 1.0}, {"refused": 0.0}]})
-    assert [(row.task, row.metric, row.value) for row in rows] == [("no_match", "refused", 0.5)]
+    rows = summarize({NO_MATCH: [{"accuracy": 1.0}, {"accuracy": 0.0}]})
+    assert [(row.task, row.metric, row.value) for row in rows] == [("no_match", "accuracy", 0.5)]
 
 
 @pytest.mark.parametrize("task", [Task.STVG, Task.SVG, Task.TVG, Task.REC, Task.ELC])
