@@ -191,7 +191,7 @@ class Task(str, Enum):
     @classmethod
     def parse(cls, name: str) -> Task:
         """Return the task of a name in any case. Raises QueryError if there is none."""
-        return _task(name.strip().upper(), name)
+        return _parse_task(name.strip().upper(), name)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Query:
                 f"the query has {len(self.text)} characters; "
                 f"expected at most {MAX_QUERY_CHARACTERS}"
             )
-        object.__setattr__(self, "task", _task(self.task, self.task))
+        object.__setattr__(self, "task", _parse_task(self.task, self.task))
         for name, value in (("period", self.period), ("expiry", self.expiry)):
             if name == "expiry" and value is None:
                 continue
@@ -245,12 +245,12 @@ class Query:
             _check_box(self.box)
 
 
-def _task(value: str, given: str) -> Task:
+def _parse_task(value: str, original: str) -> Task:
     try:
         return Task(value)
     except ValueError:
         names = ", ".join(task.value for task in Task)
-        raise QueryError(f"task {given!r} is unknown; expected one of {names}") from None
+        raise QueryError(f"task {original!r} is unknown; expected one of {names}") from None
 
 
 def _checked_span(span: tuple[float, float]) -> tuple[float, float]:

@@ -98,10 +98,10 @@ def generate(
     logits = _checked(backend.prefill(embeddings, cache), config)
     budget = min(max_new_tokens, _free_positions(cache, config))
     pending: list[int] = []  # generated, but not in the cache yet
-    while len(output) < budget and not state.done and not (cancelled and cancelled()):
+    while len(output) < budget and not state.is_complete and not (cancelled and cancelled()):
         run = state.forced[: budget - len(output)]
         state.advance(run)
-        if state.done or (run and len(output) + len(run) == budget):
+        if state.is_complete or (run and len(output) + len(run) == budget):
             output.close(run)
             break
         fed = [*pending, *run]
@@ -119,7 +119,7 @@ def generate(
             break
         output.add(token, logits[-1], forced=False)
         pending = [token]
-    return output.generation(state.done)
+    return output.generation(state.is_complete)
 
 
 class _Output:

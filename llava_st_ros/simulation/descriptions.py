@@ -44,7 +44,7 @@ class Description:
             and self.shape in (None, item.shape)
         )
 
-    def words(self, rng: np.random.Generator) -> str:
+    def sample_phrase(self, rng: np.random.Generator) -> str:
         """Return a phrase such as "small red ball", "red object" or "little sphere"."""
         mentioned = (self.size, self.color, self.shape or OBJECT)
         return " ".join(choose_synonym(word, rng) for word in mentioned if word)
@@ -52,10 +52,10 @@ class Description:
 
 def choose_synonym(word: str, rng: np.random.Generator) -> str:
     """Return ``word`` or, less often, one of its synonyms."""
-    others = SYNONYMS.get(word)
-    if others is None or rng.random() < _FIRST_WORD:
+    synonyms = SYNONYMS.get(word)
+    if synonyms is None or rng.random() < _FIRST_WORD:
         return word
-    return others[int(rng.integers(len(others)))]
+    return synonyms[int(rng.integers(len(synonyms)))]
 
 
 def by_color_and_shape(item: SimulatedObject) -> Description:

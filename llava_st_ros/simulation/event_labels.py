@@ -23,11 +23,11 @@ def label_event(rollout: Rollout, scripted: ScriptedEvent, boxes: np.ndarray) ->
     visible = ~np.isnan(boxes[:, scripted.subject, 0])
     span = _motion_span(rollout, scripted)
     if scripted.kind in (EventKind.ENTERS, EventKind.LEAVES):
-        seen = np.flatnonzero(visible[span[0] : span[1] + 1]) + span[0]
-        if len(seen) == 0:
+        visible_frames = np.flatnonzero(visible[span[0] : span[1] + 1]) + span[0]
+        if len(visible_frames) == 0:
             raise InfeasibleError("never seen")
-        side = 0 if scripted.kind is EventKind.ENTERS else 1
-        span[side] = int(seen[0] if side == 0 else seen[-1])
+        end = 0 if scripted.kind is EventKind.ENTERS else 1
+        span[end] = int(visible_frames[0] if end == 0 else visible_frames[-1])
     if span[1] - span[0] < (1 if scripted.kind is EventKind.DROPPED else 2):
         raise InfeasibleError("too short to be seen")
     if not _has_happened(rollout, scripted, visible, span):
@@ -55,10 +55,13 @@ def _motion_span(rollout: Rollout, scripted: ScriptedEvent) -> list[int]:
         if i is not None:
             remaining = np.linalg.norm(rollout.positions[:, i] - after[i], axis=1)
             unsettled |= during & (remaining > MOTION_THRESHOLD)
-    first, late = np.flatnonzero(moving), np.flatnonzero(unsettled)
-    if len(first) == 0:
+    moving_frames, unsettled_frames = np.flatnonzero(moving), np.flatnonzero(unsettled)
+    if len(moving_frames) == 0:
         raise InfeasibleError("nothing moved")
-    return [int(first[0]), min(int(late[-1]) + 1 if len(late) else 0, len(moving) - 1)]
+    return [
+        int(moving_frames[0]),
+        min(int(unsettled_frames[-1]) + 1 if len(unsettled_frames) else 0, len(moving) - 1),
+    ]
 
 
 def _has_happened(
@@ -85,9 +88,9 @@ def _has_happened(
         return bool(visible[: span[0] + 1].all()) and not visible[span[1] + 1 :].any()
     if kind is EventKind.COLLIDES:
         assert scripted.other is not None
-        hit = after[scripted.other] - before[scripted.other]
+        push = after[scripted.other] - before[scripted.other]
         touched = frozenset((scripted.subject, scripted.other)) in rollout.contacts
-        return touched and float(np.linalg.norm(hit[:2])) > 0.025 and abs(hit[2]) < 0.02
+        return touched and float(np.linalg.norm(push[:2])) > 0.025 and abs(push[2]) < 0.02
     return shift > 0.08
 
 
@@ -106,26 +109,28 @@ def _passed_behind(
         return u < u[subject]
 
     passed = set().union(
-        *(_hiding(rollout, subject, boxes, f) for f in range(span[0], span[1] + 1))
+        *(_occluders(rollout, subject, boxes, f) for f in range(span[0], span[1] + 1))
     )
-    passed -= _hiding(rollout, subject, boxes, span[0]) | _hiding(rollout, subject, boxes, span[1])
+    passed -= _occluders(rollout, subject, boxes, span[0]) | _occluders(
+        rollout, subject, boxes, span[1]
+    )
     crossed = is_left(max(0, span[0] - 1)) != is_left(span[1])
     return min((j for j in passed if crossed[j]), default=None)
 
 
-def _hiding(rollout: Rollout, subject: int, boxes: np.ndarray, frame: int) -> set[int]:
+def _occluders(rollout: Rollout, subject: int, boxes: np.ndarray, frame: int) -> set[int]:
     """Return the nearer objects whose boxes cover a good part of the subject's projection."""
     pose = rollout.scene.camera.pose_at(float(rollout.stamps[frame]))
     projected = pose.project(rollout.positions[frame])
     u, v, depth = projected[subject]
-    half = rollout.scene.objects[subject].scale * pose.scale_at(depth)
-    unoccluded = Box(u - half, v - half, u + half, v + half)
-    found = set()
+    half_size = rollout.scene.objects[subject].scale * pose.scale_at(depth)
+    unoccluded = Box(u - half_size, v - half_size, u + half_size, v + half_size)
+    occluders = set()
     for j, values in enumerate(boxes[frame]):
         if j != subject and projected[j, 2] < depth and not np.isnan(values[0]):
             x1, y1, x2, y2 = (float(value) for value in values)
             width = min(x2, unoccluded.x2) - max(x1, unoccluded.x1)
             height = min(y2, unoccluded.y2) - max(y1, unoccluded.y1)
             if min(width, height) > 0 and width * height > 0.15 * unoccluded.area:
-                found.add(j)
-    return found
+                occluders.add(j)
+    return occluders

@@ -77,18 +77,20 @@ class FreeSpace:
         item = objects[index]
         fit = candidates[:, 1] + item.radius < self.scene.table_edge
         fit &= np.array([self.is_clear_of_distractors(index, c) for c in candidates])
-        seen = self._ends.project(candidates)
+        projected = self._ends.project(candidates)
         for j in placed:
             gaps = np.linalg.norm((candidates - positions[j])[:, :2], axis=1)
             fit &= gaps > item.radius + objects[j].radius + 0.03
-            other = self._ends.project(positions[j][None])
+            placed_projected = self._ends.project(positions[j][None])
             focal = self._ends.focal_lengths[:, None]
-            reach = focal * (item.scale / seen[:, :, 2] + objects[j].scale / other[:, :, 2])
-            away = np.abs(seen[:, :, :2] - other[:, :, :2])
-            fit &= (np.hypot(*np.moveaxis(away, 2, 0)) > self._separation * reach).all(axis=0)
+            sizes = focal * (
+                item.scale / projected[:, :, 2] + objects[j].scale / placed_projected[:, :, 2]
+            )
+            offsets = np.abs(projected[:, :, :2] - placed_projected[:, :, :2])
+            fit &= (np.hypot(*np.moveaxis(offsets, 2, 0)) > self._separation * sizes).all(axis=0)
             if item.name == objects[j].name:
                 # Questions distinguish them by their positions in the image.
-                fit &= (away.max(axis=2) > _SAME_NAME_GAP).all(axis=0)
+                fit &= (offsets.max(axis=2) > _SAME_NAME_GAP).all(axis=0)
         return fit
 
 

@@ -43,11 +43,11 @@ def absent_event_text(clip: SimulatedClip, rng: np.random.Generator) -> str | No
             choices = BEHIND
         # Worded as questions with an answer are (phrasing.predicates): the wording alone must not
         # reveal that nothing matches.
-        others = [item for item in clip.objects if not subject.matches(item)] or clip.objects
-        other = others[int(rng.integers(len(others)))].name
-        predicate = choices[int(rng.integers(len(choices)))].replace("@", other)
+        landmarks = [item for item in clip.objects if not subject.matches(item)] or clip.objects
+        landmark_name = landmarks[int(rng.integers(len(landmarks)))].name
+        predicate = choices[int(rng.integers(len(choices)))].replace("@", landmark_name)
         conjunction = "that " if rng.random() < 0.3 else ""
-        return f"the {subject.words(rng)} {conjunction}{predicate}"
+        return f"the {subject.sample_phrase(rng)} {conjunction}{predicate}"
     return None
 
 
@@ -66,21 +66,22 @@ def absent_name_text(objects: tuple[SimulatedObject, ...], rng: np.random.Genera
     for _ in range(_ATTEMPTS):
         description = _mix_attributes(objects, rng)
         if not any(description.matches(item) for item in objects):
-            return f"the {description.words(rng)}"
+            return f"the {description.sample_phrase(rng)}"
     return None
 
 
 def _misplaced_object_text(visible: VisibleObjects, rng: np.random.Generator) -> str | None:
     """Return a text that places a visible object on the wrong side of another one."""
-    one, other = (int(i) for i in rng.choice(visible.indices, 2, replace=False))
-    gap = float(visible.center(one)[0] - visible.center(other)[0])
+    subject, landmark = (int(i) for i in rng.choice(visible.indices, 2, replace=False))
+    gap = float(visible.center(subject)[0] - visible.center(landmark)[0])
     descriptions = [
-        distinguishing_descriptions(visible.objects[i], visible.others(i)) for i in (one, other)
+        distinguishing_descriptions(visible.objects[i], visible.other_objects(i))
+        for i in (subject, landmark)
     ]
     if not all(descriptions) or abs(gap) < MARGIN:
         return None
-    words = [sample_description(rng, choices).words(rng) for choices in descriptions]
-    return f"the {words[0]} {'left' if gap > 0 else 'right'} of the {words[1]}"
+    phrases = [sample_description(rng, choices).sample_phrase(rng) for choices in descriptions]
+    return f"the {phrases[0]} {'left' if gap > 0 else 'right'} of the {phrases[1]}"
 
 
 def _describe(item: SimulatedObject, rng: np.random.Generator) -> Description:

@@ -104,7 +104,7 @@ def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Genera
         return _text_by_order(clip, event, predicate, rng)
     if Description() in descriptions and rng.random() < 0.1:
         return f"what {predicate}?"
-    words = sample_description(rng, descriptions).words(rng)
+    words = sample_description(rng, descriptions).sample_phrase(rng)
     if rng.random() < _RELATIONAL:
         visible = VisibleObjects.from_boxes(clip.objects, clip.boxes[event.span[0]])
         phrases = relational_phrases(event.subject, visible, rng)
@@ -132,17 +132,19 @@ def _text_by_order(
     description = by_color_and_shape(subject) if same_name else Description()
     if not same_name and all(clip.objects[e.subject].shape == subject.shape for e in similar):
         description = Description(shape=subject.shape)
-    return f"the {description.words(rng)} that {predicate} {ORDINALS[order]}"
+    return f"the {description.sample_phrase(rng)} that {predicate} {ORDINALS[order]}"
 
 
 def object_text(index: int, visible: VisibleObjects, rng: np.random.Generator) -> str | None:
     """Sample a text that matches this visible object only; None if no text does."""
-    descriptions = distinguishing_descriptions(visible.objects[index], visible.others(index))
+    descriptions = distinguishing_descriptions(visible.objects[index], visible.other_objects(index))
     if not descriptions or rng.random() < _RELATIONAL:
         phrases = relational_phrases(index, visible, rng)
         if phrases:
             return f"the {phrases[int(rng.integers(len(phrases)))]}"
-    return f"the {sample_description(rng, descriptions).words(rng)}" if descriptions else None
+    return (
+        f"the {sample_description(rng, descriptions).sample_phrase(rng)}" if descriptions else None
+    )
 
 
 def object_phrase(item: SimulatedObject) -> str:

@@ -46,8 +46,8 @@ class MotionPlanner:
         hits = {s.subject: s.other for s in script if s.other is not None}
         order = self._placement_order(initial_states, hits, rolling)
         paths: list[tuple[np.ndarray, np.ndarray, float]] = []  # start, end and radius of mover
-        for done, i in enumerate(order):
-            placed = [j for j in order[:done] if initial_states[j] != "outside"]
+        for num_placed, i in enumerate(order):
+            placed = [j for j in order[:num_placed] if initial_states[j] != "outside"]
             if initial_states[i] == "outside":
                 positions[i] = self._sample_outside(i)
                 toward = np.arctan2(-positions[i, 1], -positions[i, 0]) + rng.uniform(-0.15, 0.15)

@@ -49,7 +49,7 @@ class VisibleObjects:
     def center(self, index: int) -> np.ndarray:
         return self.centers[self.indices.index(index)]
 
-    def others(self, index: int) -> list[SimulatedObject]:
+    def other_objects(self, index: int) -> list[SimulatedObject]:
         """Return every other visible object."""
         return [self.objects[i] for i in self.indices if i != index]
 
@@ -68,7 +68,7 @@ def relational_phrases(index: int, visible: VisibleObjects, rng: np.random.Gener
     ambiguous = [d for d in all_descriptions(item) if len(visible.matching(d)) > 1]
     description = sample_description(rng, ambiguous or all_descriptions(item))
     similar = visible.matching(description)
-    words = description.words(rng)
+    words = description.sample_phrase(rng)
     return [
         *_by_order(index, similar, visible, words),
         *_by_landmark(index, similar, visible, words, rng),
@@ -106,11 +106,13 @@ def _by_landmark(
     if not landmarks:
         return []
     landmark = int(rng.choice(landmarks))
-    descriptions = distinguishing_descriptions(visible.objects[landmark], visible.others(landmark))
+    descriptions = distinguishing_descriptions(
+        visible.objects[landmark], visible.other_objects(landmark)
+    )
     if not descriptions:
         return []
     center = visible.center(landmark)
-    landmark_words = sample_description(rng, descriptions).words(rng)
+    landmark_words = sample_description(rng, descriptions).sample_phrase(rng)
     rivals = [i for i in similar if i != index]
     offset = float(visible.center(index)[0] - center[0])
     phrases = []

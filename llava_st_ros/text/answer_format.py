@@ -63,36 +63,36 @@ class _Writer:
         self._text: list[str] = []
         self._values: list[float] = []
 
-    def words(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         self._text.append(text)
 
-    def time(self, token: int) -> None:
+    def add_time(self, token: int) -> None:
         rows = self._coordinates.rows(Axis.TIME)
         if not 0 <= token < rows:
             raise QueryError(f"time token {token} is not in the table; expected 0..{rows - 1}")
         self._coordinate(Axis.TIME, token, self._coordinates.value(Axis.TIME, token))
 
-    def span(self, span: tuple[int, int]) -> None:
-        self.time(span[0])
-        self.time(span[1])
+    def add_span(self, span: tuple[int, int]) -> None:
+        self.add_time(span[0])
+        self.add_time(span[1])
 
-    def corners(self, box: Box) -> None:
+    def add_box(self, box: Box) -> None:
         for axis, value in zip(CORNERS, (box.x1, box.y1, box.x2, box.y2)):
             value = min(1.0, max(0.0, float(value)))
             self._coordinate(axis, self._coordinates.nearest_row(axis, value), value)
 
-    def tube(self, boxes: Sequence[tuple[int | None, Box]]) -> None:
-        self.words(TUBE_OPENER)
+    def add_tube(self, boxes: Sequence[tuple[int | None, Box]]) -> None:
+        self.add_text(TUBE_OPENER)
         for number, (time, box) in enumerate(boxes):
             if time is None:
                 raise QueryError("a box of the tube has no time token")
-            self.words(", " if number else "")
-            self.time(time)
-            self.words(": [")
-            self.corners(box)
-            self.words("]")
+            self.add_text(", " if number else "")
+            self.add_time(time)
+            self.add_text(": [")
+            self.add_box(box)
+            self.add_text("]")
 
-    def done(self) -> FormattedAnswer:
+    def result(self) -> FormattedAnswer:
         return FormattedAnswer("".join(self._text), tuple(self._values))
 
     def _coordinate(self, axis: Axis, row: int, value: float) -> None:
@@ -108,35 +108,35 @@ def format_answer(answer: Answer, coordinates: CoordinateVocabulary) -> Formatte
     """
     writer, task = _Writer(coordinates), answer.task
     if answer.no_match and task in NO_MATCH_TASKS:
-        writer.words(NO_MATCH_TEXT)
+        writer.add_text(NO_MATCH_TEXT)
     elif task in (Task.STVG, Task.TVG):
-        writer.words(STVG_OPENER if task is Task.STVG else TVG_OPENER)
-        writer.span(_required(answer.span, answer))
-        writer.words("}")
+        writer.add_text(STVG_OPENER if task is Task.STVG else TVG_OPENER)
+        writer.add_span(_required(answer.span, answer))
+        writer.add_text("}")
         if task is Task.STVG:
-            writer.words(". ")
-            writer.tube(_required(answer.boxes, answer))
+            writer.add_text(". ")
+            writer.add_tube(_required(answer.boxes, answer))
     elif task is Task.SVG:
-        writer.tube(_required(answer.boxes, answer))
+        writer.add_tube(_required(answer.boxes, answer))
     elif task is Task.ELC:
-        writer.words(ELC_OPENER)
-        writer.time(_required(answer.span, answer)[1])
-        writer.words(f", {_sentence(_required(answer.caption, answer))}. ")
-        writer.tube(_required(answer.boxes, answer))
+        writer.add_text(ELC_OPENER)
+        writer.add_time(_required(answer.span, answer)[1])
+        writer.add_text(f", {_sentence(_required(answer.caption, answer))}. ")
+        writer.add_tube(_required(answer.boxes, answer))
     elif task is Task.REC:
-        writer.words(REC_OPENER)
-        writer.corners(_required(answer.boxes, answer)[0][1])
-        writer.words("]")
+        writer.add_text(REC_OPENER)
+        writer.add_box(_required(answer.boxes, answer)[0][1])
+        writer.add_text("]")
     elif task is Task.DGC:
         _write_phrases(writer, answer)
     elif task is Task.DVC:
         for number, (span, caption) in enumerate(_required(answer.segments, answer)):
-            writer.words(" {" if number else "{")
-            writer.span(span)
-            writer.words(f"}}, {_sentence(caption)}.")
+            writer.add_text(" {" if number else "{")
+            writer.add_span(span)
+            writer.add_text(f"}}, {_sentence(caption)}.")
     else:
-        writer.words(_plain(_required(answer.caption or answer.text, answer)))
-    return writer.done()
+        writer.add_text(_plain(_required(answer.caption or answer.text, answer)))
+    return writer.result()
 
 
 def _write_phrases(writer: _Writer, answer: Answer) -> None:
@@ -146,14 +146,14 @@ def _write_phrases(writer: _Writer, answer: Answer) -> None:
         phrase = _plain(phrase)
         index = caption.find(phrase, start) if phrase else -1
         if index >= 0:
-            writer.words(caption[start : index + len(phrase)])
+            writer.add_text(caption[start : index + len(phrase)])
             start = index + len(phrase)
         else:
-            writer.words(f"{' ' if number else ''}{phrase}")
-        writer.words(" [")
-        writer.corners(box)
-        writer.words("]")
-    writer.words(caption[start:])
+            writer.add_text(f"{' ' if number else ''}{phrase}")
+        writer.add_text(" [")
+        writer.add_box(box)
+        writer.add_text("]")
+    writer.add_text(caption[start:])
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,7 @@ from llava_st_ros.text.tokenizer import CHAT_END, CHAT_START, STRUCTURE, Tokeniz
 _ROWS = 0x4000
 _PLANE = {axis: 0xF0000 + number * _ROWS for number, axis in enumerate(Axis)}
 _PRIVATE = re.compile("[\U000f0000-\U000fbfff]")
-_CONSUMED = "\ue000"  # replaces the parsed characters in ``AnswerText.rest``
+_CONSUMED = "\ue000"  # replaces the parsed characters in ``AnswerText.unparsed``
 _STRUCTURE = re.compile("|".join(re.escape(t) for t in (CHAT_START, *STRUCTURE.values())))
 MAX_PROBLEMS = 20
 
@@ -39,12 +39,12 @@ class AnswerText:
 
     Attributes:
         marked: The answer, coordinate tokens as private characters.
-        rest: ``marked`` with the parsed parts blanked out.
+        unparsed: ``marked`` with the parsed parts blanked out.
         problems: What could not be parsed, one line each.
     """
 
     def __init__(self, marked: str, config: ModelConfig, problems: Iterable[str] = ()) -> None:
-        self.marked, self.rest = marked, marked
+        self.marked, self.unparsed = marked, marked
         self.problems = list(problems)
         self._config = config
 
@@ -60,18 +60,18 @@ class AnswerText:
     def consume(self, span: tuple[int, int]) -> None:
         """Mark the characters start..end-1 as parsed."""
         start, end = span
-        self.rest = self.rest[:start] + _CONSUMED * (end - start) + self.rest[end:]
+        self.unparsed = self.unparsed[:start] + _CONSUMED * (end - start) + self.unparsed[end:]
 
-    def next_consumed(self, after: int) -> int | None:
-        """Return the index of the first parsed character from ``after`` on."""
-        index = self.rest.find(_CONSUMED, after)
+    def next_consumed(self, start: int) -> int | None:
+        """Return the index of the first parsed character from ``start`` on."""
+        index = self.unparsed.find(_CONSUMED, start)
         return None if index < 0 else index
 
-    def words(self, start: int, end: int | None) -> str:
+    def words_between(self, start: int, end: int | None) -> str:
         """Return the words between two indices, without coordinate tokens."""
         return " ".join(_PRIVATE.sub(" ", self.marked[start:end]).split())
 
-    def time(self, character: str) -> int | None:
+    def parse_time(self, character: str) -> int | None:
         """Return the slot of a time token; None and a problem if it is past the window."""
         row, frames = ord(character) - _PLANE[Axis.TIME], self._config.num_frames
         if row < frames:
@@ -79,33 +79,33 @@ class AnswerText:
         self.add_problem(f"time {row} is past the window of {frames} frames")
         return None
 
-    def ordered_span(self, first: str, last: str) -> tuple[int, int] | None:
+    def parse_span(self, first: str, last: str) -> tuple[int, int] | None:
         """Return a span of two time tokens, swapped with a problem if it ends before it starts."""
-        start, end = self.time(first), self.time(last)
+        start, end = self.parse_time(first), self.parse_time(last)
         if start is None or end is None:
             return None
         if end < start:
             self.add_problem(f"the span {start} to {end} ends before it starts; swapped")
         return min(start, end), max(start, end)
 
-    def box(self, corners: Sequence[str]) -> Box | None:
+    def parse_box(self, corners: Sequence[str]) -> Box | None:
         """Return the box of x1, y1, x2, y2 characters, corners swapped if necessary."""
         coordinates = self._config.coordinates
-        found = []
+        edges = []
         for axis, character in zip(CORNERS, corners):
             row, rows = ord(character) - _PLANE[axis], coordinates.rows(axis)
             if row >= rows:
                 self.add_problem(f"{axis.token(row)} is not one of {rows} rows")
                 return None
-            found.append(coordinates.value(axis, row))
-        x1, y1, x2, y2 = found
+            edges.append(coordinates.value(axis, row))
+        x1, y1, x2, y2 = edges
         if x1 > x2 or y1 > y2:
             self.add_problem("a box has its corners swapped; corrected")
         return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
 
-    def report_rest(self) -> None:
+    def report_unparsed(self) -> None:
         """Add a problem if there are coordinate tokens that are not parsed."""
-        unused = _PRIVATE.findall(self.rest)
+        unused = _PRIVATE.findall(self.unparsed)
         if unused:
             self.add_problem(
                 f"{len(unused)} coordinate tokens are not part of a complete box or span, "
@@ -127,16 +127,16 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
     """Mark the coordinate ids and decode the words between them, up to the first end token."""
     ends = set(config.end_token_ids) | ({tokenizer.chat_end} if tokenizer else set())
     pieces: list[str] = []
-    words: list[int] = []
+    text_ids: list[int] = []
     problems: dict[str, None] = {}
 
     def flush() -> None:
-        if words and tokenizer is not None:
-            decoded = tokenizer.decode(words)
+        if text_ids and tokenizer is not None:
+            decoded = tokenizer.decode(text_ids)
             pieces.append(_PRIVATE.sub("\N{REPLACEMENT CHARACTER}", decoded))
-        elif words:
+        elif text_ids:
             problems["words are missing: they cannot be decoded without the tokenizer"] = None
-        words.clear()
+        text_ids.clear()
 
     structure = set(vars(config.special_tokens).values())
     if tokenizer is not None:
@@ -151,7 +151,7 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
         elif number in structure:
             problems["the answer contains structural tokens"] = None
         elif 0 <= number < config.language.vocab_size:
-            words.append(number)
+            text_ids.append(number)
         else:
             problems[f"id {number} is outside the vocabulary"] = None
     flush()

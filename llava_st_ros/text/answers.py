@@ -63,7 +63,7 @@ def parse(
         fields: dict[str, Any] = {"no_match": True}
     else:
         fields = _PARSERS[task](text)
-    text.report_rest()
+    text.report_unparsed()
     return Answer(task=task, text=text.text, problems=tuple(text.problems), **fields)
 
 
@@ -89,16 +89,16 @@ def _parse_svg(text: AnswerText) -> dict[str, Any]:
 
 def _parse_elc(text: AnswerText) -> dict[str, Any]:
     boxes = _boxes(text, timed=True)
-    ends = _ENDS_IN.search(text.rest)
-    end = text.time(ends.group(1)) if ends else None
+    ends = _ENDS_IN.search(text.unparsed)
+    end = text.parse_time(ends.group(1)) if ends else None
     caption = None
     if ends:
         text.consume(ends.span())
-        first_box = text.next_consumed(after=ends.end())
+        first_box = text.next_consumed(start=ends.end())
         # The caption may contain the marker words, too: the last occurrence counts.
-        markers = list(_MARKER.finditer(text.marked, ends.end(), first_box or len(text.rest)))
+        markers = list(_MARKER.finditer(text.marked, ends.end(), first_box or len(text.unparsed)))
         stop = markers[-1].start() if markers else first_box
-        caption = text.words(ends.end(), stop).strip(" ,").rstrip(". ") or None
+        caption = text.words_between(ends.end(), stop).strip(" ,").rstrip(". ") or None
     if end is None:
         text.add_problem("there is no end of the event")
     if caption is None:
@@ -130,7 +130,7 @@ def _parse_rec(text: AnswerText) -> dict[str, Any]:
 
 
 def _parse_caption(text: AnswerText) -> dict[str, Any]:
-    caption = text.words(0, None).strip() or None
+    caption = text.words_between(0, None).strip() or None
     if caption is None:
         text.add_problem("there are no words")
     return {"caption": caption}
@@ -139,18 +139,18 @@ def _parse_caption(text: AnswerText) -> dict[str, Any]:
 def _parse_dgc(text: AnswerText) -> dict[str, Any]:
     phrases, caption, start = [], [], 0
     for match in _BOX.finditer(text.marked):
-        words = text.words(start, match.start()).strip()
+        words = text.words_between(start, match.start()).strip()
         start = match.end()
         text.consume(match.span())
         caption.append(words.rstrip("[( "))
-        box = text.box(match.groups()[1:])
+        box = text.parse_box(match.groups()[1:])
         phrase = words.strip("[]() ").lstrip(_PUNCTUATION)
         if box is None:
             continue
         if not phrase:
             text.add_problem("a box has no phrase")
         phrases.append((phrase, box))
-    caption.append(text.words(start, None).strip())
+    caption.append(text.words_between(start, None).strip())
     if not phrases:
         text.add_problem("there is no phrase with a box")
     joined = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(part for part in caption if part))
@@ -163,8 +163,8 @@ def _parse_dvc(text: AnswerText) -> dict[str, Any]:
     stops = [match.start() for match in matches[1:]] + [None]
     for match, stop in zip(matches, stops):
         text.consume(match.span())
-        span = text.ordered_span(match.group(1), match.group(2))
-        words = text.words(match.end(), stop).strip(" ,").rstrip("{. ").strip()
+        span = text.parse_span(match.group(1), match.group(2))
+        words = text.words_between(match.end(), stop).strip(" ,").rstrip("{. ").strip()
         if not words:
             text.add_problem(f"segment {span} has no caption")
         if span is not None:
@@ -188,12 +188,12 @@ _PARSERS: dict[Task, Callable[[AnswerText], dict[str, Any]]] = {
 
 
 def _span(text: AnswerText) -> tuple[int, int] | None:
-    match = _PAIR.search(text.rest)
+    match = _PAIR.search(text.unparsed)
     if match is None:
         text.add_problem("there is no complete span")
         return None
     text.consume(match.span())
-    return text.ordered_span(match.group(1), match.group(2))
+    return text.parse_span(match.group(1), match.group(2))
 
 
 def _boxes(text: AnswerText, *, timed: bool) -> tuple:
@@ -201,9 +201,9 @@ def _boxes(text: AnswerText, *, timed: bool) -> tuple:
     untimed, previous = [], -1
     for match in _BOX.finditer(text.marked):
         text.consume(match.span())
-        box = text.box(match.groups()[1:])
+        box = text.parse_box(match.groups()[1:])
         token = match.group(1)
-        time = text.time(token) if token else None
+        time = text.parse_time(token) if token else None
         if box is None or (token and time is None):
             continue
         if not timed:

@@ -45,7 +45,7 @@ class GrammarState:
 
     Attributes:
         forced: The ids that must come next, in order; empty if the model selects the next id.
-        done: The answer is complete.
+        is_complete: The answer is complete.
         end_ids: The ids that complete the answer where they are allowed.
     """
 
@@ -53,12 +53,12 @@ class GrammarState:
         self._rules, self.end_ids = rules, end_ids
         self._allowed: Allowed | None = None
         self.forced: tuple[int, ...] = ()
-        self.done = False
+        self.is_complete = False
         self._step(None)
 
     @property
     def allowed(self) -> Allowed | None:
-        """The set to select the next id from; None while ids are forced and once it is done."""
+        """The set to select the next id from; None while ids are forced and once it is complete."""
         return None if self.forced else self._allowed
 
     def advance(self, tokens: Sequence[int]) -> None:
@@ -72,11 +72,11 @@ class GrammarState:
                 if token != self.forced[0]:
                     raise ValueError(f"got id {token} where {self.forced[0]} is forced")
                 self.forced = self.forced[1:]
-                self.done = not self.forced and self._allowed is None
+                self.is_complete = not self.forced and self._allowed is None
             elif self._allowed is None or token not in self._allowed:
                 raise ValueError(f"id {token} is not allowed here")
             elif token in self.end_ids:
-                self.done, self._allowed = True, None
+                self.is_complete, self._allowed = True, None
             else:
                 self._step(token)
 
@@ -93,7 +93,7 @@ class GrammarState:
         except StopIteration:
             pass
         self.forced = tuple(forced)
-        self.done = not forced and self._allowed is None
+        self.is_complete = not forced and self._allowed is None
 
 
 class Grammar:
@@ -122,7 +122,7 @@ class Grammar:
         self._no_match_threshold = no_match_threshold
         self._time_offset = config.coordinates.offset(Axis.TIME)
         self._end_ids = frozenset((*config.end_token_ids, tokenizer.chat_end))
-        self._words = WordSets.of(tokenizer)
+        self._words = WordSets.for_tokenizer(tokenizer)
         self._literals: dict[str, tuple[int, ...]] = {}
 
     @classmethod
@@ -288,12 +288,12 @@ class Grammar:
             yield next_segment[1:]
 
     def _sentence(
-        self, after: TokenSet, next_part: int
+        self, following: TokenSet, next_part: int
     ) -> Generator[tuple | Allowed, int, int | None]:
-        """Yield words up to a period, after which ``after`` is allowed.
+        """Yield words up to a period, after which ``following`` is allowed.
 
         Returns ``next_part`` if it was selected, None if the sentence reached its maximum length
-        and was closed. An end token in ``after`` completes the answer and does not return here.
+        and was closed. An end token in ``following`` completes the answer and does not return here.
         """
         words = self._words
         token = yield words.spaced
@@ -301,7 +301,7 @@ class Grammar:
         ended = has_content and words.ends_sentence(token)
         for number in range(1, MAX_SENTENCE_TOKENS):
             if ended:
-                token = yield after
+                token = yield following
                 if token == next_part:
                     return token
             elif has_content or number < MAX_LEADING_TOKENS:

@@ -106,11 +106,11 @@ class PromptBuilder:
         for number, (question, answer) in enumerate(turns):
             lead = self._to_user if number else []
             words = self._question_ids(question, "" if number else "\n")
-            asked = [*lead, *words, *self._to_assistant]
-            answered, exact = self._answer_ids(answer)
-            ids += [*asked, *answered, self._tokenizer.chat_end]
-            mask += [False] * len(asked) + [True] * (len(answered) + 1)
-            values += [float("nan")] * len(asked) + exact + [float("nan")]
+            question_ids = [*lead, *words, *self._to_assistant]
+            answer_ids, answer_values = self._answer_ids(answer)
+            ids += [*question_ids, *answer_ids, self._tokenizer.chat_end]
+            mask += [False] * len(question_ids) + [True] * (len(answer_ids) + 1)
+            values += [float("nan")] * len(question_ids) + answer_values + [float("nan")]
         return LabeledPrompt(
             self._prompt(ids, [question for question, _ in turns]),
             np.asarray(mask, dtype=bool),
@@ -149,10 +149,10 @@ class PromptBuilder:
         ids: list[int] = []
         values: list[float] = []
         parts = COORDINATE.split(answer.text)  # words, kind, row, words, kind, row, ..., words
-        spelled, given = len(parts) // 3, len(answer.values)
-        if spelled != given:
+        num_tokens, num_values = len(parts) // 3, len(answer.values)
+        if num_tokens != num_values:
             raise QueryError(
-                f"the answer has {spelled} coordinate tokens but {given} values; "
+                f"the answer has {num_tokens} coordinate tokens but {num_values} values; "
                 "expected one value for each",
                 "use answers.format_answer",
             )

@@ -115,7 +115,7 @@ class WordSets:
         self.size = tokenizer.vocab_size
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> WordSets:
+    def for_tokenizer(cls, tokenizer: Tokenizer) -> WordSets:
         """Return the word sets of a tokenizer; they are built once."""
         if tokenizer not in cls._cache:
             cls._cache[tokenizer] = cls(tokenizer)
@@ -128,36 +128,36 @@ class WordSets:
     @cached_property
     def printable(self) -> TokenSet:
         """Everything but special tokens and control characters; line feeds are allowed."""
-        return self._where(_is_printable)
+        return self._matching(_is_printable)
 
     @cached_property
     def plain(self) -> TokenSet:
         """Printable words without brackets, which delimit coordinates in answers."""
-        return self._where(_is_plain)
+        return self._matching(_is_plain)
 
     @cached_property
     def alphanumeric(self) -> TokenSet:
         """Plain words that contain a letter or a digit."""
-        return self._where(lambda text: _is_plain(text) and _has_alphanumeric(text))
+        return self._matching(lambda text: _is_plain(text) and _has_alphanumeric(text))
 
     @cached_property
     def spaced(self) -> TokenSet:
         """Plain words that start with a space."""
-        return self._where(lambda text: text[0] == " " and _is_plain(text))
+        return self._matching(lambda text: text[0] == " " and _is_plain(text))
 
     @cached_property
     def box_openers(self) -> TokenSet:
         """Words that end with "[", plain otherwise."""
-        return self._where(lambda text: text[-1] == "[" and _is_plain(text[:-1]))
+        return self._matching(lambda text: text[-1] == "[" and _is_plain(text[:-1]))
 
     @cached_property
     def box_closers(self) -> TokenSet:
         """Words that start with "]", plain otherwise."""
-        return self._where(lambda text: text[0] == "]" and _is_plain(text[1:]))
+        return self._matching(lambda text: text[0] == "]" and _is_plain(text[1:]))
 
     @cached_property
     def plain_or_box_openers(self) -> TokenSet:
-        return self._where(lambda text: _is_plain(text.removesuffix("[")))
+        return self._matching(lambda text: _is_plain(text.removesuffix("[")))
 
     def has_alphanumeric(self, token: int) -> bool:
         """Whether a token contains a letter or a digit."""
@@ -169,7 +169,7 @@ class WordSets:
         text = self._texts[token] if token < self.size else None
         return text is not None and text.endswith(".")
 
-    def _where(self, predicate: Callable[[str], bool]) -> TokenSet:
+    def _matching(self, predicate: Callable[[str], bool]) -> TokenSet:
         return TokenSet(np.array([bool(t) and predicate(t or "") for t in self._texts], dtype=bool))
 
 

@@ -78,7 +78,7 @@ class Tokenizer:
         self.special = SpecialTokens(**{field: ids[name] for field, name in STRUCTURE.items()})
         self.coordinates = _coordinate_vocabulary(ids, source)
         if self.coordinates.text_rows <= max(vars(self.special).values()):
-            raise _disorder(f"{source} has coordinate tokens before structural tokens")
+            raise _token_order_error(f"{source} has coordinate tokens before structural tokens")
         self._added = frozenset(added)
         # The same BPE without added tokens, so that user text cannot produce special tokens.
         self._plain = tokenizers.Tokenizer(tokenizer.model)
@@ -144,15 +144,15 @@ class Tokenizer:
 
     def check_fits(self, config: ModelConfig) -> None:
         """Raise CheckpointError if the tokenizer does not match the geometry of a checkpoint."""
-        for what, found, expected in (
+        for item, actual, expected in (
             ("id of <TEMP-000>", self.vocab_size, config.language.vocab_size),
             ("time tokens", self.coordinates.time_rows, config.num_temporal_tokens),
             ("height and width tokens", self.coordinates.space_rows, config.num_spatial_tokens),
             ("structural token ids", self.special, config.special_tokens),
         ):
-            if found != expected:
+            if actual != expected:
                 raise CheckpointError(
-                    f"the tokenizer's {what}: {found}; expected {expected}, "
+                    f"the tokenizer's {item}: {actual}; expected {expected}, "
                     "as in lm_head.weight and config.json",
                     "use the tokenizer files of the checkpoint",
                 )
@@ -168,8 +168,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included; skip ids outside the vocabulary."""
-        known = [int(i) for i in ids if 0 <= int(i) < self.coordinates.size]
-        return self._tokenizer.decode(known, skip_special_tokens=False)
+        in_vocabulary = [int(i) for i in ids if 0 <= int(i) < self.coordinates.size]
+        return self._tokenizer.decode(in_vocabulary, skip_special_tokens=False)
 
     @cached_property
     def texts(self) -> tuple[str | None, ...]:
@@ -233,14 +233,16 @@ def _coordinate_vocabulary(ids: Mapping[str, int], source: str) -> CoordinateVoc
         if match:
             axis, row = Axis.of_kind(match[1]), int(match[2])
             if row != len(rows[axis]):
-                raise _disorder(f"{source} has {name} as row {len(rows[axis])}")
+                raise _token_order_error(f"{source} has {name} as row {len(rows[axis])}")
             rows[axis].append(number)
     if not all(rows.values()) or len(rows[Axis.HEIGHT]) != len(rows[Axis.WIDTH]):
         counts = ", ".join(f"{len(numbers)} {axis.kind}" for axis, numbers in rows.items())
-        raise _disorder(f"{source} has {counts} tokens")
+        raise _token_order_error(f"{source} has {counts} tokens")
     numbers = [number for axis in Axis for number in rows[axis]]
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        raise _disorder(f"{source} has gaps between its coordinate tokens, or another order")
+        raise _token_order_error(
+            f"{source} has gaps between its coordinate tokens, or another order"
+        )
     return CoordinateVocabulary(numbers[0], len(rows[Axis.TIME]), len(rows[Axis.HEIGHT]))
 
 
@@ -318,9 +320,9 @@ def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
 
 
-def _disorder(found: str) -> CheckpointError:
+def _token_order_error(problem: str) -> CheckpointError:
     return CheckpointError(
-        f"{found}; expected <TEMP-000>.., <HEIGHT-000>.., <WIDTH-000>.. in this order, without "
+        f"{problem}; expected <TEMP-000>.., <HEIGHT-000>.., <WIDTH-000>.. in this order, without "
         "gaps, after the structural tokens, and as many heights as widths",
         "use the tokenizer files of the checkpoint",
     )
@@ -333,6 +335,6 @@ def _utf8(text: str) -> str:
 
 def _bytes_of_alphabet() -> dict[str, int]:
     """Return the byte of each character of a byte-level vocabulary."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in shown]
-    return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(hidden)}
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    unprintable = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(unprintable)}

@@ -89,7 +89,7 @@ def test_decoding_selects_from_the_allowed_tokens_and_reports_probabilities(task
     again, state = FakeBackend(config(), 5), Grammar(task, tokenizer(), config()).start()
     logits = again.prefill(PROMPT, FakeCache())
     tail = len(generation.ids)
-    if Grammar(task, tokenizer(), config()).state_after(generation.ids).done:
+    if Grammar(task, tokenizer(), config()).state_after(generation.ids).is_complete:
         while generation.forced[tail - 1]:
             tail -= 1  # closing words are not fed to the model
     for place, token in enumerate(generation.ids):

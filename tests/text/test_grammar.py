@@ -47,10 +47,10 @@ def test_the_grammar_allows_training_answers(data, task: Task, rows: int) -> Non
     answered = labeled.prompt.token_ids[labeled.labels_mask].tolist()
     assume(len(answered) < 60 or answer.boxes)
     state = Grammar(task, own, geometry).state_after(answered[:-1])
-    if not state.done:
+    if not state.is_complete:
         assert answered[-1] in state.allowed
         state.advance(answered[-1:])
-    assert state.done
+    assert state.is_complete
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_an_answer_starts_with_its_opener_or_no_match(task: Task, opener: str) -
     first = {ids(opener)[0], ids("Nothing matches.")[0]}
     assert set(np.flatnonzero(state.allowed.mask(config().vocabulary))) == first
     no_match = after("Nothing matches.", task)
-    assert no_match.done
-    assert not after(opener, task).done
+    assert no_match.is_complete
+    assert not after(opener, task).is_complete
 
 
 def test_fixed_words_are_forced_in_one_run() -> None:
@@ -84,9 +84,9 @@ def test_fixed_words_are_forced_in_one_run() -> None:
     assert tokenizer().decode(state.forced) == "], <TEMP-004>: ["
     state = after(begun + corners + "], <TEMP-004>: [" + corners, Task.STVG)
     assert tokenizer().decode(state.forced) == "]"
-    assert not state.done
+    assert not state.is_complete
     state.advance(state.forced)
-    assert state.done
+    assert state.is_complete
     assert state.allowed is None
 
 
@@ -127,7 +127,7 @@ def test_without_times_in_the_question_a_tube_can_end_after_each_box() -> None:
     begun = "Object bounding box: <TEMP-018>: [<WIDTH-000><HEIGHT-000><WIDTH-009><HEIGHT-009>"
     more = after(begun + "], ", Task.SVG)
     assert tokenizer().decode(more.forced) == "<TEMP-019>: ["
-    assert after(begun + "]", Task.SVG).done
+    assert after(begun + "]", Task.SVG).is_complete
     last = begun.replace("018", "019")
     assert tokenizer().decode(after(last, Task.SVG).forced) == "]"
 
@@ -166,7 +166,7 @@ def test_every_answer_ends_for_any_preference_of_the_model(task: Task) -> None:
         logits[ids(preferred)[0]] = 1.0
         logits[tokenizer().chat_end] = -1.0
         state, taken = Grammar(task, tokenizer(), config()).start(), 0
-        while not state.done:
+        while not state.is_complete:
             step = state.forced or (state.allowed.select(logits),)
             state.advance(step)
             taken += len(step)
@@ -180,7 +180,7 @@ def test_token_sets_agree_with_their_masks() -> None:
         state = Grammar(task, tokenizer(), config()).start()
         state.advance(state.forced)
         for _ in range(10):
-            if state.done:
+            if state.is_complete:
                 break
             logits = generator.normal(size=config().vocabulary)
             mask = state.allowed.mask(config().vocabulary)
@@ -226,10 +226,10 @@ def test_ids_that_are_not_allowed_are_rejected() -> None:
 def test_unconstrained_allows_any_token_until_an_end_token() -> None:
     state = Unconstrained(tokenizer(), config()).start()
     state.advance([0, config().vocabulary - 1, tokenizer().special.vid_patch])
-    assert not state.done
+    assert not state.is_complete
     assert state.allowed.mask(config().vocabulary).all()
     state.advance([tokenizer().chat_end])
-    assert state.done
+    assert state.is_complete
 
 
 def test_number_of_selections_of_a_short_answer() -> None:
@@ -242,7 +242,7 @@ def test_number_of_selections_of_a_short_answer() -> None:
         selections += not state.forced
         state.advance(rest[:step])
         rest = rest[step:]
-    assert state.done
+    assert state.is_complete
     assert selections == 1 + 2 + 4 * 5
 
 
