@@ -112,12 +112,12 @@ class RunnerProcess:
 
     def __init__(self, path: Path, threads: int, compiled: bool = False) -> None:
         context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        self._pipe, child_pipe = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, path, threads, compiled), daemon=True
+            target=_serve, args=(child_pipe, path, threads, compiled), daemon=True
         )
         self._process.start()
-        theirs.close()  # so that recv() fails when the process exits
+        child_pipe.close()  # so that recv() fails when the process exits
         self.name, self.load, self.first_calls = self._pipe.recv()
 
     def times(self, step: str) -> list[float]:
@@ -232,14 +232,14 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"float32 matrix product, GFLOP/s with {report['threads']} threads: {products}; "
         f"medians of {report['runs']}"
     )
-    for name, found in report["backends"].items():
-        same = "" if found["same_answer"] else ", DIFFERENT ANSWER"
+    for name, result in report["backends"].items():
+        answer_note = "" if result["same_answer"] else ", DIFFERENT ANSWER"
         yield (
-            f"{name}: loads in {found['load_seconds']:.1f} s, "
-            f"first calls {found['first_calls_seconds']:.1f} s{same}"
+            f"{name}: loads in {result['load_seconds']:.1f} s, "
+            f"first calls {result['first_calls_seconds']:.1f} s{answer_note}"
         )
         for step in STEPS:
-            seconds, ratio = found["median_seconds"][step], found["times_as_fast"][step]
+            seconds, ratio = result["median_seconds"][step], result["times_as_fast"][step]
             yield f"  {step:18} {1000 * seconds:8.2f} ms   {ratio:5.2f} x"
 
 

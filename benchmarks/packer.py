@@ -202,43 +202,46 @@ def rows_of(model: LlavaST, features: torch.Tensor, sizes: Sizes) -> dict[str, R
     """
     count = sizes.frames
     times = range(count)
-    first = tuple(times)
+    first_window = tuple(times)
     packer = StreamingPacker(model)
     absorbed = PackerGraph(model).eval()
     indices = torch.arange(count, device=features.device)
-    arrived = [packer.frame(one) for one in features[:count]]
+    arrived = [packer.frame(frame) for frame in features[:count]]
     last = packer.pack(arrived, times)
 
-    def stream(shown: tuple[int, ...], last: PackedWindow | None) -> Row:
+    def stream(frame_indices: tuple[int, ...], last: PackedWindow | None) -> Row:
         """Return the row of a window after ``last``, with the arrival of its new frames."""
-        old = () if last is None else first
-        new_times = [i for i in times if last is None or shown[i] != i]
+        known_frames = () if last is None else first_window
+        new_times = [i for i in times if last is None or frame_indices[i] != i]
         new_regions = len({i // sizes.length for i in new_times})
 
         def run() -> VideoTokens:
-            frames = [arrived[i] if i in old else packer.frame(features[i]) for i in shown]
+            frames = [
+                arrived[i] if i in known_frames else packer.frame(features[i])
+                for i in frame_indices
+            ]
             return packer.pack(frames, times, last).tokens
 
-        new_frames = sum(i not in old for i in shown)
-        return Row(run, sizes.streaming(new_frames, len(new_times), new_regions), shown)
+        new_frames = sum(i not in known_frames for i in frame_indices)
+        return Row(run, sizes.streaming(new_frames, len(new_times), new_regions), frame_indices)
 
     def eager() -> VideoTokens:
         return model.pack(torch.stack(tuple(features[:count])), times)
 
     rows = {
-        EAGER: Row(eager, sizes.eager(), first),
-        ABSORBED: Row(lambda: absorbed(features, indices, indices), sizes.absorbed(), first),
+        EAGER: Row(eager, sizes.eager(), first_window),
+        ABSORBED: Row(lambda: absorbed(features, indices, indices), sizes.absorbed(), first_window),
         ARRIVAL: Row(lambda: packer.frame(features[0]), sizes.arrival(), None),
-        FULL: stream(first, None),
+        FULL: stream(first_window, None),
     }
     for slide in SLIDES:
-        shown = tuple(range(slide, slide + count))
-        rows[f"streaming, slid by {slide}"] = stream(shown, last)
-    half = count // 2
-    rows[HALF] = stream((*first[:half], *range(count, 2 * count - half)), last)
+        frame_indices = tuple(range(slide, slide + count))
+        rows[f"streaming, slid by {slide}"] = stream(frame_indices, last)
+    half_window = count // 2
+    rows[HALF] = stream((*first_window[:half_window], *range(count, 2 * count - half_window)), last)
     # Without autotuning on a CPU, torch.compile keeps the library's matrix products.
     mode = "max-autotune-no-cudagraphs" if features.is_cuda else "default"
-    rows[COMPILED] = Row(torch.compile(eager, mode=mode), sizes.eager(), first)
+    rows[COMPILED] = Row(torch.compile(eager, mode=mode), sizes.eager(), first_window)
     return rows
 
 
@@ -294,13 +297,13 @@ def counted_flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def errors(found: Any, exact: VideoTokens) -> dict[str, float]:
+def errors(computed: Any, exact: VideoTokens) -> dict[str, float]:
     """Return the largest and the relative error of the worse of fast and slow tokens.
 
     The largest error is in standard deviations of the exact tokens; the relative error is the norm
     of the differences over the norm of the exact tokens.
     """
-    differences = [a.double() - b for a, b in zip(found, exact)]
+    differences = [a.double() - b for a, b in zip(computed, exact)]
     return {
         "largest_error": max(float(d.abs().max() / b.std()) for d, b in zip(differences, exact)),
         "relative_error": max(float(d.norm() / b.norm()) for d, b in zip(differences, exact)),

@@ -54,9 +54,9 @@ class Playback:
         if kind in handlers:
             handlers[kind](message)
 
-    def all_answered(self, query_ids: Sequence[str], after: int) -> bool:
+    def all_answered(self, query_ids: Sequence[str], stamp: int) -> bool:
         """Return whether every query has an answer about frames later than a stamp (ns)."""
-        return all(self.answered.get(query_id, 0) > after for query_id in query_ids)
+        return all(self.answered.get(query_id, 0) > stamp for query_id in query_ids)
 
     def _add_frame(self, message: dict[str, Any]) -> None:
         self.sent[message["stamp"]] = message["sent"]

@@ -68,7 +68,7 @@ def _outside(profile: Profile, shapes: Mapping[str, Shape]) -> list[str]:
         low, _, high = profile[name]
         shape = shapes[name]
         return len(shape) == len(high) and all(
-            least <= size <= most for least, size, most in zip(low, shape, high)
+            minimum <= size <= maximum for minimum, size, maximum in zip(low, shape, high)
         )
 
     return [name for name in shapes if name not in profile or not fits(name)]

@@ -275,13 +275,13 @@ class EngineSession:
     def _buffer(self, name: str, like: DeviceArray) -> DeviceArray:
         """The session's own memory for a tensor, kept for the next run."""
         if name not in self._buffers or self._buffers[name].nbytes < like.nbytes:
-            before = self._buffers[name].nbytes if name in self._buffers else 0
-            self._buffers[name] = self._device.empty((max(like.nbytes, 2 * before),), np.uint8)
+            old_size = self._buffers[name].nbytes if name in self._buffers else 0
+            self._buffers[name] = self._device.empty((max(like.nbytes, 2 * old_size),), np.uint8)
         return replace(self._buffers[name], shape=like.shape, dtype=like.dtype)
 
-    def _check_dtype(self, name: str, array: DeviceArray, known: Mapping[str, np.dtype]) -> None:
-        if known.get(name) != array.dtype:
-            expected = known.get(name, f"one of {', '.join(known)}")
+    def _check_dtype(self, name: str, array: DeviceArray, dtypes: Mapping[str, np.dtype]) -> None:
+        if dtypes.get(name) != array.dtype:
+            expected = dtypes.get(name, f"one of {', '.join(dtypes)}")
             raise BackendError(
                 f"{self._path.name}: {name} is {array.dtype}; expected {expected}", REBUILD
             )

@@ -40,12 +40,12 @@ class Precision:
 
     Attributes:
         matrices: In the decoder's matrices, without scales.
-        rest: In everything else.
+        other_weights: In everything else.
         group: Number of weights that share a 16-bit scale; 0: no scales.
     """
 
     matrices: float
-    rest: int
+    other_weights: int
     group: int = 0
 
     @property
@@ -154,7 +154,7 @@ def make_plan(config: ModelConfig, precision: str) -> ResourcePlan:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     sizes = PRECISIONS[precision]
-    dtype = torch.float32 if sizes.rest == 4 else torch.float16
+    dtype = torch.float32 if sizes.other_weights == 4 else torch.float16
     language = config.language
     prompt = len(visual_block(config, Modality.VIDEO)) + TEXT_TOKENS
     longest = max(prompt, config.tokens_per_frame + TEXT_TOKENS) + MAX_ANSWER_TOKENS
@@ -163,14 +163,14 @@ def make_plan(config: ModelConfig, precision: str) -> ResourcePlan:
         graphs = _graphs(config, dtype)
         weights = {name: _weight_bytes(graph, sizes) for name, graph in graphs.items()}
         # Only the tokens' rows of the embedding table are read.
-        table = config.vocabulary * language.hidden_size * sizes.rest
+        table = config.vocabulary * language.hidden_size * sizes.other_weights
         moved = {**weights, "language": weights["language"] - table}
         costs = tuple(
             _cost(name, graphs[graph], moved[graph], inputs)
             for name, graph, inputs in _runs(config, dtype, prompt)
         )
     heads = language.num_key_value_heads * _head_dim(config)
-    cache = 2 * language.num_hidden_layers * heads * positions * sizes.rest
+    cache = 2 * language.num_hidden_layers * heads * positions * sizes.other_weights
     frame = config.tokens_per_frame * language.hidden_size * dtype.itemsize
     frames = POOLED_WINDOWS * config.num_frames * frame
     return ResourcePlan(precision, positions, weights, cache, frames, costs)
@@ -232,8 +232,10 @@ def _weight_bytes(graph: nn.Module, sizes: Precision) -> float:
     total = 0.0
     for tensor in (*graph.parameters(), *graph.buffers()):
         if tensor.is_floating_point():
-            each = sizes.matrices_with_scales if id(tensor) in matrices else sizes.rest
-            total += tensor.numel() * each
+            bytes_per_value = (
+                sizes.matrices_with_scales if id(tensor) in matrices else sizes.other_weights
+            )
+            total += tensor.numel() * bytes_per_value
     return total
 
 

@@ -176,10 +176,10 @@ def _tower(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = values.get(name, {})
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"config.json: {name} is {found!r}; expected a JSON object")
-    return found
+    value = values.get(name, {})
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"config.json: {name} is {value!r}; expected a JSON object")
+    return value
 
 
 def _integer(values: Mapping[str, Any], name: str) -> int:
@@ -197,22 +197,24 @@ def _end_tokens(value: Any) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
+def _build(cls: type, values: Any, section: str) -> Any:
     """Make a dataclass of numbers from a JSON object; check names, types and signs."""
     if not isinstance(values, Mapping):
-        values = _mapping({where: values}, where)
-    known = {f.name: f for f in fields(cls)}
-    missing = [n for n, f in known.items() if n not in values and f.default is MISSING]
-    unknown = [name for name in values if name not in known]
+        values = _mapping({section: values}, section)
+    fields_by_name = {f.name: f for f in fields(cls)}
+    missing = [n for n, f in fields_by_name.items() if n not in values and f.default is MISSING]
+    unknown = [name for name in values if name not in fields_by_name]
     if missing or unknown:
         raise CheckpointError(
-            f"config.json: {where} has missing keys {missing} and unknown keys {unknown}; "
-            f"expected exactly {', '.join(known)}"
+            f"config.json: {section} has missing keys {missing} and unknown keys {unknown}; "
+            f"expected exactly {', '.join(fields_by_name)}"
         )
     for name, value in values.items():
-        real = known[name].type == "float"
-        allowed = (int, float) if real else (int,)
-        if isinstance(value, bool) or not isinstance(value, allowed) or value < 0:
-            expected = "a number >= 0" if real else "an integer >= 0"
-            raise CheckpointError(f"config.json: {where}.{name} is {value!r}; expected {expected}")
+        is_real = fields_by_name[name].type == "float"
+        types = (int, float) if is_real else (int,)
+        if isinstance(value, bool) or not isinstance(value, types) or value < 0:
+            expected = "a number >= 0" if is_real else "an integer >= 0"
+            raise CheckpointError(
+                f"config.json: {section}.{name} is {value!r}; expected {expected}"
+            )
     return cls(**values)

@@ -128,16 +128,17 @@ def _configure(config: Any, settings: BuildSettings, tensorrt: ModuleType) -> No
     if settings.hardware_compatible:
         level = tensorrt.HardwareCompatibilityLevel.AMPERE_PLUS
         config.hardware_compatibility_level = level
-    wanted = settings.compute_capabilities
-    if not wanted:
+    capabilities = settings.compute_capabilities
+    if not capabilities:
         return
     if not hasattr(config, "set_compute_capability"):
         raise EngineError(
-            f"TensorRT {tensorrt.__version__} cannot build ahead of time for {', '.join(wanted)}",
+            f"TensorRT {tensorrt.__version__} cannot build ahead of time for "
+            f"{', '.join(capabilities)}",
             "use TensorRT for RTX, or build on the GPU that will run the engine",
         )
-    config.num_compute_capabilities = len(wanted)
-    for index, name in enumerate(wanted):
+    config.num_compute_capabilities = len(capabilities)
+    for index, name in enumerate(capabilities):
         capability = getattr(tensorrt.ComputeCapability, name, None)
         if capability is None:
             raise EngineError(
@@ -156,7 +157,7 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile, grap
     optimization_profile = builder.create_optimization_profile()
     for name, shapes in profile.items():
         shape = tuple(inputs[name].shape)
-        if not all(_matches(shape, wanted) for wanted in shapes):
+        if not all(_matches(shape, required) for required in shapes):
             raise EngineError(
                 f"{graph}: input {name} {list(shape)} does not fit the config's shapes "
                 f"{list(map(list, shapes))}",
@@ -166,9 +167,9 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile, grap
     config.add_optimization_profile(optimization_profile)
 
 
-def _matches(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether an input's ``shape``, -1 for dynamic sizes, admits a ``wanted`` shape."""
-    return len(shape) == len(wanted) and all(s in (-1, w) for s, w in zip(shape, wanted))
+def _matches(shape: Sequence[int], required: Sequence[int]) -> bool:
+    """Whether an input's ``shape``, -1 for dynamic sizes, admits a ``required`` shape."""
+    return len(shape) == len(required) and all(s in (-1, r) for s, r in zip(shape, required))
 
 
 def _read_timing_cache(config: Any, path: Path | None) -> Any:

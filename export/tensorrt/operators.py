@@ -68,23 +68,23 @@ def find_unsupported(
         raise EngineError(f"{path} is not a readable ONNX file: {error}", "export again") from error
     opset = next((o.version for o in model.opset_import if o.domain in DOMAINS), 0)
     support = _read_support()
-    last = max(n for since, n in support["opsets"].items() if parse_version(since) <= version)
-    found = []
-    if not FIRST_OPSET <= opset <= last:
-        reason = f"opset {opset}; expected {FIRST_OPSET} to {last}"
-        found.append(UnsupportedNode(model.graph.name or "the graph", "ai.onnx", reason))
+    last_opset = max(n for since, n in support["opsets"].items() if parse_version(since) <= version)
+    unsupported = []
+    if not FIRST_OPSET <= opset <= last_opset:
+        reason = f"opset {opset}; expected {FIRST_OPSET} to {last_opset}"
+        unsupported.append(UnsupportedNode(model.graph.name or "the graph", "ai.onnx", reason))
     checker = _GraphChecker(support, version, opset, frozenset(plugins))
-    return found + list(checker.check(model.graph, {}, set()))
+    return unsupported + list(checker.check(model.graph, {}, set()))
 
 
 def check_operators(path: Path, version: Version, plugins: Collection[str] = ()) -> None:
     """Raise EngineError, naming the first nodes, if ``find_unsupported`` finds any."""
     nodes = find_unsupported(path, version, plugins)
     if nodes:
-        shown = "; ".join(map(str, nodes[:MAX_SHOWN]))
+        listed = "; ".join(map(str, nodes[:MAX_SHOWN]))
         more = f" and {len(nodes) - MAX_SHOWN} more" if len(nodes) > MAX_SHOWN else ""
         raise EngineError(
-            f"{path}: TensorRT {version[0]}.{version[1]} does not support {shown}{more}",
+            f"{path}: TensorRT {version[0]}.{version[1]} does not support {listed}{more}",
             "choose a target with a later TensorRT, or another precision",
         )
 
@@ -144,8 +144,8 @@ class _GraphChecker:
         operators = self._support["operators"] if node.domain in DOMAINS else {}
         supported = operators.get(node.op_type, {})
         if not self._types(supported):
-            later = f" (added in {next(iter(supported))})" if supported else ""
-            yield f"not an operator of TensorRT {self._version[0]}.{self._version[1]}{later}"
+            added_note = f" (added in {next(iter(supported))})" if supported else ""
+            yield f"not an operator of TensorRT {self._version[0]}.{self._version[1]}{added_note}"
             return
         typed = node.input[1 if node.op_type == "Where" else 0 :] or node.output
         yield from self._check_type(typed[0], types, supported)
@@ -159,19 +159,19 @@ class _GraphChecker:
         names = dict(zip(self._formal_inputs(operator), node.input))
         for formal, supported in support["inputs"].get(operator, {}).items():
             yield from self._check_type(names.get(formal, ""), types, supported)
-        for formal, until in support["constant"].get(operator, {}).items():
-            if self._is_before(until) and names.get(formal) and names[formal] not in constants:
+        for formal, version in support["constant"].get(operator, {}).items():
+            if self._is_before(version) and names.get(formal) and names[formal] not in constants:
                 yield f"{formal} {names[formal]} is not a constant"
-        for formal, until in support["given"].get(operator, {}).items():
-            if self._is_before(until) and self._opset >= 13 and not names.get(formal):
+        for formal, version in support["given"].get(operator, {}).items():
+            if self._is_before(version) and self._opset >= 13 and not names.get(formal):
                 yield f"no {formal}"
 
     def _check_type(
         self, name: str, types: Mapping[str, str], supported: TypesByVersion
     ) -> Iterator[str]:
-        found = types.get(name)
-        if found in self._tensor_types and found not in self._types(supported):
-            yield f"{found} {name}"
+        type_name = types.get(name)
+        if type_name in self._tensor_types and type_name not in self._types(supported):
+            yield f"{type_name} {name}"
 
     def _formal_inputs(self, operator: str) -> list[str]:
         schema = onnx.defs.get_schema(operator, self._opset) if onnx.defs.has(operator) else None

@@ -128,11 +128,11 @@ class _ProbedGraph:
 
     def run(self, names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return those of the named values that are floats, by name."""
-        wanted = [name for name in names if name in self._floats]
-        if not wanted:
+        float_names = [name for name in names if name in self._floats]
+        if not float_names:
             return {}
         del self._model.graph.output[:]
-        self._model.graph.output.extend(self._floats[name] for name in wanted)
+        self._model.graph.output.extend(self._floats[name] for name in float_names)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = QUIET
@@ -144,16 +144,16 @@ class _ProbedGraph:
                 self._model.SerializeToString(), options, ["CPUExecutionProvider"]
             )
             feed = {i.name: inputs[i.name].astype(_dtype(i.type)) for i in session.get_inputs()}
-            return dict(zip(wanted, session.run(wanted, feed)))
+            return dict(zip(float_names, session.run(float_names, feed)))
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise EngineError(
                 f"{self._path}: ONNX Runtime cannot run the graph: {error}", "export again"
             ) from error
 
 
-def _dtype(kind: str) -> np.dtype:
+def _dtype(onnx_type: str) -> np.dtype:
     """Convert ONNX Runtime's type name, such as "tensor(float)"."""
-    name = kind.removeprefix("tensor(").removesuffix(")")
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
     return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
 
 

@@ -60,8 +60,8 @@ def _resample_rows(image: np.ndarray, size: int) -> np.ndarray:
 def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """Source indices and fixed-point weights [taps, target] of each target sample."""
     scale = source / target
-    stretch = max(scale, 1.0)
-    support = CUBIC_SUPPORT * stretch
+    filter_scale = max(scale, 1.0)
+    support = CUBIC_SUPPORT * filter_scale
     count = int(np.ceil(support)) * 2 + 1
     indices = np.zeros((count, target), dtype=np.intp)
     weights = np.zeros((count, target), dtype=np.int32)
@@ -69,7 +69,7 @@ def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
         center = (row + 0.5) * scale
         first = max(int(center - support + 0.5), 0)
         last = min(int(center + support + 0.5), source)
-        taps = _cubic((np.arange(first, last) - center + 0.5) / stretch)
+        taps = _cubic((np.arange(first, last) - center + 0.5) / filter_scale)
         fixed = taps / taps.sum() * (1 << PRECISION)
         indices[: last - first, row] = np.arange(first, last)
         weights[: last - first, row] = np.trunc(fixed + np.copysign(0.5, fixed))
@@ -78,6 +78,6 @@ def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _cubic(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
-    near = ((CUBIC_A + 2) * x - (CUBIC_A + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * CUBIC_A
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    inner = ((CUBIC_A + 2) * x - (CUBIC_A + 3)) * x * x + 1
+    outer = (((x - 5) * x + 8) * x - 4) * CUBIC_A
+    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))

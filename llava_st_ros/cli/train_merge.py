@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
 
     with tqdm(desc="merging", unit=" tensors", file=sys.stderr, disable=None) as bar:
 
-        def on_tensor(done: int, total: int) -> None:
+        def on_tensor(num_written: int, total: int) -> None:
             bar.total = total
-            bar.update(done - bar.n)
+            bar.update(num_written - bar.n)
 
         merge(args.base, args.adapters, args.out, on_tensor=on_tensor)
     print(f"wrote {args.out}")

@@ -59,9 +59,9 @@ class Scores:
 
     def add(self, other: Scores) -> None:
         """Append another clip's scores."""
-        for mine, theirs in ((self.sighted, other.sighted), (self.blind, other.blind)):
-            for category, values in theirs.items():
-                mine.setdefault(category, []).extend(values)
+        for total, added in ((self.sighted, other.sighted), (self.blind, other.blind)):
+            for category, values in added.items():
+                total.setdefault(category, []).extend(values)
 
 
 def evaluate(
@@ -82,13 +82,15 @@ def evaluate(
         LlavaStError: As ``load_backend`` and ``simulated_questions`` do.
     """
     scores = Scores()
-    for completed, part in _parts(settings, clips, workers):
-        scores.add(part)
+    for completed, chunk_scores in _chunk_scores(settings, clips, workers):
+        scores.add(chunk_scores)
         on_clips(completed)
     return scores
 
 
-def _parts(settings: EvaluationSettings, clips: int, workers: int) -> Iterator[tuple[int, Scores]]:
+def _chunk_scores(
+    settings: EvaluationSettings, clips: int, workers: int
+) -> Iterator[tuple[int, Scores]]:
     if workers == 1:
         for scores in _Evaluator(settings).run(range(clips)):
             yield 1, scores
@@ -100,8 +102,8 @@ def _parts(settings: EvaluationSettings, clips: int, workers: int) -> Iterator[t
     chunks = [range(first, min(first + CHUNK, clips)) for first in range(0, clips, CHUNK)]
     # Spawned, not forked: neither a GL context nor a CUDA context survives a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        parts = pool.map(_evaluate_chunk, [settings] * len(chunks), chunks)
-        yield from zip(map(len, chunks), parts)
+        scores_by_chunk = pool.map(_evaluate_chunk, [settings] * len(chunks), chunks)
+        yield from zip(map(len, chunks), scores_by_chunk)
 
 
 def _evaluate_chunk(settings: EvaluationSettings, clips: range) -> Scores:

@@ -74,26 +74,28 @@ class Bag:
             DataError: There is no such topic, or more than one; the message lists the image topics.
         """
         images = [topic for topic in self.topics if topic.type in IMAGE_TYPES]
-        chosen = [topic for topic in images if name is None or _same(topic.name, name)]
-        if len(chosen) == 1:
-            return chosen[0]
-        listed = ", ".join(f"{t.name} ({t.type}, {t.messages} messages)" for t in images) or "none"
-        other = [topic for topic in self.topics if name and _same(topic.name, name)]
-        if other:
-            problem = f"topic {name} in {self.path} has type {other[0].type}"
+        matching = [topic for topic in images if name is None or _is_same_topic(topic.name, name)]
+        if len(matching) == 1:
+            return matching[0]
+        image_topics = (
+            ", ".join(f"{t.name} ({t.type}, {t.messages} messages)" for t in images) or "none"
+        )
+        non_image = [topic for topic in self.topics if name and _is_same_topic(topic.name, name)]
+        if non_image:
+            problem = f"topic {name} in {self.path} has type {non_image[0].type}"
         elif name is None:
             problem = f"{self.path} has {len(images)} image topics"
         else:
             problem = f"{self.path} has no topic {name}"
-        raise DataError(f"{problem}; its image topics: {listed}", "choose one with --topic")
+        raise DataError(f"{problem}; its image topics: {image_topics}", "choose one with --topic")
 
     def images(self, topic: Topic) -> Iterator[ImageMessage]:
         """Yield the topic's messages in the order of recording."""
         with self._reader() as reader:
-            chosen = [
+            connections = [
                 c for c in reader.connections if c.topic == topic.name and c.msgtype == topic.type
             ]
-            for connection, recorded, data in reader.messages(chosen):
+            for connection, recorded, data in reader.messages(connections):
                 message: Any = self._types.deserialize_cdr(data, connection.msgtype)
                 header = message.header
                 stamp = header.stamp.sec * NANOSECONDS + header.stamp.nanosec
@@ -115,5 +117,5 @@ class Bag:
             ) from error
 
 
-def _same(a: str, b: str) -> bool:
+def _is_same_topic(a: str, b: str) -> bool:
     return a.strip("/") == b.strip("/")

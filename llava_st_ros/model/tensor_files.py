@@ -91,10 +91,10 @@ def find_tensors(folder: Path) -> TensorFiles:
     return TensorFiles(files, shapes, dtypes)
 
 
-def list_names(names: list[str], most: int = 3) -> str:
+def list_names(names: list[str], limit: int = 3) -> str:
     """The number of tensors and the first few names, on one line, for an error message."""
-    more = ", ..." if len(names) > most else ""
-    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({', '.join(names[:most])}{more})"
+    more = ", ..." if len(names) > limit else ""
+    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({', '.join(names[:limit])}{more})"
 
 
 def _weight_files(folder: Path) -> dict[Path, list[str]]:

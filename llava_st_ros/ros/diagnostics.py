@@ -27,7 +27,7 @@ class DurationSummary:
 
 
 class DurationMeter:
-    """Collects durations; ``add`` and ``take`` may be called from different threads."""
+    """Collects durations; ``add`` and ``drain`` may be called from different threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class DurationMeter:
         with self._lock:
             self._values.append(seconds)
 
-    def take(self) -> DurationSummary:
+    def drain(self) -> DurationSummary:
         """Return the summary since the last call, and start over."""
         with self._lock:
             values, self._values = self._values, []

@@ -110,7 +110,7 @@ class DiagnosticsPublisher:
         level, message = DiagnosticStatus.OK, description.pop("state")
         new_failures = self._failures - self._previous_failures
         self._previous_failures = self._failures
-        if worker is not None and not worker.alive:
+        if worker is not None and not worker.is_alive:
             level, message = DiagnosticStatus.ERROR, "the worker thread has ended"
         elif new_failures:
             level = DiagnosticStatus.ERROR
@@ -123,8 +123,8 @@ class DiagnosticsPublisher:
             "answers": self._answers,
             "tracks": self._tracks,
             "failures": self._failures,
-            "latency from stamp to publication": self._latency.take(),
-            "duration of ticks with answers": self._tick_time.take(),
+            "latency from stamp to publication": self._latency.drain(),
+            "duration of ticks with answers": self._tick_time.drain(),
         }
         name = f"{self._node.get_fully_qualified_name()}: model"
         device = str(description.get("device", ""))

@@ -49,8 +49,10 @@ def subscription_events(
     """Return callbacks that log each publisher that is incompatible with a subscription."""
 
     def incompatible(event: Any) -> None:
-        others = node.get_publishers_info_by_topic(topic)
-        log(describe_mismatch(topic, event.last_policy_kind, profile, others, offering=False))
+        endpoints = node.get_publishers_info_by_topic(topic)
+        log(
+            describe_mismatch(topic, event.last_policy_kind, profile, endpoints, is_publisher=False)
+        )
 
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
@@ -62,37 +64,44 @@ def publisher_events(
     name = node.resolve_topic_name(topic)
 
     def incompatible(event: Any) -> None:
-        others = node.get_subscriptions_info_by_topic(name)
-        log(describe_mismatch(name, event.last_policy_kind, profile, others, offering=True))
+        endpoints = node.get_subscriptions_info_by_topic(name)
+        log(describe_mismatch(name, event.last_policy_kind, profile, endpoints, is_publisher=True))
 
     return PublisherEventCallbacks(incompatible_qos=incompatible)
 
 
 def describe_mismatch(
-    topic: str, kind: int, own: QoSProfile, others: Iterable[Any], *, offering: bool
+    topic: str,
+    policy_kind: int,
+    local_profile: QoSProfile,
+    remote_endpoints: Iterable[Any],
+    *,
+    is_publisher: bool,
 ) -> str:
     """Describe incompatible QoS in one line.
 
     Args:
         topic: The topic.
-        kind: The rmw policy kind that is incompatible.
-        own: The profile of this node's endpoint.
-        others: The rclpy TopicEndpointInfo of each endpoint on the other side.
-        offering: Whether this node is the publisher.
+        policy_kind: The rmw policy kind that is incompatible.
+        local_profile: The profile of this node's endpoint.
+        remote_endpoints: The rclpy TopicEndpointInfo of each endpoint on the other side.
+        is_publisher: Whether this node is the publisher.
     """
-    policy = QoSPolicyKind(kind).name
-    mine = _value(own, policy)
-    theirs = set()
-    for other in others:
-        value = _value(other.qos_profile, policy)
-        if value != mine:
-            theirs.add(f"{value} by {other.node_namespace.rstrip('/')}/{other.node_name}")
-    listed = ", ".join(sorted(theirs)) or "another value"
-    if offering:
-        sides = f"this node offers {mine}, requested is {listed}"
+    policy = QoSPolicyKind(policy_kind).name
+    local_value = _value(local_profile, policy)
+    remote_values = set()
+    for endpoint in remote_endpoints:
+        value = _value(endpoint.qos_profile, policy)
+        if value != local_value:
+            remote_values.add(
+                f"{value} by {endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+            )
+    remote = ", ".join(sorted(remote_values)) or "another value"
+    if is_publisher:
+        sides = f"this node offers {local_value}, requested is {remote}"
         effect = "no messages are sent"
     else:
-        sides = f"this node requests {mine}, offered is {listed}"
+        sides = f"this node requests {local_value}, offered is {remote}"
         effect = "no messages arrive"
     return f"incompatible QoS on {topic}: {policy}: {sides}; {effect}; use one policy on both sides"
 

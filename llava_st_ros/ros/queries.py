@@ -47,16 +47,16 @@ def next_query_id(used_ids: Collection[str]) -> str:
     return f"q{number}"
 
 
-def check_cameras(query: Query, known: Collection[str]) -> None:
+def check_cameras(query: Query, camera_names: Collection[str]) -> None:
     """Raise QueryError if the query names a camera that the node does not have."""
     for camera in query.cameras:
-        check_camera(camera, known)
+        check_camera(camera, camera_names)
 
 
-def check_camera(camera: str, known: Collection[str]) -> None:
+def check_camera(camera: str, camera_names: Collection[str]) -> None:
     """Raise QueryError if the node does not have the camera."""
-    if camera not in known:
-        raise QueryError(f"camera {camera!r} is unknown; expected one of {', '.join(known)}")
+    if camera not in camera_names:
+        raise QueryError(f"camera {camera!r} is unknown; expected one of {', '.join(camera_names)}")
 
 
 def parse_queries(entries: Iterable[str], default_period: float) -> tuple[Query, ...]:

@@ -95,7 +95,7 @@ class Worker:
             self._changed.notify_all()
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     def start(self) -> None:

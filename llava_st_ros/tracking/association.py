@@ -65,9 +65,9 @@ def merge_tubes(track: BoxTube, new: BoxTube) -> BoxTube:
     The new answer has seen the newest frames, so it also decides where the tube ends. At most
     MAX_TUBE_BOXES boxes are kept, the newest ones.
     """
-    kept = bisect_left(track.stamps, new.stamps[0])
-    stamps = (track.stamps[:kept] + new.stamps)[-MAX_TUBE_BOXES:]
-    boxes = (track.boxes[:kept] + new.boxes)[-MAX_TUBE_BOXES:]
+    earlier = bisect_left(track.stamps, new.stamps[0])
+    stamps = (track.stamps[:earlier] + new.stamps)[-MAX_TUBE_BOXES:]
+    boxes = (track.boxes[:earlier] + new.boxes)[-MAX_TUBE_BOXES:]
     return BoxTube(stamps, boxes)
 
 

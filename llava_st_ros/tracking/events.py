@@ -76,24 +76,27 @@ class EventTracker:
         return ended
 
     def _begin(self, span: Span, grounding: Grounding) -> tuple[Event, ...]:
-        known = [past for past in self._past if self._is_same(span, past)]
-        if known:
-            known_end = max(past.end for past in known)
+        overlapping = [past for past in self._past if self._is_same(span, past)]
+        if overlapping:
+            overlapping_end = max(past.end for past in overlapping)
             if self._is_over(span, grounding):
                 # The same event with other ends: remember the union, so that an answer whose ends
                 # drift further is still recognized.
-                self._past = [past for past in self._past if past not in known]
+                self._past = [past for past in self._past if past not in overlapping]
                 self._past.append(
-                    Span(min(span.start, *(p.start for p in known)), max(span.end, known_end))
+                    Span(
+                        min(span.start, *(p.start for p in overlapping)),
+                        max(span.end, overlapping_end),
+                    )
                 )
                 return ()
-            if span.end - known_end <= self._gap:
+            if span.end - overlapping_end <= self._gap:
                 return ()
-            span = Span(max(span.start, known_end), span.end)
+            span = Span(max(span.start, overlapping_end), span.end)
         active = _ActiveEvent(next(self._ids), span, grounding)
         self._active = active
-        begun = (self._record(active, EventState.BEGUN),)
-        return begun + (self.end() if self._is_over(span, grounding) else ())
+        begin_event = (self._record(active, EventState.BEGUN),)
+        return begin_event + (self.end() if self._is_over(span, grounding) else ())
 
     def _continue(
         self, active: _ActiveEvent, span: Span, grounding: Grounding
@@ -110,11 +113,11 @@ class EventTracker:
     def _is_over(self, span: Span, grounding: Grounding) -> bool:
         return grounding.window[-1] - span.end > self._gap
 
-    def _refined(self, old: Span, new: Span, window: tuple[int, ...]) -> Span:
+    def _refined(self, previous: Span, current: Span, window: tuple[int, ...]) -> Span:
         # The new answer has not seen what precedes its window.
-        start = old.start if old.start < window[0] else new.start
+        start = previous.start if previous.start < window[0] else current.start
         start = max([start, *(past.end for past in self._past)])
-        return Span(start, max(start, new.end))
+        return Span(start, max(start, current.end))
 
     def _record(self, active: _ActiveEvent, state: EventState) -> Event:
         grounding = active.grounding

@@ -259,9 +259,13 @@ class StreamingPacker(nn.Module):
     ) -> torch.Tensor:
         """Run the slow packer on G temporal regions of t frames each -> slow tokens [G, n, D]."""
         slow, length = self.packer.slow, self.packer.temporal_region
-        timed = [one for group in groups for one in group]
+        timed = [timed_frame for group in groups for timed_frame in group]
         # The middle is one frame or the mean of two; linear functions of it are averaged after.
-        middles = [one for group in groups for one in group[(length - 1) // 2 : length // 2 + 1]]
+        middles = [
+            timed_frame
+            for group in groups
+            for timed_frame in group[(length - 1) // 2 : length // 2 + 1]
+        ]
         attended = results.select(middles, ATTENDED)
         frames, times = self._split(middles)
         query, points = (
@@ -389,14 +393,16 @@ def _update(
 ) -> tuple[_KeyedTensors[Key], int]:
     """The rows of exactly these keys, from ``last`` or computed; and how many were computed."""
     unique = list(dict.fromkeys(keys))
-    known = last.rows if last else {}
-    missing = [key for key in unique if key not in known]
+    available = last.rows if last else {}
+    missing = [key for key in unique if key not in available]
     if last is None or len(missing) == len(unique):
         return _KeyedTensors(_enumerated(unique), compute(missing)), len(missing)
     tensors = last.tensors
     if missing:
         tensors = tuple(torch.cat(parts) for parts in zip(tensors, compute(missing)))
-    joined = _KeyedTensors(known | {key: len(known) + i for i, key in enumerate(missing)}, tensors)
+    joined = _KeyedTensors(
+        available | {key: len(available) + i for i, key in enumerate(missing)}, tensors
+    )
     tensors = tuple(joined.select(unique, i) for i in range(len(tensors)))
     return _KeyedTensors(_enumerated(unique), tensors), len(missing)
 

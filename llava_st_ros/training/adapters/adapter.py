@@ -93,23 +93,27 @@ class Adapter:
                 _OTHER_BASE,
             )
         for name, value in self.replacements.items():
-            new, old = tuple(value.shape), shapes.get(name, tuple(value.shape))
-            if name == EMBEDDINGS and new[1:] == old[1:] and new[0] < old[0]:
+            shape, base_shape = tuple(value.shape), shapes.get(name, tuple(value.shape))
+            if name == EMBEDDINGS and shape[1:] == base_shape[1:] and shape[0] < base_shape[0]:
                 raise CheckpointError(
-                    f"{self.folder} has {new[0]} text tokens, the stage before it {old[0]}"
+                    f"{self.folder} has {shape[0]} text tokens, the stage before it {base_shape[0]}"
                     "; a later stage never removes tokens",
                     "name the adapters in the order of training",
                 )
-            grows = name in (EMBEDDINGS, LM_HEAD) and new[1:] == old[1:] and new[0] > old[0]
-            if new != old and not grows:
-                raise self._wrong_shape(name, new, old)
-            merged[name] = new
+            grows = (
+                name in (EMBEDDINGS, LM_HEAD)
+                and shape[1:] == base_shape[1:]
+                and shape[0] > base_shape[0]
+            )
+            if shape != base_shape and not grows:
+                raise self._shape_error(name, shape, base_shape)
+            merged[name] = shape
         is_head_frozen = LM_HEAD in merged and LM_HEAD not in self.replacements
         if EMBEDDINGS in self.replacements and is_head_frozen:
             merged[LM_HEAD] = (merged[EMBEDDINGS][0], *merged[LM_HEAD][1:])
         for name, update in self.updates.items():
             if update.shape != merged[name]:
-                raise self._wrong_shape(f"the update of {name}", update.shape, merged[name])
+                raise self._shape_error(f"the update of {name}", update.shape, merged[name])
         return merged
 
     def check_complete(self, modules: Iterable[str]) -> None:
@@ -147,11 +151,11 @@ class Adapter:
             weight = self.updates[name].apply_to(weight)
         return weight
 
-    def _wrong_shape(
-        self, what: str, shape: tuple[int, ...], expected: tuple[int, ...]
+    def _shape_error(
+        self, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
     ) -> CheckpointError:
         return CheckpointError(
-            f"{self.folder}: {what} has shape {list(shape)}; expected {list(expected)}", _OTHER_BASE
+            f"{self.folder}: {name} has shape {list(shape)}; expected {list(expected)}", _OTHER_BASE
         )
 
 

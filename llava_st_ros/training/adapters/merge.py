@@ -206,10 +206,10 @@ def _last_with(folders: Sequence[Path], *names: str) -> Path | None:
 
 
 def _check_space(merged: MergedTensors, part: Path) -> None:
-    needed, free = sum(map(merged.num_bytes, merged.shapes)), shutil.disk_usage(part).free
-    if needed > free:
+    required, free = sum(map(merged.num_bytes, merged.shapes)), shutil.disk_usage(part).free
+    if required > free:
         raise CheckpointError(
-            f"the disk has {free / 1e9:.1f} GB free; the weights need {needed / 1e9:.1f} GB",
+            f"the disk has {free / 1e9:.1f} GB free; the weights need {required / 1e9:.1f} GB",
             "free disk space or choose another disk",
         )
 
@@ -223,13 +223,13 @@ def _write_weights(
         files = [
             f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
         ]
-    done = 0
+    num_written = 0
     for file, names in zip(files, shards):
         tensors = {}
         for name in names:
             tensors[name] = merged.compute(name)
-            done += 1
-            on_tensor(done, len(merged.shapes))
+            num_written += 1
+            on_tensor(num_written, len(merged.shapes))
         save_file(tensors, part / file, metadata={"format": "pt"})
     if len(shards) > 1:
         index = {

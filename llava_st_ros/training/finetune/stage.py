@@ -118,10 +118,10 @@ def make_batches(
         "min_bad_records": settings.min_bad_records,
         "log": log,
     }
-    records, bad = read_records(settings.mix, data, bad_limits)
+    records, bad_records = read_records(settings.mix, data, bad_limits)
     return RecordBatches(
         RecordSampler(records, [file.weight for file in settings.mix], settings.seed),
-        bad,
+        bad_records,
         PromptBuilder(loaded.tokenizer, loaded.config),
         loaded.config,
         size=settings.records_per_process * shard.world_size,

@@ -173,12 +173,12 @@ class _Loop:
         steps = range(first * config.accumulate, config.steps * config.accumulate)
         batches = prefetch(self.make_batch, steps, config.workers, self.accelerator.device)
         log = self.folder / "log.jsonl"
-        shown = self.accelerator.is_main_process
+        is_main = self.accelerator.is_main_process
         try:
             with (
                 contextlib.closing(batches),
                 Interrupts() as self.interrupts,
-                Progress(self.name, config.steps, first, log, shown) as progress,
+                Progress(self.name, config.steps, first, log, is_main) as progress,
             ):
                 self._train(batches, progress)
         finally:
@@ -200,8 +200,8 @@ class _Loop:
             self.means.update(result.metrics)
             samples += result.samples
             minutes_per_step = (time.monotonic() - loop_started) / 60 / (self.done - first)
-            left = (config.steps - self.done) * minutes_per_step
-            progress.advance(min(left, config.minutes - self.minutes))
+            minutes_left = (config.steps - self.done) * minutes_per_step
+            progress.advance(min(minutes_left, config.minutes - self.minutes))
             if self.done % config.log_every == 0 or self._is_over():
                 record = {"step": self.done, "minutes": round(self.minutes, 2), **self.means.values}
                 speed = samples / (time.monotonic() - line_started)

@@ -39,19 +39,19 @@ class Progress:
         steps: Its number of steps.
         first: The number of steps already taken.
         log: The JSON lines file.
-        shown: Whether to show the bar and write the log.
+        enabled: Whether to show the bar and write the log.
     """
 
-    def __init__(self, name: str, steps: int, first: int, log: Path, shown: bool) -> None:
-        self.name, self.steps, self.log, self.shown = name, steps, log, shown
+    def __init__(self, name: str, steps: int, first: int, log: Path, enabled: bool) -> None:
+        self.name, self.steps, self.log, self.enabled = name, steps, log, enabled
         self.minutes_left = math.inf
-        if shown:
+        if enabled:
             truncate_log(log, name, first)
         self.bar = tqdm(
             total=steps,
             initial=first,
             desc=name,
-            disable=not shown,
+            disable=not enabled,
             bar_format="{desc}: {percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt}{postfix}",
         )
 
@@ -68,7 +68,7 @@ class Progress:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a line to the log and show its values next to the bar."""
-        if not self.shown:
+        if not self.enabled:
             return
         with self.log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"stage": self.name, **record}) + "\n")
@@ -82,12 +82,12 @@ def truncate_log(log: Path, stage: str, step: int) -> None:
     """Remove the lines of ``stage`` after ``step`` from a log, and all incomplete lines."""
     if not log.exists():
         return
-    kept = []
+    lines = []
     for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             record = json.loads(line)
         except ValueError:
             continue  # truncated when the process was killed
         if line.endswith("\n") and (record["stage"] != stage or record["step"] <= step):
-            kept.append(line)
-    write_text(log, "".join(kept))
+            lines.append(line)
+    write_text(log, "".join(lines))

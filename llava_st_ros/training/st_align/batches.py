@@ -32,7 +32,7 @@ class RecordBatches:
 
     Args:
         sampler: The order of the records.
-        bad: Where bad records are reported.
+        bad_records: Where bad records are reported.
         builder: Tokenizes conversations.
         config: The model's geometry: frames per window, image size, context length.
         size: Records per batch, over all processes.
@@ -43,7 +43,7 @@ class RecordBatches:
     def __init__(
         self,
         sampler: RecordSampler,
-        bad: BadRecordLog,
+        bad_records: BadRecordLog,
         builder: PromptBuilder,
         config: ModelConfig,
         *,
@@ -51,7 +51,7 @@ class RecordBatches:
         max_tokens: int | None = None,
         shard: Shard = FULL_SHARD,
     ) -> None:
-        self.sampler, self.bad, self.size, self.shard = sampler, bad, size, shard
+        self.sampler, self.bad_records, self.size, self.shard = sampler, bad_records, size, shard
         self._builder, self._config = builder, config
         self._max_tokens = max_tokens or config.language.max_position_embeddings
 
@@ -63,16 +63,16 @@ class RecordBatches:
     def _item(self, position: int) -> tuple[LabeledPrompt, SampledFrames, str]:
         for skip in range(self.sampler.epoch_length):
             record = self.sampler.record_at(position, skip)
-            if record.source in self.bad:
+            if record.source in self.bad_records:
                 continue
             try:
                 conversation = self.encode(record)
                 frames = read_frames(record, self._config.num_frames, self._config.image_size)
             except (DataError, FrameError, QueryError) as error:
-                self.bad.add(record.source, error)
+                self.bad_records.add(record.source, error)
                 continue
             return conversation, frames, record.source
-        raise self.bad.as_error("no good record in the epoch")
+        raise self.bad_records.as_error("no good record in the epoch")
 
     def encode(self, record: Record) -> LabeledPrompt:
         """Tokenize a record; every turn sees the turns before it, as in the published training.

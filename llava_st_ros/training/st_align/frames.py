@@ -65,10 +65,10 @@ def _sample(source: Source, record: Record, num_frames: int, size: int) -> Sampl
     for _ in range(2):
         first, last = split or (0, max(0, length - 1))
         indices = frame_indices(first, last, num_frames)
-        wanted, kept, count = set(indices), {}, 0
+        selected, images_by_index, count = set(indices), {}, 0
         for frame in source:
-            if count in wanted:
-                kept[count] = resize(frame.image, size, size)
+            if count in selected:
+                images_by_index[count] = resize(frame.image, size, size)
             count += 1
             if split and count > last:
                 break
@@ -85,8 +85,8 @@ def _sample(source: Source, record: Record, num_frames: int, size: int) -> Sampl
         if split or count == length:
             break
         length = count
-    order = sorted(kept)
-    images = np.stack([kept[index] for index in order])
+    order = sorted(images_by_index)
+    images = np.stack([images_by_index[index] for index in order])
     return SampledFrames(images, np.searchsorted(order, indices))
 
 

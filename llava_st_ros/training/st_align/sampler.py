@@ -50,24 +50,24 @@ def read_records(
         DataError: A file cannot be read or has no good record, or too many records are bad.
     """
     contents = [read_values(folder / file.json) for file in files]
-    bad = BadRecordLog(sum(map(len, contents)), **bad_limits)
+    bad_records = BadRecordLog(sum(map(len, contents)), **bad_limits)
     records = []
     for file, values in zip(files, contents):
-        good = []
+        good_records = []
         for index, value in enumerate(values):
             source = f"{file.json}:{index}"
             try:
                 record = parse(value, source)
             except DataError as error:
-                bad.add(source, error)
+                bad_records.add(source, error)
                 continue
-            good.append(replace(record, media=str(folder / file.media / record.media)))
-        if not good:
-            if bad.errors:
-                raise bad.as_error(f"no good record in {file.json}")
+            good_records.append(replace(record, media=str(folder / file.media / record.media)))
+        if not good_records:
+            if bad_records.errors:
+                raise bad_records.as_error(f"no good record in {file.json}")
             raise DataError(f"no record in {file.json}")
-        records.append(good)
-    return records, bad
+        records.append(good_records)
+    return records, bad_records
 
 
 class RecordSampler:
@@ -109,10 +109,10 @@ class RecordSampler:
         cached, order = self._epoch
         if cached != epoch:
             rng = np.random.default_rng([self._seed, epoch])
-            drawn = [
+            epoch_parts = [
                 np.concatenate([np.tile(indices, copies), rng.permutation(indices)[:extra]])
                 for indices, copies, extra in self._parts
             ]
-            order = rng.permutation(np.concatenate(drawn))
+            order = rng.permutation(np.concatenate(epoch_parts))
             self._epoch = (epoch, order)
         return order

@@ -255,15 +255,15 @@ def edge_loss(model: LlavaST, states: Tensor, boxes: Tensor) -> tuple[Tensor, Te
     for edge, table in enumerate((width, height, width, height)):
         log_probability = (states[:, edge] @ table.T).float().log_softmax(-1)
         low, high, upper = two_hot(boxes[:, edge], len(table))
-        chosen = (1 - upper) * log_probability.gather(1, low[:, None])[:, 0]
-        chosen = chosen + upper * log_probability.gather(1, high[:, None])[:, 0]
-        box_losses = box_losses - chosen / 4
+        log_likelihood = (1 - upper) * log_probability.gather(1, low[:, None])[:, 0]
+        log_likelihood = log_likelihood + upper * log_probability.gather(1, high[:, None])[:, 0]
+        box_losses = box_losses - log_likelihood / 4
         estimate.append(log_probability.argmax(-1).float() / (len(table) - 1))
     return box_losses, _iou(torch.stack(estimate, -1), boxes)
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    both = (high - low).clamp(min=0).prod(-1)
+    intersection = (high - low).clamp(min=0).prod(-1)
     area = [(x[:, 2:] - x[:, :2]).clamp(min=0).prod(-1) for x in (a, b)]
-    return both / (area[0] + area[1] - both).clamp(min=1e-9)
+    return intersection / (area[0] + area[1] - intersection).clamp(min=1e-9)

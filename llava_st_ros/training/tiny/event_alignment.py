@@ -79,11 +79,11 @@ def moving_objects(clip: SimulatedClip) -> np.ndarray:
     centers = (clip.boxes[..., :2] + clip.boxes[..., 2:]) / 2
     steps = np.diff(centers, axis=0)  # NaN to or from a frame in which the object is hidden
     lengths = np.linalg.norm(steps, axis=-1)
-    least = np.argmin(np.where(np.isnan(lengths), np.inf, lengths), axis=1)
-    steps -= steps[np.arange(len(steps)), least][:, None]
+    reference = np.argmin(np.where(np.isnan(lengths), np.inf, lengths), axis=1)
+    steps -= steps[np.arange(len(steps)), reference][:, None]
     moved = np.linalg.norm(steps, axis=-1) > MOTION_THRESHOLD
-    still = np.zeros_like(moved[:1])
-    return np.concatenate([moved, still]) | np.concatenate([still, moved])
+    no_motion = np.zeros_like(moved[:1])
+    return np.concatenate([moved, no_motion]) | np.concatenate([no_motion, moved])
 
 
 def object_cells(clip: SimulatedClip, side: int) -> np.ndarray:

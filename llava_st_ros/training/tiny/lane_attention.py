@@ -79,8 +79,8 @@ def lane_attention(
 
 def lane_sizes(attention_mask: Tensor, rows: int) -> tuple[int, int, int]:
     """Return P, K and T of ``rows`` conversations with a mask [B * K, 1, T, P + T]."""
-    tokens, seen = attention_mask.shape[-2:]
-    return seen - tokens, len(attention_mask) // rows, tokens
+    tokens, keys = attention_mask.shape[-2:]
+    return keys - tokens, len(attention_mask) // rows, tokens
 
 
 AttentionInterface.register(NAME, lane_attention)

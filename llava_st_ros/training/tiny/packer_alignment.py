@@ -138,15 +138,15 @@ class PackerBatches:
     def __call__(self, step: int) -> PackerBatch:
         """Return this process's shard of the step's batch."""
         items = self.shard.items(self.size)
-        drawn = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
-        clips = [self.store[i] for i in drawn]
-        features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in drawn])
+        clip_indices = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
+        clips = [self.store[i] for i in clip_indices]
+        features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in clip_indices])
         config = self.config
         return PackerBatch(
             torch.from_numpy(features),
             stream_targets(clips, config.fast_side, 1),
             stream_targets(clips, config.slow_side, config.packer.temporal_region),
-            tuple(self.store.source(i) for i in drawn),
+            tuple(self.store.source(i) for i in clip_indices),
         )
 
 

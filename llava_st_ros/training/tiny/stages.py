@@ -231,11 +231,11 @@ def weighted_order(
         mix: The weight of each name; samples of weight 0 are dropped.
         rng: The source of the order.
     """
-    kept = [(name, sample) for name, sample in samples if mix.get(name, 0) > 0]
-    counts = Counter(name for name, _ in kept)
+    weighted = [(name, sample) for name, sample in samples if mix.get(name, 0) > 0]
+    counts = Counter(name for name, _ in weighted)
     # Exponential clocks: the first to ring is sample i with probability weight_i / sum.
-    rings = [rng.exponential() * counts[name] / mix[name] for name, _ in kept]
-    return [kept[i][1] for i in np.argsort(rings)]
+    times = [rng.exponential() * counts[name] / mix[name] for name, _ in weighted]
+    return [weighted[i][1] for i in np.argsort(times)]
 
 
 class ConversationStep(nn.Module):

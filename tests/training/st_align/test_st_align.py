@@ -284,8 +284,8 @@ def test_a_record_with_unreadable_media_is_replaced_by_the_next_good_one(tmp_pat
     for old, new in zip((s for b in before for s in b), (s for b in replaced for s in b)):
         assert new == old or old in ("videos.json:1", "pictures.json:2")
         assert new not in ("videos.json:1", "pictures.json:2")
-    assert "no file" in after.bad.errors["videos.json:1"]
-    assert "pictures/p2.png" in after.bad.errors["pictures.json:2"]
+    assert "no file" in after.bad_records.errors["videos.json:1"]
+    assert "pictures/p2.png" in after.bad_records.errors["pictures.json:2"]
     # The same if batches are made in another order, or by two processes.
     assert [batches(folder)(n).sources for n in (2, 1, 0)][::-1] == replaced
     halves = [batches(folder, Shard(p, 2))(1).sources for p in range(2)]
@@ -298,7 +298,7 @@ def test_a_record_that_is_too_long_is_bad_and_none_left_ends_the_run(tmp_path: P
     some = batches(folder, max_tokens=450)
     sources = [s for n in range(3) for s in some(n).sources]
     assert {s.split(":")[0] for s in sources} == {"pictures.json"}
-    assert all("tokens; expected at most 450" in e for e in some.bad.errors.values())
+    assert all("tokens; expected at most 450" in e for e in some.bad_records.errors.values())
     with pytest.raises(DataError, match=r"no good record in the epoch: 6 of 6 are bad"):
         batches(folder, max_tokens=10)(0)
 
@@ -308,7 +308,7 @@ def test_too_many_unreadable_videos_end_the_run(tmp_path: Path) -> None:
     for index in range(3):
         (folder / f"videos/v{index}.mp4").write_bytes(b"\0" * 100)
     some = batches(folder)
-    some.bad.limit = 2
+    some.bad_records.limit = 2
     with pytest.raises(
         DataError, match=r"more than 2 bad records: 3 of 6 .*OpenCV cannot open .* as a video"
     ):
