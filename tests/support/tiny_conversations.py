@@ -46,7 +46,7 @@ class Tiny:
         states = decode(model, batch, self.features, Modality.VIDEO).last_hidden_state
         terms = answer_terms(model, batch, states, decision_weight)
         means = {f"video_{name}": (t.numerator / t.denominator).item() for name, t in terms.items()}
-        return terms["answer"].numerator / terms["answer"].denominator, means
+        return terms["answer_loss"].numerator / terms["answer_loss"].denominator, means
 
 
 def video_samples() -> list[Sample]:

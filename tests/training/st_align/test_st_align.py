@@ -209,11 +209,15 @@ def test_bad_records_are_listed_and_skipped(tmp_path: Path, capsys: Any) -> None
 def test_too_many_bad_records_end_the_run(tmp_path: Path) -> None:
     good, wrong = image_record("p0"), {**image_record("p0"), "variables": {}}
     (tmp_path / "a.json").write_text(json.dumps([good] * 296 + [wrong] * 4))
-    read_records([RecordFile("a.json")], tmp_path, {"share": 0.0134, "least": 1})  # 4 of 300
+    read_records(
+        [RecordFile("a.json")], tmp_path, {"max_bad_share": 0.0134, "min_bad_records": 1}
+    )  # 4 of 300
     with pytest.raises(
         DataError, match=r"more than 3 bad records: 4 of 300 .*first: a\.json:296: "
     ):
-        read_records([RecordFile("a.json")], tmp_path, {"share": 0.01, "least": 3})
+        read_records(
+            [RecordFile("a.json")], tmp_path, {"max_bad_share": 0.01, "min_bad_records": 3}
+        )
     (tmp_path / "b.json").write_text(json.dumps([wrong]))
     with pytest.raises(DataError, match=r"no good record in b\.json: 1 of 1 are bad"):
         read_records([RecordFile("b.json")], tmp_path, {})

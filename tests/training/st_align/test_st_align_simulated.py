@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_fifteen_subsets_exist_and_every_record_is_good(folder: Path) -> None:
     assert len(SUBSETS) == len(set(SUBSETS)) == 15
     files = [RecordFile(f"{subset}.json") for subset in SUBSETS]
-    records, bad = read_records(files, folder, {"least": 0})
+    records, bad = read_records(files, folder, {"min_bad_records": 0})
     assert not bad.errors and all(records)
     for record in (r for subset in records for r in subset):
         assert len(read_frames(record, 10, 32).indices) == (
