@@ -142,7 +142,7 @@ def test_stop_is_final(worker: Worker, grounder: FakeGrounder) -> None:
     worker.resume()
     assert "the node is inactive" in str(Caller(worker).join_outcome())
     grounder.proceed.set()
-    wait_until(lambda: not worker.alive)
+    wait_until(lambda: not worker.is_alive)
     assert isinstance(running.join_outcome(), BackendError)
 
 
