@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -330,13 +331,15 @@ def embed(
     """Return embeddings [B, L, D], as LlavaST.embed_prompt does for a single prompt."""
     projected = model.project(features)
     if modality is Modality.IMAGE:
-        visual = model.image_tokens(projected)
+        parts = [model.image_tokens(projected)]
     else:
-        visual = torch.cat(model.pack(projected, range(features.shape[1])), dim=-2)
+        parts = list(model.pack(projected, range(features.shape[1])))
+    part_at = dict(zip(accumulate((part.shape[-2] for part in parts), initial=0), parts))
     embeddings = model.embed_tokens(conversations.ids)
-    visual = visual.to(embeddings)
     for position, row, length in _prefix_blocks(model, conversations, modality):
-        written = visual[:, row : row + length]
+        # Only what is written enters the graph: the packer of an unwritten stream must get no
+        # gradient, as zero gradients would still be subject to weight decay.
+        written = part_at[row].to(embeddings)
         embeddings = torch.cat(
             [embeddings[:, :position], written, embeddings[:, position + length :]], dim=1
         )

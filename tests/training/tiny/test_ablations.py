@@ -163,6 +163,16 @@ def test_training_batches_embed_like_embed_prompt(name: str) -> None:
     torch.testing.assert_close(ours, model.embed_prompt(batch.ids[0], visual, turn.inputs))
 
 
+def test_an_unwritten_stream_is_not_in_the_graph() -> None:
+    """Its packer gets no gradient, not a zero one, which would be subject to weight decay."""
+    for name, is_trained in (("paper", True), ("released", False)):
+        model = network(VARIANTS[name])
+        batch = collate([TINY.encode(video_samples()[:1])])
+        embed(model, batch, TINY.features, Modality.VIDEO).sum().backward()
+        packer = model.model.vision_resampler.token_packer_fast
+        assert all((p.grad is not None) == is_trained for p in packer.parameters())
+
+
 def test_auxiliary_losses_do_not_refer_to_an_unused_stream() -> None:
     config, original = TINY.config, clip_batch()
     fast = config.num_fast_tokens
