@@ -293,10 +293,10 @@ class GraphBackend:
         }
         for name, (inputs, outputs) in expected.items():
             session = self.sessions[name]
-            odd = sorted(set(session.inputs) ^ inputs | set(session.outputs) ^ outputs)
-            if odd:
+            unmatched = sorted(set(session.inputs) ^ inputs | set(session.outputs) ^ outputs)
+            if unmatched:
                 raise EngineError(
                     f"{self._engine.graph(name)} has other inputs or outputs than this version "
-                    f"({', '.join(odd[:3])})",
+                    f"({', '.join(unmatched[:3])})",
                     "export the checkpoint again",
                 )

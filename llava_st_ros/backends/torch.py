@@ -48,7 +48,7 @@ class TorchBackend:
     Args:
         checkpoint: A loaded checkpoint, or a model and its geometry. The model is moved to
             ``device`` and ``dtype`` in place.
-        device: Any torch device.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: The precision.
     """
 

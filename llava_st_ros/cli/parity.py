@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from llava_st_ros.backends import BACKENDS, create_engine_backend
+from llava_st_ros.cli.extras import requires_extra
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
     ArrayComparison,
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Return 0 if every array and all ids agree, 1 if not."""
     case = ParityCase(args.case)
     results = []
-    with ExitStack() as stack:
+    extra = "torch" if args.backend == "torch" else "export"
+    with requires_extra(extra), ExitStack() as stack:
         backend: PixelBackend
         if args.backend == "torch":
             backend = load_case_backend(case, device=args.device or "cpu")
