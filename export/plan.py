@@ -1,4 +1,4 @@
-"""Estimate an engine's memory and its least run times on a board, before it is built.
+"""Estimate an engine's memory and a lower bound of its run time, before it is built.
 
 The graphs' own modules run on torch's meta device, which has shapes but no memory: their weights
 and operations are counted, so only a checkpoint's geometry is needed.

@@ -255,7 +255,7 @@ class GrounderConfig:
         no_match_threshold: A standing query is answered "no match" when P(no match) is at or above
             this; 1 for never. The default is below one half because most of a stream does not show
             what a query describes.
-        min_confidence: Groundings below this are reported but do not update tracks and events.
+        min_confidence: Groundings with a lower confidence are treated as "no match".
         association_iou: Minimum mean IoU over shared stamps for an answer to continue a track.
         track_timeout_seconds: A track that is absent from all answers for this long is dropped.
         event_gap_seconds: Two spans closer than this are one event.

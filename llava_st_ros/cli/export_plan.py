@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llava_st_ros.config import ModelConfig
     from llava_st_ros.export.plan import ResourcePlan
 
-HELP = "estimate a model's memory and least run times on each board"
+HELP = "estimate a model's memory and lower bounds of its run time on each board"
 PUBLISHED = "llava-st-qwen2-7b"
 GIB, MIB = 2**30, 2**20
 
@@ -110,7 +110,7 @@ def _lines(plan: ResourcePlan, report: dict[str, Any]) -> list[str]:
         f"  running   {plan.running / MIB:10.1f}",
         f"  building  {plan.building / MIB:10.1f}   (estimated peak)",
         "",
-        "least time by arithmetic and memory traffic (roofline), ms",
+        "lower bound of the run time (roofline: arithmetic and memory traffic), ms",
         " " * 16 + "".join(f"{cost.name:>16}" for cost in plan.costs),
     ]
     for name, board in report["boards"].items():

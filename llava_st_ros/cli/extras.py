@@ -16,5 +16,5 @@ def requires_extra(name: str) -> Iterator[None]:
     except ImportError as error:
         raise ConfigError(
             f"a package of llava_st_ros[{name}] cannot be imported: {error}",
-            f"pip install llava_st_ros[{name}]",
+            f"pip install '.[{name}]' in the source folder",
         ) from error

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="P",
-        help="drop tracks below this confidence",
+        help="treat answers below this confidence as no match",
     )
     parser.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from llava_st_ros.backends import BACKENDS, create_engine_backend
-from llava_st_ros.cli.extras import requires_extra
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
     ArrayComparison,
@@ -43,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Return 0 if every array and all ids agree, 1 if not."""
+    from llava_st_ros.cli.extras import requires_extra
+
     case = ParityCase(args.case)
     results = []
     extra = "torch" if args.backend == "torch" else "export"

@@ -18,7 +18,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _HUES = 12
 _STATES = {
     TrackState.GROUNDED: "",
-    TrackState.PROPAGATED: " (carried)",
+    TrackState.PROPAGATED: " (propagated)",
     TrackState.LOST: " (lost)",
 }
 _MARKS = {EventState.BEGUN: ">", EventState.ONGOING: "=", EventState.ENDED: "|"}

@@ -166,8 +166,8 @@ def question_from_query(query: Query, template: int = 0) -> Question:
     if task in _NEEDS_SPAN:
         if span is None:
             raise QueryError(
-                f"the {task.value} query has no span; "
-                "expected (start, end) as fractions of the window"
+                f"the {task.value} query has no span; expected "
+                f"{'its start' if task is Task.ELC else 'start and end'} as fractions of the window"
             )
         times = span[: 1 if task is Task.ELC else 2]
     if task not in _NEEDS_BOX:

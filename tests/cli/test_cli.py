@@ -208,4 +208,4 @@ sys.exit(main({arguments}))
     assert process.returncode == 2
     (line,) = process.stderr.strip().splitlines()
     assert line.startswith(f"llava-st: a package of llava_st_ros[{extra}] cannot be imported: ")
-    assert line.endswith(f"; pip install llava_st_ros[{extra}]")
+    assert line.endswith(f"; pip install '.[{extra}]' in the source folder")

@@ -43,7 +43,7 @@ def video(tmp_path: Path) -> Path:
 
 def test_every_example_says_how_to_run_it() -> None:
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert len(names) == 5
+    assert len(names) == 6
     for name in names:
         text = (EXAMPLES / name).read_text(encoding="utf-8")
         assert f"python examples/{name}" in text.split('"""')[1]

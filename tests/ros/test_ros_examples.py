@@ -1,4 +1,4 @@
-"""examples/subscribe_to_tracks.py with a running node."""
+"""The ROS examples with a running node: subscribe_to_tracks.py and add_query.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 from client import TIMEOUT, ClientNode, image_message
 from red_box_backend import red_box_image
 
+from llava_st_ros import srv
 from support.paths import ROOT
 
 pytestmark = pytest.mark.ros
@@ -55,3 +56,24 @@ def test_subscribe_to_tracks_prints_tracks_and_events(
     # Raster steps of 4 and 3 pixels.
     assert "track 0 GROUNDED on camera: [40,30 120,90] the red box\n" in lines
     assert any(line.startswith("event 0 ") and "the red box" in line for line in lines)
+
+
+def test_add_query_prints_the_id_or_why_the_query_is_rejected(
+    client: ClientNode, start_node: Callable[..., object]
+) -> None:
+    start_node()
+    command = [sys.executable, str(ROOT / "examples" / "add_query.py")]
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=TIMEOUT
+        )
+        return done.returncode, done.stdout.strip()
+
+    code, query_id = run("the red box is pushed")
+    assert code == 0 and query_id
+    code, reason = run("the red box", "--task", "WHO")
+    assert code == 1 and "'WHO'" in reason
+    request = srv.ListQueries.Request()
+    (query,) = client.call(srv.ListQueries, "grounding/list_queries", request).queries
+    assert (query.id, query.text) == (query_id, "the red box is pushed")
