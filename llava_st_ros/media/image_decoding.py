@@ -99,5 +99,5 @@ def decode_compressed(data: bytes | bytearray | np.ndarray, format: str = "") ->
         problem = "" if image is not None else f"{len(raw)} bytes are not a readable image"
     if image is None:
         named = f" (format {format!r})" if format else ""
-        raise FrameError(f"{problem}{named}")
+        raise FrameError(f"{problem}{named}; expected a complete JPEG or PNG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

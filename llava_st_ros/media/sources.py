@@ -51,7 +51,7 @@ class VideoSource:
 
     def _open(self) -> cv2.VideoCapture:
         if not self.path.is_file():
-            raise DataError(f"no file at {self.path}")
+            raise DataError(f"no file at {self.path}; expected a video file")
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
             raise DataError(
@@ -122,7 +122,7 @@ class ImageSource:
         self.length: int | None = 1
         self.dropped, self.problem = 0, ""
         if not self.path.is_file():
-            raise DataError(f"no file at {self.path}")
+            raise DataError(f"no file at {self.path}; expected an image file")
 
     def __iter__(self) -> Iterator[Frame]:
         try:

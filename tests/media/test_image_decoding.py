@@ -86,6 +86,11 @@ def test_truncated_image_is_rejected(suffix: str, kept: float) -> None:
         decode_compressed(data[: int(len(data) * kept)], "x")
 
 
+def test_error_of_an_unreadable_image_names_the_expected_formats() -> None:
+    with pytest.raises(FrameError, match=r"not a readable image.*expected a complete JPEG or PNG"):
+        decode_compressed(b"this is not an image")
+
+
 def test_bytes_after_the_end_of_a_jpeg_are_ignored() -> None:
     data = cv2.imencode(".jpg", cv2.resize(RGB, (64, 48)))[1].tobytes()
     np.testing.assert_array_equal(decode_compressed(data + bytes(64)), decode_compressed(data))

@@ -164,3 +164,10 @@ def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="fps"):
         ImageFolderSource(tmp_path, fps=0)
+
+
+def test_folder_in_place_of_a_file_is_rejected_with_the_expected_kind(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a video file"):
+        VideoSource(tmp_path)
+    with pytest.raises(DataError, match="expected an image file"):
+        ImageSource(tmp_path)
