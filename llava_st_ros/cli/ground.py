@@ -164,7 +164,7 @@ def _prepare_outputs(args: argparse.Namespace) -> None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DataError(f"{folder} cannot be created: {error.strerror}") from error
+                raise DataError(f"folder {folder} cannot be created: {error.strerror}") from error
 
 
 def _write(args: argparse.Namespace, source: Source, result: ReplayResult) -> None:
