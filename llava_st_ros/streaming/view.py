@@ -34,11 +34,8 @@ class CameraView:
     def window(self, modality: Modality) -> Window | None:
         """Return the window of F frames, or of the newest frame for an image; None if empty."""
         if modality not in self._windows:
-            encode_frames = {
-                Modality.IMAGE: self._encode_newest,
-                Modality.VIDEO: self._encode_window,
-            }
-            window = encode_frames[modality]()
+            on_image = modality is Modality.IMAGE
+            window = self._encode_newest() if on_image else self._encode_window()
             if window is None:
                 return None
             self._windows[modality] = window
@@ -72,10 +69,6 @@ class VisualPrefix:
 
     The visual block precedes the question, so prompts about the same window share this prefix, and
     with causal attention its cache.
-
-    Args:
-        backend: The model.
-        tokens: The backend's visual tokens.
 
     Attributes:
         backend: The model.

@@ -61,35 +61,31 @@ OBJECT_VOCABULARY = ObjectVocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
 
 
 @dataclass(frozen=True)
-class DenseStage:
-    """The settings of dense alignment.
+class _AlignmentStage:
+    """The settings of a stage that aligns visual tokens.
 
     Attributes:
         kind: Its kind in the YAML.
-        batch: Frames in a batch, over all processes.
+        batch: Examples in a batch, over all processes.
         clips: Use only the first clips of the store; None: all.
     """
+
+    kind: ClassVar[str]
+
+    batch: int
+    clips: int | None = None
+
+
+class DenseStage(_AlignmentStage):
+    """The settings of dense alignment; its examples are frames."""
 
     kind: ClassVar[str] = "dense_alignment"
 
-    batch: int
-    clips: int | None = None
 
-
-@dataclass(frozen=True)
-class PackerStage:
-    """The settings of packer alignment.
-
-    Attributes:
-        kind: Its kind in the YAML.
-        batch: Clips in a batch, over all processes.
-        clips: Use only the first clips of the store; None: all.
-    """
+class PackerStage(_AlignmentStage):
+    """The settings of packer alignment; its examples are clips."""
 
     kind: ClassVar[str] = "packer_alignment"
-
-    batch: int
-    clips: int | None = None
 
 
 Stage = DenseStage | PackerStage | ConversationStage
