@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         result = replay(grounder, source, queries, window_seconds=args.window, on_frame=bar.update)
     if source.dropped:
         print(f"{source.dropped} frames dropped; last error: {source.problem}", file=sys.stderr)
+    for note in source.notes:
+        print(note, file=sys.stderr)
     _write(args, source, result)
     if args.json:
         print(json.dumps(replay_json(folder, source, queries, result), indent=1))

@@ -25,6 +25,7 @@ def replay_json(
         "source": source.name,
         "frames": len(result.stamps),
         "dropped": source.dropped,
+        "notes": list(source.notes),
         "start": result.stamps[0],
         "end": result.stamps[-1],
         "queries": [{"id": q.id, "text": q.text, "task": q.task.value} for q in queries],

@@ -28,12 +28,15 @@ class Source(Protocol):
         length: Expected number of frames, None if unknown.
         dropped: Number of frames dropped so far in the current iteration.
         problem: Error of the last dropped frame.
+        notes: What is missing, reinterpreted or unusual in the footage, one line each; complete
+            after an iteration.
     """
 
     name: str
     length: int | None
     dropped: int
     problem: str
+    notes: list[str]
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -44,6 +47,7 @@ class VideoSource:
     def __init__(self, path: str | Path, camera: str = "camera") -> None:
         self.path, self.camera, self.name = Path(path), camera, str(path)
         self.dropped, self.problem = 0, ""
+        self.notes: list[str] = []
         capture = self._open()
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.length = count if count > 0 else None
@@ -86,6 +90,7 @@ class ImageFolderSource:
     def __init__(self, folder: str | Path, fps: float = 10.0, camera: str = "camera") -> None:
         self.folder, self.camera, self.name = Path(folder), camera, str(folder)
         self.dropped, self.problem = 0, ""
+        self.notes: list[str] = []
         if not self.folder.is_dir():
             raise DataError(f"no folder at {self.folder}")
         if not 0 < fps <= 1000:
@@ -121,6 +126,7 @@ class ImageSource:
         self.path, self.camera, self.name = Path(path), camera, str(path)
         self.length: int | None = 1
         self.dropped, self.problem = 0, ""
+        self.notes: list[str] = []
         if not self.path.is_file():
             raise DataError(f"no file at {self.path}; expected an image file")
 
@@ -141,6 +147,7 @@ class BagSource:
         self.name = f"{path} {self.topic.name}"
         self.length: int | None = self.topic.messages
         self.dropped, self.problem = 0, ""
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:
         self.dropped, frames = 0, 0
