@@ -17,9 +17,9 @@ from llava_st_ros.records import (
     Grounding,
     Query,
     Segment,
-    Task,
     Track,
 )
+from llava_st_ros.text.query_parser import parse_span, parse_task
 
 
 def stamp_from_msg(time: Time) -> int:
@@ -161,31 +161,6 @@ def query_from_msg(message: msg.Query, query_id: str, default_period: float) -> 
         span=parse_span(message.span),
         box=_box_from_msg(message),
     )
-
-
-def parse_task(name: str) -> Task:
-    """Return the task of a name in any case; STVG if it is empty. Raises QueryError."""
-    return Task.parse(name) if name.strip() else Task.STVG
-
-
-def parse_span(values: Sequence[float]) -> tuple[float, float] | None:
-    """Convert [] to None, [start] to (start, 1.0) and [start, end] to a pair.
-
-    Raises:
-        QueryError: There are more than two values.
-    """
-    if not len(values):
-        return None
-    if len(values) > 2:
-        raise QueryError(f"span has {len(values)} values; expected start, or start and end")
-    return float(values[0]), float(values[1]) if len(values) > 1 else 1.0
-
-
-def parse_box(values: Sequence[float]) -> Box:
-    """Convert [x1, y1, x2, y2] to a box. Raises QueryError for another number of values."""
-    if len(values) != 4:
-        raise QueryError(f"box has {len(values)} values; expected x1, y1, x2, y2")
-    return Box(*(float(value) for value in values))
 
 
 def _box_from_msg(message: msg.Query) -> Box | None:

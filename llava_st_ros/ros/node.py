@@ -22,9 +22,10 @@ from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.model_loading import LoadedModel, LoadModel, load_model
 from llava_st_ros.ros.parameters import declare_parameters, with_changes
 from llava_st_ros.ros.publishers import ResultPublishers
-from llava_st_ros.ros.queries import check_cameras, parse_queries
+from llava_st_ros.ros.queries import check_cameras
 from llava_st_ros.ros.services import Services
 from llava_st_ros.ros.worker import Worker
+from llava_st_ros.text.query_parser import parse_queries
 
 NODE_NAME = "grounding"
 

@@ -37,7 +37,7 @@ from llava_st_ros.ros.images import CvBridge, NumpyBridge, bridge_name, choose_b
 from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import NodeParameters
-from llava_st_ros.ros.queries import next_query_id, parse_queries
+from llava_st_ros.text.query_parser import next_query_id, parse_queries
 from support.paths import ROOT
 
 pytestmark = pytest.mark.ros

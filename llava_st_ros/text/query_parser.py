@@ -1,0 +1,122 @@
+"""Queries as people write them: plain words, JSON objects, and the values in them.
+
+One parser for the node's parameter ``queries`` and for ``llava-st ground``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from llava_st_ros.errors import QueryError
+from llava_st_ros.records import Box, Query, Task
+
+_KEYS = ("id", "text", "task", "cameras", "period", "expiry", "span", "box")
+
+
+def parse_queries(entries: Iterable[str], default_period: float) -> tuple[Query, ...]:
+    """Read the parameter ``queries``.
+
+    Args:
+        entries: Each either plain words (task STVG) or a JSON object. Blank ones are skipped.
+        default_period: Seconds, for an entry without a period.
+
+    Raises:
+        QueryError: An entry cannot be read, or two have the same id.
+    """
+    queries: list[Query] = []
+    for entry in filter(None, (entry.strip() for entry in entries)):
+        values = _parse_json(entry) if entry.startswith("{") else {"text": entry}
+        query_id = _value(values, "id", str, "") or next_query_id([q.id for q in queries])
+        if query_id in (query.id for query in queries):
+            raise QueryError(f"two queries have the id {query_id!r}", "give each its own id")
+        queries.append(_query(values, query_id, default_period))
+    return tuple(queries)
+
+
+def next_query_id(used_ids: Collection[str]) -> str:
+    """Return the first of q1, q2, ... that is not in ``used_ids``."""
+    number = 1
+    while f"q{number}" in used_ids:
+        number += 1
+    return f"q{number}"
+
+
+def parse_task(name: str) -> Task:
+    """Return the task of a name in any case; STVG if it is empty. Raises QueryError."""
+    return Task.parse(name) if name.strip() else Task.STVG
+
+
+def parse_span(values: Sequence[float]) -> tuple[float, float] | None:
+    """Convert [] to None, [start] to (start, 1.0) and [start, end] to a pair.
+
+    Raises:
+        QueryError: There are more than two values.
+    """
+    if not len(values):
+        return None
+    if len(values) > 2:
+        raise QueryError(f"span has {len(values)} values; expected start, or start and end")
+    return float(values[0]), float(values[1]) if len(values) > 1 else 1.0
+
+
+def parse_box(values: Sequence[float]) -> Box:
+    """Convert [x1, y1, x2, y2] to a box. Raises QueryError for another number of values."""
+    if len(values) != 4:
+        raise QueryError(f"box has {len(values)} values; expected x1, y1, x2, y2")
+    return Box(*(float(value) for value in values))
+
+
+def _parse_json(entry: str) -> dict[str, Any]:
+    try:
+        values = json.loads(entry)
+    except (ValueError, RecursionError) as error:
+        raise QueryError(
+            f"query {entry!r} is not valid JSON ({error}); expected plain words or a JSON object"
+        ) from error
+    if unknown := sorted(set(values) - set(_KEYS)):
+        raise QueryError(
+            f"query {entry!r} has unknown keys: {', '.join(unknown)}; "
+            f"expected keys of {', '.join(_KEYS)}"
+        )
+    return values
+
+
+def _query(values: dict[str, Any], query_id: str, default_period: float) -> Query:
+    box = _list(values, "box", (int, float))
+    expiry = _value(values, "expiry", (int, float), None)
+    return Query(
+        id=query_id,
+        text=_value(values, "text", str, ""),
+        task=parse_task(_value(values, "task", str, "")),
+        cameras=tuple(_list(values, "cameras", str)),
+        period=float(_value(values, "period", (int, float), default_period)),
+        expiry=None if expiry is None else float(expiry),
+        span=parse_span(_list(values, "span", (int, float))),
+        box=parse_box(box) if box else None,
+    )
+
+
+def _value(values: dict[str, Any], key: str, kind: Any, default: Any) -> Any:
+    value = values.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise QueryError(f"the query's {key} is {value!r}; expected a {_kind_name(kind)}")
+    return value
+
+
+def _list(values: dict[str, Any], key: str, kind: Any) -> list[Any]:
+    value = values.get(key)
+    items = [] if value is None else value
+    is_valid = isinstance(items, list) and all(
+        isinstance(item, kind) and not isinstance(item, bool) for item in items
+    )
+    if not is_valid:
+        raise QueryError(f"the query's {key} is {value!r}; expected a list of {_kind_name(kind)}s")
+    return items
+
+
+def _kind_name(kind: Any) -> str:
+    return "string" if kind is str else "number"
