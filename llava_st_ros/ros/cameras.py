@@ -77,8 +77,7 @@ class CameraSubscription:
         if self.silence < seconds:
             return
         count = self.publisher_count
-        self._throttle(
-            self._logger.warning,
+        self._throttle.warning(
             f"silence {self.topic}",
             f"waiting for images on {self.topic} ({count} publisher{'' if count == 1 else 's'})",
         )
@@ -92,8 +91,7 @@ class CameraSubscription:
             frame = self.intake.read(message)
         except FrameError as error:
             self.last_problem = str(error)
-            self._throttle(
-                self._logger.warning,
+            self._throttle.warning(
                 f"bad image {self.topic}",
                 f"dropped a frame of {self.topic} ({self.intake.counts.dropped} so far): {error}",
             )

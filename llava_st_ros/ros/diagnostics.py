@@ -27,23 +27,49 @@ class DurationSummary:
 
 
 class DurationMeter:
-    """Collects durations; ``add`` and ``drain`` may be called from different threads."""
+    """Summarizes durations; ``add`` and ``drain`` may be called from different threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values: list[float] = []
+        self._summary = DurationSummary()
 
     def add(self, seconds: float) -> None:
         with self._lock:
-            self._values.append(seconds)
+            old, count = self._summary, self._summary.count + 1
+            mean = old.mean + (seconds - old.mean) / count
+            self._summary = DurationSummary(count, mean, max(old.maximum, seconds))
 
     def drain(self) -> DurationSummary:
         """Return the summary since the last call, and start over."""
         with self._lock:
-            values, self._values = self._values, []
-        if not values:
-            return DurationSummary()
-        return DurationSummary(len(values), sum(values) / len(values), max(values))
+            summary, self._summary = self._summary, DurationSummary()
+        return summary
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason why a status is not OK.
+
+    Attributes:
+        level: DiagnosticStatus.WARN or ERROR.
+        text: What is wrong, in a few words.
+    """
+
+    level: bytes
+    text: str
+
+
+def combine(reasons: Iterable[Reason], ok: str) -> tuple[bytes, str]:
+    """Return the level and the message of a status: the worst level and every reason, worst first.
+
+    Args:
+        reasons: Why the status is not OK.
+        ok: The message if there is no reason.
+    """
+    ordered = sorted(reasons, key=lambda reason: reason.level, reverse=True)
+    if not ordered:
+        return DiagnosticStatus.OK, ok
+    return ordered[0].level, "; ".join(reason.text for reason in ordered)
 
 
 @dataclass(frozen=True)
@@ -88,13 +114,14 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
         health: The camera's state.
         silence_limit: Seconds without a message after which the camera counts as silent.
     """
-    level, message = DiagnosticStatus.OK, f"{health.rate:.1f} Hz"
+    reasons: list[Reason] = []
     if health.silence > silence_limit:
-        level = DiagnosticStatus.WARN
-        message = f"waiting for images on {health.topic} ({health.publishers} publishers)"
-    elif health.new_drops:
-        level = DiagnosticStatus.WARN
-        message = f"{health.new_drops} bad images: {health.last_problem}"
+        text = f"waiting for images on {health.topic} ({health.publishers} publishers)"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
+    if health.new_drops:
+        text = f"{health.new_drops} bad images: {health.last_problem}"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
+    level, message = combine(reasons, f"{health.rate:.1f} Hz")
     counts = health.counts
     return make_status(
         f"{node}: camera {health.name}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -14,11 +14,15 @@ from rclpy.node import Node
 from llava_st_ros.records import NANOSECONDS, Tick
 from llava_st_ros.ros import diagnostics
 from llava_st_ros.ros.cameras import CameraSubscription
+from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.intake import IntakeCounts
 from llava_st_ros.ros.worker import Worker
 
 PERIOD = 1.0  # seconds
 SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
+
+# Returns the reasons why the model's status is not OK; called once per publication.
+Reasons = Callable[[], Iterable[Reason]]
 
 
 class DiagnosticsPublisher:
@@ -44,6 +48,7 @@ class DiagnosticsPublisher:
         self._tick_time = diagnostics.DurationMeter()
         self._answers = self._tracks = self._failures = self._previous_failures = 0
         self._last_failure = ""
+        self._sources: list[Reasons] = [self._worker_reasons, self._failure_reasons]
         self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
         self._published_at = time.monotonic()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -73,6 +78,10 @@ class DiagnosticsPublisher:
         if now:  # 0: no simulated time has been received yet
             for grounding in tick.groundings:
                 self._latency.add((now - grounding.window[-1]) / NANOSECONDS)
+
+    def add_source(self, source: Reasons) -> None:
+        """Add a source of reasons why the model's status is not OK; the worst level counts."""
+        self._sources.append(source)
 
     def record_failure(self, error: Exception) -> None:
         """Count a tick that failed."""
@@ -105,16 +114,23 @@ class DiagnosticsPublisher:
         stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(diagnostics.make_array(stamp, statuses))
 
+    def _worker_reasons(self) -> Iterator[Reason]:
+        worker = self._get_worker()
+        if worker is not None and not worker.is_alive:
+            yield Reason(DiagnosticStatus.ERROR, "the worker thread has ended")
+
+    def _failure_reasons(self) -> Iterator[Reason]:
+        new, self._previous_failures = (
+            self._failures - self._previous_failures,
+            self._failures,
+        )
+        if new:
+            yield Reason(DiagnosticStatus.ERROR, f"{new} ticks failed: {self._last_failure}")
+
     def _model_status(self) -> DiagnosticStatus:
         worker, description = self._get_worker(), dict(self._describe())
-        level, message = DiagnosticStatus.OK, description.pop("state")
-        new_failures = self._failures - self._previous_failures
-        self._previous_failures = self._failures
-        if worker is not None and not worker.is_alive:
-            level, message = DiagnosticStatus.ERROR, "the worker thread has ended"
-        elif new_failures:
-            level = DiagnosticStatus.ERROR
-            message = f"{new_failures} ticks failed: {self._last_failure}"
+        reasons = [reason for source in self._sources for reason in source()]
+        level, message = diagnostics.combine(reasons, description.pop("state"))
         values = {
             **description,
             "standing queries": len(worker.grounder.queries) if worker else 0,

@@ -55,7 +55,7 @@ class GroundingNode(LifecycleNode):
         except ConfigError:
             self.destroy_node()
             raise
-        self._throttle = LogThrottle(self.parameters.log_period)
+        self._throttle = LogThrottle(self.get_logger(), self.parameters.log_period)
         self._worker: Worker | None = None
         self._result_publishers: ResultPublishers | None = None
         self._cameras: tuple[CameraSubscription, ...] = ()
@@ -200,7 +200,7 @@ class GroundingNode(LifecycleNode):
             return  # the process is shutting down; there is no logger to report to
         self._diagnostics.record_failure(error)
         line = str(error) if isinstance(error, LlavaStError) else repr(error)
-        self._throttle(self.get_logger().error, "failure", f"a tick failed: {line}")
+        self._throttle.error("failure", f"a tick failed: {line}")
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         self.get_logger().debug(trace)
 

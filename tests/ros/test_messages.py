@@ -35,7 +35,6 @@ from llava_st_ros.ros import conversions
 from llava_st_ros.ros.camera_sources import parse_cameras
 from llava_st_ros.ros.images import CvBridge, NumpyBridge, bridge_name, choose_bridge, to_rgb
 from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
-from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.text.query_parser import next_query_id, parse_queries
 from support.paths import ROOT
@@ -263,18 +262,6 @@ def test_new_image_size_is_accepted_after_consecutive_frames() -> None:
     assert intake.counts.resized == SIZE_CHANGE_FRAMES - 1
     with pytest.raises(FrameError, match="a frame of 396x297 in a stream of 50x50"):
         intake.read(image_message(image, stamp + 101))
-
-
-def test_log_throttle_counts_suppressed_lines() -> None:
-    now, lines = [0.0], []
-    throttle = LogThrottle(5.0, lambda: now[0])
-    for i in range(4):
-        throttle(lines.append, "a", f"a{i}")
-        throttle(lines.append, "b", f"b{i}")
-    assert lines == ["a0", "b0"]
-    now[0] = 5.0
-    throttle(lines.append, "a", "a4")
-    assert lines == ["a0", "b0", "a4 (3 more suppressed)"]
 
 
 def test_parameter_file_lists_every_parameter_with_its_default() -> None:
