@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+MAX_PART_CHARACTERS = 600  # of a problem or a remedy
+
 
 class LlavaStError(Exception):
     """Base class of the errors of this package.
 
-    The message is a single line, so that it is readable in a ROS log and on a terminal.
+    The message is a single line of printable characters, so that it is readable in a ROS log and on
+    a terminal. Values quoted in it can be of any size, so the middle of a long problem is left out.
 
     Args:
         problem: What is wrong with the user's value, and what was expected.
@@ -19,12 +22,25 @@ class LlavaStError(Exception):
     code = 2
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        self.problem, self.remedy = (" ".join(part.split()) for part in (problem, remedy))
+        self.problem, self.remedy = _line(problem), _line(remedy)
         super().__init__("; ".join(part for part in (self.problem, self.remedy) if part))
 
     def __reduce__(self) -> tuple[type[LlavaStError], tuple[str, str]]:
         """Pickle the two parts, so that an error is unchanged in another process."""
         return type(self), (self.problem, self.remedy)
+
+
+def _line(text: str) -> str:
+    """One line of printable characters, at most ``MAX_PART_CHARACTERS``."""
+    line = " ".join(text.split())
+    if not line.isprintable():
+        # Also lone surrogates, which cannot be written to a terminal.
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) > MAX_PART_CHARACTERS:
+        kept = MAX_PART_CHARACTERS // 2 - 10
+        left_out = len(line) - 2 * kept
+        line = f"{line[:kept]} ... ({left_out} characters) ... {line[-kept:]}"
+    return line
 
 
 class ConfigError(LlavaStError):
