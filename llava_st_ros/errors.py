@@ -69,3 +69,16 @@ class BackendError(LlavaStError):
 
 class EngineError(LlavaStError):
     """An engine directory that is incomplete or made for another machine or model."""
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that says why a library or the system failed, for the end of a message.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "/a"))
+    'No such file or directory'
+    >>> reason_of(MemoryError())
+    'MemoryError'
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.split("\n")
+    return next((line.strip() for line in lines if line.strip()), type(error).__name__)[:300]

@@ -43,7 +43,15 @@ ROS = (
 )
 TOOLS = ("benchmarks", "demo", "examples", "tests")
 TORCH = ("torch", "transformers")
-FOUNDATION = ("errors", "coordinates", "atomic_files", "records", "config", "checkpoint_config")
+FOUNDATION = (
+    "errors",
+    "coordinates",
+    "atomic_files",
+    "files",
+    "records",
+    "config",
+    "checkpoint_config",
+)
 
 # For each package or module below llava_st_ros the ones that it may import, besides itself. The
 # order is bottom up: a row names rows above it only, so that no cycle is possible.
@@ -51,14 +59,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "coordinates": (),
     "atomic_files": (),
+    "files": ("errors",),
     "fair_lock": (),
     "records": ("coordinates", "errors"),
     "config": ("coordinates", "errors"),
-    "checkpoint_config": ("config", "errors"),
-    "engine": ("atomic_files", "errors"),
-    "media": ("atomic_files", "errors", "records"),
+    "checkpoint_config": ("config", "errors", "files"),
+    "engine": ("atomic_files", "errors", "files"),
+    "media": ("atomic_files", "errors", "files", "records"),
     "text": FOUNDATION,
-    "simulation": ("atomic_files", "coordinates", "errors", "records", "text"),
+    "simulation": ("atomic_files", "coordinates", "errors", "files", "records", "text"),
     "model": (*FOUNDATION, "text"),
     "backends": (*FOUNDATION, "engine", "text", "model"),
     "streaming": (*FOUNDATION, "backends"),

@@ -1,0 +1,16 @@
+"""Bounds of what the loaders accept; docs/reliability.md lists them.
+
+They are far above every real file. They bound memory and time for a file that is damaged, hostile
+or not what its name says.
+"""
+
+from __future__ import annotations
+
+JSON_BYTES = 64 << 20  # config, index, manifest, tokenizer and result files
+RECORDS_BYTES = 8 << 30  # a file of training records
+YAML_BYTES = 4 << 20
+YAML_NODES = 500_000  # scalars and collections, each alias counted as a copy of what it repeats
+DEPTH = 64  # nested lists and objects
+NUMBER_DIGITS = 300  # digits of an integer: every accepted integer fits into a float
+ARCHIVE_BYTES = 4 << 30  # an .npz file when unpacked
+FILE_NAME_BYTES = 255  # NAME_MAX of Linux's file systems
