@@ -18,6 +18,7 @@ SCALARS = {"float32": 0, "float16": 1, "bfloat16": 2}  # the library's number of
 
 NAME = "libllava_st_kernels.so"
 _REBUILD = f"build the package again on this machine, or name another library in {VARIABLE}"
+_INSTALL = f"install what it names as missing, or {_REBUILD}"
 _ENQUEUED, _REJECTED = 0, 1
 _POINTER = ctypes.c_void_p
 _INT64S = ctypes.POINTER(ctypes.c_int64)
@@ -51,16 +52,21 @@ class KernelLibrary:
     dtype of SCALARS; strides are in elements.
 
     Raises:
-        EngineError: The file is not this version's library. The functions raise it when a CUDA call
-            fails.
+        EngineError: The file cannot be loaded or is not this version's library. The functions raise
+            it when a CUDA call fails.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             library = ctypes.CDLL(str(path.absolute()))
+        except OSError as error:
+            # The file itself may be missing or no library, or a library that it links to.
+            reason = str(error).removeprefix(f"{path.absolute()}: ")
+            raise EngineError(f"{path} cannot be loaded: {reason}", _INSTALL) from error
+        try:
             version = library.llava_st_abi_version()
-        except (OSError, AttributeError) as error:
+        except AttributeError as error:
             raise EngineError(f"{path} is not {NAME}: {error}", _REBUILD) from error
         if version != ABI_VERSION:
             raise EngineError(

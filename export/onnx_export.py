@@ -28,6 +28,7 @@ from llava_st_ros.export.graphs.vision import VisionGraph
 from llava_st_ros.model.llava_st import LlavaST
 
 TESTED_TORCH = "2.13"
+ANNOTATIONS = ("doc_string", "metadata_props")  # ONNX's fields that do not affect the results
 EXTERNAL_DATA_BYTES = 256 << 20  # weights from this size on are external; protobuf's limit is 2 GiB
 
 
@@ -184,6 +185,8 @@ def save_model(model: onnx_ir.Model, path: Path) -> None:
     """Write and check an ONNX file.
 
     Weights of EXTERNAL_DATA_BYTES or more in total are written to <name>.data next to it.
+    Annotations are not written: torch stores source paths of this machine in them, and equal
+    graphs must give equal files everywhere.
     """
     weights = [value.const_value for value in model.graph.initializers.values()]
     data = path.with_suffix(".data")
@@ -192,7 +195,20 @@ def save_model(model: onnx_ir.Model, path: Path) -> None:
     else:
         onnx_ir.save(onnx_ir.external_data.load_to_model(model), path)
         data.unlink(missing_ok=True)
+    file = onnx.load(path, load_external_data=False)
+    _clear_annotations(file)
+    onnx.save(file, path)
     onnx.checker.check_model(path)
+
+
+def _clear_annotations(message: Any) -> None:
+    """Clear the metadata and doc strings of a protobuf message and of all messages in it."""
+    for field, value in message.ListFields():
+        if field.name in ANNOTATIONS:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                _clear_annotations(part)
 
 
 def _add_squeeze_axes(model: onnx_ir.Model) -> None:

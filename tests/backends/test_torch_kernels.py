@@ -117,9 +117,31 @@ def test_other_files_are_rejected(build: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.so"
     empty.write_bytes(b"")
     other = build / "tests" / "libllava_st_reference_for_python.so"
-    for wrong in (empty, other, tmp_path / "none.so"):
-        with pytest.raises(EngineError, match=f"{wrong} is not {NAME}: "):
+    for wrong, message in (
+        (other, f"is not {NAME}: .*undefined symbol: llava_st_abi_version"),
+        (empty, "cannot be loaded: file too short"),
+        (tmp_path / "none.so", "cannot be loaded: cannot open shared object file"),
+    ):
+        with pytest.raises(EngineError, match=f"{wrong} {message}"):
             KernelLibrary(wrong)
+
+
+def test_a_missing_dependency_is_named(tmp_path: Path) -> None:
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("no C compiler")
+    source, library = tmp_path / "part.c", tmp_path / NAME
+    dependency = tmp_path / "libdependency.so.7"
+    source.write_text("int llava_st_abi_version(void) { return 2; }\n")
+    shared = (compiler, "-shared", "-fPIC", source)
+    assert run(*shared, "-Wl,-soname,libdependency.so.7", "-o", dependency).returncode == 0
+    linked = (*shared, "-Wl,--no-as-needed", dependency, "-o", library)
+    assert run(*linked).returncode == 0
+    dependency.unlink()
+    with pytest.raises(EngineError) as error:
+        KernelLibrary(library)
+    text = str(error.value)
+    assert f"{library} cannot be loaded: libdependency.so.7: cannot open shared object" in text
+    assert "install what it names as missing" in text and "\n" not in text
 
 
 def test_another_abi_version_is_rejected(tmp_path: Path) -> None:
@@ -149,7 +171,7 @@ def test_library_is_found_by_variable_or_installation(
         find_kernels()
     named.write_bytes(b"")
     assert find_kernels() == named
-    with pytest.raises(EngineError, match=f"is not {NAME}: "):
+    with pytest.raises(EngineError, match=f"{named} cannot be loaded: file too short"):
         use_kernels()
 
 

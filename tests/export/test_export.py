@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from torch.export import Dim
 
 from llava_st_ros.backends import default_model, load_backend
 from llava_st_ros.cli.__main__ import main
@@ -21,6 +24,7 @@ from llava_st_ros.export import engine_directory
 from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint, verify
 from llava_st_ros.export.graphs.region_attention import BODY, DOMAIN, OPSET, SCHEMA
 from llava_st_ros.export.graphs.region_attention import NAME as NODE
+from llava_st_ros.export.onnx_export import GraphSpec, export_graph
 from llava_st_ros.export.target import Bounds, read_target, target_names
 from llava_st_ros.export.validate import measure
 from llava_st_ros.export.validate.proof import Difference, Proof, check_bounds
@@ -28,6 +32,7 @@ from llava_st_ros.grounder import Grounder
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.packer.region_attention import region_attention
 from llava_st_ros.records import Frame, Query, Task
+from support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +71,33 @@ def test_manifest_describes_the_engine(random_engine: Path, random_checkpoint: P
     assert set(manifest.proof["graphs"]) == {"vision", "image", "packer", "language"}
     assert manifest.proof["equal_ids"] == 1.0
     assert not [path for path in random_engine.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_files_contain_no_path_of_this_machine(
+    random_engine: Path, half_engine: Path, random_checkpoint: Path
+) -> None:
+    paths = (ROOT, Path(sys.prefix), Path(torch.__file__).parent, random_checkpoint)
+    for path in (*random_engine.iterdir(), *half_engine.iterdir()):
+        content = path.read_bytes()
+        assert not [p for p in paths if str(p).encode() in content], path
+        assert b"stack_trace" not in content and b'.py", line' not in content, path
+
+
+def test_sources_in_another_folder_give_equal_files(tmp_path: Path) -> None:
+    source = (
+        "import torch\n\n\nclass Layer(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return torch.relu(x * 2.0)\n"
+    )
+    files = []
+    for name in ("checkout", "another/checkout"):
+        module = tmp_path / name / "layer.py"
+        module.parent.mkdir(parents=True)
+        module.write_text(source)
+        layer = runpy.run_path(str(module))["Layer"]()
+        spec = GraphSpec("one", layer, (torch.ones(2, 3),), ({0: Dim("rows")},), ("x",), ("y",))
+        export_graph(spec, module.with_suffix(".onnx"))
+        files.append(module.with_suffix(".onnx").read_bytes())
+    assert files[0] == files[1] and b"layer.py" not in files[0]
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,7 @@ def test_quantized_engine_is_proved_and_runs(
     manifest = read_manifest(out)
     assert manifest.precision == precision and manifest.backend == "onnxruntime"
     assert {path.suffix for path in out.iterdir()} <= {".onnx", ".json", ".safetensors"}
+    assert not [path for path in out.iterdir() if str(tmp_path).encode() in path.read_bytes()]
     assert 0 < proof.divergence < 0.1
     assert (proof.graphs["vision"].relative > 1e-3) == (precision == "int8")
     backend, _ = load_backend(out)
