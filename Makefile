@@ -4,12 +4,13 @@ WITH_ROS := scripts/with_ros
 PYTEST_ARGS ?= -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup messages test test-fast ruff lint format docs engine demo demo-animation train-tiny
+.PHONY: help setup messages test test-fast ruff lint format docs engine demo demo-animation train-tiny fuzz
 
 help:
 	@echo "make demo            play a recorded bag to the ROS 2 node and score what it publishes"
 	@echo "make test            format, lint, types and all tests (PYTEST_ARGS=... for pytest)"
 	@echo "make test-fast       ruff and the tests that need neither ROS nor a renderer, in under a minute"
+	@echo "make fuzz            ten minutes of damaged and hostile input (FUZZ_ARGS=\"bags --seconds 60\")"
 	@echo "make docs            build the documentation with the API reference into build/docs"
 	@echo "make engine          export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
 	@echo "make train-tiny      train a checkpoint like models/llava-st-tiny in two hours; resumes"
@@ -43,6 +44,10 @@ test: lint
 test-fast: ruff
 	@echo "[test-fast] pytest, without ROS, renderer and slow tests"
 	@$(WITH_ROS) python -m pytest -m "not ros and not renderer and not slow" $(PYTEST_ARGS)
+
+# FUZZ_ARGS: surfaces, --seconds, --seed, and --index to try one input again.
+fuzz: setup
+	@PYTHONPATH="tests:tests/ros:$$PYTHONPATH" $(WITH_ROS) python -m fuzz $(FUZZ_ARGS)
 
 docs: setup
 	@scripts/build_docs

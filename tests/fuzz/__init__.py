@@ -1,0 +1,1 @@
+"""Fuzzing of everything that comes from outside: queries, images, files, recordings, answers."""

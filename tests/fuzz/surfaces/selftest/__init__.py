@@ -1,0 +1,1 @@
+"""Surfaces that fail, to test the runner."""
