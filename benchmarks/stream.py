@@ -46,6 +46,7 @@ def score_bag(grounder: Grounder, bag: Path, window_seconds: float) -> list[Stre
     ]
     queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in annotated]
     result = replay(grounder, BagSource(bag), queries, window_seconds=window_seconds)
+    result.check_complete()
     return [score_query(result.recording, query, result.stamps) for query in annotated]
 
 

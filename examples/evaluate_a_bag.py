@@ -33,6 +33,7 @@ def main() -> None:
     grounder = Grounder(*load_backend(args.model), config)
     source = BagSource(args.bag, args.topic)
     result = replay(grounder, source, queries, window_seconds=config.stream.window_seconds)
+    result.check_complete()
 
     scores = [score_query(result.recording, query, result.stamps) for query in annotated]
     for score in scores:

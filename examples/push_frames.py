@@ -30,6 +30,8 @@ def show(tick: Tick) -> None:
         print(
             f"event {event.event_id} {event.state.name}: {start:.2f} to {end:.2f} s, {event.text}"
         )
+    for failure in tick.failures:
+        print(f"query {failure.query_id} failed: {failure.error}")
 
 
 def main() -> None:

@@ -103,7 +103,8 @@ class FootageQueries:
         ]
         for path in self.footage:
             grounder = Grounder(backend, require_tokenizer(tokenizer, PURPOSE), config)
-            replay(grounder, _open_source(path), queries, window_seconds=seconds)
+            result = replay(grounder, _open_source(path), queries, window_seconds=seconds)
+            result.check_complete()
 
 
 def _open_source(path: Path) -> Source:

@@ -43,6 +43,16 @@ def _line(text: str) -> str:
     return line
 
 
+def one_line(error: BaseException) -> str:
+    """Describe any exception in one bounded line of printable characters.
+
+    The type's name precedes the message, except for this package's errors.
+    """
+    if isinstance(error, LlavaStError):
+        return str(error)
+    return _line(f"{type(error).__name__}: {error}").removesuffix(":")
+
+
 class ConfigError(LlavaStError):
     """An invalid setting or geometry."""
 

@@ -11,7 +11,16 @@ from llava_st_ros.config import GrounderConfig
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.fair_lock import FairLock
 from llava_st_ros.query_runner import PreparedQuery, QueryRunner
-from llava_st_ros.records import NANOSECONDS, Event, Frame, Grounding, Modality, Query, Tick
+from llava_st_ros.records import (
+    NANOSECONDS,
+    Event,
+    Frame,
+    Grounding,
+    Modality,
+    Query,
+    QueryFailure,
+    Tick,
+)
 from llava_st_ros.streaming.frame_buffer import FrameBuffer, StreamCounts
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -21,10 +30,11 @@ from llava_st_ros.tracking.standing import StandingQuery
 class Grounder:
     """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
-    Thread safety: ``push``, ``add_query``, ``remove_query``, ``queries``, ``cameras`` and
-    ``counts`` can be called from any thread and do not wait for the model. ``tick`` must be called
-    from one thread only. ``ask`` can be called from any thread and waits for at most the answers in
-    progress and those requested earlier. Times are nanoseconds on the clock of the stamps.
+    Thread safety: ``push``, ``add_query``, ``remove_query``, ``queries``, ``failures``, ``cameras``
+    and ``counts`` can be called from any thread and do not wait for the model. ``tick`` must be
+    called from one thread only. ``ask`` can be called from any thread and waits for at most the
+    answers in progress and those requested earlier. Times are nanoseconds on the clock of the
+    stamps.
 
     Args:
         backend: The model, from ``load_backend``.
@@ -54,6 +64,12 @@ class Grounder:
         """The standing queries in the order in which they were added."""
         with self._state_lock:
             return tuple(standing.query for standing in self._standing.values())
+
+    @property
+    def failures(self) -> tuple[QueryFailure, ...]:
+        """The standing queries whose latest evaluation failed, one entry per camera."""
+        with self._state_lock:
+            return tuple(f for standing in self._standing.values() for f in standing.failures)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -191,6 +207,9 @@ class Grounder:
         expiry has passed since its first tick. Answers of queries that are removed or replaced
         during the tick are dropped.
 
+        An evaluation that raises an exception costs only its own answer: it is reported in
+        ``Tick.failures``, and the query is evaluated again after a growing delay.
+
         Args:
             now: The current time (ns).
             cancelled: Called before each query and decoding step; True ends the tick early.
@@ -210,17 +229,25 @@ class Grounder:
             ]
         views: dict[str, CameraView] = {}
         groundings: list[Grounding] = []
+        failures: list[QueryFailure] = []
         for standing, camera in work:
             if cancelled is not None and cancelled():
                 break
-            with self._model_lock:
-                grounding = self._evaluate(standing, camera, now, views, cancelled)
+            try:
+                with self._model_lock:
+                    grounding = self._evaluate(standing, camera, now, views, cancelled)
+            except Exception as error:
+                views.pop(camera, None)  # its cache may be incomplete
+                with self._state_lock:
+                    if self._is_current(standing):
+                        failures.append(standing.fail(camera, error, now))
+                continue
             if grounding is not None:
                 groundings.append(grounding)
         with self._state_lock:
             events, self._events = self._events, []
             tracks = (track for s in self._standing.values() for track in s.tracks(now))
-            return Tick(tuple(groundings), tuple(tracks), tuple(events))
+            return Tick(tuple(groundings), tuple(tracks), tuple(events), tuple(failures))
 
     def _evaluate(
         self,

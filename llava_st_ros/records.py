@@ -445,6 +445,27 @@ class Event:
 
 
 @dataclass(frozen=True)
+class QueryFailure:
+    """A standing query whose latest evaluation on a camera raised an exception.
+
+    Attributes:
+        query_id: Id of the query.
+        camera: As in ``Frame``.
+        error: The exception in one line.
+        count: Failures since the last answer.
+        retry_at: When the query is evaluated again: the grounder's clock in ns.
+        trace: The exception's traceback, for a debug log.
+    """
+
+    query_id: str
+    camera: str
+    error: str
+    count: int
+    retry_at: int
+    trace: str = field(default="", repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Tick:
     """The result of one ``Grounder.tick``.
 
@@ -452,8 +473,10 @@ class Tick:
         groundings: New answers.
         tracks: All active tracks.
         events: Events that have changed.
+        failures: The evaluations that raised an exception instead of giving an answer.
     """
 
     groundings: tuple[Grounding, ...] = field(default=())
     tracks: tuple[Track, ...] = field(default=())
     events: tuple[Event, ...] = field(default=())
+    failures: tuple[QueryFailure, ...] = field(default=())

@@ -7,6 +7,7 @@ packing, prompt, prefix and time tokens are.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from dataclasses import replace
@@ -21,7 +22,8 @@ from llava_st_ros.config import (
     ModelConfig,
     StreamConfig,
 )
-from llava_st_ros.errors import ConfigError, FrameError, QueryError
+from llava_st_ros.errors import BackendError, ConfigError, FrameError, QueryError
+from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import (
@@ -670,3 +672,158 @@ def test_a_standing_video_query_waits_for_history_and_again_after_a_reset(oracle
     assert 24.5 <= answered["ball"][0] <= 26.0
     g.push(frame(10.0))  # the bag restarts
     assert {gr.query.id for gr in g.tick(stamp(10.0)).groundings} <= {"cup"}
+
+
+def failing(oracle: Oracle, words: str, error: BaseException) -> dict[str, bool]:
+    """Make the model raise ``error`` when a prompt contains ``words``, while the result is on."""
+    switch, prefill = {"on": True}, oracle.prefill
+
+    def checked(embeddings, cache):
+        if switch["on"] and words in oracle.tokenizer.decode([i for i, _ in embeddings]):
+            cache.items.append("garbage of an incomplete call")
+            raise error
+        return prefill(embeddings, cache)
+
+    oracle.prefill = checked
+    return switch
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error:\n out of memory"),
+        MemoryError(),
+        BackendError("the cache is full"),
+        RecursionError("too deep"),
+        OverflowError("int too large"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failing_answer_costs_only_itself(oracle, error):
+    failing(oracle, "the cup", error)
+    g = grounder(oracle)
+    for query in (replace(BALL, id="before"), CUP, replace(BALL, id="after")):
+        g.add_query(query)
+    for i in range(30):
+        g.push(frame(8 + i / 10))
+    tick = g.tick(stamp(11))
+    assert [(a.query.id, len(a.tube) > 0) for a in tick.groundings] == [
+        ("before", True),
+        ("after", True),
+    ]
+    assert {track.query_id for track in tick.tracks} == {"before", "after"}
+    (failure,) = tick.failures
+    assert (failure.query_id, failure.camera, failure.count) == ("cup", "camera", 1)
+    assert failure.retry_at == stamp(12)
+    assert "\n" not in failure.error
+    assert str(error).split("\n")[0] in failure.error
+    assert type(error).__name__ in failure.trace
+    assert g.failures == (failure,)
+
+
+def test_a_failing_query_is_retried_ever_more_rarely_and_recovers(oracle):
+    switch = failing(oracle, "the cup", RuntimeError("device lost"))
+    g = grounder(oracle)
+    g.add_query(CUP)
+    g.add_query(BALL)
+    ticks = play(g, 0.0, 130.0, fps=1.0, every=1.0)
+    failures = [failure for tick in ticks for failure in tick.failures]
+    # Retried after 1, 2, 4, ... s, at most every minute.
+    waits = [b.retry_at - a.retry_at for a, b in itertools.pairwise(failures)]
+    assert waits == [w * SECOND for w in (2, 4, 8, 16, 32, 60, 60)]
+    assert [failure.count for failure in failures] == list(range(1, 9))
+    assert sum(a.query.id == "ball" for tick in ticks for a in tick.groundings) == 130
+    assert g.failures == (failures[-1],)
+    switch["on"] = False
+    ticks = play(g, 130.0, 190.0, fps=1.0, every=1.0)
+    answered = [a.window[-1] for tick in ticks for a in tick.groundings if a.query.id == "cup"]
+    assert answered[0] == failures[-1].retry_at
+    assert answered[1] - answered[0] == SECOND  # its own period again
+    assert g.failures == ()
+    assert not any(tick.failures for tick in ticks)
+
+
+def test_a_failure_of_a_replaced_query_is_forgotten(oracle):
+    failing(oracle, "the cup", RuntimeError("device lost"))
+    g = grounder(oracle)
+    g.add_query(replace(CUP, id="a"))
+    g.push(frame(9.0))
+    assert g.tick(stamp(9)).failures
+    g.add_query(replace(BALL, id="a"))
+    assert g.failures == ()
+    assert g.tick(stamp(9)).groundings
+
+
+def test_a_failing_query_is_evaluated_at_once_after_the_clock_jumped_back(oracle):
+    switch = failing(oracle, "the cup", RuntimeError("device lost"))
+    g = grounder(oracle)
+    g.add_query(CUP)
+    g.push(frame(90.0))
+    assert g.tick(stamp(90)).failures
+    switch["on"] = False
+    g.push(frame(10.0))
+    assert g.tick(stamp(10)).groundings
+
+
+def test_a_failing_one_shot_query_raises_and_leaves_the_standing_queries_alone(oracle):
+    failing(oracle, "the cup", RuntimeError("device lost"))
+    g = grounder(oracle)
+    g.add_query(BALL)
+    g.push(frame(9.0))
+    with pytest.raises(RuntimeError, match="device lost"):
+        g.ask(CUP)
+    assert g.failures == ()
+    assert len(g.tick(stamp(9)).groundings) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_an_interrupt_ends_the_tick(oracle, error):
+    failing(oracle, "the cup", error)
+    g = grounder(oracle)
+    g.add_query(CUP)
+    g.push(frame(9.0))
+    with pytest.raises(type(error)):
+        g.tick(stamp(9))
+
+
+def test_a_failing_camera_does_not_stop_the_other(oracle):
+    encode = oracle.encode_frame
+
+    def checked(image):
+        if image.shape[0] == 8:
+            raise ValueError("an image of another kind")
+        return encode(image)
+
+    oracle.encode_frame = checked
+    g = grounder(oracle)
+    g.add_query(CUP)
+    g.push(frame(9.0, "bad", size=(8, 6)))
+    g.push(frame(9.0, "good"))
+    tick = g.tick(stamp(9))
+    assert [a.camera for a in tick.groundings] == ["good"]
+    assert [f.camera for f in tick.failures] == ["bad"]
+
+
+def test_a_replay_reports_failures_and_fails_if_a_query_was_never_answered(oracle):
+    switch = failing(oracle, "the cup", RuntimeError("device lost"))
+    frames = [frame(i / 2) for i in range(30)]
+
+    def run(after: float):
+        switch["on"] = True
+
+        def footage():
+            for image in frames:
+                switch["on"] = image.stamp < stamp(after)
+                yield image
+
+        g = grounder(oracle)
+        return replay(g, footage(), [CUP, BALL], window_seconds=6.0)
+
+    result = run(after=10)
+    assert [f.count for f in result.failures_by_query()["cup"]] == [1, 2, 3]
+    assert set(result.failures_by_query()) == {"cup"}
+    assert {a.query.id for a in result.groundings} == {"cup", "ball"}
+    with pytest.raises(BackendError, match=r"3 evaluations failed.*'cup': RuntimeError: device"):
+        result.check_complete()
+    with pytest.raises(BackendError, match="query 'cup' was never answered: RuntimeError: device"):
+        run(after=100)

@@ -109,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"{source.dropped} frames dropped; last error: {source.problem}", file=sys.stderr)
     for note in source.notes:
         print(note, file=sys.stderr)
+    for query_id, failures in result.failures_by_query().items():
+        print(
+            f"query {query_id!r}: {len(failures)} evaluations failed; last: {failures[-1].error}",
+            file=sys.stderr,
+        )
     _write(args, source, result)
     if args.json:
         print(json.dumps(replay_json(folder, source, queries, result), indent=1))

@@ -29,6 +29,10 @@ def replay_json(
         "start": result.stamps[0],
         "end": result.stamps[-1],
         "queries": [{"id": q.id, "text": q.text, "task": q.task.value} for q in queries],
+        "failures": [
+            {"query_id": failure.query_id, "camera": failure.camera, "error": failure.error}
+            for failure in result.failures
+        ],
         "answers": [answer_json(grounding) for grounding in result.groundings],
         "tracks": records_as_json(result.recording.tracks),
         "events": records_as_json(result.recording.events),

@@ -190,10 +190,20 @@ class GroundingNode(LifecycleNode):
         return worker
 
     def _on_tick(self, tick: Tick, frames: Mapping[str, Frame], seconds: float) -> None:
+        self._log_failures(tick)
         publishers = self._result_publishers
         if publishers is not None:
             publishers.publish(tick, frames)
             self._diagnostics.record_tick(tick, seconds)
+
+    def _log_failures(self, tick: Tick) -> None:
+        for failure in tick.failures:
+            line = (
+                f"query {failure.query_id!r} failed on camera {failure.camera!r}, "
+                f"{failure.count} in a row: {failure.error}; other queries are not affected"
+            )
+            self._throttle.warning(f"query {failure.query_id}", line)
+            self.get_logger().debug(failure.trace)
 
     def _on_failure(self, error: Exception) -> None:
         if not self.context.ok():

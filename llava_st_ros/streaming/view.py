@@ -92,8 +92,9 @@ class VisualPrefix:
             length = self._visual_end(prompt)
             if length == 0:
                 return embeddings, self.backend.new_cache()
-            self._prefix, self._cache = ids[:length].copy(), self.backend.new_cache()
-            self.backend.prefill(embeddings[:length], self._cache)
+            cache = self.backend.new_cache()
+            self.backend.prefill(embeddings[:length], cache)
+            self._prefix, self._cache = ids[:length].copy(), cache  # kept only if complete
         length = len(self._prefix)
         if not np.array_equal(ids[:length], self._prefix):
             return embeddings, self.backend.new_cache()

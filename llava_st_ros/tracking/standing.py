@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llava_st_ros.config import GrounderConfig
-from llava_st_ros.errors import QueryError
+from llava_st_ros.errors import QueryError, one_line
 from llava_st_ros.query_runner import PreparedQuery
 from llava_st_ros.records import (
     NANOSECONDS,
     BoxTube,
     Event,
     Grounding,
+    QueryFailure,
     Task,
     Track,
 )
@@ -20,6 +22,7 @@ from llava_st_ros.tracking.association import TrackAssociator
 from llava_st_ros.tracking.events import EventTracker
 
 EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers have a span
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds from a failure to the next evaluation
 
 WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
 
@@ -30,6 +33,7 @@ class _CameraState:
     events: EventTracker
     evaluated_at: int | None = None  # the clock, ns
     answered: WindowEnd | None = None  # end of the window of the last answer
+    failure: QueryFailure | None = None  # of the latest evaluation
 
 
 class StandingQuery:
@@ -85,6 +89,8 @@ class StandingQuery:
     def is_due(self, camera: str, end: WindowEnd, now: int) -> bool:
         """Whether to evaluate the query on a camera whose window would now end at ``end``."""
         state = self._camera(camera)
+        if state.failure is not None:
+            return now >= state.failure.retry_at
         if state.answered == end:
             return False
         if state.evaluated_at is None:
@@ -94,6 +100,31 @@ class StandingQuery:
     def mark_evaluated(self, camera: str, now: int) -> None:
         """Record that the query is evaluated on a camera."""
         self._camera(camera).evaluated_at = now
+
+    def fail(self, camera: str, error: Exception, now: int) -> QueryFailure:
+        """Record that the evaluation on a camera raised an exception.
+
+        The query is evaluated again after ``FIRST_RETRY`` seconds or its period, whichever is
+        longer; the time doubles with each further failure up to ``LAST_RETRY``.
+        """
+        state = self._camera(camera)
+        count = 1 if state.failure is None else state.failure.count + 1
+        first = max(FIRST_RETRY, self.query.period)
+        wait = min(first * 2.0 ** min(count - 1, 10), max(first, LAST_RETRY))
+        state.failure = QueryFailure(
+            self.query.id,
+            camera,
+            one_line(error),
+            count,
+            now + round(wait * NANOSECONDS),
+            "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+        )
+        return state.failure
+
+    @property
+    def failures(self) -> tuple[QueryFailure, ...]:
+        """The failure of each camera on which the latest evaluation failed."""
+        return tuple(s.failure for s in self._cameras.values() if s.failure is not None)
 
     def update(self, grounding: Grounding, end: WindowEnd, now: int) -> tuple[Event, ...]:
         """Process an answer whose window ends at ``end``; return the events that changed.
@@ -105,7 +136,7 @@ class StandingQuery:
         if state.answered is not None and state.answered[0] != end[0]:
             events = state.events.reset()
             state.tracks.clear()
-        state.answered = end
+        state.answered, state.failure = end, None
         if grounding.confidence < self._config.min_confidence:
             # In tasks without a "no match" answer, a low confidence is the only sign of one.
             grounding = replace(grounding, span=None, tube=BoxTube())
@@ -126,7 +157,7 @@ class StandingQuery:
         """Forget all times and drop the tracks: the clock jumped back."""
         self._started_at = None
         for state in self._cameras.values():
-            state.evaluated_at = None
+            state.evaluated_at = state.failure = None
             state.tracks.clear()
 
     def _camera(self, name: str) -> _CameraState:
