@@ -72,6 +72,8 @@ class Frame:
         stamp: Acquisition time in nanoseconds.
         camera: The camera's name, as in ``Query.cameras``.
         frame_id: The tf frame of the camera (REP 105).
+        arrival: When the frame arrived or was recorded: nanoseconds on a clock that never jumps,
+            with which ``stamp`` is compared. None if unknown: a stamp is then never too late.
 
     Raises:
         FrameError: The image has another shape or dtype.
@@ -81,6 +83,7 @@ class Frame:
     stamp: int
     camera: str = "camera"
     frame_id: str = ""
+    arrival: int | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = getattr(self.image, "shape", None), getattr(self.image, "dtype", None)

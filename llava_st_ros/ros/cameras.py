@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros import qos
+from llava_st_ros.ros.arrival_rate import ArrivalRate
 from llava_st_ros.ros.intake import FrameIntake
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import CameraSource, NodeParameters
@@ -20,7 +25,9 @@ from llava_st_ros.ros.parameters import CameraSource, NodeParameters
 class CameraSubscription:
     """Decodes each image in the subscription's callback and passes it on.
 
-    Subscribed from construction to ``destroy``.
+    Subscribed from construction to ``destroy``. With ``image_reliability: auto`` the subscription
+    is reliable while every publisher of the topic is, else best effort, which is compatible with
+    both; it is replaced when that changes.
 
     Args:
         node: The node that subscribes.
@@ -50,21 +57,31 @@ class CameraSubscription:
         self._subscribed_at = time.monotonic()
         self._last_arrival: float | None = None
         self.topic = node.resolve_topic_name(source.topic) + source.suffix
-        profile = qos.image_profile(parameters.image_reliability)
-        self._subscription = node.create_subscription(
-            CompressedImage if source.compressed else Image,
-            self.topic,
-            self._receive,
-            profile,
-            # One group per camera: its images in order, in parallel with the other cameras.
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            event_callbacks=qos.subscription_events(node, self.topic, profile, self._warn_qos),
-        )
+        self._requested = parameters.image_reliability
+        self._subscription_lock = threading.Lock()
+        self._subscription: Subscription | None = None
+        self._number = 0  # of the subscription
+        self._retired: list[Subscription] = []  # replaced, to be destroyed
+        # One group per camera: its images in order, in parallel with the other cameras.
+        self._group = MutuallyExclusiveCallbackGroup()
+        with self._subscription_lock:
+            self._subscribe(self._wanted_reliability())
 
     @property
     def publisher_count(self) -> int:
         """The number of publishers of the topic."""
         return self._node.count_publishers(self.topic)
+
+    @property
+    def reliability(self) -> str:
+        """The reliability of the subscription; empty once it is destroyed."""
+        subscription = self._subscription
+        return "" if subscription is None else subscription.qos_profile.reliability.name.lower()
+
+    @property
+    def arrivals(self) -> ArrivalRate | None:
+        """How many of the images arrive; None if unknown, as for several publishers at once."""
+        return self.intake.arrivals.rate if self.publisher_count == 1 else None
 
     @property
     def silence(self) -> float:
@@ -82,8 +99,68 @@ class CameraSubscription:
             f"waiting for images on {self.topic} ({count} publisher{'' if count == 1 else 's'})",
         )
 
+    def update_reliability(self) -> None:
+        """Replace the subscription if the publishers ask for another reliability now.
+
+        Called when a publisher comes or goes. Where rclpy does not report that, ``refresh`` does.
+        """
+        with self._subscription_lock:
+            current, wanted = self._subscription, self._wanted_reliability()
+            if current is None or current.qos_profile.reliability == wanted:
+                return
+            # rclpy raises in the executor if an event of a destroyed subscription is pending, and
+            # this may be the callback of one of several.
+            self._retired.append(current)
+            self._subscribe(wanted)
+        self._logger.info(
+            f"subscribed to {self.topic} with reliability {wanted.name.lower()}: "
+            + qos.describe_reliabilities(self._publishers())
+        )
+
+    def refresh(self) -> None:
+        """Follow publishers whose coming and going was not reported; free old subscriptions."""
+        self._destroy_retired()
+        self.update_reliability()
+
     def destroy(self) -> None:
-        self._node.destroy_subscription(self._subscription)
+        with self._subscription_lock:
+            subscription, self._subscription = self._subscription, None
+            if subscription is not None:
+                self._retired.append(subscription)
+        self._destroy_retired()
+
+    def _destroy_retired(self) -> None:
+        with self._subscription_lock:
+            retired, self._retired = self._retired, []
+        for subscription in retired:
+            self._node.destroy_subscription(subscription)
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+        profile = qos.image_profile(reliability)
+        self._number = number = self._number + 1
+
+        def receive(message: Image | CompressedImage) -> None:
+            if number == self._number:  # not retired
+                self._receive(message)
+
+        self._subscription = self._node.create_subscription(
+            CompressedImage if self.source.compressed else Image,
+            self.topic,
+            receive,
+            profile,
+            callback_group=self._group,
+            event_callbacks=qos.subscription_events(
+                self._node, self.topic, profile, self._on_incompatible, self.update_reliability
+            ),
+        )
+
+    def _wanted_reliability(self) -> ReliabilityPolicy:
+        if self._requested != qos.AUTO:
+            return ReliabilityPolicy[self._requested.upper()]
+        return qos.best_reliability(self._publishers())
+
+    def _publishers(self) -> list[Any]:
+        return self._node.get_publishers_info_by_topic(self.topic)
 
     def _receive(self, message: Image | CompressedImage) -> None:
         self._last_arrival = time.monotonic()
@@ -99,6 +176,9 @@ class CameraSubscription:
         if frame is not None:
             self._on_frame(frame)
 
-    def _warn_qos(self, line: str) -> None:
-        # Not throttled: the event occurs once per publisher.
-        self._logger.warning(line)
+    def _on_incompatible(self, line: str) -> None:
+        before = self._subscription
+        self.update_reliability()
+        if self._subscription is before:
+            # Not throttled: the event occurs once per publisher.
+            self._logger.warning(line)

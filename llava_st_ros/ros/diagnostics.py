@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from llava_st_ros.ros.arrival_rate import ArrivalRate
 from llava_st_ros.ros.intake import IntakeCounts
+
+ARRIVAL_SHARE = 0.9  # a smaller share of the images is a warning
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,25 @@ class CameraHealth:
         name: The camera.
         topic: Its image topic.
         publishers: Number of publishers of the topic.
+        reliability: Of the subscription.
         silence: Seconds since the last message.
         counts: Message counts now.
         previous: Message counts ``interval`` seconds ago.
         interval: Seconds.
         last_problem: Reason why the last bad message was dropped; empty if there was none.
+        arrivals: How many of the images arrive, judged by their stamps; None if unknown.
     """
 
     name: str
     topic: str
     publishers: int
+    reliability: str
     silence: float
     counts: IntakeCounts
     previous: IntakeCounts
     interval: float
     last_problem: str = ""
+    arrivals: ArrivalRate | None = None
 
     @property
     def rate(self) -> float:
@@ -107,7 +114,7 @@ class CameraHealth:
 
 
 def camera_status(node: str, health: CameraHealth, silence_limit: float) -> DiagnosticStatus:
-    """Return a camera's status: WARN if it sends no images or bad ones, else OK.
+    """Return a camera's status: WARN if images are missing, are bad or get lost, else OK.
 
     Args:
         node: Fully qualified name of the node.
@@ -121,6 +128,10 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
     if health.new_drops:
         text = f"{health.new_drops} bad images: {health.last_problem}"
         reasons.append(Reason(DiagnosticStatus.WARN, text))
+    lost = health.arrivals
+    if health.silence <= silence_limit and lost is not None and lost.share < ARRIVAL_SHARE:
+        text = f"{lost.arrived:.1f} of {lost.stamped:.1f} Hz arrive"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
     level, message = combine(reasons, f"{health.rate:.1f} Hz")
     counts = health.counts
     return make_status(
@@ -130,12 +141,17 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
         {
             "topic": health.topic,
             "publishers": health.publishers,
+            "reliability": health.reliability,
             "rate (Hz)": f"{health.rate:.2f}",
+            "rate of the stamps (Hz)": (
+                f"{health.arrivals.stamped:.2f}" if health.arrivals else "unknown"
+            ),
             "received": counts.received,
             "skipped by max_frame_rate": counts.skipped,
             "dropped, unreadable": counts.unreadable,
             "dropped, wrong size": counts.resized,
             "dropped, no stamp": counts.unstamped,
+            "dropped, invalid stamp": counts.misstamped,
             "time since last image (s)": f"{health.silence:.1f}",
             "last problem": health.last_problem or "none",
         },

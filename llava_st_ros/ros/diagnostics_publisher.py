@@ -94,17 +94,20 @@ class DiagnosticsPublisher:
         interval, self._published_at = now - self._published_at, now
         statuses = [self._model_status()]
         for camera in self._get_cameras():
+            camera.refresh()
             camera.warn_if_silent(SILENCE_LIMIT)
             counts = camera.intake.counts
             health = diagnostics.CameraHealth(
                 camera.source.name,
                 camera.topic,
                 camera.publisher_count,
+                camera.reliability,
                 camera.silence,
                 counts,
                 self._previous_counts.get(camera.source.name, IntakeCounts()),
                 interval,
                 camera.last_problem,
+                camera.arrivals,
             )
             self._previous_counts[camera.source.name] = counts
             node = self._node.get_fully_qualified_name()

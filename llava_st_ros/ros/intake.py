@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, replace
 
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
 from llava_st_ros.records import NANOSECONDS, Frame
+from llava_st_ros.ros.arrival_rate import ArrivalMeter
 from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.images import to_rgb
 
@@ -25,6 +28,7 @@ class IntakeCounts:
         unreadable: Dropped: unsupported encoding, truncated, empty or corrupt.
         resized: Dropped: another size than the stream's.
         unstamped: Dropped: the stamp was zero.
+        misstamped: Dropped: the stamp is not a time (nanosec is a second or more).
     """
 
     received: int = 0
@@ -32,10 +36,11 @@ class IntakeCounts:
     unreadable: int = 0
     resized: int = 0
     unstamped: int = 0
+    misstamped: int = 0
 
     @property
     def dropped(self) -> int:
-        return self.unreadable + self.resized + self.unstamped
+        return self.unreadable + self.resized + self.unstamped + self.misstamped
 
 
 class FrameIntake:
@@ -48,10 +53,14 @@ class FrameIntake:
     Args:
         camera: Name of the camera.
         max_rate: Hz, by stamp; 0 for no limit. May be changed later.
+
+    Attributes:
+        arrivals: Judges by the stamps how many of the images arrive.
     """
 
     def __init__(self, camera: str, max_rate: float = 0.0) -> None:
         self.max_rate = max_rate
+        self.arrivals = ArrivalMeter()
         self._camera = camera
         self._size: tuple[int, int] | None = None
         self._new_size: tuple[int, int] | None = None
@@ -72,12 +81,9 @@ class FrameIntake:
             FrameError: The message is rejected. It has been counted.
         """
         self._count(received=1)
-        stamp = stamp_from_msg(message.header.stamp)
-        if stamp == 0:
-            self._count(unstamped=1)
-            raise FrameError(
-                "the image has the stamp zero", "set header.stamp to the time of capture"
-            )
+        arrival = time.monotonic_ns()
+        stamp = self._checked_stamp(message.header.stamp)
+        self.arrivals.add(stamp)
         if self._is_too_soon(stamp):
             self._count(skipped=1)
             return None
@@ -88,7 +94,22 @@ class FrameIntake:
             raise
         self._check_size((image.shape[1], image.shape[0]))
         self._last_stamp = stamp
-        return Frame(image, stamp, self._camera, message.header.frame_id)
+        return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
+
+    def _checked_stamp(self, header_stamp: Time) -> int:
+        stamp = stamp_from_msg(header_stamp)
+        if stamp == 0:
+            self._count(unstamped=1)
+            raise FrameError(
+                "the image has the stamp zero", "set header.stamp to the time of capture"
+            )
+        if header_stamp.nanosec >= NANOSECONDS:
+            self._count(misstamped=1)
+            raise FrameError(
+                f"the image's stamp has nanosec {header_stamp.nanosec}; "
+                f"expected less than {NANOSECONDS}"
+            )
+        return stamp
 
     def _is_too_soon(self, stamp: int) -> bool:
         if not self.max_rate or self._last_stamp is None:

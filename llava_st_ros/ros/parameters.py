@@ -14,8 +14,7 @@ from rclpy.parameter import Parameter
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.ros.camera_sources import RAW, TRANSPORTS, CameraSource, parse_cameras
-
-RELIABILITIES = ("best_effort", "reliable")
+from llava_st_ros.ros.qos import AUTO, RELIABILITIES
 
 
 def _parameter(
@@ -86,8 +85,9 @@ class NodeParameters:
         RAW, "raw, or compressed: subscribe to <topic>/compressed of every camera"
     )
     image_reliability: str = _parameter(
-        "best_effort",
-        "QoS reliability of the image subscriptions: best_effort (as for sensor data) or reliable",
+        AUTO,
+        "QoS reliability of the image subscriptions: auto (reliable while every publisher of the "
+        "topic is, else best_effort), reliable or best_effort",
     )
     queries: tuple[str, ...] = _parameter(
         ("",),

@@ -26,27 +26,70 @@ except ImportError:  # Humble
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 QUERIES = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"  # in rmw, until the node's participant is discovered
 # A reliable publisher is compatible with best-effort subscriptions. Only the newest image matters.
 OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 
-def image_profile(reliability: str) -> QoSProfile:
-    """Return the profile of an image subscription: sensor data with a given reliability.
+AUTO = "auto"  # the value of image_reliability that follows the publishers
+RELIABILITIES = (AUTO, "reliable", "best_effort")
 
-    Args:
-        reliability: "best_effort" or "reliable".
-    """
+
+def image_profile(reliability: ReliabilityPolicy) -> QoSProfile:
+    """Return the profile of an image subscription: sensor data with a given reliability."""
     return QoSProfile(
         depth=qos_profile_sensor_data.depth,
-        reliability=ReliabilityPolicy[reliability.upper()],
+        reliability=reliability,
         durability=DurabilityPolicy.VOLATILE,
     )
 
 
+def best_reliability(publishers: Iterable[Any]) -> ReliabilityPolicy:
+    """Return the strongest reliability that every publisher offers; best effort if there is none.
+
+    rmw's BEST_AVAILABLE decides once, when the subscription is made, and never hears a best-effort
+    publisher that starts later.
+
+    Args:
+        publishers: The rclpy TopicEndpointInfo of each publisher.
+    """
+    offered = {publisher.qos_profile.reliability for publisher in publishers}
+    is_reliable = offered == {ReliabilityPolicy.RELIABLE}
+    return ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT
+
+
+def describe_reliabilities(publishers: Iterable[Any]) -> str:
+    """Return what each publisher offers, in one line; for rclpy's TopicEndpointInfo."""
+    offers = sorted({f"{_endpoint_name(p)} offers {_reliability(p)}" for p in publishers})
+    return ", ".join(offers) or "no publisher"
+
+
+def _reliability(endpoint: Any) -> str:
+    return _value(endpoint.qos_profile, "RELIABILITY")
+
+
+def _endpoint_name(endpoint: Any) -> str:
+    if endpoint.node_name == _UNKNOWN_NODE:
+        return "a node whose name is not known yet"
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+
+
 def subscription_events(
-    node: Node, topic: str, profile: QoSProfile, log: Callable[[str], None]
+    node: Node,
+    topic: str,
+    profile: QoSProfile,
+    log: Callable[[str], None],
+    matched: Callable[[], None] | None = None,
 ) -> SubscriptionEventCallbacks:
-    """Return callbacks that log each publisher that is incompatible with a subscription."""
+    """Return callbacks that log each publisher that is incompatible with a subscription.
+
+    Args:
+        node: The subscription's node.
+        topic: The resolved topic.
+        profile: The subscription's profile.
+        log: Called with one line.
+        matched: Called when a publisher comes or goes, where rclpy reports that (not in Humble).
+    """
 
     def incompatible(event: Any) -> None:
         endpoints = node.get_publishers_info_by_topic(topic)
@@ -54,7 +97,11 @@ def subscription_events(
             describe_mismatch(topic, event.last_policy_kind, profile, endpoints, is_publisher=False)
         )
 
-    return SubscriptionEventCallbacks(incompatible_qos=incompatible)
+    callbacks = SubscriptionEventCallbacks(incompatible_qos=incompatible)
+    if matched is not None and hasattr(callbacks, "matched"):
+        on_match = matched
+        callbacks.matched = lambda event: on_match()
+    return callbacks
 
 
 def publisher_events(
@@ -93,9 +140,7 @@ def describe_mismatch(
     for endpoint in remote_endpoints:
         value = _value(endpoint.qos_profile, policy)
         if value != local_value:
-            remote_values.add(
-                f"{value} by {endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
-            )
+            remote_values.add(f"{value} by {_endpoint_name(endpoint)}")
     remote = ", ".join(sorted(remote_values)) or "another value"
     if is_publisher:
         sides = f"this node offers {local_value}, requested is {remote}"

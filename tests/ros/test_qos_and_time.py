@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
@@ -62,6 +65,70 @@ def test_best_effort_and_reliable_cameras_are_compatible_by_default(
         publish_image, lambda: {a.camera for a in tracks} == {"a", "b"}, "both cameras"
     )
     assert not any("incompatible" in line for line in client.log_lines())
+
+
+def test_reliability_follows_the_publishers(client: ClientNode, start_node) -> None:
+    """Reliable while every publisher is; a best-effort one that comes later is heard."""
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    node = start_node(queries=["the red box"], default_period=0.05)
+
+    def reliability() -> str:
+        found = client.get_subscriptions_info_by_topic("/image")
+        return ",".join(endpoint.qos_profile.reliability.name for endpoint in found)
+
+    client.poll(lambda: reliability() == "BEST_EFFORT", "compatible with all while there is none")
+    reliable = client.create_publisher(Image, "image", 1)
+    client.poll(lambda: reliability() == "RELIABLE", "a reliable subscription")
+    best_effort = client.create_publisher(
+        Image, "image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    )
+    client.poll(best_effort.get_subscription_count, "a subscription to the best-effort publisher")
+    client.poll(lambda: reliability() == "BEST_EFFORT", "one subscription, compatible with both")
+    stamps = iter(range(10**12, 10**13, 10**8))
+    for publisher in (reliable, best_effort):
+        tracks.clear()
+        client.publish_until(
+            lambda publisher=publisher: publisher.publish(
+                image_message(red_box_image(10, 10, 30, 30), next(stamps))
+            ),
+            lambda: tracks,
+            "a track",
+        )
+    client.destroy_publisher(best_effort)
+    client.poll(lambda: reliability() == "RELIABLE", "reliable again")
+    line = client.wait_log("subscribed to /image with reliability best_effort")
+    assert "/client offers best_effort, /client offers reliable" in line
+    assert not any("incompatible QoS on" in line for line in client.log_lines())
+    node.trigger_deactivate()
+    client.poll(lambda: reliability() == "", "no subscription of an inactive node")
+
+
+def test_large_images_of_another_process_all_arrive(
+    client: ClientNode, start_node, domain: int
+) -> None:
+    """A raw VGA image is over half a megabyte: best effort loses most of them between processes."""
+    node = start_node()
+    (camera,) = node._cameras
+    script = (
+        "import array, rclpy, time\n"
+        "from sensor_msgs.msg import Image\n"
+        "rclpy.init(); node = rclpy.create_node('camera')\n"
+        "publisher = node.create_publisher(Image, 'image', 5)\n"
+        "image = Image(height=480, width=640, encoding='rgb8', step=1920)\n"
+        "image.data = array.array('B', bytes(480 * 1920))\n"
+        "while not publisher.get_subscription_count(): time.sleep(0.05)\n"
+        "time.sleep(0.5)\n"
+        "for i in range(20):\n"
+        "    image.header.stamp.sec, image.header.stamp.nanosec = 1000 + i // 10, i % 10 * 10**8\n"
+        "    publisher.publish(image); time.sleep(0.03)\n"
+        "input()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
+        try:
+            client.poll(lambda: camera.intake.counts.received == 20, "all 20 images")
+            assert camera.reliability == "reliable"
+        finally:
+            process.communicate(b"\n", timeout=30)
 
 
 def test_warnings_about_missing_images_are_throttled(client: ClientNode, start_node) -> None:
