@@ -26,12 +26,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BackendError: rclpy or the messages cannot be imported.
     """
+    from llava_st_ros.ros.main import main
+
+    parameters = ["--params-file", args.params_file] if args.params_file else []
     try:
-        from llava_st_ros.ros.main import main
+        return main(["llava-st", "--ros-args", *parameters, *args.ros_args])
     except ImportError as error:
         raise BackendError(
             f"rclpy or this package's messages cannot be imported ({error})",
             "source your ROS 2 workspace, or use `scripts/with_ros llava-st node`",
         ) from error
-    parameters = ["--params-file", args.params_file] if args.params_file else []
-    return main(["llava-st", "--ros-args", *parameters, *args.ros_args])

@@ -16,7 +16,7 @@ from llava_st_ros.ros import diagnostics
 from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.intake import IntakeCounts
-from llava_st_ros.ros.worker import Worker
+from llava_st_ros.ros.worker import Worker, WorkerHealth
 
 PERIOD = 1.0  # seconds
 SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
@@ -47,7 +47,9 @@ class DiagnosticsPublisher:
         self._latency = diagnostics.DurationMeter()
         self._tick_time = diagnostics.DurationMeter()
         self._answers = self._tracks = self._failures = self._previous_failures = 0
-        self._last_failure = ""
+        self._callback_errors = self._previous_callback_errors = 0
+        self._last_failure = self._last_callback_error = ""
+        self._previous_health = WorkerHealth()
         self._sources: list[Reasons] = [self._worker_reasons, self._failure_reasons]
         self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
         self._published_at = time.monotonic()
@@ -83,7 +85,12 @@ class DiagnosticsPublisher:
         """Add a source of reasons why the model's status is not OK; the worst level counts."""
         self._sources.append(source)
 
-    def record_failure(self, error: Exception) -> None:
+    def record_callback_error(self, error: Exception) -> None:
+        """Count a callback that raised."""
+        self._callback_errors += 1
+        self._last_callback_error = f"{type(error).__name__}: {error}"
+
+    def record_failure(self, error: BaseException) -> None:
         """Count a tick that failed."""
         self._failures += 1
         self._last_failure = f"{type(error).__name__}: {error}"
@@ -119,8 +126,18 @@ class DiagnosticsPublisher:
 
     def _worker_reasons(self) -> Iterator[Reason]:
         worker = self._get_worker()
+        health = WorkerHealth() if worker is None else worker.health
+        previous, self._previous_health = self._previous_health, health
+        if health.stall is not None:
+            yield Reason(DiagnosticStatus.ERROR, f"the inference is hung: {health.stall}")
         if worker is not None and not worker.is_alive:
-            yield Reason(DiagnosticStatus.ERROR, "the worker thread has ended")
+            yield Reason(DiagnosticStatus.ERROR, f"the worker thread has ended: {health.last_end}")
+        elif health.restarts > previous.restarts:
+            text = f"the worker thread ended and was restarted: {health.last_end}"
+            yield Reason(DiagnosticStatus.ERROR, text)
+        if health.unreported > previous.unreported:
+            text = f"{health.unreported} failures could not be reported; see the process's output"
+            yield Reason(DiagnosticStatus.ERROR, text)
 
     def _failure_reasons(self) -> Iterator[Reason]:
         new, self._previous_failures = (
@@ -129,6 +146,13 @@ class DiagnosticsPublisher:
         )
         if new:
             yield Reason(DiagnosticStatus.ERROR, f"{new} ticks failed: {self._last_failure}")
+        new_errors, self._previous_callback_errors = (
+            self._callback_errors - self._previous_callback_errors,
+            self._callback_errors,
+        )
+        if new_errors:
+            text = f"{new_errors} callbacks raised: {self._last_callback_error}"
+            yield Reason(DiagnosticStatus.ERROR, text)
 
     def _model_status(self) -> DiagnosticStatus:
         worker, description = self._get_worker(), dict(self._describe())
@@ -142,6 +166,8 @@ class DiagnosticsPublisher:
             "answers": self._answers,
             "tracks": self._tracks,
             "failures": self._failures,
+            "callbacks that raised": self._callback_errors,
+            "worker restarts": worker.health.restarts if worker else 0,
             "latency from stamp to publication": self._latency.drain(),
             "duration of ticks with answers": self._tick_time.drain(),
         }

@@ -20,6 +20,7 @@ from llava_st_ros.ros.worker import MAX_PENDING
 
 # Each pending goal blocks a thread. The rest is for images, services, timers and cancellation.
 EXECUTOR_THREADS = 2 * MAX_PENDING + 4
+RESULT_SECONDS = 60  # how long a result can be requested; rclpy keeps it in memory for so long
 
 
 class GroundAction:
@@ -46,6 +47,7 @@ class GroundAction:
             self._execute,
             callback_group=group,
             cancel_callback=self._on_cancel,
+            result_timeout=RESULT_SECONDS,
         )
 
     def destroy(self) -> None:

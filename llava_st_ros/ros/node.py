@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -15,19 +17,23 @@ from llava_st_ros.errors import BackendError, ConfigError, LlavaStError
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Tick
 from llava_st_ros.ros.cameras import CameraSubscription
+from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.diagnostics_publisher import DiagnosticsPublisher
 from llava_st_ros.ros.ground_action import GroundAction
 from llava_st_ros.ros.images import bridge_name
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.model_loading import LoadedModel, LoadModel, load_model
 from llava_st_ros.ros.parameters import declare_parameters, with_changes
+from llava_st_ros.ros.progress import ObservedBackend, Progress
 from llava_st_ros.ros.publishers import ResultPublishers
 from llava_st_ros.ros.queries import check_cameras
+from llava_st_ros.ros.service_guard import guard_services, refuse_invalid_transitions
 from llava_st_ros.ros.services import Services
-from llava_st_ros.ros.worker import Worker
+from llava_st_ros.ros.worker import Worker, WorkerHealth
 from llava_st_ros.text.query_parser import parse_queries
 
 NODE_NAME = "grounding"
+SUPERVISION_PERIOD = 0.5  # seconds
 
 
 class GroundingNode(LifecycleNode):
@@ -66,6 +72,17 @@ class GroundingNode(LifecycleNode):
             self, lambda: self._cameras, lambda: self._worker, self._describe
         )
         self.add_on_set_parameters_callback(self._on_parameters)
+        self._shutdown_deadline: Deadline | None = None
+        self._abandoned: list[Worker] = []  # their threads did not end
+        self._worker_health = WorkerHealth()
+        self.create_timer(
+            SUPERVISION_PERIOD,
+            self._supervise,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        refuse_invalid_transitions(self)
+        guard_services(self, self._on_service_error)
 
     @property
     def image_topics(self) -> tuple[str, ...]:
@@ -97,11 +114,28 @@ class GroundingNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._transition("recover", self._release)
 
-    def interrupt(self) -> None:
-        """Stop a running inference, so that no callback waits for one."""
+    @property
+    def has_abandoned_threads(self) -> bool:
+        """Whether the thread of an inference that did not end is still running."""
+        return any(worker.is_alive for worker in self._abandoned)
+
+    def interrupt(self, deadline: Deadline | None = None) -> None:
+        """Stop a running inference, so that no callback waits for one: the node will be destroyed.
+
+        Args:
+            deadline: Limits this call and ``destroy_node`` together; ``stop_timeout`` from now if
+                omitted.
+        """
+        self._shutdown_deadline = deadline or Deadline(self.parameters.stop_timeout)
         worker = self._worker
         if worker is not None:
-            worker.pause(self.parameters.stop_timeout)
+            worker.pause(self._shutdown_deadline.remaining)
+
+    def on_callback_error(self, error: Exception) -> None:
+        """Log and count the exception of a callback, as a Spinner reports it."""
+        self._diagnostics.record_callback_error(error)
+        self._throttle.error("callback", f"a callback raised {error!r}")
+        self._log_trace(error)
 
     def destroy_node(self) -> None:
         """Stop everything, in any lifecycle state, and destroy the node. Stop spinning it first."""
@@ -133,16 +167,23 @@ class GroundingNode(LifecycleNode):
         self.get_logger().info(f"loading {parameters.model or 'the packaged model'}")
         model = self._load(parameters)
         self._model_facts = _model_facts(model)
-        grounder = Grounder(model.backend, model.tokenizer, parameters.grounder_config)
+        progress = Progress()
+        backend = ObservedBackend(model.backend, progress)
+        grounder = Grounder(backend, model.tokenizer, parameters.grounder_config)
         for query in queries:
             check_cameras(query, parameters.camera_names)
             grounder.add_query(query)
-        self._result_publishers = ResultPublishers(
-            self, parameters.camera_names, self.get_logger().warning
-        )
+        self._result_publishers = ResultPublishers(self, parameters.camera_names)
         self._result_publishers.overlay_quality = parameters.overlay_quality
+        self._worker_health = WorkerHealth()
         self._worker = Worker(
-            grounder, model.tokenizer, self._on_tick, self._on_failure, parameters.reset_seconds
+            grounder,
+            model.tokenizer,
+            self._on_tick,
+            self._on_failure,
+            parameters.reset_seconds,
+            parameters.watchdog_seconds,
+            progress,
         )
         self._worker.start()
         self.get_logger().info(
@@ -161,18 +202,25 @@ class GroundingNode(LifecycleNode):
         )
         self.get_logger().info(f"active: images from {', '.join(self.image_topics)}")
 
-    def _deactivate(self) -> None:
+    def _deactivate(self, deadline: Deadline | None = None) -> None:
+        deadline = deadline or self._new_deadline()
         cameras, self._cameras = self._cameras, ()
         for camera in cameras:
             camera.destroy()
-        if self._worker is not None and not self._worker.pause(self.parameters.stop_timeout):
+        if self._worker is not None and not self._worker.pause(deadline.remaining):
             self.get_logger().warning("an inference is still running; its result will be dropped")
 
+    def _new_deadline(self) -> Deadline:
+        """Return the limit of a transition, or that of the shutdown if the node shuts down."""
+        return self._shutdown_deadline or Deadline(self.parameters.stop_timeout)
+
     def _release(self) -> None:
-        self._deactivate()
+        deadline = self._new_deadline()
+        self._deactivate(deadline)
         worker, self._worker = self._worker, None
         publishers, self._result_publishers = self._result_publishers, None
-        if worker is not None and not worker.stop(self.parameters.stop_timeout):
+        if worker is not None and not worker.stop(deadline.remaining):
+            self._abandoned.append(worker)
             self.get_logger().error(
                 f"an inference did not end within {self.parameters.stop_timeout:g} s; its thread "
                 "is abandoned"
@@ -205,14 +253,36 @@ class GroundingNode(LifecycleNode):
             self._throttle.warning(f"query {failure.query_id}", line)
             self.get_logger().debug(failure.trace)
 
-    def _on_failure(self, error: Exception) -> None:
+    def _on_failure(self, error: BaseException) -> None:
         if not self.context.ok():
             return  # the process is shutting down; there is no logger to report to
         self._diagnostics.record_failure(error)
         line = str(error) if isinstance(error, LlavaStError) else repr(error)
         self._throttle.error("failure", f"a tick failed: {line}")
+        self._log_trace(error)
+
+    def _on_service_error(self, name: str, error: Exception) -> None:
+        self._diagnostics.record_callback_error(error)
+        self._throttle.error(f"service {name}", f"a request to {name} failed: {error!r}")
+        self._log_trace(error)
+
+    def _log_trace(self, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         self.get_logger().debug(trace)
+
+    def _supervise(self) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        health, previous = worker.supervise(), self._worker_health
+        self._worker_health = health
+        if health.restarts > previous.restarts:
+            line = f"the worker thread ended and was restarted: {health.last_end}"
+            self._throttle.error("worker end", line)
+        if health.stall is not None:
+            self._throttle.error("stall", f"the inference is hung: {health.stall}")
+        elif previous.stall is not None:
+            self.get_logger().info("the inference continues")
 
     def _on_parameters(self, changes: Sequence[Parameter]) -> SetParametersResult:
         try:
@@ -224,6 +294,7 @@ class GroundingNode(LifecycleNode):
             camera.intake.max_rate = self.parameters.max_frame_rate
         worker, publishers = self._worker, self._result_publishers
         if worker is not None:
+            worker.watchdog_seconds = self.parameters.watchdog_seconds
             worker.grounder.configure(self.parameters.grounder_config)
         if publishers is not None:
             publishers.overlay_quality = self.parameters.overlay_quality

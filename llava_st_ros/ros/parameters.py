@@ -127,9 +127,18 @@ class NodeParameters:
     )
     stop_timeout: float = _parameter(
         10.0,
-        "Maximum wait for a running inference when the node stops, in seconds",
+        "Maximum duration in seconds of a deactivation, cleanup or shutdown; an inference that is "
+        "still running then is abandoned",
         low=0.1,
         high=600,
+    )
+    watchdog_seconds: float = _parameter(
+        60.0,
+        "An inference that makes no progress for this many seconds (no frame encoded, no token "
+        "generated) is reported as hung, and one-shot queries that wait for it get an error",
+        live=True,
+        low=0.1,
+        high=3600.0,
     )
     no_match_threshold: float = _parameter(
         GrounderConfig.no_match_threshold,

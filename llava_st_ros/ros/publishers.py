@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -26,22 +26,19 @@ class ResultPublishers:
     Args:
         node: The node that publishes.
         cameras: Names of all cameras.
-        warn: Logs a warning about incompatible QoS.
 
     Attributes:
         overlay_quality: JPEG quality, 1 to 100.
     """
 
-    def __init__(
-        self, node: LifecycleNode, cameras: Sequence[str], warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, node: LifecycleNode, cameras: Sequence[str]) -> None:
         self.overlay_quality = 80
         self._node = node
         self._last_tracks: dict[str, tuple[Track, ...]] = {}  # by camera
         self._events: dict[int, Event] = {}  # to draw, by id
 
         def publisher(kind: type, topic: str, profile: QoSProfile):  # type: ignore[no-untyped-def]
-            events = qos.publisher_events(node, topic, profile, warn)
+            events = qos.publisher_events(node, topic, profile)
             return node.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events)
 
         self._tracks = publisher(msg.GroundedTrackArray, "tracks", qos.RESULTS)

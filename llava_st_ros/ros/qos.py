@@ -78,24 +78,28 @@ def subscription_events(
     node: Node,
     topic: str,
     profile: QoSProfile,
-    log: Callable[[str], None],
+    on_mismatch: Callable[[str], None] | None = None,
     matched: Callable[[], None] | None = None,
 ) -> SubscriptionEventCallbacks:
-    """Return callbacks that log each publisher that is incompatible with a subscription.
+    """Return callbacks for each publisher that is incompatible with a subscription.
 
     Args:
         node: The subscription's node.
         topic: The resolved topic.
         profile: The subscription's profile.
-        log: Called with one line.
+        on_mismatch: Called with one line; by default a warning is logged.
         matched: Called when a publisher comes or goes, where rclpy reports that (not in Humble).
     """
 
     def incompatible(event: Any) -> None:
         endpoints = node.get_publishers_info_by_topic(topic)
-        log(
-            describe_mismatch(topic, event.last_policy_kind, profile, endpoints, is_publisher=False)
+        line = describe_mismatch(
+            topic, event.last_policy_kind, profile, endpoints, is_publisher=False
         )
+        if on_mismatch is not None:
+            on_mismatch(line)
+        else:  # not throttled: the event occurs once per publisher
+            node.get_logger().warning(line)
 
     callbacks = SubscriptionEventCallbacks(incompatible_qos=incompatible)
     if matched is not None and hasattr(callbacks, "matched"):
@@ -104,15 +108,15 @@ def subscription_events(
     return callbacks
 
 
-def publisher_events(
-    node: Node, topic: str, profile: QoSProfile, log: Callable[[str], None]
-) -> PublisherEventCallbacks:
-    """Return callbacks that log each subscription that is incompatible with a publisher."""
+def publisher_events(node: Node, topic: str, profile: QoSProfile) -> PublisherEventCallbacks:
+    """Return callbacks that warn of each subscription that is incompatible with a publisher."""
     name = node.resolve_topic_name(topic)
 
     def incompatible(event: Any) -> None:
         endpoints = node.get_subscriptions_info_by_topic(name)
-        log(describe_mismatch(name, event.last_policy_kind, profile, endpoints, is_publisher=True))
+        node.get_logger().warning(
+            describe_mismatch(name, event.last_policy_kind, profile, endpoints, is_publisher=True)
+        )
 
     return PublisherEventCallbacks(incompatible_qos=incompatible)
 

@@ -44,7 +44,7 @@ class Services:
             qos.QUERIES,
             callback_group=group,
             event_callbacks=qos.subscription_events(
-                node, node.resolve_topic_name("~/query"), qos.QUERIES, self._logger.warning
+                node, node.resolve_topic_name("~/query"), qos.QUERIES
             ),
         )
 

@@ -3,65 +3,124 @@
 from __future__ import annotations
 
 import threading
+import traceback
+from collections.abc import Callable
 
 from rclpy.context import Context
 from rclpy.executors import MultiThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.task import Task
+
+from llava_st_ros.ros.deadline import Deadline
 
 POLL = 0.1  # seconds
+MAX_WAIT_FAILURES = 20  # consecutive failures of the executor itself after which spinning ends
+
+
+def log_callback_error(error: Exception) -> None:
+    """Log the exception of a callback with its traceback."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    get_logger("spinner").error(f"a callback raised {error!r}:\n{trace}")
 
 
 class Spinner:
     """A MultiThreadedExecutor that spins in a thread of its own until ``close``.
 
     rclpy's ``MultiThreadedExecutor.shutdown`` returns while callbacks still run; destroying a node
-    or a context at that point breaks them.
+    or a context at that point breaks them. rclpy also stops spinning when a callback raises; here
+    the exception is reported and spinning continues.
 
     Args:
         context: The context of the nodes.
         threads: Number of executor threads.
+        on_error: Called with the exception of a callback.
     """
 
-    def __init__(self, context: Context, threads: int) -> None:
-        self._context = context
+    def __init__(
+        self,
+        context: Context,
+        threads: int,
+        on_error: Callable[[Exception], None] = log_callback_error,
+    ) -> None:
+        self._context, self._on_error = context, on_error
         self._executor = MultiThreadedExecutor(threads, context=context)
         self._close_requested, self._ended = threading.Event(), threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._spin, name="ros-spinner", daemon=True)
         self._thread.start()
 
+    @property
+    def failure(self) -> Exception | None:
+        """Why spinning ended although nobody asked for it; else None."""
+        return self._failure
+
     def add(self, node: Node) -> None:
         self._executor.add_node(node)
 
-    def wait(self) -> None:
-        """Wait until the context is shut down or a callback raises.
+    def wait(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        """Wait until the context is shut down, spinning fails, or ``stop_requested`` is true.
 
         An exception from a signal handler ends the wait. That is why this is not a ``join``: in
         CPython 3.10 to 3.12, a ``join`` that an exception interrupts marks the thread as ended,
         and a signal that is delivered to another thread does not wake the main thread.
         """
-        while not self._ended.wait(POLL):
+        while not stop_requested() and not self._ended.wait(POLL):
             pass
 
-    def close(self) -> None:
-        """Stop spinning and wait for running callbacks. The nodes may be destroyed afterwards.
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop spinning and wait for running callbacks.
 
-        Raises:
-            Exception: The exception of a callback, if one raised.
+        Args:
+            timeout: Seconds to wait; None for no limit.
+
+        Returns:
+            Whether all callbacks have ended: only then may the nodes be destroyed, and only then
+            can the interpreter exit (it joins the executor's threads).
         """
+        deadline = Deadline(float("inf") if timeout is None else timeout)
         self._close_requested.set()
         self._executor.wake()
+        # The thread pool has no shutdown with a timeout, so a thread waits for it.
+        closer = threading.Thread(target=self._close, name="ros-spinner-close", daemon=True)
+        closer.start()
+        closer.join(None if timeout is None else deadline.remaining)
+        return not closer.is_alive()
+
+    def _close(self) -> None:
         self._thread.join()
         self._executor._executor.shutdown()  # the thread pool; no public call waits for it
         self._executor.shutdown()
-        if self._failure is not None:
-            raise self._failure
 
     def _spin(self) -> None:
+        wait_failures = 0
         try:
             while self._context.ok() and not self._close_requested.is_set():
-                self._executor.spin_once(timeout_sec=POLL)
-        except Exception as error:  # raised by a callback
-            self._failure = error
+                try:
+                    self._executor.spin_once(timeout_sec=POLL)
+                    wait_failures = 0
+                except Exception as error:
+                    if not self._context.ok() or self._close_requested.is_set():
+                        return
+                    self._report(error)
+                    if _is_from_callback(error):
+                        continue
+                    wait_failures += 1
+                    if wait_failures >= MAX_WAIT_FAILURES:
+                        self._failure = error
+                        return
+                    self._close_requested.wait(POLL)
         finally:
             self._ended.set()
+
+    def _report(self, error: Exception) -> None:
+        try:
+            self._on_error(error)
+        except Exception as second:  # reporting must not end the spinning
+            log_callback_error(second)
+
+
+def _is_from_callback(error: Exception) -> bool:
+    """Whether a callback raised the exception, not the executor itself."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code is Task.__call__.__code__ for frame in frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from typing import NamedTuple
 from llava_st_ros.errors import BackendError
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, Tick
+from llava_st_ros.ros.progress import Progress, Stall
+from llava_st_ros.ros.thread_location import location_of
 from llava_st_ros.text.tokenizer import Tokenizer
 
 # The result of a tick, each camera's newest frame when the tick started, and its duration in s.
@@ -37,16 +40,50 @@ class Activity(Enum):
     ANSWERING = auto()  # a one-shot query
 
 
+class WorkerHealth(NamedTuple):
+    """What is wrong with a worker.
+
+    Attributes:
+        stall: The running inference, if it makes no progress; else None.
+        restarts: How often the thread ended and was replaced.
+        last_end: Why it ended last; empty if it never did.
+        unreported: Number of failures for which ``on_error`` raised.
+    """
+
+    stall: Stall | None = None
+    restarts: int = 0
+    last_end: str = ""
+    unreported: int = 0
+
+
 class _OneShot(NamedTuple):
     answer: Callable[[], Grounding]
     future: Future[Grounding]
+
+    def settle(
+        self, *, result: Grounding | None = None, error: BaseException | None = None
+    ) -> None:
+        """Set the outcome, unless the query was abandoned. The worker's lock must be held."""
+        if self.future.done():
+            return
+        if isinstance(error, Exception):
+            self.future.set_exception(error)
+        elif error is not None:  # e.g. SystemExit, which must not end the caller's thread
+            self.future.set_exception(BackendError(f"the inference ended with {error!r}"))
+        elif result is not None:
+            self.future.set_result(result)
 
 
 class Worker:
     """Runs a Grounder in one thread: a tick when new frames arrived, one-shot queries in between.
 
     The thread runs from ``start`` to ``stop``. Frames that arrive during a tick are all visible to
-    the next one; frames are not queued.
+    the next one; frames are not queued. No exception ends the thread: those of a tick are passed to
+    ``on_error``, those of a one-shot query to its caller. Should it end all the same,
+    ``supervise`` replaces it.
+
+    A Python thread cannot be killed. If an inference never returns, its thread is abandoned:
+    callers get an error, and ``pause`` and ``stop`` return after their timeout.
 
     Args:
         grounder: The Grounder; its ``tick`` is called by this thread only.
@@ -54,6 +91,11 @@ class Worker:
         on_tick: Called in the thread after each tick.
         on_error: Called in the thread with an exception that a tick raised.
         reset_seconds: A stamp that jumps back further than this is a stream reset.
+        watchdog_seconds: An inference without progress for longer than this counts as stalled.
+        progress: Reports what the thread is doing; give it to an ObservedBackend too.
+
+    Attributes:
+        watchdog_seconds: As above; may be changed later.
     """
 
     def __init__(
@@ -61,21 +103,29 @@ class Worker:
         grounder: Grounder,
         tokenizer: Tokenizer,
         on_tick: OnTick,
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[BaseException], None],
         reset_seconds: float = 1.0,
+        watchdog_seconds: float = 60.0,
+        progress: Progress | None = None,
     ) -> None:
         self.grounder, self.tokenizer = grounder, tokenizer
         self._on_tick, self._on_error = on_tick, on_error
         self._reset_after = round(reset_seconds * NANOSECONDS)
+        self.watchdog_seconds = watchdog_seconds
+        self._progress = progress or Progress()
         # Guards everything below. Notified on every change that a thread may be waiting for, so
         # that no wait needs a timeout.
         self._changed = threading.Condition()
         self._mode, self._activity = Mode.PAUSED, Activity.IDLE
+        self._epoch = 0  # incremented when RUNNING is left; earlier work is stale then
         self._enabled = True
         self._one_shots: deque[_OneShot] = deque()  # not started yet
+        self._current: _OneShot | None = None  # being answered
         self._newest: dict[str, Frame] = {}  # by camera
         self._has_new_frames = False
-        self._thread = threading.Thread(target=self._run, name="llava-st-worker", daemon=True)
+        self._is_started = False
+        self._restarts, self._last_end, self._unreported = 0, "", 0
+        self._thread = self._new_thread()
 
     @property
     def pending(self) -> int:
@@ -98,8 +148,31 @@ class Worker:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def health(self) -> WorkerHealth:
+        with self._changed:
+            return WorkerHealth(self._stall(), self._restarts, self._last_end, self._unreported)
+
     def start(self) -> None:
         self._thread.start()
+        self._is_started = True
+
+    def supervise(self) -> WorkerHealth:
+        """Replace the thread if it has ended; release all callers of a stalled inference.
+
+        Call it about once per second, from a thread that does not wait for the model.
+        """
+        with self._changed:
+            if self._is_started and self._mode is not Mode.STOPPED and not self._thread.is_alive():
+                self._on_thread_end()
+                thread = self._new_thread()
+                thread.start()
+                self._thread = thread
+                self._restarts += 1
+            stall = self._stall()
+            if stall is not None:
+                self._abandon(_stall_error(stall))
+            return self.health
 
     def resume(self) -> None:
         """Start ticking, on a new stream. Does nothing after ``stop``."""
@@ -118,11 +191,15 @@ class Worker:
             timeout: Seconds to wait for a running inference.
 
         Returns:
-            Whether the thread is idle now.
+            Whether the thread is idle now. If not, the inference's result will be dropped, and
+            callers that waited for it have got an error.
         """
         with self._changed:
             self._leave_running(Mode.PAUSED)
-            return self._changed.wait_for(lambda: self._activity is Activity.IDLE, timeout)
+            is_idle = self._changed.wait_for(lambda: self._activity is Activity.IDLE, timeout)
+            if not is_idle:
+                self._abandon(_abandoned_error(timeout))
+            return is_idle
 
     def stop(self, timeout: float) -> bool:
         """End the thread.
@@ -131,13 +208,18 @@ class Worker:
             timeout: Seconds to wait for a running inference.
 
         Returns:
-            Whether the thread has ended.
+            Whether the thread has ended. If not, it is abandoned, and callers that waited for it
+            have got an error.
         """
         with self._changed:
             self._leave_running(Mode.STOPPED)
         if self._thread.is_alive():
             self._thread.join(timeout)
-        return not self._thread.is_alive()
+        has_ended = not self._thread.is_alive()
+        if not has_ended:
+            with self._changed:
+                self._abandon(_abandoned_error(timeout))
+        return has_ended
 
     def push(self, frame: Frame) -> None:
         """Add a frame, from any thread."""
@@ -173,27 +255,32 @@ class Worker:
                 started, when the worker's state changes and on ``check_cancelled``.
 
         Raises:
-            BackendError: Too many one-shot queries are pending, the node is not active, or the
-                query was cancelled before it was answered.
+            BackendError: Too many one-shot queries are pending, the node is not active, the
+                query was cancelled before it was answered, or the inference does not end.
             LlavaStError: Raised by ``Grounder.ask``.
         """
 
+        def is_cancelled() -> bool:
+            self._progress.mark()
+            return cancelled() or self._epoch != epoch
+
         def answer() -> Grounding:
             grounding = self.grounder.ask(
-                query,
-                camera=camera,
-                on_token=on_token,
-                cancelled=lambda: cancelled() or self._mode is not Mode.RUNNING,
+                query, camera=camera, on_token=on_token, cancelled=is_cancelled
             )
-            if self._mode is not Mode.RUNNING:  # the answer is incomplete
+            if self._epoch != epoch:  # the answer is incomplete
                 raise CancelledError
             return grounding
 
         one_shot = _OneShot(answer, Future())
         future = one_shot.future
         with self._changed:
+            epoch = self._epoch
             if self._mode is not Mode.RUNNING:
                 raise BackendError("the node is inactive", "activate it, then retry")
+            stall = self._stall()
+            if stall is not None:
+                raise _stall_error(stall)
             if self._pending() >= MAX_PENDING:
                 raise BackendError(f"{MAX_PENDING} one-shot queries are pending", "retry later")
             self._one_shots.append(one_shot)
@@ -219,51 +306,120 @@ class Worker:
     def _pending(self) -> int:
         return len(self._one_shots) + (self._activity is Activity.ANSWERING)
 
+    def _stall(self) -> Stall | None:
+        seconds = self._progress.idle_seconds
+        if self._activity is Activity.IDLE or seconds <= self.watchdog_seconds:
+            return None
+        return Stall(seconds, self._progress.step_name, location_of(self._thread))
+
+    def _abandon(self, error: BackendError) -> None:
+        """Give the error to every caller of ``ask``. The lock must be held."""
+        for one_shot in (*self._one_shots, *([self._current] if self._current else [])):
+            one_shot.settle(error=error)
+        self._one_shots.clear()
+        self._changed.notify_all()
+
     def _leave_running(self, mode: Mode) -> None:
         if self._mode is not Mode.STOPPED:
             self._mode = mode
+        self._epoch += 1
         for one_shot in self._one_shots:
             one_shot.future.cancel()
         self._one_shots.clear()
         self._changed.notify_all()
 
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._main, name="llava-st-worker", daemon=True)
+
+    def _main(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # ``supervise`` starts another thread
+            self._last_end = repr(error)
+        finally:
+            with self._changed:
+                self._on_thread_end()
+
+    def _on_thread_end(self) -> None:
+        """Release the caller whose query was being answered. The lock must be held."""
+        if self._current is not None:
+            error = BackendError(f"the worker thread ended: {self._last_end or 'unknown reason'}")
+            self._current.settle(error=error)
+        self._current, self._activity = None, Activity.IDLE
+        self._changed.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._activity = Activity.IDLE
+                self._current, self._activity = None, Activity.IDLE
                 self._changed.notify_all()
                 self._changed.wait_for(self._has_work)
                 if self._mode is Mode.STOPPED:
                     return
+                self._progress.mark()
                 one_shot = self._one_shots.popleft() if self._one_shots else None
                 if one_shot is None:
                     self._activity, self._has_new_frames = Activity.TICKING, False
                 else:
-                    self._activity = Activity.ANSWERING
-                frames = dict(self._newest)
+                    self._current, self._activity = one_shot, Activity.ANSWERING
+                frames, epoch = dict(self._newest), self._epoch
             if one_shot is None:
-                self._tick(frames)
+                with self._progress.step("a tick"):
+                    self._tick(frames, epoch)
             else:
-                self._answer(one_shot)
+                with self._progress.step("an answer"):
+                    self._answer(one_shot)
 
     def _has_work(self) -> bool:
         is_tick_due = self._mode is Mode.RUNNING and self._enabled and self._has_new_frames
         return is_tick_due or self._mode is Mode.STOPPED or bool(self._one_shots)
 
-    @staticmethod
-    def _answer(one_shot: _OneShot) -> None:
+    def _answer(self, one_shot: _OneShot) -> None:
+        with self._changed:
+            if one_shot.future.done():  # abandoned or cancelled meanwhile
+                return
+            one_shot.future.set_running_or_notify_cancel()
         try:
-            if one_shot.future.set_running_or_notify_cancel():
-                one_shot.future.set_result(one_shot.answer())
-        except Exception as error:  # raised again by ``ask``
-            one_shot.future.set_exception(error)
+            grounding = one_shot.answer()
+        except BaseException as error:  # raised again by ``ask``
+            with self._changed:
+                one_shot.settle(error=error)
+        else:
+            with self._changed:
+                one_shot.settle(result=grounding)
 
-    def _tick(self, frames: Mapping[str, Frame]) -> None:
+    def _tick(self, frames: Mapping[str, Frame], epoch: int) -> None:
+        def is_stale() -> bool:
+            self._progress.mark()
+            return self._epoch != epoch
+
         started = time.monotonic()
         try:
             now = max(frame.stamp for frame in frames.values())
-            tick = self.grounder.tick(now, cancelled=lambda: self._mode is not Mode.RUNNING)
-            if self._mode is Mode.RUNNING:
-                self._on_tick(tick, frames, time.monotonic() - started)
-        except Exception as error:  # must not end the thread silently
+            tick = self.grounder.tick(now, cancelled=is_stale)
+            if not is_stale():
+                with self._progress.step("publishing"):
+                    self._on_tick(tick, frames, time.monotonic() - started)
+        except BaseException as error:  # must not end the thread
+            self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        try:
             self._on_error(error)
+        except BaseException as second:  # e.g. the logger raises; it must not end the thread
+            self._unreported += 1
+            print(f"a tick failed: {error!r}; reporting it failed: {second!r}", file=sys.stderr)
+
+
+def _stall_error(stall: Stall) -> BackendError:
+    return BackendError(
+        f"the inference makes no progress: {stall}",
+        "retry when /diagnostics is OK again; if the model is that slow, raise watchdog_seconds",
+    )
+
+
+def _abandoned_error(timeout: float) -> BackendError:
+    return BackendError(
+        "the node was deactivated before the query was answered; the inference did not end within "
+        f"{timeout:.1f} s"
+    )

@@ -14,6 +14,7 @@ from client import TIMEOUT
 from rclpy.context import Context
 from rclpy.node import Node
 
+from llava_st_ros.ros import spinning
 from llava_st_ros.ros.spinning import Spinner
 
 pytestmark = pytest.mark.ros
@@ -85,19 +86,48 @@ def test_signal_ends_wait_but_close_still_waits(context: Context, in_main: bool)
     close_waits(node, spinner)
 
 
-def test_exception_of_a_callback_ends_wait_and_is_raised_by_close(context: Context) -> None:
-    node = Node("broken", context=context)
+def test_exception_of_a_callback_is_reported_and_spinning_continues(context: Context) -> None:
+    node, calls, errors = Node("broken", context=context), [], []
+    spun_on = threading.Event()
 
     def broken() -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            spun_on.set()
         raise ValueError("raised by the callback")
 
+    def report(error: Exception) -> None:
+        errors.append(error)
+        raise RuntimeError("reporting failed, too")
+
     node.create_timer(0.001, broken)
-    spinner = Spinner(context, 2)
+    spinner = Spinner(context, 2, report)
     spinner.add(node)
-    spinner.wait()
-    with pytest.raises(ValueError, match="raised by the callback"):
-        spinner.close()
+    assert spun_on.wait(TIMEOUT)
+    assert spinner.close(TIMEOUT)
+    assert spinner.failure is None
+    assert {str(error) for error in errors} == {"raised by the callback"}
     node.destroy_node()
+
+
+def test_wait_ends_when_the_executor_itself_fails(context: Context, monkeypatch) -> None:
+    def spin_once(*_: object, **__: object) -> None:
+        raise RuntimeError("the wait set is broken")
+
+    monkeypatch.setattr(spinning, "POLL", 0.001)
+    monkeypatch.setattr(spinning.MultiThreadedExecutor, "spin_once", spin_once)
+    spinner = Spinner(context, 2, lambda error: None)
+    spinner.wait()
+    assert "the wait set is broken" in str(spinner.failure)
+    assert spinner.close(TIMEOUT)
+
+
+def test_close_returns_after_its_timeout_while_a_callback_runs(context: Context) -> None:
+    node, spinner = SlowNode(context), Spinner(context, 2)
+    spinner.add(node)
+    assert node.entered.wait(TIMEOUT)
+    assert not spinner.close(0.05)
+    close_waits(node, spinner)
 
 
 def test_wait_ends_when_the_context_is_shut_down(context: Context) -> None:

@@ -1,0 +1,81 @@
+"""Every service request gets a response, whatever its handler does.
+
+rclpy sends no response when a handler raises (the client waits forever), and passes the exception
+on to the executor. An invalid lifecycle transition, requested by id, is one such case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
+from rclpy.node import Node
+
+Report = Callable[[str, Exception], None]  # the service's name and the exception
+
+
+def guard_services(node: Node, report: Report) -> None:
+    """Make all services of a node respond even if their handlers raise.
+
+    The response is then an empty one (``success`` is false); its ``message``, if it has one, names
+    the exception.
+
+    Args:
+        node: The node; call this after its services were created.
+        report: Called with the name of the service and the exception.
+    """
+    for service in node.services:
+        service.callback = _guarded(service.callback, service.srv_name, report)
+
+
+def _guarded(handle: Callable[[Any, Any], Any], name: str, report: Report) -> Callable[..., Any]:
+    def guarded(request: Any, response: Any) -> Any:
+        try:
+            return handle(request, response)
+        except Exception as error:
+            report(name, error)
+            failed = type(response)()
+            if hasattr(failed, "message"):
+                failed.message = f"{type(error).__name__}: {error}"
+            return failed
+
+    return guarded
+
+
+def refuse_invalid_transitions(node: Node) -> None:
+    """Make a lifecycle node refuse transitions that its state does not have.
+
+    rclpy raises RCLError for a transition that is requested by id (``ros2 lifecycle`` and nav2's
+    lifecycle manager do this). Here the response is ``success=False`` and the state is unchanged.
+
+    Args:
+        node: A LifecycleNode.
+    """
+    handlers: dict[Any, Any] = {service.srv_type: service for service in node.services}
+    change = handlers[ChangeState]
+    change_state = change.callback
+    get_transitions = handlers[GetAvailableTransitions].callback
+    get_state = handlers[GetState].callback
+
+    def change_if_possible(
+        request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        available = get_transitions(
+            GetAvailableTransitions.Request(), GetAvailableTransitions.Response()
+        ).available_transitions
+        possible = {item.transition.id: item.transition.label for item in available}
+        wanted = request.transition
+        # As in rclpy, a label takes precedence over the id.
+        if wanted.label not in possible.values() if wanted.label else wanted.id not in possible:
+            state = get_state(GetState.Request(), GetState.Response()).current_state.label
+            choices = ", ".join(f"{label} ({number})" for number, label in possible.items())
+            node.get_logger().warning(
+                f"refused transition {wanted.label or wanted.id!r}: the node is {state}; possible: "
+                f"{choices or 'none'}"
+            )
+            response.success = False
+            return response
+        return change_state(request, response)
+
+    change.callback = change_if_possible

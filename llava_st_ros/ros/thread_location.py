@@ -1,0 +1,16 @@
+"""Where a thread is, for messages about threads that do not end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+
+def location_of(thread: threading.Thread) -> str:
+    """Return the innermost line of Python that a thread is executing; empty if it has none."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None:
+        return ""
+    name = os.path.basename(frame.f_code.co_filename)
+    return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
