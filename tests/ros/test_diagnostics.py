@@ -24,7 +24,15 @@ def test_worst_level_counts_and_every_reason_is_in_the_message() -> None:
 
 def test_silent_camera_with_bad_images_reports_both() -> None:
     health = CameraHealth(
-        "front", "/front", 1, 3.0, IntakeCounts(5, unreadable=2), IntakeCounts(), 1.0, "cut short"
+        name="front",
+        topic="/front",
+        publishers=1,
+        reliability="reliable",
+        silence=3.0,
+        counts=IntakeCounts(5, unreadable=2),
+        previous=IntakeCounts(),
+        interval=1.0,
+        last_problem="cut short",
     )
     status = camera_status("/grounding", health, silence_limit=2.0)
     assert status.level == WARN
