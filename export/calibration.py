@@ -22,13 +22,13 @@ from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_questions
 from llava_st_ros.grounder import Grounder
+from llava_st_ros.media.bags import is_storage_file
 from llava_st_ros.media.sources import BagSource, Source, VideoSource
 from llava_st_ros.records import Query, Task
 from llava_st_ros.text.tokenizer import Tokenizer
 
 SPLIT = "train"  # validation and test clips are reserved for measurements
 SEED = 20282
-BAG_SUFFIXES = (".mcap", ".db3")  # a folder is a bag too
 
 PURPOSE = "calibration queries"  # what needs the tokenizer, for the error message
 
@@ -73,6 +73,8 @@ class FootageQueries:
     Attributes:
         footage: Video files and bags.
         texts: Query texts; each is run as STVG and as REC.
+        topic: Image topic of the bags; by default the only one of each.
+        on_note: Called with each note on the footage, after its last window.
 
     Raises:
         ConfigError: ``texts`` is empty.
@@ -83,6 +85,8 @@ class FootageQueries:
 
     footage: Sequence[Path]
     texts: Sequence[str]
+    topic: str | None = None
+    on_note: Callable[[str], None] = lambda note: None
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -91,7 +95,7 @@ class FootageQueries:
                 "describe what to look for with --query, once or more often",
             )
         for path in self.footage:
-            _open_source(path)  # unreadable footage fails before the export starts
+            self._open(path)  # unreadable footage fails before the export starts
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
         config = GrounderConfig()
@@ -103,14 +107,18 @@ class FootageQueries:
         ]
         for path in self.footage:
             grounder = Grounder(backend, require_tokenizer(tokenizer, PURPOSE), config)
-            result = replay(grounder, _open_source(path), queries, window_seconds=seconds)
+            source = self._open(path)
+            result = replay(grounder, source, queries, window_seconds=seconds)
             result.check_complete()
+            if source.dropped:
+                self.on_note(f"{path}: {source.dropped} frames dropped; last: {source.problem}")
+            for note in source.notes:
+                self.on_note(f"{path}: {note}")
 
-
-def _open_source(path: Path) -> Source:
-    if path.is_dir() or path.suffix in BAG_SUFFIXES:
-        return BagSource(path)
-    return VideoSource(path)
+    def _open(self, path: Path) -> Source:
+        if path.is_dir() or is_storage_file(path):
+            return BagSource(path, self.topic)
+        return VideoSource(path)
 
 
 class _RecordingBackend(OnnxBackend):

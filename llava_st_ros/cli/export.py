@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="query to run on the footage of --calibrate; may be repeated",
     )
+    parser.add_argument(
+        "--topic", help="image topic of the bags of --calibrate (default: the only one)"
+    )
     add_shared_flags(
         parser,
         {
@@ -99,7 +102,7 @@ def _export(args: argparse.Namespace) -> int:
         args.out,
         device=args.device,
         plugins=args.plugins,
-        calibration=_calibration(args.calibrate, args.query),
+        calibration=_calibration(args.calibrate, args.query, args.topic),
         simulated_clips=args.simulated,
         find_divergence=args.first_divergence,
     )
@@ -115,11 +118,16 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _calibration(footage: Sequence[Path], texts: Sequence[str]) -> CalibrationQueries:
+def _calibration(
+    footage: Sequence[Path], texts: Sequence[str], topic: str | None
+) -> CalibrationQueries:
     from llava_st_ros.export.calibration import FootageQueries, SimulatedQueries
 
     if footage:
-        return FootageQueries(footage, texts)
-    if texts:
-        raise ConfigError("--query requires --calibrate", "name the footage to run the queries on")
+        return FootageQueries(
+            footage, texts, topic, lambda note: print(f"[export] {note}", file=sys.stderr)
+        )
+    for flag, value in (("--query", texts), ("--topic", topic)):
+        if value:
+            raise ConfigError(f"{flag} requires --calibrate", "name the footage of the queries")
     return SimulatedQueries(CALIBRATION_CLIPS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +36,9 @@ class Source(Protocol):
     length: int | None
     dropped: int
     problem: str
-    notes: list[str]
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -147,11 +149,16 @@ class BagSource:
         self.name = f"{path} {self.topic.name}"
         self.length: int | None = self.topic.messages
         self.dropped, self.problem = 0, ""
-        self.notes: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """The bag's notes."""
+        return self.bag.notes
 
     def __iter__(self) -> Iterator[Frame]:
-        self.dropped, frames = 0, 0
+        self.dropped, frames, messages = 0, 0, 0
         for message in self.bag.images(self.topic):
+            messages += 1
             try:
                 frame = Frame(
                     decode(message), message.stamp, self.topic.name.strip("/"), message.frame_id
@@ -161,11 +168,14 @@ class BagSource:
                 continue
             frames += 1
             yield frame
+        if messages < self.topic.messages:
+            self.dropped += self.topic.messages - messages
+            self.problem = self.notes[-1]
         _require_frames(frames, self)
 
 
 def decode(image: ImageMessage) -> np.ndarray:
-    """Decode a bag's message to RGB uint8 [H, W, 3]; FrameError if it cannot be decoded."""
+    """Decode a bag's message to RGB uint8 [H, W, 3]. Raises FrameError."""
     message = image.message
     if image.type.endswith("CompressedImage"):
         return decode_compressed(message.data, message.format)

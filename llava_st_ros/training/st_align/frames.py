@@ -105,6 +105,7 @@ class _ArraySource:
         self._frames, self.name = frames, str(path)
         self.length: int | None = len(frames)
         self.dropped, self.problem = 0, ""
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:
         for index, image in enumerate(self._frames):

@@ -1,0 +1,262 @@
+"""A recording: its image topics, and their messages in the order of recording."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from rosbags.typesys import Stores, get_typestore
+
+from llava_st_ros.errors import DataError, FrameError
+from llava_st_ros.media.bags.compression import decompress_message
+from llava_st_ros.media.bags.metadata import METADATA_FILE, Metadata
+from llava_st_ros.media.bags.storage import (
+    IMAGE_TYPES,
+    Block,
+    DamagedError,
+    Storage,
+    StoredMessage,
+    TopicKey,
+)
+from llava_st_ros.media.bags.storage_files import Copies, find_storage_files, open_storage
+from llava_st_ros.records import NANOSECONDS
+
+__all__ = ["IMAGE_TYPES", "Bag", "ImageMessage", "Topic"]
+
+_MAX_LISTED = 8  # topics in an error message
+_MAX_NOTES = 20
+
+
+@dataclass(frozen=True)
+class Topic:
+    """An image topic of a bag: its name, message type and number of messages."""
+
+    name: str
+    type: str
+    messages: int
+
+
+@dataclass(frozen=True)
+class ImageMessage:
+    """One camera message.
+
+    Attributes:
+        recorded: Time at which the message was recorded (ns).
+        type: The message type ("sensor_msgs/msg/Image").
+        data: The message as stored: serialized (CDR), and compressed if it was recorded so.
+    """
+
+    recorded: int
+    type: str
+    data: bytes
+
+    @cached_property
+    def message(self) -> Any:
+        """The deserialized message, with the pixels as sent.
+
+        Raises:
+            FrameError: The data are damaged, or are not a message of this type.
+        """
+        try:
+            return _types().deserialize_cdr(decompress_message(self.data), self.type)
+        except Exception as error:  # the parsers raise all kinds of errors on damaged data
+            raise FrameError(
+                f"the message recorded at {self.recorded} is not a {self.type}: {error}"
+            ) from error
+
+    @property
+    def header_stamp(self) -> int:
+        """The header's stamp (ns); 0 if it has none. Raises FrameError like ``message``."""
+        stamp = self.message.header.stamp
+        return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+    @property
+    def stamp(self) -> int:
+        """``header_stamp``, or ``recorded`` without one. Raises FrameError like ``message``."""
+        return self.header_stamp or self.recorded
+
+    @property
+    def frame_id(self) -> str:
+        """The header's frame_id. Raises FrameError like ``message``."""
+        return str(self.message.header.frame_id)
+
+
+class Bag:
+    """A rosbag2 recording. Its files are never modified.
+
+    Args:
+        path: The recording's folder, or a single .mcap or .db3 file, also compressed (.zstd).
+
+    Attributes:
+        image_topics: The topics with images, by name and type.
+        other_topics: The types of all other topics by name.
+        notes: What is missing, damaged or reinterpreted, one line each. Reading adds to it.
+
+    Raises:
+        DataError: There is no bag, or nothing in it is readable.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.notes: list[str] = []
+        self._noted: set[str] = set()
+        files, metadata, notes = find_storage_files(self.path)
+        self._note(*notes)
+        self._copies = Copies()
+        self._storages = self._open(files)
+        counts: Counter[TopicKey] = Counter()
+        self.other_topics: dict[str, str] = {}
+        for storage in self._storages:
+            for key, count in storage.counts().items():
+                counts[key] += count
+            self.other_topics |= {
+                topic.key.name: f"{topic.key.type or 'no type'} ({topic.encoding or 'no encoding'})"
+                for topic in storage.topics.values()
+                if not topic.has_images
+            }
+        self.image_topics = tuple(Topic(*key, count) for key, count in counts.items())
+        if metadata:
+            self._compare(metadata, counts)
+
+    def image_topic(self, name: str | None = None) -> Topic:
+        """Return the named image topic, or the only one that has messages.
+
+        Raises:
+            DataError: There is no such topic, or more than one; the message lists the image topics.
+        """
+        topics = [t for t in self.image_topics if name is None or _is_same_topic(t.name, name)]
+        recorded = [topic for topic in topics if topic.messages]
+        if len(recorded) == 1:
+            return recorded[0]
+        other = next((t for t in self.other_topics if name and _is_same_topic(t, name)), None)
+        if name is None:
+            problem = f"{self.path} has {len(recorded) or 'no'} image topics with messages"
+        elif recorded:
+            problem = f"topic {name} in {self.path} has images of {len(recorded)} types"
+        elif topics:
+            problem = f"topic {name} in {self.path} has no messages"
+        elif other is not None:
+            problem = f"topic {name} in {self.path} has type {self.other_topics[other]}"
+        else:
+            problem = f"{self.path} has no topic {name}"
+        raise DataError(
+            f"{problem}; {self._list_topics()}"
+            + "".join(f"; {n}" for n in self.notes[:_MAX_LISTED]),
+            "choose one with --topic" if any(topic.messages for topic in self.image_topics) else "",
+        )
+
+    def images(self, topic: Topic) -> Iterator[ImageMessage]:
+        """Yield the topic's messages in the order of recording.
+
+        Messages that cannot be read are left out: fewer than ``topic.messages`` are yielded, and
+        ``notes`` says why.
+        """
+        for message in self._in_order(TopicKey(topic.name, topic.type)):
+            yield ImageMessage(message.recorded, topic.type, message.data)
+
+    def _note(self, *notes: str) -> None:
+        """Add notes that are new, up to a number."""
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                if len(self._noted) <= _MAX_NOTES:
+                    self.notes.append(note)
+                else:
+                    self.notes[_MAX_NOTES:] = [f"{len(self._noted) - _MAX_NOTES} further faults"]
+
+    def _open(self, files: list[Path]) -> list[Storage]:
+        """Open the storage files that are readable. Raises DataError if there is none."""
+        storages, problems = [], []
+        for file in files:
+            try:
+                storages.append(open_storage(file, self._copies))
+            except DamagedError as error:
+                problems.append(str(error))
+        if not storages:
+            raise DataError("; ".join((*problems[:_MAX_LISTED], *self.notes[:_MAX_LISTED])))
+        self._note(*problems)
+        for storage in storages:
+            self._note(*storage.notes)
+        return storages
+
+    def _compare(self, metadata: Metadata, counts: Counter[TopicKey]) -> None:
+        """Note image topics of which metadata.yaml counts another number of messages."""
+        for key, expected in metadata.topic_counts.items():
+            is_image = key in counts or (
+                key.type in IMAGE_TYPES and key.name not in {other.name for other in counts}
+            )
+            if is_image and counts[key] != expected:
+                self._note(
+                    f"{METADATA_FILE} counts {expected} messages on {key.name}; the storage files"
+                    f" contain {counts[key]}"
+                )
+
+    def _list_topics(self) -> str:
+        images = [f"{t.name} ({t.type}, {t.messages} messages)" for t in self.image_topics]
+        text = f"its image topics: {_join(images)}"
+        if not images and self.other_topics:
+            others = [f"{name}: {description}" for name, description in self.other_topics.items()]
+            text += f"; its other topics: {_join(others)}"
+        return text
+
+    def _in_order(self, key: TopicKey) -> Iterator[StoredMessage]:
+        """Yield a topic's messages of all files by the time of recording.
+
+        Blocks are read when their first message is due, so that only blocks that overlap in time
+        are in memory together.
+        """
+        blocks: list[tuple[int, int, Block]] = []
+        for number, storage in enumerate(self._storages):
+            ids = storage.topic_ids(key)
+            blocks += [(b.start, number, b) for b in storage.blocks if b.topic_id in ids]
+        unread = Counter(number for _, number, _ in blocks)
+        waiting: list[tuple[int, int, StoredMessage]] = []
+        arrived = 0
+        try:
+            for start, number, block in sorted(blocks):
+                while waiting and waiting[0][0] < start:
+                    yield heapq.heappop(waiting)[-1]
+                storage = self._storages[number]
+                for message in self._read(storage, block):
+                    heapq.heappush(waiting, (message.recorded, arrived, message))
+                    arrived += 1
+                unread[number] -= 1
+                if not unread[number]:
+                    storage.close()
+            while waiting:
+                yield heapq.heappop(waiting)[-1]
+        finally:
+            for storage in self._storages:
+                storage.close()
+
+    def _read(self, storage: Storage, block: Block) -> list[StoredMessage]:
+        try:
+            messages = storage.read(block)
+        except DamagedError as error:
+            self._note(f"{error}; {block.messages} messages are lost")
+            return []
+        if len(messages) < block.messages:
+            self._note(
+                f"{storage.path.name} is damaged near byte {block.location}:"
+                f" {block.messages - len(messages)} messages are lost"
+            )
+        return messages
+
+
+@lru_cache(maxsize=1)
+def _types() -> Any:
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def _join(items: list[str]) -> str:
+    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
+    return ", ".join(items[:_MAX_LISTED]) + more or "none"
+
+
+def _is_same_topic(a: str, b: str) -> bool:
+    return a.strip("/") == b.strip("/")

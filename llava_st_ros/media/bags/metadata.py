@@ -1,0 +1,86 @@
+"""metadata.yaml of a recording: which storage files it has, and how many messages they contain.
+
+Everything else in it is in the storage files too. What disagrees with them is not an error: users
+edit the file, and `ros2 bag reindex` leaves some of it empty.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llava_st_ros.errors import DataError
+from llava_st_ros.media.bags.storage import TopicKey, message_type
+
+METADATA_FILE = "metadata.yaml"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The content of metadata.yaml that is used.
+
+    Attributes:
+        files: Names of the storage files in the recording's folder.
+        file_counts: Messages by file name, if stated.
+        topic_counts: Messages by topic.
+    """
+
+    files: tuple[str, ...]
+    file_counts: dict[str, int]
+    topic_counts: dict[TopicKey, int]
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read metadata.yaml of any version.
+
+    Raises:
+        DataError: The file is missing, is not YAML, or is not a recording's metadata.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid YAML: {type(error).__name__}") from error
+    try:
+        return _parse(content["rosbag2_bagfile_information"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not the metadata of a recording ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _parse(content: dict[str, Any]) -> Metadata:
+    topic_counts: dict[TopicKey, int] = {}
+    for item in content.get("topics_with_message_count") or ():
+        topic = item["topic_metadata"]
+        key = TopicKey(_text(topic["name"]), message_type(_text(topic["type"])))
+        topic_counts[key] = topic_counts.get(key, 0) + _count(item["message_count"])
+    return Metadata(
+        tuple(_name(item) for item in content["relative_file_paths"]),
+        {_name(item["path"]): _count(item["message_count"]) for item in content.get("files") or ()},
+        topic_counts,
+    )
+
+
+def _name(value: Any) -> str:
+    """Return a file's name: old versions wrote its path on the recording machine."""
+    return re.split(r"[/\\]", _text(value))[-1]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise TypeError(f"{value!r} is not a number of messages")
+    return value

@@ -1,0 +1,218 @@
+"""Finds the storage files of a recording, and opens them by their content."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from llava_st_ros.errors import DataError
+from llava_st_ros.media.bags import mcap_records, sqlite_file
+from llava_st_ros.media.bags.compression import ZSTD_MAGIC, decompress_file
+from llava_st_ros.media.bags.mcap_file import McapFile
+from llava_st_ros.media.bags.metadata import METADATA_FILE, Metadata, read_metadata
+from llava_st_ros.media.bags.sqlite_file import SqliteFile
+from llava_st_ros.media.bags.storage import DamagedError, Storage
+
+SUFFIXES = (".mcap", ".db3")
+_COMPRESSED = ".zstd"
+_PART = re.compile(r"(.*)_(\d+)")  # rosbag2's names of a recording's parts, without suffix
+_ROS1_MAGIC = b"#ROSBAG V"
+
+
+def is_storage_file(path: Path) -> bool:
+    """Whether a path has the name of a storage file: .mcap or .db3, also compressed."""
+    return bool(_stem(path.name))
+
+
+class Copies:
+    """Temporary copies of storage files, removed with this object."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def reserve(self, source: Path, size: int) -> Path:
+        """Return the path of a new copy of ``source``.
+
+        Raises:
+            DataError: The disk of the temporary folder has less than ``size`` bytes.
+            OSError: The folder cannot be created.
+        """
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="llava_st_bag_")
+        folder = Path(self._folder.name)
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise DataError(
+                f"{source} must be copied to be read, but {folder.parent} has {free >> 20} MiB for"
+                f" {size >> 20} MiB",
+                "set TMPDIR to a folder with more space",
+            )
+        self._count += 1
+        return folder / str(self._count)
+
+
+def open_storage(path: Path, copies: Copies) -> Storage:
+    """Open a storage file by its content; it is never modified.
+
+    Raises:
+        DamagedError: The file is not a readable storage file.
+        DataError: There is no space for a copy that is needed.
+    """
+    try:
+        return _open(path, copies)
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open(path: Path, copies: Copies) -> Storage:
+    if not path.is_file():
+        raise DamagedError(f"{path} is not a file")
+    copy, fault = None, ""
+    start = _start(path)
+    if start.startswith(ZSTD_MAGIC):
+        copy = copies.reserve(path, path.stat().st_size)
+        fault = decompress_file(path, copy)
+        start = _start(copy)
+    if start.startswith(mcap_records.MAGIC):
+        storage: Storage = McapFile(path, copy)
+    elif start.startswith(sqlite_file.MAGIC):
+        storage = _open_database(path, copy, copies)
+    else:
+        raise DamagedError(f"{path} {_describe(start, fault)}")
+    if fault:
+        storage.notes.append(f"{path.name}: {fault}; what precedes is read")
+    return storage
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _describe(start: bytes, fault: str) -> str:
+    if fault:
+        return f"cannot be decompressed: {fault}"
+    if not start:
+        return "is empty"
+    if start.startswith(_ROS1_MAGIC):
+        return "is a ROS 1 bag: convert it with `rosbags-convert`"
+    return "is neither an MCAP nor an SQLite file"
+
+
+def _open_database(path: Path, copy: Path | None, copies: Copies) -> Storage:
+    """Open a database; of one that was not closed, a copy with its journals."""
+    original = path.resolve()
+    journals = []
+    if copy is None:
+        journals = [
+            (suffix, journal)
+            for suffix in sqlite_file.JOURNALS
+            if (journal := original.with_name(original.name + suffix)).is_file()
+            and journal.stat().st_size
+        ]
+    if not journals:
+        return SqliteFile(path, copy)
+    size = sum(file.stat().st_size for file in (original, *(file for _, file in journals)))
+    copy = copies.reserve(path, size)
+    shutil.copyfile(original, copy)
+    for suffix, journal in journals:
+        shutil.copyfile(journal, copy.with_name(copy.name + suffix))
+    storage = SqliteFile(path, copy)
+    names = " and ".join(path.name + suffix for suffix, _ in journals)
+    storage.notes.append(f"{path.name} was not closed; it is read with {names}")
+    return storage
+
+
+def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[str]]:
+    """Return a recording's storage files.
+
+    Args:
+        path: The folder of a recording, or a single storage file.
+
+    Returns:
+        The existing files; the content of metadata.yaml, if it is readable; notes on the rest.
+
+    Raises:
+        DataError: There is no storage file, or it is ambiguous which files are the recording.
+    """
+    if not path.exists():
+        raise DataError(f"no bag at {path}")
+    if not path.is_dir():
+        if path.name == METADATA_FILE:
+            raise DataError(f"{path} is not a storage file", "name its folder")
+        return [path], None, []
+    try:
+        present = sorted(file for file in path.iterdir() if is_storage_file(file))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        metadata = read_metadata(path / METADATA_FILE)
+    except DataError as error:
+        files, notes = _guess_parts(path, present)
+        return files, None, [f"{error.problem}: reading {_names(files)}", *notes]
+    files, notes = _listed(path, metadata, present)
+    if files:
+        return files, metadata, notes
+    files, more = _guess_parts(path, present)
+    return files, metadata, [*notes, f"reading {_names(files)} instead", *more]
+
+
+def _listed(path: Path, metadata: Metadata, present: list[Path]) -> tuple[list[Path], list[str]]:
+    """Return the files that metadata.yaml lists, compressed or not, and notes on missing ones."""
+    files, notes = [], []
+    for name in dict.fromkeys(metadata.files):
+        other = name.removesuffix(_COMPRESSED) if name.endswith(_COMPRESSED) else name + _COMPRESSED
+        file = next((path / n for n in (name, other) if (path / n).is_file()), None)
+        if file:
+            files.append(file)
+            continue
+        count = metadata.file_counts.get(name)
+        counted = f"; it counts {count} messages in it" if count is not None else ""
+        notes.append(f"{name}, which {METADATA_FILE} lists, is missing{counted}")
+    stems = {_stem(file.name) for file in files}
+    unlisted = [file for file in present if _stem(file.name) not in stems]
+    if files and unlisted:
+        notes.append(
+            f"{_names(unlisted)} {_verb(unlisted)} not read: {METADATA_FILE} does not list"
+            f" {'it' if len(unlisted) == 1 else 'them'}"
+        )
+    return files, notes
+
+
+def _guess_parts(path: Path, present: list[Path]) -> tuple[list[Path], list[str]]:
+    """Return the storage files of a folder if they can only be one recording."""
+    by_stem = {_stem(file.name): file for file in reversed(present)}  # uncompressed ones preferred
+    files = list(by_stem.values())[::-1]
+    if not files:
+        raise DataError(f"{path} contains no {METADATA_FILE} and no .mcap or .db3 file")
+    if len(files) == 1:
+        return files, []
+    parts = [_PART.fullmatch(Path(stem).stem) for stem in by_stem]
+    suffixes = {Path(stem).suffix for stem in by_stem}
+    if not all(parts) or len({part[1] for part in parts if part}) > 1 or len(suffixes) > 1:
+        raise DataError(
+            f"{path} contains no readable {METADATA_FILE} and {len(files)} storage files:"
+            f" {_names(files)}",
+            "name one of them",
+        )
+    numbers = {int(part[2]) for part in parts if part}
+    missing = sorted(set(range(max(numbers))) - numbers)
+    notes = [f"parts {missing} of the recording are missing"] if missing else []
+    return files, notes
+
+
+def _stem(name: str) -> str:
+    """Return a storage file's name when decompressed; "" if it is another file."""
+    name = name.removesuffix(_COMPRESSED)
+    return name if name.endswith(SUFFIXES) else ""
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(file.name for file in files[:8]) + (", ..." if len(files) > 8 else "")
+
+
+def _verb(files: list[Path]) -> str:
+    return "is" if len(files) == 1 else "are"
