@@ -22,7 +22,7 @@ class LlavaStError(Exception):
     code = 2
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        self.problem, self.remedy = _line(problem), _line(remedy)
+        self.problem, self.remedy = printable_line(problem), printable_line(remedy)
         super().__init__("; ".join(part for part in (self.problem, self.remedy) if part))
 
     def __reduce__(self) -> tuple[type[LlavaStError], tuple[str, str]]:
@@ -30,7 +30,7 @@ class LlavaStError(Exception):
         return type(self), (self.problem, self.remedy)
 
 
-def _line(text: str) -> str:
+def printable_line(text: str) -> str:
     """One line of printable characters, at most ``MAX_PART_CHARACTERS``."""
     line = " ".join(text.split())
     if not line.isprintable():
@@ -50,7 +50,7 @@ def one_line(error: BaseException) -> str:
     """
     if isinstance(error, LlavaStError):
         return str(error)
-    return _line(f"{type(error).__name__}: {error}").removesuffix(":")
+    return printable_line(f"{type(error).__name__}: {error}").removesuffix(":")
 
 
 class ConfigError(LlavaStError):

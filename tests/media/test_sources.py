@@ -96,22 +96,10 @@ def test_unknown_topic_error_lists_the_image_topics(tmp_path: Path) -> None:
             BagSource(bag, name)
 
 
-@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
-@pytest.mark.parametrize("kept", [0, 100, 0.5])
-def test_truncated_bag_is_rejected(tmp_path: Path, plugin, kept: float) -> None:
-    bag = write_bag(tmp_path / "bag", plugin)
-    (file,) = (path for path in bag.iterdir() if path.suffix in (".mcap", ".db3"))
-    data = file.read_bytes()
-    file.write_bytes(data[: int(kept * len(data)) if kept < 1 else kept])
-    with pytest.raises(DataError, match="not a complete rosbag2 recording") as caught:
-        list(BagSource(bag, "/raw"))
-    assert "\n" not in str(caught.value)
-
-
 def test_missing_bag_and_other_folders_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no bag at"):
         BagSource(tmp_path / "absent")
-    with pytest.raises(DataError, match="not a complete rosbag2 recording"):
+    with pytest.raises(DataError, match=r"contains no metadata.yaml and no .mcap or .db3 file"):
         BagSource(tmp_path)
 
 

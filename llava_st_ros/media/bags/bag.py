@@ -12,7 +12,7 @@ from typing import Any
 
 from rosbags.typesys import Stores, get_typestore
 
-from llava_st_ros.errors import DataError, FrameError
+from llava_st_ros.errors import DataError, FrameError, printable_line
 from llava_st_ros.media.bags.compression import decompress_message
 from llava_st_ros.media.bags.metadata import METADATA_FILE, Metadata
 from llava_st_ros.media.bags.storage import (
@@ -161,7 +161,7 @@ class Bag:
 
     def _note(self, *notes: str) -> None:
         """Add notes that are new, up to a number."""
-        for note in notes:
+        for note in map(printable_line, notes):
             if note not in self._noted:
                 self._noted.add(note)
                 if len(self._noted) <= _MAX_NOTES:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llava_st_ros.errors import DataError
+from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.media.bags.storage import TopicKey, message_type
 
 METADATA_FILE = "metadata.yaml"
+METADATA_BYTES = 64 << 20  # a recording of days has a list of ten thousands of files
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,9 @@ def read_metadata(path: Path) -> Metadata:
     Raises:
         DataError: The file is missing, is not YAML, or is not a recording's metadata.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid YAML: {type(error).__name__}") from error
+    if not path.exists():
+        raise DataError(f"{path} is missing")
+    content = read_yaml(path, DataError, max_bytes=METADATA_BYTES)
     try:
         return _parse(content["rosbag2_bagfile_information"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

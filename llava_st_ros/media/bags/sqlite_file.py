@@ -17,6 +17,7 @@ from llava_st_ros.media.bags.storage import (
 
 MAGIC = b"SQLite format 3\0"
 JOURNALS = ("-wal", "-journal")  # with transactions that the file itself does not have yet
+_HEADER_BYTES = 100  # bytes 16 and 17: the page size; 1 means 65536
 # In the order of the rows, so that damage of the index on timestamps has no effect.
 _ROWS = (
     "SELECT rowid, topic_id, timestamp FROM messages"
@@ -25,6 +26,18 @@ _ROWS = (
 # What the sqlite3 module raises on a damaged file; names that are not UTF-8 are ValueErrors.
 _ERRORS = (sqlite3.Error, ValueError, OverflowError, MemoryError)
 _ROW = "SELECT data FROM messages WHERE rowid = ?"
+
+
+def partial_page_bytes(path: Path) -> int:
+    """Return the size of a database's last page if it is cut; 0 if the pages are complete.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    size = int.from_bytes(header[16:18], "big")
+    return path.stat().st_size % {0: 1, 1: 65536}.get(size, size)
 
 
 class SqliteFile(Storage):

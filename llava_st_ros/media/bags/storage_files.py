@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -103,27 +104,32 @@ def _describe(start: bytes, fault: str) -> str:
 
 
 def _open_database(path: Path, copy: Path | None, copies: Copies) -> Storage:
-    """Open a database; of one that was not closed, a copy with its journals."""
+    """Open a database: a copy if it was not closed, with its journals, or if it is truncated."""
     original = path.resolve()
-    journals = []
-    if copy is None:
-        journals = [
-            (suffix, journal)
-            for suffix in sqlite_file.JOURNALS
-            if (journal := original.with_name(original.name + suffix)).is_file()
-            and journal.stat().st_size
-        ]
-    if not journals:
-        return SqliteFile(path, copy)
-    size = sum(file.stat().st_size for file in (original, *(file for _, file in journals)))
-    copy = copies.reserve(path, size)
-    shutil.copyfile(original, copy)
-    for suffix, journal in journals:
-        shutil.copyfile(journal, copy.with_name(copy.name + suffix))
+    journals = [] if copy else _journals(original)
+    # SQLite fills a page that is cut with zeros: the image in it would be read as if complete.
+    cut = sqlite_file.partial_page_bytes(copy or original)
+    if not copy and (journals or cut):
+        sizes = (file.stat().st_size for file in (original, *journals))
+        copy = copies.reserve(path, sum(sizes))
+        shutil.copyfile(original, copy)
+        for journal in journals:
+            suffix = journal.name[len(original.name) :]
+            shutil.copyfile(journal, copy.with_name(copy.name + suffix))
+    if copy and cut:
+        os.truncate(copy, copy.stat().st_size - cut)
     storage = SqliteFile(path, copy)
-    names = " and ".join(path.name + suffix for suffix, _ in journals)
-    storage.notes.append(f"{path.name} was not closed; it is read with {names}")
+    if journals:
+        names = " and ".join(journal.name for journal in journals)
+        storage.notes.append(f"{path.name} was not closed; it is read with {names}")
+    if cut:
+        storage.notes.append(f"{path.name} is truncated; what precedes the cut is read")
     return storage
+
+
+def _journals(database: Path) -> list[Path]:
+    files = (database.with_name(database.name + suffix) for suffix in sqlite_file.JOURNALS)
+    return [file for file in files if file.is_file() and file.stat().st_size]
 
 
 def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[str]]:
@@ -167,7 +173,7 @@ def _listed(path: Path, metadata: Metadata, present: list[Path]) -> tuple[list[P
         other = name.removesuffix(_COMPRESSED) if name.endswith(_COMPRESSED) else name + _COMPRESSED
         file = next((path / n for n in (name, other) if (path / n).is_file()), None)
         if file:
-            files.append(file)
+            files += [file] if file not in files else []
             continue
         count = metadata.file_counts.get(name)
         counted = f"; it counts {count} messages in it" if count is not None else ""
