@@ -225,7 +225,8 @@ class StreamConfig:
         history: Fraction of the window that must be filled before a standing video query is
             evaluated.
         buffer_frames: Maximum number of buffered frames.
-        buffer_bytes: Maximum size of the buffered images that are not encoded yet.
+        buffer_bytes: Maximum size of the buffered images, and of their features once they are
+            encoded. The published model's features of a window are 500 MiB in 16 bits.
         reset_seconds: Stamps that jump back by more than this reset the stream.
 
     Raises:
@@ -235,7 +236,7 @@ class StreamConfig:
     window_seconds: float = 6.0
     history: float = 0.0
     buffer_frames: int = 600
-    buffer_bytes: int = 256 * 2**20
+    buffer_bytes: int = 1024 * 2**20
     reset_seconds: float = 1.0
 
     def __post_init__(self) -> None:

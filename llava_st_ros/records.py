@@ -94,6 +94,11 @@ class Frame:
             )
 
     @property
+    def nbytes(self) -> int:
+        """Size of the image in bytes."""
+        return int(self.image.nbytes)
+
+    @property
     def width(self) -> int:
         return int(self.image.shape[1])
 
@@ -123,6 +128,11 @@ class FrameFeatures:
     frame_id: str
     width: int
     height: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the features in bytes; 0 if the backend's array has no ``nbytes``."""
+        return int(getattr(self.features, "nbytes", 0))
 
 
 @dataclass(frozen=True)

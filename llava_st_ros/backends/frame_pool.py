@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -49,6 +50,12 @@ class PooledFrame:
     def array(self) -> DeviceArray:
         """The features [N, D], a view that is valid until the pool grows."""
         return self.pool.array[self.row]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the features in bytes."""
+        shape, dtype = self.pool.array.shape[1:], self.pool.array.dtype
+        return math.prod(shape) * dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         """A copy, because the row may be reused for another frame."""

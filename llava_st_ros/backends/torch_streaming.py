@@ -36,6 +36,11 @@ class FrameFeatures:
     rows: torch.Tensor
     streamed: StreamedFrame | None = field(default=None, repr=False)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the features in bytes; the packer's products take about as much."""
+        return self.rows.nbytes
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.asarray(self.rows.float().cpu().numpy(), dtype)
 

@@ -112,7 +112,7 @@ class ImageFolderSource:
         self.dropped, frames = 0, 0
         for index, path in enumerate(self._paths):
             try:
-                image = decode_compressed(_read_bytes(path))
+                image = decode_compressed(_read_bytes(path), upright=True)
             except FrameError as error:
                 self.dropped, self.problem = self.dropped + 1, f"{path.name}: {error}"
                 continue
@@ -134,7 +134,7 @@ class ImageSource:
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            image = decode_compressed(_read_bytes(self.path))
+            image = decode_compressed(_read_bytes(self.path), upright=True)
         except FrameError as error:
             raise DataError(f"{self.path}: {error}") from error
         yield Frame(image, 0, self.camera, self.camera)
@@ -179,7 +179,14 @@ def decode(image: ImageMessage) -> np.ndarray:
     message = image.message
     if image.type.endswith("CompressedImage"):
         return decode_compressed(message.data, message.format)
-    return decode_raw(message.encoding, message.height, message.width, message.step, message.data)
+    return decode_raw(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        message.data,
+        is_bigendian=bool(message.is_bigendian),
+    )
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -50,7 +50,9 @@ class CameraSubscription:
         throttle: LogThrottle,
     ) -> None:
         self.source = source
-        self.intake = FrameIntake(source.name, parameters.max_frame_rate)
+        self.intake = FrameIntake(
+            source.name, parameters.max_frame_rate, round(parameters.max_megapixels * 1e6)
+        )
         self.last_problem = ""
         self._node, self._on_frame, self._throttle = node, on_frame, throttle
         self._logger = node.get_logger()

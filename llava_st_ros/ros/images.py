@@ -11,23 +11,31 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
-from llava_st_ros.media.image_decoding import PIXEL_BYTES, decode_compressed, decode_raw
+from llava_st_ros.media.image_decoding import (
+    MAX_PIXELS,
+    PIXEL_BYTES,
+    decode_compressed,
+    decode_raw,
+)
+
+_CV_BRIDGE_ENCODINGS = ("rgb8", "bgr8", "mono8", "rgba8", "bgra8")
 
 
-def to_rgb(message: Image | CompressedImage) -> np.ndarray:
+def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Convert an image message to RGB.
 
     Args:
-        message: A raw image (rgb8, bgr8, mono8, rgba8 or bgra8, with any row padding), or a
-            compressed one in a format that OpenCV reads (JPEG, PNG).
+        message: A raw image in one of ``image_decoding.ENCODINGS``, with any row padding, or a
+            compressed one (JPEG, PNG and others).
+        max_pixels: Bound of the image's size, checked before memory is taken.
 
     Returns:
         uint8 [H, W, 3] that owns its memory.
 
     Raises:
-        FrameError: The encoding is unsupported, or the image is empty or truncated.
+        FrameError: The encoding is unsupported, or the image is empty, truncated or too large.
     """
-    return _BRIDGE.to_rgb(message)
+    return _BRIDGE.to_rgb(message, max_pixels)
 
 
 class NumpyBridge:
@@ -35,20 +43,26 @@ class NumpyBridge:
 
     name = "numpy"
 
-    def to_rgb(self, message: Image | CompressedImage) -> np.ndarray:
+    def to_rgb(self, message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         if isinstance(message, CompressedImage):
-            return decode_compressed(message.data, message.format)
+            return decode_compressed(message.data, message.format, max_pixels=max_pixels)
         return decode_raw(
-            message.encoding, message.height, message.width, message.step, message.data
+            message.encoding,
+            message.height,
+            message.width,
+            message.step,
+            message.data,
+            is_bigendian=bool(message.is_bigendian),
+            max_pixels=max_pixels,
         )
 
 
 class CvBridge:
     """The conversion with ROS 2's cv_bridge.
 
-    Two kinds of messages are left to NumpyBridge: compressed images, because cv_bridge fills the
-    missing part of a truncated JPEG with gray; and raw images whose ``step`` is not exactly a row
-    of pixels, which cv_bridge does not support.
+    Other messages are left to NumpyBridge: compressed images, because cv_bridge fills the missing
+    part of a truncated JPEG with gray; raw images whose ``step`` is not exactly a row of pixels,
+    and encodings, that cv_bridge does not support in every ROS distribution.
 
     Raises:
         ImportError: There is no cv_bridge.
@@ -66,21 +80,20 @@ class CvBridge:
         if self._bridge.imgmsg_to_cv2(probe, "rgb8").tolist() != [[[3, 2, 1]]]:
             raise TypeError("this cv_bridge does not read ROS 2 images")
 
-    def to_rgb(self, message: Image | CompressedImage) -> np.ndarray:
-        if isinstance(message, CompressedImage) or not self._supports(message):
-            return self._numpy.to_rgb(message)
+    def to_rgb(self, message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        if isinstance(message, CompressedImage) or not self._supports(message, max_pixels):
+            return self._numpy.to_rgb(message, max_pixels)
         try:
             return np.array(self._bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
         except Exception as error:
             raise FrameError(f"cv_bridge cannot read the image: {error}") from error
 
     @staticmethod
-    def _supports(message: Image) -> bool:
+    def _supports(message: Image, max_pixels: int) -> bool:
         pixel = PIXEL_BYTES.get(message.encoding, 0)
         return (
-            pixel > 0
-            and message.width > 0
-            and message.height > 0
+            message.encoding in _CV_BRIDGE_ENCODINGS
+            and 0 < message.width * message.height <= max_pixels
             and message.step == message.width * pixel
             and len(message.data) == message.step * message.height
         )

@@ -10,6 +10,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
+from llava_st_ros.media.image_decoding import MAX_PIXELS
 from llava_st_ros.records import NANOSECONDS, Frame
 from llava_st_ros.ros.arrival_rate import ArrivalMeter
 from llava_st_ros.ros.conversions import stamp_from_msg
@@ -25,7 +26,7 @@ class IntakeCounts:
     Attributes:
         received: All messages.
         skipped: Arrived faster than ``max_frame_rate``.
-        unreadable: Dropped: unsupported encoding, truncated, empty or corrupt.
+        unreadable: Dropped: unsupported encoding, truncated, empty, corrupt or too large.
         resized: Dropped: another size than the stream's.
         unstamped: Dropped: the stamp was zero.
         misstamped: Dropped: the stamp is not a time (nanosec is a second or more).
@@ -53,14 +54,16 @@ class FrameIntake:
     Args:
         camera: Name of the camera.
         max_rate: Hz, by stamp; 0 for no limit. May be changed later.
+        max_pixels: Larger images are rejected, before memory is taken for them.
 
     Attributes:
         arrivals: Judges by the stamps how many of the images arrive.
     """
 
-    def __init__(self, camera: str, max_rate: float = 0.0) -> None:
+    def __init__(self, camera: str, max_rate: float = 0.0, max_pixels: int = MAX_PIXELS) -> None:
         self.max_rate = max_rate
         self.arrivals = ArrivalMeter()
+        self._max_pixels = max_pixels
         self._camera = camera
         self._size: tuple[int, int] | None = None
         self._new_size: tuple[int, int] | None = None
@@ -88,7 +91,7 @@ class FrameIntake:
             self._count(skipped=1)
             return None
         try:
-            image = to_rgb(message)
+            image = to_rgb(message, self._max_pixels)
         except FrameError:
             self._count(unreadable=1)
             raise

@@ -13,6 +13,7 @@ from rclpy.parameter import Parameter
 
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.media.image_decoding import MAX_PIXELS
 from llava_st_ros.ros.camera_sources import RAW, TRANSPORTS, CameraSource, parse_cameras
 from llava_st_ros.ros.qos import AUTO, RELIABILITIES
 
@@ -109,7 +110,8 @@ class NodeParameters:
     )
     buffer_megabytes: int = _parameter(
         StreamConfig.buffer_bytes // 2**20,
-        "Maximum memory per camera for images that are not yet encoded, in MiB",
+        "Maximum memory per camera for images and their features, in MiB; the published model's "
+        "window takes 500",
         low=1,
         high=65536,
     )
@@ -187,6 +189,12 @@ class NodeParameters:
         live=True,
         low=0,
         high=1e3,
+    )
+    max_megapixels: float = _parameter(
+        MAX_PIXELS / 1e6,
+        "Larger images, in millions of pixels, are dropped before memory is taken for them",
+        low=0.001,
+        high=1e4,
     )
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", live=True, low=1, high=100)
     log_period: float = _parameter(

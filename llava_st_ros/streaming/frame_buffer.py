@@ -29,8 +29,7 @@ class StreamCounts:
         received: All frames.
         duplicates: Frames with a stamp that is already in the buffer.
         late: Frames that arrived after a newer one and were inserted in order.
-        discarded: Frames that were too old for the window, or were evicted by the bounds before
-            they were encoded.
+        discarded: Frames that were too old for the window, or were evicted by the bounds.
         resets: Stream resets.
     """
 
@@ -49,9 +48,9 @@ class FrameBuffer:
     back, or the newest stamp was wrong). After a jump forward by more than the window, only the
     new frame is left.
 
-    ``buffer_frames`` bounds the number of entries and ``buffer_bytes`` the images among them. The
-    oldest are evicted first; the newest is always kept. Images are kept by reference and must not
-    be modified.
+    ``buffer_frames`` bounds the number of entries and ``buffer_bytes`` their size: images, and
+    features once they are encoded. The oldest are evicted first; the newest is always kept. Images
+    are kept by reference and must not be modified.
 
     Args:
         config: Window length and bounds.
@@ -116,6 +115,12 @@ class FrameBuffer:
         with self._lock:
             return self._raw_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Size of the images and of the features."""
+        with self._lock:
+            return self._held_bytes()
+
     def __len__(self) -> int:
         with self._lock:
             return len(self._stamps)
@@ -178,6 +183,7 @@ class FrameBuffer:
             if self._entries.get(frame.stamp) is frame:
                 self._entries[frame.stamp] = features
                 self._raw_bytes -= frame.image.nbytes
+                self._enforce_bounds()  # features may be larger than the image
 
     def clear(self) -> None:
         """Remove all frames and start a new generation; the counts are kept."""
@@ -240,16 +246,19 @@ class FrameBuffer:
     def _enforce_bounds(self) -> None:
         while len(self._stamps) > self._config.buffer_frames and len(self._stamps) > 1:
             self._discard(self._stamps[0])
-        if self._raw_bytes > self._config.buffer_bytes:
-            raw = [s for s in self._stamps[:-1] if isinstance(self._entries[s], Frame)]
-            for stamp in raw:
-                if self._raw_bytes <= self._config.buffer_bytes:
-                    break
-                self._discard(stamp)
+        excess = self._held_bytes() - self._config.buffer_bytes
+        for stamp in self._stamps[:-1]:
+            if excess <= 0:
+                break
+            excess -= self._entries[stamp].nbytes
+            self._discard(stamp)
+
+    def _held_bytes(self) -> int:
+        # The size of features may change after encoding, so it is not kept as a sum.
+        return sum(entry.nbytes for entry in self._entries.values())
 
     def _discard(self, stamp: int) -> None:
-        if isinstance(self._entries[stamp], Frame):
-            self._count(discarded=1)
+        self._count(discarded=1)
         self._remove(stamp)
 
     def _insert(self, frame: Frame) -> None:

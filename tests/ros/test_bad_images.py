@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,6 +47,15 @@ def truncated_raw(stamp: int) -> object:
     return message
 
 
+def huge_jpeg(stamp: int) -> object:
+    """A complete JPEG whose header declares another size."""
+    message = compressed_message(red_box_image(10, 10, 30, 30), stamp)
+    data = bytes(message.data)
+    size = data.index(b"\xff\xc0") + 5
+    message.data = data[:size] + struct.pack(">HH", 20000, 30000) + data[size + 4 :]
+    return message
+
+
 def other_size(stamp: int) -> object:
     return image_message(red_box_image(10, 10, 30, 30)[:100, :100], stamp)
 
@@ -63,6 +73,7 @@ def compressed_with(cut: float = 1.0, data: bytes | None = None, suffix: str = "
 BAD_RAW = {
     "image encoding 'yuv9'": raw_with(encoding="yuv9"),
     "image encoding '16UC1'": raw_with(encoding="16UC1"),
+    "the image has 20000x10000 pixels; expected at most 64": raw_with(width=20000, height=10000),
     "image is empty (0x0)": raw_with(width=0, height=0, step=0),
     "step 5": raw_with(step=5),
     "bytes are too few for a": truncated_raw,
@@ -71,6 +82,7 @@ BAD_RAW = {
 }
 BAD_COMPRESSED = {
     "is truncated at": compressed_with(cut=0.5),
+    "the image has 30000x20000 pixels; expected at most 64": huge_jpeg,
     "image has no data": compressed_with(data=b""),
     "not a readable image": compressed_with(data=b"this is not an image"),
     "(format 'png')": compressed_with(cut=0.1, suffix=".png"),

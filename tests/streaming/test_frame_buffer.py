@@ -36,9 +36,14 @@ def ms_of(entries) -> list[int]:
     return [round((entry.stamp - EPOCH) / MS) for entry in entries]
 
 
-def encode(target: FrameBuffer, entry: Frame) -> FrameFeatures:
+def encode(target: FrameBuffer, entry: Frame, values: object = None) -> FrameFeatures:
     features = FrameFeatures(
-        entry.image.mean(), entry.stamp, entry.camera, entry.frame_id, entry.width, entry.height
+        entry.image.mean() if values is None else values,
+        entry.stamp,
+        entry.camera,
+        entry.frame_id,
+        entry.width,
+        entry.height,
     )
     target.replace_image(entry, features)
     return features
@@ -243,6 +248,19 @@ def test_bytes_and_frames_are_bounded_and_the_newest_frame_is_kept():
     fill(b, 10.0, 8.0)
     assert len(b) == 1
     assert b.latest().stamp == frame(7900).stamp
+
+
+def test_features_count_towards_the_memory_limit():
+    features = np.zeros((10, 20), np.float32)  # larger than an image
+    b = buffer(num_frames=20, buffer_bytes=5 * features.nbytes)
+    for i in range(20):
+        b.push(frame(100 * i))
+        encode(b, b.latest(), features)
+        assert b.held_bytes <= 5 * features.nbytes
+    assert b.held_bytes == 5 * features.nbytes
+    assert [e.stamp for e in b.sample()][-1] == frame(1900).stamp
+    assert len({e.stamp for e in b.sample()}) == 5
+    assert b.counts.discarded > 0
 
 
 def test_a_window_of_one_frame():

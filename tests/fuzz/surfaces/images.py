@@ -96,8 +96,12 @@ class Images(Surface):
     ) -> None:
         image = decode_raw(encoding, height, width, step, data)
         _check_image(image, height, width)
-        row = width * PIXEL_BYTES[encoding]
-        if encoding not in ENCODINGS or step < row or data.size < step * (height - 1) + row:
+        if encoding not in PIXEL_BYTES:  # planes of luma and chroma
+            too_few = data.size < height * width * (3 if encoding == "nv24" else 1.5)
+        else:
+            row = width * PIXEL_BYTES[encoding]
+            too_few = step < row or data.size < step * (height - 1) + row
+        if encoding not in ENCODINGS or too_few:
             raise WrongAcceptanceError("a raw image that its data cannot fill")
 
 
