@@ -23,20 +23,21 @@ from llava_st_ros.ros.ground_action import GroundAction
 from llava_st_ros.ros.images import bridge_name
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.model_loading import LoadedModel, LoadModel, load_model
+from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
+from llava_st_ros.ros.parameter_updates import TypedParameters
 from llava_st_ros.ros.parameters import declare_parameters, with_changes
 from llava_st_ros.ros.progress import ObservedBackend, Progress
 from llava_st_ros.ros.publishers import ResultPublishers
-from llava_st_ros.ros.queries import check_cameras
+from llava_st_ros.ros.queries import parameter_queries
 from llava_st_ros.ros.service_guard import guard_services, refuse_invalid_transitions
 from llava_st_ros.ros.services import Services
 from llava_st_ros.ros.worker import Worker, WorkerHealth
-from llava_st_ros.text.query_parser import parse_queries
 
 NODE_NAME = "grounding"
 SUPERVISION_PERIOD = 0.5  # seconds
 
 
-class GroundingNode(LifecycleNode):
+class GroundingNode(TypedParameters, LifecycleNode):
     """Camera images in, tracks and events out. The interfaces are in msg/, srv/ and action/.
 
     Spin it in EXECUTOR_THREADS threads (see Spinner): a pending goal blocks one, and its
@@ -44,6 +45,7 @@ class GroundingNode(LifecycleNode):
 
     Args:
         load: Loads the model on configure.
+        sources: The parameter files and rules of the command line, to explain a problem.
         **options: Passed on to ``LifecycleNode``.
 
     Attributes:
@@ -51,16 +53,26 @@ class GroundingNode(LifecycleNode):
 
     Raises:
         ConfigError: A parameter is not valid.
+        QueryError: An entry of the parameter ``queries`` is not valid.
     """
 
-    def __init__(self, *, load: LoadModel = load_model, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        load: LoadModel = load_model,
+        sources: ParameterSources = NO_SOURCES,
+        **options: Any,
+    ) -> None:
         super().__init__(NODE_NAME, **options)
         self._load = load
         try:
-            self.parameters = declare_parameters(self)
-        except ConfigError:
+            self.parameters = declare_parameters(self, sources)
+            parameter_queries(self.parameters)
+        except LlavaStError:
             self.destroy_node()
             raise
+        if not self.parameters.camera_sources:
+            self.get_logger().warning("cameras is empty: no query will be answered")
         self._throttle = LogThrottle(self.get_logger(), self.parameters.log_period)
         self._worker: Worker | None = None
         self._result_publishers: ResultPublishers | None = None
@@ -163,7 +175,7 @@ class GroundingNode(LifecycleNode):
 
     def _configure(self) -> None:
         parameters = self.parameters
-        queries = parse_queries(parameters.queries, parameters.default_period)
+        queries = parameter_queries(parameters)
         self.get_logger().info(f"loading {parameters.model or 'the packaged model'}")
         model = self._load(parameters)
         self._model_facts = _model_facts(model)
@@ -171,7 +183,6 @@ class GroundingNode(LifecycleNode):
         backend = ObservedBackend(model.backend, progress)
         grounder = Grounder(backend, model.tokenizer, parameters.grounder_config)
         for query in queries:
-            check_cameras(query, parameters.camera_names)
             grounder.add_query(query)
         self._result_publishers = ResultPublishers(self, parameters.camera_names)
         self._result_publishers.overlay_quality = parameters.overlay_quality

@@ -9,11 +9,13 @@ import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import LlavaStError
 from llava_st_ros.ros.ground_action import EXECUTOR_THREADS
 from llava_st_ros.ros.model_loading import LoadModel
 from llava_st_ros.ros.node import NODE_NAME, GroundingNode
+from llava_st_ros.ros.parameter_sources import ParameterSources
 from llava_st_ros.ros.spinning import Spinner
+from llava_st_ros.ros.startup import check_arguments, startup_errors
 from llava_st_ros.ros.stop_signals import StopSignals, leave
 
 CALLBACK_SECONDS = 0.3  # for callbacks to end after a shutdown's deadline
@@ -21,17 +23,18 @@ CALLBACK_SECONDS = 0.3  # for callbacks to end after a shutdown's deadline
 
 def run(args: Sequence[str] | None, load: LoadModel, stop: StopSignals) -> int:
     """Run the node as ``main`` describes."""
+    arguments = list(sys.argv if args is None else args)
     node: GroundingNode | None = None
     spinner: Spinner | None = None
     code = 0
     try:
         with stop.interrupting():
-            # rclpy's own handlers would shut down the context while the node still runs.
-            rclpy.init(
-                args=None if args is None else list(args),
-                signal_handler_options=SignalHandlerOptions.NO,
-            )
-            node = GroundingNode(load=load)
+            with startup_errors(arguments):
+                check_arguments(arguments)
+                # rclpy's own handlers would shut down the context while the node still runs.
+                rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+                sources = ParameterSources.from_arguments(arguments)
+                node = GroundingNode(load=load, sources=sources)
             stop.timeout = node.parameters.stop_timeout
             if not node.parameters.autostart:
                 node.get_logger().info("unconfigured: waiting for a lifecycle manager")
@@ -44,7 +47,7 @@ def run(args: Sequence[str] | None, load: LoadModel, stop: StopSignals) -> int:
             if spinner.failure is not None:
                 node.get_logger().fatal(f"the executor failed: {spinner.failure!r}")
                 code = 1
-    except ConfigError as error:
+    except LlavaStError as error:
         print(f"{NODE_NAME}: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:

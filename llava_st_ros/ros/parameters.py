@@ -7,14 +7,22 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.media.image_decoding import MAX_PIXELS
-from llava_st_ros.ros.camera_sources import RAW, TRANSPORTS, CameraSource, parse_cameras
+from llava_st_ros.ros.camera_sources import (
+    RAW,
+    TRANSPORTS,
+    CameraSource,
+    check_topics,
+    parse_cameras,
+)
+from llava_st_ros.ros.parameter_overrides import read_overrides
+from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
+from llava_st_ros.ros.parameter_values import join_problems, read_value, ros_value
 from llava_st_ros.ros.qos import AUTO, RELIABILITIES
 
 
@@ -29,7 +37,7 @@ def _parameter(
     """Return a field of NodeParameters.
 
     Args:
-        default: Its default. A tuple is a ROS list.
+        default: Its default. A tuple is a list of strings.
         description: Shown by ``ros2 param describe`` and in config/grounding.yaml.
         live: Whether it can be changed while the node runs.
         low: Smallest allowed number.
@@ -91,7 +99,7 @@ class NodeParameters:
         "topic is, else best_effort), reliable or best_effort",
     )
     queries: tuple[str, ...] = _parameter(
-        ("",),
+        (),
         "Standing queries, each plain words (task STVG) or a JSON object with text and optionally "
         "id, task, cameras, period, expiry, span and box (span and box in [0, 1])",
     )
@@ -202,11 +210,25 @@ class NodeParameters:
     )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("transport", TRANSPORTS), ("image_reliability", RELIABILITIES)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
-        parse_cameras(self.cameras, self.transport)
+        problems = [
+            f"{name} is {value!r}; expected one of {', '.join(allowed)}"
+            for name, allowed, value in (
+                ("transport", TRANSPORTS, self.transport),
+                ("image_reliability", RELIABILITIES, self.image_reliability),
+            )
+            if value not in allowed
+        ]
+        try:
+            parse_cameras(self.cameras, self.transport)
+        except ConfigError as error:
+            problems.append(str(error))
+        if problems:
+            raise join_problems(problems)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all parameters."""
+        return tuple(entry.name for entry in fields(cls))
 
     @property
     def camera_sources(self) -> tuple[CameraSource, ...]:
@@ -235,32 +257,73 @@ class NodeParameters:
         )
 
 
-def declare_parameters(node: Node) -> NodeParameters:
+def declare_parameters(node: Node, sources: ParameterSources = NO_SOURCES) -> NodeParameters:
     """Declare every parameter with its description and range, and read the values.
 
+    Args:
+        node: The node.
+        sources: The parameter files and rules of the command line, to explain a problem.
+
     Raises:
-        ConfigError: A value has the wrong type, is outside its range or is not valid.
+        ConfigError: A name is unknown, or a value has the wrong type, is outside its range or is
+            not valid. All problems are in the message.
     """
-    entries: list[Any] = [
-        (f.name, _to_ros(f.default), _descriptor(f)) for f in fields(NodeParameters)
-    ]
+    # The values are read before they are declared: rclpy would reject an integer for a number and
+    # cannot represent an empty list.
+    values, problems = read_overrides(node, fields(NodeParameters), sources)
     try:
-        node.declare_parameters("", entries)
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ConfigError(str(error)) from error
-    return NodeParameters(
-        **{f.name: _from_ros(node.get_parameter(f.name).value) for f in fields(NodeParameters)}
-    )
+        parameters = NodeParameters(**values)
+        check_topics(node, parameters.camera_sources)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise join_problems(problems)
+    entries: list[Any] = [
+        (f.name, ros_value(getattr(parameters, f.name)), _descriptor(f))
+        for f in fields(NodeParameters)
+    ]
+    node.declare_parameters("", entries, ignore_override=True)
+    return parameters
 
 
 def with_changes(current: NodeParameters, changes: Iterable[Parameter]) -> NodeParameters:
     """Return ``current`` with changes applied; parameters that it does not have are ignored.
 
     Raises:
-        ConfigError: A value is not valid.
+        ConfigError: A value has the wrong type, is outside its range or is not valid.
     """
-    known = {f.name for f in fields(NodeParameters)}
-    return replace(current, **{p.name: _from_ros(p.value) for p in changes if p.name in known})
+    known = {f.name: f for f in fields(NodeParameters)}
+    return replace(
+        current, **{p.name: read_value(known[p.name], p.value) for p in changes if p.name in known}
+    )
+
+
+def to_declared_types(changes: Iterable[Parameter]) -> list[Parameter]:
+    """Convert changes to the types with which the parameters were declared.
+
+    Parameters that the node does not have are unchanged.
+
+    Raises:
+        ConfigError: A parameter is read-only, or a value has the wrong type or is outside its
+            range. All problems are in the message.
+    """
+    known = {f.name: f for f in fields(NodeParameters)}
+    converted: list[Parameter] = []
+    problems: list[str] = []
+    for change in changes:
+        entry = known.get(change.name)
+        if entry is None:
+            converted.append(change)
+        elif not entry.metadata["live"]:
+            problems.append(f"{change.name} is read-only: it is read when the node starts")
+        else:
+            try:
+                converted.append(Parameter(change.name, value=read_value(entry, change.value)))
+            except ConfigError as error:
+                problems.append(str(error))
+    if problems:
+        raise join_problems(problems)
+    return converted
 
 
 def _descriptor(entry: Field[Any]) -> ParameterDescriptor:
@@ -278,11 +341,3 @@ def _descriptor(entry: Field[Any]) -> ParameterDescriptor:
         numbers = FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
         descriptor.floating_point_range.append(numbers)
     return descriptor
-
-
-def _to_ros(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_ros(value: Any) -> Any:
-    return tuple(value) if isinstance(value, (list, tuple)) else value

@@ -14,6 +14,7 @@ from llava_st_ros import msg
 from llava_st_ros.media.overlay import draw
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Tick, Track
 from llava_st_ros.ros import conversions, qos
+from llava_st_ros.ros.camera_sources import topic_part
 
 OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
 
@@ -48,6 +49,11 @@ class ResultPublishers:
             camera: publisher(CompressedImage, overlay_topic(camera, cameras), qos.OVERLAY)
             for camera in cameras
         }
+        for camera in cameras if len(cameras) > 1 else ():
+            if topic_part(camera) != camera:
+                node.get_logger().info(
+                    f"the overlay of camera {camera!r} is {overlay_topic(camera, cameras)}"
+                )
 
     def publish(self, tick: Tick, frames: Mapping[str, Frame]) -> None:
         """Publish the results of a tick.
@@ -100,8 +106,13 @@ class ResultPublishers:
 
 
 def overlay_topic(camera: str, cameras: Sequence[str]) -> str:
-    """Return ``~/overlay/compressed``, with the camera's name in between if there are several."""
-    return "~/overlay/compressed" if len(cameras) == 1 else f"~/overlay/{camera}/compressed"
+    """Return ``~/overlay/compressed``, with the camera's name in between if there are several.
+
+    The name is changed where topics cannot have it: see ``topic_part``.
+    """
+    if len(cameras) == 1:
+        return "~/overlay/compressed"
+    return f"~/overlay/{topic_part(camera)}/compressed"
 
 
 def overlay_msg(image: np.ndarray, frame: Frame, quality: int) -> CompressedImage:

@@ -13,7 +13,7 @@ from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Query
 from llava_st_ros.ros.conversions import query_from_msg
 from llava_st_ros.ros.parameters import NodeParameters
-from llava_st_ros.text.query_parser import next_query_id
+from llava_st_ros.text.query_parser import next_query_id, parse_queries
 
 
 def make_query(
@@ -45,4 +45,22 @@ def check_cameras(query: Query, camera_names: Collection[str]) -> None:
 def check_camera(camera: str, camera_names: Collection[str]) -> None:
     """Raise QueryError if the node does not have the camera."""
     if camera not in camera_names:
-        raise QueryError(f"camera {camera!r} is unknown; expected one of {', '.join(camera_names)}")
+        expected = f"expected one of {', '.join(camera_names)}" if camera_names else "there is none"
+        raise QueryError(f"camera {camera!r} is unknown; {expected}")
+
+
+def parameter_queries(parameters: NodeParameters) -> tuple[Query, ...]:
+    """Return the standing queries of the parameter ``queries``.
+
+    Raises:
+        QueryError: An entry is not valid, or names an unknown camera. All problems are in the
+            message.
+    """
+
+    def check(query: Query) -> None:
+        check_cameras(query, parameters.camera_names)
+
+    try:
+        return parse_queries(parameters.queries, parameters.default_period, check)
+    except QueryError as error:
+        raise QueryError(f"queries: {error.problem}", error.remedy) from error

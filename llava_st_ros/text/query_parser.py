@@ -6,7 +6,7 @@ One parser for the node's parameter ``queries`` and for ``llava-st ground``.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from llava_st_ros.errors import QueryError
@@ -15,24 +15,45 @@ from llava_st_ros.records import Box, Query, Task
 _KEYS = ("id", "text", "task", "cameras", "period", "expiry", "span", "box")
 
 
-def parse_queries(entries: Iterable[str], default_period: float) -> tuple[Query, ...]:
-    """Read the parameter ``queries``.
+def parse_queries(
+    entries: Iterable[str],
+    default_period: float,
+    check: Callable[[Query], None] = lambda query: None,
+) -> tuple[Query, ...]:
+    """Read a list of queries.
 
     Args:
         entries: Each either plain words (task STVG) or a JSON object. Blank ones are skipped.
         default_period: Seconds, for an entry without a period.
+        check: Raises QueryError for a query that the caller does not accept.
 
     Raises:
-        QueryError: An entry cannot be read, or two have the same id.
+        QueryError: An entry cannot be read or accepted, or has the id of another. All problems are
+            in the message.
     """
     queries: list[Query] = []
-    for entry in filter(None, (entry.strip() for entry in entries)):
-        values = _parse_json(entry) if entry.startswith("{") else {"text": entry}
-        query_id = _value(values, "id", str, "") or next_query_id([q.id for q in queries])
-        if query_id in (query.id for query in queries):
-            raise QueryError(f"two queries have the id {query_id!r}", "give each its own id")
-        queries.append(_query(values, query_id, default_period))
+    problems: list[str] = []
+    for number, entry in enumerate(entries, 1):
+        if not entry.strip():
+            continue
+        try:
+            query = _parse_entry(entry.strip(), [q.id for q in queries], default_period)
+            check(query)
+        except QueryError as error:
+            problems.append(f"entry {number}: {error}")
+        else:
+            queries.append(query)
+    if problems:
+        raise QueryError("; ".join(problems))
     return tuple(queries)
+
+
+def _parse_entry(entry: str, used_ids: Collection[str], default_period: float) -> Query:
+    values = _parse_json(entry) if entry.startswith("{") else {"text": entry}
+    query_id = _value(values, "id", str, "") or next_query_id(used_ids)
+    if query_id in used_ids:
+        raise QueryError(f"two queries have the id {query_id!r}", "give each its own id")
+    return _query(values, query_id, default_period)
 
 
 def next_query_id(used_ids: Collection[str]) -> str:

@@ -172,8 +172,9 @@ def test_cameras_are_topics_with_an_optional_name() -> None:
     ]
     (source,) = parse_cameras(["/a/image"], "compressed")
     assert (source.compressed, source.suffix) == (True, "/compressed")
-    for entries in ([""], ["a=/x", "a=/y"], ["=x"], ["x="]):
-        with pytest.raises(ConfigError):
+    assert parse_cameras(["", " "], "raw") == ()
+    for entries in (["a=/x", "a=/y"], ["=x"], ["x="]):
+        with pytest.raises(ConfigError, match="cameras"):
             parse_cameras(entries, "raw")
     with pytest.raises(ConfigError, match="transport"):
         NodeParameters(transport="smoke signal")

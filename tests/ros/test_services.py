@@ -227,7 +227,7 @@ def test_thresholds_can_change_at_run_time(client: ClientNode, start_node) -> No
         ("overlay_quality", 0, "overlay_quality"),
         ("model", "/elsewhere", "read-only"),
         ("cameras", ["rear=image"], "read-only"),
-        ("track_timeout", "long", "type"),
+        ("track_timeout", "long", "expected a number"),
     ],
 )
 def test_invalid_parameter_change_is_rejected(

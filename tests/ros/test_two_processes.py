@@ -181,9 +181,9 @@ def test_node_shuts_down_cleanly_while_busy(
     ("arguments", "parts"),
     [
         (("-p", "model:=/no/such/folder"), ("/no/such/folder",)),
-        (("-p", "cameras:=['']"), ("no camera is configured",)),
+        (("-p", "cameras:=['front=']"), ("cameras", "'front='")),
         (("-p", "min_confidence:=2.0"), ("min_confidence", "2.0")),
-        (("-p", "queries:=['{\"text\": 3}']"), ("text is 3",)),
+        (("-p", "queries:=['{\"text\": 3}']"), ("queries", "text is 3")),
     ],
 )
 def test_failed_start_prints_one_line_and_exits_with_2(
