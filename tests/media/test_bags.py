@@ -163,6 +163,18 @@ def test_messages_in_a_write_ahead_log_are_read(tmp_path: Path) -> None:
     assert indices(BagSource(link)) == found
 
 
+def test_a_write_ahead_log_beside_a_symbolic_link_is_read(tmp_path: Path) -> None:
+    """As in a store of files by their content, where a link's target has another name."""
+    bag = with_wal(tmp_path, kept=12)
+    store = tmp_path / "store"
+    store.mkdir()
+    for number, file in enumerate(sorted(bag.iterdir())):
+        (store / str(number)).write_bytes(file.read_bytes())
+        file.unlink()
+        file.symlink_to(store / str(number))
+    assert read_unchanged(bag)[0] == list(range(COUNT))
+
+
 def test_an_interrupted_transaction_is_rolled_back_in_a_copy(tmp_path: Path) -> None:
     bag = write_recording(tmp_path / "bag", StoragePlugin.SQLITE3, images(COUNT))
     file = storage_file(bag)
@@ -237,6 +249,55 @@ def test_damaged_metadata_does_not_prevent_reading(recording: Path, content: byt
     found, source = read_unchanged(recording)
     assert found == list(range(COUNT))
     assert "metadata.yaml" in said(source) and "reading bag.mcap" in said(source)
+
+
+def test_hidden_files_and_folders_are_no_parts(recording: Path) -> None:
+    (recording / "._bag.mcap").write_bytes(b"AppleDouble")
+    (recording / "more.mcap").mkdir()
+    source = BagSource(recording)
+    assert indices(source) == list(range(COUNT)) and not source.notes
+    (recording / "metadata.yaml").unlink()
+    assert "reading bag.mcap" in said(BagSource(recording))
+
+
+def test_another_type_or_more_messages_than_in_metadata_is_said(recording: Path) -> None:
+    metadata = recording / "metadata.yaml"
+    original = metadata.read_text()
+    metadata.write_text(original.replace(IMAGE, "sensor_msgs/msg/CompressedImage"))
+    found, source = read_unchanged(recording)
+    assert found == list(range(COUNT))
+    assert f"says that {TOPIC} has type sensor_msgs/msg/CompressedImage; it has type" in said(
+        source
+    )
+    metadata.write_text(original.replace(f"message_count: {COUNT}", "message_count: 3"))
+    found, source = read_unchanged(recording)
+    assert found == list(range(COUNT))
+    assert f"counts 3 messages on {TOPIC}; the storage files contain {COUNT}" in said(source)
+
+
+def test_storage_files_that_metadata_does_not_list_are_said(recording: Path) -> None:
+    shutil.copy(storage_file(recording), recording / "copy.mcap")
+    source = BagSource(recording)
+    assert indices(source) == list(range(COUNT))
+    assert "copy.mcap is not read: metadata.yaml does not list it" in said(source)
+
+
+def test_a_renamed_storage_file_is_read(recording: Path) -> None:
+    storage_file(recording).rename(recording / "renamed.mcap")
+    found, source = read_unchanged(recording)
+    assert found == list(range(COUNT))
+    assert "bag.mcap, which metadata.yaml lists, is missing" in said(source)
+    assert "reading renamed.mcap instead" in said(source)
+
+
+def test_one_unreadable_part_does_not_prevent_reading_the_others(tmp_path: Path) -> None:
+    parts = [write_recording(tmp_path / str(i), StoragePlugin.SQLITE3, images(5, first=5 * i))
+             for i in range(3)]  # fmt: skip
+    bag = join_recordings(tmp_path / "bag", parts)
+    (bag / "bag_1.db3").write_bytes(b"")
+    found, source = read_unchanged(bag)
+    assert found == [*range(5), *range(10, 15)]
+    assert "bag_1.db3 is empty" in said(source) and "contain 10" in said(source)
 
 
 @BOTH
@@ -504,6 +565,8 @@ def test_other_files_are_rejected_with_what_they_are(tmp_path: Path) -> None:
             BagSource(tmp_path / name)
         for wrong_advice in ("reindex", "mcap recover"):
             assert wrong_advice not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        BagSource(tmp_path / ("x" * 300))
     database = sqlite3.connect(tmp_path / "other.db3")
     database.execute("CREATE TABLE x (y)")
     database.close()

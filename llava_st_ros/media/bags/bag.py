@@ -144,10 +144,13 @@ class Bag:
             problem = f"topic {name} in {self.path} has type {self.other_topics[other]}"
         else:
             problem = f"{self.path} has no topic {name}"
+        choices = {
+            t.name for t in self.image_topics if t.messages and (name is None or t not in topics)
+        }
         raise DataError(
             f"{problem}; {self._list_topics()}"
             + "".join(f"; {n}" for n in self.notes[:_MAX_LISTED]),
-            "choose one with --topic" if any(topic.messages for topic in self.image_topics) else "",
+            "choose one with --topic" if choices else "",
         )
 
     def images(self, topic: Topic) -> Iterator[ImageMessage]:
@@ -185,12 +188,15 @@ class Bag:
         return storages
 
     def _compare(self, metadata: Metadata, counts: Counter[TopicKey]) -> None:
-        """Note image topics of which metadata.yaml counts another number of messages."""
+        """Note image topics of which metadata.yaml states another type or number of messages."""
+        types = {key.name: key.type for key in counts}
         for key, expected in metadata.topic_counts.items():
-            is_image = key in counts or (
-                key.type in IMAGE_TYPES and key.name not in {other.name for other in counts}
-            )
-            if is_image and counts[key] != expected:
+            if key not in counts and key.name in types:
+                self._note(
+                    f"{METADATA_FILE} says that {key.name} has type {key.type}; it has type"
+                    f" {types[key.name]}"
+                )
+            elif (key in counts or key.type in IMAGE_TYPES) and counts[key] != expected:
                 self._note(
                     f"{METADATA_FILE} counts {expected} messages on {key.name}; the storage files"
                     f" contain {counts[key]}"

@@ -54,12 +54,15 @@ class _Chunk:
 
     Attributes:
         record: The chunk.
-        index: By channel, the time of the first message and the number of messages.
+        index: By channel, the time of the first message and the number of messages; without
+            channels that are not read.
+        has_index: Whether there is an index of any channel.
         is_trusted: Whether the indexes are complete.
     """
 
     record: Record
     index: dict[int, tuple[int, int]] = field(default_factory=dict)
+    has_index: bool = False
     is_trusted: bool = True
 
 
@@ -225,6 +228,11 @@ class McapFile(Storage):
             self.topics[record.id] = StoredTopic(key, record.message_encoding)
 
     def _add_index(self, stream: BinaryIO, record: Record, chunk: _Chunk) -> None:
+        chunk.has_index = True
+        # The stream is behind the prefix, where the channel is. Most channels have no images: their
+        # indexes are not parsed.
+        if self._is_skipped(int.from_bytes(stream.read(2), "little")):
+            return
         try:
             index = parse(record.opcode, read_body(stream, record))
             if index.records:
@@ -237,7 +245,8 @@ class McapFile(Storage):
     def _add_chunk(self, stream: BinaryIO, chunk: _Chunk) -> None:
         """Add a chunk's blocks, by its indexes if they are complete and name declared channels."""
         offset = chunk.record.offset
-        if not (chunk.is_trusted and chunk.index and chunk.index.keys() <= self.topics.keys()):
+        is_known = chunk.has_index and chunk.index.keys() <= self.topics.keys()
+        if not (chunk.is_trusted and is_known):
             try:
                 chunk.index = self._open_chunk(stream, chunk.record)
             except DamagedError as error:

@@ -87,7 +87,7 @@ class SqliteFile(Storage):
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = sqlite3.connect(self._uri, uri=True)
+            self._connection = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
             self._connection.text_factory = lambda text: text.decode("utf-8", "replace")
             # Otherwise SQLite refuses a truncated file, and damage of a table that is not used.
             self._connection.execute("PRAGMA writable_schema = ON")

@@ -23,8 +23,11 @@ _ROS1_MAGIC = b"#ROSBAG V"
 
 
 def is_storage_file(path: Path) -> bool:
-    """Whether a path has the name of a storage file: .mcap or .db3, also compressed."""
-    return bool(_stem(path.name))
+    """Whether a path has the name of a storage file: .mcap or .db3, also compressed.
+
+    Hidden files are none: macOS leaves one named ._NAME beside each file that it copies.
+    """
+    return bool(_stem(path.name)) and not path.name.startswith(".")
 
 
 class Copies:
@@ -106,30 +109,34 @@ def _describe(start: bytes, fault: str) -> str:
 def _open_database(path: Path, copy: Path | None, copies: Copies) -> Storage:
     """Open a database: a copy if it was not closed, with its journals, or if it is truncated."""
     original = path.resolve()
-    journals = [] if copy else _journals(original)
+    journals = {} if copy else _journals(path, original)
     # SQLite fills a page that is cut with zeros: the image in it would be read as if complete.
     cut = sqlite_file.partial_page_bytes(copy or original)
     if not copy and (journals or cut):
-        sizes = (file.stat().st_size for file in (original, *journals))
+        sizes = (file.stat().st_size for file in (original, *journals.values()))
         copy = copies.reserve(path, sum(sizes))
         shutil.copyfile(original, copy)
-        for journal in journals:
-            suffix = journal.name[len(original.name) :]
+        for suffix, journal in journals.items():
             shutil.copyfile(journal, copy.with_name(copy.name + suffix))
     if copy and cut:
         os.truncate(copy, copy.stat().st_size - cut)
     storage = SqliteFile(path, copy)
     if journals:
-        names = " and ".join(journal.name for journal in journals)
+        names = " and ".join(path.name + suffix for suffix in journals)
         storage.notes.append(f"{path.name} was not closed; it is read with {names}")
     if cut:
         storage.notes.append(f"{path.name} is truncated; what precedes the cut is read")
     return storage
 
 
-def _journals(database: Path) -> list[Path]:
-    files = (database.with_name(database.name + suffix) for suffix in sqlite_file.JOURNALS)
-    return [file for file in files if file.is_file() and file.stat().st_size]
+def _journals(path: Path, original: Path) -> dict[str, Path]:
+    """Return a database's journals by suffix; of a symbolic link, also those beside the link."""
+    return {
+        suffix: file
+        for suffix in sqlite_file.JOURNALS
+        for file in (path.with_name(path.name + suffix), original.with_name(original.name + suffix))
+        if file.is_file() and file.stat().st_size
+    }
 
 
 def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[str]]:
@@ -144,14 +151,16 @@ def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[st
     Raises:
         DataError: There is no storage file, or it is ambiguous which files are the recording.
     """
-    if not path.exists():
-        raise DataError(f"no bag at {path}")
-    if not path.is_dir():
-        if path.name == METADATA_FILE:
-            raise DataError(f"{path} is not a storage file", "name its folder")
-        return [path], None, []
     try:
-        present = sorted(file for file in path.iterdir() if is_storage_file(file))
+        if not path.exists():
+            raise DataError(f"no bag at {path}")
+        if not path.is_dir():
+            if path.name == METADATA_FILE:
+                raise DataError(f"{path} is not a storage file", "name its folder")
+            return [path], None, []
+        present = sorted(
+            file for file in path.iterdir() if is_storage_file(file) and not file.is_dir()
+        )
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     try:
