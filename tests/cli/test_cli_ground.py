@@ -11,10 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin
 
 from llava_st_ros.cli import ground
 from llava_st_ros.errors import LlavaStError
 from llava_st_ros.records import NANOSECONDS
+from support.bags import TOPIC, images, storage_file, write_recording
 from support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -129,3 +131,19 @@ def test_command_exits_with_2_on_invalid_input() -> None:
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "absent.mp4" in done.stderr
+
+
+def test_what_a_truncated_bag_lacks_is_printed_and_in_the_json(
+    random_checkpoint, tmp_path, capsys
+) -> None:
+    bag = write_recording(tmp_path / "bag", StoragePlugin.MCAP, images(40))
+    file = storage_file(bag)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 4])
+    arguments = ("--bag", bag, "--model", random_checkpoint, "--json")
+    assert run(*arguments, "--query", "the red square") == 0
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert 5 < result["frames"] < 40
+    counts = f"counts 40 messages on {TOPIC}; the storage files contain {result['frames']}"
+    assert any(counts in note for note in result["notes"])
+    assert "bag.mcap is truncated" in output.err and counts in output.err
