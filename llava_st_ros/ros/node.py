@@ -155,6 +155,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
             self._release()
             self._action.destroy()
         super().destroy_node()
+        # It keeps rcl's node alive: others would see this node until the interpreter exits.
+        self._state_machine = None
 
     def _transition(
         self, name: str, run: Callable[[], None], undo: Callable[[], None] | None = None
@@ -231,7 +233,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         worker, self._worker = self._worker, None
         publishers, self._result_publishers = self._result_publishers, None
         if worker is not None and not worker.stop(deadline.remaining):
-            self._abandoned.append(worker)
+            self._abandoned = [*filter(lambda other: other.is_alive, self._abandoned), worker]
             self.get_logger().error(
                 f"an inference did not end within {self.parameters.stop_timeout:g} s; its thread "
                 "is abandoned"

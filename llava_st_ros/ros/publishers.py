@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,12 +12,40 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg
+from llava_st_ros.errors import BackendError
 from llava_st_ros.media.overlay import draw
-from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Tick, Track
+from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Grounding, Tick, Track
 from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.camera_sources import topic_part
 
 OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
+MAX_OVERLAY_EVENTS = 50  # per camera; more do not fit on an image
+
+
+class OverlayEvents:
+    """The events of one camera that its overlay shows: active ones, and ended ones for a while."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, Event] = {}  # by id
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: Event) -> None:
+        """Add an event, or replace its previous state; the oldest is dropped if there are many."""
+        self._events[event.event_id] = event
+        if len(self._events) > MAX_OVERLAY_EVENTS:
+            del self._events[next(iter(self._events))]
+
+    def at(self, stamp: int) -> list[Event]:
+        """Drop what is not shown on an image with this stamp (ns), and return the rest."""
+        oldest = stamp - round(OVERLAY_EVENT_SECONDS * NANOSECONDS)
+        for event in list(self._events.values()):
+            is_over = event.state is EventState.ENDED and event.span.end < oldest
+            is_future = event.span.start > stamp  # the stream was reset
+            if is_over or is_future:
+                del self._events[event.event_id]
+        return list(self._events.values())
 
 
 class ResultPublishers:
@@ -36,7 +65,7 @@ class ResultPublishers:
         self.overlay_quality = 80
         self._node = node
         self._last_tracks: dict[str, tuple[Track, ...]] = {}  # by camera
-        self._events: dict[int, Event] = {}  # to draw, by id
+        self._events = {camera: OverlayEvents() for camera in cameras}
 
         def publisher(kind: type, topic: str, profile: QoSProfile):  # type: ignore[no-untyped-def]
             events = qos.publisher_events(node, topic, profile)
@@ -58,51 +87,73 @@ class ResultPublishers:
     def publish(self, tick: Tick, frames: Mapping[str, Frame]) -> None:
         """Publish the results of a tick.
 
-        A camera's tracks are published if there was an answer or if they changed.
+        A camera's tracks are published if there was an answer or if they changed. A result that
+        cannot be published does not keep back the others.
 
         Args:
             tick: The tick.
             frames: Each camera's newest frame when the tick started.
+
+        Raises:
+            BackendError: Some results could not be published.
         """
+        failures: list[Exception] = []
+
+        def attempt(publish: Callable[[], None]) -> None:
+            try:
+                publish()
+            except Exception as error:  # e.g. a value that the message cannot hold
+                failures.append(error)
+
         for grounding in tick.groundings:
-            self._answers.publish(conversions.answer_to_msg(grounding))
+            attempt(partial(self._publish_answer, grounding))
         for event in tick.events:
-            self._event.publish(conversions.event_to_msg(event))
-            self._events[event.event_id] = event
+            attempt(partial(self._publish_event, event))
         answered = {grounding.camera for grounding in tick.groundings}
         for camera, frame in frames.items():
             tracks = tuple(track for track in tick.tracks if track.camera == camera)
             if camera in answered or tracks != self._last_tracks.get(camera, ()):
                 self._last_tracks[camera] = tracks
-                self._tracks.publish(
-                    conversions.tracks_to_msg(tracks, camera, frame.stamp, frame.frame_id)
-                )
-            self._publish_overlay(frame, tracks)
+                attempt(partial(self._publish_tracks, tracks, frame))
+            attempt(partial(self._publish_overlay, frame, tracks))
+        if failures:
+            first = failures[0]
+            raise BackendError(
+                f"{len(failures)} results could not be published; the first: "
+                f"{type(first).__name__}: {first}"
+            ) from first
 
     def reset(self) -> None:
         """Forget tracks and events: a new stream starts."""
         self._last_tracks.clear()
-        self._events.clear()
+        for camera in self._events:
+            self._events[camera] = OverlayEvents()
 
     def destroy(self) -> None:
         for publisher in (self._tracks, self._event, self._answers, *self._overlays.values()):
             self._node.destroy_lifecycle_publisher(publisher)
 
+    def _publish_answer(self, grounding: Grounding) -> None:
+        self._answers.publish(conversions.answer_to_msg(grounding))
+
+    def _publish_event(self, event: Event) -> None:
+        if event.camera in self._events:
+            self._events[event.camera].add(event)
+        self._event.publish(conversions.event_to_msg(event))
+
+    def _publish_tracks(self, tracks: Sequence[Track], frame: Frame) -> None:
+        message = conversions.tracks_to_msg(tracks, frame.camera, frame.stamp, frame.frame_id)
+        self._tracks.publish(message)
+
     def _publish_overlay(self, frame: Frame, tracks: Sequence[Track]) -> None:
         publisher = self._overlays.get(frame.camera)
-        if publisher is None or not publisher.get_subscription_count():
+        if publisher is None:
+            return
+        events = self._events[frame.camera].at(frame.stamp)  # drops old ones, viewed or not
+        if not publisher.get_subscription_count():
             return  # drawing and encoding are expensive
-        image = draw(frame.image, tracks, self._events_shown(frame))
+        image = draw(frame.image, tracks, events)
         publisher.publish(overlay_msg(image, frame, self.overlay_quality))
-
-    def _events_shown(self, frame: Frame) -> list[Event]:
-        oldest = frame.stamp - round(OVERLAY_EVENT_SECONDS * NANOSECONDS)
-        for event in list(self._events.values()):
-            is_over = event.state is EventState.ENDED and event.span.end < oldest
-            is_future = event.span.start > frame.stamp  # the stream was reset
-            if event.camera == frame.camera and (is_over or is_future):
-                del self._events[event.event_id]
-        return [event for event in self._events.values() if event.camera == frame.camera]
 
 
 def overlay_topic(camera: str, cameras: Sequence[str]) -> str:

@@ -61,18 +61,22 @@ def refuse_invalid_transitions(node: Node) -> None:
     def change_if_possible(
         request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
-        available = get_transitions(
+        state = get_state(GetState.Request(), GetState.Response()).current_state
+        transitions = get_transitions(
             GetAvailableTransitions.Request(), GetAvailableTransitions.Response()
         ).available_transitions
-        possible = {item.transition.id: item.transition.label for item in available}
+        possible = {
+            item.transition.id: item.transition.label
+            for item in transitions
+            if item.start_state.id == state.id  # rclpy lists those of all states
+        }
         wanted = request.transition
         # As in rclpy, a label takes precedence over the id.
         if wanted.label not in possible.values() if wanted.label else wanted.id not in possible:
-            state = get_state(GetState.Request(), GetState.Response()).current_state.label
             choices = ", ".join(f"{label} ({number})" for number, label in possible.items())
             node.get_logger().warning(
-                f"refused transition {wanted.label or wanted.id!r}: the node is {state}; possible: "
-                f"{choices or 'none'}"
+                f"refused transition {wanted.label or wanted.id!r}: the node is {state.label}; "
+                f"possible: {choices or 'none'}"
             )
             response.success = False
             return response

@@ -108,9 +108,13 @@ class StopSignals:
 def leave(problem: str) -> None:
     """End the process at once with EXIT_ABANDONED, and report why in one line."""
     own = ("stop-signals", "stop-deadline", "last-line")
-    threads = [thread for thread in threading.enumerate() if thread.name not in own]
+    threads = [
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread() and thread.name not in own
+    ]
     running = ", ".join(f"{t.name} at {location_of(t) or 'an unknown line'}" for t in threads)
-    line = f"grounding: {problem}; abandoned: {running}\n"
+    line = f"grounding: {problem}; still running: {running or 'nothing'}\n"
 
     def write() -> None:
         sys.stderr.write(line)

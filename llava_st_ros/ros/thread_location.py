@@ -8,8 +8,10 @@ import threading
 
 
 def location_of(thread: threading.Thread) -> str:
-    """Return the innermost line of Python that a thread is executing; empty if it has none."""
+    """Return the innermost line that a thread is executing, outside ``threading``; or ""."""
     frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_filename == threading.__file__:
+        frame = frame.f_back  # a wait: the code that waits is of interest
     if frame is None:
         return ""
     name = os.path.basename(frame.f_code.co_filename)

@@ -413,7 +413,7 @@ class Worker:
 
 def _stall_error(stall: Stall) -> BackendError:
     return BackendError(
-        f"the inference makes no progress: {stall}",
+        f"the inference is hung: {stall}",
         "retry when /diagnostics is OK again; if the model is that slow, raise watchdog_seconds",
     )
 

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from client import ClientNode, image_message
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from red_box_backend import load_red_box, red_box_image
@@ -26,8 +26,8 @@ from llava_st_ros.ros.model_loading import LoadedModel
 pytestmark = pytest.mark.ros
 
 
-def change(client: ClientNode, transition: int) -> bool:
-    request = ChangeState.Request(transition=Transition(id=transition))
+def change(client: ClientNode, transition: int, label: str = "") -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition, label=label))
     return client.call(ChangeState, "grounding/change_state", request).success
 
 
@@ -149,6 +149,86 @@ def test_inference_runs_only_in_the_worker_thread(client: ClientNode, start_node
         "a track",
     )
     assert backend.threads == {"llava-st-worker"}
+
+
+def test_invalid_transitions_are_refused_and_the_state_is_unchanged(
+    client: ClientNode, start_node
+) -> None:
+    """As nav2's lifecycle manager does to a node with autostart: ids, in any state."""
+    start_node()  # active
+    valid_by_state = {  # the first one leads to the next state
+        State.PRIMARY_STATE_ACTIVE: (4, 7),
+        State.PRIMARY_STATE_INACTIVE: (2, 3, 6),
+        State.PRIMARY_STATE_UNCONFIGURED: (5, 1),
+        State.PRIMARY_STATE_FINALIZED: (),
+    }
+    for expected, valid in valid_by_state.items():
+        assert state(client) == expected
+        for transition in {*range(10), 10, 30, 99, 255} - set(valid):
+            assert not change(client, transition)
+            assert state(client) == expected
+        assert not change(client, (*valid, 1)[0], label="no_such_transition")
+        assert state(client) == expected
+        if valid:
+            assert change(client, valid[0])
+    client.wait_log("refused transition 1: the node is active; possible: deactivate (4), shutdown")
+    assert not any("RCLError" in line for line in client.log_lines())
+
+
+def test_service_whose_handler_raises_still_responds(
+    client: ClientNode, start_node, monkeypatch
+) -> None:
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    node = start_node()
+
+    def broken() -> None:
+        raise ZeroDivisionError("an unexpected failure")
+
+    monkeypatch.setattr(node._query_services, "_get_worker", broken)
+    request = srv.AddQuery.Request(query=msg.Query(text="the red box"))
+    for _ in range(2):
+        response = client.call(srv.AddQuery, "grounding/add_query", request)
+        assert not response.success
+        assert response.message == "ZeroDivisionError: an unexpected failure"
+    client.wait_log("a request to", "add_query failed", "an unexpected failure")
+    client.wait(
+        lambda: any(
+            status.level == DiagnosticStatus.ERROR and "callbacks raised" in status.message
+            for array in diagnostics
+            for status in array.status
+        ),
+        "an ERROR in the diagnostics",
+    )
+    assert state(client) == State.PRIMARY_STATE_ACTIVE
+
+
+def test_worker_that_ends_is_replaced_and_reported(
+    client: ClientNode, start_node, monkeypatch
+) -> None:
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    node = start_node(queries=["the red box"])
+    camera, stamps = client.camera("image"), iter(range(10**12, 10**13, 10**8))
+
+    def publish_image() -> None:
+        camera.publish(image_message(red_box_image(10, 10, 30, 30), next(stamps)))
+
+    def end(*_: object) -> None:
+        raise SystemExit("the end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node._worker, "_tick", end)
+        client.publish_until(publish_image, lambda: not node._worker.is_alive, "the end")
+    client.publish_until(publish_image, lambda: any(a.tracks for a in tracks), "a track")
+    client.wait_log("the worker thread ended and was restarted: SystemExit('the end')")
+    client.wait(
+        lambda: any(
+            status.level == DiagnosticStatus.ERROR and "the worker thread ended" in status.message
+            for array in diagnostics
+            for status in array.status
+        ),
+        "an ERROR in the diagnostics",
+    )
 
 
 def test_services_of_an_unconfigured_node_name_the_reason(client: ClientNode, start_node) -> None:

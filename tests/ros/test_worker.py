@@ -24,6 +24,7 @@ class FakeGrounder:
 
     def __init__(self) -> None:
         self.ticked, self.answering, self.proceed = (threading.Event() for _ in range(3))
+        self.tick_error: BaseException | None = None
 
     def reset(self) -> None:
         pass
@@ -33,6 +34,8 @@ class FakeGrounder:
 
     def tick(self, now: int, cancelled: Callable[[], bool]) -> Tick:
         self.ticked.set()
+        if self.tick_error is not None:
+            raise self.tick_error
         return Tick()
 
     def ask(self, query: Query, *, cancelled: Callable[[], bool], **_: object) -> str:
@@ -70,7 +73,7 @@ class Caller(threading.Thread):
             self.outcome = self.worker.ask(
                 QUERY, camera=None, on_token=lambda _: None, cancelled=self.cancelled.is_set
             )
-        except BackendError as error:
+        except Exception as error:
             self.outcome = error
 
     def join_outcome(self) -> object:
@@ -173,3 +176,155 @@ def test_pausing_rejects_waiting_and_later_queries(worker: Worker, grounder: Fak
     assert "the node was deactivated" in str(running.join_outcome())
     worker.resume()
     assert Caller(worker).join_outcome() == "the answer"
+
+
+def fail_to_report(error: BaseException) -> None:
+    raise ValueError("Logger severity cannot be changed between calls.")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("device lost"), SystemExit(1)])
+def test_nothing_that_a_tick_or_its_report_raises_ends_the_thread(
+    grounder: FakeGrounder, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grounder.tick_error = error
+    worker = Worker(grounder, None, lambda *_: None, fail_to_report)
+    worker.start()
+    worker.resume()
+    worker.push(FRAME)
+    wait_until(lambda: worker.health.unreported == 1)
+    assert repr(error) in capsys.readouterr().err
+    grounder.proceed.set()
+    assert Caller(worker).join_outcome() == "the answer"
+    assert worker.is_alive and worker.health.restarts == 0
+    assert worker.stop(TIMEOUT)
+
+
+def test_results_that_cannot_be_published_are_reported(grounder: FakeGrounder) -> None:
+    def on_tick(*_: object) -> None:
+        raise SystemExit("while publishing")
+
+    reported: list[BaseException] = []
+    worker = Worker(grounder, None, on_tick, reported.append)
+    worker.start()
+    worker.resume()
+    worker.push(FRAME)
+    wait_until(lambda: bool(reported))
+    assert isinstance(reported[0], SystemExit)
+    grounder.proceed.set()
+    assert Caller(worker).join_outcome() == "the answer"
+    assert worker.stop(TIMEOUT)
+
+
+def test_answer_that_exits_is_an_error_of_its_caller_only(
+    worker: Worker, grounder: FakeGrounder
+) -> None:
+    def ask(*_: object, **__: object) -> str:
+        raise SystemExit(3)
+
+    answer, grounder.ask = grounder.ask, ask
+    assert "SystemExit(3)" in str(Caller(worker).join_outcome())
+    grounder.ask = answer
+    grounder.proceed.set()
+    assert Caller(worker).join_outcome() == "the answer"
+    assert worker.health.restarts == 0
+
+
+def test_thread_that_ends_is_replaced_and_its_caller_released(
+    worker: Worker, grounder: FakeGrounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise MemoryError("in the worker itself")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_answer", end)
+        running = Caller(worker)
+        outcome = running.join_outcome()
+    assert isinstance(outcome, BackendError)
+    assert "the worker thread ended" in str(outcome)
+    wait_until(lambda: not worker.is_alive)
+    waiting = Caller(worker)
+    wait_until(lambda: worker.pending == 1)
+    health = worker.supervise()
+    assert (health.restarts, worker.is_alive) == (1, True)
+    assert "in the worker itself" in health.last_end
+    grounder.proceed.set()
+    assert waiting.join_outcome() == "the answer"
+    assert worker.pause(TIMEOUT)
+    worker.supervise()
+    assert worker.health.restarts == 1
+
+
+def test_stalled_inference_is_reported_and_its_callers_are_released(
+    worker: Worker, grounder: FakeGrounder
+) -> None:
+    worker.watchdog_seconds = 0.2
+    running = Caller(worker)
+    assert grounder.answering.wait(TIMEOUT)
+    waiting = Caller(worker)
+    wait_until(lambda: worker.pending == 2)
+    assert worker.supervise().stall is None
+    wait_until(lambda: worker.supervise().stall is not None)
+    stall = worker.health.stall
+    assert stall is not None and stall.seconds > 0.2
+    assert stall.location.startswith("test_worker.py:")
+    for caller in (running, waiting, Caller(worker)):
+        assert "the inference is hung: no progress for" in str(caller.join_outcome())
+    grounder.proceed.set()
+    wait_until(lambda: worker.supervise().stall is None)
+    assert Caller(worker).join_outcome() == "the answer"
+    assert worker.health.restarts == 0
+
+
+def test_progress_is_not_a_stall(worker: Worker, grounder: FakeGrounder) -> None:
+    worker.watchdog_seconds = 0.2
+    caller = Caller(worker)
+    assert grounder.answering.wait(TIMEOUT)
+    for _ in range(10):
+        time.sleep(0.05)
+        worker._progress.mark()
+        assert worker.supervise().stall is None
+    grounder.proceed.set()
+    assert caller.join_outcome() == "the answer"
+
+
+@pytest.mark.parametrize("end", ["pause", "stop"])
+def test_callers_are_released_when_an_inference_does_not_end(
+    grounder: FakeGrounder, end: str
+) -> None:
+    worker = Worker(grounder, None, lambda *_: None, lambda error: None)
+    worker.start()
+    worker.resume()
+    running = Caller(worker)
+    assert grounder.answering.wait(TIMEOUT)
+    started = time.monotonic()
+    assert not getattr(worker, end)(0.3)
+    assert 0.3 <= time.monotonic() - started < 0.6
+    assert "did not end within 0.3 s" in str(running.join_outcome())  # it still blocks
+    worker.resume()
+    grounder.proceed.set()
+    if end == "pause":  # the late answer of the earlier stream is dropped
+        assert Caller(worker).join_outcome() == "the answer"
+    assert worker.stop(TIMEOUT)
+
+
+def test_result_of_a_tick_before_a_pause_is_dropped(grounder: FakeGrounder) -> None:
+    published: list[object] = []
+    worker = Worker(grounder, None, lambda *_: published.append(1), lambda error: None)
+    entered, proceed = threading.Event(), threading.Event()
+
+    def slow_tick(now: int, cancelled: Callable[[], bool]) -> Tick:
+        entered.set()
+        assert proceed.wait(TIMEOUT)
+        return Tick()
+
+    grounder.tick = slow_tick
+    worker.start()
+    worker.resume()
+    worker.push(FRAME)
+    assert entered.wait(TIMEOUT)
+    assert not worker.pause(0.01)
+    worker.resume()  # another stream
+    proceed.set()
+    assert worker.pause(TIMEOUT)
+    assert not published
+    assert worker.stop(TIMEOUT)

@@ -1,0 +1,115 @@
+"""ResultPublishers: memory is bounded without a viewer; a bad result does not keep back others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from llava_st_ros import msg
+from llava_st_ros.errors import BackendError
+from llava_st_ros.records import (
+    NANOSECONDS,
+    Answer,
+    BoxTube,
+    Event,
+    EventState,
+    Frame,
+    Grounding,
+    Query,
+    Span,
+    Task,
+    Tick,
+)
+from llava_st_ros.ros.publishers import MAX_OVERLAY_EVENTS, OverlayEvents, ResultPublishers
+
+pytestmark = pytest.mark.ros
+
+
+class FakePublisher:
+    def __init__(self, kind: type) -> None:
+        self.kind, self.messages = kind, []
+
+    def publish(self, message: Any) -> None:
+        assert isinstance(message, self.kind)
+        self.messages.append(message)
+
+    def get_subscription_count(self) -> int:
+        return 0
+
+
+class FakeNode:
+    """Creates publishers that keep their messages."""
+
+    def __init__(self) -> None:
+        self.publishers: dict[type, FakePublisher] = {}
+
+    def resolve_topic_name(self, name: str) -> str:
+        return name
+
+    def create_lifecycle_publisher(self, kind: type, *_: Any, **__: Any) -> FakePublisher:
+        return self.publishers.setdefault(kind, FakePublisher(kind))
+
+
+def event(number: int, start: float, end: float, state: EventState = EventState.ENDED) -> Event:
+    span = Span(round(start * NANOSECONDS), round(end * NANOSECONDS))
+    return Event("q", number, "the red box", span, state, 0.5, "camera", "optical")
+
+
+def frame(seconds: float) -> Frame:
+    return Frame(np.zeros((2, 2, 3), np.uint8), round(seconds * NANOSECONDS), "camera", "optical")
+
+
+def grounding(query_id: str) -> Grounding:
+    query = Query(query_id, "the red box", Task.REC)
+    stamp = 5 * NANOSECONDS
+    return Grounding(
+        query, Answer(Task.REC), (stamp,), None, BoxTube(), 0.5, "camera", "optical", 2, 2
+    )
+
+
+def test_events_do_not_accumulate_without_a_viewer() -> None:
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    for i in range(500):
+        tick = Tick(events=(event(i, i, i + 0.5),))
+        publishers.publish(tick, {"camera": frame(i + 1)})
+    assert len(node.publishers[msg.GroundedEvent].messages) == 500
+    assert len(publishers._events["camera"]) <= 4  # those of the last three seconds
+    for i in range(500):  # the camera has stopped
+        publishers.publish(Tick(events=(event(1000 + i, 500, 501),)), {})
+    assert len(publishers._events["camera"]) == MAX_OVERLAY_EVENTS
+
+
+def test_overlay_shows_active_events_and_recent_ones() -> None:
+    events = OverlayEvents()
+    events.add(event(1, 1.0, 2.0))
+    events.add(event(2, 1.0, 2.0, EventState.ONGOING))
+    events.add(event(3, 4.0, 9.0))
+    assert [e.event_id for e in events.at(10 * NANOSECONDS)] == [2, 3]
+    assert [e.event_id for e in events.at(3 * NANOSECONDS)] == [2]  # the stream was reset
+
+
+def test_result_that_cannot_be_published_does_not_keep_back_the_others() -> None:
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    bad = replace(grounding("bad"), width=-1)  # not a uint32
+    answers = node.publishers[msg.Answer]
+
+    def publish(message: msg.Answer) -> None:
+        if message.image_width < 0:
+            raise AssertionError("the field must be an unsigned integer")
+        answers.messages.append(message)
+
+    answers.publish = publish  # type: ignore[method-assign]
+    tick = Tick((bad, grounding("good")), (), (event(1, 1.0, 2.0),))
+    with pytest.raises(BackendError, match="1 results could not be published"):
+        publishers.publish(tick, {"camera": frame(5.0)})
+    assert [answer.query.id for answer in answers.messages] == ["good"]
+    assert len(node.publishers[msg.GroundedEvent].messages) == 1
+    assert len(node.publishers[msg.GroundedTrackArray].messages) == 1
