@@ -25,8 +25,8 @@ def read_overrides(
 
     A problem is a value of the wrong type or outside its range, or an unknown name.
 
-    Logs a warning about names that no parameter has but may belong to another node, and about a
-    parameter file without anything for this node.
+    Logs a warning about unknown names that may belong to another node, about those that a file sets
+    twice, and about a file without anything for this node.
 
     Args:
         node: The node, before it declares the parameters.
@@ -37,7 +37,8 @@ def read_overrides(
     # There is no public way to read overrides that are not declared. The attribute has this name
     # and content in Humble, Jazzy and Rolling.
     overrides: Mapping[str, Parameter] = node._parameter_overrides
-    assignments = sources.effective(node.get_fully_qualified_name())
+    node_name = node.get_fully_qualified_name()
+    assignments = sources.effective(node_name)
     problems: list[str] = []
     values: dict[str, Any] = {}
     foreign: list[str] = []
@@ -53,10 +54,12 @@ def read_overrides(
             (problems if is_ours else foreign).append(problem)
     if foreign:
         node.get_logger().warning(f"ignored parameters: {'; '.join(foreign)}")
-    for path, nodes in sources.files_without(node.get_fully_qualified_name()).items():
+    if repeated := sources.repeated(node_name):
+        node.get_logger().warning(f"set twice, the last value counts: {', '.join(repeated)}")
+    for path, nodes in sources.files_without(node_name).items():
         node.get_logger().warning(
-            f"the parameter file {path!r} sets nothing for {node.get_fully_qualified_name()}; it "
-            f"has sections for {', '.join(nodes) or 'no node'}"
+            f"the parameter file {path!r} sets nothing for {node_name}; it has sections for "
+            f"{', '.join(nodes) or 'no node'}"
         )
     return values, problems
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class ParameterSources:
         assignments: list[Assignment] = []
         files: list[str] = []
         for flag, value in _ros_arguments(arguments):
-            if flag == FILE_FLAG:
+            if flag == FILE_FLAG and value:
                 files.append(value)
                 assignments += _read_file(value)
             elif flag in RULE_FLAGS:
@@ -116,6 +117,13 @@ class ParameterSources:
             if assignment.is_for(node_name):
                 patterns.setdefault(assignment.node, {})[assignment.name] = assignment
         return {name: last for names in patterns.values() for name, last in names.items()}
+
+    def repeated(self, node_name: str) -> list[str]:
+        """Return the parameters that one section sets twice, of which rcl reports nothing."""
+        counts = Counter(
+            (a.name, a.node, a.origin) for a in self.assignments if a.is_for(node_name)
+        )
+        return sorted(f"{name} in {origin}" for (name, _, origin), n in counts.items() if n > 1)
 
     def files_without(self, node_name: str) -> dict[str, list[str]]:
         """Return the files that set nothing for a node, and the nodes for which they do."""
@@ -161,9 +169,11 @@ def _read_rule(rule: str) -> Iterator[Assignment]:
     if not separator:
         return  # rcl rejects it
     node, _, name = left.rpartition(":")
-    node = _absolute(node) if node else "/**"
+    node, origin = _absolute(node) if node else "/**", f"-p {rule}"
+    if not value.strip():
+        yield Assignment(name, node, origin, is_shared=False, text="", value=None)
     for root in _compose(value, f"the parameter rule {rule!r}"):
-        yield from _assignments(name, root, value, node, f"-p {rule}", is_shared=False)
+        yield from _assignments(name, root, value, node, origin, is_shared=False)
 
 
 def _compose(text: str, what: str) -> list[yaml.Node]:

@@ -94,7 +94,9 @@ def _fold(name: str) -> str:
 
 
 def _describe(value: Any, written: str) -> str:
-    plain = "an empty list" if value is None else _repr.repr(value)
+    if value is None:
+        return "an empty list" if written else "not set"
+    plain = _repr.repr(value)
     if not written or written.strip("'\"") in (plain.strip("'\""), str(value)):
         return plain
     return f"{plain} (written {_shorten(written)})"

@@ -23,6 +23,8 @@ def clean_message(error: Exception) -> str:
     lines = text.splitlines()
     text = lines[0].rstrip(":") if lines and lines[-1].strip() == "^" else " ".join(lines)
     text = re.sub(r",? at \S+:\d+", "", text).strip()
+    text = re.sub(r"Expected lexeme type .*index (\d+)", r"not valid at character \1", text)
+    text = text.removesuffix(". Error: error not set")
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
     return text

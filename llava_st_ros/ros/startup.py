@@ -9,16 +9,20 @@ NameValidationException for a name or namespace.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import rclpy.logging
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.utilities import remove_ros_args
 
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.ros.parameter_sources import ParameterSources
 from llava_st_ros.ros.rcl_messages import clean_message
+
+MAX_DOMAIN = 232  # the highest for which DDS's rule gives a valid port
 
 
 @contextmanager
@@ -46,16 +50,25 @@ def startup_errors(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Check that rcl can read the arguments, and that all of them are for ROS.
+    """Check the command line before ``rclpy.init``, which logs in its own words what is wrong.
 
-    rclpy ignores others, so that ``-p model:=x`` without ``--ros-args`` has no effect.
+    rclpy ignores arguments that are not for ROS, so that ``-p model:=x`` without ``--ros-args`` has
+    no effect. Fast DDS ends the process for a domain that it does not have.
 
     Raises:
-        ConfigError: There are others.
-        RuntimeError: rcl cannot read the arguments. ``rclpy.init`` raises it too, but logs a line
-            of its own first.
+        ConfigError: There are arguments that are not for ROS, or ROS_DOMAIN_ID is too high.
+        RuntimeError: rcl cannot read the arguments.
     """
-    if others := remove_ros_args(args=list(arguments))[1:]:
+    domain = os.environ.get("ROS_DOMAIN_ID", "")
+    if domain.isdecimal() and int(domain[:9]) > MAX_DOMAIN:
+        raise ConfigError(f"ROS_DOMAIN_ID is {domain}; expected a number from 0 to {MAX_DOMAIN}")
+    severities = rclpy.logging.LoggingSeverity
+    rclpy.logging.set_logger_level("rcl", severities.FATAL)
+    try:
+        others = remove_ros_args(args=list(arguments))[1:]
+    finally:
+        rclpy.logging.set_logger_level("rcl", severities.UNSET)
+    if others:
         raise ConfigError(
             f"unexpected arguments: {' '.join(others)}", "arguments for ROS follow --ros-args"
         )

@@ -249,6 +249,24 @@ def test_file_without_anything_for_the_node_is_a_warning(
         assert part in line
 
 
+def test_parameter_that_a_file_sets_twice_is_a_warning(
+    domain: int, yaml_file: Yaml, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with node(domain, *yaml_file("threads: 1", "queries: [a]", "threads: 2")) as running:
+        assert running.parameters.threads == 2
+        (line,) = capfd.readouterr().err.splitlines()
+    assert "set twice" in line
+    assert "threads in " in line
+    assert "robot.yaml" in line
+
+
+def test_domain_that_dds_does_not_have_is_one_line(
+    fail_to_start: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "233")
+    assert "ROS_DOMAIN_ID is 233; expected a number from 0 to 232" in fail_to_start()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -278,7 +296,9 @@ def test_unreadable_parameter_file_is_named(
         (("--ros-args", "--foo"), "unknown ROS arguments: '--foo'"),
         (("--ros-args", "-p", "foo"), "'-p foo'"),
         (("--ros-args", "-p", "queries:=[a, [b"), "not valid YAML"),
-        (("--ros-args", "-p", "queries:="), "queries"),
+        (("--ros-args", "-p", "queries:="), "queries has no value"),
+        (("--ros-args", "-r", "__ns:=/bad-ns"), "'-r __ns:=/bad-ns'"),
+        (("--ros-args", "--params-file"), "--params-file"),
         (("--ros-args", "-r", "__node:=my-node"), "'-r __node:=my-node'"),
         (("--ros-args", "-r", "image:=front image"), "'-r image:=front image'"),
         (("--ros-args", "--params-file", "/tmp"), "'/tmp'"),
