@@ -129,6 +129,12 @@ class Goal:
         )
         return response.status, response.result
 
+    def is_done(self, within: float) -> bool:
+        """Wait up to ``within`` seconds for the result."""
+        done = threading.Event()
+        self._result.add_done_callback(lambda _: done.set())
+        return done.wait(within)
+
     def cancel(self) -> None:
         future = self.handle.cancel_goal_async()
         self._client.poll(lambda: future.done() and future.result(), "the cancel response")

@@ -82,19 +82,15 @@ def test_hung_goal_is_aborted_at_the_shutdown_and_the_process_ends_in_time(
     with hung_node("prefill") as running:
         camera, stamps = client.camera("image"), itertools.count(10**12, 10**8)
         server = client.action(action.Ground, "grounding/ground")
-        goals: list[Goal] = []
-
-        def is_answering() -> bool:
+        goal = None
+        while goal is None:  # rejected until the node has received a frame
             camera.publish(image_message(red_box_image(10, 20, 30, 50), next(stamps)))
-            goals.append(Goal(client, server, text="the red box", task="REC"))
-            return not goals[-1]._result.done()
-
-        client.publish_until(lambda: time.sleep(0.2), is_answering, "a goal that is answered")
+            sent = Goal(client, server, text="the red box", task="REC")
+            goal = None if sent.is_done(within=0.5) else sent
         waiting = Goal(client, server, text="the red box", task="REC")
         stop(running, (signal.SIGTERM,))
-    for goal in (goals[-1], waiting):
-        message = goal.result()[1].message
-        assert "the node was deactivated" in message
+    for aborted in (goal, waiting):
+        assert "the node was deactivated" in aborted.result()[1].message
 
 
 def test_process_ends_in_time_while_native_code_loads_the_model(domain: int) -> None:
