@@ -237,6 +237,8 @@ def test_a_folder_without_metadata_is_read_if_its_files_can_only_be_one_recordin
         b"rosbag2_bagfile_information: 3",
         b"rosbag2_bagfile_information: {relative_file_paths: 3}",
         b"rosbag2_bagfile_information: {relative_file_paths: [[1]]}",
+        b"rosbag2_bagfile_information: {relative_file_paths: bag.mcap}",
+        b"rosbag2_bagfile_information: {relative_file_paths: []}",
         b"rosbag2_bagfile_information: {relative_file_paths: [bag.mcap], files: [{path: bag.mcap,"
         b" message_count: many}]}",
         b"rosbag2_bagfile_information: {relative_file_paths: [../../etc/passwd]}",
@@ -471,6 +473,28 @@ def test_lengths_that_damaged_records_declare_take_no_memory(tmp_path: Path) -> 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
+def test_a_copy_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "a.mcap.zstd"
+    bomb.write_bytes(zstandard.compress(b"\x89MCAP0\r\n" + bytes(8 << 20)))
+    usage = shutil.disk_usage(tmp_path)._replace(free=4 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"larger than the 3 MiB .*; set TMPDIR to a folder"):
+        BagSource(bomb)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"wal/source.db3 is read from a temporary copy"):
+        BagSource(with_wal(tmp_path, kept=12))
+
+
+def test_data_behind_the_end_are_said(tmp_path: Path) -> None:
+    """As after ``cat a.mcap b.mcap``."""
+    path = write_mcap(tmp_path / "a.mcap", images(COUNT))
+    data = path.read_bytes()
+    path.write_bytes(data * 2)
+    found, source = read_unchanged(path)
+    assert found == list(range(COUNT))
+    assert f"a.mcap has {len(data)} bytes behind its end; they are not read" in said(source)
+
+
 def test_a_message_that_is_too_large_when_decompressed_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,6 +594,14 @@ def test_other_files_are_rejected_with_what_they_are(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "other.db3")
     database.execute("CREATE TABLE x (y)")
     database.close()
+    for query in ("SELECT 1", "CREATE TABLE topics (id, name, type, serialization_format)",
+                  "CREATE VIEW messages AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"
+                  " SELECT i + 1 FROM n) SELECT i FROM n"):  # fmt: skip
+        with contextlib.closing(sqlite3.connect(tmp_path / "other.db3")) as database:
+            database.execute(query)
+        with pytest.raises(DataError, match=r"no tables topics and messages"):
+            BagSource(tmp_path / "other.db3")
+    (tmp_path / "other.db3").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     with pytest.raises(DataError, match="not a readable SQLite database of rosbag2"):
         BagSource(tmp_path / "other.db3")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from llava_st_ros.media.bags.storage import MAX_MESSAGE_BYTES, DamagedError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PIECE = 1 << 12  # bytes of compressed input: zstd makes at most 32,768 times as many of them
-_FREE_BYTES = 1 << 28  # of the disk, which a decompressed file must leave
 
 
 def decompress(data: bytes, compression: str, *, is_cut: bool = False) -> bytes:
@@ -46,29 +44,40 @@ def decompress_message(data: bytes) -> bytes:
     return decompress(data, "zstd") if data.startswith(ZSTD_MAGIC) else data
 
 
-def decompress_file(source: Path, target: Path) -> str:
+def decompress_file(source: Path, target: Path, limit: int) -> str:
     """Decompress a file that was recorded with compression mode "file".
+
+    Args:
+        source: The compressed file.
+        target: The file to write.
+        limit: Its largest size in bytes.
 
     Returns:
         Why the file is incomplete; "" if it is complete. What precedes the fault is in ``target``.
 
     Raises:
-        DataError: There is not enough space for the decompressed file.
+        DataError: The decompressed file is larger than ``limit``.
         OSError: A file cannot be read or written.
     """
-    frames = _Frames()
+    frames, size = _Frames(), 0
     with source.open("rb") as compressed, target.open("wb") as file:
         try:
             for piece in frames.decompress(iter(lambda: compressed.read(_PIECE), b"")):
-                file.write(piece)
-                if shutil.disk_usage(target.parent).free < _FREE_BYTES:
-                    raise DataError(
-                        f"{target.parent} has no space for the decompressed {source}",
-                        "set TMPDIR to a folder with more space",
-                    )
+                size += file.write(piece)
+                if size > limit:
+                    raise no_space_error(source, target.parent, limit)
         except zstandard.ZstdError as error:
             return f"its zstd data are damaged: {error}"
     return "" if frames.is_complete else "its zstd data are truncated"
+
+
+def no_space_error(source: Path, folder: Path, limit: int) -> DataError:
+    """The error of a file of which a temporary copy would be too large."""
+    return DataError(
+        f"{source} is read from a temporary copy, which would be larger than the {limit >> 20} MiB"
+        f" that {folder.parent} can spare",
+        "set TMPDIR to a folder with more space",
+    )
 
 
 class _Frames:

@@ -144,6 +144,11 @@ class McapFile(Storage):
                 chunk = _Chunk(record)
             elif record.opcode == Opcode.FOOTER:
                 is_closed = True
+                rest = self._size - record.end - len(MAGIC)
+                if rest > 0:
+                    self.notes.append(
+                        f"{self.path.name} has {rest} bytes behind its end; they are not read"
+                    )
                 break
             else:
                 self._add_record(stream, record)

@@ -53,13 +53,16 @@ def read_metadata(path: Path) -> Metadata:
 
 def _parse(content: dict[str, Any]) -> Metadata:
     topic_counts: dict[TopicKey, int] = {}
-    for item in content.get("topics_with_message_count") or ():
+    for item in _list(content.get("topics_with_message_count")):
         topic = item["topic_metadata"]
         key = TopicKey(_text(topic["name"]), message_type(_text(topic["type"])))
         topic_counts[key] = topic_counts.get(key, 0) + _count(item["message_count"])
     return Metadata(
-        tuple(_name(item) for item in content["relative_file_paths"]),
-        {_name(item["path"]): _count(item["message_count"]) for item in content.get("files") or ()},
+        tuple(_name(item) for item in _list(content["relative_file_paths"])),
+        {
+            _name(item["path"]): _count(item["message_count"])
+            for item in _list(content.get("files"))
+        },
         topic_counts,
     )
 
@@ -67,6 +70,14 @@ def _parse(content: dict[str, Any]) -> Metadata:
 def _name(value: Any) -> str:
     """Return a file's name: old versions wrote its path on the recording machine."""
     return re.split(r"[/\\]", _text(value))[-1]
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return value
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,9 @@ from llava_st_ros.media.bags.storage import (
 MAGIC = b"SQLite format 3\0"
 JOURNALS = ("-wal", "-journal")  # with transactions that the file itself does not have yet
 _HEADER_BYTES = 100  # bytes 16 and 17: the page size; 1 means 65536
+_TABLES = (
+    "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('topics', 'messages')"
+)
 # In the order of the rows, so that damage of the index on timestamps has no effect.
 _ROWS = (
     "SELECT rowid, topic_id, timestamp FROM messages"
@@ -94,6 +97,9 @@ class SqliteFile(Storage):
         return self._connection
 
     def _list(self, connection: sqlite3.Connection) -> None:
+        (tables,) = connection.execute(_TABLES).fetchone()
+        if tables != 2:  # a view could run any query
+            raise sqlite3.DatabaseError("it has no tables topics and messages")
         query = "SELECT id, name, type, serialization_format FROM topics"
         for number, name, type_name, encoding in connection.execute(query):
             if isinstance(number, int) and isinstance(name, str) and isinstance(type_name, str):

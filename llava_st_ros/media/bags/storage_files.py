@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.media.bags import mcap_records, sqlite_file
-from llava_st_ros.media.bags.compression import ZSTD_MAGIC, decompress_file
+from llava_st_ros.media.bags.compression import ZSTD_MAGIC, decompress_file, no_space_error
 from llava_st_ros.media.bags.mcap_file import McapFile
 from llava_st_ros.media.bags.metadata import METADATA_FILE, Metadata, read_metadata
 from llava_st_ros.media.bags.sqlite_file import SqliteFile
@@ -19,6 +19,7 @@ from llava_st_ros.media.bags.storage import DamagedError, Storage
 SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
 _PART = re.compile(r"(.*)_(\d+)")  # rosbag2's names of a recording's parts, without suffix
+_DISK_SHARE = 0.75  # of the free space, for one copy
 _ROS1_MAGIC = b"#ROSBAG V"
 
 
@@ -37,25 +38,24 @@ class Copies:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
 
-    def reserve(self, source: Path, size: int) -> Path:
-        """Return the path of a new copy of ``source``.
+    def reserve(self, source: Path, size: int) -> tuple[Path, int]:
+        """Reserve a new copy of ``source``.
+
+        Returns:
+            Its path; the number of bytes that it may have, so that the disk does not become full.
 
         Raises:
-            DataError: The disk of the temporary folder has less than ``size`` bytes.
-            OSError: The folder cannot be created.
+            DataError: The copy may have less than ``size`` bytes.
+            OSError: The temporary folder cannot be created.
         """
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="llava_st_bag_")
         folder = Path(self._folder.name)
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise DataError(
-                f"{source} must be copied to be read, but {folder.parent} has {free >> 20} MiB for"
-                f" {size >> 20} MiB",
-                "set TMPDIR to a folder with more space",
-            )
+        limit = int(shutil.disk_usage(folder).free * _DISK_SHARE)
+        if size > limit:
+            raise no_space_error(source, folder, limit)
         self._count += 1
-        return folder / str(self._count)
+        return folder / str(self._count), limit
 
 
 def open_storage(path: Path, copies: Copies) -> Storage:
@@ -77,8 +77,8 @@ def _open(path: Path, copies: Copies) -> Storage:
     copy, fault = None, ""
     start = _start(path)
     if start.startswith(ZSTD_MAGIC):
-        copy = copies.reserve(path, path.stat().st_size)
-        fault = decompress_file(path, copy)
+        copy, limit = copies.reserve(path, path.stat().st_size)
+        fault = decompress_file(path, copy, limit)
         start = _start(copy)
     if start.startswith(mcap_records.MAGIC):
         storage: Storage = McapFile(path, copy)
@@ -114,7 +114,7 @@ def _open_database(path: Path, copy: Path | None, copies: Copies) -> Storage:
     cut = sqlite_file.partial_page_bytes(copy or original)
     if not copy and (journals or cut):
         sizes = (file.stat().st_size for file in (original, *journals.values()))
-        copy = copies.reserve(path, sum(sizes))
+        copy, _ = copies.reserve(path, sum(sizes))
         shutil.copyfile(original, copy)
         for suffix, journal in journals.items():
             shutil.copyfile(journal, copy.with_name(copy.name + suffix))
@@ -171,6 +171,7 @@ def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[st
     files, notes = _listed(path, metadata, present)
     if files:
         return files, metadata, notes
+    notes = notes or [f"{METADATA_FILE} lists no file"]
     files, more = _guess_parts(path, present)
     return files, metadata, [*notes, f"reading {_names(files)} instead", *more]
 
