@@ -27,7 +27,9 @@ import cv2
 from benchmarks.published_layout import published_geometry, write_published_layout
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.errors import DataError
 from llava_st_ros.export.validate.reference_inputs import reference_frames
+from llava_st_ros.files.json_files import parse_json
 
 TARGETS = {"float32": "cpu", "float16": "desktop"}  # export target by precision
 QUESTION = ["--query", "the green ball rolls", "--task", "TVG", "--period", "1000", "--json"]
@@ -98,7 +100,8 @@ def run(name: str, arguments: Sequence[str], phases: list[Phase]) -> Any:
                 f"{' '.join(arguments)}: exit {process.returncode}\n" + "\n".join(lines)
             )
         output.seek(0)
-        return json.load(output)
+        report: dict[str, Any] = parse_json(output.read(), "the report", DataError, nan=True)
+        return report
 
 
 def main() -> None:

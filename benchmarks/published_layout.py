@@ -16,9 +16,16 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from tokenizers.implementations import ByteLevelBPETokenizer
 
-from llava_st_ros.checkpoint_config import SECTION, read_config, read_json, write_config
+from llava_st_ros.checkpoint_config import (
+    SECTION,
+    read_checkpoint_json,
+    read_config,
+    write_config,
+)
 from llava_st_ros.config import ModelConfig
+from llava_st_ros.errors import CheckpointError
 from llava_st_ros.export.plan import GEOMETRIES
+from llava_st_ros.files.json_files import read_json
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.text.answer_format import FIXED_WORDS
 from llava_st_ros.text.tokenizer import (
@@ -36,7 +43,7 @@ FROM_THE_TENSORS = ("special_tokens", "packer", "compat")
 
 def published_geometry() -> ModelConfig:
     """Return the geometry of the official LLaVA-ST-Qwen2-7B."""
-    return read_config(read_json(GEOMETRIES / "llava-st-qwen2-7b.json"), {})
+    return read_config(read_checkpoint_json(GEOMETRIES / "llava-st-qwen2-7b.json"), {})
 
 
 def write_published_layout(
@@ -105,7 +112,7 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
     )
     trained.save_model(str(folder))
     path = folder / "vocab.json"
-    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = read_json(path, CheckpointError)
     vocabulary |= {f"filler{index}": index for index in range(len(vocabulary), words)}
     path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     added = (*ADDED_BY_QWEN, *STRUCTURE.values(), *config.coordinates.tokens())

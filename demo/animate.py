@@ -9,7 +9,6 @@ standing queries: a bar per event (STVG) or per track (REC), drawn up to the cur
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,14 @@ from PIL import Image
 
 from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.evaluation.stream_scores import AnnotatedQuery, read_ground_truth
+from llava_st_ros.files.json_files import parse_json
+from llava_st_ros.files.limits import JSON_BYTES
+from llava_st_ros.files.raw import read_text
 from llava_st_ros.media.overlay import Color, color_of
 from llava_st_ros.media.sources import BagSource, VideoSource
 from llava_st_ros.records import NANOSECONDS, Modality, Span
 
+_RUN_DEMO = "run `make demo` first"
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, ROW_HEIGHT, MARGIN = 480, 32, 8  # pixels
 LABEL_WIDTH, TIME_WIDTH = 200, 60  # pixels; the bars are between the label and the time
@@ -121,10 +124,12 @@ def write_animation(path: Path, frames: Sequence[np.ndarray]) -> None:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "run `make demo` first") from error
+    return [
+        parse_json(line, f"{path}:{number}", DataError, _RUN_DEMO)
+        for number, line in enumerate(
+            read_text(path, DataError, _RUN_DEMO, max_bytes=JSON_BYTES).splitlines(), start=1
+        )
+    ]
 
 
 def _put_text(canvas: np.ndarray, text: str, bottom_left: tuple[int, int]) -> None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from llava_st_ros.errors import LlavaStError
+from llava_st_ros.files.json_files import parse_json
 
 _FIRST_PORT, _PORTS_PER_DOMAIN = 7400, 250  # RTPS 2.2, section 9.6.1
 _GRACE_SECONDS = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0}  # before the next stronger signal
@@ -91,10 +92,8 @@ class ChildProcesses:
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            with contextlib.suppress(ValueError):  # output of a library, not a message
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    self._messages.put(message)
+            with contextlib.suppress(DemoError):  # output of a library, not a message
+                self._messages.put(parse_json(line, "a message", DemoError, nan=True))
 
     def __exit__(
         self,

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from llava_st_ros.engine.cuda_device import CudaDevice, driver_version
-from llava_st_ros.engine.manifest import REBUILD, Manifest, sha256_of
+from llava_st_ros.engine.manifest import REBUILD, Manifest
 from llava_st_ros.errors import EngineError
+from llava_st_ros.files.checksums import sha256_of
 
 # Set to "yes" in a manifest's machine when engines were built so: they also run with later versions
 # of the same major TensorRT, or on every GPU from Ampere on.

@@ -7,7 +7,6 @@ files, not tampering.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_st_ros.atomic_files import write_text
-from llava_st_ros.errors import EngineError
+from llava_st_ros.errors import EngineError, reason_of
+from llava_st_ros.files.checksums import checksum_of, sha256_of
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.raw import is_file_name
+from llava_st_ros.files.schema import build, shown
 
 NAME = "manifest.json"
 FORMAT = 1  # version of the manifest and of the graphs' inputs and outputs
@@ -66,7 +69,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``folder``/manifest.json with its checksum."""
         values = asdict(self)
-        values["signature"] = checksum(values)
+        values["signature"] = checksum_of(values)
         write_text(folder / NAME, json.dumps(values, indent=1) + "\n")
 
 
@@ -84,26 +87,24 @@ def read_manifest(folder: Path) -> Manifest:
     Raises EngineError when it is missing, unreadable, of another format, or edited.
     """
     path = folder / NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if folder.is_dir() and not path.exists():
         raise EngineError(
             f"{folder} has no {NAME}: it is not the result of a completed export", REBUILD
-        ) from None
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path} is not readable JSON: {error}", REBUILD) from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise EngineError(f"{path} has format {found!r}; expected format {FORMAT}", REBUILD)
-    if values.pop("signature", None) != checksum(values):
+        )
+    values = read_json(path, EngineError, REBUILD, nan=True)  # a failed proof may have NaN
+    if values.get("format") != FORMAT:
+        raise EngineError(
+            f"{path} has format {shown(values.get('format'))}; expected format {FORMAT}", REBUILD
+        )
+    if values.pop("signature", None) != checksum_of(values):
         raise EngineError(f"{path} was edited or damaged after the export", REBUILD)
-    try:
-        files = {name: File(**value) for name, value in values["files"].items()}
-        manifest = Manifest(**{**values, "files": files})
-        missing = sorted(set(manifest.graphs.values()) - set(files))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} is a manifest of another version: {error}", REBUILD) from error
-    if missing:
+    manifest = build(Manifest, values, str(path), EngineError)
+    for name in (*manifest.graphs.values(), *manifest.files):
+        if not is_file_name(name):
+            raise EngineError(
+                f"{path} names {shown(name)}; expected files of the same folder", REBUILD
+            )
+    if missing := sorted(set(manifest.graphs.values()) - set(manifest.files)):
         raise EngineError(f"{path} does not list the graph files {', '.join(missing)}", REBUILD)
     return manifest
 
@@ -135,7 +136,7 @@ def check_files(folder: Path, manifest: Manifest, *, hash_all: bool = False) -> 
                     f"{path} changed after the export; expected SHA-256 {expected.sha256}", REBUILD
                 )
         except OSError as error:
-            raise EngineError(f"{path} is unreadable: {error.strerror}", REBUILD) from error
+            raise EngineError(f"{path} is unreadable: {reason_of(error)}", REBUILD) from error
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -147,18 +148,3 @@ def fingerprint(checkpoint: Path) -> str:
     )
     names = [path.name for path in files]
     return sha256_of(*files, prefix=json.dumps(names).encode())
-
-
-def sha256_of(*paths: Path, prefix: bytes = b"") -> str:
-    """Hash ``prefix`` and the contents of the files, concatenated."""
-    digest = hashlib.sha256(prefix)
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def checksum(values: Mapping[str, Any]) -> str:
-    """Hash the manifest's values; stored as "signature" in manifest.json."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

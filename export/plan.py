@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +23,7 @@ from llava_st_ros.export.graphs.language import LanguageGraph
 from llava_st_ros.export.graphs.packer import PackerGraph
 from llava_st_ros.export.graphs.vision import VisionGraph
 from llava_st_ros.export.tensorrt.profiles import MAX_ANSWER_TOKENS, TEXT_TOKENS
+from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
@@ -141,7 +141,7 @@ class ResourcePlan:
 
 
 def read_boards() -> list[Board]:
-    values = yaml.safe_load(BOARDS.read_text(encoding="utf-8"))
+    values = read_yaml(BOARDS, ConfigError)
     return [Board(name, **sizes) for name, sizes in values.items()]
 
 

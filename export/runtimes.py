@@ -10,12 +10,12 @@ from typing import Protocol
 
 from llava_st_ros.backends.onnxruntime import resolve_device
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.engine.manifest import sha256_of
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.export.graphs.region_attention import decompose, use_plugin
 from llava_st_ros.export.onnx_export import transform_graph
 from llava_st_ros.export.quantize import ONNX_RUNTIME, TENSORRT, QuantizationScheme
 from llava_st_ros.export.target import Target
+from llava_st_ros.files.checksums import sha256_of
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.files.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "targets"
 
@@ -75,7 +74,7 @@ def read_target(name: str) -> Target:
     """Read a target by name. Raises ConfigError if there is none."""
     if name not in target_names():
         raise ConfigError(f"target is {name!r}; expected one of {', '.join(target_names())}")
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = read_yaml(FOLDER / f"{name}.yaml", ConfigError)
     precisions = {
         precision: Bounds(**{name: float(value) for name, value in bounds.items()})
         for precision, bounds in values["precisions"].items()

@@ -8,10 +8,11 @@ the tensors and the tokenizer.
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llava_st_ros.config import (
@@ -21,7 +22,9 @@ from llava_st_ros.config import (
     SpecialTokens,
     VisionConfig,
 )
-from llava_st_ros.errors import CheckpointError
+from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.schema import shown
 
 SECTION = "llava_st"
 KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
@@ -39,14 +42,19 @@ KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
 # What this code implements; another value is another network.
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "rope_scaling": (None,),
     "use_sliding_window": (False, None),
     "tie_word_embeddings": (False, None),
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_resampler_type": ("fast_slow_resampler",),
     "mm_vision_select_layer": (-2,),
     "use_downsample_image": (False, None),
+    "quantization_config": (None,),
 }
+# Where transformers keeps settings of rotary positions: up to version 4, and from version 5 on.
+ROPE_SECTIONS = ("rope_scaling", "rope_parameters")
+FULL_ATTENTION = "full_attention"
+_ONLY_PUBLISHED = "only checkpoints of the published LLaVA-ST network are supported"
+_LAYER = re.compile(r"model\.(vision_tower\.vision_tower\.vision_model\.encoder\.)?layers\.(\d+)\.")
 LM_HEAD = "lm_head.weight"
 PACKER_WIDTH = "model.vision_resampler.token_packer.devide_attention.to_q.0.weight"
 
@@ -72,9 +80,11 @@ def read_config(
     for name, allowed in FIXED.items():
         if name in values and values[name] not in allowed:
             raise CheckpointError(
-                f"config.json: {name} is {values[name]!r}; expected {allowed[0]!r}",
-                "only checkpoints of the published LLaVA-ST network are supported",
+                f"config.json: {name} is {shown(values[name])}; expected {allowed[0]!r}",
+                _ONLY_PUBLISHED,
             )
+    rope_theta = _rope_theta(values)
+    _check_attention(values)
     section = _mapping({SECTION: values.get(SECTION, {})}, SECTION)
     section = {**section, **(overrides or {})}
     if not {"image_size", "patch_size", "vision"} <= section.keys():
@@ -93,7 +103,7 @@ def read_config(
         image_size=_integer(section, "image_size"),
         patch_size=_integer(section, "patch_size"),
         vision=_build(VisionConfig, section["vision"], "vision"),
-        language=_build(LanguageConfig, _language(values, shapes), "the top level"),
+        language=_build(LanguageConfig, _language(values, shapes, rope_theta), "the top level"),
         packer=_build(PackerConfig, _packer(section, shapes), "packer"),
         special_tokens=special_tokens,
         num_temporal_tokens=temporal,
@@ -104,21 +114,47 @@ def read_config(
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError if it is missing, unreadable or not an object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def read_checkpoint_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint folder.
+
+    NaN and infinity are accepted: Hugging Face's files may have them in settings that are not used
+    here, and ``read_config`` checks the numbers that are used.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable or not a JSON object.
+    """
+    if path.parent.is_dir() and not path.exists():
         raise CheckpointError(
             f"{path.parent} has no {path.name}; expected a folder in the Hugging Face layout"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot read {path} as JSON: {error}", "download the file again"
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} contains a {type(values).__name__}; expected a JSON object")
+        )
+    values: dict[str, Any] = read_json(path, CheckpointError, "download the file again", nan=True)
     return values
+
+
+def check_layers(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the numbers of layers with those of the tensors, before a network is built.
+
+    Args:
+        config: The checkpoint's config.
+        shapes: The shapes of the checkpoint's tensors, by name.
+
+    Raises:
+        CheckpointError: The tensors have fewer layers than config.json, or the decoder's have more.
+    """
+    found = {"vision tower": 0, "decoder": 0}
+    for name in shapes:
+        if match := _LAYER.match(name):
+            part = "vision tower" if match[1] else "decoder"
+            found[part] = max(found[part], int(match[2]) + 1)
+    for part, expected, may_have_more in (
+        ("vision tower", config.vision.num_layers, True),  # layers that the network leaves out
+        ("decoder", config.language.num_hidden_layers, False),
+    ):
+        if found[part] < expected or (found[part] > expected and not may_have_more):
+            raise CheckpointError(
+                f"the weights have {found[part]} layers of the {part}; config.json has {expected}",
+                "use the config.json that belongs to the weights",
+            )
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
@@ -146,10 +182,12 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _language(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _language(
+    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_theta: Any
+) -> dict[str, Any]:
     language = {f.name: values[f.name] for f in fields(LanguageConfig) if f.name in values}
-    if "rope_theta" not in language and isinstance(values.get("rope_parameters"), Mapping):
-        language["rope_theta"] = values["rope_parameters"].get("rope_theta")
+    if rope_theta is not None:
+        language["rope_theta"] = rope_theta
     if len(shapes.get(LM_HEAD, ())) == 2:
         language["vocab_size"] = shapes[LM_HEAD][0]
     return language
@@ -162,12 +200,94 @@ def _packer(section: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -
     return packer
 
 
+def _rope_theta(values: Mapping[str, Any]) -> Any:
+    """The base of the rotary positions, unchecked; None if config.json does not give it.
+
+    Raises:
+        CheckpointError: The positions are scaled or partial, in any spelling, or two bases differ.
+    """
+    bases = {"rope_theta": values.get("rope_theta")}
+    for name in ROPE_SECTIONS:
+        section = values.get(name) or {}
+        if not isinstance(section, Mapping):
+            raise CheckpointError(f"config.json: {name} is {shown(section)}; expected an object")
+        if section.keys() == {FULL_ATTENTION}:  # by type of layer
+            section = section[FULL_ATTENTION] or {}
+        for key, value in section.items():
+            if key == "rope_theta":
+                bases[f"{name}.rope_theta"] = value
+            elif not _is_plain_rope(key, value):
+                raise CheckpointError(
+                    f"config.json: {name} has {key} {shown(value)}; expected plain rotary "
+                    "positions",
+                    _ONLY_PUBLISHED,
+                )
+    if not _is_plain_rope("partial_rotary_factor", values.get("partial_rotary_factor")):
+        raise CheckpointError(
+            f"config.json: partial_rotary_factor is {shown(values['partial_rotary_factor'])}; "
+            "expected 1",
+            _ONLY_PUBLISHED,
+        )
+    given = {name: base for name, base in bases.items() if base is not None}
+    numbers = {float(b) if isinstance(b, (int, float)) else str(b) for b in given.values()}
+    if len(numbers) > 1:
+        listed = ", ".join(f"{name} {shown(base)}" for name, base in given.items())
+        raise CheckpointError(f"config.json has different bases of the rotary positions: {listed}")
+    return next(iter(given.values()), None)
+
+
+def _is_plain_rope(key: str, value: Any) -> bool:
+    """Whether a setting of rotary positions leaves them as this code computes them."""
+    allowed: Mapping[str, tuple[Any, ...]] = {
+        "rope_type": (None, "default"),
+        "type": (None, "default"),
+        "partial_rotary_factor": (None, 1),
+    }
+    return value in allowed.get(key, (None,)) and not isinstance(value, bool)
+
+
+def _check_attention(values: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless every layer of the decoder is full attention of usual width."""
+    types = values.get("layer_types")
+    if types is not None and (
+        not isinstance(types, list) or any(kind != FULL_ATTENTION for kind in types)
+    ):
+        others = [k for k in types if k != FULL_ATTENTION] if isinstance(types, list) else [types]
+        raise CheckpointError(
+            f"config.json: layer_types has {shown(others[0])}; expected {FULL_ATTENTION!r} only",
+            _ONLY_PUBLISHED,
+        )
+    if types is not None and len(types) != values.get("num_hidden_layers"):
+        raise CheckpointError(
+            f"config.json: layer_types has {len(types)} layers, num_hidden_layers is "
+            f"{shown(values.get('num_hidden_layers'))}"
+        )
+    head, width, heads = (
+        values.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads")
+    )
+    is_sized = isinstance(width, int) and isinstance(heads, int)  # _build checks them
+    if head is not None and is_sized and (isinstance(head, bool) or head * heads != width):
+        raise CheckpointError(
+            f"config.json: head_dim is {shown(head)}; expected hidden_size / num_attention_heads, "
+            f"{shown(width)} / {shown(heads)}",
+            _ONLY_PUBLISHED,
+        )
+
+
+def _tower_name(path: str) -> str:
+    """The model's name in a hub name, a folder, or a snapshot folder of the hub's cache."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if len(parts) > 2 and parts[-2] == "snapshots":  # models--ORG--NAME/snapshots/REVISION
+        parts = parts[:-2]
+    return parts[-1].rsplit("--", 1)[-1] if parts else ""
+
+
 def _tower(values: Mapping[str, Any]) -> Mapping[str, Any]:
     name = values.get("mm_vision_tower", values.get("vision_tower", ""))
-    known = KNOWN_TOWERS.get(str(name).rstrip("/").rsplit("/", 1)[-1])
+    known = KNOWN_TOWERS.get(_tower_name(str(name)))
     if known is None:
         raise CheckpointError(
-            f"config.json: vision tower {name!r} is unknown; "
+            f"config.json: vision tower {shown(name)} is unknown; "
             f"expected one of {', '.join(KNOWN_TOWERS)}",
             "for another one add a section llava_st with image_size, patch_size and vision "
             "{hidden_size, intermediate_size, num_layers, num_attention_heads}",
@@ -178,14 +298,14 @@ def _tower(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = values.get(name, {})
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"config.json: {name} is {value!r}; expected a JSON object")
+        raise CheckpointError(f"config.json: {name} is {shown(value)}; expected a JSON object")
     return value
 
 
 def _integer(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        found = f"{name} is {value!r}" if name in values else f"{name} is missing"
+        found = f"{name} is {shown(value)}" if name in values else f"{name} is missing"
         raise CheckpointError(f"config.json: {found}; expected a positive integer")
     return value
 
@@ -193,7 +313,9 @@ def _integer(values: Mapping[str, Any], name: str) -> int:
 def _end_tokens(value: Any) -> tuple[int, ...]:
     ids = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise CheckpointError(f"config.json: the end token ids are {value!r}; expected integers")
+        raise CheckpointError(
+            f"config.json: the end token ids are {shown(value)}; expected integers"
+        )
     return tuple(ids)
 
 
@@ -212,9 +334,13 @@ def _build(cls: type, values: Any, section: str) -> Any:
     for name, value in values.items():
         is_real = fields_by_name[name].type == "float"
         types = (int, float) if is_real else (int,)
-        if isinstance(value, bool) or not isinstance(value, types) or value < 0:
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0:
             expected = "a number >= 0" if is_real else "an integer >= 0"
             raise CheckpointError(
-                f"config.json: {section}.{name} is {value!r}; expected {expected}"
+                f"config.json: {section}.{name} is {shown(value)}; expected {expected}"
             )
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"config.json: {error.problem}") from error

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
 from llava_st_ros.coordinates import Axis, CoordinateVocabulary
 from llava_st_ros.errors import BackendError, ConfigError
+from llava_st_ros.files.schema import shown
 
 Compat = Literal["released", "paper"]
+# Bounds of a geometry, far above every real network: they bound the time and memory that an
+# invalid config can cost.
+MAX_SIZE = 2**24
+MAX_LAYERS = 512
+MAX_IMAGE_SIZE = 8192  # pixels
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,10 @@ class VisionConfig:
     num_layers: int
     num_attention_heads: int
     layer_norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "vision tower")
+        _check_heads("vision tower", self.hidden_size, self.num_attention_heads)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,20 @@ class LanguageConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1_000_000.0
 
+    def __post_init__(self) -> None:
+        _check_sizes(self, "decoder")
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        _check_heads("decoder", self.hidden_size, heads)
+        if heads % groups:
+            raise ConfigError(
+                f"the decoder has {heads} heads and {groups} key and value heads; expected a "
+                "divisor of the heads"
+            )
+        if self.hidden_size // heads % 2:
+            raise ConfigError(
+                f"the decoder's heads have width {self.hidden_size // heads}; expected an even one"
+            )
+
 
 @dataclass(frozen=True)
 class PackerConfig:
@@ -48,6 +72,10 @@ class PackerConfig:
     num_heads: int = 8
     spatial_region: int = 3
     temporal_region: int = 5
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "packer")
+        _check_heads("packer", self.embed_dim, self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -110,6 +138,11 @@ class ModelConfig:
     end_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_sizes(self, "model")
+        if self.image_size > MAX_IMAGE_SIZE:
+            raise ConfigError(
+                f"image_size is {self.image_size} px; expected at most {MAX_IMAGE_SIZE}"
+            )
         region, grid = self.packer.spatial_region, self.grid
         if self.compat not in ("released", "paper"):
             raise ConfigError(f"compat is {self.compat!r}; expected 'released' or 'paper'")
@@ -125,16 +158,6 @@ class ModelConfig:
                 f"num_frames is {self.num_frames}; "
                 f"expected at most num_temporal_tokens, {self.num_temporal_tokens}"
             )
-        for name, width, heads in (
-            ("vision tower", self.vision.hidden_size, self.vision.num_attention_heads),
-            ("packer", self.packer.embed_dim, self.packer.num_heads),
-            ("decoder", self.language.hidden_size, self.language.num_attention_heads),
-        ):
-            if heads < 1 or width % heads:
-                raise ConfigError(
-                    f"the {name} has width {width} and {heads} heads; "
-                    "expected a width divisible by the number of heads"
-                )
 
     def check_frames(self, frames: int) -> None:
         """Raise ConfigError unless ``frames`` is a positive multiple of the temporal region."""
@@ -282,6 +305,30 @@ class GrounderConfig:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}; expected a value in [0, 1]")
+
+
+def _check_sizes(config: Any, part: str) -> None:
+    """Raise ConfigError unless a geometry's integers are sizes and its numbers finite, above 0."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.type == "int":
+            limit = MAX_LAYERS if f.name in ("num_layers", "num_hidden_layers") else MAX_SIZE
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise ConfigError(
+                    f"the {part}'s {f.name} is {shown(value)}; expected an integer from 1 to {limit}"
+                )
+        elif f.type == "float":
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"the {part}'s {f.name} is {shown(value)}; expected a positive number")
+
+
+def _check_heads(part: str, width: int, heads: int) -> None:
+    if width % heads:
+        raise ConfigError(
+            f"the {part} has width {width} and {heads} heads; "
+            "expected a width divisible by the number of heads"
+        )
 
 
 def _require_positive(config: Any, *names: str) -> None:

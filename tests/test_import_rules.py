@@ -62,7 +62,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "files": ("errors",),
     "fair_lock": (),
     "records": ("coordinates", "errors"),
-    "config": ("coordinates", "errors"),
+    "config": ("coordinates", "errors", "files"),
     "checkpoint_config": ("config", "errors", "files"),
     "engine": ("atomic_files", "errors", "files"),
     "media": ("atomic_files", "errors", "files", "records"),

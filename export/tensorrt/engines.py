@@ -8,7 +8,6 @@ build faster when it is repeated.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -27,6 +26,7 @@ from llava_st_ros.export.target import Target, Version, parse_version
 from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.operators import check_operators
 from llava_st_ros.export.tensorrt.profiles import profiles
+from llava_st_ros.files.json_files import parse_json
 
 
 def prepare_build(target: Target, plugins: Path | None = None) -> tuple[ModuleType, BuildSettings]:
@@ -115,7 +115,7 @@ def missing_layers(information: str, nodes: Iterable[str]) -> list[str]:
             with a "Name"; a name lists the nodes that the layer was fused from.
         nodes: Names of ONNX nodes.
     """
-    layers = json.loads(information)["Layers"]
+    layers = parse_json(information, "the engine inspector's output", EngineError)["Layers"]
     names = [layer if isinstance(layer, str) else layer["Name"] for layer in layers]
     return [n for n in nodes if not any(re.search(rf"(?<!\w){re.escape(n)}\b", x) for x in names)]
 

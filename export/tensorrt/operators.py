@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import yaml
 from onnx.inliner import inline_local_functions
 
 from llava_st_ros.errors import EngineError
 from llava_st_ros.export.target import Version, parse_version
+from llava_st_ros.files.yaml_files import read_yaml
 
 OPERATORS_FILE = Path(__file__).parent / "operators.yaml"
 MAX_SHOWN = 5  # nodes named in the error message
@@ -91,7 +91,7 @@ def check_operators(path: Path, version: Version, plugins: Collection[str] = ())
 
 @cache
 def _read_support() -> dict[str, Any]:
-    support: dict[str, Any] = yaml.safe_load(OPERATORS_FILE.read_text(encoding="utf-8"))
+    support: dict[str, Any] = read_yaml(OPERATORS_FILE, EngineError)
     return support
 
 

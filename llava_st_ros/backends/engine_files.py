@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from llava_st_ros.checkpoint_config import read_config, read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import REBUILD, Manifest, check_files, read_manifest
 from llava_st_ros.errors import EngineError
+from llava_st_ros.files.tensor_file import read_tensors
 from llava_st_ros.records import Prompt
 from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -61,25 +60,34 @@ def open_engine(folder: Path, backend: str) -> EngineFiles:
     if missing := sorted({"config.json", COORDINATES} - set(manifest.files)):
         raise EngineError(f"{folder} has no {', '.join(missing)}", REBUILD)
     check_files(folder, manifest)
-    config = read_config(read_json(folder / "config.json"), {})
+    config = read_config(read_checkpoint_json(folder / "config.json"), {})
     tokenizer = None
     if "tokenizer.json" in manifest.files:
         tokenizer = Tokenizer.load(folder)
         tokenizer.check_fits(config)
-    return EngineFiles(folder, manifest, config, tokenizer, _read_tables(folder / COORDINATES))
+    tables = _read_tables(folder / COORDINATES, config)
+    return EngineFiles(folder, manifest, config, tokenizer, tables)
 
 
-def _read_tables(path: Path) -> dict[Axis, np.ndarray]:
-    try:
-        tables = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EngineError(f"{path} is unreadable: {error}", REBUILD) from error
+def _read_tables(path: Path, config: ModelConfig) -> dict[Axis, np.ndarray]:
+    tables = read_tensors(path, EngineError, REBUILD)
     names = {axis: axis.table for axis in Axis}
     if set(tables) != set(names.values()):
         raise EngineError(
             f"{path} has tables {', '.join(sorted(tables))}; expected {', '.join(names.values())}",
             REBUILD,
         )
+    for axis, name in names.items():
+        table, rows = tables[name], config.coordinates.rows(axis)
+        expected = (rows, config.language.hidden_size)
+        if table.shape != expected or table.dtype.kind != "f":
+            raise EngineError(
+                f"{path}: {name} is {table.dtype} {list(table.shape)}; expected floating point "
+                f"{list(expected)}, as in config.json",
+                REBUILD,
+            )
+        if not np.isfinite(table).all():
+            raise EngineError(f"{path}: {name} has values that are not finite", REBUILD)
     return {axis: tables[name] for axis, name in names.items()}
 
 

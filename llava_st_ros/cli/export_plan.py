@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _geometry(model: str) -> ModelConfig:
-    from llava_st_ros.checkpoint_config import read_config, read_json
+    from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
     from llava_st_ros.export.plan import GEOMETRIES
     from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -89,7 +89,7 @@ def _geometry(model: str) -> ModelConfig:
         raise ConfigError(
             f"no model {model}; expected a checkpoint folder, a config.json or {PUBLISHED}"
         )
-    values = read_json(path)
+    values = read_checkpoint_json(path)
     if "vocab_size" not in values:
         raise CheckpointError(
             f"{path} has no vocab_size", "pass the config.json of a LLaVA-ST checkpoint"

@@ -7,21 +7,20 @@ A case is a folder with a small checkpoint (``model.safetensors``, ``config.json
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.preprocessing import normalize
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError, DataError
+from llava_st_ros.files.array_files import read_arrays
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.tensor_file import read_tensors
 from llava_st_ros.records import Modality, Prompt
 
 TOLERANCE = 1e-3  # of the reference's standard deviation
@@ -93,9 +92,9 @@ class ParityCase:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.values = _read_case(folder / "case.json")
-        self.inputs = _read_inputs(folder / "inputs.npz")
-        self.expected = _read_expected(folder / "expected.safetensors")
+        self.values = read_json(folder / "case.json", DataError)
+        self.inputs = read_arrays(folder / "inputs.npz", DataError)
+        self.expected = read_tensors(folder / "expected.safetensors", DataError)
         self.image_size = self._integer("image_size")
         self.patch_size = self._integer("patch_size")
         frames = self.inputs.get("frames_small")
@@ -334,28 +333,3 @@ def _compare(name: str, expected: np.ndarray, actual: np.ndarray) -> ArrayCompar
 def _to_numpy(value: Any) -> np.ndarray:
     """Convert a backend's array, a torch tensor on any device included, to float32."""
     return np.asarray(value.float().cpu() if hasattr(value, "cpu") else value, dtype=np.float32)
-
-
-def _read_case(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} is a JSON {type(values).__name__}; expected a JSON object")
-    return values
-
-
-def _read_inputs(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _read_expected(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error

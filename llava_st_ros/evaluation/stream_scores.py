@@ -21,16 +21,16 @@ vIoU. Frames within a ground-truth span in which the object is hidden belong to 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.evaluation import metrics
 from llava_st_ros.evaluation.metrics import Tube
 from llava_st_ros.evaluation.recording import Recording
+from llava_st_ros.files.json_files import read_json
 from llava_st_ros.records import Box, Span, Task
 
 
@@ -75,8 +75,9 @@ def read_ground_truth(path: Path) -> tuple[AnnotatedQuery, ...]:
     Raises:
         DataError: The file is missing or a query lacks a field.
     """
+    remedy = "every query needs an id, a text, spans and boxes"
+    loaded = read_json(path, DataError, remedy)
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
         return tuple(
             AnnotatedQuery(
                 entry["id"],
@@ -87,10 +88,9 @@ def read_ground_truth(path: Path) -> tuple[AnnotatedQuery, ...]:
             )
             for entry in loaded["queries"]
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, LlavaStError) as error:
         raise DataError(
-            f"{path} has no readable ground truth: {type(error).__name__}: {error}",
-            "every query needs an id, a text, spans and boxes",
+            f"{path} has no readable ground truth: {type(error).__name__}: {error}", remedy
         ) from error
 
 

@@ -86,6 +86,8 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"it is of format {version}")
         shape, fortran, dtype = _HEADERS[version](file)
     # The header is a Python literal: its parser raises SyntaxError, RecursionError, TypeError, ...
     except Exception as problem:

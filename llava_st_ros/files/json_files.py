@@ -74,7 +74,7 @@ def parse_json(
     return value
 
 
-def read_records(path: Path, error: type[LlavaStError], remedy: str = "") -> list[Any]:
+def read_values(path: Path, error: type[LlavaStError], remedy: str = "") -> list[Any]:
     """Read the values of a file of records: a JSON list, or with suffix .jsonl a value per line.
 
     A record that is not valid by itself (a line that is not JSON, a repeated key) is returned as

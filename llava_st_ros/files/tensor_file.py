@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from llava_st_ros.errors import LlavaStError, reason_of
+from llava_st_ros.files.checksums import check_seal
 
 
 class TensorFile:
@@ -58,11 +59,16 @@ def open_tensors(
         LlavaStError: An ``error``: the file cannot be read, is truncated or is not safetensors.
     """
     try:
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as problem:  # ValueError: the path has a NUL or a lone surrogate
+        raise error(f"cannot read {path}: {reason_of(problem)}", remedy) from problem
+    try:
         opened = safe_open(str(path), framework=framework)
         file = opened.__enter__()
-    except Exception as problem:  # SafetensorError, OSError, UnicodeError of the path
+    except Exception as problem:  # SafetensorError, and errors of torch's storage
         raise error(
-            f"{path} is missing, truncated or not a safetensors file: {reason_of(problem)}", remedy
+            f"{path} is truncated or not a safetensors file: {reason_of(problem)}", remedy
         ) from problem
     try:
         yield TensorFile(path, file, error, remedy)
@@ -73,6 +79,10 @@ def open_tensors(
 def read_tensors(
     path: Path, error: type[LlavaStError], remedy: str = "", *, framework: str = "np"
 ) -> dict[str, Any]:
-    """Read all tensors of a safetensors file, by name. Raises ``error`` like ``open_tensors``."""
+    """Read all tensors of a safetensors file, by name; check its checksum if it is sealed.
+
+    Raises ``error`` like ``open_tensors``.
+    """
     with open_tensors(path, error, remedy, framework=framework) as file:
+        check_seal(path, file.metadata, error)
         return {name: file.tensor(name) for name in file.names}

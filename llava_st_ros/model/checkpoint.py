@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from llava_st_ros.atomic_files import staged_files
-from llava_st_ros.checkpoint_config import read_config, read_json, write_config
+from llava_st_ros.checkpoint_config import (
+    check_layers,
+    read_checkpoint_json,
+    read_config,
+    write_config,
+)
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.llava_st import LlavaST
@@ -65,7 +70,7 @@ def load_checkpoint(
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(f"no folder {folder}; expected a checkpoint folder")
-    values = read_json(folder / "config.json")
+    values = read_checkpoint_json(folder / "config.json")
     tensors = find_tensors(folder)
     tokenizer = Tokenizer.load_optional(folder)
     special = None if tokenizer is None else tokenizer.special
@@ -74,6 +79,7 @@ def load_checkpoint(
         tokenizer.check_fits(config)
         config = replace(config, end_token_ids=_end_tokens(folder, config, tokenizer))
 
+    check_layers(config, tensors.shapes)
     with torch.device("meta"):
         model = LlavaST(config)
     names = check_tensors(config, model, tensors.shapes)
@@ -168,6 +174,12 @@ def check_tensors(
             f"{'; '.join(problems)}; config.json implies {len(expected)} tensors",
             "use the config.json that belongs to the weights",
         )
+    for name, number in asdict(config.special_tokens).items():
+        if not 0 <= number < config.language.vocab_size:
+            raise CheckpointError(
+                f"config.json: the id of {name} is {number}; expected a text id, below "
+                f"{config.language.vocab_size}"
+            )
     return list(expected)
 
 
@@ -182,7 +194,7 @@ def _end_tokens(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> tupl
     """The end tokens of config.json and generation_config.json, and ``<|im_end|>``."""
     ids = list(config.end_token_ids)
     if (folder / "generation_config.json").is_file():
-        more = read_json(folder / "generation_config.json").get("eos_token_id")
+        more = read_checkpoint_json(folder / "generation_config.json").get("eos_token_id")
         ids += [i for i in (more if isinstance(more, list) else [more]) if isinstance(i, int)]
     closing = tokenizer.encode("<|im_end|>")
     ids += closing if len(closing) == 1 else []

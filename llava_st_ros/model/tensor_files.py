@@ -7,16 +7,17 @@ loaded. Pickle files are never opened.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from llava_st_ros.checkpoint_config import read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json
 from llava_st_ros.errors import CheckpointError
+from llava_st_ros.files.raw import is_file_name
+from llava_st_ros.files.schema import shown
+from llava_st_ros.files.tensor_file import TensorFile, open_tensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -50,7 +51,7 @@ class TensorFiles:
         for path in sorted({self.files[name] for name in names}):
             with open_safetensors(path) as file:
                 yield {
-                    name: file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    name: file.tensor(name).to(device=device, dtype=dtype, copy=True)
                     for name in names
                     if self.files[name] == path
                 }
@@ -72,16 +73,14 @@ def find_tensors(folder: Path) -> TensorFiles:
                 f"{INDEX} names {path.name}, which does not exist", "download the missing file"
             )
         with open_safetensors(path) as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                header = file.get_slice(name)
-                if header.get_dtype() not in FLOATS:
+            for name in file.names:
+                shape, dtype = file.header(name)
+                if dtype not in FLOATS:
                     raise CheckpointError(
-                        f"{path.name}: {name} is of type {header.get_dtype()}"
-                        "; expected floating point weights",
+                        f"{path.name}: {name} is of type {dtype}; expected floating point weights",
                         "use a checkpoint that is not quantized",
                     )
-                files[name], shapes[name] = path, tuple(header.get_shape())
-                dtypes[name] = FLOATS[header.get_dtype()]
+                files[name], shapes[name], dtypes[name] = path, shape, FLOATS[dtype]
         absent = sorted(name for name in indexed if name not in files)
         if absent:
             raise CheckpointError(
@@ -102,14 +101,14 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: []}
     if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
+        weight_map = read_checkpoint_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{INDEX} has no weight_map", "download the file again")
         paths: dict[Path, list[str]] = {}
         for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not is_file_name(file):
                 raise CheckpointError(
-                    f"{INDEX} maps {name} to {file!r}; expected a file in the same folder",
+                    f"{INDEX} maps {name[:80]} to {shown(file)}; expected a file in the same folder"
                 )
             paths.setdefault(folder / file, []).append(name)
         return paths
@@ -123,13 +122,6 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
     raise CheckpointError(f"{folder} has no weights; expected {SINGLE} or {INDEX}")
 
 
-@contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file with ``safe_open``; CheckpointError if it cannot be read."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a safetensors file: {error}", "download the file again"
-        ) from error
+def open_safetensors(path: Path) -> AbstractContextManager[TensorFile]:
+    """Open a safetensors file of torch tensors; CheckpointError if it cannot be read."""
+    return open_tensors(path, CheckpointError, "download the file again", framework="pt")

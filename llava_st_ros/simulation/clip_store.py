@@ -24,6 +24,10 @@ import numpy as np
 
 from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.errors import DataError
+from llava_st_ros.files.array_files import map_array
+from llava_st_ros.files.json_files import parse_json
+from llava_st_ros.files.limits import RECORDS_BYTES
+from llava_st_ros.files.raw import read_bytes
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.scenes import SimulatedObject
 from llava_st_ros.simulation.simulator import (
@@ -34,6 +38,7 @@ from llava_st_ros.simulation.simulator import (
 )
 
 SHARD_CLIPS = 50
+_KEYS = {"seed", "stamps", "objects", "events", "boxes"}  # of a clip in clips.json
 _RENDER_AGAIN = "delete it and run llava-st train simulate again"
 _SHARD_NAME = re.compile(r"\w+-\d{6,}")  # split and index of the first clip
 
@@ -145,12 +150,18 @@ class ClipStore:
         self._sources: list[str] = []
         digest = hashlib.sha256()
         for shard in shards:
-            try:
-                frames = np.load(shard / "frames.npy", mmap_mode="r", allow_pickle=False)
-                text = (shard / "clips.json").read_bytes()
-                records = json.loads(text)
-            except (OSError, ValueError) as error:
-                raise DataError(f"cannot read the shard {shard}: {error}", _RENDER_AGAIN) from error
+            frames = map_array(shard / "frames.npy", DataError, _RENDER_AGAIN)
+            path = shard / "clips.json"
+            text = read_bytes(path, DataError, _RENDER_AGAIN, max_bytes=RECORDS_BYTES)
+            records = parse_json(text, str(path), DataError, _RENDER_AGAIN, expected=list)
+            if frames.ndim != 5 or frames.shape[4] != 3 or frames.dtype != np.uint8:
+                raise DataError(
+                    f"{shard}: frames.npy is {frames.dtype} {list(frames.shape)}; expected uint8 "
+                    "[clips, F, S, S, 3]",
+                    _RENDER_AGAIN,
+                )
+            if not all(isinstance(record, dict) and record.keys() >= _KEYS for record in records):
+                raise DataError(f"{path} has a clip without its ground truth", _RENDER_AGAIN)
             if len(frames) != len(records):
                 raise DataError(
                     f"{shard}: frames.npy has {len(frames)} clips, clips.json {len(records)}",

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
@@ -21,7 +20,10 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.config import ModelConfig, SpecialTokens
 from llava_st_ros.coordinates import COORDINATE, Axis, CoordinateVocabulary
-from llava_st_ros.errors import CheckpointError
+from llava_st_ros.errors import CheckpointError, reason_of
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.limits import JSON_BYTES
+from llava_st_ros.files.raw import read_text
 
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
 STRUCTURE = {  # field of SpecialTokens -> token, in the published order
@@ -251,7 +253,8 @@ def _read_files(folder: Path) -> tokenizers.Tokenizer:
     complete, vocabulary, merges = (folder / name for name in names)
     try:
         if complete.is_file():
-            tokenizer = tokenizers.Tokenizer.from_str(complete.read_text(encoding="utf-8"))
+            text = read_text(complete, CheckpointError, max_bytes=JSON_BYTES)
+            tokenizer = tokenizers.Tokenizer.from_str(text)
         elif vocabulary.is_file() and merges.is_file():
             model = models.BPE.from_file(str(vocabulary), str(merges))
             tokenizer = _byte_level(tokenizers.Tokenizer(model))
@@ -265,7 +268,8 @@ def _read_files(folder: Path) -> tokenizers.Tokenizer:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(
-            f"{folder}: unreadable tokenizer files: {error}", "download or save them again"
+            f"{folder}: unreadable tokenizer files: {reason_of(error)}",
+            "download or save them again",
         ) from error
     return tokenizer
 
@@ -288,19 +292,13 @@ def _declared_tokens(folder: Path) -> dict[str, int]:
     declared: dict[str, int] = {}
     path = folder / "added_tokens.json"
     if path.is_file():
-        declared.update(_mapping(path))
+        declared.update(read_json(path, CheckpointError, nan=True))
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        for number, token in _mapping(path).get("added_tokens_decoder", {}).items():
+        values = read_json(path, CheckpointError, nan=True)
+        for number, token in values.get("added_tokens_decoder", {}).items():
             declared[token["content"]] = int(number)
     return declared
-
-
-def _mapping(path: Path) -> Mapping[str, Any]:
-    loaded = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} contains a {type(loaded).__name__}; expected a JSON object")
-    return loaded
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, declared: Mapping[str, int], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llava_st_ros.atomic_files import atomic_file
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, reason_of
+from llava_st_ros.files.json_files import parse_json
+from llava_st_ros.files.limits import JSON_BYTES
+from llava_st_ros.files.raw import read_text
 
 # Fields of a log line that are not loss terms; "norm" is the gradient's.
 NOT_LOSSES = ("stage", "step", "minutes", "norm", "rate", "samples_per_second")
+_OTHER_LOG = "pass the log.jsonl of a training run"
 LogLine = dict[str, Any]
 
 
@@ -31,7 +34,7 @@ def draw_curves(log: Path, out: Path) -> None:
         with atomic_file(out) as part:
             FigureCanvasAgg(figure).print_png(str(part))
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error}") from error
+        raise DataError(f"{out} cannot be written: {reason_of(error)}") from error
 
 
 def read_log(log: Path) -> dict[str, list[LogLine]]:
@@ -42,22 +45,16 @@ def read_log(log: Path) -> dict[str, list[LogLine]]:
     Raises:
         DataError: The log cannot be read, is empty, or has a line that is not a training log's.
     """
-    try:
-        text = log.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{log} cannot be read: {error}") from error
+    text = read_text(log, DataError, max_bytes=JSON_BYTES)
     *complete, _ = text.split("\n")
     stages: dict[str, list[LogLine]] = {}
     for number, line in enumerate(complete, start=1):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            values = None
+        values = parse_json(line, f"{log}:{number}", DataError, _OTHER_LOG, expected=None, nan=True)
         if not _is_log_line(values):
             raise DataError(
                 f"{log}:{number}: {line[:60]!r} is not a JSON object with a stage, a step and "
                 "numbers",
-                "pass the log.jsonl of a training run",
+                _OTHER_LOG,
             )
         stages.setdefault(values["stage"], []).append(values)
     if not stages:

@@ -104,8 +104,9 @@ def test_sources_in_another_folder_give_equal_files(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda e: (e / NAME).unlink(), "no manifest.json"),
-        (lambda e: (e / NAME).write_text("{"), "readable JSON"),
-        (lambda e: (e / NAME).write_text("[]"), "format"),
+        (lambda e: (e / NAME).write_text("{"), "manifest.json is not valid JSON"),
+        (lambda e: (e / NAME).write_text("[]"), "a JSON object"),
+        (lambda e: (e / NAME).write_text('{"format": 0}'), "format"),
         (
             lambda e: (e / NAME).write_text((e / NAME).read_text().replace("float32", "float16")),
             "edited",

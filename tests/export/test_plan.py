@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_st_ros.checkpoint_config import read_config, read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.cli.export_plan import PUBLISHED
 from llava_st_ros.errors import ConfigError
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def published():
-    config = read_config(read_json(GEOMETRIES / f"{PUBLISHED}.json"), {})
+    config = read_config(read_checkpoint_json(GEOMETRIES / f"{PUBLISHED}.json"), {})
     return config, {name: make_plan(config, name) for name in PRECISIONS}
 
 
 def test_weights_and_cache_match_an_exported_engine(random_engine: Path) -> None:
-    config = read_config(read_json(random_engine / "config.json"), {})
+    config = read_config(read_checkpoint_json(random_engine / "config.json"), {})
     plan = make_plan(config, "float32")
     for name, size in plan.weights.items():
         # A file also holds shape constants, and stores equal weights (zero biases) once.
@@ -133,4 +133,4 @@ def test_command_line(
         assert main(["export", "plan", *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ConfigError):
-        make_plan(read_config(read_json(config), {}), "int3")
+        make_plan(read_config(read_checkpoint_json(config), {}), "int3")

@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.default_model import default_checkpoint
-from llava_st_ros.checkpoint_config import read_config, read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
@@ -79,7 +79,7 @@ def language(random_engine: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def config(random_engine: Path):
-    return read_config(read_json(random_engine / "config.json"), {})
+    return read_config(read_checkpoint_json(random_engine / "config.json"), {})
 
 
 def matrices(path: Path) -> dict[str, int]:

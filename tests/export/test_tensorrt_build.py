@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from llava_st_ros.checkpoint_config import read_config, read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
@@ -34,7 +34,7 @@ def tensorrt() -> ModuleType:
 
 @pytest.fixture
 def ranges(random_engine: Path):
-    return profiles(read_config(read_json(random_engine / "config.json"), {}))
+    return profiles(read_config(read_checkpoint_json(random_engine / "config.json"), {}))
 
 
 def test_every_graph_is_built(
@@ -118,7 +118,7 @@ def test_missing_tensorrt_names_the_package_to_install(monkeypatch: pytest.Monke
 
 
 def test_profiles_cover_the_models_sizes(random_engine: Path, ranges) -> None:
-    config = read_config(read_json(random_engine / "config.json"), {})
+    config = read_config(read_checkpoint_json(random_engine / "config.json"), {})
     for of_graph in ranges.values():
         for profile in of_graph:
             for sizes in profile.values():

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnxruntime import InferenceSession
 
-from llava_st_ros.checkpoint_config import read_config, read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
@@ -50,7 +50,7 @@ def half(half_engine: Path, tmp_path_factory: pytest.TempPathFactory):
     transform_graph(plugin, use_plugin)
     for path in files.values():
         transform_graph(path, decompose)
-    return read_config(read_json(folder / "config.json"), {}), files, plugin
+    return read_config(read_checkpoint_json(folder / "config.json"), {}), files, plugin
 
 
 def test_packer_has_a_plugin_form_and_a_decomposed_form(half) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_st_ros.errors import CheckpointError, DataError, EngineError
-from llava_st_ros.files.json_files import Invalid, parse_json, read_json, read_records
+from llava_st_ros.files.json_files import Invalid, parse_json, read_json, read_values
 from llava_st_ros.files.limits import DEPTH
 
 
@@ -92,7 +92,7 @@ def test_an_endless_file_is_not_read_forever() -> None:
 
 def test_one_invalid_record_does_not_make_the_others_unreadable(tmp_path: Path) -> None:
     lines = ['{"id": 1}', "[" * 200_000, '{"a": 1, "a": 2}', '{"id": ' + "9" * 5000 + "}", "{"]
-    first, deep, twice, digits, cut = read_records(
+    first, deep, twice, digits, cut = read_values(
         write(tmp_path, "\n".join(lines), "a.jsonl"), DataError
     )
     assert first == {"id": 1}
@@ -100,5 +100,5 @@ def test_one_invalid_record_does_not_make_the_others_unreadable(tmp_path: Path) 
     assert twice == Invalid("key 'a' is repeated")
     assert digits == {"id": math.inf}
     assert isinstance(cut, Invalid)
-    listed = read_records(write(tmp_path, '[{"id": 1}, {"a": 1, "a": 2}]'), DataError)
+    listed = read_values(write(tmp_path, '[{"id": 1}, {"a": 1, "a": 2}]'), DataError)
     assert listed == [{"id": 1}, Invalid("key 'a' is repeated")]

@@ -18,6 +18,7 @@ from llava_st_ros.checkpoint_config import LM_HEAD, PACKER_WIDTH, read_config, w
 from llava_st_ros.config import ModelConfig, SpecialTokens
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.model import checkpoint
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
@@ -217,7 +218,7 @@ def test_missing_and_damaged_files_are_named(saved: Path, tmp_path: Path) -> Non
     assert "no config.json" in rejected(folder)
     folder = copy("bad-config")
     (folder / "config.json").write_text("{")
-    assert "config.json as JSON" in rejected(folder)
+    assert "config.json is not valid JSON" in rejected(folder)
     (folder / "config.json").write_text("[]")
     assert "a JSON object" in rejected(folder)
     folder = copy("no-weights")
@@ -267,9 +268,9 @@ def test_a_tokenizer_of_another_vocabulary_is_rejected(folder: Path) -> None:
         ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
         ({"mm_projector_type": "linear"}, "mm_projector_type is 'linear'"),
-        ({"hidden_size": 36}, "misshapen"),
-        ({"num_hidden_layers": 3}, "missing"),
-        ({"num_hidden_layers": 1}, "extra"),
+        ({"hidden_size": 40}, "misshapen"),
+        ({"num_hidden_layers": 3}, "2 layers of the decoder; config.json has 3"),
+        ({"num_hidden_layers": 1}, "2 layers of the decoder; config.json has 1"),
     ],
 )
 def test_an_invalid_config_is_named(folder: Path, changes: dict[str, Any], names: str) -> None:
@@ -328,3 +329,106 @@ def test_the_published_geometry_needs_no_section() -> None:
     assert (config.vision.hidden_size, config.vision.num_layers) == (1152, 26)
     with pytest.raises(CheckpointError, match="structural tokens"):
         read_config(PUBLISHED, shapes)
+
+
+# What transformers 5 writes for the same network.
+FIVE = {
+    "rope_theta": None,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    "layer_types": ["full_attention"] * 28,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "head_dim": 128,
+    "dtype": "bfloat16",
+}
+SHAPES = {LM_HEAD: (151660, 3584), PACKER_WIDTH: (1024, 3584)}
+SPECIAL = SpecialTokens(*range(151646, 151660))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        FIVE,
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e6, "rope_type": "default"}}},
+        {"rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 1000000}},
+        {"rope_scaling": {}, "partial_rotary_factor": 1.0},
+        {"mm_vision_tower": "/c/hub/models--google--siglip-so400m-patch14-384/snapshots/9fdffc5/"},
+        {"mm_vision_tower": "C:\\models\\siglip-so400m-patch14-384"},
+        {"initializer_range": float("nan")},  # not used
+    ],
+)
+def test_every_spelling_of_the_published_network_is_read(changes: dict[str, Any]) -> None:
+    plain = read_config(PUBLISHED, SHAPES, SPECIAL)
+    assert read_config({**PUBLISHED, **changes}, SHAPES, SPECIAL) == plain
+
+
+def test_the_base_of_the_rotary_positions_is_read_in_both_spellings() -> None:
+    section = {"rope_theta": 5e5, "rope_type": "default"}
+    values = {**PUBLISHED, "rope_parameters": section, "rope_theta": None}
+    assert read_config(values, SHAPES, SPECIAL).language.rope_theta == 5e5
+    with pytest.raises(CheckpointError, match="different bases of the rotary positions"):
+        read_config({**PUBLISHED, "rope_parameters": section}, SHAPES, SPECIAL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
+        ({"rope_parameters": {"type": "yarn", "rope_theta": 1e6}}, "type 'yarn'"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "llama3"}}}, "'llama3'"),
+        (
+            {"rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_theta": 1e4}}},
+            "rope_parameters has full_attention",
+        ),
+        ({"rope_scaling": {"type": "default", "mrope_section": [16, 24]}}, "mrope_section"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"layer_types": ["full_attention"] * 27 + ["sliding_attention"]}, "'sliding_attention'"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types has 3 layers"),
+        ({"layer_types": "full_attention"}, "layer_types"),
+        ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"head_dim": 64}, "head_dim is 64"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf"),
+        ({"rope_theta": 0}, "rope_theta is 0"),
+        ({"rms_norm_eps": -1e-6}, "rms_norm_eps"),
+        ({"hidden_size": 10**299}, "hidden_size"),
+        ({"num_hidden_layers": 100_000}, "num_hidden_layers"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+        ({"num_key_value_heads": 3}, "28 heads and 3 key and value heads"),
+        ({"llava_st": {"packer": {"embed_dim": 1024, "spatial_region": 0}}}, "spatial_region is 0"),
+        ({"llava_st": {"packer": {"embed_dim": 1024, "temporal_region": 0}}}, "region is 0"),
+        ({"llava_st": {"packer": {"embed_dim": 1024, "num_heads": 0}}}, "num_heads is 0"),
+        ({"llava_st": {"image_size": 10**8}}, "image_size"),
+    ],
+)
+def test_what_the_code_does_not_implement_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((CheckpointError, ConfigError), match=message) as error:
+        read_config({**PUBLISHED, **changes}, SHAPES, SPECIAL)
+    assert str(error.value).startswith(("config.json", "the model's image_size"))
+    assert len(str(error.value)) < 300
+
+
+def test_layers_are_compared_with_the_tensors_before_a_network_is_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_config(folder, num_hidden_layers=500)
+    monkeypatch.setattr(checkpoint, "LlavaST", None)  # would take seconds to build
+    assert "2 layers of the decoder; config.json has 500" in rejected(folder)
+
+
+@pytest.mark.parametrize("file", ["x" * 300, "a\0b", "../a", "\ud800", "", 3])
+def test_a_file_of_the_index_with_an_impossible_name_is_named(folder: Path, file: object) -> None:
+    (folder / "model.safetensors").unlink()
+    write_index(folder, {"lm_head.weight": file})
+    assert "expected a file in the same folder" in rejected(folder)
+
+
+def test_json_with_a_byte_order_mark_is_read(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_checkpoint(folder).tokenizer is not None

@@ -7,19 +7,17 @@ read from safetensors, or from pickles that contain nothing but named tensors.
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
-from llava_st_ros.checkpoint_config import read_json
+from llava_st_ros.checkpoint_config import read_checkpoint_json
 from llava_st_ros.errors import CheckpointError
-from llava_st_ros.model.tensor_files import list_names, open_safetensors
+from llava_st_ros.files.tensor_file import read_tensors as read_safetensors
+from llava_st_ros.model.pickle_files import read_pickle
+from llava_st_ros.model.tensor_files import list_names
 
 ADAPTER_CONFIG = "adapter_config.json"
 # Stems of the tensor files: LoRA factors, and parameters that were trained in full.
@@ -64,7 +62,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
         CheckpointError: peft cannot read it, or it has a setting that merging does not support.
     """
     path = folder / ADAPTER_CONFIG
-    values = read_json(path)
+    values = read_checkpoint_json(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unknown settings, which are rejected below
@@ -107,45 +105,14 @@ def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
     path = next((p for s in (".safetensors", ".bin") if (p := folder / (stem + s)).is_file()), None)
     if path is None:
         raise CheckpointError(f"no {stem}.safetensors or {stem}.bin in {folder}")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    if path.suffix == ".safetensors":
+        again = "download the adapter again"
+        tensors = read_safetensors(path, CheckpointError, again, framework="pt")
+    else:
+        tensors = read_pickle(path, CheckpointError)
     integers = sorted(name for name, value in tensors.items() if not value.is_floating_point())
     if integers:
         raise CheckpointError(
             f"{path}: {list_names(integers)} not of a floating point type; expected trained weights"
         )
     return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with open_safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read a file of ``torch.save`` that holds named tensors and nothing else.
-
-    Raises:
-        CheckpointError: The file is damaged or holds anything else; no code in it is run.
-    """
-    try:
-        try:
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # torch.save's legacy format cannot be memory-mapped
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _not_tensors(path, "contains more than tensors, or is damaged") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _not_tensors(path, f"cannot be read ({reason})") from error
-    if not isinstance(loaded, Mapping):
-        raise _not_tensors(path, f"contains a {type(loaded).__name__}")
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _not_tensors(path, f"contains {name!r} of type {type(value).__name__}")
-    return {name: value.detach() for name, value in loaded.items()}
-
-
-def _not_tensors(path: Path, problem: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} {problem}; expected named tensors and nothing else, as a pickle can run any code"
-    )

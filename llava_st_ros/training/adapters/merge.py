@@ -21,7 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_st_ros.atomic_files import atomic_folder
-from llava_st_ros.checkpoint_config import LM_HEAD, read_config, read_json
+from llava_st_ros.checkpoint_config import (
+    LM_HEAD,
+    check_layers,
+    read_checkpoint_json,
+    read_config,
+)
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.checkpoint import check_tensors
 from llava_st_ros.model.llava_st import LlavaST
@@ -74,7 +79,7 @@ class MergedTensors:
         weight: Tensor | None = None
         if name in self.base.files:
             with open_safetensors(self.base.files[name]) as file:
-                weight = file.get_tensor(name)
+                weight = file.tensor(name)
         for adapter in self.adapters:
             weight = adapter.apply_to(name, weight, dtype)
         assert weight is not None
@@ -141,7 +146,7 @@ def _check_order(base: Path, folders: Sequence[Path]) -> None:
 
 def _read(base: Path, folders: Sequence[Path]) -> MergedTensors:
     tensors = find_tensors(base)
-    read_json(base / "config.json")
+    read_checkpoint_json(base / "config.json")
     adapters = [read_adapter(folder) for folder in folders]
     for number, adapter in enumerate(adapters):
         trained_on = Path(str(adapter.config.base_model_name_or_path)).name
@@ -170,7 +175,7 @@ def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Pat
     values: dict[str, Any] = {}
     for folder in folders:
         if (folder / "config.json").is_file():
-            values |= read_json(folder / "config.json")
+            values |= read_checkpoint_json(folder / "config.json")
     temporal, spatial = (merged.shapes.get(name) for name in (TABLES[0], TABLES[2]))
     if temporal is None or spatial is None:
         raise CheckpointError(
@@ -193,6 +198,7 @@ def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Pat
     config = read_config(values, merged.shapes, None if tokenizer is None else tokenizer.special)
     if tokenizer is not None:
         tokenizer.check_fits(config)
+    check_layers(config, merged.shapes)
     with torch.device("meta"):
         model = LlavaST(config)
     return check_tensors(config, model, merged.shapes)

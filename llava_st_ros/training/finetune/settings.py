@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.files.raw import is_file_name
+from llava_st_ros.files.schema import build, shown
+from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.model.checkpoint import DTYPES
 from llava_st_ros.training.finetune.lora import LoraSettings
 from llava_st_ros.training.st_align.sampler import RecordFile
@@ -80,16 +81,23 @@ class FinetuneSettings:
         if unknown := sorted(set(self.rates) - set(TRAINABLE_PARTS)):
             raise ConfigError(f"rates has {', '.join(unknown)}; expected some of {parts}")
         for part, rate in self.rates.items():
-            if not isinstance(rate, (int, float)):
-                raise ConfigError(
-                    f"the rate of {part} is {rate!r}; expected a number",
-                    "in YAML, a number in exponent form needs a decimal point: 2.0e-5",
-                )
+            if not rate > 0:
+                raise ConfigError(f"the rate of {part} is {rate}; expected a value above 0")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
-        for name in ("batch", "records_per_process", "chunk"):
+        for name in ("batch", "records_per_process", "chunk", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; expected at least 1")
+        for name in ("warmup", "weight_decay", "max_bad_share", "min_bad_records"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 0")
+        for name in ("clip_norm", "save_minutes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a value above 0")
+        if not is_file_name(self.name):
+            raise ConfigError(f"name is {self.name!r}; expected a name of files")
         if not self.epochs > 0:
             raise ConfigError(f"epochs is {self.epochs}; expected a value above 0")
         if not self.mix:
@@ -112,20 +120,7 @@ def read_finetune_settings(path: Path) -> FinetuneSettings:
     Raises:
         ConfigError: The file cannot be read, or a setting is unknown, missing or invalid.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path} as a stage's YAML: {error}") from error
+    values = read_yaml(path, ConfigError)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} contains a {type(values).__name__}; expected a mapping")
-    values = {"name": path.stem, **values}
-    try:
-        values["mix"] = tuple(RecordFile(**file) for file in values["mix"])
-        if "lora" in values:
-            values["lora"] = LoraSettings(**values["lora"])
-        return FinetuneSettings(**values)
-    except (TypeError, KeyError) as error:
-        known = ", ".join(f.name for f in fields(FinetuneSettings))
-        raise ConfigError(
-            f"{path}: {error}; expected settings among {known}, and mix as a list of files"
-        ) from error
+        raise ConfigError(f"{path} is {shown(values)}; expected a mapping of settings")
+    return build(FinetuneSettings, {"name": path.stem, **values}, str(path), ConfigError)

@@ -11,6 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from llava_st_ros.atomic_files import write_text
+from llava_st_ros.errors import DataError
+from llava_st_ros.files.json_files import parse_json
+from llava_st_ros.files.limits import JSON_BYTES
+from llava_st_ros.files.raw import read_text
 
 DECAY = 0.95
 HIDDEN_FROM_BAR = ("step", "minutes", "rate", "samples_per_second")
@@ -82,12 +86,16 @@ def truncate_log(log: Path, stage: str, step: int) -> None:
     """Remove the lines of ``stage`` after ``step`` from a log, and all incomplete lines."""
     if not log.exists():
         return
-    lines = []
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # truncated when the process was killed
-        if line.endswith("\n") and (record["stage"] != stage or record["step"] <= step):
-            lines.append(line)
-    write_text(log, "".join(lines))
+    *lines, _ = read_text(log, DataError, max_bytes=JSON_BYTES).split("\n")
+    kept = [line for line in lines if _is_before(line, log, stage, step)]
+    write_text(log, "".join(f"{line}\n" for line in kept))
+
+
+def _is_before(line: str, log: Path, stage: str, step: int) -> bool:
+    """Whether a log line is of another stage, or of a step up to ``step``."""
+    try:
+        record = parse_json(line, str(log), DataError, nan=True)
+    except DataError:
+        return False  # truncated when the process was killed
+    number = record.get("step")
+    return record.get("stage") != stage or (isinstance(number, int) and number <= step)

@@ -1,8 +1,9 @@
 """The saved state of a stage, from which an interrupted run resumes exactly.
 
 ``<folder>/state/<stage>-<step>/`` holds the trained parameters and the optimizer states by name
-(safetensors) and the counters (JSON). Batches and dropout need no state: both are functions of the
-step. A state is written atomically, and the one before it is kept in case the newest is damaged.
+(safetensors) and the counters (JSON), each with its checksum. Batches and dropout need no state:
+both are functions of the step. A state is written atomically, and the one before it is kept in case
+the newest is damaged.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +20,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.errors import CheckpointError
+from llava_st_ros.files.checksums import UNSEALED, checksum_of, seal
+from llava_st_ros.files.json_files import parse_json, read_json
+from llava_st_ros.files.schema import build
+from llava_st_ros.files.tensor_file import read_tensors
 
 KEPT_STATES = 2
 WEIGHTS_FILE, OPTIMIZERS_FILE = "trained.safetensors", "optimizers.safetensors"
 COUNTERS_FILE = "run.json"
+CHECKSUM = "checksum"  # of the other values of COUNTERS_FILE
 SEPARATOR = "|"  # between a parameter's name and the key of its optimizer state; in neither
 
 
@@ -69,11 +75,12 @@ def save(
     weights, moments = trained_parameters(step), _optimizer_state(step, optimizers)
     if accelerator.is_main_process:
         with atomic_folder(folder / "state" / f"{stage}-{state.step:07d}") as part:
-            save_file(weights, part / WEIGHTS_FILE)
-            save_file(moments, part / OPTIMIZERS_FILE)
-            (part / COUNTERS_FILE).write_text(
-                json.dumps(dataclasses.asdict(state)), encoding="utf-8"
-            )
+            for name, tensors in ((WEIGHTS_FILE, weights), (OPTIMIZERS_FILE, moments)):
+                save_file(tensors, part / name, metadata=UNSEALED)
+                seal(part / name)
+            values = dataclasses.asdict(state)
+            values[CHECKSUM] = checksum_of(values)
+            (part / COUNTERS_FILE).write_text(json.dumps(values), encoding="utf-8")
             for later in _states(folder, stage):
                 if _step(later) >= state.step:  # unreadable, or the run would have resumed there
                     shutil.rmtree(later)
@@ -97,16 +104,18 @@ def load(
     Raises:
         CheckpointError: No state is readable, or the last one has other parameters or settings.
     """
-    current: dict[str, Any] = json.loads(json.dumps(settings))  # as JSON represents them
+    text = json.dumps(settings)
+    current: dict[str, Any] = parse_json(text, "the settings", CheckpointError, nan=True)
     saved = _states(folder, stage)
     unreadable = []
     for path in saved:
         try:
-            weights, moments = load_file(path / WEIGHTS_FILE), load_file(path / OPTIMIZERS_FILE)
-            state = RunState(**json.loads((path / COUNTERS_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
-            unreadable.append(f"{path}: {error}")
+            weights, moments, state = _read(path)
+        except CheckpointError as error:
+            unreadable.append(str(error))
             continue
+        for problem in unreadable:
+            print(f"{problem}; resuming from {path.name}", file=sys.stderr)
         _check_settings(path, state.settings, current)
         _check_parameters(path, weights, step)
         _restore(step, weights, optimizers, moments)
@@ -117,6 +126,19 @@ def load(
             "delete them to restart the stage",
         )
     return RunState(0, 0.0, {}, current)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], RunState]:
+    """Read a state. Raises CheckpointError if it is damaged."""
+    weights, moments = (
+        read_tensors(path / name, CheckpointError, framework="pt")
+        for name in (WEIGHTS_FILE, OPTIMIZERS_FILE)
+    )
+    values = read_json(path / COUNTERS_FILE, CheckpointError, nan=True)
+    checksum = values.pop(CHECKSUM, None)  # None: saved before states had one
+    if checksum is not None and checksum != checksum_of(values):
+        raise CheckpointError(f"{path / COUNTERS_FILE} is damaged: its checksum is another")
+    return weights, moments, build(RunState, values, str(path / COUNTERS_FILE), CheckpointError)
 
 
 def discard(folder: Path, stage: str) -> None:

@@ -21,16 +21,15 @@ surplus values. Here each of these makes a record bad, and bad records are repor
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import COORDINATE, INPUT, OUTPUT, Axis
 from llava_st_ros.errors import DataError
+from llava_st_ros.files.json_files import Invalid
 from llava_st_ros.records import Modality
 from llava_st_ros.text.answer_format import FormattedAnswer
 
@@ -106,38 +105,14 @@ class Record:
     split: tuple[int, int] | None
 
 
-def read_values(path: Path) -> list[Any]:
-    """Read a file's records as JSON values, unchecked.
-
-    Raises:
-        DataError: The file cannot be read or is not a list.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            return [_parse_line(line) for line in text.split("\n") if line.strip()]
-        values = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} as a JSON list of records: {error}") from error
-    if not isinstance(values, list):
-        raise DataError(f"{path} is a JSON {type(values).__name__}; expected a list of records")
-    return values
-
-
-def _parse_line(line: str) -> Any:
-    """A line's JSON value; a line that is not JSON is kept as a string, which ``parse`` rejects."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return line
-
-
 def parse(value: Any, source: str) -> Record:
     """Check a record's JSON value and parse it.
 
     Raises:
         DataError: The record is bad; the message does not repeat ``source``.
     """
+    if isinstance(value, Invalid):
+        raise DataError(f"the record is not valid JSON: {value.reason}")
     if not isinstance(value, Mapping):
         raise DataError(f"the record is a {type(value).__name__}; expected a JSON object")
     modality, media = _media(value)

@@ -10,6 +10,7 @@ import numpy as np
 
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import DataError
+from llava_st_ros.files.array_files import map_array
 from llava_st_ros.media.sources import ImageFolderSource, ImageSource, Source, VideoSource
 from llava_st_ros.records import Frame, Modality
 from llava_st_ros.training.st_align.format import Record
@@ -94,10 +95,7 @@ class _ArraySource:
     """The frames of a .npy file as a Source; frame i has stamp i."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            frames = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: {error}; expected an array saved by numpy.save") from error
+        frames = map_array(path, DataError)
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise DataError(
                 f"{path} is {frames.dtype} {list(frames.shape)}; expected uint8 [F, H, W, 3]"

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.files.json_files import read_values
 from llava_st_ros.training.st_align.bad_records import BadRecordLog
-from llava_st_ros.training.st_align.format import Record, parse, read_values
+from llava_st_ros.training.st_align.format import Record, parse
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_records(
     Raises:
         DataError: A file cannot be read or has no good record, or too many records are bad.
     """
-    contents = [read_values(folder / file.json) for file in files]
+    contents = [read_values(folder / file.json, DataError) for file in files]
     bad_records = BadRecordLog(sum(map(len, contents)), **bad_limits)
     records = []
     for file, values in zip(files, contents):

@@ -18,7 +18,6 @@ complete clip.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.coordinates import CoordinateVocabulary
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.files.json_files import read_json
 from llava_st_ros.records import Modality, Task
 from llava_st_ros.simulation.events import EventKind
 from llava_st_ros.simulation.questions import clip_samples
@@ -55,6 +55,7 @@ TEMPORAL_CONVERSATION = "temporal_grounded_conversation"
 IMAGE_CONVERSATION = "image_grounded_conversation"
 CAPTIONING, VIDEO_QA = "video_captioning", "video_qa"
 CLASSIFICATION, CONVERSATION = "classification", "conversation"
+_RENDER_AGAIN = "delete it to render the clip again"
 SUBSETS = (
     *TASK_SUBSETS.values(),
     TEMPORAL_CONVERSATION,
@@ -126,7 +127,9 @@ def write_simulated(folder: Path, data: SimulatedData, workers: int = 1) -> Iter
                 yield future.result()
     joined: dict[str, list[Any]] = {subset: [] for subset in SUBSETS}
     for path in paths.values():
-        for subset, records in json.loads(path.read_text(encoding="utf-8")).items():
+        for subset, records in read_json(path, DataError, _RENDER_AGAIN).items():
+            if subset not in joined or not isinstance(records, list):
+                raise DataError(f"{path} has no list of records {subset[:80]!r}", _RENDER_AGAIN)
             joined[subset] += records
     for subset, records in joined.items():
         write_json(folder / f"{subset}.json", records)
@@ -136,7 +139,7 @@ def _check_settings(path: Path, data: SimulatedData) -> None:
     """Reject a folder of other settings; only the number of clips may differ."""
     settings = asdict(data)
     if path.is_file():
-        existing = json.loads(path.read_text(encoding="utf-8"))
+        existing = read_json(path, DataError, "choose another folder")
         if {**existing, "clips": data.clips} != settings:
             raise ConfigError(
                 f"{path.parent} contains clips made with {existing}, not with {settings}",

@@ -18,13 +18,15 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends.torch import TorchBackend
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import CheckpointError, ConfigError, DataError
 from llava_st_ros.evaluation.report import MetricRow, summarize
 from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_questions
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.schema import build
+from llava_st_ros.files.tensor_file import read_tensors
 from llava_st_ros.training.tiny import pipeline
 from llava_st_ros.training.tiny.settings import read_settings
 from llava_st_ros.training.tiny.stages import ConversationStage
@@ -110,8 +112,13 @@ def ablate(
                 _train(variant, of_variant, data, own)
                 rows = evaluate(variant, of_variant, own, config, store)
                 write_text(own / RESULT_FILE, json.dumps([asdict(row) for row in rows], indent=1))
-            stored = json.loads((own / RESULT_FILE).read_text(encoding="utf-8"))
-            yield AblationResult(name, seed, tuple(MetricRow(**row) for row in stored))
+            yield AblationResult(name, seed, _read_metrics(own / RESULT_FILE))
+
+
+def _read_metrics(path: Path) -> tuple[MetricRow, ...]:
+    again = "delete it to evaluate again"
+    rows = read_json(path, DataError, again, expected=list, nan=True)
+    return tuple(build(MetricRow, row, f"{path}: row {i}", DataError) for i, row in enumerate(rows))
 
 
 def read_ablation_config(settings: Mapping[str, Any]) -> AblationConfig:
@@ -120,13 +127,7 @@ def read_ablation_config(settings: Mapping[str, Any]) -> AblationConfig:
     Raises:
         ConfigError: It is missing, or a setting is missing, unknown or invalid.
     """
-    section = settings.get("ablation")
-    try:
-        values = dict(section if isinstance(section, dict) else {})
-        lists = {k: tuple(values[k]) for k in ("seeds", "variants") if k in values}
-        return AblationConfig(**{**values, **lists})
-    except TypeError as error:
-        raise ConfigError(f"ablation: {error}") from error
+    return build(AblationConfig, settings.get("ablation", {}), "ablation", ConfigError)
 
 
 def evaluate(
@@ -141,7 +142,8 @@ def evaluate(
     geometry = pipeline.model_config(settings["model"], tokenizer)
     model = variant.model(geometry)
     last = list(settings["stages"])[-1]
-    model.load_state_dict(load_file(folder / f"{last}.safetensors"))
+    weights = folder / f"{last}.safetensors"
+    model.load_state_dict(read_tensors(weights, CheckpointError, framework="pt"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backend = TorchBackend((model, geometry), device=device)
     evaluation = SimulatedEvaluation(backend, tokenizer)

@@ -16,12 +16,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from llava_st_ros.atomic_files import atomic_file, write_text
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import CheckpointError, ConfigError, DataError
+from llava_st_ros.files.array_files import map_array
+from llava_st_ros.files.checksums import UNSEALED, seal
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.schema import build
+from llava_st_ros.files.tensor_file import read_tensors
 from llava_st_ros.model.checkpoint import save_checkpoint
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Box, Task
@@ -156,11 +161,8 @@ def claim_work_folder(work: Path, provenance: Mapping[str, Any], accelerator: Ac
     if accelerator.is_main_process and not path.exists():
         write_text(path, json.dumps(provenance, indent=1) + "\n")
     accelerator.wait_for_everyone()
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in provenance.items() if recorded[name] != value]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: {error!r}", "use another work folder") from error
+    recorded = read_json(path, ConfigError, "use another work folder")
+    changed = [name for name, value in provenance.items() if recorded.get(name) != value]
     if changed:
         raise ConfigError(
             f"{work} was started with other settings ({', '.join(changed)})",
@@ -178,16 +180,15 @@ def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, S
     if "kind" not in settings:
         raise ConfigError(f"stage {name} has no kind; expected one of {', '.join(STAGE_KINDS)}")
     kind = settings.pop("kind")
-    if kind not in STAGE_KINDS:
+    if not isinstance(kind, str) or kind not in STAGE_KINDS:
         raise ConfigError(
             f"stage {name}: kind is {kind!r}; expected one of {', '.join(STAGE_KINDS)}"
         )
     of_loop = {key for key in settings if key in loop.LoopConfig.__dataclass_fields__}
-    try:
-        loop_config = loop.LoopConfig(**{key: settings.pop(key) for key in of_loop})
-        return loop_config, STAGE_KINDS[kind](**settings)
-    except TypeError as error:
-        raise ConfigError(f"stage {name}: {error}") from error
+    of_loop_values = {key: settings.pop(key) for key in of_loop}
+    where = f"stage {name}"
+    loop_config = build(loop.LoopConfig, of_loop_values, where, ConfigError)
+    return loop_config, build(STAGE_KINDS[kind], settings, where, ConfigError)
 
 
 def compile_parts(model: LlavaST) -> None:
@@ -260,7 +261,9 @@ class _StageTrainer:
         weights = self.work / f"{name}.safetensors"
         if weights.exists():
             self.accelerator.print(f"{name}: done before, read from {weights}")
-            self.model.load_state_dict(load_file(weights))
+            again = "delete it to train the stage again"
+            state = read_tensors(weights, CheckpointError, again, framework="pt")
+            self._load_state(self.model, state, weights)
         else:
             self._train(name, stage, config, weights)
         self.accelerator.wait_for_everyone()
@@ -283,8 +286,7 @@ class _StageTrainer:
         stop_propagation(self.model)
         if self.accelerator.is_main_process:
             self._save_event_heads(name, step)
-            with atomic_file(weights) as part:
-                save_file(dict(self.model.state_dict()), part)
+            _save_sealed(self.model, weights)
             run_state.discard(self.work, name)
 
     def _prepare(self, name: str, stage: Stage, seed: int) -> PreparedStage:
@@ -326,7 +328,8 @@ class _StageTrainer:
         batches = ConversationBatches(store, self._features(), encoder, stage, seed, self.shard)
         heads = EventHeads(config)
         if self._event_heads is not None:
-            heads.load_state_dict(load_file(self._event_heads))
+            state = read_tensors(self._event_heads, CheckpointError, framework="pt")
+            self._load_state(heads, state, self._event_heads)
         return ConversationStep(self.model, heads, stage), batches
 
     def _save_event_heads(self, name: str, step: nn.Module) -> None:
@@ -335,8 +338,16 @@ class _StageTrainer:
         New heads would pass no gradient to the decoder at first, while its learning rate is high.
         """
         if isinstance(step, ConversationStep) and step.stage.event_weight > 0:
-            with atomic_file(self._event_heads_file(name)) as part:
-                save_file(step.heads.state_dict(), part)
+            _save_sealed(step.heads, self._event_heads_file(name))
+
+    @staticmethod
+    def _load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+        expected = {name: value.shape for name, value in module.state_dict().items()}
+        if {name: value.shape for name, value in state.items()} != expected:
+            raise CheckpointError(
+                f"{path} has the tensors of another model", "use another work folder"
+            )
+        module.load_state_dict(state)
 
     def _event_heads_file(self, name: str) -> Path:
         return self.work / f"{name}.heads.safetensors"
@@ -349,5 +360,11 @@ class _StageTrainer:
         if not self._features_file.exists() and self.accelerator.is_main_process:
             cache_vision_features(self.model, self.store, self._features_file)
         self.accelerator.wait_for_everyone()
-        features: np.ndarray = np.load(self._features_file, mmap_mode="r", allow_pickle=False)
-        return features
+        return map_array(self._features_file, DataError, "delete it to compute it again")
+
+
+def _save_sealed(module: nn.Module, path: Path) -> None:
+    """Write a module's state with its checksum."""
+    with atomic_file(path) as part:
+        save_file(dict(module.state_dict()), part, metadata=UNSEALED)
+        seal(part)

@@ -2,30 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from llava_st_ros.config import Compat, LanguageConfig, PackerConfig, VisionConfig
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.files.raw import is_file_name
+from llava_st_ros.files.schema import build, shown
+from llava_st_ros.files.yaml_files import read_yaml
 
 SECTIONS = ("seed", "data", "model", "stages")
+
+
+@dataclass(frozen=True)
+class _DataSection:
+    """The section ``data``."""
+
+    clips: int
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise ConfigError(f"data: clips is {self.clips}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class _ModelSection:
+    """The section ``model``: a ModelConfig without what the tokenizer determines."""
+
+    image_size: int
+    patch_size: int
+    num_frames: int
+    num_temporal_tokens: int
+    num_spatial_tokens: int
+    text_vocabulary: int
+    compat: Compat
+    vision: VisionConfig
+    language: Mapping[str, Any]
+    packer: PackerConfig
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the YAML's sections.
 
     Raises:
-        ConfigError: The file cannot be read, is not valid YAML, or lacks a section.
+        ConfigError: The file cannot be read, is not valid YAML, or a section is missing or of
+            another type.
     """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a training YAML: {error}") from error
+    settings: dict[str, Any] = read_yaml(path, ConfigError)
     missing = set(SECTIONS) - set(settings if isinstance(settings, dict) else {})
     if missing:
         raise ConfigError(
             f"{path} has no section {', '.join(sorted(missing))}",
             f"a training YAML has the sections {', '.join(SECTIONS)}",
         )
+    if type(settings["seed"]) is not int or not 0 <= settings["seed"] < 2**32:
+        raise ConfigError(
+            f"{path}: seed is {shown(settings['seed'])}; expected an integer from 0 to 2^32 - 1"
+        )
+    for name in SECTIONS[1:]:
+        if not isinstance(settings[name], dict):
+            raise ConfigError(
+                f"{path}: section {name} is {shown(settings[name])}; expected a mapping"
+            )
+    build(_DataSection, settings["data"], f"{path}: data", ConfigError)
+    model = build(_ModelSection, settings["model"], f"{path}: model", ConfigError)
+    language = {**model.language, "vocab_size": model.text_vocabulary}
+    build(LanguageConfig, language, f"{path}: model.language", ConfigError)
+    if not settings["stages"]:
+        raise ConfigError(f"{path}: section stages is empty; expected one or more stages")
+    for name, stage in settings["stages"].items():
+        if not isinstance(stage, dict):
+            raise ConfigError(f"{path}: stage {name} is {shown(stage)}; expected a mapping")
+        if not is_file_name(f"{name}.heads.safetensors"):
+            raise ConfigError(f"{path}: stage {name!r} is no name of a file", "rename the stage")
     return settings

@@ -317,7 +317,11 @@ def test_the_7b_stages_are_as_published() -> None:
     ("changes", "message"),
     [
         ({"rates": {"lm_head": 1.0}}, "rates has lm_head"),
-        ({"rates": {"packers": "2e-5"}}, "the rate of packers is '2e-5'"),
+        ({"rates": {"packers": "fast"}}, "rates: packers is 'fast'; expected a number"),
+        ({"rates": {"packers": 0}}, "the rate of packers is 0"),
+        ({"lora": []}, "lora is \\[\\]; expected a mapping"),
+        ({"mix": 3}, "mix is 3; expected a list"),
+        ({"epochs": "x" * 5000}, "epochs is .* characters.*; expected a number"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"bach": 3}, "bach"),
         ({"mix": [{"jsn": "a"}]}, "jsn"),

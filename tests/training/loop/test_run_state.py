@@ -137,7 +137,21 @@ def drop_counters(path: Path) -> None:
     path.write_text(json.dumps({"step": 4}))
 
 
+def flip_a_bit(path: Path) -> None:
+    """Flip the lowest bit of a byte of the values, which no parser notices."""
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+def change_a_digit(path: Path) -> None:
+    path.write_text(path.read_text().replace('"step": 4', '"step": 5'))
+
+
 DAMAGE = [
+    ("trained.safetensors", flip_a_bit),
+    ("optimizers.safetensors", flip_a_bit),
+    ("run.json", change_a_digit),
     ("trained.safetensors", truncate),
     ("optimizers.safetensors", truncate),
     ("optimizers.safetensors", Path.unlink),
@@ -152,6 +166,7 @@ def test_run_resumes_from_the_state_before_a_damaged_one(
     uninterrupted: tuple[dict[str, Any], list[Any]],
     file: str,
     damage: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stop_at(tmp_path, 4)
     damage(tmp_path / "state" / "small-0000004" / file)
@@ -160,6 +175,8 @@ def test_run_resumes_from_the_state_before_a_damaged_one(
     run("small", net, points, small_config(), tmp_path)
     assert_same(net, tmp_path, uninterrupted)
     assert states(tmp_path) == ["small-0000006", "small-0000008"]
+    assert f"{file}" in (said := capsys.readouterr().err)
+    assert "resuming from small-0000002" in said
 
 
 def kill_while_writing(state: Path) -> None:
@@ -191,7 +208,7 @@ def test_run_whose_states_are_all_damaged_is_rejected(tmp_path: Path) -> None:
     stop_at(tmp_path, 4)
     for state in (tmp_path / "state").iterdir():
         truncate(state / "trained.safetensors")
-    with pytest.raises(CheckpointError, match=r"small-0000004: .*small-0000002: .*delete") as error:
+    with pytest.raises(CheckpointError, match=r"small-0000004/.*small-0000002/.*delete") as error:
         run("small", small_net(), points, small_config(), tmp_path)
     assert "\n" not in str(error.value)
     assert states(tmp_path) == ["small-0000002", "small-0000004"]

@@ -15,12 +15,13 @@ import pytest
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.files.json_files import read_values
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
 from llava_st_ros.training.st_align.bad_records import BadRecordLog
 from llava_st_ros.training.st_align.batches import RecordBatches
-from llava_st_ros.training.st_align.format import Record, parse, read_values
+from llava_st_ros.training.st_align.format import Record, parse
 from llava_st_ros.training.st_align.frames import frame_indices, read_frames
 from llava_st_ros.training.st_align.sampler import RecordFile, RecordSampler, read_records
 from support.st_align_files import (
@@ -226,16 +227,16 @@ def test_too_many_bad_records_end_the_run(tmp_path: Path) -> None:
 def test_an_invalid_line_is_a_bad_record_and_an_invalid_file_an_error(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text(json.dumps(image_record("p0")) + "\n{\n")
-    values = read_values(lines)
+    values = read_values(lines, DataError)
     parse(values[0], "a.jsonl:0")
-    with pytest.raises(DataError, match="the record is a str; expected a JSON object"):
+    with pytest.raises(DataError, match="the record is not valid JSON: Expecting"):
         parse(values[1], "a.jsonl:1")
     (tmp_path / "b.json").write_text("[{")
     with pytest.raises(DataError, match=r"b\.json"):
-        read_values(tmp_path / "b.json")
+        read_values(tmp_path / "b.json", DataError)
     (tmp_path / "c.json").write_text("{}")
     with pytest.raises(DataError, match="is a JSON dict; expected a list"):
-        read_values(tmp_path / "c.json")
+        read_values(tmp_path / "c.json", DataError)
 
 
 def records_of(name: str, count: int) -> list[Record]:
@@ -354,9 +355,9 @@ def test_a_video_a_folder_and_an_array_give_the_same_window(tmp_path: Path) -> N
     ("spoil", "message"),
     [
         (lambda p: None, "No such file"),
-        (lambda p: p.write_bytes(b""), "expected an array saved by numpy.save"),
+        (lambda p: p.write_bytes(b""), "as an array of numpy.save"),
         (lambda p: np.save(p, np.zeros((3, 4, 4), np.uint8)), "expected uint8 [F, H, W, 3]"),
-        (lambda p: p.write_bytes(b"\x93NUMPY broken"), "expected an array saved by numpy.save"),
+        (lambda p: p.write_bytes(b"\x93NUMPY broken"), "as an array of numpy.save"),
         (lambda p: np.save(p, np.zeros((5, 4, 4, 3), np.uint8)), "5 frames; expected more than 7"),
     ],
 )

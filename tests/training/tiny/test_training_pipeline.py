@@ -122,8 +122,12 @@ def test_run_resumes_after_its_last_finished_stage(
 @pytest.mark.parametrize(
     ("stage", "change", "words"),
     [
-        ("clips", {"decision_wight": 3}, "stage clips: .*decision_wight"),
-        ("dense_alignment", {"mix": {}}, "stage dense_alignment: .*mix"),
+        (
+            "clips",
+            {"decision_wight": 3},
+            "stage clips .*decision_wight.*did you mean decision_weight",
+        ),
+        ("dense_alignment", {"mix": {}}, "stage dense_alignment has no setting 'mix'"),
         (
             "clips",
             {"kind": "clips"},
@@ -172,7 +176,7 @@ def test_work_folder_is_rejected_under_other_settings(tmp_path: Path, data: Path
     with pytest.raises(ConfigError, match=r"was started with other settings \(clips\); "):
         train(tmp_path, fewer, settings)
     (tmp_path / "work" / "made_from.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"made_from\.json: KeyError"):
+    with pytest.raises(ConfigError, match=r"was started with other settings"):
         train(tmp_path, data, settings)
 
 
