@@ -315,12 +315,15 @@ def _check_sizes(config: Any, part: str) -> None:
             limit = MAX_LAYERS if f.name in ("num_layers", "num_hidden_layers") else MAX_SIZE
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
                 raise ConfigError(
-                    f"the {part}'s {f.name} is {shown(value)}; expected an integer from 1 to {limit}"
+                    f"the {part}'s {f.name} is {shown(value)}; expected an integer from 1 to "
+                    f"{limit}"
                 )
         elif f.type == "float":
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"the {part}'s {f.name} is {shown(value)}; expected a positive number")
+                raise ConfigError(
+                    f"the {part}'s {f.name} is {shown(value)}; expected a positive number"
+                )
 
 
 def _check_heads(part: str, width: int, heads: int) -> None:

@@ -5,11 +5,12 @@ One parser for the node's parameter ``queries`` and for ``llava-st ground``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from llava_st_ros.errors import QueryError
+from llava_st_ros.files.json_files import parse_json
+from llava_st_ros.files.schema import shown
 from llava_st_ros.records import Box, Query, Task
 
 _KEYS = ("id", "text", "task", "cameras", "period", "expiry", "span", "box")
@@ -90,12 +91,9 @@ def parse_box(values: Sequence[float]) -> Box:
 
 
 def _parse_json(entry: str) -> dict[str, Any]:
-    try:
-        values = json.loads(entry)
-    except (ValueError, RecursionError) as error:
-        raise QueryError(
-            f"query {entry!r} is not valid JSON ({error}); expected plain words or a JSON object"
-        ) from error
+    values: dict[str, Any] = parse_json(
+        entry, f"query {shown(entry)}", QueryError, "write plain words or a JSON object"
+    )
     if unknown := sorted(set(values) - set(_KEYS)):
         raise QueryError(
             f"query {entry!r} has unknown keys: {', '.join(unknown)}; "
