@@ -41,6 +41,7 @@ from support.bags import (
 PLUGINS = [StoragePlugin.SQLITE3, StoragePlugin.MCAP]
 BOTH = pytest.mark.parametrize("plugin", PLUGINS, ids=["sqlite3", "mcap"])
 COUNT = 20
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 
 
 @pytest.fixture
@@ -161,6 +162,12 @@ def test_messages_in_a_write_ahead_log_are_read(tmp_path: Path) -> None:
     link = tmp_path / "link.db3"
     link.symlink_to(file)
     assert indices(BagSource(link)) == found
+    # Without its log, the database is complete up to the last checkpoint.
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink()
+    found, source = read_unchanged(bag)
+    assert found == list(range(12))
+    assert f"counts {COUNT} messages on {TOPIC}; the storage files contain 12" in said(source)
 
 
 def test_a_write_ahead_log_beside_a_symbolic_link_is_read(tmp_path: Path) -> None:
@@ -265,7 +272,7 @@ def test_hidden_files_and_folders_are_no_parts(recording: Path) -> None:
 def test_another_type_or_more_messages_than_in_metadata_is_said(recording: Path) -> None:
     metadata = recording / "metadata.yaml"
     original = metadata.read_text()
-    metadata.write_text(original.replace(IMAGE, "sensor_msgs/msg/CompressedImage"))
+    metadata.write_text(original.replace(IMAGE, COMPRESSED_IMAGE))
     found, source = read_unchanged(recording)
     assert found == list(range(COUNT))
     assert f"says that {TOPIC} has type sensor_msgs/msg/CompressedImage; it has type" in said(
@@ -518,6 +525,16 @@ def test_messages_that_do_not_parse_are_counted(tmp_path: Path, plugin) -> None:
     assert found == [0, 1, 2, 4, 5, 6]
     assert source.dropped == len(bad)
     assert f"is not a {IMAGE}" in source.problem
+
+
+@BOTH
+def test_messages_of_another_type_than_declared_are_no_images(tmp_path: Path, plugin) -> None:
+    bag = write_recording(tmp_path / "bag", plugin, images(3), message_type=COMPRESSED_IMAGE)
+    source = BagSource(bag)
+    with pytest.raises(
+        DataError, match=rf"3 unreadable; last error: .* is not a {COMPRESSED_IMAGE}"
+    ):
+        list(source)
 
 
 def test_big_endian_messages_are_read(tmp_path: Path) -> None:
