@@ -250,7 +250,8 @@ class StreamConfig:
         buffer_frames: Maximum number of buffered frames.
         buffer_bytes: Maximum size of the buffered images, and of their features once they are
             encoded. The published model's features of a window are 500 MiB in 16 bits.
-        reset_seconds: Stamps that jump back by more than this reset the stream.
+        reset_seconds: A stamp that jumps back by more than this, or ahead by more than this and the
+            frame's arrival explains, does not continue the stream (see StreamClock).
 
     Raises:
         ConfigError: A value is out of range.

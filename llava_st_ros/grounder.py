@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
@@ -12,16 +13,20 @@ from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.fair_lock import FairLock
 from llava_st_ros.query_runner import PreparedQuery, QueryRunner
 from llava_st_ros.records import (
-    NANOSECONDS,
     Event,
     Frame,
     Grounding,
-    Modality,
     Query,
     QueryFailure,
     Tick,
 )
-from llava_st_ros.streaming.frame_buffer import FrameBuffer, StreamCounts
+from llava_st_ros.streaming.frame_buffer import (
+    FrameBuffer,
+    StreamCounts,
+    StreamReport,
+    StreamState,
+)
+from llava_st_ros.streaming.stream_time import StreamTime
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.text.tokenizer import Tokenizer
 from llava_st_ros.tracking.standing import StandingQuery
@@ -31,10 +36,13 @@ class Grounder:
     """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
     Thread safety: ``push``, ``add_query``, ``remove_query``, ``queries``, ``failures``, ``cameras``
-    and ``counts`` can be called from any thread and do not wait for the model. ``tick`` must be
-    called from one thread only. ``ask`` can be called from any thread and waits for at most the
-    answers in progress and those requested earlier. Times are nanoseconds on the clock of the
-    stamps.
+    and ``counts`` can be called from any thread and do not wait for the model. ``tick`` and
+    ``finish`` must be called from one thread only. ``ask`` can be called from any thread and waits
+    for at most the answers in progress and those requested earlier.
+
+    Time is that of the stamps, in nanoseconds, and each camera has its own clock (see StreamTime):
+    queries are due, tracks end and events begin by the stamps of their camera, so that a camera
+    whose clock is wrong or jumps affects no other.
 
     Args:
         backend: The model, from ``load_backend``.
@@ -55,7 +63,8 @@ class Grounder:
         self._buffers: dict[str, FrameBuffer] = {}
         self._standing: dict[str, StandingQuery] = {}
         self._events: list[Event] = []  # to be returned by the current or next tick
-        self._clock: int | None = None
+        self._time = StreamTime()
+        self._arrival_order: dict[str, None] = {}  # the camera of the latest frame is the last one
         self._track_ids = itertools.count()
         self._event_ids = itertools.count()
 
@@ -83,14 +92,30 @@ class Grounder:
             buffer = self._buffers.get(camera)
         return buffer.counts if buffer else StreamCounts()
 
-    def push(self, frame: Frame) -> None:
-        """Add a frame. Its image is kept by reference and must not be modified."""
+    def stream_report(self, camera: str) -> StreamReport:
+        """Return a camera's frame counts, the jumps of its clock and its last implausible stamp."""
+        with self._state_lock:
+            buffer = self._buffers.get(camera)
+        return buffer.report if buffer else StreamReport()
+
+    def push(self, frame: Frame) -> bool:
+        """Add a frame. Its image is kept by reference and must not be modified.
+
+        Returns:
+            Whether the camera has a new newest frame: not if the frame is late, or is held because
+            its stamp is implausible.
+        """
         with self._state_lock:
             buffer = self._buffers.get(frame.camera)
             if buffer is None:
                 buffer = FrameBuffer(self._config.stream, self._num_frames)
                 self._buffers[frame.camera] = buffer
-        buffer.push(frame)
+        is_newest = buffer.push(frame)
+        if is_newest:
+            with self._state_lock:
+                self._arrival_order.pop(frame.camera, None)
+                self._arrival_order[frame.camera] = None
+        return is_newest
 
     def add_query(self, query: Query) -> None:
         """Add a standing query, or replace the one with its id.
@@ -148,7 +173,8 @@ class Grounder:
             for query_id, old in self._standing.items():
                 self._standing[query_id] = self._make_standing(old.prepared)
             self._events.clear()
-            self._clock = None
+            self._time = StreamTime()
+            self._arrival_order.clear()
 
     def ask(
         self,
@@ -163,8 +189,8 @@ class Grounder:
 
         Args:
             query: The query; its period, expiry and id are not used.
-            camera: The camera; by default the one of ``query.cameras`` (or of all) with the newest
-                frame.
+            camera: The camera; by default the one of ``query.cameras`` (or of all) whose newest
+                frame arrived last.
             now: Ignore frames stamped later than this (ns).
             on_token: Called with each generated id.
             cancelled: Called before each decoding step; True ends the answer early.
@@ -177,13 +203,13 @@ class Grounder:
         cameras = (camera,) if camera is not None else query.cameras
         with self._state_lock:
             buffers = {
-                name: buffer
-                for name, buffer in self._buffers.items()
-                if (not cameras or name in cameras) and buffer.latest(now) is not None
+                name: self._buffers[name]
+                for name in self._arrival_order
+                if (not cameras or name in cameras) and self._buffers[name].latest(now) is not None
             }
         grounding = None
         if buffers:
-            name = max(buffers, key=lambda n: buffers[n].newest or 0)
+            name = list(buffers)[-1]
             with self._model_lock:
                 view = CameraView(self._backend, buffers[name], now)
                 grounding = self._runner.run(prepared, view, on_token=on_token, cancelled=cancelled)
@@ -200,32 +226,60 @@ class Grounder:
             f"frames came from: {active}" if active else "no camera has sent a frame",
         )
 
-    def tick(self, now: int, cancelled: Callable[[], bool] | None = None) -> Tick:
+    def tick(self, now: int | None = None, cancelled: Callable[[], bool] | None = None) -> Tick:
         """Evaluate the standing queries that are due on each of their cameras with new frames.
 
-        A query is due when its period has passed since its last evaluation, and removed when its
-        expiry has passed since its first tick. Answers of queries that are removed or replaced
-        during the tick are dropped.
+        A query is due on a camera when its period has passed there since its last evaluation. It is
+        removed when its expiry has passed, in stream time, since its first tick. Answers of queries
+        that are removed or replaced during the tick are dropped.
 
         An evaluation that raises an exception costs only its own answer: it is reported in
         ``Tick.failures``, and the query is evaluated again after a growing delay.
 
         Args:
-            now: The current time (ns).
+            now: The time of the caller (ns), if the caller has a clock: time also passes with it
+                from one tick to the next. By default, time passes with the frames alone.
             cancelled: Called before each query and decoding step; True ends the tick early.
 
         Returns:
             New answers, all active tracks and the events that changed.
         """
+        return self._run_tick(now, cancelled, StandingQuery.is_due)
+
+    def finish(self, cancelled: Callable[[], bool] | None = None) -> Tick:
+        """Evaluate every standing query on the frames that it has not seen, and end its events.
+
+        Call this at the end of recorded footage. Periods and ``history`` do not count; a query is
+        not evaluated again on a camera if its last answer contains the newest frame. Frames that
+        are held for an implausible stamp are not used.
+
+        Args:
+            cancelled: As for ``tick``.
+        """
+        tick = self._run_tick(None, cancelled, StandingQuery.has_unseen)
         with self._state_lock:
-            self._set_clock(now)
-            for query_id in [s.query.id for s in self._standing.values() if s.is_expired(now)]:
+            ended = tuple(event for s in self._standing.values() for event in s.end())
+        return replace(tick, events=tick.events + ended)
+
+    def _run_tick(
+        self,
+        now: int | None,
+        cancelled: Callable[[], bool] | None,
+        is_due: Callable[[StandingQuery, str, StreamState], bool],
+    ) -> Tick:
+        with self._state_lock:
+            streams = self._advance(now)
+            elapsed = self._time.elapsed
+            for standing in self._standing.values():
+                standing.start(elapsed)
+            expired = [s.query.id for s in self._standing.values() if s.is_expired(elapsed)]
+            for query_id in expired:
                 self._remove(query_id)
             work = [
                 (standing, camera)
                 for standing in self._standing.values()
-                for camera in standing.query.cameras or tuple(self._buffers)
-                if camera in self._buffers
+                for camera in standing.query.cameras or tuple(streams)
+                if camera in streams
             ]
         views: dict[str, CameraView] = {}
         groundings: list[Grounding] = []
@@ -235,25 +289,33 @@ class Grounder:
                 break
             try:
                 with self._model_lock:
-                    grounding = self._evaluate(standing, camera, now, views, cancelled)
+                    grounding = self._evaluate(
+                        standing, camera, streams[camera], is_due, views, cancelled
+                    )
             except Exception as error:
                 views.pop(camera, None)  # its cache may be incomplete
                 with self._state_lock:
                     if self._is_current(standing):
-                        failures.append(standing.fail(camera, error, now))
+                        failures.append(standing.fail(camera, error, streams[camera].now))
                 continue
             if grounding is not None:
                 groundings.append(grounding)
         with self._state_lock:
             events, self._events = self._events, []
-            tracks = (track for s in self._standing.values() for track in s.tracks(now))
+            tracks = (
+                track
+                for standing in self._standing.values()
+                for camera in streams
+                for track in standing.tracks(camera, streams[camera].now)
+            )
             return Tick(tuple(groundings), tuple(tracks), tuple(events), tuple(failures))
 
     def _evaluate(
         self,
         standing: StandingQuery,
         camera: str,
-        now: int,
+        started: StreamState,
+        is_due: Callable[[StandingQuery, str, StreamState], bool],
         views: dict[str, CameraView],
         cancelled: Callable[[], bool] | None,
     ) -> Grounding | None:
@@ -262,14 +324,17 @@ class Grounder:
 
         with self._state_lock:
             buffer = self._buffers.get(camera)
-            newest = buffer.newest if buffer is not None else None
-            if buffer is None or newest is None or is_stale():
+            if buffer is None or is_stale():
                 return None
-            if standing.query.task.modality is Modality.VIDEO and not buffer.has_history:
+            stream = buffer.state
+            if stream is None:
                 return None
-            if not standing.is_due(camera, (buffer.generation, newest), now):
+            if stream.generation == started.generation:
+                stream = replace(stream, now=max(stream.now, started.now))
+            self._events.extend(standing.enter_stream(camera, stream.generation))
+            if not is_due(standing, camera, stream):
                 return None
-            standing.mark_evaluated(camera, now)
+            standing.mark_evaluated(camera, stream)
         view = views.setdefault(camera, CameraView(self._backend, buffer))
         grounding = self._runner.run(standing.prepared, view, cancelled=is_stale)
         window = view.window(standing.query.task.modality)
@@ -277,7 +342,7 @@ class Grounder:
             if grounding is None or window is None or is_stale():
                 return None
             end = (window.generation, window.newest.stamp)
-            self._events.extend(standing.update(grounding, end, now))
+            self._events.extend(standing.update(grounding, end))
             return grounding
 
     def _make_standing(self, prepared: PreparedQuery) -> StandingQuery:
@@ -292,11 +357,12 @@ class Grounder:
             self._events.extend(standing.end())
         return standing is not None
 
-    def _set_clock(self, now: int) -> None:
-        reset_after = self._config.stream.reset_seconds * NANOSECONDS
-        jumped_back = self._clock is not None and self._clock - now > reset_after
-        self._clock = now
-        for standing in self._standing.values():
-            if jumped_back:  # a bag restarted, or simulated time was set back
-                standing.reset_clock()
-            standing.start(now)
+    def _advance(self, now: int | None) -> dict[str, StreamState]:
+        """Advance the time to the newest frames; return the streams of the cameras with frames."""
+        streams = {
+            name: stream
+            for name, buffer in self._buffers.items()
+            if (stream := buffer.state) is not None
+        }
+        self._time.update({name: stream.end for name, stream in streams.items()}, now)
+        return {name: replace(s, now=self._time.now(name)) for name, s in streams.items()}

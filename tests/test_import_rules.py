@@ -73,7 +73,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "streaming": (*FOUNDATION, "backends"),
     "decoding": (*FOUNDATION, "text", "backends"),
     "query_runner": (*FOUNDATION, "text", "backends", "streaming", "decoding"),
-    "tracking": (*FOUNDATION, "query_runner"),
+    "tracking": (*FOUNDATION, "streaming", "query_runner"),
     "grounder": (
         *FOUNDATION,
         "fair_lock",

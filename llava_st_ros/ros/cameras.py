@@ -17,9 +17,11 @@ from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros import qos
 from llava_st_ros.ros.arrival_rate import ArrivalRate
+from llava_st_ros.ros.diagnostics import stamp_reasons
 from llava_st_ros.ros.intake import FrameIntake
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import CameraSource, NodeParameters
+from llava_st_ros.streaming.frame_buffer import StreamReport
 
 
 class CameraSubscription:
@@ -100,6 +102,12 @@ class CameraSubscription:
             f"silence {self.topic}",
             f"waiting for images on {self.topic} ({count} publisher{'' if count == 1 else 's'})",
         )
+
+    def warn_about_stamps(self, stream: StreamReport, previous: StreamReport) -> None:
+        """Log a throttled warning about what is wrong with the stamps since an earlier report."""
+        reasons = "; ".join(reason.text for reason in stamp_reasons(stream, previous))
+        if reasons:
+            self._throttle.warning(f"stamps {self.topic}", f"{self.topic}: {reasons}")
 
     def update_reliability(self) -> None:
         """Replace the subscription if the publishers ask for another reliability now.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from llava_st_ros.ros.arrival_rate import ArrivalRate
 from llava_st_ros.ros.intake import IntakeCounts
+from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
 
 ARRIVAL_SHARE = 0.9  # a smaller share of the images is a warning
 
@@ -90,6 +91,8 @@ class CameraHealth:
         interval: Seconds.
         last_problem: Reason why the last bad message was dropped; empty if there was none.
         arrivals: How many of the images arrive, judged by their stamps; None if unknown.
+        stream: What has happened on the stream until now.
+        previous_stream: The same ``interval`` seconds ago.
     """
 
     name: str
@@ -102,6 +105,8 @@ class CameraHealth:
     interval: float
     last_problem: str = ""
     arrivals: ArrivalRate | None = None
+    stream: StreamReport = field(default_factory=StreamReport)
+    previous_stream: StreamReport = field(default_factory=StreamReport)
 
     @property
     def rate(self) -> float:
@@ -114,7 +119,7 @@ class CameraHealth:
 
 
 def camera_status(node: str, health: CameraHealth, silence_limit: float) -> DiagnosticStatus:
-    """Return a camera's status: WARN if images are missing, are bad or get lost, else OK.
+    """Return a camera's status: WARN if images are missing, bad, wrongly stamped or lost, else OK.
 
     Args:
         node: Fully qualified name of the node.
@@ -132,8 +137,9 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
     if health.silence <= silence_limit and lost is not None and lost.share < ARRIVAL_SHARE:
         text = f"{lost.arrived:.1f} of {lost.stamped:.1f} Hz arrive"
         reasons.append(Reason(DiagnosticStatus.WARN, text))
+    reasons.extend(stamp_reasons(health.stream, health.previous_stream))
     level, message = combine(reasons, f"{health.rate:.1f} Hz")
-    counts = health.counts
+    counts, stream = health.counts, health.stream.counts
     return make_status(
         f"{node}: camera {health.name}",
         level,
@@ -152,10 +158,36 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
             "dropped, wrong size": counts.resized,
             "dropped, no stamp": counts.unstamped,
             "dropped, invalid stamp": counts.misstamped,
+            "dropped, implausible stamp": stream.implausible,
+            "dropped, repeated stamp": stream.duplicates,
+            "dropped, too late": stream.discarded,
+            "clock jumps": stream.resets,
+            "last clock jump": health.stream.jumps[-1] if health.stream.jumps else "none",
             "time since last image (s)": f"{health.silence:.1f}",
             "last problem": health.last_problem or "none",
         },
     )
+
+
+def stamp_reasons(stream: StreamReport, previous: StreamReport) -> list[Reason]:
+    """Return what is wrong with a camera's stamps since an earlier report, one reason for each."""
+    counts, before = stream.counts, previous.counts
+    if counts.received < before.received:  # the node was activated again
+        before = StreamCounts()
+    reasons = []
+    jumps = counts.resets - before.resets
+    if jumps > 0:
+        text = f"the clock of the stamps jumped {stream.jumps[-1]}; a new stream has started"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
+    implausible = counts.implausible - before.implausible
+    if implausible > 0:
+        text = f"{implausible} images set aside for an implausible stamp: {stream.implausible}"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
+    duplicates = counts.duplicates - before.duplicates
+    if duplicates > (counts.received - before.received) / 2:
+        text = f"{duplicates} images repeat an earlier stamp"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
+    return reasons
 
 
 def make_status(

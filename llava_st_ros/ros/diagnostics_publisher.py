@@ -17,6 +17,7 @@ from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.intake import IntakeCounts
 from llava_st_ros.ros.worker import Worker, WorkerHealth
+from llava_st_ros.streaming.frame_buffer import StreamReport
 
 PERIOD = 1.0  # seconds
 SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
@@ -52,6 +53,7 @@ class DiagnosticsPublisher:
         self._previous_health = WorkerHealth()
         self._sources: list[Reasons] = [self._worker_reasons, self._failure_reasons]
         self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
+        self._previous_streams: dict[str, StreamReport] = {}  # by camera
         self._published_at = time.monotonic()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         node.create_timer(
@@ -100,27 +102,37 @@ class DiagnosticsPublisher:
         now = time.monotonic()
         interval, self._published_at = now - self._published_at, now
         statuses = [self._model_status()]
+        worker = self._get_worker()
         for camera in self._get_cameras():
+            name = camera.source.name
+            stream = worker.grounder.stream_report(name) if worker else StreamReport()
+            previous_stream = self._previous_streams.get(name, StreamReport())
+            self._previous_streams[name] = stream
             camera.refresh()
             camera.warn_if_silent(SILENCE_LIMIT)
+            camera.warn_about_stamps(stream, previous_stream)
             counts = camera.intake.counts
             health = diagnostics.CameraHealth(
-                camera.source.name,
+                name,
                 camera.topic,
                 camera.publisher_count,
                 camera.reliability,
                 camera.silence,
                 counts,
-                self._previous_counts.get(camera.source.name, IntakeCounts()),
+                self._previous_counts.get(name, IntakeCounts()),
                 interval,
                 camera.last_problem,
                 camera.arrivals,
+                stream,
+                previous_stream,
             )
-            self._previous_counts[camera.source.name] = counts
+            self._previous_counts[name] = counts
             node = self._node.get_fully_qualified_name()
             statuses.append(diagnostics.camera_status(node, health, SILENCE_LIMIT))
         if len(statuses) == 1:
-            self._previous_counts.clear()  # inactive: new subscriptions start their counts at 0
+            # Inactive: new subscriptions and streams start their counts at 0.
+            self._previous_counts.clear()
+            self._previous_streams.clear()
         stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(diagnostics.make_array(stamp, statuses))
 

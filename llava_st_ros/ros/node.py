@@ -194,7 +194,6 @@ class GroundingNode(TypedParameters, LifecycleNode):
             model.tokenizer,
             self._on_tick,
             self._on_failure,
-            parameters.reset_seconds,
             parameters.watchdog_seconds,
             progress,
         )

@@ -125,7 +125,8 @@ class NodeParameters:
     )
     reset_seconds: float = _parameter(
         StreamConfig.reset_seconds,
-        "A stamp that jumps back by more than this many seconds starts a new stream",
+        "A stamp that jumps back, or further ahead than its arrival explains, by more than this "
+        "many seconds does not continue its stream; several that agree start a new one",
         low=0.001,
         high=3600.0,
     )

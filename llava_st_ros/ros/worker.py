@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from llava_st_ros.errors import BackendError
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, Tick
+from llava_st_ros.records import Frame, Grounding, Query, Tick
 from llava_st_ros.ros.progress import Progress, Stall
 from llava_st_ros.ros.thread_location import location_of
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -90,7 +90,6 @@ class Worker:
         tokenizer: The model's tokenizer.
         on_tick: Called in the thread after each tick.
         on_error: Called in the thread with an exception that a tick raised.
-        reset_seconds: A stamp that jumps back further than this is a stream reset.
         watchdog_seconds: An inference without progress for longer than this counts as stalled.
         progress: Reports what the thread is doing; give it to an ObservedBackend too.
 
@@ -104,13 +103,11 @@ class Worker:
         tokenizer: Tokenizer,
         on_tick: OnTick,
         on_error: Callable[[BaseException], None],
-        reset_seconds: float = 1.0,
         watchdog_seconds: float = 60.0,
         progress: Progress | None = None,
     ) -> None:
         self.grounder, self.tokenizer = grounder, tokenizer
         self._on_tick, self._on_error = on_tick, on_error
-        self._reset_after = round(reset_seconds * NANOSECONDS)
         self.watchdog_seconds = watchdog_seconds
         self._progress = progress or Progress()
         # Guards everything below. Notified on every change that a thread may be waiting for, so
@@ -226,16 +223,10 @@ class Worker:
         with self._changed:
             if self._mode is not Mode.RUNNING:
                 return
-            last = self._newest.get(frame.camera)
-            if last is not None and last.stamp - frame.stamp > self._reset_after:
-                # A stream reset: a camera that stopped before it must not hold the clock back.
-                self._newest.clear()
-                last = None
-            self.grounder.push(frame)
-            if last is None or frame.stamp >= last.stamp:
+            if self.grounder.push(frame):
                 self._newest[frame.camera] = frame
-            self._has_new_frames = True
-            self._changed.notify_all()
+                self._has_new_frames = True
+                self._changed.notify_all()
 
     def ask(
         self,
@@ -395,8 +386,7 @@ class Worker:
 
         started = time.monotonic()
         try:
-            now = max(frame.stamp for frame in frames.values())
-            tick = self.grounder.tick(now, cancelled=is_stale)
+            tick = self.grounder.tick(cancelled=is_stale)
             if not is_stale():
                 with self._progress.step("publishing"):
                     self._on_tick(tick, frames, time.monotonic() - started)

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llava_st_ros.config import StreamConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.records import NANOSECONDS, Frame, FrameFeatures
+from llava_st_ros.streaming.stream_clock import ClockJump, StreamClock
+
+MAX_JUMPS = 100  # of the clock; the latest are remembered
 
 Entry = Frame | FrameFeatures
 
@@ -30,7 +34,9 @@ class StreamCounts:
         duplicates: Frames with a stamp that is already in the buffer.
         late: Frames that arrived after a newer one and were inserted in order.
         discarded: Frames that were too old for the window, or were evicted by the bounds.
-        resets: Stream resets.
+        resets: Stream resets: the camera's clock has jumped.
+        implausible: Frames with a wrong stamp, which does not continue the stream: dropped, or held
+            while it is open whether the clock has jumped.
     """
 
     received: int = 0
@@ -38,15 +44,52 @@ class StreamCounts:
     late: int = 0
     discarded: int = 0
     resets: int = 0
+    implausible: int = 0
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What has happened on a camera's stream.
+
+    Attributes:
+        counts: The counts.
+        jumps: The latest jumps of the camera's clock, at most MAX_JUMPS, oldest first.
+        implausible: The newest stamp and the one of the last implausible frame after it, if any.
+    """
+
+    counts: StreamCounts = StreamCounts()
+    jumps: tuple[ClockJump, ...] = ()
+    implausible: ClockJump | None = None
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """A camera's stream at one moment.
+
+    Attributes:
+        generation: Incremented by each reset; stamps of two generations are not comparable.
+        newest: Its newest stamp in nanoseconds.
+        now: The time on its clock (ns): the newest stamp, or later if it has sent no frame since.
+        has_history: Whether the frames cover the fraction ``StreamConfig.history`` of the window.
+    """
+
+    generation: int
+    newest: int
+    now: int
+    has_history: bool
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """The generation and the newest stamp, which identify the newest window."""
+        return self.generation, self.newest
 
 
 class FrameBuffer:
     """The frames of one camera over the last ``window_seconds``. Thread-safe.
 
-    Frames with a known stamp are ignored and late frames are inserted in order. A stamp more than
-    ``reset_seconds`` before the newest one resets the stream (a bag restarts, simulated time is set
-    back, or the newest stamp was wrong). After a jump forward by more than the window, only the
-    new frame is left.
+    Frames with a known stamp are ignored and late frames are inserted in order. A StreamClock
+    decides which stamps are plausible; a jump of the clock resets the stream. After a pause that is
+    longer than the window, only the new frame is left.
 
     ``buffer_frames`` bounds the number of entries and ``buffer_bytes`` their size: images, and
     features once they are encoded. The oldest are evicted first; the newest is always kept. Images
@@ -69,7 +112,9 @@ class FrameBuffer:
         # never in the same cell.
         window = round(config.window_seconds * NANOSECONDS)
         self._step = max(1, window // max(1, num_frames - 1))
-        self._reset_after = round(config.reset_seconds * NANOSECONDS)
+        self._clock = StreamClock(config.reset_seconds)
+        self._jumps: deque[ClockJump] = deque(maxlen=MAX_JUMPS)
+        self._implausible: ClockJump | None = None
         self._lock = threading.Lock()
         self._stamps: list[int] = []
         self._entries: dict[int, Entry] = {}
@@ -94,20 +139,26 @@ class FrameBuffer:
             return self._counts
 
     @property
+    def report(self) -> StreamReport:
+        with self._lock:
+            return StreamReport(self._counts, tuple(self._jumps), self._implausible)
+
+    @property
     def newest(self) -> int | None:
         """The newest stamp in nanoseconds; None if there is no frame."""
         with self._lock:
             return self._stamps[-1] if self._stamps else None
 
     @property
-    def has_history(self) -> bool:
-        """Whether the frames cover the fraction ``StreamConfig.history`` of the window."""
+    def state(self) -> StreamState | None:
+        """The generation, newest stamp and history, atomically; None if there is no frame."""
         with self._lock:
             if not self._stamps:
-                return False
+                return None
+            oldest, newest = self._stamps[0], self._stamps[-1]
             # A filled window covers at least F - 2 steps.
             required = self._config.history * self._step * (self._num_frames - 2)
-            return self._stamps[-1] - self._stamps[0] >= required
+            return StreamState(self._generation, newest, newest, newest - oldest >= required)
 
     @property
     def raw_bytes(self) -> int:
@@ -119,31 +170,30 @@ class FrameBuffer:
     def held_bytes(self) -> int:
         """Size of the images and of the features."""
         with self._lock:
-            return self._held_bytes()
+            return self._entry_bytes()
 
     def __len__(self) -> int:
         with self._lock:
             return len(self._stamps)
 
-    def push(self, frame: Frame) -> None:
-        """Add a frame."""
+    def push(self, frame: Frame) -> bool:
+        """Add a frame; return whether the buffer's newest frame has changed."""
         with self._lock:
             self._count(received=1)
-            newest = self._stamps[-1] if self._stamps else None
-            if newest is not None and newest - frame.stamp > self._reset_after:
+            before = self._generation, self._stamps[-1:]
+            held = len(self._clock.held)
+            admission = self._clock.admit(frame)
+            self._count(implausible=len(self._clock.held) + admission.dropped - held)
+            if any(frame is other for other in self._clock.held):
+                self._implausible = ClockJump(self._stamps[-1], frame.stamp)
+            if admission.jump is not None:
                 self._reset()
                 self._count(resets=1)
-                newest = None
-            if frame.stamp in self._entries:
-                self._count(duplicates=1)
-            elif newest is None or frame.stamp > newest:
-                self._insert(frame)
-                if newest is not None:
-                    self._thin(newest)
-                self._drop_outside_window()
-            else:
-                self._push_late(frame)
+                self._jumps.append(admission.jump)
+            for admitted in admission.frames:
+                self._add(admitted)
             self._enforce_bounds()
+            return before != (self._generation, self._stamps[-1:])
 
     def sample(self, now: int | None = None) -> tuple[Entry, ...]:
         """Return the entries of the window that ends with the newest frame.
@@ -189,6 +239,19 @@ class FrameBuffer:
         """Remove all frames and start a new generation; the counts are kept."""
         with self._lock:
             self._reset()
+            self._clock.clear()
+
+    def _add(self, frame: Frame) -> None:
+        newest = self._stamps[-1] if self._stamps else None
+        if frame.stamp in self._entries:
+            self._count(duplicates=1)
+        elif newest is None or frame.stamp > newest:
+            self._insert(frame)
+            if newest is not None:
+                self._thin(newest)
+            self._drop_outside_window()
+        else:
+            self._push_late(frame)
 
     def _select(self, stamps: Sequence[int]) -> list[int]:
         newest = stamps[-1]
@@ -246,14 +309,15 @@ class FrameBuffer:
     def _enforce_bounds(self) -> None:
         while len(self._stamps) > self._config.buffer_frames and len(self._stamps) > 1:
             self._discard(self._stamps[0])
-        excess = self._held_bytes() - self._config.buffer_bytes
+        held = sum(frame.nbytes for frame in self._clock.held)
+        excess = self._entry_bytes() + held - self._config.buffer_bytes
         for stamp in self._stamps[:-1]:
             if excess <= 0:
                 break
             excess -= self._entries[stamp].nbytes
             self._discard(stamp)
 
-    def _held_bytes(self) -> int:
+    def _entry_bytes(self) -> int:
         # The size of features may change after encoding, so it is not kept as a sum.
         return sum(entry.nbytes for entry in self._entries.values())
 

@@ -92,7 +92,7 @@ class TrackAssociator:
     ``track_timeout_seconds``. Without new answers it is LOST after the query's period plus the
     timeout.
 
-    ``now`` is the grounder's clock in ns; only differences matter.
+    ``now`` is a time on the camera's clock in ns.
 
     Args:
         query: The query.

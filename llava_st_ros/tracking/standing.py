@@ -14,10 +14,12 @@ from llava_st_ros.records import (
     BoxTube,
     Event,
     Grounding,
+    Modality,
     QueryFailure,
     Task,
     Track,
 )
+from llava_st_ros.streaming.frame_buffer import StreamState
 from llava_st_ros.tracking.association import TrackAssociator
 from llava_st_ros.tracking.events import EventTracker
 
@@ -31,7 +33,8 @@ WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
 class _CameraState:
     tracks: TrackAssociator
     events: EventTracker
-    evaluated_at: int | None = None  # the clock, ns
+    generation: int | None = None  # of the stream that everything below is about
+    evaluated_at: int | None = None  # the camera's newest stamp then, ns
     answered: WindowEnd | None = None  # end of the window of the last answer
     failure: QueryFailure | None = None  # of the latest evaluation
 
@@ -39,7 +42,8 @@ class _CameraState:
 class StandingQuery:
     """One standing query on all its cameras. Not thread-safe.
 
-    ``now`` is the grounder's clock in ns; only differences matter.
+    Times are nanoseconds on the clock of the camera in question, except for the query's expiry,
+    which is measured in stream time (see StreamTime), the same for all its cameras.
 
     Args:
         prepared: The query.
@@ -75,31 +79,50 @@ class StandingQuery:
             camera.tracks.configure(config)
             camera.events.configure(config.event_gap_seconds)
 
-    def start(self, now: int) -> None:
-        """Start the expiry timer unless it is running."""
-        self._started_at = now if self._started_at is None else self._started_at
+    def start(self, elapsed: int) -> None:
+        """Start the expiry timer unless it is running; ``elapsed`` is the stream time (ns)."""
+        self._started_at = elapsed if self._started_at is None else self._started_at
 
-    def is_expired(self, now: int) -> bool:
-        """Whether the query's expiry has passed."""
+    def is_expired(self, elapsed: int) -> bool:
+        """Whether the query's expiry has passed; ``elapsed`` is the stream time (ns)."""
         expiry = self.query.expiry
         if expiry is None or self._started_at is None:
             return False
-        return now - self._started_at > expiry * NANOSECONDS
+        return elapsed - self._started_at > expiry * NANOSECONDS
 
-    def is_due(self, camera: str, end: WindowEnd, now: int) -> bool:
-        """Whether to evaluate the query on a camera whose window would now end at ``end``."""
+    def enter_stream(self, camera: str, generation: int) -> tuple[Event, ...]:
+        """Forget a camera's earlier stream, if it had one; return the events that end with it.
+
+        Stamps of two generations are not comparable: no track, event or time outlives its stream.
+        """
         state = self._camera(camera)
+        if state.generation == generation:
+            return ()
+        state.generation = generation
+        state.evaluated_at = state.answered = state.failure = None
+        state.tracks.clear()
+        return state.events.reset()
+
+    def is_due(self, camera: str, stream: StreamState) -> bool:
+        """Whether to evaluate the query on a camera whose stream is in this state."""
+        state = self._camera(camera)
+        if self.query.task.modality is Modality.VIDEO and not stream.has_history:
+            return False
         if state.failure is not None:
-            return now >= state.failure.retry_at
-        if state.answered == end:
+            return stream.now >= state.failure.retry_at
+        if state.answered == stream.end:
             return False
         if state.evaluated_at is None:
             return True
-        return now - state.evaluated_at >= self.query.period * NANOSECONDS
+        return stream.now - state.evaluated_at >= self.query.period * NANOSECONDS
 
-    def mark_evaluated(self, camera: str, now: int) -> None:
+    def has_unseen(self, camera: str, stream: StreamState) -> bool:
+        """Whether the camera's newest frame is not in the window of the last answer."""
+        return self._camera(camera).answered != stream.end
+
+    def mark_evaluated(self, camera: str, stream: StreamState) -> None:
         """Record that the query is evaluated on a camera."""
-        self._camera(camera).evaluated_at = now
+        self._camera(camera).evaluated_at = stream.newest
 
     def fail(self, camera: str, error: Exception, now: int) -> QueryFailure:
         """Record that the evaluation on a camera raised an exception.
@@ -126,39 +149,31 @@ class StandingQuery:
         """The failure of each camera on which the latest evaluation failed."""
         return tuple(s.failure for s in self._cameras.values() if s.failure is not None)
 
-    def update(self, grounding: Grounding, end: WindowEnd, now: int) -> tuple[Event, ...]:
+    def update(self, grounding: Grounding, end: WindowEnd) -> tuple[Event, ...]:
         """Process an answer whose window ends at ``end``; return the events that changed.
 
         An answer below ``min_confidence`` counts as "no match".
         """
         state = self._camera(grounding.camera)
-        events: tuple[Event, ...] = ()
-        if state.answered is not None and state.answered[0] != end[0]:
-            events = state.events.reset()
-            state.tracks.clear()
+        generation, newest = end
+        events = self.enter_stream(grounding.camera, generation)
         state.answered, state.failure = end, None
         if grounding.confidence < self._config.min_confidence:
             # In tasks without a "no match" answer, a low confidence is the only sign of one.
             grounding = replace(grounding, span=None, tube=BoxTube())
-        state.tracks.update(grounding, now)
+        state.tracks.update(grounding, newest)
         if self.query.task in EVENT_TASKS:
             events += state.events.update(grounding)
         return events
 
-    def tracks(self, now: int) -> tuple[Track, ...]:
-        """Return all active tracks, grouped by camera."""
-        return tuple(t for state in self._cameras.values() for t in state.tracks.tracks(now))
+    def tracks(self, camera: str, now: int) -> tuple[Track, ...]:
+        """Return a camera's active tracks at a time on its clock."""
+        state = self._cameras.get(camera)
+        return () if state is None else state.tracks.tracks(now)
 
     def end(self) -> tuple[Event, ...]:
         """End the active events: the query is removed."""
         return tuple(event for state in self._cameras.values() for event in state.events.end())
-
-    def reset_clock(self) -> None:
-        """Forget all times and drop the tracks: the clock jumped back."""
-        self._started_at = None
-        for state in self._cameras.values():
-            state.evaluated_at = state.failure = None
-            state.tracks.clear()
 
     def _camera(self, name: str) -> _CameraState:
         if name not in self._cameras:

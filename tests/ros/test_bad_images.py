@@ -70,6 +70,12 @@ def compressed_with(cut: float = 1.0, data: bytes | None = None, suffix: str = "
     return build
 
 
+def no_time(stamp: int) -> object:
+    message = image_message(red_box_image(10, 10, 30, 30), stamp)
+    message.header.stamp.nanosec = 4_000_000_000
+    return message
+
+
 BAD_RAW = {
     "image encoding 'yuv9'": raw_with(encoding="yuv9"),
     "image encoding '16UC1'": raw_with(encoding="16UC1"),
@@ -78,6 +84,7 @@ BAD_RAW = {
     "step 5": raw_with(step=5),
     "bytes are too few for a": truncated_raw,
     "stamp zero": lambda stamp: image_message(red_box_image(10, 10, 30, 30), 0),
+    "nanosec 4000000000": no_time,
     "a frame of 100x100": other_size,
 }
 BAD_COMPRESSED = {
@@ -125,7 +132,9 @@ def test_bad_images_are_dropped_counted_and_logged(
         )
     client.wait(lambda: dropped(diagnostics) >= len(bad), "the drops in the diagnostics")
     for kind in (
-        (", unreadable",) if is_compressed else (", unreadable", ", wrong size", ", no stamp")
+        (", unreadable",)
+        if is_compressed
+        else (", unreadable", ", wrong size", ", no stamp", ", invalid stamp")
     ):
         client.wait(lambda kind=kind: dropped(diagnostics, kind) > 0, f"drops counted as{kind}")
     seen = len(tracks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -194,6 +195,43 @@ def test_latency_is_measured_on_simulated_time_from_the_stamp(
         return float(means[-1]) if len(means) > 1 else None
 
     assert client.publish_until(publish_image, latency, "a latency") == pytest.approx(40.0, abs=2.0)
+
+
+def test_one_wrong_stamp_starves_no_camera_and_is_reported(client: ClientNode, start_node) -> None:
+    answers = client.collect(msg.Answer, "grounding/answers")
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    start_node(cameras=["a", "b"], queries=["the red box"], default_period=0.2)
+    cameras = {name: client.camera(name) for name in "ab"}
+    start = time.time_ns()
+
+    def publish(*names: str, ahead: int = 0) -> None:
+        stamp = time.time_ns() + ahead * SECOND
+        for name in names:
+            cameras[name].publish(image_message(red_box_image(10, 10, 30, 30), stamp))
+
+    def answered(name: str) -> list[int]:
+        return [stamp_from_msg(a.header.stamp) for a in list(answers) if a.camera == name]
+
+    client.publish_until(lambda: publish("a", "b"), lambda: answered("a") and answered("b"), "both")
+    publish("a", ahead=3600)
+    line = client.wait_log("/a: 1 images set aside for an implausible stamp: 3600.")
+    assert "s ahead" in line
+    seen = len(answered("b"))
+    client.publish_until(lambda: publish("b"), lambda: len(answered("b")) > seen + 3, "b alone")
+    seen = len(answered("a"))
+    client.publish_until(lambda: publish("a"), lambda: len(answered("a")) > seen + 3, "a again")
+    assert max(answered("a")) < start + 100 * SECOND
+
+    def reported() -> bool:
+        statuses = [s for d in list(diagnostics) for s in d.status if s.name.endswith("camera a")]
+        return any(
+            s.level == DiagnosticStatus.WARN
+            and "implausible stamp" in s.message
+            and {v.key: v.value for v in s.values}["dropped, implausible stamp"] == "1"
+            for s in statuses
+        )
+
+    client.wait(reported, "the warning in the diagnostics")
 
 
 def test_stamps_that_jump_back_start_a_new_stream(client: ClientNode, start_node) -> None:

@@ -29,10 +29,10 @@ class FakeGrounder:
     def reset(self) -> None:
         pass
 
-    def push(self, frame: Frame) -> None:
-        pass
+    def push(self, frame: Frame) -> bool:
+        return True
 
-    def tick(self, now: int, cancelled: Callable[[], bool]) -> Tick:
+    def tick(self, *, cancelled: Callable[[], bool]) -> Tick:
         self.ticked.set()
         if self.tick_error is not None:
             raise self.tick_error
