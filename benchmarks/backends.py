@@ -80,7 +80,7 @@ class StepRunner:
 
     def tick(self) -> None:
         """Encode the new frames, pack the window and answer the query."""
-        tick = self.grounder.tick(self.pushed * NANOSECONDS // FRAME_RATE)
+        tick = self.grounder.tick()
         (grounding,) = tick.groundings
         self.answer = grounding.answer
 

@@ -45,16 +45,11 @@ def main() -> None:
     for number, text in enumerate(args.queries):
         grounder.add_query(Query(f"q{number}", text, period=1.0))
 
-    stamp = 0
     is_folder = args.footage.is_dir()
     for frame in ImageFolderSource(args.footage) if is_folder else VideoSource(args.footage):
-        stamp = frame.stamp
         grounder.push(frame)
-        show(grounder.tick(stamp))
-
-    for query in grounder.queries:  # the events of a removed query end at the next tick
-        grounder.remove_query(query.id)
-    show(grounder.tick(stamp))
+        show(grounder.tick())
+    show(grounder.finish())  # evaluate what is left, and end the events
 
 
 if __name__ == "__main__":

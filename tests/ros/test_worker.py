@@ -312,7 +312,7 @@ def test_result_of_a_tick_before_a_pause_is_dropped(grounder: FakeGrounder) -> N
     worker = Worker(grounder, None, lambda *_: published.append(1), lambda error: None)
     entered, proceed = threading.Event(), threading.Event()
 
-    def slow_tick(now: int, cancelled: Callable[[], bool]) -> Tick:
+    def slow_tick(*, cancelled: Callable[[], bool]) -> Tick:
         entered.set()
         assert proceed.wait(TIMEOUT)
         return Tick()
