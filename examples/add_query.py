@@ -20,7 +20,7 @@ from llava_st_ros.srv import AddQuery
 def main() -> int:
     parser = argparse.ArgumentParser(description="Add a standing query to the grounding node.")
     parser.add_argument("text")
-    parser.add_argument("--task", default="STVG")
+    parser.add_argument("--task", default="", help="default: chosen by the text")
     parser.add_argument("--period", type=float, default=0.0, help="s; 0: the node's default")
     parser.add_argument("--node", default="grounding")
     arguments = parser.parse_args()
@@ -35,6 +35,8 @@ def main() -> int:
     rclpy.spin_until_future_complete(node, future)
     response = future.result()
     print(response.id if response.success else response.message)
+    if response.success and response.message:
+        print(response.message, file=sys.stderr)
     return 0 if response.success else 1
 
 

@@ -26,10 +26,8 @@ def show(tick: Tick) -> None:
             f"track {track.track_id} {track.state.name} at {track.stamp / 1e9:.2f} s: [{corners}]"
         )
     for event in tick.events:
-        start, end = event.span.start / 1e9, event.span.end / 1e9
-        print(
-            f"event {event.event_id} {event.state.name}: {start:.2f} to {end:.2f} s, {event.text}"
-        )
+        times = f"{event.span.start / 1e9:.2f} to {event.span.end / 1e9:.2f} s"
+        print(f"event {event.event_id} {event.state.name}: {times}, {event.text}")
     for failure in tick.failures:
         print(f"query {failure.query_id} failed: {failure.error}")
 

@@ -101,8 +101,8 @@ class FootageQueries:
         config = GrounderConfig()
         seconds = config.stream.window_seconds
         queries = [
-            Query(f"{task.value} {text}", text, task, period=seconds)
-            for text in self.texts
+            Query(f"{task.value} {number}", text, task, period=seconds)
+            for number, text in enumerate(self.texts)
             for task in (Task.STVG, Task.REC)
         ]
         for path in self.footage:

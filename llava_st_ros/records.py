@@ -9,19 +9,32 @@ index of a slot in the window of F frames that the model sees.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import FrameError, QueryError
+from llava_st_ros.files.schema import shown
+from llava_st_ros.noun_phrases import is_noun_phrase
+from llava_st_ros.query_rules import (
+    MAX_EXPIRY,
+    MAX_PERIOD,
+    MIN_EXPIRY,
+    MIN_PERIOD,
+    as_float,
+    checked_cameras,
+    checked_name,
+    checked_seconds,
+    checked_text,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 NANOSECONDS = 1_000_000_000  # per second
-MAX_QUERY_CHARACTERS = 2000
+UNNAMED: Any = None  # instead of a Query's task: it is chosen by the text
 
 
 @dataclass(frozen=True, order=True)
@@ -211,19 +224,21 @@ class Task(str, Enum):
 class Query:
     """A question in words: a standing query or a one-shot query.
 
-    The constructor checks types and ranges. ``text.tasks.question_from_query`` checks that the
-    inputs that the task needs are present.
+    The constructor checks types and ranges (``query_rules``) and converts numbers to floats.
+    ``text.tasks.question_from_query`` checks that the inputs that the task needs are present.
 
     Attributes:
         id: Name of a standing query.
         text: What to look for or to answer, at most ``MAX_QUERY_CHARACTERS`` characters.
-        task: How to answer it.
+        task: How to answer it. If none is named: REC for an English noun phrase without a span or
+            box ("the green ball"), otherwise STVG.
         cameras: Names of the cameras to evaluate it on; empty for all.
-        period: Seconds between evaluations of a standing query, > 0.
-        expiry: Seconds after which a standing query is removed, > 0; None for never.
+        period: Seconds between evaluations of a standing query, 0.01 to a day.
+        expiry: Seconds after which a standing query is removed, 0.01 to 366 days; None for never.
         span: (start, end) as fractions of the window, 0 <= start <= end <= 1: an input of SVG
             and TR; ELC uses the start.
         box: An input of ELC and REG, inside the frame.
+        task_chosen: Whether the task was chosen because none was named.
 
     Raises:
         QueryError: A value is outside its range or of the wrong type.
@@ -231,31 +246,47 @@ class Query:
 
     id: str
     text: str
-    task: Task = Task.STVG
+    task: Task = UNNAMED
     cameras: tuple[str, ...] = ()
     period: float = 1.0
     expiry: float | None = None
     span: tuple[float, float] | None = None
     box: Box | None = None
+    task_chosen: bool = field(init=False, default=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str):
-            raise QueryError(f"the query's text is a {type(self.text).__name__}; expected a str")
-        if len(self.text) > MAX_QUERY_CHARACTERS:
-            raise QueryError(
-                f"the query has {len(self.text)} characters; "
-                f"expected at most {MAX_QUERY_CHARACTERS}"
+        name = f"of query {checked_name('the id', self.id)!r}"
+        values: dict[str, Any] = {
+            "text": checked_text(self.text),
+            "cameras": checked_cameras(self.cameras),
+            "period": checked_seconds(f"period {name}", self.period, MIN_PERIOD, MAX_PERIOD),
+        }
+        if self.expiry is not None:
+            values["expiry"] = checked_seconds(
+                f"expiry {name}", self.expiry, MIN_EXPIRY, MAX_EXPIRY
             )
-        object.__setattr__(self, "task", _parse_task(self.task, self.task))
-        for name, value in (("period", self.period), ("expiry", self.expiry)):
-            if name == "expiry" and value is None:
-                continue
-            if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
-                raise QueryError(f"{name} of query {self.id!r} is {value}; expected seconds > 0")
         if self.span is not None:
-            object.__setattr__(self, "span", _checked_span(self.span))
+            values["span"] = _checked_span(self.span)
         if self.box is not None:
-            _check_box(self.box)
+            values["box"] = _checked_box(self.box)
+        if self.task is UNNAMED:
+            is_object = self.span is None and self.box is None and is_noun_phrase(self.text)
+            values["task"] = Task.REC if is_object else Task.STVG
+            values["task_chosen"] = True
+        else:
+            values["task"] = _parse_task(self.task, self.task)
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    @property
+    def note(self) -> str:
+        """What the user should know about the query; empty if there is nothing to say."""
+        if self.task_chosen and self.task is Task.REC:
+            return (
+                "no task named: a noun phrase is asked as REC (where is it now); name STVG to ask "
+                "when something happens"
+            )
+        return ""
 
 
 def _parse_task(value: str, original: str) -> Task:
@@ -263,27 +294,35 @@ def _parse_task(value: str, original: str) -> Task:
         return Task(value)
     except ValueError:
         names = ", ".join(task.value for task in Task)
-        raise QueryError(f"task {original!r} is unknown; expected one of {names}") from None
+        raise QueryError(f"task {shown(original)} is unknown; expected one of {names}") from None
 
 
 def _checked_span(span: tuple[float, float]) -> tuple[float, float]:
-    try:
-        start, end = (float(value) for value in span)
-    except (TypeError, ValueError) as error:
+    is_list = isinstance(span, Iterable) and not isinstance(span, str)
+    values = [as_float(value) for value in span] if is_list else []
+    if len(values) != 2:
         raise QueryError(
-            f"span {span!r} is not a pair of numbers", "give (start, end), fractions of the window"
-        ) from error
-    if not 0.0 <= start <= end <= 1.0:  # false for NaN, too
-        raise QueryError(f"span is ({start}, {end}); expected 0 <= start <= end <= 1 of the window")
+            f"span {shown(span)} is not a pair of numbers",
+            "give (start, end), fractions of the window",
+        )
+    start, end = values
+    if start is None or end is None or not 0.0 <= start <= end <= 1.0:  # false for NaN, too
+        shown_values = ", ".join(map(shown, span))
+        raise QueryError(f"span is ({shown_values}); expected 0 <= start <= end <= 1 of the window")
     return start, end
 
 
-def _check_box(box: Box) -> None:
-    if not (0.0 <= box.x1 <= box.x2 <= 1.0 and 0.0 <= box.y1 <= box.y2 <= 1.0):
+def _checked_box(box: Box) -> Box:
+    if not isinstance(box, Box):
+        raise QueryError(f"box is {shown(box)}; expected a Box")
+    corners = (box.x1, box.y1, box.x2, box.y2)
+    x1, y1, x2, y2 = (math.nan if (v := as_float(value)) is None else v for value in corners)
+    if not (0.0 <= x1 <= x2 <= 1.0 and 0.0 <= y1 <= y2 <= 1.0):  # false for NaN, too
         raise QueryError(
-            f"box is ({box.x1}, {box.y1}, {box.x2}, {box.y2}); "
+            f"box is ({', '.join(map(shown, corners))}); "
             "expected 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1 of the frame"
         )
+    return Box(x1, y1, x2, y2)
 
 
 @dataclass(frozen=True)

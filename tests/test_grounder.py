@@ -49,8 +49,8 @@ from support.stream_config import stream_config
 
 SECOND = 1_000_000_000
 BEGUN, ONGOING, ENDED = EventState.BEGUN, EventState.ONGOING, EventState.ENDED
-BALL = Query("ball", "the ball", period=1.0)
-CUP = Query("cup", "the cup", period=1.0)
+BALL = Query("ball", "the ball", Task.STVG, period=1.0)
+CUP = Query("cup", "the cup", Task.STVG, period=1.0)
 
 
 def ball(t: float) -> Box | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.records import Box, Modality, Query, Task
+from llava_st_ros.records import UNNAMED, Box, Modality, Query, Task
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.replay import ReplayResult
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         type=str.upper,
         choices=[task.value for task in Task],
-        help="task of the queries (default: STVG; REC for --image)",
+        help="task of the queries (default: REC for --image and for a noun phrase without a verb, "
+        "otherwise STVG)",
     )
     parser.add_argument(
         "--span",
@@ -99,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
     config = GrounderConfig(
         stream=StreamConfig(window_seconds=args.window), min_confidence=args.min_confidence
     )
+    for query in queries:
+        if query.note:
+            print(f"query {query.id!r} ({query.text!r}): {query.note}", file=sys.stderr)
     _prepare_outputs(args)
     folder = args.model or default_model(args.backend, args.device)
     backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
@@ -146,7 +150,7 @@ def _source(args: argparse.Namespace) -> Source:
 
 
 def _queries(args: argparse.Namespace) -> list[Query]:
-    task = Task(args.task) if args.task else Task.REC if args.image else Task.STVG
+    task = Task(args.task) if args.task else Task.REC if args.image else UNNAMED
     if args.image and task.modality is not Modality.IMAGE:
         raise ConfigError(
             f"task {task.value} needs a video; an image supports REC, REG and DGC",

@@ -28,7 +28,10 @@ def replay_json(
         "notes": list(source.notes),
         "start": result.stamps[0],
         "end": result.stamps[-1],
-        "queries": [{"id": q.id, "text": q.text, "task": q.task.value} for q in queries],
+        "queries": [
+            {"id": q.id, "text": q.text, "task": q.task.value, "task_chosen": q.task_chosen}
+            for q in queries
+        ],
         "failures": [
             {"query_id": failure.query_id, "camera": failure.camera, "error": failure.error}
             for failure in result.failures

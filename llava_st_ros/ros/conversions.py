@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterable, Sequence
 
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
@@ -21,6 +23,11 @@ from llava_st_ros.records import (
 )
 from llava_st_ros.text.query_parser import parse_span, parse_task
 
+_WRITE_FLOATS = (
+    "an int or a NumPy number in a float field of a Python message arrives like this: write 2.0 or "
+    "float(x)"
+)
+
 
 def stamp_from_msg(time: Time) -> int:
     """Convert a time to nanoseconds."""
@@ -29,7 +36,7 @@ def stamp_from_msg(time: Time) -> int:
 
 def stamp_to_msg(stamp: int) -> Time:
     """Convert nanoseconds to a time."""
-    seconds, nanoseconds = divmod(stamp, NANOSECONDS)
+    seconds, nanoseconds = divmod(int(stamp), NANOSECONDS)
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
@@ -39,7 +46,7 @@ def header(stamp: int, frame_id: str) -> Header:
 
 def box_to_msg(box: Box, width: int, height: int) -> msg.Box:
     """Convert a box in [0, 1] to pixels of a width x height image."""
-    x_min, y_min, x_max, y_max = box.to_pixels(width, height)
+    x_min, y_min, x_max, y_max = map(float, box.to_pixels(width, height))
     return msg.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
 
 
@@ -58,9 +65,9 @@ def track_to_msg(track: Track) -> msg.GroundedTrack:
         track_id=track.track_id,
         label=track.label,
         state=track.state.value,
-        confidence=track.confidence,
-        image_width=track.width,
-        image_height=track.height,
+        confidence=float(track.confidence),
+        image_width=int(track.width),
+        image_height=int(track.height),
         box=box_to_msg(track.box, track.width, track.height),
         tube=tube_to_msg(track.tube, track.width, track.height),
     )
@@ -95,20 +102,20 @@ def event_to_msg(event: Event) -> msg.GroundedEvent:
         start=stamp_to_msg(event.span.start),
         end=stamp_to_msg(event.span.end),
         state=event.state.value,
-        confidence=event.confidence,
+        confidence=float(event.confidence),
     )
 
 
 def answer_to_msg(grounding: Grounding) -> msg.Answer:
     """Convert an answer, raw and mapped to the stamps of the window."""
-    answer, width, height = grounding.answer, grounding.width, grounding.height
+    answer, width, height = grounding.answer, int(grounding.width), int(grounding.height)
     spans = [Segment(grounding.span, "")] if grounding.span else []
     return msg.Answer(
         header=header(grounding.window[-1], grounding.frame_id),
         camera=grounding.camera,
         query=query_to_msg(grounding.query),
         text=answer.text,
-        confidence=grounding.confidence,
+        confidence=float(grounding.confidence),
         image_width=width,
         image_height=height,
         window_start=stamp_to_msg(grounding.window[0]),
@@ -131,9 +138,9 @@ def query_to_msg(query: Query) -> msg.Query:
         text=query.text,
         task=query.task.value,
         cameras=list(query.cameras),
-        period=query.period,
-        expiry=query.expiry or 0.0,
-        span=list(query.span or ()),
+        period=float(query.period),
+        expiry=float(query.expiry or 0.0),
+        span=[float(value) for value in query.span or ()],
         box=[box_to_msg(query.box, 1, 1)] if query.box else [],
         image_width=1 if query.box else 0,
         image_height=1 if query.box else 0,
@@ -151,6 +158,12 @@ def query_from_msg(message: msg.Query, query_id: str, default_period: float) -> 
     Raises:
         QueryError: A value is not valid; see ``records.Query``.
     """
+    for name, values in (
+        ("period", [message.period]),
+        ("expiry", [message.expiry]),
+        ("span", message.span),
+    ):
+        _check_floats(name, values)
     return Query(
         id=query_id,
         text=message.text,
@@ -172,7 +185,21 @@ def _box_from_msg(message: msg.Query) -> Box | None:
             "the query has a box without image_width and image_height; "
             "expected the size of the image that the box refers to"
         )
-    return Box.from_pixels((box.x_min, box.y_min, box.x_max, box.y_max), width, height)
+    corners = (box.x_min, box.y_min, box.x_max, box.y_max)
+    _check_floats("box", corners)
+    if box.x_min == box.x_max or box.y_min == box.y_max:
+        raise QueryError(f"the query's box is {corners}, which has no area; {_WRITE_FLOATS}")
+    return Box.from_pixels(corners, width, height)
+
+
+def _check_floats(name: str, values: Iterable[float]) -> None:
+    """Raise QueryError for what becomes of an int or a NumPy number in a field of a message.
+
+    rclpy copies its bytes without a check (in Jazzy by default), which gives a number near 0.
+    """
+    for value in values:
+        if math.isnan(value) or 0 < abs(value) < sys.float_info.min:
+            raise QueryError(f"the query's {name} is {value}; {_WRITE_FLOATS}")
 
 
 def segment_to_msg(segment: Segment) -> msg.Segment:

@@ -97,4 +97,4 @@ class GroundAction:
             query, camera=camera, on_token=on_token, cancelled=lambda: goal.is_cancel_requested
         )
         result.answer = conversions.answer_to_msg(grounding)
-        result.success = True
+        result.success, result.message = True, query.note

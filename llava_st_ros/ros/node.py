@@ -28,7 +28,7 @@ from llava_st_ros.ros.parameter_updates import TypedParameters
 from llava_st_ros.ros.parameters import declare_parameters, with_changes
 from llava_st_ros.ros.progress import ObservedBackend, Progress
 from llava_st_ros.ros.publishers import ResultPublishers
-from llava_st_ros.ros.queries import parameter_queries
+from llava_st_ros.ros.queries import describe_added, parameter_queries
 from llava_st_ros.ros.service_guard import guard_services, refuse_invalid_transitions
 from llava_st_ros.ros.services import Services
 from llava_st_ros.ros.worker import Worker, WorkerHealth
@@ -186,6 +186,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         grounder = Grounder(backend, model.tokenizer, parameters.grounder_config)
         for query in queries:
             grounder.add_query(query)
+            self.get_logger().info(describe_added(query))
         self._result_publishers = ResultPublishers(self, parameters.camera_names)
         self._result_publishers.overlay_quality = parameters.overlay_quality
         self._worker_health = WorkerHealth()

@@ -13,6 +13,7 @@ from rclpy.parameter import Parameter
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.media.image_decoding import MAX_PIXELS
+from llava_st_ros.query_rules import MAX_PERIOD, MIN_PERIOD
 from llava_st_ros.ros.camera_sources import (
     RAW,
     TRANSPORTS,
@@ -100,7 +101,7 @@ class NodeParameters:
     )
     queries: tuple[str, ...] = _parameter(
         (),
-        "Standing queries, each plain words (task STVG) or a JSON object with text and optionally "
+        "Standing queries, each plain words or a JSON object with text and optionally "
         "id, task, cameras, period, expiry, span and box (span and box in [0, 1])",
     )
     window_seconds: float = _parameter(
@@ -189,8 +190,8 @@ class NodeParameters:
         1.0,
         "Period in seconds of a new query that has none of its own",
         live=True,
-        low=0.01,
-        high=3600.0,
+        low=MIN_PERIOD,
+        high=MAX_PERIOD,
     )
     max_frame_rate: float = _parameter(
         15.0,

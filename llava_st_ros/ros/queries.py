@@ -64,3 +64,9 @@ def parameter_queries(parameters: NodeParameters) -> tuple[Query, ...]:
         return parse_queries(parameters.queries, parameters.default_period, check)
     except QueryError as error:
         raise QueryError(f"queries: {error.problem}", error.remedy) from error
+
+
+def describe_added(query: Query) -> str:
+    """Return the log line about a query that was added."""
+    note = f"; {query.note}" if query.note else ""
+    return f"added query {query.id!r}: {query.task.value} {query.text!r}{note}"

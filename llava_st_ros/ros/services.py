@@ -9,9 +9,10 @@ from rclpy.lifecycle import LifecycleNode
 
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, LlavaStError
+from llava_st_ros.records import Query
 from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.parameters import NodeParameters
-from llava_st_ros.ros.queries import make_query
+from llava_st_ros.ros.queries import describe_added, make_query
 from llava_st_ros.ros.worker import Worker
 
 # Returns the running worker; raises BackendError while the node is unconfigured.
@@ -48,14 +49,14 @@ class Services:
             ),
         )
 
-    def _add(self, message: msg.Query) -> str:
+    def _add(self, message: msg.Query) -> Query:
         grounder = self._get_worker().grounder
         query = make_query(
             message, self._get_parameters(), [query.id for query in grounder.queries]
         )
         grounder.add_query(query)
-        self._logger.info(f"added query {query.id!r}: {query.task.value} {query.text!r}")
-        return query.id
+        self._logger.info(describe_added(query))
+        return query
 
     def _on_query(self, message: msg.Query) -> None:
         try:
@@ -67,8 +68,8 @@ class Services:
         self, request: srv.AddQuery.Request, response: srv.AddQuery.Response
     ) -> srv.AddQuery.Response:
         try:
-            response.id = self._add(request.query)
-            response.success = True
+            query = self._add(request.query)
+            response.id, response.message, response.success = query.id, query.note, True
         except LlavaStError as error:
             response.message = str(error)
         return response

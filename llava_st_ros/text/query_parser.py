@@ -11,7 +11,7 @@ from typing import Any
 from llava_st_ros.errors import QueryError
 from llava_st_ros.files.json_files import parse_json
 from llava_st_ros.files.schema import shown
-from llava_st_ros.records import Box, Query, Task
+from llava_st_ros.records import UNNAMED, Box, Query, Task
 
 _KEYS = ("id", "text", "task", "cameras", "period", "expiry", "span", "box")
 
@@ -24,7 +24,7 @@ def parse_queries(
     """Read a list of queries.
 
     Args:
-        entries: Each either plain words (task STVG) or a JSON object. Blank ones are skipped.
+        entries: Each either plain words or a JSON object. Blank ones are skipped.
         default_period: Seconds, for an entry without a period.
         check: Raises QueryError for a query that the caller does not accept.
 
@@ -66,8 +66,8 @@ def next_query_id(used_ids: Collection[str]) -> str:
 
 
 def parse_task(name: str) -> Task:
-    """Return the task of a name in any case; STVG if it is empty. Raises QueryError."""
-    return Task.parse(name) if name.strip() else Task.STVG
+    """Return the task of a name in any case; UNNAMED if it is blank. Raises QueryError."""
+    return Task.parse(name) if name.strip() else UNNAMED
 
 
 def parse_span(values: Sequence[float]) -> tuple[float, float] | None:
@@ -80,38 +80,37 @@ def parse_span(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     if len(values) > 2:
         raise QueryError(f"span has {len(values)} values; expected start, or start and end")
-    return float(values[0]), float(values[1]) if len(values) > 1 else 1.0
+    return values[0], values[1] if len(values) > 1 else 1.0
 
 
 def parse_box(values: Sequence[float]) -> Box:
     """Convert [x1, y1, x2, y2] to a box. Raises QueryError for another number of values."""
     if len(values) != 4:
         raise QueryError(f"box has {len(values)} values; expected x1, y1, x2, y2")
-    return Box(*(float(value) for value in values))
+    return Box(*values)
 
 
 def _parse_json(entry: str) -> dict[str, Any]:
+    name = f"query {shown(entry)}"
     values: dict[str, Any] = parse_json(
-        entry, f"query {shown(entry)}", QueryError, "write plain words or a JSON object"
+        entry, name, QueryError, "write plain words or a JSON object"
     )
     if unknown := sorted(set(values) - set(_KEYS)):
         raise QueryError(
-            f"query {entry!r} has unknown keys: {', '.join(unknown)}; "
-            f"expected keys of {', '.join(_KEYS)}"
+            f"{name} has unknown keys: {', '.join(unknown)}; expected keys of {', '.join(_KEYS)}"
         )
     return values
 
 
 def _query(values: dict[str, Any], query_id: str, default_period: float) -> Query:
     box = _list(values, "box", (int, float))
-    expiry = _value(values, "expiry", (int, float), None)
     return Query(
         id=query_id,
         text=_value(values, "text", str, ""),
         task=parse_task(_value(values, "task", str, "")),
         cameras=tuple(_list(values, "cameras", str)),
-        period=float(_value(values, "period", (int, float), default_period)),
-        expiry=None if expiry is None else float(expiry),
+        period=_value(values, "period", (int, float), default_period),
+        expiry=_value(values, "expiry", (int, float), None),
         span=parse_span(_list(values, "span", (int, float))),
         box=parse_box(box) if box else None,
     )
@@ -122,7 +121,7 @@ def _value(values: dict[str, Any], key: str, kind: Any, default: Any) -> Any:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise QueryError(f"the query's {key} is {value!r}; expected a {_kind_name(kind)}")
+        raise QueryError(f"the query's {key} is {shown(value)}; expected a {_kind_name(kind)}")
     return value
 
 
@@ -133,7 +132,9 @@ def _list(values: dict[str, Any], key: str, kind: Any) -> list[Any]:
         isinstance(item, kind) and not isinstance(item, bool) for item in items
     )
     if not is_valid:
-        raise QueryError(f"the query's {key} is {value!r}; expected a list of {_kind_name(kind)}s")
+        raise QueryError(
+            f"the query's {key} is {shown(value)}; expected a list of {_kind_name(kind)}s"
+        )
     return items
 
 

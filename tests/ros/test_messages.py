@@ -137,7 +137,7 @@ def test_queries_parameter_accepts_plain_words_and_json() -> None:
     ]
     queries = parse_queries(entries, 0.5)
     assert [(q.id, q.text, q.task, q.period) for q in queries] == [
-        ("q1", "the red box", Task.STVG, 0.5),
+        ("q1", "the red box", Task.REC, 0.5),
         ("q2", "falls", Task.TVG, 2.0),
         ("q3", "x", Task.STVG, 0.5),
     ]

@@ -177,7 +177,7 @@ def test_last_value_counts_whatever_its_type(
         ("model: null", ("model has a null",)),
         ("model: 010", ("model is 8", "010", "string")),
         ("backend: on", ("backend is True", "written on", "string")),
-        ("default_period: slow", ("default_period is 'slow'", "number from 0.01 to 3600")),
+        ("default_period: slow", ("default_period is 'slow'", "number from 0.01 to 86400")),
         ("default_period: .nan", ("default_period is nan", "number from 0.01")),
         ("default_period: 1e999", ("default_period is '1e999'",)),
         ("threads: 2.5", ("threads is 2.5", "integer from 0 to 1024")),
@@ -411,8 +411,8 @@ def test_parameters_at_runtime(
     period, quality = client.call(GetParameters, "/grounding/get_parameters", request).values
     assert (period.double_value, quality.integer_value) == (2.0, 70)
     for name, value, parts in (
-        ("default_period", {"string_value": "slow"}, ("default_period is 'slow'", "0.01 to 3600")),
-        ("default_period", {"integer_value": 0}, ("default_period is 0", "0.01 to 3600")),
+        ("default_period", {"string_value": "slow"}, ("default_period is 'slow'", "0.01 to 86400")),
+        ("default_period", {"integer_value": 0}, ("default_period is 0", "0.01 to 86400")),
         ("default_period", {"double_value": float("nan")}, ("default_period is nan",)),
         ("overlay_quality", {"double_value": 70.5}, ("overlay_quality is 70.5", "1 to 100")),
         ("overlay_quality", {"bool_value": True}, ("overlay_quality is True", "1 to 100")),

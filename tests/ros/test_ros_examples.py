@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ros
 def test_subscribe_to_tracks_prints_tracks_and_events(
     client: ClientNode, start_node: Callable[..., object]
 ) -> None:
-    start_node(queries=["the red box"], default_period=0.5)
+    start_node(queries=['{"text": "the red box", "task": "STVG"}'], default_period=0.5)
     camera = client.camera("image")
     command = [sys.executable, str(ROOT / "examples" / "subscribe_to_tracks.py")]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

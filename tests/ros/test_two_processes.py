@@ -83,7 +83,8 @@ def test_tracks_have_the_stamp_frame_id_and_pixels_of_their_images(client: Clien
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     with process(
         HERE / "red_box_node.py", "--ros-args", "-r", "__ns:=/robot",
-        "-p", "queries:=[the red box]", "-p", "default_period:=0.5",
+        "-p", """queries:=['{"text": "the red box", "task": "STVG"}']""",
+        "-p", "default_period:=0.5",
         "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
         "--params-file", HERE / "two_cameras.yaml",
     ):  # fmt: skip

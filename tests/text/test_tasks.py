@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_st_ros.errors import QueryError
-from llava_st_ros.records import MAX_QUERY_CHARACTERS, Box, Query, Task
+from llava_st_ros.query_rules import MAX_QUERY_CHARACTERS
+from llava_st_ros.records import Box, Query, Task
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import (
     make_question,
@@ -111,16 +112,20 @@ def test_user_words_cannot_forge_special_tokens(forged: str, task: Task) -> None
     assert asked == special_tokens("the red ball")
 
 
-@given(st.text(min_size=1, max_size=60).filter(lambda text: plain_words(text).strip(". ")))
+@given(
+    st.text(min_size=1, max_size=60).filter(
+        lambda text: plain_words(text).strip(". ") and "\0" not in text
+    )
+)
 def test_no_user_text_can_forge_special_tokens(words: str) -> None:
     builder, first = PromptBuilder(tokenizer(), config()), tokenizer().chat_start
-    expected = builder.build(question_from_query(Query("q", "ball"))).token_ids
-    ids = builder.build(question_from_query(Query("q", words))).token_ids
+    expected = builder.build(question_from_query(Query("q", "ball", Task.STVG))).token_ids
+    ids = builder.build(question_from_query(Query("q", words, Task.STVG))).token_ids
     assert np.array_equal(ids[ids >= first], expected[expected >= first])
 
 
 @pytest.mark.parametrize("task", [Task.STVG, Task.SVG, Task.TVG, Task.REC])
-@pytest.mark.parametrize("words", ["", "   ", "\n\t", "\x00\u200b", "\u202e"])
+@pytest.mark.parametrize("words", ["", "   ", "\n\t", "\x01\u200b", "\u202e"])
 def test_a_query_without_words_is_rejected(task: Task, words: str) -> None:
     with pytest.raises(QueryError, match="query has no text"):
         question_from_query(Query("q", words, task, span=(0.0, 1.0)))
