@@ -101,5 +101,8 @@ def shown(value: Any) -> str:
         return f"a mapping of {len(value)}"
     if isinstance(value, (list, tuple)) and len(value) > 3:
         return f"a list of {len(value)}"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits"
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

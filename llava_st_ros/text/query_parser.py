@@ -93,7 +93,7 @@ def parse_box(values: Sequence[float]) -> Box:
 def _parse_json(entry: str) -> dict[str, Any]:
     name = f"query {shown(entry)}"
     values: dict[str, Any] = parse_json(
-        entry, name, QueryError, "write plain words or a JSON object"
+        entry, name, QueryError, "expected plain words or a JSON object"
     )
     if unknown := sorted(set(values) - set(_KEYS)):
         raise QueryError(
