@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import sqlite3
@@ -221,7 +222,7 @@ def test_a_folder_without_metadata_is_read_if_its_files_can_only_be_one_recordin
         (folder / "metadata.yaml").unlink()
     found, source = read_unchanged(parts[0])
     assert found == list(range(5))
-    assert "metadata.yaml is missing: reading 0." in said(source)
+    assert "metadata.yaml: reading 0." in said(source)
 
     assert indices(BagSource(bag)) == list(range(15))
     suffix = storage_file(parts[0]).suffix
@@ -258,6 +259,17 @@ def test_damaged_metadata_does_not_prevent_reading(recording: Path, content: byt
     found, source = read_unchanged(recording)
     assert found == list(range(COUNT))
     assert "metadata.yaml" in said(source) and "reading bag.mcap" in said(source)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(recording: Path) -> None:
+    (recording / "metadata.yaml").unlink()
+    os.mkfifo(recording / "metadata.yaml")
+    source = BagSource(recording)
+    assert indices(source) == list(range(COUNT))
+    assert "there is no file" in said(source)
+    os.mkfifo(recording / "other.mcap")
+    with pytest.raises(DataError, match=r"other.mcap is not a file"):
+        BagSource(recording / "other.mcap")
 
 
 def test_hidden_files_and_folders_are_no_parts(recording: Path) -> None:

@@ -5,7 +5,7 @@ missing, damaged or reinterpreted. ``storage`` is what the two storage formats h
 ``mcap_file`` and ``sqlite_file`` read them.
 """
 
-from llava_st_ros.media.bags.bag import IMAGE_TYPES, Bag, ImageMessage, Topic
+from llava_st_ros.media.bags.bag import Bag, ImageMessage, Topic
 from llava_st_ros.media.bags.storage_files import is_storage_file
 
-__all__ = ["IMAGE_TYPES", "Bag", "ImageMessage", "Topic", "is_storage_file"]
+__all__ = ["Bag", "ImageMessage", "Topic", "is_storage_file"]

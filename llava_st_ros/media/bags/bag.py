@@ -26,8 +26,6 @@ from llava_st_ros.media.bags.storage import (
 from llava_st_ros.media.bags.storage_files import Copies, find_storage_files, open_storage
 from llava_st_ros.records import NANOSECONDS
 
-__all__ = ["IMAGE_TYPES", "Bag", "ImageMessage", "Topic"]
-
 _MAX_LISTED = 8  # topics in an error message
 _MAX_NOTES = 20
 

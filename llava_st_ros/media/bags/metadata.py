@@ -40,8 +40,8 @@ def read_metadata(path: Path) -> Metadata:
     Raises:
         DataError: The file is missing, is not YAML, or is not a recording's metadata.
     """
-    if not path.exists():
-        raise DataError(f"{path} is missing")
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"there is no file {path}")
     content = read_yaml(path, DataError, max_bytes=METADATA_BYTES)
     try:
         return _parse(content["rosbag2_bagfile_information"])
