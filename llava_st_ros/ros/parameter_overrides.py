@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import Field
 from typing import Any
 
@@ -65,19 +66,32 @@ def read_overrides(
 
 
 def _read(entry: Field[Any], parameter: Parameter, assignment: Assignment | None) -> Any:
-    value, written = parameter.value, ""
-    if assignment is not None:
-        written = assignment.text
-        if assignment.has_collections:
-            raise ConfigError(_nested(entry.name))
-        if assignment.has_null:
-            raise ConfigError(
-                f"{entry.name} has a null, written {written}; write it in quotes if it is a word, "
-                "else leave it out"
-            )
-        if not _is_same_kind(value, assignment.value):
-            value = assignment.value
-    return read_value(entry, value, written)
+    if assignment is None:
+        return read_value(entry, parameter.value)
+    if problem := _misread(entry, assignment):
+        raise ConfigError(problem)
+    is_same_kind = _is_same_kind(parameter.value, assignment.value)
+    value = parameter.value if is_same_kind else assignment.value
+    return read_value(entry, value, assignment.text)
+
+
+def _misread(entry: Field[Any], assignment: Assignment) -> str:
+    """Explain a value that rcl reads as something else; empty if there is nothing to explain."""
+    name, written = entry.name, assignment.text
+    is_number = isinstance(entry.default, (int, float))
+    if assignment.has_collections:
+        return _nested(name)
+    if assignment.has_null:
+        return (
+            f"{name} has a null, written {written}; write it in quotes if it is a word, else leave "
+            "it out"
+        )
+    texts = assignment.value if isinstance(assignment.value, list) else [assignment.value]
+    if any(isinstance(text, str) and "\0" in text for text in texts):
+        return f"{name} has a NUL character, written {written}, where ROS cuts the text"
+    if is_number and re.fullmatch(r"[+-]?0\d+", written) and assignment.value != int(written):
+        return f"{name} is {written}, which YAML reads as octal; write it without a leading 0"
+    return ""
 
 
 def _is_same_kind(value: Any, other: Any) -> bool:
@@ -96,15 +110,18 @@ def _is_rclpy(node: Node, name: str) -> bool:
     )
 
 
-def _unknown(name: str, assignment: Assignment | None, known: Collection[str]) -> tuple[str, bool]:
+def _unknown(
+    name: str, assignment: Assignment | None, known: Mapping[str, Field[Any]]
+) -> tuple[str, bool]:
     """Explain an unknown name; return also whether it is meant for this node.
 
-    In a section for all nodes it may belong to another one, unless it is a misspelling.
+    In a section for all nodes it may belong to another one, unless it is a misspelling or in a list
+    of this node.
     """
+    is_shared = assignment is None or assignment.is_shared
     first = name.partition(".")[0]
     if first in known:
-        return _nested(first), True
-    is_shared = assignment is None or assignment.is_shared
+        return _nested(first), not is_shared or isinstance(known[first].default, tuple)
     similar = nearest(name, known)
     if not similar:
         return f"{name} is unknown, config/grounding.yaml has all parameters", not is_shared
