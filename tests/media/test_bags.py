@@ -232,8 +232,35 @@ def test_a_folder_without_metadata_is_read_if_its_files_can_only_be_one_recordin
     assert "parts [1] of the recording are missing" in said(source)
 
     shutil.copy(storage_file(parts[1]), bag / f"other{suffix}")
-    with pytest.raises(DataError, match=r"3 storage files: bag_0.*other.*; name one of them"):
+    with pytest.raises(
+        DataError, match=r"several recordings or parts: bag_0.*other.*; name one of them"
+    ):
         BagSource(bag)
+
+
+@pytest.mark.parametrize(
+    "names", [("10_00_10", "10_00_15"), ("2024_01", "2024_02"), ("a_0", "b_1")]
+)
+def test_recordings_named_by_time_are_not_joined(tmp_path: Path, names) -> None:
+    for index, name in enumerate(names):
+        write_mcap(tmp_path / f"{name}.mcap", images(3, first=3 * index))
+    with pytest.raises(DataError, match="several recordings or parts"):
+        BagSource(tmp_path)
+
+
+@pytest.mark.parametrize("listed", ["parts/a.mcap", "old\\a.mcap", "/home/me/bag/a.mcap.zstd"])
+def test_paths_in_metadata_of_any_machine_and_version(recording: Path, listed: str) -> None:
+    folder = recording / "parts" if listed.startswith("parts") else recording
+    folder.mkdir(exist_ok=True)
+    storage_file(recording).rename(folder / "a.mcap")
+    edit_metadata(recording, relative_file_paths=[listed, "x" * 300, "y\0", "../bag/a.mcap"])
+    source = BagSource(recording)
+    assert indices(source) == list(range(COUNT))
+    assert "a.mcap, which" not in said(source) or folder != recording
+    edit_metadata(recording, relative_file_paths=["absent.mcap"])
+    if folder != recording:
+        with pytest.raises(DataError, match=r"no .mcap or .db3 file; absent.mcap, which"):
+            BagSource(recording)
 
 
 @pytest.mark.parametrize(
@@ -658,6 +685,12 @@ def test_no_mutation_loses_messages_in_silence(tmp_path: Path, plugin, kind: str
             frames = len(indices(source) if kind == "cut" else list(source))
             assert frames <= COUNT
             assert frames + source.dropped >= COUNT or source.notes
+
+
+def test_file_names_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    bag = write_recording(tmp_path / "bag", StoragePlugin.SQLITE3, images(3))
+    file = storage_file(bag).rename(tmp_path / ("x" * 251 + ".db3"))
+    assert indices(BagSource(file)) == [0, 1, 2]
 
 
 def test_errors_name_many_faults_in_bounded_length(tmp_path: Path) -> None:

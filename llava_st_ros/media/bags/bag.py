@@ -12,13 +12,14 @@ from typing import Any
 
 from rosbags.typesys import Stores, get_typestore
 
-from llava_st_ros.errors import DataError, FrameError, printable_line
+from llava_st_ros.errors import DataError, FrameError
 from llava_st_ros.media.bags.compression import decompress_message
 from llava_st_ros.media.bags.metadata import METADATA_FILE, Metadata
 from llava_st_ros.media.bags.storage import (
     IMAGE_TYPES,
     Block,
     DamagedError,
+    Notes,
     Storage,
     StoredMessage,
     TopicKey,
@@ -27,7 +28,6 @@ from llava_st_ros.media.bags.storage_files import Copies, find_storage_files, op
 from llava_st_ros.records import NANOSECONDS
 
 _MAX_LISTED = 8  # topics in an error message
-_MAX_NOTES = 20
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ class Bag:
     Attributes:
         image_topics: The topics with images, by name and type.
         other_topics: The types of all other topics by name.
-        notes: What is missing, damaged or reinterpreted, one line each. Reading adds to it.
 
     Raises:
         DataError: There is no bag, or nothing in it is readable.
@@ -101,10 +100,9 @@ class Bag:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.notes: list[str] = []
-        self._noted: set[str] = set()
+        self._notes = Notes()
         files, metadata, notes = find_storage_files(self.path)
-        self._note(*notes)
+        self._notes.add(*notes)
         self._copies = Copies()
         self._storages = self._open(files)
         counts: Counter[TopicKey] = Counter()
@@ -120,6 +118,11 @@ class Bag:
         self.image_topics = tuple(Topic(*key, count) for key, count in counts.items())
         if metadata:
             self._compare(metadata, counts)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is missing, damaged or reinterpreted, one line each. Reading adds to it."""
+        return self._notes.lines
 
     def image_topic(self, name: str | None = None) -> Topic:
         """Return the named image topic, or the only one that has messages.
@@ -160,16 +163,6 @@ class Bag:
         for message in self._in_order(TopicKey(topic.name, topic.type)):
             yield ImageMessage(message.recorded, topic.type, message.data)
 
-    def _note(self, *notes: str) -> None:
-        """Add notes that are new, up to a number."""
-        for note in map(printable_line, notes):
-            if note not in self._noted:
-                self._noted.add(note)
-                if len(self._noted) <= _MAX_NOTES:
-                    self.notes.append(note)
-                else:
-                    self.notes[_MAX_NOTES:] = [f"{len(self._noted) - _MAX_NOTES} further faults"]
-
     def _open(self, files: list[Path]) -> list[Storage]:
         """Open the storage files that are readable. Raises DataError if there is none."""
         storages, problems = [], []
@@ -180,9 +173,9 @@ class Bag:
                 problems.append(str(error))
         if not storages:
             raise DataError("; ".join((*problems[:_MAX_LISTED], *self.notes[:_MAX_LISTED])))
-        self._note(*problems)
+        self._notes.add(*problems)
         for storage in storages:
-            self._note(*storage.notes)
+            self._notes.add(*storage.notes.lines)
         return storages
 
     def _compare(self, metadata: Metadata, counts: Counter[TopicKey]) -> None:
@@ -190,12 +183,12 @@ class Bag:
         types = {key.name: key.type for key in counts}
         for key, expected in metadata.topic_counts.items():
             if key not in counts and key.name in types:
-                self._note(
+                self._notes.add(
                     f"{METADATA_FILE} says that {key.name} has type {key.type}; it has type"
                     f" {types[key.name]}"
                 )
             elif (key in counts or key.type in IMAGE_TYPES) and counts[key] != expected:
-                self._note(
+                self._notes.add(
                     f"{METADATA_FILE} counts {expected} messages on {key.name}; the storage files"
                     f" contain {counts[key]}"
                 )
@@ -242,10 +235,10 @@ class Bag:
         try:
             messages = storage.read(block)
         except DamagedError as error:
-            self._note(f"{error}; {block.messages} messages are lost")
+            self._notes.add(f"{error}; {block.messages} messages are lost")
             return []
         if len(messages) < block.messages:
-            self._note(
+            self._notes.add(
                 f"{storage.path.name} is damaged near byte {block.location}:"
                 f" {block.messages - len(messages)} messages are lost"
             )

@@ -122,7 +122,7 @@ class McapFile(Storage):
         return f"{self.path.name} is damaged at byte {location}: {error}"
 
     def _note(self, location: int, error: DamagedError) -> None:
-        self.notes.append(self._damage(location, error))
+        self.notes.add(self._damage(location, error))
 
     def _is_skipped(self, channel: int) -> bool:
         """Whether a channel's messages are not images."""
@@ -146,7 +146,7 @@ class McapFile(Storage):
                 is_closed = True
                 rest = self._size - record.end - len(MAGIC)
                 if rest > 0:
-                    self.notes.append(
+                    self.notes.add(
                         f"{self.path.name} has {rest} bytes behind its end; they are not read"
                     )
                 break
@@ -156,7 +156,7 @@ class McapFile(Storage):
             chunk.is_trusted = False
             self._add_chunk(stream, chunk)
         if not is_closed:
-            self.notes.append(
+            self.notes.add(
                 f"{self.path.name} is truncated or damaged: its records end at byte {self._end} of"
                 f" {self._size}, without a footer; what precedes is read"
             )
@@ -287,7 +287,7 @@ class McapFile(Storage):
             found[block.topic_id] += block.messages
         undeclared = sum(count for channel, count in found.items() if channel not in self.topics)
         if undeclared:
-            self.notes.append(
+            self.notes.add(
                 f"{self.path.name} has {undeclared} messages of channels that it does not declare;"
                 " they are not read"
             )
@@ -295,7 +295,7 @@ class McapFile(Storage):
             if not self._is_skipped(channel) and found[channel] < expected:
                 topic = self.topics.get(channel)
                 name = topic.key.name if topic else f"channel {channel}"
-                self.notes.append(
+                self.notes.add(
                     f"the statistics of {self.path.name} count {expected} messages on {name};"
                     f" it contains {found[channel]}"
                 )

@@ -6,7 +6,6 @@ edit the file, and `ros2 bag reindex` leaves some of it empty.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ class Metadata:
     """The content of metadata.yaml that is used.
 
     Attributes:
-        files: Names of the storage files in the recording's folder.
-        file_counts: Messages by file name, if stated.
+        files: Paths of the storage files. They are relative to the recording's folder, but old
+            versions wrote other paths: only the name is certain.
+        file_counts: Messages by path, if stated.
         topic_counts: Messages by topic.
     """
 
@@ -58,18 +58,13 @@ def _parse(content: dict[str, Any]) -> Metadata:
         key = TopicKey(_text(topic["name"]), message_type(_text(topic["type"])))
         topic_counts[key] = topic_counts.get(key, 0) + _count(item["message_count"])
     return Metadata(
-        tuple(_name(item) for item in _list(content["relative_file_paths"])),
+        tuple(_text(item) for item in _list(content["relative_file_paths"])),
         {
-            _name(item["path"]): _count(item["message_count"])
+            _text(item["path"]): _count(item["message_count"])
             for item in _list(content.get("files"))
         },
         topic_counts,
     )
-
-
-def _name(value: Any) -> str:
-    """Return a file's name: old versions wrote its path on the recording machine."""
-    return re.split(r"[/\\]", _text(value))[-1]
 
 
 def _list(value: Any) -> list[Any]:

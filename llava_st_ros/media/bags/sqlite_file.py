@@ -114,9 +114,7 @@ class SqliteFile(Storage):
             # What follows the damage is listed from the end.
             behind, _ = self._rows(connection, f"{rows} DESC")
             blocks |= behind
-            self.notes.append(
-                f"{self.path.name} is damaged ({problem}); some rows are not readable"
-            )
+            self.notes.add(f"{self.path.name} is damaged ({problem}); some rows are not readable")
         self._add(blocks)
 
     def _rows(
@@ -139,7 +137,7 @@ class SqliteFile(Storage):
             else:
                 invalid += 1
         if invalid:
-            self.notes.append(
+            self.notes.add(
                 f"{self.path.name} has {invalid} messages without a topic or time;"
                 " they are not read"
             )

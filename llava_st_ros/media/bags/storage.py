@@ -8,12 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from llava_st_ros.errors import printable_line
+
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+MAX_NOTES = 20
 MAX_MESSAGE_BYTES = 1 << 29  # of one message, or one chunk of messages, when decompressed
 
 
 class DamagedError(Exception):
     """A part of a storage file that cannot be read. The message says which part, and why."""
+
+
+class Notes:
+    """What is missing, damaged or reinterpreted: a line for each, up to a number of lines."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+        self._further = 0
+
+    def add(self, *notes: str) -> None:
+        """Add notes that are new."""
+        for note in map(printable_line, notes):
+            if len(self._lines) < MAX_NOTES:
+                self._lines[note] = None
+            elif note not in self._lines:
+                self._further += 1
+
+    @property
+    def lines(self) -> list[str]:
+        """The notes, and how many further ones there were."""
+        return [*self._lines, *([f"{self._further} further faults"] if self._further else [])]
 
 
 class TopicKey(NamedTuple):
@@ -71,14 +95,14 @@ class Storage(ABC):
         path: The file that the user has.
         topics: The declared topics by the storage's own number.
         blocks: The blocks of all image topics.
-        notes: What is wrong with the file, one line each.
+        notes: What is wrong with the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.topics: dict[int, StoredTopic] = {}
         self.blocks: list[Block] = []
-        self.notes: list[str] = []
+        self.notes = Notes()
 
     @abstractmethod
     def read(self, block: Block) -> list[StoredMessage]:

@@ -18,7 +18,8 @@ from llava_st_ros.media.bags.storage import DamagedError, Storage
 
 SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
-_PART = re.compile(r"(.*)_(\d+)")  # rosbag2's names of a recording's parts, without suffix
+_SEPARATORS = re.compile(r"[/\\]")  # of paths, also on Windows
+_PART = re.compile(r"(.*)_(0|[1-9]\d{0,8})")  # rosbag2's names of parts, without suffix
 _DISK_SHARE = 0.75  # of the free space, for one copy
 _ROS1_MAGIC = b"#ROSBAG V"
 
@@ -87,7 +88,7 @@ def _open(path: Path, copies: Copies) -> Storage:
     else:
         raise DamagedError(f"{path} {_describe(start, fault)}")
     if fault:
-        storage.notes.append(f"{path.name}: {fault}; what precedes is read")
+        storage.notes.add(f"{path.name}: {fault}; what precedes is read")
     return storage
 
 
@@ -123,9 +124,9 @@ def _open_database(path: Path, copy: Path | None, copies: Copies) -> Storage:
     storage = SqliteFile(path, copy)
     if journals:
         names = " and ".join(path.name + suffix for suffix in journals)
-        storage.notes.append(f"{path.name} was not closed; it is read with {names}")
+        storage.notes.add(f"{path.name} was not closed; it is read with {names}")
     if cut:
-        storage.notes.append(f"{path.name} is truncated; what precedes the cut is read")
+        storage.notes.add(f"{path.name} is truncated; what precedes the cut is read")
     return storage
 
 
@@ -135,7 +136,7 @@ def _journals(path: Path, original: Path) -> dict[str, Path]:
         suffix: file
         for suffix in sqlite_file.JOURNALS
         for file in (path.with_name(path.name + suffix), original.with_name(original.name + suffix))
-        if file.is_file() and file.stat().st_size
+        if os.path.isfile(file) and file.stat().st_size
     }
 
 
@@ -166,28 +167,27 @@ def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[st
     try:
         metadata = read_metadata(path / METADATA_FILE)
     except DataError as error:
-        files, notes = _guess_parts(path, present)
+        files, notes = _guess_parts(path, present, error.problem)
         return files, None, [f"{error.problem}: reading {_names(files)}", *notes]
     files, notes = _listed(path, metadata, present)
     if files:
         return files, metadata, notes
     notes = notes or [f"{METADATA_FILE} lists no file"]
-    files, more = _guess_parts(path, present)
+    files, more = _guess_parts(path, present, "; ".join(notes))
     return files, metadata, [*notes, f"reading {_names(files)} instead", *more]
 
 
 def _listed(path: Path, metadata: Metadata, present: list[Path]) -> tuple[list[Path], list[str]]:
     """Return the files that metadata.yaml lists, compressed or not, and notes on missing ones."""
     files, notes = [], []
-    for name in dict.fromkeys(metadata.files):
-        other = name.removesuffix(_COMPRESSED) if name.endswith(_COMPRESSED) else name + _COMPRESSED
-        file = next((path / n for n in (name, other) if (path / n).is_file()), None)
+    for listed in dict.fromkeys(metadata.files):
+        file = _resolve(path, listed)
         if file:
             files += [file] if file not in files else []
             continue
-        count = metadata.file_counts.get(name)
+        count = metadata.file_counts.get(listed)
         counted = f"; it counts {count} messages in it" if count is not None else ""
-        notes.append(f"{name}, which {METADATA_FILE} lists, is missing{counted}")
+        notes.append(f"{listed}, which {METADATA_FILE} lists, is missing{counted}")
     stems = {_stem(file.name) for file in files}
     unlisted = [file for file in present if _stem(file.name) not in stems]
     if files and unlisted:
@@ -198,26 +198,46 @@ def _listed(path: Path, metadata: Metadata, present: list[Path]) -> tuple[list[P
     return files, notes
 
 
-def _guess_parts(path: Path, present: list[Path]) -> tuple[list[Path], list[str]]:
-    """Return the storage files of a folder if they can only be one recording."""
+def _resolve(folder: Path, listed: str) -> Path | None:
+    """Return the existing file that metadata.yaml lists, compressed or not, if it has one."""
+    parts = [part for part in _SEPARATORS.split(listed) if part]
+    for relative in (parts[-1:], parts):
+        if not relative or ".." in relative:
+            continue
+        file = folder.joinpath(*relative)
+        other = file.name.removesuffix(_COMPRESSED)
+        other = other if other != file.name else file.name + _COMPRESSED
+        for candidate in (file, file.with_name(other)):
+            if os.path.isfile(candidate):  # False for names that the system rejects
+                return candidate
+    return None
+
+
+def _guess_parts(path: Path, present: list[Path], why: str) -> tuple[list[Path], list[str]]:
+    """Return the storage files of a folder if they can only be one recording.
+
+    Args:
+        path: The folder.
+        present: Its storage files.
+        why: Why metadata.yaml does not tell, for the error.
+    """
     by_stem = {_stem(file.name): file for file in reversed(present)}  # uncompressed ones preferred
     files = list(by_stem.values())[::-1]
     if not files:
-        raise DataError(f"{path} contains no {METADATA_FILE} and no .mcap or .db3 file")
+        raise DataError(f"{path} contains no recording: it has no .mcap or .db3 file; {why}")
     if len(files) == 1:
         return files, []
-    parts = [_PART.fullmatch(Path(stem).stem) for stem in by_stem]
-    suffixes = {Path(stem).suffix for stem in by_stem}
-    if not all(parts) or len({part[1] for part in parts if part}) > 1 or len(suffixes) > 1:
+    parts = [part for stem in by_stem if (part := _PART.fullmatch(Path(stem).stem))]
+    numbers = {int(part[2]) for part in parts}
+    recordings = {(part[1], Path(stem).suffix) for part, stem in zip(parts, by_stem)}
+    # Numbers that do not count parts are times, of a recording each.
+    if len(parts) < len(files) or len(recordings) > 1 or max(numbers) >= 2 * len(files):
         raise DataError(
-            f"{path} contains no readable {METADATA_FILE} and {len(files)} storage files:"
-            f" {_names(files)}",
+            f"{path} contains several recordings or parts: {_names(files)}; {why}",
             "name one of them",
         )
-    numbers = {int(part[2]) for part in parts if part}
     missing = sorted(set(range(max(numbers))) - numbers)
-    notes = [f"parts {missing} of the recording are missing"] if missing else []
-    return files, notes
+    return files, [f"parts {missing} of the recording are missing"] if missing else []
 
 
 def _stem(name: str) -> str:
