@@ -141,7 +141,11 @@ class ImageSource:
 
 
 class BagSource:
-    """An image topic of a rosbag2 recording, with the messages' stamps and frame ids."""
+    """An image topic of a rosbag2 recording, with the messages' stamps and frame ids.
+
+    Stamps are the headers', and a message without one is dropped as by the node; or, if the
+    topic's first messages have none, the times of recording for all of them.
+    """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
         self.bag = Bag(path)
@@ -157,11 +161,13 @@ class BagSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.dropped, frames, messages = 0, 0, 0
+        camera = self.topic.name.strip("/")
         for message in self.bag.images(self.topic):
             messages += 1
             try:
+                stamp = message.stamp  # before the image is decoded in vain
                 frame = Frame(
-                    decode(message), message.stamp, self.topic.name.strip("/"), message.frame_id
+                    decode(message), stamp, camera, message.frame_id, arrival=message.recorded
                 )
             except FrameError as error:
                 self.dropped, self.problem = self.dropped + 1, str(error)

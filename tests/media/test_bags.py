@@ -587,17 +587,37 @@ def test_big_endian_messages_are_read(tmp_path: Path) -> None:
 def test_times_before_1970_keep_their_order(tmp_path: Path, plugin) -> None:
     """They occur where a robot's clock is not set; MCAP stores times without a sign."""
     times = [-2 * NANOSECONDS, -1, 0, NANOSECONDS]
+    stamps = [-2 * NANOSECONDS - 5, -6, 1, NANOSECONDS + 5]
     if plugin is StoragePlugin.MCAP:
-        messages = [(t % (1 << 64), image_message(i, stamp=t)) for i, t in enumerate(times)]
+        messages = [(t % (1 << 64), image_message(0, stamp=s)) for t, s in zip(times, stamps)]
         path = write_mcap(tmp_path / "a.mcap", reversed(messages))
     else:
-        messages = [(t, image_message(i, stamp=t)) for i, t in enumerate(times)]
+        messages = [(t, image_message(0, stamp=s)) for t, s in zip(times, stamps)]
         path = write_recording(tmp_path / "bag", plugin, reversed(messages))
     bag = Bag(path)
     read = list(bag.images(bag.image_topic()))
     assert [message.recorded for message in read] == times
-    assert [message.header_stamp for message in read] == times
-    assert [message.stamp for message in read] == times
+    assert [message.stamp for message in read] == stamps
+    assert [frame.arrival for frame in BagSource(path)] == times
+
+
+def test_header_stamps_and_times_of_recording_are_never_mixed(tmp_path: Path) -> None:
+    recorded = [START + i * STEP for i in range(150)]
+    boot = [(i + 1) * STEP for i in range(150)]  # the camera's clock starts at boot
+
+    def source(stamps: list[int]) -> BagSource:
+        path = tmp_path / str(len(list(tmp_path.iterdir())))
+        messages = [(r, image_message(0, stamp=s)) for r, s in zip(recorded, stamps)]
+        return BagSource(write_recording(path, StoragePlugin.MCAP, messages))
+
+    late = source([0, 0, *boot[2:]])
+    assert [frame.stamp for frame in late] == boot[2:]
+    assert late.dropped == 2 and "header stamp 0 s, 0 ns" in late.problem and not late.notes
+    for stamps in ([0] * 150, [0] * 100 + boot[100:]):
+        unstamped = source(stamps)
+        assert [frame.stamp for frame in unstamped] == recorded
+        assert unstamped.dropped == 0
+        assert f"messages on {TOPIC} have no header stamp" in said(unstamped)
 
 
 @BOTH

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from llava_st_ros.media.bags.storage_files import Copies, find_storage_files, op
 from llava_st_ros.records import NANOSECONDS
 
 _MAX_LISTED = 8  # topics in an error message
+_MAX_UNSTAMPED = 100  # messages without a header stamp, after which a topic is taken to have none
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class ImageMessage:
         recorded: Time at which the message was recorded (ns).
         type: The message type ("sensor_msgs/msg/Image").
         data: The message as stored: serialized (CDR), and compressed if it was recorded so.
+        uses_header: Whether ``stamp`` is the header's, as of all messages of a topic or of none.
     """
 
     recorded: int
     type: str
     data: bytes
+    uses_header: bool = True
 
     @cached_property
     def message(self) -> Any:
@@ -68,15 +73,36 @@ class ImageMessage:
             ) from error
 
     @property
-    def header_stamp(self) -> int:
-        """The header's stamp (ns); 0 if it has none. Raises FrameError like ``message``."""
+    def is_readable(self) -> bool:
+        """Whether ``message`` can be deserialized."""
+        try:
+            return self.message is not None
+        except FrameError:
+            return False
+
+    @property
+    def has_stamp(self) -> bool:
+        """Whether the header's stamp is a time, and not zero. Raises FrameError as ``message``."""
         stamp = self.message.header.stamp
-        return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+        return stamp.nanosec < NANOSECONDS and bool(stamp.sec or stamp.nanosec)
 
     @property
     def stamp(self) -> int:
-        """``header_stamp``, or ``recorded`` without one. Raises FrameError like ``message``."""
-        return self.header_stamp or self.recorded
+        """The header's stamp, or ``recorded`` if the topic's messages have none (ns).
+
+        Raises:
+            FrameError: As ``message``; or the header's stamp is zero or not a time. The node drops
+                such a message too.
+        """
+        if not self.uses_header:
+            return self.recorded
+        stamp = self.message.header.stamp
+        if not self.has_stamp:
+            raise FrameError(
+                f"the message recorded at {self.recorded} has the header stamp {stamp.sec} s,"
+                f" {stamp.nanosec} ns, which is not a time"
+            )
+        return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
     @property
     def frame_id(self) -> str:
@@ -160,8 +186,26 @@ class Bag:
         Messages that cannot be read are left out: fewer than ``topic.messages`` are yielded, and
         ``notes`` says why.
         """
+        uses_header = self._uses_header(topic)
         for message in self._in_order(TopicKey(topic.name, topic.type)):
-            yield ImageMessage(message.recorded, topic.type, message.data)
+            yield ImageMessage(message.recorded, topic.type, message.data, uses_header)
+
+    def _uses_header(self, topic: Topic) -> bool:
+        """Whether the topic's clock is its headers': the first messages show whether it has one."""
+        unstamped = 0
+        with closing(self._in_order(TopicKey(topic.name, topic.type))) as messages:
+            for stored in islice(messages, _MAX_UNSTAMPED):
+                message = ImageMessage(stored.recorded, topic.type, stored.data)
+                if message.is_readable:
+                    if message.has_stamp:
+                        return True
+                    unstamped += 1
+        if unstamped:
+            self._notes.add(
+                f"the first {unstamped} messages on {topic.name} have no header stamp: stamps are"
+                " the times of recording"
+            )
+        return not unstamped
 
     def _open(self, files: list[Path]) -> list[Storage]:
         """Open the storage files that are readable. Raises DataError if there is none."""
@@ -201,7 +245,7 @@ class Bag:
             text += f"; its other topics: {_join(others)}"
         return text
 
-    def _in_order(self, key: TopicKey) -> Iterator[StoredMessage]:
+    def _in_order(self, key: TopicKey) -> Generator[StoredMessage, None, None]:
         """Yield a topic's messages of all files by the time of recording.
 
         Blocks are read when their first message is due, so that only blocks that overlap in time
