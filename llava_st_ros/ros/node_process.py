@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import rclpy
@@ -38,7 +39,7 @@ def run(args: Sequence[str] | None, load: LoadModel, stop: StopSignals) -> int:
             stop.timeout = node.parameters.stop_timeout
             if not node.parameters.autostart:
                 node.get_logger().info("unconfigured: waiting for a lifecycle manager")
-            elif not _autostart(node):
+            elif not _autostart(node) and not stop.is_requested:
                 code = 2
         if code == 0 and not stop.is_requested:
             spinner = Spinner(node.context, EXECUTOR_THREADS, node.on_callback_error)
@@ -71,7 +72,10 @@ def _shut_down(node: GroundingNode | None, spinner: Spinner | None, stop: StopSi
         leave(f"a callback did not end within {stop.timeout:g} s")
     is_abandoned = False
     if node is not None:
-        node.destroy_node()
+        try:
+            node.destroy_node()
+        except Exception:  # the rest must be shut down all the same
+            traceback.print_exc()
         is_abandoned = node.has_abandoned_threads
     rclpy.try_shutdown()
     if is_abandoned:  # the interpreter's exit could wait for the thread, or crash

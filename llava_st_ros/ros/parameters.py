@@ -138,7 +138,7 @@ class NodeParameters:
         GrounderConfig.max_new_tokens, "Maximum length of an answer, in tokens", low=1, high=32768
     )
     stop_timeout: float = _parameter(
-        10.0,
+        8.0,  # ros2 launch and docker send SIGKILL 10 s after the first signal
         "Maximum duration in seconds of a deactivation, cleanup or shutdown; an inference that is "
         "still running then is abandoned",
         low=0.1,

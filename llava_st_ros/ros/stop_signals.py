@@ -37,7 +37,7 @@ class StopSignals:
         timeout: Seconds from the first signal to the deadline; may be changed until then.
     """
 
-    def __init__(self, timeout: float = 10.0) -> None:
+    def __init__(self, timeout: float = 8.0) -> None:
         self.timeout = timeout
         self._lock = threading.RLock()  # a signal handler may interrupt its holder
         self._deadline: Deadline | None = None

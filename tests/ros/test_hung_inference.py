@@ -98,5 +98,6 @@ def test_process_ends_in_time_while_native_code_loads_the_model(domain: int) -> 
         assert running.stdout is not None
         while running.stdout.readline() != "loading\n":
             assert running.poll() is None
+        time.sleep(0.2)  # Python prints before it calls the native code
         output = stop(running, (signal.SIGINT, signal.SIGTERM))
     assert "the node did not stop within 0.5 s; still running: MainThread at" in output

@@ -6,6 +6,7 @@ import itertools
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,6 +177,25 @@ def test_node_shuts_down_cleanly_while_busy(
             )
 
         client.publish_until(publish_image, lambda: len(answers) >= 5, "answers")
+
+
+def test_signals_until_the_end_do_not_change_the_exit_code(client: ClientNode) -> None:
+    with subprocess.Popen(
+        [sys.executable, HERE / "red_box_node.py"], stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        try:
+            client.wait_log("active: images from /image")
+            for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):
+                running.send_signal(number)
+                if running.poll() is not None:
+                    break
+                time.sleep(0.002)
+            output, _ = running.communicate(timeout=TIMEOUT)
+            assert running.returncode == 0, output
+            assert "Traceback" not in output, output
+        finally:
+            running.kill()
 
 
 @pytest.mark.parametrize(
