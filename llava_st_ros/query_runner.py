@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.decoding.generate import generate
+from llava_st_ros.errors import QueryError
 from llava_st_ros.records import Answer, Grounding, Modality, Prompt, Query, Segment, Span, Task
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.streaming.window import Window, span_of_tokens, tube_of_tokens
+from llava_st_ros.text.answer_room import answer_room
 from llava_st_ros.text.answers import parse
 from llava_st_ros.text.grammar import EVEN_ODDS, Grammar
-from llava_st_ros.text.prompt import PromptBuilder
-from llava_st_ros.text.tasks import question_from_query
+from llava_st_ros.text.prompt import PromptBuilder, visual_block
+from llava_st_ros.text.tasks import Question, question_from_query
 from llava_st_ros.text.tokenizer import Tokenizer
 
 
@@ -36,6 +39,9 @@ class QueryRunner:
         self._config = config
         self._model = backend.describe().model
         self._prompts = PromptBuilder(tokenizer, self._model)
+        self._answer_room = lru_cache(64)(
+            partial(answer_room, prompts=self._prompts, config=self._model)
+        )
 
     def prepare(self, query: Query, no_match_threshold: float = EVEN_ODDS) -> PreparedQuery:
         """Build the prompt and the grammar of a query.
@@ -45,7 +51,8 @@ class QueryRunner:
             no_match_threshold: As in ``text.grammar.Grammar``.
 
         Raises:
-            QueryError: The query lacks an input that its task needs.
+            QueryError: The query lacks an input that its task needs, or leaves no room for an
+                answer in the model's positions.
         """
         question = question_from_query(query)
         grammar = None
@@ -53,7 +60,24 @@ class QueryRunner:
             grammar = Grammar.for_question(
                 question, self._tokenizer, self._model, no_match_threshold
             )
-        return PreparedQuery(query, self._prompts.build(question), grammar)
+        prompt = self._prompts.build(question)
+        self._check_positions(question, prompt)
+        return PreparedQuery(query, prompt, grammar)
+
+    def _check_positions(self, question: Question, prompt: Prompt) -> None:
+        """Raise QueryError unless the prompt and an answer fit the model's positions."""
+        room = self._answer_room(question.task, question.temporal_inputs)
+        room = min(room, self._config.max_new_tokens)
+        length, limit = len(prompt.token_ids), self._backend.describe().max_positions
+        if length + room <= limit:
+            return
+        visual = len(visual_block(self._model, question.modality))
+        raise QueryError(
+            f"the query needs {length + room} positions ({visual} visual tokens, "
+            f"{length - visual} tokens of the prompt, {room} for the answer), but the model has "
+            f"{limit}",
+            f"shorten its text by {length + room - limit} tokens",
+        )
 
     def run(
         self,

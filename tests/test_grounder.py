@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import threading
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,7 @@ from llava_st_ros.records import (
 )
 from llava_st_ros.streaming.frame_buffer import FrameBuffer
 from llava_st_ros.streaming.view import CameraView, VisualPrefix
+from llava_st_ros.text.answer_room import answer_room
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.prompt import PromptBuilder
@@ -925,3 +927,76 @@ def test_finish_evaluates_what_is_left_and_ends_events(oracle):
     assert [a.window[-1] for a in tick.groundings] == [stamp(9.9)]
     assert [e.state for e in tick.events] == [BEGUN, ENDED]
     assert g.finish() == replace(tick, groundings=(), events=())
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize(
+    "query",
+    [
+        BALL,
+        replace(BALL, task=Task.REC),
+        replace(BALL, task=Task.SVG, span=(0.2, 0.4)),
+        replace(BALL, task=Task.TVG),
+        Query("q", "", Task.DVC),
+        Query("q", "", Task.ELC, span=(0.5, 1.0), box=Box(0.1, 0.1, 0.2, 0.2)),
+    ],
+    ids=lambda query: query.task.value,
+)
+def test_a_query_needs_positions_for_its_prompt_and_an_answer(oracle, query, constrained):
+    """The limit is exact: one position fewer than it names is refused."""
+
+    def runner(positions: int, **settings) -> QueryRunner:
+        language = replace(oracle.model.language, max_position_embeddings=positions)
+        model = Oracle(oracle.tokenizer, replace(oracle.model, language=language))
+        settings = {"constrained": constrained, **settings}
+        return QueryRunner(model, oracle.tokenizer, GrounderConfig(**settings))
+
+    prompt = len(runner(10_000).prepare(query).prompt.token_ids)
+    with pytest.raises(QueryError) as caught:
+        runner(prompt).prepare(query)
+    message = str(caught.value)
+    needed, visual, words, room, limit = map(int, re.findall(r"\d+", message)[:5])
+    assert needed == visual + words + room
+    assert (visual + words, limit) == (prompt, prompt)
+    assert message.endswith(f"shorten its text by {room} tokens")
+    runner(needed).prepare(query)
+    with pytest.raises(QueryError, match="shorten its text by 1 tokens"):
+        runner(needed - 1).prepare(query)
+    runner(prompt + 5, max_new_tokens=5).prepare(query)  # no answer is longer than that
+
+
+def test_the_room_for_an_answer_is_that_of_the_longest_tube(oracle):
+    g = grounder(oracle)
+    for i in range(100):
+        g.push(frame(8 + i * 0.06))
+    answer = g.ask(BALL)
+    assert len(answer.tube) == 20  # the ball is in every frame of the window
+    tokens = len(oracle.tokenizer.encode(answer.answer.text))
+    prompts = PromptBuilder(oracle.tokenizer, oracle.model)
+    assert answer_room(Task.STVG, (), prompts, oracle.model) == tokens + 1
+
+
+def test_a_query_too_long_for_the_model_is_refused_and_the_others_are_answered(oracle):
+    language = replace(oracle.model.language, max_position_embeddings=2048)
+    model = Oracle(oracle.tokenizer, replace(oracle.model, language=language))
+    g = grounder(model)
+    g.add_query(BALL)
+    long = replace(CUP, text="\U0001f600" * 1990)
+    with pytest.raises(QueryError, match=r"the query needs \d+ positions .* the model has 2048"):
+        g.add_query(long)
+    g.push(frame(9.0))
+    with pytest.raises(QueryError, match="positions"):
+        g.ask(long)
+    assert g.queries == (BALL,)
+    assert len(g.tick().groundings) == 1
+
+
+def test_the_profile_of_an_engine_limits_the_positions(oracle):
+    full = BackendDescription("x", oracle.model, "cpu", "float32")
+    assert full.max_positions == oracle.model.language.max_position_embeddings
+    assert replace(full, positions=100).max_positions == 100
+    assert replace(full, positions=10**6).max_positions == full.max_positions
+    small = Oracle(oracle.tokenizer, oracle.model)
+    small.describe = lambda: replace(full, positions=400)
+    with pytest.raises(QueryError, match="but the model has 400"):
+        grounder(small).add_query(BALL)

@@ -27,12 +27,20 @@ class BackendDescription:
         model: The model's geometry.
         device: E.g. "cpu" or "cuda:0".
         precision: E.g. "float32".
+        positions: The most positions that a cache can hold, if that is fewer than the model has.
     """
 
     name: str
     model: ModelConfig
     device: str
     precision: str
+    positions: int | None = None
+
+    @property
+    def max_positions(self) -> int:
+        """The most positions of a prompt and its answer together."""
+        limit = self.model.language.max_position_embeddings
+        return limit if self.positions is None else min(self.positions, limit)
 
 
 class Cache(Protocol):

@@ -103,9 +103,11 @@ class PromptInputs:
 class GraphCache:
     """The KV cache of one conversation: keys and values [layers, capacity, kv_heads, head_dim]."""
 
-    def __init__(self, device: Device, config: ModelConfig, dtype: np.dtype) -> None:
+    def __init__(
+        self, device: Device, config: ModelConfig, dtype: np.dtype, positions: int
+    ) -> None:
         language = config.language
-        self._device, self._limit = device, language.max_position_embeddings
+        self._device, self._limit = device, positions
         heads = language.num_key_value_heads
         dim = language.hidden_size // language.num_attention_heads
         shape = (language.num_hidden_layers, min(CACHE_STEP, self._limit), heads, dim)
@@ -117,8 +119,7 @@ class GraphCache:
         needed = self.length + count
         if needed > self._limit:
             raise BackendError(
-                f"the cache would have {needed} positions; "
-                f"expected at most the model's {self._limit}",
+                f"the cache would have {needed} positions; expected at most {self._limit}",
                 "shorten the query or allow fewer new tokens",
             )
         capacity = self.keys.shape[1]
@@ -145,6 +146,9 @@ class GraphCache:
 class GraphBackend:
     """A Backend over one session per graph; thread-safe.
 
+    Attributes:
+        max_positions: The most positions of a prompt and its answer together.
+
     Args:
         name: The backend's name.
         engine: The engine directory.
@@ -160,6 +164,7 @@ class GraphBackend:
     ) -> None:
         self.config = engine.config
         self.sessions = sessions
+        self.max_positions = engine.config.language.max_position_embeddings
         self._name, self._engine, self._device = name, engine, device
         self._layers = range(self.config.language.num_hidden_layers)
         self._check_sessions()
@@ -176,7 +181,9 @@ class GraphBackend:
 
     def describe(self) -> BackendDescription:
         precision = self._engine.manifest.precision
-        return BackendDescription(self._name, self.config, str(self._device), precision)
+        return BackendDescription(
+            self._name, self.config, str(self._device), precision, self.max_positions
+        )
 
     def encode_frame(self, image: np.ndarray) -> PooledFrame:
         return self.encode_pixels(preprocess(image, self.config.image_size)[None])[0]
@@ -238,7 +245,7 @@ class GraphBackend:
         )
 
     def new_cache(self) -> GraphCache:
-        return GraphCache(self._device, self.config, self._dtype)
+        return GraphCache(self._device, self.config, self._dtype, self.max_positions)
 
     def prefill(self, embeddings: PromptInputs, cache: Cache) -> np.ndarray:
         if not len(embeddings):

@@ -14,6 +14,7 @@ from llava_st_ros.backends.graph_backend import GRAPHS, GraphBackend, PromptInpu
 from llava_st_ros.engine.cuda_device import CudaDevice
 from llava_st_ros.engine.device import DeviceSpec
 from llava_st_ros.engine.machine import VERSION_COMPATIBLE, check_machine, describe_machine
+from llava_st_ros.engine.profiles import Profile
 from llava_st_ros.engine.session import EngineSession, TensorRTRuntime
 from llava_st_ros.engine.tensorrt_api import RUNTIMES, load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
@@ -72,12 +73,20 @@ class TensorRTBackend(GraphBackend):
         profiles = sessions["language"].profiles
         self.max_prompt = max(profile["ids"].max[0] for profile in profiles)
         self.max_draft = max(min(p["ids"].max[0], p["rows"].max[0]) for p in profiles)
+        self.max_positions = min(self.max_positions, cached_positions(profiles))
 
     def prefill(self, embeddings: PromptInputs, cache: Cache) -> np.ndarray:
         return append_in_chunks(super().prefill, embeddings, self.max_prompt, cache)[-1]
 
     def extend(self, token_ids: Sequence[int], cache: Cache) -> np.ndarray:
         return np.concatenate(append_in_chunks(super().extend, token_ids, self.max_draft, cache))
+
+
+def cached_positions(profiles: Sequence[Profile]) -> int:
+    """Return the largest cache that the language graph's profiles accept, in positions."""
+    return max(
+        sizes.max[0] for p in profiles for name, sizes in p.items() if name.startswith("past_key_")
+    )
 
 
 def append_in_chunks(

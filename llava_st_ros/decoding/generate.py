@@ -96,7 +96,7 @@ def generate(
     output = _Output(config, on_token)
     cache = backend.new_cache() if cache is None else cache
     logits = _checked(backend.prefill(embeddings, cache), config)
-    budget = min(max_new_tokens, _free_positions(cache, config))
+    budget = min(max_new_tokens, _free_positions(cache, backend.describe().max_positions))
     pending: list[int] = []  # generated, but not in the cache yet
     while len(output) < budget and not state.is_complete and not (cancelled and cancelled()):
         run = state.forced[: budget - len(output)]
@@ -170,8 +170,7 @@ class _Output:
             self._on_token(token)
 
 
-def _free_positions(cache: Cache, config: ModelConfig) -> int:
-    positions = config.language.max_position_embeddings
+def _free_positions(cache: Cache, positions: int) -> int:
     if cache.length >= positions:
         raise BackendError(
             f"the prompt has {cache.length} positions; expected fewer than the model's {positions}",

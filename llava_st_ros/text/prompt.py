@@ -84,6 +84,10 @@ class PromptBuilder:
         ]
         return self._prompt(ids, [question])
 
+    def answer_length(self, answer: FormattedAnswer) -> int:
+        """Return the number of tokens of an answer and its end token."""
+        return len(self._answer_ids(answer)[0]) + 1
+
     def build_labeled(self, turns: Sequence[tuple[UserTurn, FormattedAnswer]]) -> LabeledPrompt:
         """Return the prompt of one or more questions about one visual input, with their answers.
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.engine_files import open_engine
 from llava_st_ros.backends.onnxruntime import OnnxBackend
-from llava_st_ros.backends.tensorrt import append_in_chunks
+from llava_st_ros.backends.tensorrt import append_in_chunks, cached_positions
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.engine import manifest as manifests
 from llava_st_ros.engine.machine import (
@@ -31,7 +31,10 @@ from llava_st_ros.engine.profiles import ShapeRange, describe_misfit, select_pro
 from llava_st_ros.engine.session import TensorRTRuntime
 from llava_st_ros.engine.tensorrt_api import load_plugins, load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
+from llava_st_ros.export.tensorrt.profiles import MAX_ANSWER_TOKENS, TEXT_TOKENS
 from llava_st_ros.export.tensorrt.profiles import profiles as export_profiles
+from llava_st_ros.records import Modality
+from llava_st_ros.text.prompt import visual_block
 from support.stream_config import stream_config
 from support.tiny_model import tiny_tokenizer
 
@@ -58,6 +61,12 @@ def decoder_shapes(ranges, positions: int, before: int, rows: int = 1):
     shapes = {name: (before, *sizes.opt[1:]) for name, sizes in profile.items()}
     visual = profile["visual"].opt
     return {**shapes, "ids": (positions,), "rows": (rows,), "visual": visual, "mixed": (1, 32)}
+
+
+def test_positions_are_those_of_the_cache_in_the_profiles(ranges) -> None:
+    config = stream_config(tiny_tokenizer())
+    prompt = max(len(visual_block(config, kind)) for kind in Modality) + TEXT_TOKENS
+    assert cached_positions(ranges["language"]) == prompt + MAX_ANSWER_TOKENS
 
 
 def test_nearest_profile_is_selected(ranges) -> None:
