@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.ros.parameter_sources import Assignment, ParameterSources
+from llava_st_ros.ros.parameter_sources import Assignment, ParameterSources, nested_yaml
 from llava_st_ros.ros.parameter_values import is_misspelling, nearest, read_value
 
 # Parameters of rclpy, which declares them itself, some of them later than the node's own.
@@ -80,7 +80,7 @@ def _misread(entry: Field[Any], assignment: Assignment) -> str:
     name, written = entry.name, assignment.text
     is_number = isinstance(entry.default, (int, float))
     if assignment.has_collections:
-        return _nested(name)
+        return nested_yaml(name)
     if assignment.has_null:
         return (
             f"{name} has a null, written {written}; write it in quotes if it is a word, else leave "
@@ -121,16 +121,9 @@ def _unknown(
     is_shared = assignment is None or assignment.is_shared
     first = name.partition(".")[0]
     if first in known:
-        return _nested(first), not is_shared or isinstance(known[first].default, tuple)
+        return nested_yaml(first), not is_shared or isinstance(known[first].default, tuple)
     similar = nearest(name, known)
     if not similar:
         return f"{name} is unknown, config/grounding.yaml has all parameters", not is_shared
     problem = f"{name} is unknown, the nearest parameter is {similar}"
     return problem, not is_shared or is_misspelling(name, similar)
-
-
-def _nested(name: str) -> str:
-    return (
-        f"{name} has nested YAML, which ROS parameters cannot have; write each entry as a quoted "
-        """string, for a query also '{"id": "a", "text": "the red box"}'"""
-    )

@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class ParameterSources:
         """Name the values that rcl rejects for all nodes, in words that say what to write.
 
         Raises:
-            ConfigError: A value is missing, or a list has entries of several types.
+            ConfigError: A value is missing or nested, or a list has entries of several types.
         """
         for each in self.assignments:
             if not each.text:
@@ -105,6 +105,9 @@ class ParameterSources:
                     "types",
                     "quote each entry that is a string",
                 )
+        for each in self.assignments:
+            if each.has_collections:
+                raise ConfigError(nested_yaml(each.name))
 
     def effective(self, node_name: str) -> dict[str, Assignment]:
         """Return the assignment of each parameter that counts for a node, by name.
@@ -132,6 +135,14 @@ class ParameterSources:
             for path in self.files
             if not any(a.origin == path and a.is_for(node_name) for a in self.assignments)
         }
+
+
+def nested_yaml(name: str) -> str:
+    """Return the message about a parameter whose value is a map, or a list of lists or maps."""
+    return (
+        f"{name} has nested YAML, which ROS parameters cannot have; write each entry as a quoted "
+        """string, for a query also '{"id": "a", "text": "the red box"}'"""
+    )
 
 
 NO_SOURCES = ParameterSources()
@@ -173,7 +184,9 @@ def _read_rule(rule: str) -> Iterator[Assignment]:
     if not value.strip():
         yield Assignment(name, node, origin, is_shared=False, text="", value=None)
     for root in _compose(value, f"the parameter rule {rule!r}"):
-        yield from _assignments(name, root, value, node, origin, is_shared=False)
+        for assignment in _assignments(name, root, value, node, origin, is_shared=False):
+            is_map = assignment.name != name  # rcl accepts a map in a file only
+            yield replace(assignment, name=name, has_collections=True) if is_map else assignment
 
 
 def _compose(text: str, what: str) -> list[yaml.Node]:
