@@ -204,7 +204,8 @@ class _Export:
         divergences: list[str] = []
         if request.find_divergence and proof.violations(self._bounds):
             divergences = _divergences(folder, request.checkpoint, self._bounds, request.overrides)
-        check_bounds(proof, self._bounds, divergences)
+        kept = f"{request.out} is unchanged" if request.out.exists() else "nothing was written"
+        check_bounds(proof, self._bounds, divergences, kept)
         return proof
 
 

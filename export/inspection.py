@@ -10,7 +10,7 @@ import onnx
 import onnx_ir
 
 from llava_st_ros.errors import EngineError
-from llava_st_ros.export.graphs.region_attention import DOMAIN
+from llava_st_ros.export.plugin_names import DOMAIN
 
 
 def inspect_graph(path: Path) -> dict[str, Any]:

@@ -96,6 +96,18 @@ def _quantize_static(
     path: Path, out: Path, feeds: Iterable[Feed], products: set[str], scheme: QuantizationScheme
 ) -> None:
     """Write the graph with quantized ``products`` to ``out``."""
+    # ONNX Runtime's tools advise, by the root logger, to do what the exporter has done.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        _run_quantizer(path, out, feeds, products, scheme)
+    finally:
+        logging.disable(disabled)
+
+
+def _run_quantizer(
+    path: Path, out: Path, feeds: Iterable[Feed], products: set[str], scheme: QuantizationScheme
+) -> None:
     quantize_static(
         path,
         out,

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.files.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "targets"
+DEFAULT_BOUNDS = Path(__file__).parent / "bounds.yaml"
 
 Version = tuple[int, int]  # major, minor
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest accepted differences between an engine and the reference.
+    """Largest accepted differences between an engine and the reference; by default any.
 
     Attributes:
         relative: Upper bound of each graph's ``Difference.relative``.
         divergence: Upper bound of ``Proof.divergence``, nats.
         equal_ids: Lower bound of ``Proof.equal_ids``.
         viou_loss: Upper bound of ``Accuracy.loss``.
+        median_bins: Upper bound of ``Agreement.median_bins``.
+        p99_bins: Upper bound of ``Agreement.p99_bins``.
+        tube_iou: Lower bound of ``Agreement.tube_iou``.
+        equal_answers: Lower bound of ``Agreement.equal``.
     """
 
-    relative: float
-    divergence: float
-    equal_ids: float
+    relative: float = math.inf
+    divergence: float = math.inf
+    equal_ids: float = 0.0
     viou_loss: float = math.inf
+    median_bins: float = math.inf
+    p99_bins: float = math.inf
+    tube_iou: float = 0.0
+    equal_answers: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,9 +84,10 @@ def read_target(name: str) -> Target:
     if name not in target_names():
         raise ConfigError(f"target is {name!r}; expected one of {', '.join(target_names())}")
     values = read_yaml(FOLDER / f"{name}.yaml", ConfigError)
+    defaults = read_yaml(DEFAULT_BOUNDS, ConfigError)
     precisions = {
-        precision: Bounds(**{name: float(value) for name, value in bounds.items()})
-        for precision, bounds in values["precisions"].items()
+        precision: _bounds(f"{name}.yaml", precision, {**defaults[precision], **(overrides or {})})
+        for precision, overrides in values["precisions"].items()
     }
     version = values.get("tensorrt")
     return Target(
@@ -90,6 +100,16 @@ def read_target(name: str) -> Target:
         values.get("compute_capability", ""),
         float(values.get("workspace", 0)),
     )
+
+
+def _bounds(file: str, precision: str, values: Mapping[str, object]) -> Bounds:
+    known = [field.name for field in fields(Bounds)]
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{file}: {precision} has the bound {name!r}; expected {known}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            raise ConfigError(f"{file}: the bound {name} of {precision} is {value!r}, no number")
+    return Bounds(**{name: float(str(value)) for name, value in values.items()})
 
 
 def parse_version(text: str) -> Version:

@@ -103,6 +103,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "text",
         "model",
         "backends",
+        "decoding",
         "grounder",
         "evaluation",
     ),

@@ -17,10 +17,8 @@ import onnxscript
 import torch
 
 import llava_st_ros.model.packer.region_attention  # noqa: F401  (registers the operator)
+from llava_st_ros.export.plugin_names import DOMAIN, NAME, PLUGIN, VERSION
 
-DOMAIN, NAME, VERSION = "org.llava_st", "LlavaStRegionAttention", 1
-# Node attributes by which TensorRT's parser finds the plugin creator.
-PLUGIN = {"plugin_version": str(VERSION), "plugin_namespace": DOMAIN}
 OPSET = 20  # ONNX opset that TensorRT 10.3 reads; it has LayerNormalization and Gelu
 
 BODY = f"""

@@ -21,7 +21,7 @@ import onnx
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME
+from llava_st_ros.export.plugin_names import DOMAIN, NAME
 from llava_st_ros.export.target import Target, Version, parse_version
 from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.operators import check_operators

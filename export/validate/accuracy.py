@@ -41,13 +41,6 @@ class Accuracy:
         """Loss of mean vIoU; negative if the engine is better."""
         return self.reference - self.engine
 
-    def summary(self) -> str:
-        """Describe the result in one line."""
-        return (
-            f"{self.clips} simulated clips: m_vIoU {self.engine:.3f} "
-            f"(reference {self.reference:.3f}), {self.equal:.0%} of answers equal"
-        )
-
 
 @dataclass(frozen=True)
 class ClipAnswers:

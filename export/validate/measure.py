@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from llava_st_ros.backends.engine_files import open_engine
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.evaluation.simulated import ClipQuestions
+from llava_st_ros.export.validate import agreement
 from llava_st_ros.export.validate.accuracy import (
     ClipAnswers,
     answer_clips,
     compare_answers,
     load_simulated_clips,
 )
+from llava_st_ros.export.validate.agreement import RecordedAnswer, answer_reference_clips
 from llava_st_ros.export.validate.proof import (
     BackendOutputs,
     Proof,
@@ -46,25 +48,52 @@ def measure_proof(
         device: Device of the engine; empty: the backend's default.
         simulated_clips: Number of simulated clips to answer as well.
     """
-    expected, expected_answers, clips = _run_checkpoint(checkpoint, overrides, simulated_clips)
+    reference = _run_checkpoint(checkpoint, overrides, simulated_clips)
     files = open_engine(engine, read_manifest(engine).backend)
     backend = create_engine_backend(files, device=device)
-    outputs = run_reference_inputs(backend, teacher_forced=expected.answers)
-    proof = compare_outputs(expected, outputs)
-    if expected_answers is None:
-        return proof
-    answers = answer_clips(backend, require_tokenizer(files.tokenizer, engine), clips)
-    return replace(proof, simulated=compare_answers(expected_answers, answers))
+    outputs = run_reference_inputs(backend, teacher_forced=reference.outputs.answers)
+    proof = compare_outputs(reference.outputs, outputs)
+    if reference.answers:
+        tokenizer = require_tokenizer(files.tokenizer, engine)
+        answers = answer_reference_clips(backend, tokenizer, teacher=reference.answers)
+        proof = replace(proof, answers=agreement.compare_answers(reference.answers, answers))
+    if reference.simulated is not None:
+        tokenizer = require_tokenizer(files.tokenizer, engine)
+        simulated = answer_clips(backend, tokenizer, reference.clips)
+        proof = replace(proof, simulated=compare_answers(reference.simulated, simulated))
+    return proof
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What the reference computes.
+
+    Attributes:
+        outputs: From the reference inputs.
+        answers: On the reference clips; empty without a tokenizer.
+        simulated: On the simulated clips; None if there are none.
+        clips: The simulated clips.
+    """
+
+    outputs: BackendOutputs
+    answers: Sequence[RecordedAnswer]
+    simulated: ClipAnswers | None
+    clips: Sequence[ClipQuestions]
 
 
 def _run_checkpoint(
     folder: Path, overrides: Mapping[str, Any] | None, clip_count: int
-) -> tuple[BackendOutputs, ClipAnswers | None, list[ClipQuestions]]:
-    """Outputs and answers of the reference, and the clips; the network is freed on return."""
+) -> _Reference:
+    """Run the reference; the network is freed on return."""
     checkpoint = load_checkpoint(folder, overrides=overrides)
-    backend = TorchBackend(checkpoint)
-    if not clip_count:
-        return run_reference_inputs(backend), None, []
-    tokenizer = require_tokenizer(checkpoint.tokenizer, folder)
-    clips = load_simulated_clips(checkpoint.config, clip_count)
-    return run_reference_inputs(backend), answer_clips(backend, tokenizer, clips), clips
+    backend, tokenizer = TorchBackend(checkpoint), checkpoint.tokenizer
+    clips: list[ClipQuestions] = []
+    if clip_count:
+        require_tokenizer(tokenizer, folder)
+        clips = load_simulated_clips(checkpoint.config, clip_count)
+    return _Reference(
+        run_reference_inputs(backend),
+        answer_reference_clips(backend, tokenizer) if tokenizer is not None else (),
+        answer_clips(backend, require_tokenizer(tokenizer, folder), clips) if clip_count else None,
+        clips,
+    )

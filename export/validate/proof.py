@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from llava_st_ros.backends.base import Backend
 from llava_st_ros.errors import EngineError
 from llava_st_ros.export.target import Bounds
 from llava_st_ros.export.validate.accuracy import Accuracy
+from llava_st_ros.export.validate.agreement import Agreement
 from llava_st_ros.export.validate.reference_inputs import reference_frames, reference_prompts
 from llava_st_ros.records import Prompt
 
@@ -32,6 +33,38 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """A number of the proof with its bound; NaN exceeds every bound.
+
+    Attributes:
+        name: What was measured, readable.
+        value: The number.
+        bound: The largest accepted number, or the smallest if ``is_minimum``.
+        is_minimum: Whether the bound is a minimum.
+        format: How the numbers are written.
+    """
+
+    name: str
+    value: float
+    bound: float
+    is_minimum: bool = False
+    format: str = ".2e"
+
+    @property
+    def is_within(self) -> bool:
+        return self.value >= self.bound if self.is_minimum else self.value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value:{self.format}} ({self._accepted()})"
+
+    def _accepted(self) -> str:
+        if self.bound in ((0.0,) if self.is_minimum else (np.inf,)):
+            return "any is accepted"
+        number = f"{self.bound:{self.format}}" if "%" in self.format else f"{self.bound:g}"
+        return f"accepted: {'at least' if self.is_minimum else 'at most'} {number}"
+
+
+@dataclass(frozen=True)
 class Proof:
     """Comparison of an engine with the reference on the reference inputs.
 
@@ -39,43 +72,106 @@ class Proof:
         graphs: Difference of each graph, in data-flow order; each graph gets the outputs of the
             graphs before it.
         divergence: Mean Kullback-Leibler divergence, in nats, of the engine's token distribution
-            from the reference's, both teacher-forced with the reference's answers.
-        equal_ids: Share of greedy answers whose token ids are all equal.
+            from the reference's, both teacher-forced with the reference's continuations of random
+            prompts.
+        equal_ids: Share of greedy continuations of random prompts whose token ids are all equal.
+        answers: Agreement of the answers on the reference clips; None without a tokenizer.
         simulated: Accuracy on simulated clips; None if not measured.
     """
 
-    graphs: dict[str, Difference]
+    graphs: Mapping[str, Difference]
     divergence: float
     equal_ids: float
+    answers: Agreement | None = None
     simulated: Accuracy | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Proof:
+        """Read the proof of a manifest; versions without some of the parts wrote earlier ones.
+
+        Raises:
+            EngineError: The values are not a proof of this format.
+        """
+        try:
+            answers, simulated = values.get("answers"), values.get("simulated")
+            return cls(
+                {name: Difference(**value) for name, value in values["graphs"].items()},
+                float(values["divergence"]),
+                float(values["equal_ids"]),
+                None if answers is None else Agreement(**answers),
+                None if simulated is None else Accuracy(**simulated),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"the proof in the manifest is of another version: {error!r}", "export again"
+            ) from error
+
+    def measures(self, bounds: Bounds) -> list[Measure]:
+        """Return every number with its bound, in data-flow order."""
+        found = [
+            Measure(
+                f"{name} graph, largest difference in standard deviations of its outputs",
+                difference.relative,
+                bounds.relative,
+            )
+            for name, difference in self.graphs.items()
+        ]
+        found += [
+            Measure(
+                "divergence of the token distributions, nats", self.divergence, bounds.divergence
+            ),
+            Measure(
+                "equal continuations of random prompts",
+                self.equal_ids,
+                bounds.equal_ids,
+                True,
+                ".0%",
+            ),
+        ]
+        if (answers := self.answers) is not None:
+            found += [
+                Measure(
+                    f"median error of {answers.coordinates} coordinates, bins",
+                    answers.median_bins,
+                    bounds.median_bins,
+                    format=".1f",
+                ),
+                Measure(
+                    "99th percentile of the coordinates' errors, bins",
+                    answers.p99_bins,
+                    bounds.p99_bins,
+                    format=".1f",
+                ),
+                Measure(
+                    f"IoU of the tubes of {answers.questions} answers with the reference's",
+                    answers.tube_iou,
+                    bounds.tube_iou,
+                    True,
+                    ".3f",
+                ),
+                Measure("equal answers", answers.equal, bounds.equal_answers, True, ".0%"),
+            ]
+        if (simulated := self.simulated) is not None:
+            found.append(
+                Measure(
+                    f"loss of mean vIoU on {simulated.clips} simulated clips "
+                    f"({simulated.engine:.3f}, reference {simulated.reference:.3f})",
+                    simulated.loss,
+                    bounds.viou_loss,
+                    format=".3f",
+                )
+            )
+        return found
 
     def violations(self, bounds: Bounds) -> list[str]:
         """Describe each measure that exceeds the bounds, in data-flow order. NaN exceeds any."""
-        found = [
-            f"{name} differs by {difference.relative:.2e} of the reference's deviation "
-            f"(bound {bounds.relative:g})"
-            for name, difference in self.graphs.items()
-            if not difference.relative <= bounds.relative
-        ]
-        if not self.divergence <= bounds.divergence:
-            found.append(f"divergence {self.divergence:.2e} (bound {bounds.divergence:g})")
-        if not self.equal_ids >= bounds.equal_ids:
-            found.append(f"{self.equal_ids:.0%} of ids equal (bound {bounds.equal_ids:.0%})")
-        if self.simulated is not None and not self.simulated.loss <= bounds.viou_loss:
-            found.append(f"{self.simulated.summary()} (bound: {bounds.viou_loss:g} less)")
-        return found
+        return [str(measure) for measure in self.measures(bounds) if not measure.is_within]
 
-    def summary_lines(self) -> list[str]:
+    def summary_lines(self, bounds: Bounds) -> list[str]:
         """Describe the proof in a few lines of text."""
-        lines = [
-            f"{name:<9} largest difference {d.largest:.2e}, {d.relative:.2e} of the deviation"
-            for name, d in self.graphs.items()
-        ]
-        lines.append(
-            f"divergence {self.divergence:.2e} nats, {self.equal_ids:.0%} of answers equal"
-        )
-        if self.simulated is not None:
-            lines.append(self.simulated.summary())
+        lines = [str(measure) for measure in self.measures(bounds)]
+        if self.answers is None:
+            lines.append("answers: not compared (no tokenizer, or exported by an earlier version)")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,20 +234,24 @@ def compare_outputs(reference: BackendOutputs, engine: BackendOutputs) -> Proof:
     return Proof(graphs, divergence, float(np.mean(equal)))
 
 
-def check_bounds(proof: Proof, bounds: Bounds, divergences: Sequence[str] = ()) -> None:
+def check_bounds(
+    proof: Proof, bounds: Bounds, divergences: Sequence[str] = (), kept: str = "nothing was written"
+) -> None:
     """Raise EngineError if the proof exceeds its bounds.
 
     Args:
         proof: The proof to check.
         bounds: Bounds of the target's precision.
         divergences: Descriptions of the first divergent nodes, added to the message.
+        kept: What became of the engine directory, added to the message.
     """
     violations = proof.violations(bounds)
     if violations:
         raise EngineError(
-            "the engine differs from its checkpoint by more than the target allows: "
+            "the engine differs from its checkpoint by more than the target accepts: "
             + "; ".join((*violations, *divergences)),
-            "choose a higher precision, or widen the target's bounds if the accuracy is enough",
+            f"{kept}; choose a higher precision, calibrate on footage like "
+            "the robot's (int8), or widen the target's bounds if the accuracy is enough",
         )
 
 

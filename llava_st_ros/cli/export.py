@@ -92,7 +92,7 @@ def _export(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     target = read_target(args.target)
     precision = args.precision or next(iter(target.precisions))
-    target.bounds(precision)
+    bounds = target.bounds(precision)
     if args.calibrate and precision != "int8":
         raise ConfigError(f"--calibrate is for int8, but the precision is {precision}")
     request = ExportRequest(
@@ -112,7 +112,7 @@ def _export(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(proof.as_dict()))
     else:
-        for line in proof.summary_lines():
+        for line in proof.summary_lines(bounds):
             print(line)
         print(f"{args.out}: {args.target}, {precision}")
     return 0

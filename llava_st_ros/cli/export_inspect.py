@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.engine.manifest import read_manifest
-    from llava_st_ros.export.inspection import inspect_graph
+    from llava_st_ros.export.validate.stored_proof import proof_lines
 
     manifest = read_manifest(args.engine)
     # TensorRT engines can be inspected only on the machine that they were built for.
-    graphs = {
-        name: inspect_graph(args.engine / file)
-        for name, file in manifest.graphs.items()
-        if file.endswith(".onnx")
-    }
+    onnx_files = {name: file for name, file in manifest.graphs.items() if file.endswith(".onnx")}
+    graphs, missing = _inspect({name: args.engine / file for name, file in onnx_files.items()})
     engines = {
         name: manifest.files[file].size
         for name, file in manifest.graphs.items()
-        if name not in graphs
+        if name not in onnx_files
     }
     report = {
         **{
@@ -46,8 +44,21 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report))
     else:
-        print("\n".join(_lines(report)))
+        print("\n".join((*_lines(report), "proof:", *proof_lines(manifest))))
+    if missing:
+        print(f"the graphs are not listed: {missing}", file=sys.stderr)
     return 0
+
+
+def _inspect(paths: dict[str, Path]) -> tuple[dict[str, Any], str]:
+    """Describe ONNX files by name; without the package onnx only say so."""
+    if not paths:
+        return {}, ""
+    try:
+        from llava_st_ros.export.inspection import inspect_graph
+    except ImportError as error:
+        return {}, f"{error}; pip install '.[export]' in the source folder"
+    return {name: inspect_graph(path) for name, path in paths.items()}, ""
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -68,5 +79,4 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines += [f"{name}: {size / 1e6:.1f} MB" for name, size in report["engines"].items()]
     if report["machine"]:
         lines.append("for " + ", ".join(f"{k} {v}" for k, v in report["machine"].items()))
-    lines.append("proof: " + json.dumps(report["proof"]))
     return lines

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         EngineError: Files are missing or changed, or the checkpoint is another one.
     """
     from llava_st_ros.engine.manifest import check_files, read_manifest
+    from llava_st_ros.export.validate.stored_proof import bounds_of, proof_lines
 
     manifest = read_manifest(args.engine)
     check_files(args.engine, manifest, hash_all=True)
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.against is None:
         if args.json:
             print(json.dumps({"proof": dict(manifest.proof), "problems": []}))
+        else:
+            print("\n".join(proof_lines(manifest)))
         return 0
     from llava_st_ros.export.engine_directory import verify
 
@@ -60,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"proof": proof.as_dict(), "problems": violations}))
     else:
-        for line in (*proof.summary_lines(), *violations):
+        for line in proof.summary_lines(bounds_of(manifest)):
             print(line)
-        print("agrees" if not violations else "DIFFERS")
+        for line in violations:
+            print(f"DIFFERS: {line}")
+        if not violations:
+            print("agrees")
     return 1 if violations else 0

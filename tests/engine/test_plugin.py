@@ -18,7 +18,8 @@ import torch
 
 from llava_st_ros.engine.tensorrt_api import error_logger, load_plugins
 from llava_st_ros.errors import EngineError
-from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME, PLUGIN, SCHEMA, VERSION
+from llava_st_ros.export.graphs.region_attention import SCHEMA
+from llava_st_ros.export.plugin_names import DOMAIN, NAME, PLUGIN, VERSION
 from llava_st_ros.model.packer.region_attention import region_attention
 from support.native_build import NATIVE, build_native, run
 

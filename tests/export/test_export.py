@@ -22,9 +22,10 @@ from llava_st_ros.engine.manifest import NAME, Manifest, check_files, read_manif
 from llava_st_ros.errors import BackendError, CheckpointError, ConfigError, DataError, EngineError
 from llava_st_ros.export import engine_directory
 from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint, verify
-from llava_st_ros.export.graphs.region_attention import BODY, DOMAIN, OPSET, SCHEMA
-from llava_st_ros.export.graphs.region_attention import NAME as NODE
+from llava_st_ros.export.graphs.region_attention import BODY, OPSET, SCHEMA
 from llava_st_ros.export.onnx_export import GraphSpec, export_graph
+from llava_st_ros.export.plugin_names import DOMAIN
+from llava_st_ros.export.plugin_names import NAME as NODE
 from llava_st_ros.export.target import Bounds, read_target, target_names
 from llava_st_ros.export.validate import measure
 from llava_st_ros.export.validate.proof import Difference, Proof, check_bounds
@@ -185,7 +186,7 @@ def test_proof_detects_other_weights(
         engine_directory, "fingerprint", lambda folder: read_manifest(random_engine).checkpoint
     )
     _, violations = verify(random_engine, other)
-    assert violations and violations[0].startswith("packer differs")
+    assert violations and violations[0].startswith("packer graph, ")
 
 
 def test_nan_exceeds_every_bound() -> None:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import EngineError
-from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME
+from llava_st_ros.export.plugin_names import DOMAIN, NAME
 from llava_st_ros.export.target import parse_version, read_target, target_names
 from llava_st_ros.export.tensorrt.operators import OPERATORS_FILE, check_operators, find_unsupported
 

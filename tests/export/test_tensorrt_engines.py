@@ -22,8 +22,9 @@ from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.engine.tensorrt_api import load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
-from llava_st_ros.export.graphs.region_attention import DOMAIN, NAME, decompose, use_plugin
+from llava_st_ros.export.graphs.region_attention import decompose, use_plugin
 from llava_st_ros.export.onnx_export import transform_graph
+from llava_st_ros.export.plugin_names import DOMAIN, NAME
 from llava_st_ros.export.target import Target, read_target, target_names
 from llava_st_ros.export.tensorrt.builder import BuildSettings, build_engine
 from llava_st_ros.export.tensorrt.engines import build_engines, missing_layers, prepare_build
