@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from llava_st_ros.errors import DataError
+from llava_st_ros.media.video import VideoSource
 from llava_st_ros.records import Event, EventState, Track, TrackState
 
 Color = tuple[int, int, int]
@@ -114,7 +115,7 @@ class VideoWriter:
     The video has the size of its first frame; later frames are resized to it.
 
     Raises:
-        DataError: OpenCV cannot write the file, or cannot read it back on leaving the context.
+        DataError: OpenCV cannot write the file, or it cannot be read back on leaving the context.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -130,7 +131,9 @@ class VideoWriter:
         if self._writer is None:
             self._size = image.shape[1], image.shape[0]
             codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix == ".avi" else "mp4v"))
-            self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
+            # With its folder: the part of a name before a colon would be taken for a protocol.
+            path = str(self.path.absolute())
+            self._writer = cv2.VideoWriter(path, codec, self._fps, self._size)
             if not self._writer.isOpened():
                 self._fail("cannot be written as a video")
         if (image.shape[1], image.shape[0]) != self._size:
@@ -148,11 +151,10 @@ class VideoWriter:
             return
         self._writer.release()
         if error is None:
-            capture = cv2.VideoCapture(str(self.path))
-            readable = capture.isOpened() and capture.read()[0]
-            capture.release()
-            if not readable:
-                self._fail("was written but cannot be read back")
+            try:
+                next(iter(VideoSource(self.path)))
+            except DataError as problem:
+                raise DataError(f"{self.path} was written but cannot be read back") from problem
 
     def _fail(self, problem: str) -> None:
         raise DataError(f"{self.path} {problem}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from llava_st_ros.errors import ConfigError, DataError, FrameError
 from llava_st_ros.media.bags import Bag, ImageMessage
 from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
+from llava_st_ros.media.image_sequence import natural_order
+from llava_st_ros.media.video import VideoSource as VideoSource
 from llava_st_ros.records import NANOSECONDS, Frame
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -20,8 +22,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 class Source(Protocol):
     """Recorded footage, which can be iterated repeatedly and gives the same frames each time.
 
-    Stamps increase; they are header stamps for a bag and start at 0 otherwise. Frames that cannot
-    be decoded are dropped. DataError is raised if there is no readable frame at all.
+    Stamps increase; they are header stamps for a bag, the container's times for a video, and start
+    at 0 for images. Frames that cannot be decoded are dropped. DataError is raised if there is no
+    readable frame at all.
 
     Attributes:
         name: Name for reports.
@@ -43,64 +46,29 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
-class VideoSource:
-    """A video file, read by OpenCV. Stamps are the container's presentation times."""
-
-    def __init__(self, path: str | Path, camera: str = "camera") -> None:
-        self.path, self.camera, self.name = Path(path), camera, str(path)
-        self.dropped, self.problem = 0, ""
-        self.notes: list[str] = []
-        capture = self._open()
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.length = count if count > 0 else None
-        capture.release()
-
-    def _open(self) -> cv2.VideoCapture:
-        if not self.path.is_file():
-            raise DataError(f"no file at {self.path}; expected a video file")
-        capture = cv2.VideoCapture(str(self.path))
-        if not capture.isOpened():
-            raise DataError(
-                f"OpenCV cannot open {self.path} as a video", "convert it, for example to MP4"
-            )
-        return capture
-
-    def __iter__(self) -> Iterator[Frame]:
-        capture = self._open()
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        step = round(NANOSECONDS / (rate if 0 < rate < 1000 else 30.0))
-        last = -1
-        try:
-            while True:
-                success, image = capture.read()
-                if not success:
-                    break
-                stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-                if stamp <= last:  # the container has no times: use the frame rate
-                    stamp = last + step
-                last = stamp
-                yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), stamp, self.camera, self.camera)
-        finally:
-            capture.release()
-        if last < 0:
-            raise DataError(f"{self.path} contains no frames")
-
-
 class ImageFolderSource:
-    """The images of a folder, sorted by name, at ``fps`` frames per second."""
+    """The images of a folder at ``fps`` frames per second, in the natural order of their names.
+
+    Hidden files are ignored. Images are turned upright by their EXIF orientation.
+    """
 
     def __init__(self, folder: str | Path, fps: float = 10.0, camera: str = "camera") -> None:
         self.folder, self.camera, self.name = Path(folder), camera, str(folder)
         self.dropped, self.problem = 0, ""
-        self.notes: list[str] = []
         if not self.folder.is_dir():
             raise DataError(f"no folder at {self.folder}")
         if not 0 < fps <= 1000:
             raise ConfigError(f"fps is {fps}; expected a value in (0, 1000]")
         self._step = NANOSECONDS / fps
-        self._paths = sorted(
-            path for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
-        )
+        found = {
+            path.name: path
+            for path in self.folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        }
+        sequence = natural_order(list(found))
+        self._paths = [found[name] for name in sequence.names]
+        self.notes = list(sequence.notes)
+        self._order_notes = sequence.notes
         self.length: int | None = len(self._paths)
         if not self._paths:
             raise DataError(
@@ -110,6 +78,7 @@ class ImageFolderSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.dropped, frames = 0, 0
+        sizes: Counter[tuple[int, int]] = Counter()
         for index, path in enumerate(self._paths):
             try:
                 image = decode_compressed(_read_bytes(path), upright=True)
@@ -117,7 +86,9 @@ class ImageFolderSource:
                 self.dropped, self.problem = self.dropped + 1, f"{path.name}: {error}"
                 continue
             frames += 1
+            sizes[image.shape[1], image.shape[0]] += 1
             yield Frame(image, round(index * self._step), self.camera, self.camera)
+        self.notes = [*self._order_notes, *_size_notes(sizes)]
         _require_frames(frames, self)
 
 
@@ -193,6 +164,13 @@ def decode(image: ImageMessage) -> np.ndarray:
         message.data,
         is_bigendian=bool(message.is_bigendian),
     )
+
+
+def _size_notes(sizes: Counter[tuple[int, int]]) -> list[str]:
+    if len(sizes) < 2:
+        return []
+    common = ", ".join(f"{count} of {w}x{h}" for (w, h), count in sizes.most_common(3))
+    return [f"images of {len(sizes)} sizes: {common}" + ", ..." * (len(sizes) > 3)]
 
 
 def _read_bytes(path: Path) -> bytes:

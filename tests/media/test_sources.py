@@ -109,20 +109,6 @@ def test_bag_with_only_truncated_images_has_no_frame(tmp_path: Path) -> None:
         list(BagSource(bag, "/camera/compressed"))
 
 
-def test_video_stamps_are_presentation_times(tmp_path: Path) -> None:
-    path = str(tmp_path / "video.avi")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 8.0, (64, 48))
-    for i in range(6):
-        writer.write(picture(i)[..., ::-1])
-    writer.release()
-    source = VideoSource(path)
-    frames = list(source)
-    assert source.length == len(frames) == 6
-    assert [f.stamp for f in frames] == [round(i * NANOSECONDS / 8) for i in range(6)]
-    for i, frame in enumerate(frames):
-        assert np.abs(frame.image.astype(int) - picture(i)).mean() < 6
-
-
 def test_image_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     for i in (2, 0, 1):
         cv2.imwrite(str(tmp_path / f"{i:03d}.png"), picture(i)[..., ::-1])
@@ -134,6 +120,22 @@ def test_image_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[2].image, picture(2))
     assert source.dropped == 1
     assert "003.jpg" in source.problem
+
+
+def test_image_folder_order_gaps_and_sizes_are_noted(tmp_path: Path) -> None:
+    for i in (1, 2, 3, 10):
+        size = (64, 48) if i != 3 else (32, 24)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((*size[::-1], 3), i * 20, np.uint8))
+    (tmp_path / "._1.png").write_bytes(b"\0\5\x16\7")  # macOS stores attributes so
+    source = ImageFolderSource(tmp_path)
+    for _ in range(2):
+        assert [int(frame.image[0, 0, 0]) for frame in source] == [20, 40, 60, 200]
+        notes = " | ".join(source.notes)
+        assert "numbers of different widths: images are ordered by number" in notes
+        assert "6 numbers are missing, the first after 3.png" in notes
+        assert "images of 2 sizes: 3 of 64x48, 1 of 32x24" in notes
+        assert len(source.notes) == 3
+    assert source.dropped == 0
 
 
 def test_unreadable_files_are_rejected(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from llava_st_ros.errors import DataError, LlavaStError
@@ -36,6 +37,7 @@ class BadRecordLog:
         self.total, self.limit = total, max(min_bad_records, int(max_bad_share * total))
         self.errors: dict[str, str] = {}
         self._log = log
+        self._noted: set[str] = set()
 
     def __contains__(self, source: str) -> bool:
         return source in self.errors
@@ -49,13 +51,22 @@ class BadRecordLog:
         if source in self.errors:
             return
         self.errors[source] = str(error)
-        line = f"bad record {source}: {error}"
+        self._write(f"bad record {source}: {error}")
+        if len(self.errors) > self.limit:
+            raise self.as_error(f"more than {self.limit} bad records")
+
+    def note(self, source: str, notes: Iterable[str]) -> None:
+        """Report what is unusual in the media of a good record, unless it has been reported."""
+        if source not in self._noted:
+            self._noted.add(source)
+            for note in notes:
+                self._write(f"record {source}: {note}")
+
+    def _write(self, line: str) -> None:
         print(line, file=sys.stderr)
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        if len(self.errors) > self.limit:
-            raise self.as_error(f"more than {self.limit} bad records")
 
     def as_error(self, problem: str) -> DataError:
         """The error that ends the run because of ``problem``, with the first few records."""

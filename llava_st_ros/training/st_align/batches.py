@@ -71,6 +71,7 @@ class RecordBatches:
             except (DataError, FrameError, QueryError) as error:
                 self.bad_records.add(record.source, error)
                 continue
+            self.bad_records.note(record.source, frames.notes)
             return conversation, frames, record.source
         raise self.bad_records.as_error("no good record in the epoch")
 

@@ -23,16 +23,19 @@ class SampledFrames:
     Attributes:
         images: RGB, uint8 [n, S, S, 3].
         indices: int64 [F]: frame i of the window is ``images[indices[i]]``; [0] for an image.
+        notes: What is unusual in the media, one line each.
     """
 
     images: np.ndarray
     indices: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def read_frames(record: Record, num_frames: int, size: int) -> SampledFrames:
     """Read a record's image, or ``num_frames`` of its video's frames, resized to ``size`` px.
 
-    A video is a video file, a folder of images or a ``.npy`` array (uint8 [F, H, W, 3]).
+    A video is a video file, a folder of images or a ``.npy`` array (uint8 [F, H, W, 3]). A video
+    file must contain what its container announces: the window would be stretched over the rest.
 
     Raises:
         DataError: The media are missing, damaged or shorter than the record's split.
@@ -73,11 +76,14 @@ def _sample(source: Source, record: Record, num_frames: int, size: int) -> Sampl
             count += 1
             if split and count > last:
                 break
-        if source.dropped:
-            raise DataError(
+        damage = source.damage if isinstance(source, VideoSource) else ""
+        if source.dropped and not damage:
+            damage = (
                 f"{record.media}: frames that cannot be decoded: {source.dropped} "
                 f"({source.problem})"
             )
+        if damage:
+            raise DataError(damage)
         if split and count <= last:
             raise DataError(
                 f"{record.media} has {count} frames; expected more than {last}, the last frame of "
@@ -88,7 +94,7 @@ def _sample(source: Source, record: Record, num_frames: int, size: int) -> Sampl
         length = count
     order = sorted(images_by_index)
     images = np.stack([images_by_index[index] for index in order])
-    return SampledFrames(images, np.searchsorted(order, indices))
+    return SampledFrames(images, np.searchsorted(order, indices), tuple(source.notes))
 
 
 class _ArraySource:

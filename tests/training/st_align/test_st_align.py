@@ -24,6 +24,7 @@ from llava_st_ros.training.st_align.batches import RecordBatches
 from llava_st_ros.training.st_align.format import Record, parse
 from llava_st_ros.training.st_align.frames import frame_indices, read_frames
 from llava_st_ros.training.st_align.sampler import RecordFile, RecordSampler, read_records
+from support.films import cut, overwrite, packet_bytes, write_film
 from support.st_align_files import (
     FRAMES,
     change,
@@ -315,9 +316,52 @@ def test_too_many_unreadable_videos_end_the_run(tmp_path: Path) -> None:
     some = batches(folder)
     some.bad_records.limit = 2
     with pytest.raises(
-        DataError, match=r"more than 2 bad records: 3 of 6 .*OpenCV cannot open .* as a video"
+        DataError,
+        match=r"more than 2 bad records: 3 of 6 .*cannot be opened as a video: moov atom not found",
     ):
         [some(number) for number in range(3)]
+
+
+def film_record(media: Path) -> Record:
+    return dataclasses.replace(parse(grounding(), "a.json:0"), media=str(media), split=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "found"),
+    [
+        ("a.mkv", "mpeg4", r"of 24 frames are missing; \d+ were read"),
+        ("a.avi", "mjpeg", "cannot be decoded: 1"),
+    ],
+)
+def test_a_truncated_video_is_a_bad_record(tmp_path, name: str, codec: str, found: str) -> None:
+    path = write_film(tmp_path / name, codec, options={"g": "4"})
+    assert len(read_frames(film_record(path), 10, 32).images) == 10
+    with pytest.raises(DataError, match=found):
+        read_frames(film_record(cut(path, 0.6)), 10, 32)
+
+
+def test_a_damaged_frame_makes_a_bad_record_only_if_it_is_read(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "a.avi", "mjpeg")
+    position, size = packet_bytes(path)[20]
+    record = film_record(overwrite(path, position, size, 0xA5))
+    with pytest.raises(DataError, match=r"cannot be decoded: 1 \(1\.00 s: "):
+        read_frames(record, 10, 32)
+    assert len(read_frames(dataclasses.replace(record, split=(2, 19)), 10, 32).images) == 10
+
+
+def test_a_folder_of_images_is_read_in_the_order_of_its_numbers_and_noted(tmp_path, capsys) -> None:
+    for number in (*range(1, 11), 14):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), 10 * number, np.uint8))
+    frames = read_frames(film_record(tmp_path), 11, 8)
+    assert frames.images[frames.indices, 0, 0, 0].tolist() == [*range(10, 101, 10), 140]
+    log = BadRecordLog(5, log=tmp_path / "log.txt")
+    for _ in range(2):
+        log.note("a.json:0", frames.notes)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert len(lines) == 2
+    assert "record a.json:0: 3 numbers are missing, the first after 10.png" in lines[1]
+    assert capsys.readouterr().err.splitlines() == lines
+    assert not log.errors
 
 
 def test_frames_are_sampled_as_published() -> None:
