@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -29,7 +30,8 @@ class Spinner:
 
     rclpy's ``MultiThreadedExecutor.shutdown`` returns while callbacks still run; destroying a node
     or a context at that point breaks them. rclpy also stops spinning when a callback raises; here
-    the exception is reported and spinning continues.
+    the exception is reported and spinning continues. (InvalidHandle is not reported: a message was
+    pending when its subscription was destroyed.)
 
     Args:
         context: The context of the nodes.
@@ -102,7 +104,8 @@ class Spinner:
                 except Exception as error:
                     if not self._context.ok() or self._close_requested.is_set():
                         return
-                    self._report(error)
+                    if not isinstance(error, InvalidHandle):
+                        self._report(error)
                     if _is_from_callback(error):
                         continue
                     wait_failures += 1

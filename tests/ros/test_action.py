@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -123,6 +124,37 @@ def test_goal_without_a_frame_or_an_active_node_is_rejected(client: ClientNode, 
     node.trigger_cleanup()
     message = Goal(client, server, text="the red box").result()[1].message
     assert message == "the node is unconfigured; configure it, then retry"
+
+
+def test_hung_goal_is_aborted_and_transitions_end_in_time(
+    client: ClientNode, start_node, backend
+) -> None:
+    answers = client.collect(msg.Answer, "grounding/answers")
+    first = '{"id": "first", "text": "the red box", "task": "STVG", "expiry": 0.15}'
+    node = start_node(queries=[first], stop_timeout=0.4)
+    camera, stamps = client.camera("image"), iter(range(10**12, 10**13, 10**8))
+    client.publish_until(
+        lambda: camera.publish(image_message(red_box_image(10, 20, 30, 50), next(stamps))),
+        lambda: answers,
+        "a frame",
+    )
+    server = client.action(action.Ground, "grounding/ground")
+    backend.hold()
+    goal = Goal(client, server, text="the red box", task="STVG")
+    client.poll(lambda: goal.feedback, "the first token")
+    for transition in (node.trigger_deactivate, node.trigger_cleanup):
+        started = time.monotonic()
+        transition()
+        assert time.monotonic() - started < 0.4 + 0.4
+    status, result = goal.result()  # although the inference still hangs
+    assert status == GoalStatus.STATUS_ABORTED
+    assert "the inference did not end within 0.4 s" in result.message
+    assert node.has_abandoned_threads
+    backend.resume()
+    client.poll(lambda: not node.has_abandoned_threads, "the end of the inference")
+    node.trigger_configure()
+    node.trigger_activate()
+    assert "no frame yet" in Goal(client, server, text="the red box").result()[1].message
 
 
 def test_deactivating_aborts_a_running_goal(client: ClientNode, start_node, backend) -> None:

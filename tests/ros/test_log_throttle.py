@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 
 import pytest
 
 from llava_st_ros.ros.log_throttle import MAX_KEYS, LogThrottle
+from support.paths import ROOT
 
 
 class Lines(list):
@@ -60,3 +62,21 @@ def test_both_severities_are_logged_by_rclpy(order: tuple[str, ...]) -> None:
     throttle = LogThrottle(logging.get_logger("throttle_test"), 0.0)
     for severity in (*order, *order):
         getattr(throttle, severity)("a", "a line")
+
+
+def test_no_logger_method_is_passed_to_a_function() -> None:
+    """Its one source line could then log at two severities, which rclpy answers with ValueError."""
+    severities = {"debug", "info", "warning", "warn", "error", "fatal"}
+    passed = []
+    for path in sorted((ROOT / "llava_st_ros" / "ros").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        passed += [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and node.attr in severities
+            and "logger" in ast.unparse(node.value)
+            and id(node) not in called
+        ]
+    assert not passed

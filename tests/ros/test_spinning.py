@@ -12,6 +12,7 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from client import TIMEOUT
 from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 
 from llava_st_ros.ros import spinning
@@ -107,6 +108,23 @@ def test_exception_of_a_callback_is_reported_and_spinning_continues(context: Con
     assert spinner.close(TIMEOUT)
     assert spinner.failure is None
     assert {str(error) for error in errors} == {"raised by the callback"}
+    node.destroy_node()
+
+
+def test_message_of_a_destroyed_subscription_is_not_an_error(context: Context) -> None:
+    node, errors, spun_on = Node("destroyed", context=context), [], threading.Event()
+
+    def destroyed() -> None:
+        spun_on.set()
+        raise InvalidHandle("the subscription is destroyed")
+
+    timer = node.create_timer(0.001, destroyed)
+    spinner = Spinner(context, 2, errors.append)
+    spinner.add(node)
+    assert spun_on.wait(TIMEOUT)
+    node.destroy_timer(timer)
+    assert spinner.close(TIMEOUT)
+    assert (errors, spinner.failure) == ([], None)
     node.destroy_node()
 
 
