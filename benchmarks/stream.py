@@ -21,7 +21,7 @@ from tqdm import tqdm
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.default_model import default_model
-from llava_st_ros.config import GrounderConfig
+from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.stream_scores import (
     StreamScore,
@@ -38,14 +38,14 @@ from llava_st_ros.simulation.simulator import simulate_video, split_seed
 PERIOD = 1.0  # s
 
 
-def score_bag(grounder: Grounder, bag: Path, window_seconds: float) -> list[StreamScore]:
+def score_bag(grounder: Grounder, bag: Path) -> list[StreamScore]:
     """Replay a bag with every query of its ground truth; return the scores."""
     # Renumbered: two events of one kind and object have the same id in the ground truth.
     annotated = [
         replace(query, id=str(i)) for i, query in enumerate(read_ground_truth(bag / TRUTH_FILE))
     ]
     queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in annotated]
-    result = replay(grounder, BagSource(bag), queries, window_seconds=window_seconds)
+    result = replay(grounder, BagSource(bag), queries)
     result.check_complete()
     return [score_query(result.recording, query, result.stamps) for query in annotated]
 
@@ -62,7 +62,10 @@ def main() -> None:
 
     folder = options.model or default_model()
     backend, tokenizer = load_backend(folder, threads=options.threads)
-    configs = {value: GrounderConfig(no_match_threshold=value) for value in options.thresholds}
+    configs = {
+        value: GrounderConfig(StreamConfig(history=HISTORY), no_match_threshold=value)
+        for value in options.thresholds
+    }
     scores: dict[float, list[StreamScore]] = {value: [] for value in options.thresholds}
     with tempfile.TemporaryDirectory() as bags:
         for index in tqdm(range(options.videos), unit="video"):
@@ -71,7 +74,7 @@ def main() -> None:
             write_bag(video, bag, queries=video.events)
             for value, config in configs.items():
                 grounder = Grounder(backend, tokenizer, config)
-                scores[value] += score_bag(grounder, bag, config.stream.window_seconds)
+                scores[value] += score_bag(grounder, bag)
     report = {
         "model": folder.name,
         "split": options.split,

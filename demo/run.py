@@ -33,7 +33,7 @@ from llava_st_ros.evaluation.stream_scores import (
     read_ground_truth,
     score_query,
 )
-from llava_st_ros.media.pictures import write_pictures
+from llava_st_ros.media.pictures import frame_rate, write_pictures
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Modality
 
@@ -227,6 +227,7 @@ def write_outputs(
     write_pictures(
         scenario.source,
         playback.recording.annotations(scenario.stamps),
+        fps=frame_rate(scenario.stamps),
         video=out / "overlay.mp4",
         sheet=out / "contact_sheet.png",
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from llava_st_ros import Grounder, GrounderConfig, Query, load_backend
+from llava_st_ros import Grounder, GrounderConfig, Query, StreamConfig, load_backend
+from llava_st_ros.config import HISTORY
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.stream_scores import mean_scores, read_ground_truth, score_query
 from llava_st_ros.media.sources import BagSource
@@ -29,10 +30,12 @@ def main() -> None:
 
     annotated = read_ground_truth(args.bag / "truth.json")
     queries = [Query(q.id, q.text, q.task, period=args.period) for q in annotated]
-    config = GrounderConfig()
+    config = GrounderConfig(stream=StreamConfig(history=HISTORY))
     grounder = Grounder(*load_backend(args.model), config)
     source = BagSource(args.bag, args.topic)
-    result = replay(grounder, source, queries, window_seconds=config.stream.window_seconds)
+    result = replay(grounder, source, queries)
+    for note in (*source.notes, *result.notes):
+        print(note)
     result.check_complete()
 
     scores = [score_query(result.recording, query, result.stamps) for query in annotated]

@@ -16,7 +16,7 @@ from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.engine_files import EngineFiles, open_engine
 from llava_st_ros.backends.graph_backend import GraphSession
 from llava_st_ros.backends.onnxruntime import NAME, OnnxBackend
-from llava_st_ros.config import GrounderConfig
+from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.engine.device_arrays import DeviceArray
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.replay import replay
@@ -98,7 +98,7 @@ class FootageQueries:
             self._open(path)  # unreadable footage fails before the export starts
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
-        config = GrounderConfig()
+        config = GrounderConfig(stream=StreamConfig(history=HISTORY))
         seconds = config.stream.window_seconds
         queries = [
             Query(f"{task.value} {number}", text, task, period=seconds)
@@ -108,11 +108,11 @@ class FootageQueries:
         for path in self.footage:
             grounder = Grounder(backend, require_tokenizer(tokenizer, PURPOSE), config)
             source = self._open(path)
-            result = replay(grounder, source, queries, window_seconds=seconds)
+            result = replay(grounder, source, queries)
             result.check_complete()
             if source.dropped:
                 self.on_note(f"{path}: {source.dropped} frames dropped; last: {source.problem}")
-            for note in source.notes:
+            for note in (*source.notes, *result.notes):
                 self.on_note(f"{path}: {note}")
 
     def _open(self, path: Path) -> Source:

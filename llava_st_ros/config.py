@@ -239,6 +239,9 @@ class ModelConfig:
         return self.coordinates.size
 
 
+HISTORY = 0.9  # fraction of the window that a robot or a recording fills before a video query
+
+
 @dataclass(frozen=True)
 class StreamConfig:
     """How the stream of a camera is buffered and sampled.

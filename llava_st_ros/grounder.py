@@ -69,6 +69,11 @@ class Grounder:
         self._event_ids = itertools.count()
 
     @property
+    def config(self) -> GrounderConfig:
+        with self._state_lock:
+            return self._config
+
+    @property
     def queries(self) -> tuple[Query, ...]:
         """The standing queries in the order in which they were added."""
         with self._state_lock:
@@ -246,7 +251,9 @@ class Grounder:
         """
         return self._run_tick(now, cancelled, StandingQuery.is_due)
 
-    def finish(self, cancelled: Callable[[], bool] | None = None) -> Tick:
+    def finish(
+        self, camera: str | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Tick:
         """Evaluate every standing query on the frames that it has not seen, and end its events.
 
         Call this at the end of recorded footage. Periods and ``history`` do not count; a query is
@@ -254,11 +261,16 @@ class Grounder:
         are held for an implausible stamp are not used.
 
         Args:
+            camera: The camera whose footage has ended; by default that of all cameras.
             cancelled: As for ``tick``.
         """
-        tick = self._run_tick(None, cancelled, StandingQuery.has_unseen)
+
+        def is_due(standing: StandingQuery, name: str, stream: StreamState) -> bool:
+            return camera in (None, name) and standing.has_unseen(name, stream)
+
+        tick = self._run_tick(None, cancelled, is_due)
         with self._state_lock:
-            ended = tuple(event for s in self._standing.values() for event in s.end())
+            ended = tuple(event for s in self._standing.values() for event in s.end(camera))
         return replace(tick, events=tick.events + ended)
 
     def _run_tick(

@@ -92,6 +92,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "text",
         "simulation",
         "backends",
+        "streaming",
         "tracking",
         "grounder",
     ),

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.cli.query_arguments import add_query_arguments, read_queries
+from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.records import UNNAMED, Box, Modality, Query, Task
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.replay import ReplayResult
@@ -28,43 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fps", type=float, default=10.0, help="frame rate of --images (default 10)"
     )
-    parser.add_argument(
-        "--query", action="append", required=True, metavar="TEXT", help="repeatable"
-    )
-    parser.add_argument(
-        "--task",
-        type=str.upper,
-        choices=[task.value for task in Task],
-        help="task of the queries (default: REC for --image and for a noun phrase without a verb, "
-        "otherwise STVG)",
-    )
-    parser.add_argument(
-        "--span",
-        type=float,
-        nargs="+",
-        metavar="T",
-        help="input of SVG, TR and ELC: one or two fractions of the window",
-    )
-    parser.add_argument(
-        "--box",
-        type=float,
-        nargs=4,
-        metavar=("X1", "Y1", "X2", "Y2"),
-        help="input of ELC and REG: fractions of the image",
-    )
-    parser.add_argument(
-        "--period",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="seconds between evaluations of a query (default 1)",
-    )
+    add_query_arguments(parser)
     parser.add_argument(
         "--window",
         type=float,
         default=6.0,
         metavar="S",
         help="seconds of footage in the window (default 6)",
+    )
+    parser.add_argument(
+        "--history",
+        type=float,
+        default=HISTORY,
+        metavar="P",
+        help="fraction of the window to be seen before a video query is first evaluated "
+        f"(default {HISTORY})",
+    )
+    parser.add_argument(
+        "--no-match-threshold",
+        type=float,
+        default=GrounderConfig.no_match_threshold,
+        metavar="P",
+        help='answer "no match" if its probability is at or above this; 1: never '
+        f"(default {GrounderConfig.no_match_threshold})",
     )
     parser.add_argument(
         "--min-confidence",
@@ -90,28 +77,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import load_backend
     from llava_st_ros.backends.default_model import default_model
-    from llava_st_ros.config import GrounderConfig, StreamConfig
     from llava_st_ros.evaluation.replay import replay
     from llava_st_ros.evaluation.replay_report import replay_json, tables
     from llava_st_ros.grounder import Grounder
 
     source = _source(args)
-    queries = _queries(args)
+    queries, notes = read_queries(args, on_image=bool(args.image))
     config = GrounderConfig(
-        stream=StreamConfig(window_seconds=args.window), min_confidence=args.min_confidence
+        stream=StreamConfig(window_seconds=args.window, history=args.history),
+        no_match_threshold=args.no_match_threshold,
+        min_confidence=args.min_confidence,
     )
-    for query in queries:
-        if query.note:
-            print(f"query {query.id!r} ({query.text!r}): {query.note}", file=sys.stderr)
+    for note in notes:
+        print(note, file=sys.stderr)
     _prepare_outputs(args)
     folder = args.model or default_model(args.backend, args.device)
     backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
     grounder = Grounder(backend, tokenizer, config)
     with _bar(source.length, "grounding") as bar:
-        result = replay(grounder, source, queries, window_seconds=args.window, on_frame=bar.update)
+        result = replay(grounder, source, queries, on_frame=bar.update)
     if source.dropped:
         print(f"{source.dropped} frames dropped; last error: {source.problem}", file=sys.stderr)
-    for note in source.notes:
+    for note in (*source.notes, *result.notes):
         print(note, file=sys.stderr)
     for query_id, failures in result.failures_by_query().items():
         print(
@@ -149,23 +136,6 @@ def _source(args: argparse.Namespace) -> Source:
     return BagSource(args.bag, args.topic)
 
 
-def _queries(args: argparse.Namespace) -> list[Query]:
-    task = Task(args.task) if args.task else Task.REC if args.image else UNNAMED
-    if args.image and task.modality is not Modality.IMAGE:
-        raise ConfigError(
-            f"task {task.value} needs a video; an image supports REC, REG and DGC",
-            "use --video, --images or --bag",
-        )
-    if args.span and len(args.span) > 2:
-        raise ConfigError(f"--span has {len(args.span)} values; expected one or two")
-    span = (args.span[0], args.span[-1]) if args.span else None
-    box = Box(*args.box) if args.box else None
-    return [
-        Query(f"q{i}", text, task, period=args.period, span=span, box=box)
-        for i, text in enumerate(args.query, start=1)
-    ]
-
-
 def _prepare_outputs(args: argparse.Namespace) -> None:
     """Create the output folders up front, so that an unwritable path fails immediately."""
     if args.overlay and args.overlay.suffix not in (".mp4", ".avi"):
@@ -179,8 +149,8 @@ def _prepare_outputs(args: argparse.Namespace) -> None:
 
 
 def _write(args: argparse.Namespace, source: Source, result: ReplayResult) -> None:
-    from llava_st_ros.evaluation.replay_report import answer_json
-    from llava_st_ros.media.pictures import write_pictures
+    from llava_st_ros.evaluation.replay_report import answers_json
+    from llava_st_ros.media.pictures import frame_rate, write_pictures
 
     if not (args.out or args.overlay):
         return
@@ -188,12 +158,13 @@ def _write(args: argparse.Namespace, source: Source, result: ReplayResult) -> No
     if args.out:
         sheet = args.out / "contact_sheet.png"
         result.recording.write(args.out)
-        lines = "".join(json.dumps(answer_json(g)) + "\n" for g in result.groundings)
+        lines = "".join(json.dumps(answer) + "\n" for answer in answers_json(result))
         (args.out / "answers.jsonl").write_text(lines, encoding="utf-8")
     with _bar(len(result.stamps), "drawing") as bar:
         write_pictures(
             source,
-            result.recording.annotations(result.stamps),
+            result.recording.annotations(result.stamps, result.frame_streams),
+            fps=frame_rate(result.stamps),
             video=args.overlay,
             sheet=sheet,
             on_frame=bar.update,

@@ -29,6 +29,7 @@ MAX_GAP = NANOSECONDS  # ns; boxes further apart are not joined by interpolation
 class _RecordedTrack:
     track: Track  # as last published, with the complete tube
     revision: int  # increases with each publication that changed the tube
+    stream: int  # the stream that its stamps are of
 
 
 class Recording:
@@ -37,15 +38,18 @@ class Recording:
     A track's newer tube replaces the older one from the newer tube's first stamp on. Boxes that
     the tracker has dropped for their age therefore stay in the recording. The current box of a
     PROPAGATED track does not come from the model and is not recorded.
+
+    Stamps of different streams of a camera are not comparable (its clock has jumped in between):
+    each track and event has the number of its stream, 0 if there is one only.
     """
 
     def __init__(self) -> None:
         self._tracks: dict[tuple[str, str, int], _RecordedTrack] = {}
-        self._events: dict[tuple[str, str, int], Event] = {}
+        self._events: dict[tuple[str, str, int], tuple[Event, int]] = {}  # with its stream
         self._revision = 0
 
-    def add_track(self, track: Track) -> None:
-        """Add a track as published. Call in the order of publication."""
+    def add_track(self, track: Track, stream: int = 0) -> None:
+        """Add a track of a stream as published. Call in the order of publication."""
         tube = track.tube
         if track.state is TrackState.PROPAGATED:
             tube = BoxTube(tube.stamps[:-1], tube.boxes[:-1])
@@ -63,11 +67,11 @@ class Recording:
             tube = BoxTube(
                 tuple(s for s, _ in old) + tube.stamps, tuple(b for _, b in old) + tube.boxes
             )
-        self._tracks[key] = _RecordedTrack(replace(track, tube=tube), revision)
+        self._tracks[key] = _RecordedTrack(replace(track, tube=tube), revision, stream)
 
-    def add_event(self, event: Event) -> None:
-        """Add an event as published. Call in the order of publication."""
-        self._events[(event.camera, event.query_id, event.event_id)] = event
+    def add_event(self, event: Event, stream: int = 0) -> None:
+        """Add an event of a stream as published. Call in the order of publication."""
+        self._events[(event.camera, event.query_id, event.event_id)] = event, stream
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -77,7 +81,17 @@ class Recording:
     @property
     def events(self) -> tuple[Event, ...]:
         """Every event as last published, in the order of first publication."""
-        return tuple(self._events.values())
+        return tuple(event for event, _ in self._events.values())
+
+    @property
+    def track_streams(self) -> tuple[int, ...]:
+        """The number of the stream of each of ``tracks``."""
+        return tuple(recorded.stream for recorded in self._tracks.values())
+
+    @property
+    def event_streams(self) -> tuple[int, ...]:
+        """The number of the stream of each of ``events``."""
+        return tuple(stream for _, stream in self._events.values())
 
     def query_tube(self, query_id: str, stamps: Iterable[int]) -> Tube[int]:
         """Return the query's boxes at those of the camera stamps (ns) that its tracks cover.
@@ -99,34 +113,56 @@ class Recording:
                     break
         return tube
 
-    def tracks_at(self, stamp: int) -> list[Track]:
-        """Return the tracks that cover a stamp, each with its tube reduced to the box there."""
+    def tracks_at(self, stamp: int, stream: int = 0) -> list[Track]:
+        """Return a stream's tracks that cover a stamp, each with its tube reduced to the box there.
+
+        Such a track is GROUNDED.
+        """
         found = []
-        for track in self.tracks:
-            box = covering_box(track.tube, stamp)
+        for recorded in self._tracks.values():
+            box = covering_box(recorded.track.tube, stamp) if recorded.stream == stream else None
             if box is not None:
                 current = BoxTube((stamp,), (box,))
-                found.append(replace(track, tube=current, state=TrackState.GROUNDED))
+                found.append(replace(recorded.track, tube=current, state=TrackState.GROUNDED))
         return found
 
-    def events_at(self, stamp: int) -> list[Event]:
-        """Return the events whose span contains a stamp, as ONGOING."""
+    def events_at(self, stamp: int, stream: int = 0) -> list[Event]:
+        """Return a stream's events whose span contains a stamp, as ONGOING."""
         return [
             replace(event, state=EventState.ONGOING)
-            for event in self.events
-            if event.span.start <= stamp <= event.span.end
+            for event, of_stream in self._events.values()
+            if of_stream == stream and event.span.start <= stamp <= event.span.end
         ]
 
-    def annotations(self, stamps: Iterable[int]) -> dict[int, Annotations]:
-        """Return what to draw on the frames with these stamps (ns)."""
-        return {
-            stamp: Annotations(self.tracks_at(stamp), self.events_at(stamp)) for stamp in stamps
-        }
+    def annotations(
+        self, stamps: Sequence[int], streams: Sequence[int | None] | None = None
+    ) -> list[Annotations]:
+        """Return what to draw on each frame.
+
+        Args:
+            stamps: The stamps of the frames (ns).
+            streams: The stream of each frame, None for one that was not used; by default 0 for all.
+        """
+        numbers = [0] * len(stamps) if streams is None else streams
+        return [
+            Annotations()
+            if stream is None
+            else Annotations(self.tracks_at(stamp, stream), self.events_at(stamp, stream))
+            for stamp, stream in zip(stamps, numbers)
+        ]
+
+    def tracks_json(self) -> list[dict[str, Any]]:
+        """Return the tracks as plain values: stamps in ns, boxes (x1, y1, x2, y2) in pixels."""
+        return [_track(r.track) | {"stream": r.stream} for r in self._tracks.values()]
+
+    def events_json(self) -> list[dict[str, Any]]:
+        """Return the events as plain values; stamps in ns."""
+        return [_event(event) | {"stream": stream} for event, stream in self._events.values()]
 
     def write(self, folder: Path) -> None:
-        """Write tracks.jsonl and events.jsonl, one record per line (see ``records_as_json``)."""
-        for name, records in (("tracks", self.tracks), ("events", self.events)):
-            lines = "".join(json.dumps(line) + "\n" for line in records_as_json(records))
+        """Write tracks.jsonl and events.jsonl, one record per line."""
+        for name, records in (("tracks", self.tracks_json()), ("events", self.events_json())):
+            lines = "".join(json.dumps(line) + "\n" for line in records)
             (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
@@ -144,11 +180,6 @@ def covering_box(tube: BoxTube, stamp: int) -> Box | None:
 def rounded_pixels(box: Box, width: int, height: int) -> list[float]:
     """Return x_min, y_min, x_max, y_max in pixels with two decimals, for a JSON file."""
     return [round(value, 2) for value in box.to_pixels(width, height)]
-
-
-def records_as_json(records: Sequence[Track | Event]) -> list[dict[str, Any]]:
-    """Convert tracks and events to plain values: stamps in ns, boxes (x1, y1, x2, y2) in pixels."""
-    return [_track(r) if isinstance(r, Track) else _event(r) for r in records]
 
 
 def _track(track: Track) -> dict[str, Any]:

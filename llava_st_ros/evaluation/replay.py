@@ -9,6 +9,26 @@ from llava_st_ros.errors import BackendError
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, QueryFailure, Tick
+from llava_st_ros.streaming.stream_clock import CONFIRMATIONS, Admission, ClockJump, StreamClock
+
+MAX_NOTES = 5  # jumps of the clock that are described each
+
+
+@dataclass
+class ReplayedStream:
+    """The frames of one camera between two jumps of its clock.
+
+    Attributes:
+        camera: The camera.
+        first_frame: Number of its first frame in the footage.
+        stamps: The stamps of its frames (ns), in order of the footage.
+        jump: The jump of the clock that started it; None for the camera's first stream.
+    """
+
+    camera: str
+    first_frame: int
+    stamps: list[int] = field(default_factory=list)
+    jump: ClockJump | None = None
 
 
 @dataclass
@@ -18,14 +38,44 @@ class ReplayResult:
     Attributes:
         recording: The final tracks and events.
         groundings: Every answer, in order.
-        stamps: The stamps of the frames (ns).
+        grounding_streams: The number of the stream of each answer.
+        stamps: The stamps of the frames (ns). Only those of one stream are comparable.
+        frame_streams: The number of the stream of each frame; None if it was not used, because its
+            stamp was implausible.
+        streams: One per camera and jump of its clock.
+        repeated: Number of frames that repeat the stamp of an earlier one.
         failures: The evaluations that raised an exception, in order.
     """
 
     recording: Recording = field(default_factory=Recording)
     groundings: list[Grounding] = field(default_factory=list)
+    grounding_streams: list[int] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
+    frame_streams: list[int | None] = field(default_factory=list)
+    streams: list[ReplayedStream] = field(default_factory=list)
+    repeated: int = 0
     failures: list[QueryFailure] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was unusual about the stamps, one line each."""
+        notes = []
+        jumps = [stream for stream in self.streams if stream.jump is not None]
+        for stream in jumps[:MAX_NOTES]:
+            notes.append(
+                f"the clock of the stamps jumps {stream.jump} at frame {stream.first_frame}; a new "
+                "stream starts there"
+            )
+        if len(jumps) > MAX_NOTES:
+            notes.append(f"the clock of the stamps jumps {len(jumps)} times in all")
+        unused = [n for n, stream in enumerate(self.frame_streams) if stream is None]
+        if unused:
+            listed = ", ".join(f"{n} at {self.stamps[n] / NANOSECONDS:.3f} s" for n in unused[:3])
+            more = ", ..." if len(unused) > 3 else ""
+            notes.append(f"{len(unused)} frames not used, implausible stamp: frame {listed}{more}")
+        if self.repeated:
+            notes.append(f"{self.repeated} frames not used, stamp of an earlier frame")
+        return notes
 
     def failures_by_query(self) -> dict[str, list[QueryFailure]]:
         """Return the failures of each query that has any."""
@@ -44,12 +94,49 @@ class ReplayResult:
 
     def add(self, tick: Tick) -> None:
         """Add the results of one tick."""
+        current = {stream.camera: number for number, stream in enumerate(self.streams)}
         self.groundings.extend(tick.groundings)
+        self.grounding_streams.extend(current[g.camera] for g in tick.groundings)
         self.failures.extend(tick.failures)
         for track in tick.tracks:
-            self.recording.add_track(track)
+            self.recording.add_track(track, current[track.camera])
         for event in tick.events:
-            self.recording.add_event(event)
+            self.recording.add_event(event, current[event.camera])
+
+
+class _Footage:
+    """Assigns the frames of a replay to streams."""
+
+    def __init__(self, result: ReplayResult, reset_seconds: float) -> None:
+        self._result, self._reset_seconds = result, reset_seconds
+        self._clocks: dict[str, StreamClock] = {}
+        self._held: dict[str, list[tuple[Frame, int]]] = {}  # with their numbers, by camera
+        self._current: dict[str, int] = {}
+
+    def admit(self, frame: Frame) -> Admission:
+        """Decide which frames join a stream now (see StreamClock)."""
+        number = len(self._result.stamps)
+        self._result.stamps.append(frame.stamp)
+        self._result.frame_streams.append(None)
+        clock = self._clocks.setdefault(frame.camera, StreamClock(self._reset_seconds))
+        admission = clock.admit(frame)
+        self._held.setdefault(frame.camera, []).append((frame, number))
+        return admission
+
+    def assign(self, camera: str, admission: Admission) -> None:
+        """Assign admitted frames to the camera's stream, a new one after a jump of its clock."""
+        held = self._held[camera]
+        admitted = [pair for pair in held if any(pair[0] is frame for frame in admission.frames)]
+        if admitted:
+            result, held = self._result, []
+            if camera not in self._current or admission.jump is not None:
+                self._current[camera] = len(result.streams)
+                new = ReplayedStream(camera, admitted[0][1], jump=admission.jump)
+                result.streams.append(new)
+            for frame, number in admitted:
+                result.frame_streams[number] = self._current[camera]
+                result.streams[self._current[camera]].stamps.append(frame.stamp)
+        self._held[camera] = held[-CONFIRMATIONS:]
 
 
 def replay(
@@ -57,45 +144,53 @@ def replay(
     frames: Iterable[Frame],
     queries: Sequence[Query],
     *,
-    window_seconds: float,
     on_frame: Callable[[], None] = lambda: None,
+    result: ReplayResult | None = None,
 ) -> ReplayResult:
-    """Push every frame and evaluate each standing query whenever it is due by the frames' stamps.
+    """Push every frame and evaluate the standing queries as the node does, by the frames' stamps.
 
-    Queries are first evaluated when the footage covers a full window, or at its end if it is
-    shorter, and last evaluated at its end, where ongoing events end too.
+    Image tasks are evaluated from the first frame, video tasks once ``StreamConfig.history`` of the
+    window is filled. Unlike on a running stream, the end is known: every query is evaluated once
+    more on the last frames, however short the footage is, and ongoing events end. The same is done
+    where the clock of the stamps jumps, before the new stream starts.
 
     Args:
         grounder: Runs the model. The queries are added to it, and removed at the end.
-        frames: The footage, with increasing stamps.
+        frames: The footage.
         queries: The standing queries.
-        window_seconds: The grounder's ``StreamConfig.window_seconds``.
         on_frame: Called after each frame.
+        result: Filled and returned, so that the caller has what was done if the replay is ended by
+            an exception; a new one by default.
 
     Raises:
         BackendError: Evaluations of a query failed and none gave an answer.
     """
     for query in queries:
         grounder.add_query(query)
-    result = ReplayResult()
-    window = round(window_seconds * NANOSECONDS)
+    result = ReplayResult() if result is None else result
+    footage = _Footage(result, grounder.config.stream.reset_seconds)
+    repeated_before = _repeated(grounder)
     for frame in frames:
-        grounder.push(frame)
-        result.stamps.append(frame.stamp)
-        if frame.stamp - result.stamps[0] >= window:
-            result.add(grounder.tick(frame.stamp))
+        admission = footage.admit(frame)
+        if admission.jump is not None:
+            result.add(grounder.finish(frame.camera))
+        footage.assign(frame.camera, admission)
+        for admitted in admission.frames:
+            grounder.push(admitted)
+        if admission.frames:
+            result.add(grounder.tick())
+        result.repeated = _repeated(grounder) - repeated_before
         on_frame()
-    if result.stamps:
-        longest_period = max((query.period for query in queries), default=0.0)
-        # Late enough that every query is due again and sees the last frames.
-        end = result.stamps[-1] + round(longest_period * NANOSECONDS)
-        result.add(grounder.tick(end))
-        for query in queries:
-            if query in grounder.queries:  # not expired
-                grounder.remove_query(query.id)
-        result.add(grounder.tick(end))
+    result.add(grounder.finish())
+    for query in queries:
+        if query in grounder.queries:  # not expired
+            grounder.remove_query(query.id)
     _check_answered(result)
     return result
+
+
+def _repeated(grounder: Grounder) -> int:
+    return sum(grounder.counts(camera).duplicates for camera in grounder.cameras)
 
 
 def _check_answered(result: ReplayResult) -> None:

@@ -10,7 +10,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from llava_st_ros.config import GrounderConfig, StreamConfig
+from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.media.image_decoding import MAX_PIXELS
 from llava_st_ros.query_rules import MAX_PERIOD, MIN_PERIOD
@@ -111,7 +111,7 @@ class NodeParameters:
         high=3600.0,
     )
     history: float = _parameter(
-        0.9,
+        HISTORY,
         "Fraction of the window that must have been received before a standing video query is "
         "evaluated; 0: evaluate at once",
         low=0.0,

@@ -5,7 +5,7 @@ One parser for the node's parameter ``queries`` and for ``llava-st ground``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llava_st_ros.errors import QueryError
@@ -13,18 +13,21 @@ from llava_st_ros.files.json_files import parse_json
 from llava_st_ros.files.schema import shown
 from llava_st_ros.records import UNNAMED, Box, Query, Task
 
+Entry = str | Mapping[str, Any]  # plain words, a JSON object as text, or its values
+
 _KEYS = ("id", "text", "task", "cameras", "period", "expiry", "span", "box")
 
 
 def parse_queries(
-    entries: Iterable[str],
+    entries: Iterable[Entry],
     default_period: float,
     check: Callable[[Query], None] = lambda query: None,
 ) -> tuple[Query, ...]:
     """Read a list of queries.
 
     Args:
-        entries: Each either plain words or a JSON object. Blank ones are skipped.
+        entries: Each either plain words, a JSON object as text, or the values of one. Blank texts
+            are skipped.
         default_period: Seconds, for an entry without a period.
         check: Raises QueryError for a query that the caller does not accept.
 
@@ -35,10 +38,10 @@ def parse_queries(
     queries: list[Query] = []
     problems: list[str] = []
     for number, entry in enumerate(entries, 1):
-        if not entry.strip():
+        if isinstance(entry, str) and not entry.strip():
             continue
         try:
-            query = _parse_entry(entry.strip(), [q.id for q in queries], default_period)
+            query = _parse_entry(entry, [q.id for q in queries], default_period)
             check(query)
         except QueryError as error:
             problems.append(f"entry {number}: {error}")
@@ -49,8 +52,31 @@ def parse_queries(
     return tuple(queries)
 
 
-def _parse_entry(entry: str, used_ids: Collection[str], default_period: float) -> Query:
-    values = _parse_json(entry) if entry.startswith("{") else {"text": entry}
+def entry_values(entry: Entry) -> dict[str, Any]:
+    """Return the values of an entry by key, for example "text".
+
+    Raises:
+        QueryError: It is no valid JSON object, or has an unknown key.
+    """
+    if isinstance(entry, str):
+        text = entry.strip()
+        if not text.startswith("{"):
+            return {"text": text}
+        values: dict[str, Any] = parse_json(
+            text, f"query {shown(text)}", QueryError, "expected plain words or a JSON object"
+        )
+    else:
+        values = dict(entry)
+    if unknown := sorted(set(map(str, values)) - set(_KEYS)):
+        raise QueryError(
+            f"query {shown(values)} has unknown keys: {', '.join(unknown)}; "
+            f"expected keys of {', '.join(_KEYS)}"
+        )
+    return values
+
+
+def _parse_entry(entry: Entry, used_ids: Collection[str], default_period: float) -> Query:
+    values = entry_values(entry)
     query_id = _value(values, "id", str, "") or next_query_id(used_ids)
     if query_id in used_ids:
         raise QueryError(f"two queries have the id {query_id!r}", "give each its own id")
@@ -88,18 +114,6 @@ def parse_box(values: Sequence[float]) -> Box:
     if len(values) != 4:
         raise QueryError(f"box has {len(values)} values; expected x1, y1, x2, y2")
     return Box(*values)
-
-
-def _parse_json(entry: str) -> dict[str, Any]:
-    name = f"query {shown(entry)}"
-    values: dict[str, Any] = parse_json(
-        entry, name, QueryError, "expected plain words or a JSON object"
-    )
-    if unknown := sorted(set(values) - set(_KEYS)):
-        raise QueryError(
-            f"{name} has unknown keys: {', '.join(unknown)}; expected keys of {', '.join(_KEYS)}"
-        )
-    return values
 
 
 def _query(values: dict[str, Any], query_id: str, default_period: float) -> Query:

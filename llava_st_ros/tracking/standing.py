@@ -171,9 +171,10 @@ class StandingQuery:
         state = self._cameras.get(camera)
         return () if state is None else state.tracks.tracks(now)
 
-    def end(self) -> tuple[Event, ...]:
-        """End the active events: the query is removed."""
-        return tuple(event for state in self._cameras.values() for event in state.events.end())
+    def end(self, camera: str | None = None) -> tuple[Event, ...]:
+        """End the active events, by default on all cameras: query or footage are at their end."""
+        states = [s for name, s in self._cameras.items() if camera in (None, name)]
+        return tuple(event for state in states for event in state.events.end())
 
     def _camera(self, name: str) -> _CameraState:
         if name not in self._cameras:

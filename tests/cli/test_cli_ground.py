@@ -58,9 +58,9 @@ def test_video_gives_tracks_events_and_an_overlay(
     result = json.loads(capsys.readouterr().out)
     assert result["frames"] == FRAMES
     assert [q["text"] for q in result["queries"]] == ["the red square", "what [moves]?"]
-    # Evaluated at a full window of 6 s, then every 2 s of the stamps, and at the end.
+    # Evaluated when 0.9 of the window is filled, then every 2 s of the stamps, and at the end.
     evaluated = [a["window"][1] for a in result["answers"] if a["query_id"] == "q1"]
-    assert evaluated == [6 * NANOSECONDS, 8 * NANOSECONDS, round(8.9 * NANOSECONDS)]
+    assert evaluated == [round(s * NANOSECONDS) for s in (5.2, 7.2, 8.9)]
     stamps = {round(i * NANOSECONDS / FPS) for i in range(FRAMES)}
     for track in result["tracks"]:
         assert {row["stamp"] for row in track["tube"]} <= stamps
@@ -97,6 +97,34 @@ def test_image_is_queried_with_rec(footage, random_checkpoint, capsys) -> None:
     assert answer["span"] is None
 
 
+def test_queries_of_a_file_have_their_own_tasks_and_image_tasks_start_at_once(
+    footage, random_checkpoint, tmp_path, capsys
+) -> None:
+    file = tmp_path / "queries.yaml"
+    file.write_text(
+        "- {id: square, text: the red square, task: REC, period: 2.0}\n- what moves?\n"
+        "- {text: the square moves, task: TVG, cameras: [front]}\n"
+    )
+    arguments = ("--video", footage / "video.avi", "--model", random_checkpoint, "--json")
+    extra = ("--query", '{"text": "the square", "task": "REC"}', "--period", 4)
+    no_match = ("--no-match-threshold", 0, "--history", 0.5)
+    assert run(*arguments, *extra, "--queries", file, *no_match) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert [(q["id"], q["task"]) for q in result["queries"]] == [
+        ("q1", "REC"), ("square", "REC"), ("q2", "STVG"), ("q3", "TVG"),
+    ]  # fmt: skip
+    ends = {
+        q["id"]: [a["window"][1] / 1e9 for a in result["answers"] if a["query_id"] == q["id"]]
+        for q in result["queries"]
+    }
+    assert ends["square"] == [0, 2, 4, 6, 8, 8.9]
+    assert ends["q1"] == [0, 4, 8, 8.9]
+    assert 2.5 < ends["q2"][0] < 3.2
+    assert all(a["no_match"] for a in result["answers"])
+    assert "query 'q3': its cameras are ignored" in captured.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
@@ -109,6 +137,10 @@ def test_image_is_queried_with_rec(footage, random_checkpoint, capsys) -> None:
         (("--images", "{}/images", "--task", "SVG"), "SVG"),
         (("--images", "{}/images", "--period", "0"), "period"),
         (("--images", "{}/images", "--window", "-1"), "window"),
+        (("--images", "{}/images", "--history", "1.5"), "history is 1.5"),
+        (("--images", "{}/images", "--no-match-threshold", "-1"), "no_match_threshold is -1"),
+        (("--images", "{}/images", "--queries", "{}/absent.yaml"), "absent.yaml"),
+        (("--images", "{}/images", "--queries", "{}/video.avi"), "video.avi"),
         (("--images", "{}/images", "--overlay", "x.txt"), ".mp4"),
         (("--images", "{}/images", "--out", "{}/video.avi"), "folder .*video.avi"),
         (("--images", "{}/images", "--model", "absent"), "absent"),

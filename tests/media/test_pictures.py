@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from llava_st_ros.media import pictures
-from llava_st_ros.media.pictures import Annotations, write_pictures
+from llava_st_ros.media.pictures import Annotations, frame_rate, write_pictures
 from llava_st_ros.records import Box, BoxTube, Frame, Track, TrackState
 
 STAMPS = [i * 100_000_000 for i in range(20)]
@@ -26,13 +26,12 @@ def test_video_has_every_frame_and_sheet_only_frames_with_tracks(tmp_path: Path)
     frames = [Frame(image, stamp) for stamp in STAMPS]
     tube = BoxTube((0,), (Box(0.1, 0.1, 0.5, 0.5),))
     track = Track("q", 1, "ball", tube, TrackState.GROUNDED, 0.5, "camera", "", 64, 48)
-    annotations = {
-        stamp: Annotations([track] if i in (3, 4) else []) for i, stamp in enumerate(STAMPS)
-    }
+    annotations = [Annotations([track] if i in (3, 4) else []) for i in range(len(STAMPS))]
     drawn: list[None] = []
     write_pictures(
         frames,
         annotations,
+        fps=frame_rate(STAMPS),
         video=tmp_path / "overlay.mp4",
         sheet=tmp_path / "sheet.png",
         on_frame=lambda: drawn.append(None),

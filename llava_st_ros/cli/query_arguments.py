@@ -1,0 +1,101 @@
+"""The queries of a command line: --query, --queries and the options that apply to them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llava_st_ros.errors import ConfigError, QueryError
+from llava_st_ros.records import Modality, Query, Task
+from llava_st_ros.text.query_files import read_query_file
+from llava_st_ros.text.query_parser import Entry, entry_values, parse_queries
+
+
+def add_query_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--query",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="words, or a JSON object as in the node's parameter queries; repeatable",
+    )
+    parser.add_argument(
+        "--queries",
+        type=Path,
+        metavar="FILE",
+        help="a JSON or YAML list of queries, or the node's parameter file",
+    )
+    parser.add_argument(
+        "--task",
+        type=str.upper,
+        choices=[task.value for task in Task],
+        help="task of the queries that name none (default: REC for a thing and for --image, "
+        "otherwise STVG)",
+    )
+    parser.add_argument(
+        "--span",
+        type=float,
+        nargs="+",
+        metavar="T",
+        help="input of SVG, TR and ELC for --query: one or two fractions of the window",
+    )
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="input of ELC and REG for --query: fractions of the image",
+    )
+    parser.add_argument(
+        "--period",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between evaluations of a query that has no period (default 1)",
+    )
+
+
+def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Query], list[str]]:
+    """Return the queries and notes about them.
+
+    Args:
+        args: The arguments of ``add_query_arguments``.
+        on_image: The footage is a single image.
+
+    Raises:
+        ConfigError: There is no query.
+        QueryError: A query is not valid, or needs a video and the footage is an image.
+    """
+    inputs: dict[str, Any] = {}
+    if args.span:
+        if len(args.span) > 2:
+            raise ConfigError(f"--span has {len(args.span)} values; expected one or two")
+        inputs["span"] = [args.span[0], args.span[-1]]
+    if args.box:
+        inputs["box"] = list(args.box)
+    task = args.task or (Task.REC.value if on_image else None)
+    entries: list[Entry] = [inputs | entry_values(entry) for entry in args.query if entry.strip()]
+    if args.queries is not None:
+        entries += [entry_values(entry) for entry in read_query_file(args.queries)]
+    if task:
+        entries = [{"task": task} | entry_values(entry) for entry in entries]
+
+    def check(query: Query) -> None:
+        if on_image and query.task.modality is not Modality.IMAGE:
+            raise QueryError(
+                f"task {query.task.value} needs a video; an image supports REC, REG and DGC",
+                "use --video, --images or --bag",
+            )
+
+    queries = parse_queries(entries, args.period, check)
+    if not queries:
+        raise ConfigError("there is no query", "describe what to look for with --query")
+    notes = [f"query {q.id!r} ({q.text!r}): {q.note}" for q in queries if q.note]
+    notes += [
+        f"query {q.id!r}: its cameras are ignored, recorded footage is one camera"
+        for q in queries
+        if q.cameras
+    ]
+    return [replace(query, cameras=()) if query.cameras else query for query in queries], notes

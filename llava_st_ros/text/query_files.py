@@ -1,0 +1,52 @@
+"""Files of queries: a list in JSON or YAML, or the node's parameter file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_st_ros.errors import QueryError
+from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.schema import shown
+from llava_st_ros.files.yaml_files import read_yaml
+from llava_st_ros.text.query_parser import Entry
+
+
+def read_query_file(path: Path) -> list[Entry]:
+    """Read the entries of a file, for ``parse_queries``.
+
+    Args:
+        path: A file in JSON (suffix .json) or YAML: a list, a mapping with the list as ``queries``,
+            or a ROS parameter file with the node's parameter ``queries``. An entry is plain words,
+            a JSON object as text, or a mapping with the keys of a query.
+
+    Raises:
+        QueryError: The file cannot be read, has no list of queries, or an entry is neither text
+            nor a mapping.
+    """
+    remedy = "write a list of queries, each plain words or a mapping with text, task and so on"
+    if path.suffix.lower() == ".json":
+        content = read_json(path, QueryError, remedy, expected=None)
+    else:
+        content = read_yaml(path, QueryError, remedy)
+    entries = _queries(content)
+    if not isinstance(entries, list):
+        raise QueryError(f"{path} has no list of queries; it has {shown(content)}", remedy)
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, (str, Mapping)):
+            raise QueryError(
+                f"{path}: entry {number} is {shown(entry)}; expected words or a mapping",
+                "put words that YAML reads as another value in quotes",
+            )
+    return entries
+
+
+def _queries(content: Any) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    if "queries" in content:
+        return content["queries"]
+    # Of a ROS parameter file: node names, which may be nested as namespaces, then the parameters.
+    found = (_queries(value) for value in content.values() if isinstance(value, Mapping))
+    return next((queries for queries in found if queries is not None), None)

@@ -1,0 +1,56 @@
+"""Files of queries: one list in several formats, read by the parser of the node's parameter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llava_st_ros.errors import QueryError
+from llava_st_ros.records import Query, Task
+from llava_st_ros.text.query_files import read_query_file
+from llava_st_ros.text.query_parser import parse_queries
+
+FILES = {
+    "list.json": '["the ball rolls", {"text": "the cup", "task": "REC", "period": 0.5, "id": "c"}]',
+    "list.yaml": "- the ball rolls\n- {text: the cup, task: rec, period: 0.5, id: c}\n",
+    "mapping.yaml": "queries:\n- the ball rolls\n- text: the cup\n  task: REC\n  period: 0.5\n"
+    "  id: c\n",
+    "node.yaml": "/**:\n  ros__parameters:\n    model: ''\n    queries:\n    - the ball rolls\n"
+    '    - \'{"text": "the cup", "task": "REC", "period": 0.5, "id": "c"}\'\n',
+    "robot.yml": "robot:\n  grounding:\n    ros__parameters:\n      queries: [the ball rolls, "
+    '\'{"text": "the cup", "task": "REC", "period": 0.5, "id": "c"}\']\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(FILES[name])
+    assert parse_queries(read_query_file(path), 2.0) == (
+        Query("q1", "the ball rolls", Task.STVG, period=2.0),
+        Query("c", "the cup", Task.REC, period=0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.yaml", "model: x\n", "no list of queries"),
+        ("a.yaml", "- 12\n", "entry 1 is 12"),
+        ("a.yaml", "- the ball\n- null\n", "entry 2 is"),
+        ("a.yaml", "- the ball\n- [x]\n", "entry 2 is"),
+        ("a.yaml", "- {text: x, perod: 1}\n", "perod"),
+        ("a.yaml", "- {text: x\n", "a.yaml"),
+        ("a.json", "[1, 2", "a.json"),
+        ("absent.json", None, "absent.json"),
+    ],
+)
+def test_invalid_file_is_one_line(tmp_path: Path, name: str, text: str | None, reason: str) -> None:
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(QueryError) as caught:
+        parse_queries(read_query_file(path), 1.0)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
