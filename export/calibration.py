@@ -98,7 +98,9 @@ class FootageQueries:
             self._open(path)  # unreadable footage fails before the export starts
 
     def __call__(self, backend: Backend, tokenizer: Tokenizer | None) -> None:
-        config = GrounderConfig(stream=StreamConfig(history=HISTORY))
+        config = GrounderConfig(
+            stream=StreamConfig(history=HISTORY), max_queries=max(1, 2 * len(self.texts))
+        )
         seconds = config.stream.window_seconds
         queries = [
             Query(f"{task.value} {number}", text, task, period=seconds)

@@ -283,6 +283,7 @@ class GrounderConfig:
         no_match_threshold: A standing query is answered "no match" when P(no match) is at or above
             this; 1 for never. The default is below one half because most of a stream does not show
             what a query describes.
+        max_queries: Most standing queries; a further one is rejected.
         min_confidence: Groundings with a lower confidence are treated as "no match".
         association_iou: Minimum mean IoU over shared stamps for an answer to continue a track.
         track_timeout_seconds: A track that is absent from all answers for this long is dropped.
@@ -296,6 +297,7 @@ class GrounderConfig:
     max_new_tokens: int = 1024
     constrained: bool = True
     no_match_threshold: float = 0.2
+    max_queries: int = 64
     min_confidence: float = 0.0
     association_iou: float = 0.3
     track_timeout_seconds: float = 3.0
@@ -303,7 +305,12 @@ class GrounderConfig:
 
     def __post_init__(self) -> None:
         _require_positive(
-            self, "max_new_tokens", "association_iou", "track_timeout_seconds", "event_gap_seconds"
+            self,
+            "max_new_tokens",
+            "max_queries",
+            "association_iou",
+            "track_timeout_seconds",
+            "event_gap_seconds",
         )
         for name in ("no_match_threshold", "min_confidence"):
             value = getattr(self, name)

@@ -18,6 +18,7 @@ from llava_st_ros.records import (
     Grounding,
     Query,
     QueryFailure,
+    QueryPace,
     Tick,
 )
 from llava_st_ros.streaming.frame_buffer import (
@@ -35,10 +36,10 @@ from llava_st_ros.tracking.standing import StandingQuery
 class Grounder:
     """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
-    Thread safety: ``push``, ``add_query``, ``remove_query``, ``queries``, ``failures``, ``cameras``
-    and ``counts`` can be called from any thread and do not wait for the model. ``tick`` and
-    ``finish`` must be called from one thread only. ``ask`` can be called from any thread and waits
-    for at most the answers in progress and those requested earlier.
+    Thread safety: ``push``, ``add_query``, ``remove_query``, ``counts`` and the properties can be
+    used from any thread and do not wait for the model. ``tick`` and ``finish`` must be called from
+    one thread only. ``ask`` can be called from any thread and waits for at most the answers in
+    progress and those requested earlier.
 
     Time is that of the stamps, in nanoseconds, and each camera has its own clock (see StreamTime):
     queries are due, tracks end and events begin by the stamps of their camera, so that a camera
@@ -86,6 +87,19 @@ class Grounder:
             return tuple(f for standing in self._standing.values() for f in standing.failures)
 
     @property
+    def paces(self) -> tuple[QueryPace, ...]:
+        """How often each standing query is evaluated, one entry per camera."""
+        with self._state_lock:
+            return tuple(pace for standing in self._standing.values() for pace in standing.paces)
+
+    @property
+    def newest(self) -> dict[str, int]:
+        """The newest stamp (ns) of each camera that has sent frames."""
+        with self._state_lock:
+            buffers = dict(self._buffers)
+        return {name: s for name, buffer in buffers.items() if (s := buffer.newest) is not None}
+
+    @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras that have sent frames."""
         with self._state_lock:
@@ -129,16 +143,28 @@ class Grounder:
         changes nothing.
 
         Raises:
-            QueryError: The query has no id, or lacks an input that its task needs.
+            QueryError: The query has no id, lacks an input that its task needs, is too long for
+                the model, or is one more than ``GrounderConfig.max_queries``.
         """
+        with self._state_lock:
+            self._check_count(query)  # before the work of preparing it
         prepared = self._runner.prepare(query, self._config.no_match_threshold)
         with self._state_lock:
             standing = self._make_standing(prepared)
             old = self._standing.get(query.id)
             if old is not None and old.query == query:
                 return
+            self._check_count(query)
             self._remove(query.id)
             self._standing[query.id] = standing
+
+    def _check_count(self, query: Query) -> None:
+        count, limit = len(self._standing), self._config.max_queries
+        if query.id not in self._standing and count >= limit:
+            raise QueryError(
+                f"there are {count} standing queries; max_queries is {limit}",
+                "remove one, or raise max_queries",
+            )
 
     def remove_query(self, query_id: str) -> None:
         """Remove a standing query; its events end at the next tick.
@@ -163,8 +189,9 @@ class Grounder:
             changed = [n for n in fixed if getattr(config, n) != getattr(self._config, n)]
             if changed:
                 raise ConfigError(
-                    f"a Grounder's {', '.join(changed)} cannot change; only min_confidence, "
-                    "association_iou, track_timeout_seconds and event_gap_seconds can",
+                    f"a Grounder's {', '.join(changed)} cannot change; only max_queries, "
+                    "min_confidence, association_iou, track_timeout_seconds and event_gap_seconds "
+                    "can",
                     "create a new Grounder",
                 )
             self._config = config

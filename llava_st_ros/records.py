@@ -518,6 +518,23 @@ class QueryFailure:
 
 
 @dataclass(frozen=True)
+class QueryPace:
+    """How often a standing query is evaluated on a camera.
+
+    Attributes:
+        query_id: Id of the query.
+        camera: As in ``Frame``.
+        period: Seconds between evaluations, as asked.
+        reached: Seconds between the latest evaluations, by the camera's stamps.
+    """
+
+    query_id: str
+    camera: str
+    period: float
+    reached: float
+
+
+@dataclass(frozen=True)
 class Tick:
     """The result of one ``Grounder.tick``.
 

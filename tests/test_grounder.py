@@ -1000,3 +1000,34 @@ def test_the_profile_of_an_engine_limits_the_positions(oracle):
     small.describe = lambda: replace(full, positions=400)
     with pytest.raises(QueryError, match="but the model has 400"):
         grounder(small).add_query(BALL)
+
+
+def test_standing_queries_are_bounded(oracle):
+    g = grounder(oracle, max_queries=2)
+    g.add_query(BALL)
+    g.add_query(CUP)
+    message = "there are 2 standing queries; max_queries is 2; remove one, or raise max_queries"
+    with pytest.raises(QueryError, match=message):
+        g.add_query(replace(CUP, id="more"))
+    g.add_query(replace(CUP, period=3.0))  # replaces one
+    g.configure(GrounderConfig(constrained=False, max_queries=3))
+    g.add_query(replace(CUP, id="more"))
+    g.configure(GrounderConfig(constrained=False, max_queries=1))
+    assert len(g.queries) == 3  # those that exist are kept
+    with pytest.raises(QueryError, match="max_queries is 1"):
+        g.add_query(replace(CUP, id="another"))
+    with pytest.raises(ConfigError, match="max_queries is 0"):
+        GrounderConfig(max_queries=0)
+
+
+def test_the_pace_of_a_query_is_the_time_between_its_evaluations(oracle):
+    g = grounder(oracle)
+    g.add_query(replace(CUP, period=0.5))
+    g.add_query(replace(BALL, period=2.0))
+    assert g.paces == ()
+    play(g, 0.0, 20.0, fps=5.0, every=1.0)  # ticks are too rare for the cup
+    paces = {pace.query_id: pace for pace in g.paces}
+    assert paces["cup"].reached == pytest.approx(1.0)
+    assert (paces["cup"].period, paces["cup"].camera) == (0.5, "camera")
+    assert paces["ball"].reached == pytest.approx(2.0)
+    assert g.newest == {"camera": stamp(19.8)}

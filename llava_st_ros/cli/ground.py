@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     config = GrounderConfig(
         stream=StreamConfig(window_seconds=args.window, history=args.history),
         no_match_threshold=args.no_match_threshold,
+        max_queries=max(1, len(queries)),
         min_confidence=args.min_confidence,
     )
     for note in notes:

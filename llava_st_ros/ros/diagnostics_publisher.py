@@ -12,7 +12,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from llava_st_ros.records import NANOSECONDS, Tick
-from llava_st_ros.ros import diagnostics
+from llava_st_ros.ros import diagnostics, query_health
 from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.intake import IntakeCounts
@@ -20,6 +20,7 @@ from llava_st_ros.ros.worker import Worker, WorkerHealth
 from llava_st_ros.streaming.frame_buffer import StreamReport
 
 PERIOD = 1.0  # seconds
+IDLE_LIMIT = 5.0  # seconds after a tick in which its duration is reported
 SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
 
 # Returns the reasons why the model's status is not OK; called once per publication.
@@ -51,7 +52,14 @@ class DiagnosticsPublisher:
         self._callback_errors = self._previous_callback_errors = 0
         self._last_failure = self._last_callback_error = ""
         self._previous_health = WorkerHealth()
-        self._sources: list[Reasons] = [self._worker_reasons, self._failure_reasons]
+        self._sources: list[Reasons] = [
+            self._worker_reasons,
+            self._failure_reasons,
+            self._query_reasons,
+        ]
+        self._tick_seconds = 0.0  # of the latest tick with answers
+        self._ticked_at = time.monotonic()  # its end
+        self._failed_evaluations = 0
         self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
         self._previous_streams: dict[str, StreamReport] = {}  # by camera
         self._published_at = time.monotonic()
@@ -74,10 +82,12 @@ class DiagnosticsPublisher:
             seconds: How long it took.
         """
         self._tracks = len(tick.tracks)
+        self._failed_evaluations += len(tick.failures)
         if not tick.groundings:
             return
         self._answers += len(tick.groundings)
         self._tick_time.add(seconds)
+        self._tick_seconds, self._ticked_at = seconds, time.monotonic()
         now = self._node.get_clock().now().nanoseconds
         if now:  # 0: no simulated time has been received yet
             for grounding in tick.groundings:
@@ -166,6 +176,18 @@ class DiagnosticsPublisher:
             text = f"{new_errors} callbacks raised: {self._last_callback_error}"
             yield Reason(DiagnosticStatus.ERROR, text)
 
+    def _query_reasons(self) -> Iterator[Reason]:
+        worker = self._get_worker()
+        if worker is None:
+            return
+        grounder = worker.grounder
+        yield from query_health.failure_reasons(
+            grounder.failures, grounder.newest, len(grounder.queries)
+        )
+        idle = time.monotonic() - self._ticked_at
+        if worker.enabled and idle < IDLE_LIMIT + self._tick_seconds:
+            yield from query_health.pace_reasons(grounder.paces, self._tick_seconds)
+
     def _model_status(self) -> DiagnosticStatus:
         worker, description = self._get_worker(), dict(self._describe())
         reasons = [reason for source in self._sources for reason in source()]
@@ -178,6 +200,7 @@ class DiagnosticsPublisher:
             "answers": self._answers,
             "tracks": self._tracks,
             "failures": self._failures,
+            "failed evaluations of queries": self._failed_evaluations,
             "callbacks that raised": self._callback_errors,
             "worker restarts": worker.health.restarts if worker else 0,
             "latency from stamp to publication": self._latency.drain(),

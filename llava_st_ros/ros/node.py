@@ -78,11 +78,14 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._result_publishers: ResultPublishers | None = None
         self._cameras: tuple[CameraSubscription, ...] = ()
         self._model_facts: Mapping[str, Any] = {}
-        self._query_services = Services(self, self._get_worker, lambda: self.parameters)
+        self._query_services = Services(
+            self, self._get_worker, lambda: self.parameters, self._throttle
+        )
         self._action = GroundAction(self, self._get_worker, lambda: self.parameters)
         self._diagnostics = DiagnosticsPublisher(
             self, lambda: self._cameras, lambda: self._worker, self._describe
         )
+        self._diagnostics.add_source(self._query_services.topic.reasons)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._shutdown_deadline: Deadline | None = None
         self._abandoned: list[Worker] = []  # their threads did not end

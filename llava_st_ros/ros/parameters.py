@@ -104,6 +104,13 @@ class NodeParameters:
         "Standing queries, each plain words or a JSON object with text and optionally "
         "id, task, cameras, period, expiry, span and box (span and box in [0, 1])",
     )
+    max_queries: int = _parameter(
+        GrounderConfig.max_queries,
+        "Most standing queries; a further one is rejected. Those that exist are kept",
+        live=True,
+        low=1,
+        high=10_000,
+    )
     window_seconds: float = _parameter(
         StreamConfig.window_seconds,
         "Length of the window that the model sees, in seconds",
@@ -252,6 +259,7 @@ class NodeParameters:
             max_new_tokens=self.max_new_tokens,
             constrained=self.constrained,
             no_match_threshold=self.no_match_threshold,
+            max_queries=self.max_queries,
             min_confidence=self.min_confidence,
             association_iou=self.association_iou,
             track_timeout_seconds=self.track_timeout,

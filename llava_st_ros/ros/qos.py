@@ -25,7 +25,8 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-QUERIES = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# A burst of queries waits while earlier ones are added; what a full queue overwrites is lost.
+QUERIES = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"  # in rmw, until the node's participant is discovered
 # A reliable publisher is compatible with best-effort subscriptions. Only the newest image matters.
 OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)

@@ -10,9 +10,11 @@ from rclpy.lifecycle import LifecycleNode
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, LlavaStError
 from llava_st_ros.records import Query
-from llava_st_ros.ros import conversions, qos
+from llava_st_ros.ros import conversions
+from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.queries import describe_added, make_query
+from llava_st_ros.ros.query_topic import QueryTopic
 from llava_st_ros.ros.worker import Worker
 
 # Returns the running worker; raises BackendError while the node is unconfigured.
@@ -20,13 +22,18 @@ GetWorker = Callable[[], Worker]
 
 
 class Services:
-    """Serves requests in every lifecycle state; a rejected one gets the reason as its message."""
+    """Serves requests in every lifecycle state; a rejected one gets the reason as its message.
+
+    Attributes:
+        topic: The topic ``~/query``.
+    """
 
     def __init__(
         self,
         node: LifecycleNode,
         get_worker: GetWorker,
         get_parameters: Callable[[], NodeParameters],
+        throttle: LogThrottle,
     ) -> None:
         self._get_worker, self._get_parameters = get_worker, get_parameters
         self._logger = node.get_logger()
@@ -38,16 +45,7 @@ class Services:
             (srv.Enable, "~/enable", self._on_enable),
         ):
             node.create_service(kind, name, callback, callback_group=group)
-        node.create_subscription(
-            msg.Query,
-            "~/query",
-            self._on_query,
-            qos.QUERIES,
-            callback_group=group,
-            event_callbacks=qos.subscription_events(
-                node, node.resolve_topic_name("~/query"), qos.QUERIES
-            ),
-        )
+        self.topic = QueryTopic(node, self._add, throttle, group)
 
     def _add(self, message: msg.Query) -> Query:
         grounder = self._get_worker().grounder
@@ -57,12 +55,6 @@ class Services:
         grounder.add_query(query)
         self._logger.info(describe_added(query))
         return query
-
-    def _on_query(self, message: msg.Query) -> None:
-        try:
-            self._add(message)
-        except LlavaStError as error:
-            self._logger.warning(f"rejected a query from ~/query: {error}")
 
     def _on_add(
         self, request: srv.AddQuery.Request, response: srv.AddQuery.Response

@@ -16,6 +16,7 @@ from llava_st_ros.records import (
     Grounding,
     Modality,
     QueryFailure,
+    QueryPace,
     Task,
     Track,
 )
@@ -24,6 +25,7 @@ from llava_st_ros.tracking.association import TrackAssociator
 from llava_st_ros.tracking.events import EventTracker
 
 EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers have a span
+NEWEST_SHARE = 0.5  # of the newest interval in the mean interval between evaluations
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds from a failure to the next evaluation
 
 WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
@@ -35,6 +37,7 @@ class _CameraState:
     events: EventTracker
     generation: int | None = None  # of the stream that everything below is about
     evaluated_at: int | None = None  # the camera's newest stamp then, ns
+    interval: float | None = None  # between evaluations, a moving mean, ns
     answered: WindowEnd | None = None  # end of the window of the last answer
     failure: QueryFailure | None = None  # of the latest evaluation
 
@@ -99,7 +102,7 @@ class StandingQuery:
         if state.generation == generation:
             return ()
         state.generation = generation
-        state.evaluated_at = state.answered = state.failure = None
+        state.evaluated_at = state.interval = state.answered = state.failure = None
         state.tracks.clear()
         return state.events.reset()
 
@@ -122,7 +125,12 @@ class StandingQuery:
 
     def mark_evaluated(self, camera: str, stream: StreamState) -> None:
         """Record that the query is evaluated on a camera."""
-        self._camera(camera).evaluated_at = stream.newest
+        state = self._camera(camera)
+        if state.evaluated_at is not None and state.failure is None:
+            interval = stream.newest - state.evaluated_at
+            last = interval if state.interval is None else state.interval
+            state.interval = last + (interval - last) * NEWEST_SHARE
+        state.evaluated_at = stream.newest
 
     def fail(self, camera: str, error: Exception, now: int) -> QueryFailure:
         """Record that the evaluation on a camera raised an exception.
@@ -143,6 +151,15 @@ class StandingQuery:
             "".join(traceback.format_exception(type(error), error, error.__traceback__)),
         )
         return state.failure
+
+    @property
+    def paces(self) -> tuple[QueryPace, ...]:
+        """How often the query is evaluated on each camera where that is known."""
+        return tuple(
+            QueryPace(self.query.id, camera, self.query.period, state.interval / NANOSECONDS)
+            for camera, state in self._cameras.items()
+            if state.interval is not None and state.failure is None
+        )
 
     @property
     def failures(self) -> tuple[QueryFailure, ...]:

@@ -32,6 +32,7 @@ def test_every_field_of_grounder_config_has_a_parameter() -> None:
         "constrained": False,
         "max_new_tokens": 77,
         "no_match_threshold": 0.21,
+        "max_queries": 13,
         "min_confidence": 0.22,
         "association_iou": 0.23,
         "track_timeout": 4.5,
@@ -44,7 +45,7 @@ def test_every_field_of_grounder_config_has_a_parameter() -> None:
     names = [field.name for field in fields(GrounderConfig)]
     assert all(getattr(config, name) != getattr(default, name) for name in names)
     others = {getattr(config, name) for name in names if name != "stream"}
-    assert others == {False, 77, 0.21, 0.22, 0.23, 4.5, 1.5}
+    assert others == {False, 77, 13, 0.21, 0.22, 0.23, 4.5, 1.5}
 
 
 class ImagePublisher:
