@@ -148,7 +148,7 @@ def _change_json(rng: np.random.Generator, value: Any, hostile: tuple[Any, ...])
         for _ in range(number):
             parent[key] = [parent[key]]
         return value, f"{where} in {number} lists"
-    if action == 3 and isinstance(parent[key], (int, float)) and math.isfinite(parent[key]):
+    if action == 3 and isinstance(parent[key], (int, float)) and abs(parent[key]) < 1e300:
         parent[key] = parent[key] * float(rng.choice((-1, 0, 0.5, 1.5, 2, 1e6, 1e-6)))
         return value, f"{where} is {shown(parent[key])}"
     parent[key] = new
