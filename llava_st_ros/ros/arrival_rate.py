@@ -15,8 +15,8 @@ from statistics import median
 from llava_st_ros.records import NANOSECONDS
 
 IMAGES = 64  # the newest ones are judged
-MIN_STEPS = 10  # fewer say nothing about the interval
-PAUSE_SECONDS = 2.0  # a longer step is a pause of the camera, not a loss
+MIN_STEPS = 5  # fewer say nothing about the interval
+PAUSE_SECONDS = 5.0  # a longer step is a pause of the camera, not a loss
 SPREAD = 1.5  # steps up to this multiple of the shortest ones are single intervals
 
 

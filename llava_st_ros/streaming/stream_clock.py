@@ -21,7 +21,8 @@ CONFIRMATIONS = 5  # consecutive frames that agree with each other: their clock 
 RECENT = 32  # accepted frames that are compared with a new one
 RATE_SECONDS = 1.0  # the shortest time from which the rate of the stamps is measured
 FAST = 1.5  # stamps that advance faster than arrivals by this factor are of a fast clock
-SLACK = 3.0  # multiple of the usual interval, or of a fast clock's rate, that is still plausible
+SLACK = 3.0  # multiple of a fast clock's rate that is still plausible
+INTERVALS = 1.5  # multiple of the usual interval that is always plausible
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class StreamClock:
             return False
         if frame.arrival is None:
             return True
-        if frame.stamp - newest.stamp <= self._tolerance + SLACK * _usual_interval(recent):
+        if frame.stamp - newest.stamp <= self._tolerance + INTERVALS * _usual_interval(recent):
             return True
         if len(recent) > 1 and {arrival for _, arrival in recent} == {frame.arrival}:
             return True  # a recording without times of arrival

@@ -48,6 +48,15 @@ def test_pauses_and_jumps_of_the_stamps_are_not_losses() -> None:
         assert meter.rate.stamped == pytest.approx(10.0)
 
 
+def test_heavy_loss_is_noticed_with_the_few_images_that_arrive() -> None:
+    meter = ArrivalMeter()
+    for tenth in (0, 3, 4, 16, 41, 50, 88):  # 7 of 89 images at 10 Hz
+        meter.add(tenth * SECOND // 10)
+    assert meter.rate is not None
+    assert meter.rate.stamped == pytest.approx(10.0)
+    assert meter.rate.share == pytest.approx(6 / 88)
+
+
 def test_few_images_give_no_estimate() -> None:
     meter = ArrivalMeter()
     for i in range(5):

@@ -9,8 +9,17 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from llava_st_ros.ros.diagnostics import CameraHealth, DurationMeter, Reason, camera_status, combine
+from llava_st_ros.ros.diagnostics import (
+    CameraHealth,
+    DurationMeter,
+    Reason,
+    camera_status,
+    combine,
+    stamp_reasons,
+)
 from llava_st_ros.ros.intake import IntakeCounts
+from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
+from llava_st_ros.streaming.stream_clock import ClockJump
 
 pytestmark = pytest.mark.ros
 WARN, ERROR = DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -45,3 +54,22 @@ def test_durations_are_summarized_since_the_last_drain() -> None:
         meter.add(seconds)
     assert str(meter.drain()) == "mean 2.000 s, max 4.000 s over 3"
     assert str(meter.drain()) == "none"
+
+
+def test_wrong_stamps_are_warnings_with_their_counts() -> None:
+    def texts(stream: StreamReport, previous: StreamReport) -> list[str]:
+        return [reason.text for reason in stamp_reasons(stream, previous)]
+
+    before = StreamReport(StreamCounts(received=100, duplicates=1, implausible=2, resets=1))
+    jump = ClockJump(5_000_000_000, 2_000_000_000)
+    after = StreamReport(
+        StreamCounts(received=110, duplicates=9, implausible=5, resets=2), (jump,), jump
+    )
+    assert texts(after, before) == [
+        "the clock of the stamps jumped 3.000 s back, from 5.000 to 2.000 s; a new stream has "
+        "started",
+        "3 images set aside for an implausible stamp: 3.000 s back, from 5.000 to 2.000 s",
+        "8 images repeat an earlier stamp",
+    ]
+    assert texts(after, after) == []
+    assert texts(StreamReport(StreamCounts(received=3)), after) == []  # activated again
