@@ -9,9 +9,11 @@ the last six seconds. The default model is trained on simulated tabletops only.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from llava_st_ros import Grounder, Query, Tick, load_backend
+from llava_st_ros.errors import LlavaStError
 from llava_st_ros.media.sources import ImageFolderSource, VideoSource
 
 DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "llava-st-tiny"
@@ -51,4 +53,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LlavaStError as error:
+        sys.exit(f"push_frames: {error}")

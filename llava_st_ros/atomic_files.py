@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         yield part
+        _sync(part)  # a power cut leaves the old file or the new one
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -80,6 +82,30 @@ def staged_files(folder: Path, last: str = "") -> Iterator[Path]:
         yield stage
         for file in sorted(stage.iterdir(), key=lambda file: (file.name == last, file.name)):
             os.replace(file, folder / file.name)
+
+
+def require_writable_folder(folder: Path) -> None:
+    """Create a folder and write a file in it, so that a long run fails before it starts.
+
+    Raises:
+        OSError: The folder cannot be created or written, or the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+        file.write(bytes(4096))
+        file.flush()
+
+
+def require_writable_file(path: Path) -> None:
+    """Check that a file can be written under a name. Raises OSError like the function above."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    require_writable_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _is_running(process: str) -> bool:

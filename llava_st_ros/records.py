@@ -35,6 +35,16 @@ if TYPE_CHECKING:
 
 NANOSECONDS = 1_000_000_000  # per second
 UNNAMED: Any = None  # instead of a Query's task: it is chosen by the text
+MAX_DURATION = 2**62  # ns; 146 years, so that a stamp plus a duration fits into 64 bits
+
+
+def to_nanoseconds(seconds: float) -> int:
+    """Convert a duration in seconds to ns; one beyond MAX_DURATION is as good as endless.
+
+    >>> to_nanoseconds(0.5), to_nanoseconds(1e300) == MAX_DURATION
+    (500000000, True)
+    """
+    return round(min(seconds * NANOSECONDS, MAX_DURATION))
 
 
 @dataclass(frozen=True, order=True)

@@ -65,7 +65,7 @@ def test_a_box_converts_to_pixels_and_back() -> None:
         ({"span": (0, 10**400)}, r"span is \(0, 1000"),
         ({"span": 0.5}, "span 0.5 is not a pair"),
         ({"span": (True, True)}, r"span is \(True, True\)"),
-        ({"box": (0, 0, 1, 1)}, "box is a list of 4; expected a Box"),
+        ({"box": (0, 0, 1, 1)}, r"box is \(0, 0, 1, 1\); expected a Box"),
         ({"box": Box(0, 0, 10**400, 1)}, r"box is \(0, 0, 1000"),
         ({"box": Box("a", 0, 1, 1)}, r"box is \('a', 0, 1, 1\)"),
         ({"task": ["STVG"]}, "task .* is unknown"),

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 
 from llava_st_ros.backends.base import Backend
-from llava_st_ros.backends.onnxruntime import QUIET
+from llava_st_ros.backends.onnxruntime import QUIET, supply_linked_data
 from llava_st_ros.engine.manifest import read_manifest
 from llava_st_ros.errors import EngineError
 from llava_st_ros.export.calibration import record_inputs
@@ -139,6 +139,7 @@ class _ProbedGraph:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self._path.parent)
         )
+        data = supply_linked_data(options, self._path)
         try:
             session = onnxruntime.InferenceSession(
                 self._model.SerializeToString(), options, ["CPUExecutionProvider"]
@@ -149,6 +150,8 @@ class _ProbedGraph:
             raise EngineError(
                 f"{self._path}: ONNX Runtime cannot run the graph: {error}", "export again"
             ) from error
+        finally:
+            del data
 
 
 def _dtype(onnx_type: str) -> np.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from llava_st_ros.backends.graph_backend import GRAPHS, GraphBackend
 from llava_st_ros.backends.onnxruntime_memory import OrtDevice
 from llava_st_ros.engine.device import DeviceSpec
 from llava_st_ros.engine.device_arrays import HOST, Device, DeviceArray
-from llava_st_ros.errors import BackendError, EngineError
+from llava_st_ros.errors import BackendError, EngineError, reason_of
 
 NAME = "onnxruntime"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -39,9 +40,11 @@ class OnnxBackend(GraphBackend):
     """
 
     def __init__(self, engine: EngineFiles, *, device: str = "cpu", threads: int = 0) -> None:
-        resolved, options = resolve_device(device), _options(threads)
+        resolved = resolve_device(device)
         session_class = OnnxSession if resolved is HOST else OnnxIoBindingSession
-        sessions = {name: session_class(engine.graph(name), options, resolved) for name in GRAPHS}
+        sessions = {
+            name: session_class(engine.graph(name), _options(threads), resolved) for name in GRAPHS
+        }
         super().__init__(NAME, engine, resolved, sessions)
 
 
@@ -106,6 +109,39 @@ def resolve_device(name: str) -> Device:
     return HOST if spec.kind == "cpu" else OrtDevice(spec.index)
 
 
+def supply_linked_data(options: onnxruntime.SessionOptions, graph: Path) -> mmap.mmap | None:
+    """Let a graph be loaded whose external data are a symbolic link to another folder.
+
+    Folders that the Hugging Face hub downloads can have such links, and ONNX Runtime refuses them:
+    they lead outside of the graph's folder. The files are those of the manifest (``check_files``).
+
+    Args:
+        options: The options of the graph's session.
+        graph: The ONNX file; its external data, if any, are ``<name>.data`` next to it.
+
+    Returns:
+        The mapped data, to be kept until the session is created; None if there is nothing to do.
+
+    Raises:
+        EngineError: The data cannot be read, or this ONNX Runtime cannot be given them.
+    """
+    data = graph.with_suffix(".data")
+    try:
+        if not data.exists() or data.resolve().parent == graph.resolve().parent:
+            return None
+        with data.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{data} is unreadable: {reason_of(error)}") from error
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise EngineError(
+            f"{data} is a symbolic link to another folder, which this ONNX Runtime refuses",
+            f"update onnxruntime, or copy the files: cp -rL {graph.parent} COPY",
+        )
+    options.add_external_initializers_from_files_in_memory([data.name], [mapped], [len(mapped)])
+    return mapped
+
+
 def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     limit = os.environ.get("OMP_NUM_THREADS", "")
@@ -122,6 +158,7 @@ def _session(
     provider = PROVIDERS[device.kind]
     # TF32 would change the results of a float32 engine.
     settings = {} if device.kind == "cpu" else {"device_id": device.index, "use_tf32": 0}
+    data = supply_linked_data(options, path)
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, [(provider, settings)], enable_fallback=0
@@ -130,6 +167,8 @@ def _session(
         raise EngineError(
             f"{path}: ONNX Runtime cannot load it: {error}", "export the checkpoint again"
         ) from error
+    finally:
+        del data
     if provider not in session.get_providers():  # ONNX Runtime falls back to the CPU silently
         raise BackendError(
             f"ONNX Runtime could not start {provider} on device {device}",

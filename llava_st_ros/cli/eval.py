@@ -57,12 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import backend_of
     from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.evaluation.report import report_as_json, report_as_table, summarize
     from llava_st_ros.evaluation.simulated_scores import EvaluationSettings, evaluate
 
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value < 1:
             raise ConfigError(f"{name} is {value}; expected at least 1")
+    check_folders(args.store)
     folder = args.model or default_model(args.backend, args.device)
     settings = EvaluationSettings(
         model=folder,

@@ -85,12 +85,16 @@ def _export(args: argparse.Namespace) -> int:
     if args.simulated < 0:
         raise ConfigError(f"--simulated is {args.simulated}; expected a number of clips")
     from llava_st_ros.backends.default_model import default_checkpoint
+    from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint
     from llava_st_ros.export.target import read_target
 
     # Exit by an exception, so that the partial engine directory is removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     target = read_target(args.target)
+    check_folders(args.out.parent)
+    if args.out.is_file():
+        raise ConfigError(f"--out is the file {args.out}; expected a folder")
     precision = args.precision or next(iter(target.precisions))
     bounds = target.bounds(precision)
     if args.calibrate and precision != "int8":

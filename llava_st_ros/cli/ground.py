@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.atomic_files import staged_files
+from llava_st_ros.cli.outputs import (
+    InterruptedRunError,
+    check_files,
+    check_folders,
+    sigterm_interrupts,
+)
 from llava_st_ros.cli.query_arguments import add_query_arguments, read_queries
 from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
-from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.errors import ConfigError, LlavaStError, reason_of
+from llava_st_ros.records import NANOSECONDS, Query
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.replay import ReplayResult
@@ -26,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     footage.add_argument("--image", type=Path, help="one image")
     footage.add_argument("--bag", type=Path, help="a rosbag2 recording (sqlite3 or MCAP)")
     parser.add_argument("--topic", help="image topic of the bag (default: the only one)")
-    parser.add_argument(
-        "--fps", type=float, default=10.0, help="frame rate of --images (default 10)"
-    )
+    parser.add_argument("--fps", type=float, help="frame rate of --images (default 10)")
     add_query_arguments(parser)
     parser.add_argument(
         "--window",
@@ -77,8 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import load_backend
     from llava_st_ros.backends.default_model import default_model
-    from llava_st_ros.evaluation.replay import replay
-    from llava_st_ros.evaluation.replay_report import replay_json, tables
+    from llava_st_ros.evaluation.replay import ReplayResult, replay
     from llava_st_ros.grounder import Grounder
 
     source = _source(args)
@@ -95,8 +101,27 @@ def run(args: argparse.Namespace) -> int:
     folder = args.model or default_model(args.backend, args.device)
     backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
     grounder = Grounder(backend, tokenizer, config)
-    with _bar(source.length, "grounding") as bar:
-        result = replay(grounder, source, queries, on_frame=bar.update)
+    result = ReplayResult()
+    ended: Exception | KeyboardInterrupt | None = None
+    try:
+        with sigterm_interrupts(), _bar(source.length, "grounding") as bar:
+            replay(grounder, source, queries, on_frame=bar.update, result=result)
+    except (Exception, KeyboardInterrupt) as error:
+        if not result.groundings:
+            raise
+        ended = error
+    _print_problems(source, result)
+    not_written = _write_results(args, result)
+    _print_results(folder, source, queries, result, as_json=args.json or not_written is not None)
+    if not_written is not None:
+        raise LlavaStError(f"{not_written}; the results were printed instead") from not_written
+    if ended is not None:
+        raise _ended_early(ended, args, result) from ended
+    _write_pictures(args, source, result)
+    return 0
+
+
+def _print_problems(source: Source, result: ReplayResult) -> None:
     if source.dropped:
         print(f"{source.dropped} frames dropped; last error: {source.problem}", file=sys.stderr)
     for note in (*source.notes, *result.notes):
@@ -106,8 +131,14 @@ def run(args: argparse.Namespace) -> int:
             f"query {query_id!r}: {len(failures)} evaluations failed; last: {failures[-1].error}",
             file=sys.stderr,
         )
-    _write(args, source, result)
-    if args.json:
+
+
+def _print_results(
+    folder: Path, source: Source, queries: Sequence[Query], result: ReplayResult, *, as_json: bool
+) -> None:
+    from llava_st_ros.evaluation.replay_report import replay_json, tables
+
+    if as_json:
         print(json.dumps(replay_json(folder, source, queries, result), indent=1))
     else:
         from rich.console import Console
@@ -115,7 +146,6 @@ def run(args: argparse.Namespace) -> int:
         console = Console()
         for part in tables(result):
             console.print(part)
-    return 0
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -126,12 +156,14 @@ def _source(args: argparse.Namespace) -> Source:
         VideoSource,
     )
 
-    if args.topic and not args.bag:
+    if args.topic is not None and not args.bag:
         raise ConfigError("--topic applies to --bag only")
+    if args.fps is not None and not args.images:
+        raise ConfigError("--fps applies to --images only: videos and bags have their own times")
     if args.video:
         return VideoSource(args.video)
     if args.images:
-        return ImageFolderSource(args.images, args.fps)
+        return ImageFolderSource(args.images, 10.0 if args.fps is None else args.fps)
     if args.image:
         return ImageSource(args.image)
     return BagSource(args.bag, args.topic)
@@ -141,35 +173,63 @@ def _prepare_outputs(args: argparse.Namespace) -> None:
     """Create the output folders up front, so that an unwritable path fails immediately."""
     if args.overlay and args.overlay.suffix not in (".mp4", ".avi"):
         raise ConfigError(f"--overlay is {args.overlay}; expected a .mp4 or .avi file")
-    for folder in (args.out, args.overlay and args.overlay.parent):
-        if folder:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(f"folder {folder} cannot be created: {error.strerror}") from error
+    check_folders(args.out)
+    check_files(args.overlay)
 
 
-def _write(args: argparse.Namespace, source: Source, result: ReplayResult) -> None:
+def _write_results(args: argparse.Namespace, result: ReplayResult) -> LlavaStError | None:
+    """Write the JSONL files, all or none; return the error if that fails.
+
+    An earlier run's files are unchanged until all new ones are complete.
+    """
+    from llava_st_ros.evaluation.recording import write_json_lines
     from llava_st_ros.evaluation.replay_report import answers_json
+
+    if not args.out:
+        return None
+    try:
+        with staged_files(args.out) as stage:
+            result.recording.write(stage)
+            write_json_lines(stage / "answers.jsonl", answers_json(result))
+    except OSError as error:
+        return LlavaStError(f"cannot write the results to {args.out}: {reason_of(error)}")
+    return None
+
+
+def _ended_early(
+    error: Exception | KeyboardInterrupt, args: argparse.Namespace, result: ReplayResult
+) -> BaseException:
+    """The error of a run that was ended before the end of the footage, with what was kept."""
+    ns = sum(max(stream.stamps) - min(stream.stamps) for stream in result.streams)
+    where = f"written to {args.out}" if args.out else "printed"
+    kept = (
+        f"the {len(result.groundings)} answers of the first {ns / NANOSECONDS:.1f} s were {where}"
+    )
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError(f"interrupted: {kept}")
+    if isinstance(error, LlavaStError):
+        return LlavaStError(error.problem, "; ".join(filter(None, (error.remedy, kept))))
+    print(kept, file=sys.stderr)
+    return error
+
+
+def _write_pictures(args: argparse.Namespace, source: Source, result: ReplayResult) -> None:
     from llava_st_ros.media.pictures import frame_rate, write_pictures
 
     if not (args.out or args.overlay):
         return
-    sheet = None
-    if args.out:
-        sheet = args.out / "contact_sheet.png"
-        result.recording.write(args.out)
-        lines = "".join(json.dumps(answer) + "\n" for answer in answers_json(result))
-        (args.out / "answers.jsonl").write_text(lines, encoding="utf-8")
-    with _bar(len(result.stamps), "drawing") as bar:
-        write_pictures(
-            source,
-            result.recording.annotations(result.stamps, result.frame_streams),
-            fps=frame_rate(result.stamps),
-            video=args.overlay,
-            sheet=sheet,
-            on_frame=bar.update,
-        )
+    try:
+        with sigterm_interrupts(), _bar(len(result.stamps), "drawing") as bar:
+            write_pictures(
+                source,
+                result.recording.annotations(result.stamps, result.frame_streams),
+                fps=frame_rate(result.stamps),
+                video=args.overlay,
+                sheet=args.out / "contact_sheet.png" if args.out else None,
+                on_frame=bar.update,
+            )
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("interrupted while drawing: the results are complete") from error
 
 
 def _bar(total: int | None, description: str) -> Any:

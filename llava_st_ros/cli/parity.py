@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from llava_st_ros.backends import BACKENDS, create_engine_backend
+from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.parity import (
     TOLERANCE,
     ArrayComparison,
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Return 0 if every array and all ids agree, 1 if not."""
     from llava_st_ros.cli.extras import requires_extra
 
+    if not args.case.is_dir():
+        raise DataError(f"no folder {args.case}; expected a parity case")
     case = ParityCase(args.case)
     results = []
     extra = "torch" if args.backend == "torch" else "export"

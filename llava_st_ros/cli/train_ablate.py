@@ -50,8 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.training.tiny.ablations import ablate, as_records
 
+    check_folders(args.work, args.store)
     torch.set_num_threads(args.threads)
     # Only the comparison goes to stdout.
     with contextlib.redirect_stdout(sys.stderr):

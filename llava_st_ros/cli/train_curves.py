@@ -16,8 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.cli.outputs import check_files
     from llava_st_ros.training.curves import draw_curves
 
+    check_files(args.out)
     draw_curves(args.log, args.out)
     print(f"wrote {args.out}")
     return 0

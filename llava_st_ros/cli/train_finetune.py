@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from llava_st_ros.errors import DataError
+
 HELP = "fine-tune a LLaVA-ST checkpoint on data in ST-Align's format, with or without LoRA"
 
 
@@ -32,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.training.finetune.stage import finetune
 
     work = args.work or args.out.with_name(args.out.name + ".work")
+    if not args.data.is_dir():
+        raise DataError(f"no folder {args.data}; expected the folder of the JSON files")
+    check_folders(args.out, work)
     finetune(args.config, args.checkpoint, args.data, work, args.out, args.workers)
     print(f"wrote {args.out}")
     return 0

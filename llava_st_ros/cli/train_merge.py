@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.training.adapters.merge import merge
 
+    check_folders(args.out.parent)
     with tqdm(desc="merging", unit=" tensors", file=sys.stderr, disable=None) as bar:
 
         def on_tensor(num_written: int, total: int) -> None:

@@ -38,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.training.tiny.pipeline import train
 
+    check_folders(args.out, args.work)
     torch.set_num_threads(args.threads)
     train(args.config, args.data, args.work, args.out, args.workers)
     print(f"wrote {args.out}")

@@ -161,9 +161,13 @@ class Recording:
 
     def write(self, folder: Path) -> None:
         """Write tracks.jsonl and events.jsonl, one record per line."""
-        for name, records in (("tracks", self.tracks_json()), ("events", self.events_json())):
-            lines = "".join(json.dumps(line) + "\n" for line in records)
-            (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_json_lines(folder / "tracks.jsonl", self.tracks_json())
+        write_json_lines(folder / "events.jsonl", self.events_json())
+
+
+def write_json_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """Write a JSON object per line."""
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
 
 
 def covering_box(tube: BoxTube, stamp: int) -> Box | None:

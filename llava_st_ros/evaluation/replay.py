@@ -45,6 +45,7 @@ class ReplayResult:
         streams: One per camera and jump of its clock.
         repeated: Number of frames that repeat the stamp of an earlier one.
         failures: The evaluations that raised an exception, in order.
+        complete: Whether the replay reached the end of the footage.
     """
 
     recording: Recording = field(default_factory=Recording)
@@ -55,6 +56,7 @@ class ReplayResult:
     streams: list[ReplayedStream] = field(default_factory=list)
     repeated: int = 0
     failures: list[QueryFailure] = field(default_factory=list)
+    complete: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -185,6 +187,7 @@ def replay(
     for query in queries:
         if query in grounder.queries:  # not expired
             grounder.remove_query(query.id)
+    result.complete = True
     _check_answered(result)
     return result
 

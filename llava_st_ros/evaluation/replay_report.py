@@ -26,6 +26,7 @@ def replay_json(
         "frames": len(result.stamps),
         "dropped": source.dropped,
         "notes": [*source.notes, *result.notes],
+        "complete": result.complete,
         "start": min(min(stream.stamps) for stream in result.streams),
         "end": max(max(stream.stamps) for stream in result.streams),
         "streams": [_stream(stream) for stream in result.streams],

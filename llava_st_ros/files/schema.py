@@ -99,8 +99,10 @@ def shown(value: Any) -> str:
     """A value of a file in an error message: short, however large it is."""
     if isinstance(value, Mapping):
         return f"a mapping of {len(value)}"
-    if isinstance(value, (list, tuple)) and len(value) > 3:
-        return f"a list of {len(value)}"
+    if isinstance(value, (list, tuple)):
+        is_nested = any(isinstance(item, (Mapping, list, tuple)) for item in value)
+        if len(value) > 8 or is_nested:  # aliases of a YAML file can make the text endless
+            return f"a list of {len(value)}"
     try:
         text = repr(value)
     except ValueError:  # Python does not print integers of more than 4,300 digits

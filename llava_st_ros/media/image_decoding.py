@@ -9,7 +9,6 @@ order.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+import llava_st_ros.media.opencv_log  # noqa: F401
 from llava_st_ros.errors import FrameError
 from llava_st_ros.media.image_headers import (
     ImageHeader,
@@ -28,10 +28,6 @@ from llava_st_ros.media.image_headers import (
 )
 
 MAX_PIXELS = 64_000_000  # default bound of an image's size
-
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    # A file that cannot be decoded raises FrameError, which says so once.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,9 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from llava_st_ros.errors import DataError
-from llava_st_ros.media.video import VideoSource
+import llava_st_ros.media.opencv_log  # noqa: F401
+from llava_st_ros.atomic_files import atomic_file
+from llava_st_ros.errors import DataError, reason_of
 from llava_st_ros.records import Event, EventState, Track, TrackState
 
 Color = tuple[int, int, int]
@@ -100,28 +102,35 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 6) 
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write RGB [H, W, 3] in the format of the path's suffix; DataError if that fails."""
+    """Write RGB [H, W, 3] atomically in the format of the path's suffix; DataError if it fails."""
     try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
-        written = False
-    if not written:
-        raise DataError(f"{path} cannot be written")
+        encoded = False
+    if not encoded:
+        raise DataError(f"{path} cannot be written: no image format has this suffix or size")
+    try:
+        with atomic_file(path) as part:
+            part.write_bytes(data.tobytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {reason_of(error)}") from error
 
 
 class VideoWriter:
-    """Writes RGB frames to a video, .mp4 or .avi.
+    """Writes RGB frames to a video, .mp4 or .avi, atomically.
 
     The video has the size of its first frame; later frames are resized to it.
 
     Raises:
-        DataError: OpenCV cannot write the file, or it cannot be read back on leaving the context.
+        DataError: OpenCV cannot write the file, or cannot read all frames back on leaving the
+            context, e.g. because the disk is full.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self._fps, self.frames = path, fps, 0
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -131,11 +140,12 @@ class VideoWriter:
         if self._writer is None:
             self._size = image.shape[1], image.shape[0]
             codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix == ".avi" else "mp4v"))
+            self._part = self._stack.enter_context(atomic_file(self.path))
             # With its folder: the part of a name before a colon would be taken for a protocol.
-            path = str(self.path.absolute())
+            path = str(self._part.absolute())
             self._writer = cv2.VideoWriter(path, codec, self._fps, self._size)
             if not self._writer.isOpened():
-                self._fail("cannot be written as a video")
+                raise DataError(f"{self.path} cannot be written as a video")
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size)
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -150,14 +160,24 @@ class VideoWriter:
         if self._writer is None:
             return
         self._writer.release()
-        if error is None:
-            try:
-                next(iter(VideoSource(self.path)))
-            except DataError as problem:
-                raise DataError(f"{self.path} was written but cannot be read back") from problem
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._check_complete()
 
-    def _fail(self, problem: str) -> None:
-        raise DataError(f"{self.path} {problem}")
+    def _check_complete(self) -> None:
+        """Raise DataError unless all frames can be read back: OpenCV does not say a full disk."""
+        capture = cv2.VideoCapture(str(self._part.absolute()))
+        count = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.set(cv2.CAP_PROP_POS_FRAMES, self.frames - 1)
+        is_complete = count >= self.frames and capture.read()[0]
+        capture.release()
+        if not is_complete:
+            raise DataError(
+                f"{self.path} cannot be written: of {self.frames} frames not all can be read back",
+                "free disk space or write to another disk",
+            )
 
 
 def _scale(canvas: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from llava_st_ros.config import StreamConfig
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.records import NANOSECONDS, Frame, FrameFeatures
+from llava_st_ros.records import Frame, FrameFeatures, to_nanoseconds
 from llava_st_ros.streaming.stream_clock import ClockJump, StreamClock
 
 MAX_JUMPS = 100  # of the clock; the latest are remembered
@@ -110,7 +110,7 @@ class FrameBuffer:
         self._num_frames = num_frames
         # A window spans F - 1 steps. Rounded down, so that frames with exactly this spacing are
         # never in the same cell.
-        window = round(config.window_seconds * NANOSECONDS)
+        window = to_nanoseconds(config.window_seconds)
         self._step = max(1, window // max(1, num_frames - 1))
         self._clock = StreamClock(config.reset_seconds)
         self._jumps: deque[ClockJump] = deque(maxlen=MAX_JUMPS)

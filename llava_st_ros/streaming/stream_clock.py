@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from llava_st_ros.records import NANOSECONDS, Frame
+from llava_st_ros.records import NANOSECONDS, Frame, to_nanoseconds
 
 CONFIRMATIONS = 5  # consecutive frames that agree with each other: their clock is accepted
 RECENT = 32  # accepted frames that are compared with a new one
@@ -74,7 +74,7 @@ class StreamClock:
     """
 
     def __init__(self, reset_seconds: float) -> None:
-        self._tolerance = round(reset_seconds * NANOSECONDS)
+        self._tolerance = to_nanoseconds(reset_seconds)
         self._newest: Frame | None = None
         self._recent: deque[tuple[int, int | None]] = deque(maxlen=RECENT)  # stamps and arrivals
         self._held: list[Frame] = []

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.records import (
-    NANOSECONDS,
     Box,
     BoxTube,
     Grounding,
     Query,
     Track,
     TrackState,
+    to_nanoseconds,
 )
 
 MAX_TUBE_BOXES = 256  # of a track; the oldest are dropped
@@ -109,9 +109,9 @@ class TrackAssociator:
     def configure(self, config: GrounderConfig) -> None:
         """Change the settings from the next answer on; tracks are kept."""
         self._min_iou = config.association_iou
-        self._max_gap = round(config.event_gap_seconds * NANOSECONDS)
-        self._timeout = round(config.track_timeout_seconds * NANOSECONDS)
-        self._answer_timeout = self._timeout + round(self._query.period * NANOSECONDS)
+        self._max_gap = to_nanoseconds(config.event_gap_seconds)
+        self._timeout = to_nanoseconds(config.track_timeout_seconds)
+        self._answer_timeout = self._timeout + to_nanoseconds(self._query.period)
 
     def update(self, grounding: Grounding, now: int) -> None:
         """Continue the track that an answer belongs to, or start one."""

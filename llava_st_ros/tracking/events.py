@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llava_st_ros.records import NANOSECONDS, Event, EventState, Grounding, Query, Span
+from llava_st_ros.records import Event, EventState, Grounding, Query, Span, to_nanoseconds
 
 
 @dataclass
@@ -44,7 +44,7 @@ class EventTracker:
 
     def configure(self, gap_seconds: float) -> None:
         """Change the gap from the next answer on; events are kept."""
-        self._gap = round(gap_seconds * NANOSECONDS)
+        self._gap = to_nanoseconds(gap_seconds)
 
     def update(self, grounding: Grounding) -> tuple[Event, ...]:
         """Process an answer whose window is not older than the previous one."""

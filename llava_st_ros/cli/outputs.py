@@ -1,0 +1,67 @@
+"""What long commands write: checked before they start, and kept when they are ended early."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from llava_st_ros.atomic_files import require_writable_file, require_writable_folder
+from llava_st_ros.errors import ConfigError, LlavaStError, reason_of
+
+
+class InterruptedRunError(LlavaStError):
+    """The user ended a command early; the message says what was kept.
+
+    Args:
+        problem: How far the command came, and what was kept.
+        code: The exit code.
+    """
+
+    def __init__(self, problem: str, code: int = 130) -> None:
+        super().__init__(problem)
+        self.code = code
+
+
+def check_folders(*folders: Path | None) -> None:
+    """Create output folders and check that files can be written in them; None is skipped.
+
+    Raises:
+        ConfigError: A folder cannot be created or written.
+    """
+    for folder in folders:
+        if folder is not None:
+            try:
+                require_writable_folder(folder)
+            except OSError as error:
+                raise ConfigError(f"cannot write to folder {folder}: {reason_of(error)}") from error
+
+
+def check_files(*paths: Path | None) -> None:
+    """Check that output files can be written; None is skipped. Raises ConfigError."""
+    for path in paths:
+        if path is not None:
+            try:
+                require_writable_file(path)
+            except OSError as error:
+                raise ConfigError(f"cannot write {path}: {reason_of(error)}") from error
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C, by KeyboardInterrupt."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
