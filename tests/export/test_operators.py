@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
-import yaml
 from onnx import TensorProto, helper
 
 from llava_st_ros.engine.manifest import read_manifest
@@ -18,6 +19,7 @@ from llava_st_ros.errors import EngineError
 from llava_st_ros.export.plugin_names import DOMAIN, NAME
 from llava_st_ros.export.target import parse_version, read_target, target_names
 from llava_st_ros.export.tensorrt.operators import OPERATORS_FILE, check_operators, find_unsupported
+from llava_st_ros.files.yaml_files import read_yaml
 
 OLDEST, THOR, NEWEST = (10, 3), (10, 13), (11, 5)
 FLOAT, INT64, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.DOUBLE
@@ -186,6 +188,261 @@ def test_many_problems_and_unreadable_files_give_one_line(tmp_path: Path) -> Non
         assert "\n" not in str(error.value)
 
 
+def constant(name: str, values: Sequence[float], kind: int = INT64) -> onnx.TensorProto:
+    """A vector, or a scalar if there is one value."""
+    return helper.make_tensor(name, kind, [len(values)] if len(values) > 1 else [], values)
+
+
+QKV = [(name, FLOAT, (1, 2, 8, 16)) for name in "qkv"]
+CACHE = [("c", FLOAT, (1, 2, 8, 16)), ("u", FLOAT, (1, 2, 1, 16)), ("i", INT64, (1,))]
+SCALES = [helper.make_tensor("s", FLOAT, [4], [1, 1, 2, 2])]
+ONES = [helper.make_tensor("s", FLOAT, [16], [1.0] * 16)]
+QUANTIZED = [helper.make_tensor("s", FLOAT, [], [0.1])]
+INT8, UINT8, HALF = TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT16
+
+# Nodes that no version supports: the node, its inputs, the output's type, opset, weights, the
+# message, and whether the parser of TensorRT for RTX rejects them (it ignores the others).
+NodeCase = tuple[onnx.NodeProto, list[Any], int, int, list[onnx.TensorProto], str, bool]
+LIMITS: dict[str, NodeCase] = {
+    "Attention with past": (
+        node("Attention", ["q", "k", "v", "", "p", "p"]),
+        [*QKV, ("p", FLOAT, (1, 2, 4, 16))], FLOAT, 24, [],
+        "input past_key (p) is not supported", True,
+    ),
+    "Attention that returns its keys": (
+        helper.make_node("Attention", list("qkv"), ["y", "a", "b"], name="the_node"),
+        QKV, FLOAT, 24, [], "output present_key (a) is not supported", True,
+    ),
+    "Attention with lengths": (
+        node("Attention", ["q", "k", "v", "", "", "", "n"]), [*QKV, ("n", INT64, (1,))],
+        FLOAT, 24, [], "input nonpad_kv_seqlen (n) is not supported", False,
+    ),
+    "Attention with softcap": (
+        node("Attention", "qkv", softcap=2.0), QKV, FLOAT, 24, [],
+        "softcap is 2.0; supported: 0.0", True,
+    ),
+    "Attention with softmax precision": (
+        node("Attention", "qkv", softmax_precision=1), QKV, FLOAT, 24, [],
+        "softmax_precision is 1; it is not supported", True,
+    ),
+    "Attention with another matrix": (
+        node("Attention", "qkv", qk_matmul_output_mode=1), QKV, FLOAT, 24, [],
+        "qk_matmul_output_mode is 1; supported: 0", False,
+    ),
+    "causal Attention with a mask": (
+        node("Attention", "qkvm", is_causal=1), [*QKV, ("m", TensorProto.BOOL, (8, 8))],
+        FLOAT, 24, [], "input attn_mask (m) is not supported with is_causal 1", True,
+    ),
+    "Attention with a mask of integers": (
+        node("Attention", "qkvm"), [*QKV, ("m", INT64, (8, 8))], FLOAT, 24, [], "int64 m", True,
+    ),
+    "circular TensorScatter": (
+        node("TensorScatter", "cui", mode="circular"), CACHE, FLOAT, 24, [],
+        "mode is circular; supported: linear", True,
+    ),
+    "TensorScatter along heads": (
+        node("TensorScatter", "cui", axis=1), CACHE, FLOAT, 24, [],
+        "axis is 1; supported: -2, 2", True,
+    ),
+    "TensorScatter of three axes": (
+        node("TensorScatter", "cui"),
+        [("c", FLOAT, (1, 8, 16)), ("u", FLOAT, (1, 1, 16)), ("i", INT64, (1,))],
+        FLOAT, 24, [], "past_cache (c) has 3 axes; supported: 4", True,
+    ),
+    "Resize with antialias": (
+        node("Resize", ["x", "", "s"], mode="linear", antialias=1), X, FLOAT, 20, SCALES,
+        "antialias is 1; supported: 0", True,
+    ),
+    "Resize of a crop": (
+        node("Resize", ["x", "x", "s"], coordinate_transformation_mode="tf_crop_and_resize"),
+        X, FLOAT, 20, SCALES, "coordinate_transformation_mode is tf_crop_and_resize", True,
+    ),
+    "Resize that keeps the aspect": (
+        node("Resize", ["x", "", "s"], keep_aspect_ratio_policy="not_larger"), X, FLOAT, 20, SCALES,
+        "keep_aspect_ratio_policy is not_larger; supported: stretch", True,
+    ),
+    "Resize with two modes": (
+        node("Resize", ["x", "", "s"], coordinate_transformation_mode="tf_half_pixel_for_nn",
+             nearest_mode="floor"),
+        X, FLOAT, 20, SCALES, "nearest_mode is floor; supported with coordinate_", True,
+    ),
+    "ScatterND that adds": (
+        node("ScatterND", "xiu", reduction="add"),
+        [*X, ("i", INT64, (1, 4)), ("u", FLOAT, (1,))],
+        FLOAT, 20, [], "reduction is add; supported: none", True,
+    ),
+    "GridSample of volumes": (
+        node("GridSample", "xg"),
+        [("x", FLOAT, (1, 2, 4, 8, 16)), ("g", FLOAT, (1, 4, 4, 4, 3))],
+        FLOAT, 20, [], "X (x) has 5 axes; supported: 4", False,
+    ),
+    "LayerNormalization with mean": (
+        helper.make_node("LayerNormalization", ["x", "s"], ["y", "m"], name="the_node"),
+        X, FLOAT, 20, ONES, "output Mean (m) is not supported", True,
+    ),
+    "RMSNormalization in another type": (
+        node("RMSNormalization", "xs", stash_type=10), X, FLOAT, 24, ONES,
+        "stash_type is 10; supported: 1", False,
+    ),
+    "asymmetric int8": (
+        node("QuantizeLinear", "xsz"), X, INT8, 20, [*QUANTIZED, constant("z", [3], INT8)],
+        "y_zero_point (z) is not a constant of zeros", True,
+    ),
+    "uint8": (
+        node("QuantizeLinear", "xs"), X, UINT8, 20, QUANTIZED, "uint8 y", False,
+    ),
+    "Cast to int8": (node("Cast", "x", to=INT8), X, INT8, 20, [], "int8 y", False),
+    "Cast to int16": (
+        node("Cast", "x", to=TensorProto.INT16), X, TensorProto.INT16, 20, [], "int16 y", True,
+    ),
+    "Einsum in capitals": (
+        node("Einsum", "xx", equation="NCHW,NCHW->NC"), X, FLOAT, 20, [],
+        "equation is NCHW,NCHW->NC; supported: what matches", True,
+    ),
+    "dilated MaxPool": (
+        node("MaxPool", "x", kernel_shape=[2, 2], dilations=[1, 2]), X, FLOAT, 20, [],
+        "dilations is [1, 2]; supported: only 1", True,
+    ),
+    "MaxPool by columns": (
+        node("MaxPool", "x", kernel_shape=[2, 2], storage_order=1), X, FLOAT, 20, [],
+        "storage_order is 1; supported: 0", False,
+    ),
+    "LSTM of batches first": (
+        node("LSTM", "xwr", layout=1, hidden_size=4), [("x", FLOAT, (1, 4, 8))], FLOAT, 20,
+        [helper.make_tensor("w", FLOAT, [1, 16, 8], [0.1] * 128),
+         helper.make_tensor("r", FLOAT, [1, 16, 4], [0.1] * 64)],
+        "layout is 1; supported: 0", False,
+    ),
+    "large TopK": (
+        helper.make_node("TopK", ["x", "k"], ["y", "j"], name="the_node"),
+        [("x", FLOAT, (1, 5000))], FLOAT, 20, [helper.make_tensor("k", INT64, [1], [4000])],
+        "K is 4000; supported: below 3840", False,
+    ),
+    "unsorted TopK": (
+        helper.make_node("TopK", ["x", "k"], ["y", "j"], name="the_node", sorted=0),
+        X, FLOAT, 20, [helper.make_tensor("k", INT64, [1], [4])],
+        "sorted is 0; supported: 1", False,
+    ),
+    "Mod of floats": (node("Mod", "xx"), X, FLOAT, 20, [], "float x with fmod 0", True),
+    "random numbers of a seed": (
+        node("RandomNormalLike", "x", seed=1.0), X, FLOAT, 20, [],
+        "seed is 1.0; it is not supported", False,
+    ),
+    "operator of a later opset": (
+        node("Gelu", "x"), X, FLOAT, 17, [], "not an operator of ONNX opset 17", False,
+    ),
+    "attribute of no operator": (
+        node("Relu", "x", approximate="tanh"), X, FLOAT, 20, [],
+        "attribute approximate is unknown", False,
+    ),
+    "too many inputs": (
+        node("Relu", "xx"), X, FLOAT, 20, [], "2 inputs; ONNX has at most 1", False,
+    ),
+}  # fmt: skip
+# Nodes like these that are supported.
+SUPPORTED: dict[str, NodeCase] = {
+    "masked Attention": (
+        node("Attention", "qkvm", scale=0.5, softcap=0.0),
+        [*QKV, ("m", TensorProto.BOOL, (8, 8))], FLOAT, 24, [], "", False,
+    ),
+    "Attention of three axes": (
+        node("Attention", "qkv", q_num_heads=2, kv_num_heads=2),
+        [(name, FLOAT, (1, 8, 32)) for name in "qkv"], FLOAT, 24, [], "", False,
+    ),
+    "TensorScatter": (
+        node("TensorScatter", "cui", axis=2, mode="linear"), CACHE, FLOAT, 24, [], "", False,
+    ),
+    "RotaryEmbedding": (
+        node("RotaryEmbedding", "xcsp", interleaved=1),
+        [*X, ("c", FLOAT, (9, 8)), ("s", FLOAT, (9, 8)), ("p", INT64, (1, 8))],
+        FLOAT, 24, [], "", False,
+    ),
+    "cubic Resize": (
+        node("Resize", ["x", "", "s"], mode="cubic", cubic_coeff_a=-0.5), X, FLOAT, 20, SCALES, "",
+        False,
+    ),
+    "LayerNormalization": (
+        node("LayerNormalization", "xs", epsilon=1e-6, stash_type=1), X, FLOAT, 20, ONES, "", False,
+    ),
+    "symmetric int8": (
+        node("QuantizeLinear", "xsz"), X, INT8, 20, [*QUANTIZED, constant("z", [0], INT8)], "",
+        False,
+    ),
+    "Pad": (
+        node("Pad", "xp", mode="wrap"), X, FLOAT, 20,
+        [constant("p", [0, 0, 1, 1, 0, 0, 1, 1])], "", False,
+    ),
+    "Mod of integers": (node("Mod", "xx"), [("x", INT64, (2,))], INT64, 20, [], "", False),
+}  # fmt: skip
+
+
+def write_case(case: str, path: Path) -> Path:
+    one, inputs, output, opset, weights, *_ = {**LIMITS, **SUPPORTED}[case]
+    return graph_file(path, one, inputs, output, opset=opset, weights=weights)
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_what_the_parser_rejects_or_ignores_is_named(case: str, tmp_path: Path) -> None:
+    found = find_unsupported(write_case(case, tmp_path / "g.onnx"), NEWEST)
+    assert {problem.node for problem in found} == {"the_node"}
+    assert any(LIMITS[case][5] in problem.reason for problem in found), found
+
+
+@pytest.mark.parametrize("case", SUPPORTED)
+def test_what_the_parser_reads_is_supported(case: str, tmp_path: Path) -> None:
+    assert find_unsupported(write_case(case, tmp_path / "g.onnx"), NEWEST) == []
+
+
+def test_values_of_unknown_type_are_named(tmp_path: Path) -> None:
+    path = graph_file(tmp_path / "g.onnx", node("Relu", "x"), X)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Relu", ["z"], ["w"], name="loose"))
+    onnx.save(model, path)
+    reasons = {problem.reason for problem in find_unsupported(path, NEWEST)}
+    assert reasons == {"the type of z is unknown", "the type of w is unknown"}
+
+
+def test_domains_are_checked(tmp_path: Path) -> None:
+    path = graph_file(tmp_path / "g.onnx", node("Relu", "x", domain="com.microsoft"), X)
+    (problem,) = find_unsupported(path, NEWEST)
+    assert problem.reason == "not an operator of TensorRT 11.5"
+
+
+def test_constants_are_read_from_external_data(tmp_path: Path) -> None:
+    path = write_case("asymmetric int8", tmp_path / "g.onnx")
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:  # only raw data can be external
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert "not a constant of zeros" in find_unsupported(path, NEWEST)[0].reason
+    (tmp_path / "weights").unlink()
+    with pytest.raises(EngineError, match="the constant z is unreadable") as error:
+        find_unsupported(path, NEWEST)
+    assert "\n" not in str(error.value)
+
+
+def test_the_parser_of_tensorrt_agrees(tmp_path: Path) -> None:
+    """Runs the parser of TensorRT for RTX 11 in a subprocess, because it may abort."""
+    paths = {case: write_case(case, tmp_path / f"{case}.onnx") for case in (*LIMITS, *SUPPORTED)}
+    script = (
+        "import json, sys, tensorrt_rtx as t\n"
+        "logger = t.Logger(t.Logger.INTERNAL_ERROR)\n"
+        "builder = t.Builder(logger)\n"
+        "accepts = {}\n"
+        "for case, path in json.loads(sys.argv[1]).items():\n"
+        "    network = builder.create_network(0)\n"
+        "    accepts[case] = t.OnnxParser(network, logger).parse_from_file(path)\n"
+        "print(json.dumps(accepts))\n"
+    )
+    names = json.dumps({case: str(path) for case, path in paths.items()})
+    done = subprocess.run([sys.executable, "-c", script, names], capture_output=True, text=True)
+    assert done.returncode == 0, done
+    accepts = json.loads(done.stdout)
+    rejects = {case: values[6] for case, values in {**LIMITS, **SUPPORTED}.items()}
+    assert {case: not accepted for case, accepted in accepts.items()} == rejects
+
+
 @pytest.mark.parametrize("case", ["operator of no version", "strings", "integer exponent"])
 def test_tensorrts_own_parser_agrees(case: str, tmp_path: Path) -> None:
     """Runs the parser of TensorRT for RTX 11 in a subprocess, because it may abort."""
@@ -206,13 +463,31 @@ def test_listed_operators_exist_in_tensorrt() -> None:
     tensorrt = load_tensorrt("tensorrt_rtx")
     logger = tensorrt.Logger(tensorrt.Logger.INTERNAL_ERROR)
     parser = tensorrt.OnnxParser(tensorrt.Builder(logger).create_network(0), logger)
-    support = yaml.safe_load(OPERATORS_FILE.read_text())
+    support = read_yaml(OPERATORS_FILE, EngineError)
     unknown = {name for name in support["operators"] if not parser.supports_operator(name)}
     # TensorRT implements these two as plugins, which TensorRT for RTX does not have.
     assert unknown == {"DFT", "DeformConv"}
     assert parser.supports_operator("Det") is False
-    for rows in (*support["inputs"], *support["constant"], *support["given"]):
-        assert rows in support["operators"]
+    sections = ("inputs", "constant", "given", "outputs", "attributes", "optional", "ranks")
+    for section in (*sections, "zero", "below", "where"):
+        assert set(support[section]) <= set(support["operators"]), section
+
+
+def test_rules_name_inputs_and_attributes_of_onnx() -> None:
+    support = read_yaml(OPERATORS_FILE, EngineError)
+    history: dict[str, set[str]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            formals = (*schema.inputs, *schema.outputs)
+            names = {*schema.attributes, *(formal.name for formal in formals)}
+            history.setdefault(schema.name, set()).update(names)
+    sections = ("inputs", "constant", "given", "outputs", "attributes", "ranks", "zero", "below")
+    for section in sections:
+        for operator, names in support[section].items():
+            if operator in history:  # three are older than ONNX's own definitions
+                assert set(names) <= history[operator], (section, operator)
+    for operator, text in support["optional"].items():
+        assert set(text.split()) <= history[operator], operator
 
 
 def test_versions_are_parsed() -> None:
