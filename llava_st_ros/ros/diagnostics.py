@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from builtin_interfaces.msg import Time
@@ -48,6 +50,34 @@ class DurationMeter:
         with self._lock:
             summary, self._summary = self._summary, DurationSummary()
         return summary
+
+
+class RecentMaximum:
+    """The largest of the values of the last seconds; for use by two threads.
+
+    Args:
+        seconds: How long a value counts.
+        clock: Returns the current time in seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._lock = threading.Lock()
+        self._values: deque[tuple[float, float]] = deque()  # (time, value), values decreasing
+
+    def add(self, value: float) -> None:
+        with self._lock:
+            while self._values and self._values[-1][1] <= value:
+                self._values.pop()
+            self._values.append((self._clock(), value))
+
+    @property
+    def value(self) -> float:
+        """The maximum; 0 if there is none."""
+        with self._lock:
+            while self._values and self._clock() - self._values[0][0] > self._seconds:
+                self._values.popleft()
+            return self._values[0][1] if self._values else 0.0
 
 
 @dataclass(frozen=True)

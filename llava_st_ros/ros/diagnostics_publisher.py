@@ -20,7 +20,7 @@ from llava_st_ros.ros.worker import Worker, WorkerHealth
 from llava_st_ros.streaming.frame_buffer import StreamReport
 
 PERIOD = 1.0  # seconds
-IDLE_LIMIT = 5.0  # seconds after a tick in which its duration is reported
+TICK_MEMORY = 10.0  # seconds for which the longest tick counts
 SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
 
 # Returns the reasons why the model's status is not OK; called once per publication.
@@ -57,8 +57,7 @@ class DiagnosticsPublisher:
             self._failure_reasons,
             self._query_reasons,
         ]
-        self._tick_seconds = 0.0  # of the latest tick with answers
-        self._ticked_at = time.monotonic()  # its end
+        self._slow_ticks = diagnostics.RecentMaximum(TICK_MEMORY)
         self._failed_evaluations = 0
         self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
         self._previous_streams: dict[str, StreamReport] = {}  # by camera
@@ -87,7 +86,7 @@ class DiagnosticsPublisher:
             return
         self._answers += len(tick.groundings)
         self._tick_time.add(seconds)
-        self._tick_seconds, self._ticked_at = seconds, time.monotonic()
+        self._slow_ticks.add(seconds)
         now = self._node.get_clock().now().nanoseconds
         if now:  # 0: no simulated time has been received yet
             for grounding in tick.groundings:
@@ -184,9 +183,8 @@ class DiagnosticsPublisher:
         yield from query_health.failure_reasons(
             grounder.failures, grounder.newest, len(grounder.queries)
         )
-        idle = time.monotonic() - self._ticked_at
-        if worker.enabled and idle < IDLE_LIMIT + self._tick_seconds:
-            yield from query_health.pace_reasons(grounder.paces, self._tick_seconds)
+        if worker.enabled:
+            yield from query_health.pace_reasons(grounder.paces, self._slow_ticks.value)
 
     def _model_status(self) -> DiagnosticStatus:
         worker, description = self._get_worker(), dict(self._describe())

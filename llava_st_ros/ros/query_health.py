@@ -43,7 +43,7 @@ def pace_reasons(paces: Sequence[QueryPace], tick_seconds: float) -> Iterator[Re
 
     Args:
         paces: How often each query is evaluated.
-        tick_seconds: Duration of the latest tick with answers.
+        tick_seconds: Duration of the longest recent tick with answers.
     """
     late = [p for p in paces if p.reached > LATE * p.period and tick_seconds > p.period]
     if not late:
@@ -52,7 +52,7 @@ def pace_reasons(paces: Sequence[QueryPace], tick_seconds: float) -> Iterator[Re
     others = f"; {len(late) - 1} more are late" if len(late) > 1 else ""
     yield Reason(
         DiagnosticStatus.WARN,
-        f"a tick takes {tick_seconds:.2f} s, longer than the periods asked: query "
+        f"a tick takes up to {tick_seconds:.2f} s, longer than the periods asked: query "
         f"{worst.query_id!r} is evaluated every {worst.reached:.2f} s instead of every "
         f"{worst.period:.2f} s on camera {worst.camera!r}{others}; use fewer queries or longer "
         "periods",

@@ -16,6 +16,7 @@ from red_box_backend import red_box_image
 
 from llava_st_ros import msg, srv
 from llava_st_ros.records import QueryFailure, QueryPace
+from llava_st_ros.ros.diagnostics import RecentMaximum
 from llava_st_ros.ros.query_health import failure_reasons, pace_reasons
 from llava_st_ros.ros.query_topic import SequenceGaps
 
@@ -116,13 +117,25 @@ def test_ticks_that_outlast_the_periods_are_a_warning() -> None:
     slow = QueryPace("d", "c", 5.0, 5.0)
     (reason,) = pace_reasons([late, later, slow], 1.7)
     assert reason.level == WARN
-    assert "a tick takes 1.70 s" in reason.text
+    assert "a tick takes up to 1.70 s" in reason.text
     assert "query 'b' is evaluated every 1.75 s instead of every 0.10 s" in reason.text
     assert "1 more are late" in reason.text
     # A camera that sends images more rarely than a query asks is not the ticks' fault.
     assert not list(pace_reasons([late], 0.01))
     assert not list(pace_reasons([slow], 1.7))
     assert not list(pace_reasons([QueryPace("a", "c", 0.2, 0.21)], 0.3))
+
+
+def test_the_longest_of_the_recent_ticks_counts() -> None:
+    now = [0.0]
+    recent = RecentMaximum(10.0, lambda: now[0])
+    assert recent.value == 0.0
+    for at, seconds, longest in ((0, 1.0, 1.0), (4, 3.0, 3.0), (8, 2.0, 3.0), (15, 0.5, 2.0)):
+        now[0] = at
+        recent.add(seconds)
+        assert recent.value == longest
+    now[0] = 30.0
+    assert recent.value == 0.0
 
 
 def test_gaps_in_the_numbers_of_one_publisher_are_lost_messages() -> None:
