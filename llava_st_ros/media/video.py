@@ -27,6 +27,8 @@ _MAX_DEMUXER_ERRORS = 10  # in a row, after which the rest of the file is given 
 _STORED_DURATION = {"mov", "mp4", "matroska", "webm", "flv", "asf"}
 # Containers with edit lists: their frame count includes frames that are not to be shown.
 _EDIT_LISTS = {"mov", "mp4"}
+# A damaged header may be taken for another format, which announces nothing.
+_CONTAINERS = {".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".mp4": "mp4", ".mov": "mov"}
 _INVISIBLE_FRAMES = {"vp8"}  # codecs whose packets may be for reference only
 _EVEN_SHARE = 0.9  # of intervals, above which frames count as evenly spaced
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -316,6 +318,9 @@ class _Reading:
     def remarks(self) -> list[str]:
         """Lines about what is unusual but complete."""
         lines = []
+        suffix = self._source.path.suffix.lower()
+        if _CONTAINERS.get(suffix, suffix) not in {suffix, *self._formats}:
+            lines.append(f"the file is read as {self._container.format.long_name}, not {suffix}")
         if self._left_out:
             lines.append(
                 f"the container's edit list leaves out {self._left_out} of {self._stream.frames} "

@@ -169,6 +169,13 @@ def test_damage_that_the_decoder_conceals_is_reported(tmp_path: Path) -> None:
     assert source.damage
 
 
+def test_a_file_of_another_format_than_its_name_says_is_noted(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "a.avi", "mjpeg", 3).rename(tmp_path / "a.mkv")
+    source = VideoSource(path)
+    assert len(list(source)) == 3
+    assert source.notes == ["the file is read as AVI (Audio Video Interleaved), not .mkv"]
+
+
 def test_gaps_between_evenly_spaced_frames_are_noted(tmp_path: Path) -> None:
     times = [i if i < 12 else i + 4 for i in range(24)]  # the recorder lost four frames
     source = VideoSource(write_film(tmp_path / "gap.mkv", "mpeg4", times=times))
