@@ -73,6 +73,27 @@ def test_bag_yields_images_with_header_stamps(tmp_path: Path, plugin) -> None:
     assert [f.stamp for f in source] == [f.stamp for f in frames]  # it can be read again
 
 
+def test_bag_images_are_decoded_by_encoding_and_byte_order(tmp_path: Path) -> None:
+    time, header = STORE.types["builtin_interfaces/msg/Time"], STORE.types["std_msgs/msg/Header"]
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 65536, (6, 8), np.uint16)
+    yuyv = rng.integers(0, 256, (6, 16), np.uint8)
+    images = [("mono16", 16, True, values.astype(">u2")), ("yuv422_yuy2", 16, False, yuyv)]
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topic = writer.add_connection("/raw", "sensor_msgs/msg/Image", typestore=STORE)
+        for stamp, (encoding, step, is_bigendian, data) in enumerate(images, start=1):
+            message = STORE.types["sensor_msgs/msg/Image"](
+                header(time(stamp, 0), ""), 6, 8, encoding, is_bigendian, step,
+                data.view(np.uint8).ravel(),
+            )  # fmt: skip
+            writer.write(topic, stamp, STORE.serialize_cdr(message, "sensor_msgs/msg/Image"))
+    gray, color = (frame.image for frame in BagSource(tmp_path / "bag"))
+    np.testing.assert_array_equal(gray[..., 1], np.rint(values * (255 / 65535)).astype(np.uint8))
+    np.testing.assert_array_equal(
+        color, cv2.cvtColor(yuyv.reshape(6, 8, 2), cv2.COLOR_YUV2RGB_YUY2)
+    )
+
+
 def test_images_without_header_stamp_use_the_recording_time(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP, truncated=(1,))
     source = BagSource(bag, "/camera/compressed")

@@ -14,9 +14,11 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from client import compressed_message, image_message
 from red_box_backend import red_box_image
+from sensor_msgs.msg import Image
 
 from llava_st_ros import msg
 from llava_st_ros.errors import ConfigError, FrameError, QueryError
+from llava_st_ros.media import image_decoding
 from llava_st_ros.records import (
     Answer,
     Box,
@@ -196,6 +198,18 @@ def test_raw_images_of_every_encoding_and_padding(encoding: str, padding: int) -
     message.step += padding
     message.is_bigendian = 1
     np.testing.assert_array_equal(to_rgb(message), plain)
+
+
+@pytest.mark.parametrize("encoding", image_decoding.ENCODINGS)
+@pytest.mark.parametrize("is_bigendian", [False, True])
+def test_the_node_decodes_by_the_table_of_the_bags(encoding: str, is_bigendian: bool) -> None:
+    step = 8 * image_decoding.PIXEL_BYTES.get(encoding, 1)
+    size = 6 * step * (3 if encoding == "nv24" else 1.5 if encoding.startswith("nv") else 1)
+    data = np.random.default_rng(0).integers(0, 256, int(size), np.uint8).tobytes()
+    message = Image(height=6, width=8, encoding=encoding, step=step, data=data)
+    message.is_bigendian = int(is_bigendian)
+    expected = image_decoding.decode_raw(encoding, 6, 8, step, data, is_bigendian=is_bigendian)
+    np.testing.assert_array_equal(to_rgb(message), expected)
 
 
 def test_png_is_exact_and_jpeg_is_close() -> None:
