@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llava_st_ros.ros.output import never_wait_for_readers
 from llava_st_ros.ros.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def main(args: Sequence[str] | None = None, *, load: LoadModel | None = None) ->
     Raises:
         ImportError: rclpy or the messages cannot be imported.
     """
+    never_wait_for_readers()
     with StopSignals() as stop:
         try:
             with stop.interrupting():

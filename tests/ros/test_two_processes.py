@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
 from sensor_msgs.msg import CompressedImage
 
-from llava_st_ros import msg
+from llava_st_ros import msg, srv
 from llava_st_ros.ros.conversions import stamp_from_msg
 
 pytestmark = pytest.mark.ros
@@ -177,6 +178,33 @@ def test_node_shuts_down_cleanly_while_busy(
             )
 
         client.publish_until(publish_image, lambda: len(answers) >= 5, "answers")
+
+
+def non_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC) | os.O_NONBLOCK)
+
+
+def test_node_works_and_ends_while_nobody_reads_its_output(client: ClientNode) -> None:
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, HERE / "red_box_node.py"], stdout=writer, stderr=writer
+    ) as running:
+        try:
+            client.wait_log("active: images from /image")
+            # Opened again: the node shares the flags of ``writer``.
+            with open(f"/proc/self/fd/{writer}", "wb", 0, opener=non_blocking) as filler:
+                while filler.write(b"filler"):
+                    pass
+            for text in ("the red box", "the ball"):  # each is logged
+                request = srv.AddQuery.Request(query=msg.Query(text=text))
+                assert client.call(srv.AddQuery, "grounding/add_query", request).success
+                client.wait_log("added query", text)
+            running.send_signal(signal.SIGINT)
+            assert running.wait(TIMEOUT) == 0
+        finally:
+            running.kill()
+            os.close(reader)
+            os.close(writer)
 
 
 def test_signals_until_the_end_do_not_change_the_exit_code(client: ClientNode) -> None:
