@@ -44,6 +44,8 @@ class ReplayResult:
             stamp was implausible.
         streams: One per camera and jump of its clock.
         repeated: Number of frames that repeat the stamp of an earlier one.
+        discarded: Number of frames that were too old for the window when they came, or were evicted
+            by the bounds of the buffer.
         failures: The evaluations that raised an exception, in order.
         complete: Whether the replay reached the end of the footage.
     """
@@ -55,6 +57,7 @@ class ReplayResult:
     frame_streams: list[int | None] = field(default_factory=list)
     streams: list[ReplayedStream] = field(default_factory=list)
     repeated: int = 0
+    discarded: int = 0
     failures: list[QueryFailure] = field(default_factory=list)
     complete: bool = False
 
@@ -77,6 +80,8 @@ class ReplayResult:
             notes.append(f"{len(unused)} frames not used, implausible stamp: frame {listed}{more}")
         if self.repeated:
             notes.append(f"{self.repeated} frames not used, stamp of an earlier frame")
+        if self.discarded:
+            notes.append(f"{self.discarded} frames not used, too old or no room in the buffer")
         return notes
 
     def failures_by_query(self) -> dict[str, list[QueryFailure]]:
@@ -171,7 +176,7 @@ def replay(
         grounder.add_query(query)
     result = ReplayResult() if result is None else result
     footage = _Footage(result, grounder.config.stream.reset_seconds)
-    repeated_before = _repeated(grounder)
+    repeated, discarded = _unused(grounder)
     for frame in frames:
         admission = footage.admit(frame)
         if admission.jump is not None:
@@ -181,7 +186,8 @@ def replay(
             grounder.push(admitted)
         if admission.frames:
             result.add(grounder.tick())
-        result.repeated = _repeated(grounder) - repeated_before
+        unused = _unused(grounder)
+        result.repeated, result.discarded = unused[0] - repeated, unused[1] - discarded
         on_frame()
     result.add(grounder.finish())
     for query in queries:
@@ -192,8 +198,10 @@ def replay(
     return result
 
 
-def _repeated(grounder: Grounder) -> int:
-    return sum(grounder.counts(camera).duplicates for camera in grounder.cameras)
+def _unused(grounder: Grounder) -> tuple[int, int]:
+    """Return the numbers of repeated and of discarded frames until now."""
+    counts = [grounder.counts(camera) for camera in grounder.cameras]
+    return sum(c.duplicates for c in counts), sum(c.discarded for c in counts)
 
 
 def _check_answered(result: ReplayResult) -> None:

@@ -130,3 +130,10 @@ def test_single_wrong_stamps_change_no_answer_and_are_listed(oracle) -> None:  #
 def test_repeated_stamps_are_counted(oracle) -> None:  # noqa: F811
     _, values = run(oracle, [*tenths(0.0, 10), 0.9, 0.9])
     assert values["notes"] == ["2 frames not used, stamp of an earlier frame"]
+
+
+def test_frames_for_which_there_is_no_room_are_counted(oracle) -> None:  # noqa: F811
+    config = GrounderConfig(constrained=False, stream=StreamConfig(buffer_frames=3))
+    result = replay(Grounder(oracle, oracle.tokenizer, config), Footage(tenths(0.0, 60)), [CUP])
+    assert result.discarded > 0
+    assert result.notes == [f"{result.discarded} frames not used, too old or no room in the buffer"]
