@@ -99,7 +99,7 @@ _NOUNS = _words(
     side surface line spot center middle end tip hole slot gap dot stripe arrow area region zone
     place left right front top bottom background foreground distance reach charging dining
     living swimming washing shopping parking alarm fire smoke candle torch lantern bulb
-    extinguisher brush code qr aruco apriltag lady gentleman guy doctor nurse chef waiter
+    extinguisher brush code qr aruco apriltag lady gentleman guy doctor nurse chef waiter ground
     """
 )
 # "-ing" that is a thing or its use, not an activity.
@@ -184,7 +184,9 @@ _PAST = _words(
     slid bit bitten hid hidden wrote written spoke spoken woke woken wore worn tore torn swore
     sworn froze frozen stole stolen chose chosen drew drawn blew blown grew grown knew known
     shook shaken struck stuck dug won swung flung shot lit became become began begun got gotten
-    did done had been was were
+    did done had been was were clung knelt sped fled bled bred dealt leapt burnt sought shone
+    stung strode wove woven slung spat sprang sprung stank trod trodden swollen shrunk shrank
+    bound forgot
     """
 )
 
@@ -283,6 +285,8 @@ def _may_be_verb(near: _Word) -> bool:
         if not near.before:
             return word not in _NOUNS or bool(near.after)  # "drink"; but "drink the water"
         return word not in _NOUNS or _is_plural(near.before)
+    if near.before in _NOUN_PLURALS and word not in _KNOWN:
+        return True  # "the cars honk"
     return _may_be_third_person(near)
 
 

@@ -96,6 +96,8 @@ NOUN_PHRASES = (
     "the QR code on the box",
     "the red umbrellas",
     "3 cups",
+    "the cup on the ground",
+    "the sports car",
 )
 # Something happens, a question, an imperative, another language, or in doubt.
 OTHERS = (
@@ -218,6 +220,10 @@ OTHERS = (
     "the man drinks coffee",
     "the phone rings",
     "drink the water",
+    "the cars honk",
+    "people chat",
+    "the women chat",
+    "the man knelt",
 )
 
 
