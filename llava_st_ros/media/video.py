@@ -256,9 +256,20 @@ class _Reading:
             absent = max(0, self._stream.frames - self._source.stored_packets()) if absent else 0
             self._left_out = left_out - absent
             absent = absent or self._missing_seconds_in_frames()
-        elif not self._stream.frames:
+        elif self._stream.frames:
+            absent = min(absent, max(0, self._stream.frames - self._span()))
+        else:
             absent = self._missing_seconds_in_frames()
         return lost + absent
+
+    def _span(self) -> int:
+        """The time from the start to the end of the data, in frames.
+
+        An AVI counts frames that were skipped in recording, which the reader does not return.
+        """
+        start = (self._stream.start_time or 0) * self._stream.time_base
+        end = self._end.get(self._stream.index, start)
+        return round((end - start) * NANOSECONDS / self._step)
 
     def _missing_seconds_in_frames(self) -> int:
         expected = self._expected_end()

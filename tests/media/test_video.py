@@ -176,9 +176,10 @@ def test_a_file_of_another_format_than_its_name_says_is_noted(tmp_path: Path) ->
     assert source.notes == ["the file is read as AVI (Audio Video Interleaved), not .mkv"]
 
 
-def test_gaps_between_evenly_spaced_frames_are_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gap.mkv", "gap.avi", "gap.mp4"])
+def test_gaps_between_evenly_spaced_frames_are_noted(tmp_path: Path, name: str) -> None:
     times = [i if i < 12 else i + 4 for i in range(24)]  # the recorder lost four frames
-    source = VideoSource(write_film(tmp_path / "gap.mkv", "mpeg4", times=times))
+    source = VideoSource(write_film(tmp_path / name, "mpeg4", times=times))
     assert [frame.stamp for frame in source] == [time * STEP for time in times]
     assert source.notes == [
         "gaps between frames that are 0.05 s apart: 1, the longest of 0.25 s after 0.55 s"
