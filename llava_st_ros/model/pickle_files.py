@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,11 @@ def read_pickle(path: Path, error: type[LlavaStError]) -> dict[str, Tensor]:
     Raises:
         LlavaStError: An ``error``: the file is damaged or holds anything else.
     """
-    # A damaged file makes the unpickler raise errors of almost every type.
+    # A damaged file makes the unpickler raise errors of almost every type, and warnings.
     try:
-        try:
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # torch.save's legacy format cannot be memory-mapped
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = _load(path)
     except OSError as problem:
         raise _not_tensors(path, f"cannot be read ({reason_of(problem)})", error) from problem
     except Exception as problem:
@@ -44,6 +44,13 @@ def read_pickle(path: Path, error: type[LlavaStError]) -> dict[str, Tensor]:
             )
         _check_dense(path, name, value, error)
     return {name: value.detach() for name, value in loaded.items()}
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # torch.save's legacy format cannot be memory-mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_dense(path: Path, name: str, value: Tensor, error: type[LlavaStError]) -> None:

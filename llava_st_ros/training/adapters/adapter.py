@@ -20,7 +20,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from llava_st_ros.checkpoint_config import LM_HEAD
-from llava_st_ros.errors import CheckpointError
+from llava_st_ros.errors import CheckpointError, reason_of
 from llava_st_ros.model.tensor_files import list_names
 from llava_st_ros.training.adapters.files import (
     ADAPTER_CONFIG,
@@ -121,8 +121,7 @@ class Adapter:
         missing = [
             module
             for module in modules
-            if check_target_module_exists(self.config, module)
-            and f"{module}.weight" not in self.updates
+            if self._targets(module) and f"{module}.weight" not in self.updates
         ]
         if missing:
             raise CheckpointError(
@@ -130,6 +129,15 @@ class Adapter:
                 f"{ADAPTER_CONFIG} targets",
                 "download the adapter again",
             )
+
+    def _targets(self, module: str) -> bool:
+        try:
+            return bool(check_target_module_exists(self.config, module))
+        except Exception as error:  # peft does not check the types of its settings
+            raise CheckpointError(
+                f"{self.folder}: {ADAPTER_CONFIG} selects layers by invalid settings: "
+                f"{reason_of(error)}"
+            ) from error
 
     def apply_to(self, name: str, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """A parameter after merging this adapter.

@@ -7,14 +7,18 @@ read from safetensors, or from pickles that contain nothing but named tensors.
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
 from llava_st_ros.checkpoint_config import read_checkpoint_json
-from llava_st_ros.errors import CheckpointError
+from llava_st_ros.errors import CheckpointError, reason_of
+from llava_st_ros.files.schema import shown
 from llava_st_ros.files.tensor_file import read_tensors as read_safetensors
 from llava_st_ros.model.pickle_files import read_pickle
 from llava_st_ros.model.tensor_files import list_names
@@ -67,8 +71,11 @@ def read_lora_config(folder: Path) -> LoraConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unknown settings, which are rejected below
             config = PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a LoRA adapter's config: {error}") from error
+    except Exception as error:  # peft and its dataclasses raise errors of many types
+        raise CheckpointError(
+            f"{path} is not a LoRA adapter's config: {reason_of(error)}"
+        ) from error
+    _check_patterns(path, config)
     if not isinstance(config, LoraConfig):
         raise CheckpointError(f"{path}: peft_type is {values.get('peft_type')!r}; expected LORA")
     default = LoraConfig()
@@ -86,13 +93,37 @@ def read_lora_config(folder: Path) -> LoraConfig:
         unsupported["init_lora_weights"] = config.init_lora_weights
     numbers = {"r": config.r, "lora_alpha": config.lora_alpha}
     numbers |= {**(config.rank_pattern or {}), **(config.alpha_pattern or {})}
-    unsupported |= {n: v for n, v in numbers.items() if not isinstance(v, (int, float)) or v <= 0}
+    unsupported |= {n: v for n, v in numbers.items() if not _is_positive(v)}
     if unsupported:
-        listed = ", ".join(f"{name} is {value!r}" for name, value in sorted(unsupported.items()))
+        listed = ", ".join(
+            f"{name} is {shown(value)}" for name, value in sorted(unsupported.items())
+        )
         raise CheckpointError(
             f"{path}: {listed}; only plain LoRA is supported", "merge it with peft instead"
         )
     return config
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+def _check_patterns(path: Path, config: PeftConfig) -> None:
+    """Raise CheckpointError if a pattern that selects layers is not a regular expression."""
+    patterns = [getattr(config, name, None) for name in ("target_modules", "exclude_modules")]
+    texts = [pattern for pattern in patterns if isinstance(pattern, str)]
+    for name in ("rank_pattern", "alpha_pattern"):
+        by_pattern = getattr(config, name, None) or {}
+        if not isinstance(by_pattern, dict):
+            raise CheckpointError(f"{path}: {name} is {shown(by_pattern)}; expected an object")
+        texts += by_pattern
+    for text in texts:
+        try:
+            re.compile(text)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise CheckpointError(
+                f"{path}: {shown(text)} is not a regular expression: {reason_of(error)}"
+            ) from error
 
 
 def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ written atomically.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -149,18 +150,37 @@ def _read(base: Path, folders: Sequence[Path]) -> MergedTensors:
     read_checkpoint_json(base / "config.json")
     adapters = [read_adapter(folder) for folder in folders]
     for number, adapter in enumerate(adapters):
-        trained_on = Path(str(adapter.config.base_model_name_or_path)).name
-        if trained_on in {folder.name for folder in folders[number + 1 :]}:
-            raise CheckpointError(
-                f"{adapter.folder} was trained on {trained_on}, which is named after it",
-                "name the adapters in the order of training",
-            )
+        _check_base(adapter, [base, *folders[: number + 1]], folders[number + 1 :])
     if LM_HEAD not in tensors.shapes:
         raise CheckpointError(f"{base} has no {LM_HEAD}; expected a full checkpoint")
     shapes = dict(tensors.shapes)
     for adapter in adapters:
         shapes = adapter.merged_shapes(shapes, TABLES)
     return MergedTensors(tensors, tuple(adapters), shapes)
+
+
+def _check_base(adapter: Adapter, before: Sequence[Path], after: Sequence[Path]) -> None:
+    """Raise CheckpointError if an adapter was trained on a folder that is named after it.
+
+    Folders are compared by their last parts: they may have been moved since, and the Trainer of
+    transformers names the folders of all stages alike (``checkpoint-1000``). A folder after the
+    adapter is its base only if it agrees in more parts than those before and the adapter's own.
+    """
+    trained_on = Path(str(adapter.config.base_model_name_or_path))
+    if not after:
+        return
+    likely = max(after, key=lambda folder: _common_parts(folder, trained_on))
+    if _common_parts(likely, trained_on) > max(_common_parts(f, trained_on) for f in before):
+        raise CheckpointError(
+            f"{adapter.folder} was trained on {trained_on}, and {likely} is named after it",
+            "name the adapters in the order of training",
+        )
+
+
+def _common_parts(folder: Path, path: Path) -> int:
+    """The number of last parts in which two paths agree."""
+    pairs = zip(reversed(folder.resolve().parts), reversed(path.parts))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Path) -> list[str]:

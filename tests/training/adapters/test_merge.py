@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -389,7 +390,7 @@ def test_adapters_in_an_impossible_order_are_rejected(
     assert "an adapter is named twice" in rejected(one, [two, two], out)
     assert "no adapter;" in rejected(one, [], out)
     change_json(three / "adapter_config.json", base_model_name_or_path="runs/stage2")
-    assert "was trained on stage2, which is named after it" in rejected(one, [three, two], out)
+    assert "was trained on runs/stage2, and" in rejected(one, [three, two], out)
     merge(one, [two, three], out)
 
 
@@ -509,3 +510,62 @@ def test_the_command_merges_once_and_rejects_an_existing_output(
     capsys.readouterr()
     assert main(["train", "merge", *folders, "--out", str(tmp_path / "out")]) == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_stages_whose_folders_have_the_same_name_are_merged(
+    trained_stages: Stages, tmp_path: Path
+) -> None:
+    """The Trainer of transformers names the folder of every stage after its last step."""
+    folders = []
+    for number, source in enumerate(trained_stages.folders, start=1):
+        folder = tmp_path / f"run{number}" / "checkpoint-1000"
+        shutil.copytree(source, folder)
+        if folders:
+            change_json(folder / "adapter_config.json", base_model_name_or_path=str(folders[-1]))
+        folders.append(folder)
+    merge(folders[0], folders[1:], tmp_path / "out")
+    merged = load_checkpoint(tmp_path / "out").model
+    torch.testing.assert_close(logits(merged), trained_stages.logits[2], rtol=1e-4, atol=1e-4)
+    with pytest.raises(CheckpointError, match="name the adapters in the order of training"):
+        merge(folders[0], folders[:0:-1], tmp_path / "out2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"target_modules": "([a-z"}, "is not a regular expression"),
+        ({"rank_pattern": {"*q_proj": 3}}, "is not a regular expression"),
+        ({"alpha_pattern": [3]}, "alpha_pattern"),
+        ({"r": 1e400}, "r is inf"),
+        ({"target_modules": 5}, "adapter_config.json"),
+        ({"peft_type": ["LORA"]}, "adapter_config.json"),
+    ],
+)
+def test_an_invalid_adapter_config_is_one_line(
+    stages: tuple[Path, ...], tmp_path: Path, changes: dict[str, Any], found: str
+) -> None:
+    change_json(stages[1] / "adapter_config.json", **changes)
+    with pytest.raises(CheckpointError, match=found) as error:
+        merge(stages[0], stages[1:], tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_pickle_is_one_line(stages: tuple[Path, ...], tmp_path: Path, seed: int) -> None:
+    path = stages[1] / "non_lora_trainables.bin"
+    data = bytearray(path.read_bytes())
+    generator = torch.Generator().manual_seed(seed)
+    start = data.index(b"data.pkl")
+    for position in torch.randint(start, start + 600, (4,), generator=generator).tolist():
+        data[position] = int(torch.randint(0, 256, (1,), generator=generator))
+    path.write_bytes(data)
+    with contextlib.suppress(CheckpointError):  # never another error
+        merge(stages[0], stages[1:], tmp_path / "out")
+
+
+def test_a_tensor_that_repeats_one_element_is_rejected(
+    stages: tuple[Path, ...], tmp_path: Path
+) -> None:
+    torch.save({TABLE: torch.zeros(1).expand(2**40)}, stages[1] / "non_lora_trainables.bin")
+    with pytest.raises(CheckpointError, match="has not all elements of"):
+        merge(stages[0], stages[1:], tmp_path / "out")
