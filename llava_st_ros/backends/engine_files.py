@@ -35,7 +35,9 @@ class EngineFiles:
     tables: dict[Axis, np.ndarray]
 
     def graph(self, name: str) -> Path:
-        """The file of a graph."""
+        """The file of a graph. Raises EngineError if the manifest has no such graph."""
+        if name not in self.manifest.graphs:
+            raise EngineError(f"{self.folder} has no graph {name}", REBUILD)
         return self.folder / self.manifest.graphs[name]
 
     @property
