@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.threads import one_thread
+
 # Run times vary on a shared machine.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
@@ -56,7 +58,8 @@ def random_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     from llava_st_ros.export.target import read_target
 
     engine = tmp_path_factory.mktemp("engine") / "random"
-    export_checkpoint(ExportRequest(random_checkpoint, read_target("cpu"), "float32", engine))
+    with one_thread():
+        export_checkpoint(ExportRequest(random_checkpoint, read_target("cpu"), "float32", engine))
     return engine
 
 
@@ -67,7 +70,9 @@ def half_engine(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     from llava_st_ros.export.target import read_target
 
     engine = tmp_path_factory.mktemp("half") / "engine"
-    export_checkpoint(
-        ExportRequest(random_checkpoint, read_target("desktop"), "float16", engine, device="cpu")
+    request = ExportRequest(
+        random_checkpoint, read_target("desktop"), "float16", engine, device="cpu"
     )
+    with one_thread():
+        export_checkpoint(request)
     return engine

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from llava_st_ros.backends.base import Backend
@@ -173,17 +171,7 @@ class OtherClips:
                 grounder.ask(query)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """On busy cores two threads of torch are many times slower than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_int8_of_the_packaged_model_is_accepted_and_a_spoiled_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
