@@ -18,7 +18,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Yields a path in the same folder and with the same suffix. After the block, the file written
     there replaces ``path``; if the block raises, it is deleted and ``path`` is unchanged.
     """
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    part = _part(path)
     try:
         yield part
         _sync(part)  # a power cut leaves the old file or the new one
@@ -97,10 +97,22 @@ def require_writable_folder(folder: Path) -> None:
 
 
 def require_writable_file(path: Path) -> None:
-    """Check that a file can be written under a name. Raises OSError like the function above."""
+    """Check that a file can be written under a name.
+
+    Raises:
+        OSError, ValueError: It cannot.
+    """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     require_writable_folder(path.parent)
+    part = _part(path)
+    part.touch()  # the name may be too long, or have a NUL: ValueError
+    part.unlink()
+
+
+def _part(path: Path) -> Path:
+    """Where a file is written before it is complete."""
+    return path.with_name(f"{path.stem}.part{path.suffix}")
 
 
 def _sync(path: Path) -> None:

@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
         max_queries=max(1, len(queries)),
         min_confidence=args.min_confidence,
     )
+    _prepare_outputs(args)
     for note in notes:
         print(note, file=sys.stderr)
-    _prepare_outputs(args)
     folder = args.model or default_model(args.backend, args.device)
     backend, tokenizer = load_backend(folder, name=args.backend, device=args.device)
     grounder = Grounder(backend, tokenizer, config)

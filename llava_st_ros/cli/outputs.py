@@ -36,7 +36,7 @@ def check_folders(*folders: Path | None) -> None:
         if folder is not None:
             try:
                 require_writable_folder(folder)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
                 raise ConfigError(f"cannot write to folder {folder}: {reason_of(error)}") from error
 
 
@@ -46,7 +46,7 @@ def check_files(*paths: Path | None) -> None:
         if path is not None:
             try:
                 require_writable_file(path)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
                 raise ConfigError(f"cannot write {path}: {reason_of(error)}") from error
 
 

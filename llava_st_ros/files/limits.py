@@ -1,4 +1,4 @@
-"""Bounds of what the loaders accept; docs/reliability.md lists them.
+"""Bounds of what the loaders accept; docs/architecture.md lists them.
 
 They are far above every real file. They bound memory and time for a file that is damaged, hostile
 or not what its name says.

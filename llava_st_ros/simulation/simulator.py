@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.simulation.clip_rendering import render_boxes, render_frames
 from llava_st_ros.simulation.event_labels import label_event
 from llava_st_ros.simulation.events import (
@@ -111,6 +111,7 @@ def simulate_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> Simula
 
     Raises:
         BackendError: There is no headless OpenGL.
+        DataError: No clip with frames of this number and size was found.
     """
     return simulate_unrendered(seed, num_frames=num_frames, size=size).render(seed)
 
@@ -130,7 +131,10 @@ def simulate_unrendered(seed: int, *, num_frames: int = 20, size: int = 144) -> 
             return _label(Rollout(rng, scene, stamps, script, initial_states, size))
         except InfeasibleError:
             continue
-    raise RuntimeError(f"seed {seed} gave no clip in {_ATTEMPTS} attempts")
+    raise DataError(
+        f"seed {seed} gave no clip of {num_frames} frames with {size} px in {_ATTEMPTS} attempts",
+        "choose larger frames or another seed",
+    )
 
 
 def _sample_script(

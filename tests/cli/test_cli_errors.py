@@ -327,6 +327,22 @@ def test_a_damaged_parity_case_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
+        (("--n", 0), "--n is 0"),
+        (("--size", 0), "--size is 0"),
+        (("--workers", -1), "--workers is -1"),
+        (("--seed", -1), "--seed is -1"),
+    ],
+)
+def test_wrong_arguments_of_simulate_are_one_line(
+    run: Run, tmp_path: Path, arguments: tuple[object, ...], found: str
+) -> None:
+    code, (line,) = run("train", "simulate", "--out", tmp_path / "out", *arguments)
+    assert (code, found in line, (tmp_path / "out").exists()) == (2, True, False), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
         (("--bag", BAG, "--fps", 5), "--fps applies to --images only"),
         (("--bag", BAG, "--window", "nan"), "window_seconds"),
         (("--bag", BAG, "--overlay", "x.mkv"), "expected a .mp4 or .avi file"),
@@ -335,6 +351,9 @@ def test_a_damaged_parity_case_is_one_line(
         (("--video", "{}"), "no file"),
         (("--image", "{}/z.npy"), "z.npy"),
         (("--bag", BAG, "--topic", ""), "topic"),
+        (("--bag", BAG, "--out", "a\0b"), "null byte"),
+        (("--bag", BAG, "--overlay", "a\0b.mp4"), "null byte"),
+        (("--bag", BAG, "--overlay", "x" * 300 + ".mp4"), "File name too long"),
         (("--images", "{}", "--topic", ""), "--topic applies to --bag only"),
     ],
 )
