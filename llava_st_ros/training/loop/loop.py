@@ -87,6 +87,18 @@ class LoopConfig(OptimizerConfig):
     save_steps: int | None = None
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        lowest = {"steps": 1, "accumulate": 1, "log_every": 1, "warmup": 0, "workers": 0, "seed": 0}
+        lowest["rate"] = 0  # 0: every parameter has another rate
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if self.save_steps is not None and self.save_steps < 1:
+            raise ConfigError(f"save_steps is {self.save_steps}; expected at least 1")
+        for name in ("minutes", "clip_norm", "max_loss_ratio"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a value above 0")
+
 
 def make_accelerator() -> Accelerator:
     """Return the accelerator, as configured by ``accelerate launch`` or by default.

@@ -57,6 +57,7 @@ from llava_st_ros.training.tiny.stages import (
     ConversationStage,
     ConversationStep,
     cache_vision_features,
+    check_batch,
     count_parameters,
 )
 from llava_st_ros.training.tiny.variants import PAPER, Variant
@@ -79,6 +80,9 @@ class _AlignmentStage:
 
     batch: int
     clips: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch, self.clips)
 
 
 class DenseStage(_AlignmentStage):
@@ -187,8 +191,13 @@ def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, S
     of_loop = {key for key in settings if key in loop.LoopConfig.__dataclass_fields__}
     of_loop_values = {key: settings.pop(key) for key in of_loop}
     where = f"stage {name}"
-    loop_config = build(loop.LoopConfig, of_loop_values, where, ConfigError)
-    return loop_config, build(STAGE_KINDS[kind], settings, where, ConfigError)
+    try:
+        loop_config = build(loop.LoopConfig, of_loop_values, where, ConfigError)
+        return loop_config, build(STAGE_KINDS[kind], settings, where, ConfigError)
+    except ConfigError as error:
+        if error.problem.startswith(where):
+            raise
+        raise ConfigError(f"{where}: {error.problem}", error.remedy) from error
 
 
 def compile_parts(model: LlavaST) -> None:

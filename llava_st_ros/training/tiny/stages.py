@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.backends.preprocessing import preprocess
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.records import Modality
+from llava_st_ros.records import Modality, Task
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
 from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
@@ -93,6 +94,31 @@ class ConversationStage:
     single_event_share: float = 1.0
     no_match_share: float = 1.0
     clips: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch, self.clips)
+        for name in ("lanes", "lane_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("video", "single_event_share", "no_match_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a value in [0, 1]")
+        low, high = self.tube_frames
+        if not 1 <= low <= high:
+            raise ConfigError(f"tube_frames is {[low, high]}; expected 1 <= least <= greatest")
+        known = [TUBE, *(task.value for task in Task)]
+        if unknown := sorted(set(self.mix) - set(known)):
+            raise ConfigError(f"mix has {', '.join(unknown)}; expected some of {', '.join(known)}")
+        if min(self.mix.values(), default=0) < 0 or not any(self.mix.values()):
+            raise ConfigError("mix is empty or has a negative weight")
+
+
+def check_batch(batch: int, clips: int | None) -> None:
+    """Raise ConfigError unless a stage's batch, and its number of clips if given, are positive."""
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}; expected at least 1")
+    if clips is not None and clips < 1:
+        raise ConfigError(f"clips is {clips}; expected at least 1")
 
 
 @dataclass(frozen=True)
