@@ -99,6 +99,9 @@ def read_manifest(folder: Path) -> Manifest:
     if values.pop("signature", None) != checksum_of(values):
         raise EngineError(f"{path} was edited or damaged after the export", REBUILD)
     manifest = build(Manifest, values, str(path), EngineError)
+    for name in ("backend", "target", "precision", "compat"):
+        if not getattr(manifest, name):
+            raise EngineError(f"{path}: {name} is empty", REBUILD)
     for name in (*manifest.graphs.values(), *manifest.files):
         if not is_file_name(name):
             raise EngineError(

@@ -18,6 +18,12 @@ Compat = Literal["released", "paper"]
 MAX_SIZE = 2**24
 MAX_LAYERS = 512
 MAX_IMAGE_SIZE = 8192  # pixels
+# Any network that was ever trained is far inside of these.
+REAL_RANGES = {
+    "layer_norm_eps": (1e-15, 0.1),
+    "rms_norm_eps": (1e-15, 0.1),
+    "rope_theta": (1.0, 1e15),
+}
 
 
 @dataclass(frozen=True)
@@ -319,7 +325,7 @@ class GrounderConfig:
 
 
 def _check_sizes(config: Any, part: str) -> None:
-    """Raise ConfigError unless a geometry's integers are sizes and its numbers finite, above 0."""
+    """Raise ConfigError unless a geometry's numbers are in range; makes reals floats."""
     for f in fields(config):
         value = getattr(config, f.name)
         if f.type == "int":
@@ -331,10 +337,13 @@ def _check_sizes(config: Any, part: str) -> None:
                 )
         elif f.type == "float":
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or value <= 0:
+            low, high = REAL_RANGES[f.name]
+            if not is_number or not low <= value <= high:  # false for NaN, too
                 raise ConfigError(
-                    f"the {part}'s {f.name} is {shown(value)}; expected a positive number"
+                    f"the {part}'s {f.name} is {shown(value)}; expected a number from {low:g} to "
+                    f"{high:g}"
                 )
+            object.__setattr__(config, f.name, float(value))
 
 
 def _check_heads(part: str, width: int, heads: int) -> None:

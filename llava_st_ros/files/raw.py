@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llava_st_ros.errors import LlavaStError, reason_of
 from llava_st_ros.files.limits import FILE_NAME_BYTES
+
+BLOCK_BYTES = 1 << 20
 
 
 def read_bytes(path: Path, error: type[LlavaStError], remedy: str = "", *, max_bytes: int) -> bytes:
@@ -24,12 +26,21 @@ def read_bytes(path: Path, error: type[LlavaStError], remedy: str = "", *, max_b
     """
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            data = _read_up_to(file, max_bytes + 1)
     except (OSError, ValueError) as problem:  # ValueError: the path has a NUL or a lone surrogate
         raise error(f"cannot read {path}: {reason_of(problem)}", remedy) from problem
     if len(data) > max_bytes:
         raise error(f"{path} is larger than {max_bytes >> 20} MiB, the limit of its kind", remedy)
     return data
+
+
+def _read_up_to(file: BinaryIO, limit: int) -> bytes:
+    """Read at most ``limit`` bytes; ``file.read(limit)`` would allocate them all beforehand."""
+    blocks, length = [], 0
+    while length < limit and (block := file.read(min(BLOCK_BYTES, limit - length))):
+        blocks.append(block)
+        length += len(block)
+    return b"".join(blocks)
 
 
 def read_text(path: Path, error: type[LlavaStError], remedy: str = "", *, max_bytes: int) -> str:

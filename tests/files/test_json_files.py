@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,13 @@ def test_one_invalid_record_does_not_make_the_others_unreadable(tmp_path: Path) 
     assert isinstance(cut, Invalid)
     listed = read_values(write(tmp_path, '[{"id": 1}, {"a": 1, "a": 2}]'), DataError)
     assert listed == [{"id": 1}, Invalid("key 'a' is repeated")]
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit_is(tmp_path: Path) -> None:
+    path = write(tmp_path, '[{"id": 1}]', "records.json")
+    tracemalloc.start()
+    try:
+        assert read_values(path, DataError) == [{"id": 1}]  # RECORDS_BYTES are gigabytes
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

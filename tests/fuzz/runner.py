@@ -115,7 +115,8 @@ def _run_process(
         return Result(**values), None
     stderr = done.stderr.decode(errors="replace")
     if not progress.exists():
-        raise RuntimeError(f"surface {name} did not start: {stderr[-2000:]}")
+        finding = Finding(first, "no start", stderr[-2000:], "the surface itself failed")
+        return Result(name, failed=1, findings=[finding]), None
     values = json.loads(progress.read_text())
     kind = "hang" if "Timeout" in stderr else "crash"
     tail = " | ".join(line.strip() for line in stderr.strip().splitlines()[-40:])

@@ -394,6 +394,8 @@ def test_the_base_of_the_rotary_positions_is_read_in_both_spellings() -> None:
         ({"rope_theta": float("nan")}, "rope_theta is nan"),
         ({"rope_theta": float("inf")}, "rope_theta is inf"),
         ({"rope_theta": 0}, "rope_theta is 0"),
+        ({"rope_theta": 1e-9}, "rope_theta is 1e-09"),
+        ({"rms_norm_eps": 2**31}, "rms_norm_eps is 2147483648"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps"),
         ({"hidden_size": 10**299}, "hidden_size"),
         ({"num_hidden_layers": 100_000}, "num_hidden_layers"),

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from fuzz.mutations import mutate_bytes, mutate_json
 from fuzz.surface import Case, Surface, WrongAcceptanceError
-from llava_st_ros.checkpoint_config import read_config, read_json
+from llava_st_ros.checkpoint_config import check_layers, read_checkpoint_json, read_config
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.checkpoint import check_tensors
 from llava_st_ros.model.llava_st import LlavaST
@@ -46,7 +46,6 @@ OTHER_NETWORKS: tuple[dict[str, Any], ...] = (
     {"tie_word_embeddings": True},
     {"mm_projector_type": "linear"},
     {"mm_vision_select_layer": -1},
-    {"attention_bias": False},
 )
 YAML_TEXTS = (
     "&a [*a]",
@@ -111,7 +110,8 @@ class Configs(Surface):
             return
         path = self.folder / "config.json"
         path.write_bytes(content)
-        config = read_config(read_json(path), self._shapes)
+        config = read_config(read_checkpoint_json(path), self._shapes)
+        check_layers(config, self._shapes)
         with torch.device("meta"):
             check_tensors(config, LlavaST(config), self._shapes)
         if kind == "other":
@@ -150,7 +150,8 @@ def _check_numbers(value: Any) -> None:
     """No setting is NaN or infinite."""
     if is_dataclass(value):
         for field in fields(value):
-            _check_numbers(getattr(value, field.name))
+            if getattr(value, field.name) != field.default:  # infinite minutes are the default
+                _check_numbers(getattr(value, field.name))
     elif isinstance(value, dict):
         for item in value.values():
             _check_numbers(item)

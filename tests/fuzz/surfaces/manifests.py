@@ -14,10 +14,10 @@ from llava_st_ros.engine.manifest import (
     NAME,
     Manifest,
     check_files,
-    checksum,
     describe_files,
     read_manifest,
 )
+from llava_st_ros.files.checksums import checksum_of
 
 
 class Manifests(Surface):
@@ -56,7 +56,7 @@ class Manifests(Surface):
         del values["signature"]
         values, step = mutate_json(rng, values)
         if isinstance(values, dict):
-            values["signature"] = checksum(values)
+            values["signature"] = checksum_of(values)
         text = json.dumps(values).encode()
         return Case((text, self._contents, True), f"signed manifest, {step}")
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from fuzz.mutations import mutate_bytes, mutate_json
 from fuzz.surface import Case, Surface, WrongAcceptanceError
-from llava_st_ros.training.st_align.format import VARIABLES, parse, read_values
+from llava_st_ros.errors import DataError, LlavaStError
+from llava_st_ros.files.json_files import read_values
+from llava_st_ros.training.st_align.format import VARIABLES, parse
 from support.st_align_files import image_record, video_record
 
 PLACEHOLDER = re.compile("|".join(map(re.escape, VARIABLES)))
@@ -43,15 +45,13 @@ class Records(Surface):
         if suffix:
             path = self.folder / f"records{suffix}"
             path.write_bytes(content)
-            values = read_values(path)
+            values = read_values(path, DataError)
         for value in values[:-1]:
             self._check_one(value, must_parse=False)
         for value in values[-1:]:  # its error is that of the case
             self._check_one(value, must_parse=True)
 
     def _check_one(self, value: Any, *, must_parse: bool) -> None:
-        from llava_st_ros.errors import LlavaStError
-
         try:
             record = parse(value, "file:0")
         except LlavaStError:
