@@ -20,6 +20,8 @@ from typing import Any
 import yaml
 
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.files.limits import DEPTH, YAML_BYTES
+from llava_st_ros.files.raw import read_text
 
 ROS_ARGS, ROS_ARGS_END = "--ros-args", "--"
 FILE_FLAG, RULE_FLAGS = "--params-file", ("-p", "--param")
@@ -27,7 +29,6 @@ FILE_FLAG, RULE_FLAGS = "--params-file", ("-p", "--param")
 _TRUE = ("Y", "y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON")
 _FALSE = ("N", "n", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF")
 _NULL_TAG = "tag:yaml.org,2002:null"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)(inity)?", re.I)
 
 
@@ -163,12 +164,7 @@ def _read_file(path: str) -> Iterator[Assignment]:
     file = Path(path)
     if file.exists() and not file.is_file() and not file.is_dir():
         return  # a pipe, which rcl has read
-    try:
-        data = file.read_bytes()
-        text = data.decode("utf-16" if data[:2] in _UTF16_MARKS else "utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"the parameter file {path!r} cannot be read: {reason}") from error
+    text = read_text(file, ConfigError, max_bytes=YAML_BYTES)
     what = f"the parameter file {path!r}"
     for root in _compose(text, what):
         for node, section in _sections(root, what):
@@ -189,14 +185,40 @@ def _read_rule(rule: str) -> Iterator[Assignment]:
             yield replace(assignment, name=name, has_collections=True) if is_map else assignment
 
 
+class _Loader(yaml.SafeLoader):
+    """Composes what rcl reads: no aliases, which it rejects, and nesting up to DEPTH.
+
+    Aliases would also let a small file have any number of values, or contain itself.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        problem = ""
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"the alias *{event.anchor}, which ROS parameter files cannot have"
+        elif self._depth >= DEPTH:
+            problem = f"lists and mappings nested more than {DEPTH} deep"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
 def _compose(text: str, what: str) -> list[yaml.Node]:
     try:
-        return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        return list(yaml.compose_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{what} is not valid YAML{where}: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{what} is not valid YAML: {error}") from error
 
 

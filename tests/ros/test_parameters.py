@@ -41,6 +41,13 @@ WRITTEN = """
 FIELDS = {entry.name: entry for entry in fields(NodeParameters)}
 
 
+def _nested_aliases(levels: int) -> bytes:
+    """A small parameter file with 2^levels values."""
+    lines = ["/**:", "  ros__parameters:", "    p0: &a0 {x: 1, y: 1}"]
+    lines += [f"    p{i + 1}: &a{i + 1} {{x: *a{i}, y: *a{i}}}" for i in range(levels)]
+    return "\n".join(lines).encode()
+
+
 class Yaml:
     """Writes parameter files."""
 
@@ -280,9 +287,12 @@ def test_domain_that_dds_does_not_have_is_one_line(
         (b"grounding:\n  queries: [a]\n", "outside of a section, line 2"),
         (b"queries: [a]\n", "outside of a section, line 1"),
         (b"/**:\n  ros__parameters:\n\tqueries: [a]\n", "not valid YAML, line 3"),
-        (b"/**:\n  ros__parameters:\n    queries: [\xff]\n", "cannot be read"),
+        (b"/**:\n  ros__parameters:\n    queries: [\xff]\n", "not text in UTF-8"),
         (b"/**:\n  ros__parameters:\n    queries: &a [x]\n    cameras: *a\n", "line 4"),
-        (b"[" * 5000, "not valid YAML"),
+        (b"/**:\n  ros__parameters:\n    a: &a {b: *a}\n", "line 3, column 15: the alias *a"),
+        (b"a: &a\n  b: *a\n", "the alias *a"),
+        (_nested_aliases(30), "the alias *a0"),
+        (b"[" * 5000, "nested more than 64 deep"),
     ],
 )
 def test_unreadable_parameter_file_is_named(
@@ -309,7 +319,7 @@ def test_unreadable_parameter_file_is_named(
         (("--ros-args", "--params-file"), "--params-file"),
         (("--ros-args", "-r", "__node:=my-node"), "'-r __node:=my-node'"),
         (("--ros-args", "-r", "image:=front image"), "'-r image:=front image'"),
-        (("--ros-args", "--params-file", "/tmp"), "'/tmp'"),
+        (("--ros-args", "--params-file", "/tmp"), "/tmp: Is a directory"),
         (("--ros-args", "-p", "queries:=[\udcff]"), "not valid UTF-8"),
         (("--params-file", "robot.yaml"), "unexpected arguments: --params-file robot.yaml"),
     ],
