@@ -368,8 +368,8 @@ class Grounder:
             stream = buffer.state
             if stream is None:
                 return None
-            if stream.generation == started.generation:
-                stream = replace(stream, now=max(stream.now, started.now))
+            if stream.generation == started.generation and stream.now < started.now:
+                stream = replace(stream, now=started.now)
             self._events.extend(standing.enter_stream(camera, stream.generation))
             if not is_due(standing, camera, stream):
                 return None

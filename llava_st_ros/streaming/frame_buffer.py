@@ -118,7 +118,7 @@ class FrameBuffer:
         self._lock = threading.Lock()
         self._stamps: list[int] = []
         self._entries: dict[int, Entry] = {}
-        self._raw_bytes = 0
+        self._bytes = 0  # of all entries
         self._generation = 0
         self._counts = StreamCounts()
 
@@ -164,13 +164,13 @@ class FrameBuffer:
     def raw_bytes(self) -> int:
         """Size of the images that are not encoded yet."""
         with self._lock:
-            return self._raw_bytes
+            return sum(e.nbytes for e in self._entries.values() if isinstance(e, Frame))
 
     @property
     def held_bytes(self) -> int:
         """Size of the images and of the features."""
         with self._lock:
-            return self._entry_bytes()
+            return self._bytes
 
     def __len__(self) -> int:
         with self._lock:
@@ -179,13 +179,14 @@ class FrameBuffer:
     def push(self, frame: Frame) -> bool:
         """Add a frame; return whether the buffer's newest frame has changed."""
         with self._lock:
-            self._count(received=1)
             before = self._generation, self._stamps[-1:]
-            held = len(self._clock.held)
+            held = self._clock.held
             admission = self._clock.admit(frame)
-            self._count(implausible=len(self._clock.held) + admission.dropped - held)
-            if any(frame is other for other in self._clock.held):
+            if held or self._clock.held:
+                self._count(implausible=len(self._clock.held) + admission.dropped - len(held))
+            if not any(frame is admitted for admitted in admission.frames):
                 self._implausible = ClockJump(self._stamps[-1], frame.stamp)
+            self._count(received=1)
             if admission.jump is not None:
                 self._reset()
                 self._count(resets=1)
@@ -232,7 +233,7 @@ class FrameBuffer:
         with self._lock:
             if self._entries.get(frame.stamp) is frame:
                 self._entries[frame.stamp] = features
-                self._raw_bytes -= frame.image.nbytes
+                self._bytes += features.nbytes - frame.nbytes
                 self._enforce_bounds()  # features may be larger than the image
 
     def clear(self) -> None:
@@ -310,16 +311,8 @@ class FrameBuffer:
         while len(self._stamps) > self._config.buffer_frames and len(self._stamps) > 1:
             self._discard(self._stamps[0])
         held = sum(frame.nbytes for frame in self._clock.held)
-        excess = self._entry_bytes() + held - self._config.buffer_bytes
-        for stamp in self._stamps[:-1]:
-            if excess <= 0:
-                break
-            excess -= self._entries[stamp].nbytes
-            self._discard(stamp)
-
-    def _entry_bytes(self) -> int:
-        # The size of features may change after encoding, so it is not kept as a sum.
-        return sum(entry.nbytes for entry in self._entries.values())
+        while self._bytes + held > self._config.buffer_bytes and len(self._stamps) > 1:
+            self._discard(self._stamps[0])
 
     def _discard(self, stamp: int) -> None:
         self._count(discarded=1)
@@ -328,18 +321,16 @@ class FrameBuffer:
     def _insert(self, frame: Frame) -> None:
         insort(self._stamps, frame.stamp)
         self._entries[frame.stamp] = frame
-        self._raw_bytes += frame.image.nbytes
+        self._bytes += frame.nbytes
 
     def _remove(self, stamp: int) -> None:
         del self._stamps[bisect_left(self._stamps, stamp)]
-        entry = self._entries.pop(stamp)
-        if isinstance(entry, Frame):
-            self._raw_bytes -= entry.image.nbytes
+        self._bytes -= self._entries.pop(stamp).nbytes
 
     def _reset(self) -> None:
         self._stamps.clear()
         self._entries.clear()
-        self._raw_bytes = 0
+        self._bytes = 0
         self._generation += 1
 
     def _count(self, **increments: int) -> None:

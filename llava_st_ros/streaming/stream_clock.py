@@ -125,9 +125,10 @@ class StreamClock:
     ) -> bool:
         if newest.stamp - frame.stamp > self._tolerance:
             return False
-        if frame.arrival is None:
+        step = frame.stamp - newest.stamp
+        if frame.arrival is None or step <= self._tolerance:
             return True
-        if frame.stamp - newest.stamp <= self._tolerance + INTERVALS * _usual_interval(recent):
+        if step <= self._tolerance + INTERVALS * _usual_interval(recent):
             return True
         if len(recent) > 1 and {arrival for _, arrival in recent} == {frame.arrival}:
             return True  # a recording without times of arrival
