@@ -14,16 +14,9 @@ from llava_st_ros.errors import ConfigError, LlavaStError, reason_of
 
 
 class InterruptedRunError(LlavaStError):
-    """The user ended a command early; the message says what was kept.
+    """The user ended a command early; the message says what was kept."""
 
-    Args:
-        problem: How far the command came, and what was kept.
-        code: The exit code.
-    """
-
-    def __init__(self, problem: str, code: int = 130) -> None:
-        super().__init__(problem)
-        self.code = code
+    code = 130
 
 
 def check_folders(*folders: Path | None) -> None:

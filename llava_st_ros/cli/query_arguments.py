@@ -9,7 +9,6 @@ from typing import Any
 
 from llava_st_ros.errors import ConfigError, QueryError
 from llava_st_ros.records import Modality, Query, Task
-from llava_st_ros.text.query_files import read_query_file
 from llava_st_ros.text.query_parser import Entry, entry_values, parse_queries
 
 
@@ -78,6 +77,8 @@ def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Quer
     task = args.task or (Task.REC.value if on_image else None)
     entries: list[Entry] = [inputs | entry_values(entry) for entry in args.query if entry.strip()]
     if args.queries is not None:
+        from llava_st_ros.text.query_files import read_query_file
+
         entries += [entry_values(entry) for entry in read_query_file(args.queries)]
     if task:
         entries = [{"task": task} | entry_values(entry) for entry in entries]

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
-from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import BinaryIO
 
 from mcap.opcode import Opcode
 
+from llava_st_ros.errors import reason_of
 from llava_st_ros.media.bags.mcap_records import (
     MAGIC,
     PREFIX,
@@ -108,7 +108,7 @@ class McapFile(Storage):
             messages = _messages(self._cached[1])
             return [message for channel, message in messages if channel == block.topic_id]
         except OSError as error:
-            raise DamagedError(f"{self.path.name} cannot be read: {error.strerror}") from error
+            raise DamagedError(f"{self.path.name} cannot be read: {reason_of(error)}") from error
         except DamagedError as error:
             raise DamagedError(self._damage(block.location, error)) from error
 
@@ -163,17 +163,18 @@ class McapFile(Storage):
 
     def _records(self, stream: BinaryIO) -> Iterator[Record]:
         """Yield the records. A chunk that the file ends in is the last one."""
-        known = self._indexed_offsets(stream)
+        known = deque(self._indexed_offsets(stream))
         offset = len(MAGIC)
         while offset + PREFIX.size <= self._size:
             self._end = offset
             record = read_record(stream, offset)
-            position = bisect_right(known, offset)
-            limit = known[position] if position < len(known) else self._size
+            while known and known[0] <= offset:
+                known.popleft()
+            limit = known[0] if known else self._size
             if record.end <= limit and _is_plausible(record):
                 yield record
                 offset = record.end
-            elif position == len(known):
+            elif not known:
                 if record.opcode == Opcode.CHUNK:
                     yield record
                 return
@@ -181,7 +182,7 @@ class McapFile(Storage):
                 self._note(offset, DamagedError(f"reading continues at byte {limit}"))
                 offset = limit
             else:
-                known.remove(limit)
+                known.popleft()
 
     def _indexed_offsets(self, stream: BinaryIO) -> list[int]:
         """Return where chunks and the summary start, according to the summary; [] without one."""
