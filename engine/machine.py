@@ -9,7 +9,7 @@ from types import ModuleType
 
 from llava_st_ros.engine.cuda_device import CudaDevice, driver_version
 from llava_st_ros.engine.manifest import REBUILD, Manifest
-from llava_st_ros.errors import EngineError
+from llava_st_ros.errors import EngineError, reason_of
 from llava_st_ros.files.checksums import sha256_of
 
 # Set to "yes" in a manifest's machine when engines were built so: they also run with later versions
@@ -47,7 +47,7 @@ def describe_machine(
         return {**machine, "plugins": sha256_of(library)}
     except OSError as error:
         raise EngineError(
-            f"plugin library {library}: {error.strerror}", "build the package again"
+            f"plugin library {library}: {reason_of(error)}", "build the package again"
         ) from error
 
 

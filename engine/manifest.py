@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_st_ros.atomic_files import write_text
-from llava_st_ros.errors import EngineError, reason_of
+from llava_st_ros.errors import EngineError, reason_of, shown
 from llava_st_ros.files.checksums import checksum_of, sha256_of
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.raw import is_file_name
-from llava_st_ros.files.schema import build, shown
+from llava_st_ros.files.schema import build
 
 NAME = "manifest.json"
 FORMAT = 1  # version of the manifest and of the graphs' inputs and outputs

@@ -38,7 +38,7 @@ from llava_st_ros.engine.manifest import (
     is_engine_directory,
     read_manifest,
 )
-from llava_st_ros.errors import ConfigError, DataError, EngineError
+from llava_st_ros.errors import ConfigError, DataError, EngineError, reason_of
 from llava_st_ros.export.calibration import CalibrationQueries, record_inputs
 from llava_st_ros.export.onnx_export import export_graph, graph_specs
 from llava_st_ros.export.quantize import quantize_int4, quantize_int8
@@ -304,7 +304,7 @@ def _check_out(out: Path) -> None:
         found = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
         known = {MANIFEST, *read_manifest(out).files} if is_engine_directory(out) else set()
     except OSError as error:
-        raise DataError(f"cannot write to {out}: {error.strerror}") from error
+        raise DataError(f"cannot write to {out}: {reason_of(error)}") from error
     except EngineError:
         known = set()
     if found - known:
@@ -336,6 +336,6 @@ def _as_data_error(out: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         path = getattr(error, "filename", None) or out
         raise DataError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}",
+            f"cannot write {path}: {reason_of(error)}",
             "free disk space, or pass another --out",
         ) from error

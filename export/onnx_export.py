@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from llava_st_ros.errors import EngineError
+from llava_st_ros.errors import EngineError, reason_of
 from llava_st_ros.export.graphs.language import LanguageGraph
 from llava_st_ros.export.graphs.packer import ImageGraph, PackerGraph
 from llava_st_ros.export.graphs.region_attention import OPSET, TRANSLATIONS, add_function
@@ -158,7 +158,7 @@ def export_graph(spec: GraphSpec, path: Path) -> None:
             )
         except torch.onnx.OnnxExporterError as error:
             raise EngineError(
-                f"torch cannot export the {spec.name} graph: {str(error).splitlines()[0]}",
+                f"torch cannot export the {spec.name} graph: {reason_of(error)}",
                 f"use torch {TESTED_TORCH}, the tested version",
             ) from error
     assert program is not None  # it is None only with the TorchScript exporter

@@ -23,7 +23,7 @@ import onnx_ir
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from llava_st_ros.errors import EngineError
+from llava_st_ros.errors import EngineError, reason_of
 from llava_st_ros.export.onnx_export import save_model
 
 Feed = Mapping[str, np.ndarray]
@@ -84,7 +84,7 @@ def quantize_int8(
         _quantize_static(path, quantized, feeds, products, scheme)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise EngineError(
-            f"{path}: ONNX Runtime cannot quantize the graph: {str(error).splitlines()[0]}",
+            f"{path}: ONNX Runtime cannot quantize the graph: {reason_of(error)}",
             "choose another precision",
         ) from error
     save_model(onnx_ir.load(quantized), path)

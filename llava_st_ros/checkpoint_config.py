@@ -22,9 +22,8 @@ from llava_st_ros.config import (
     SpecialTokens,
     VisionConfig,
 )
-from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.errors import CheckpointError, ConfigError, shown
 from llava_st_ros.files.json_files import read_json
-from llava_st_ros.files.schema import shown
 
 SECTION = "llava_st"
 KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {

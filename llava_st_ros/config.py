@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from llava_st_ros.coordinates import Axis, CoordinateVocabulary
-from llava_st_ros.errors import BackendError, ConfigError
-from llava_st_ros.files.schema import shown
+from llava_st_ros.errors import BackendError, ConfigError, shown
 
 Compat = Literal["released", "paper"]
 # Bounds of a geometry, far above every real network: they bound the time and memory that an

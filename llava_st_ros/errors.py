@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 MAX_PART_CHARACTERS = 600  # of a problem or a remedy
 
 
@@ -92,3 +95,18 @@ def reason_of(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = text.split("\n")
     return next((line.strip() for line in lines if line.strip()), type(error).__name__)[:300]
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: short, however large it is."""
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}"
+    if isinstance(value, (list, tuple)):
+        is_nested = any(isinstance(item, (Mapping, list, tuple)) for item in value)
+        if len(value) > 8 or is_nested:  # aliases of a YAML file can make the text endless
+            return f"a list of {len(value)}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

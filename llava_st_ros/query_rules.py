@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-from llava_st_ros.errors import QueryError
-from llava_st_ros.files.schema import shown
+from llava_st_ros.errors import QueryError, shown
 
 MAX_QUERY_CHARACTERS = 2000
 MAX_NAME_CHARACTERS = 200  # of an id or a camera's name

@@ -15,8 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.coordinates import Axis
-from llava_st_ros.errors import FrameError, QueryError
-from llava_st_ros.files.schema import shown
+from llava_st_ros.errors import FrameError, QueryError, shown
 from llava_st_ros.noun_phrases import is_noun_phrase
 from llava_st_ros.query_rules import (
     MAX_EXPIRY,

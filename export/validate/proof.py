@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.backends.base import Backend
-from llava_st_ros.errors import EngineError
+from llava_st_ros.errors import EngineError, one_line
 from llava_st_ros.export.target import Bounds
 from llava_st_ros.export.validate.accuracy import Accuracy
 from llava_st_ros.export.validate.agreement import Agreement
@@ -103,7 +103,8 @@ class Proof:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EngineError(
-                f"the proof in the manifest is of another version: {error!r}", "export again"
+                f"the proof in the manifest is of another version: {one_line(error)}",
+                "export again",
             ) from error
 
     def measures(self, bounds: Bounds) -> list[Measure]:

@@ -13,7 +13,7 @@ from llava_st_ros.backends.base import BackendDescription, Cache, check_ids
 from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.engine.device import DeviceSpec
-from llava_st_ros.errors import BackendError
+from llava_st_ros.errors import BackendError, reason_of
 from llava_st_ros.model.checkpoint import Checkpoint
 from llava_st_ros.model.llava_st import LlavaST, VideoTokens
 from llava_st_ros.records import Prompt
@@ -149,8 +149,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BackendError(f"device {name!r} is not available: {reason}", "use cpu") from error
+        raise BackendError(
+            f"device {name!r} is not available: {reason_of(error)}", "use cpu"
+        ) from error
 
 
 def limit_threads(threads: int) -> None:

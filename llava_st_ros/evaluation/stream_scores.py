@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.errors import DataError, LlavaStError
+from llava_st_ros.errors import DataError, LlavaStError, one_line
 from llava_st_ros.evaluation import metrics
 from llava_st_ros.evaluation.metrics import Tube
 from llava_st_ros.evaluation.recording import Recording
@@ -90,7 +90,7 @@ def read_ground_truth(path: Path) -> tuple[AnnotatedQuery, ...]:
         )
     except (ValueError, KeyError, TypeError, AttributeError, LlavaStError) as error:
         raise DataError(
-            f"{path} has no readable ground truth: {type(error).__name__}: {error}", remedy
+            f"{path} has no readable ground truth: {one_line(error)}", remedy
         ) from error
 
 

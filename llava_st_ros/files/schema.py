@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from llava_st_ros.errors import LlavaStError
+from llava_st_ros.errors import LlavaStError, shown
 
 T = TypeVar("T")
 _NAMES = {
@@ -93,18 +93,3 @@ def convert(value: Any, expected: Any, where: str, error: type[LlavaStError]) ->
     if type(value) is not expected or (expected is float and not math.isfinite(value)):
         raise error(f"{where} is {shown(value)}; expected {_NAMES[expected]}")
     return value
-
-
-def shown(value: Any) -> str:
-    """A value of a file in an error message: short, however large it is."""
-    if isinstance(value, Mapping):
-        return f"a mapping of {len(value)}"
-    if isinstance(value, (list, tuple)):
-        is_nested = any(isinstance(item, (Mapping, list, tuple)) for item in value)
-        if len(value) > 8 or is_nested:  # aliases of a YAML file can make the text endless
-            return f"a list of {len(value)}"
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not print integers of more than 4,300 digits
-        return f"a {type(value).__name__} of too many digits"
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llava_st_ros.errors import ConfigError, DataError, FrameError
+from llava_st_ros.errors import ConfigError, DataError, FrameError, reason_of
 from llava_st_ros.media.bags import Bag, ImageMessage
 from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
 from llava_st_ros.media.image_sequence import natural_order
@@ -177,7 +177,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise FrameError(f"{path} cannot be read: {error.strerror}") from error
+        raise FrameError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _require_frames(frames: int, source: Source) -> None:

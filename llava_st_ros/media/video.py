@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, reason_of
 from llava_st_ros.media.image_decoding import MAX_PIXELS
 from llava_st_ros.records import NANOSECONDS, Frame
 
@@ -414,4 +414,4 @@ def _messages(log: Sequence[tuple[int, str, str]]) -> list[str]:
 
 def _reason(log: Sequence[tuple[int, str, str]], error: Exception) -> str:
     messages = _messages(log)
-    return messages[0] if messages else str(getattr(error, "strerror", "") or error)
+    return messages[0] if messages else reason_of(error)

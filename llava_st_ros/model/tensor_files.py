@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 
 from llava_st_ros.checkpoint_config import read_checkpoint_json
-from llava_st_ros.errors import CheckpointError
+from llava_st_ros.errors import CheckpointError, shown
 from llava_st_ros.files.raw import is_file_name
-from llava_st_ros.files.schema import shown
 from llava_st_ros.files.tensor_file import TensorFile, open_tensors
 
 SINGLE = "model.safetensors"

@@ -11,6 +11,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from llava_st_ros.errors import one_line
 from llava_st_ros.records import NANOSECONDS, Tick
 from llava_st_ros.ros import diagnostics, query_health
 from llava_st_ros.ros.cameras import CameraSubscription
@@ -99,12 +100,12 @@ class DiagnosticsPublisher:
     def record_callback_error(self, error: Exception) -> None:
         """Count a callback that raised."""
         self._callback_errors += 1
-        self._last_callback_error = f"{type(error).__name__}: {error}"
+        self._last_callback_error = one_line(error)
 
     def record_failure(self, error: BaseException) -> None:
         """Count a tick that failed."""
         self._failures += 1
-        self._last_failure = f"{type(error).__name__}: {error}"
+        self._last_failure = one_line(error)
 
     def publish(self) -> None:
         """Publish the status of the model and of each camera, and warn about silent cameras."""

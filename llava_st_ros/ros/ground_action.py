@@ -11,7 +11,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 
 from llava_st_ros import action
-from llava_st_ros.errors import BackendError, LlavaStError
+from llava_st_ros.errors import BackendError, LlavaStError, one_line
 from llava_st_ros.ros import conversions
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.queries import check_camera, make_query
@@ -69,8 +69,8 @@ class GroundAction:
         except LlavaStError as error:
             result.message = str(error)
         except Exception as error:
-            self._logger.error(f"query {goal.request.query.text!r} failed: {error!r}")
-            result.message = f"{type(error).__name__}: {error}"
+            self._logger.error(f"query {goal.request.query.text!r} failed: {one_line(error)}")
+            result.message = one_line(error)
         if goal.is_cancel_requested:
             goal.canceled()
             return action.Ground.Result(message="cancelled")

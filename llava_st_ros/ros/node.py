@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from llava_st_ros.errors import BackendError, ConfigError, LlavaStError
+from llava_st_ros.errors import BackendError, ConfigError, LlavaStError, one_line
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Tick
 from llava_st_ros.ros.cameras import CameraSubscription
@@ -29,7 +29,7 @@ from llava_st_ros.ros.parameters import declare_parameters, with_changes
 from llava_st_ros.ros.progress import ObservedBackend, Progress
 from llava_st_ros.ros.publishers import ResultPublishers
 from llava_st_ros.ros.queries import describe_added, parameter_queries
-from llava_st_ros.ros.service_guard import guard_services, refuse_invalid_transitions
+from llava_st_ros.ros.service_guard import guard_services, reject_invalid_transitions
 from llava_st_ros.ros.services import Services
 from llava_st_ros.ros.worker import Worker, WorkerHealth
 
@@ -96,7 +96,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
             callback_group=MutuallyExclusiveCallbackGroup(),
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
-        refuse_invalid_transitions(self)
+        reject_invalid_transitions(self)
         guard_services(self, self._on_service_error)
 
     @property
@@ -149,7 +149,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
     def on_callback_error(self, error: Exception) -> None:
         """Log and count the exception of a callback, as a Spinner reports it."""
         self._diagnostics.record_callback_error(error)
-        self._throttle.error("callback", f"a callback raised {error!r}")
+        self._throttle.error("callback", f"a callback raised {one_line(error)}")
         self._log_trace(error)
 
     def destroy_node(self) -> None:
@@ -273,13 +273,12 @@ class GroundingNode(TypedParameters, LifecycleNode):
         if not self.context.ok():
             return  # the process is shutting down; there is no logger to report to
         self._diagnostics.record_failure(error)
-        line = str(error) if isinstance(error, LlavaStError) else repr(error)
-        self._throttle.error("failure", f"a tick failed: {line}")
+        self._throttle.error("failure", f"a tick failed: {one_line(error)}")
         self._log_trace(error)
 
     def _on_service_error(self, name: str, error: Exception) -> None:
         self._diagnostics.record_callback_error(error)
-        self._throttle.error(f"service {name}", f"a request to {name} failed: {error!r}")
+        self._throttle.error(f"service {name}", f"a request to {name} failed: {one_line(error)}")
         self._log_trace(error)
 
     def _log_trace(self, error: BaseException) -> None:

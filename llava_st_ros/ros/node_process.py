@@ -10,7 +10,7 @@ import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from llava_st_ros.errors import LlavaStError
+from llava_st_ros.errors import LlavaStError, one_line
 from llava_st_ros.ros.ground_action import EXECUTOR_THREADS
 from llava_st_ros.ros.model_loading import LoadModel
 from llava_st_ros.ros.node import NODE_NAME, GroundingNode
@@ -46,7 +46,7 @@ def run(args: Sequence[str] | None, load: LoadModel, stop: StopSignals) -> int:
             spinner.add(node)
             spinner.wait(lambda: stop.is_requested)
             if spinner.failure is not None:
-                node.get_logger().fatal(f"the executor failed: {spinner.failure!r}")
+                node.get_logger().fatal(f"the executor failed: {one_line(spinner.failure)}")
                 code = 1
     except LlavaStError as error:
         print(f"{NODE_NAME}: {error}", file=sys.stderr)

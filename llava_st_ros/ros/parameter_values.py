@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import Field
 from typing import Any
 
-from llava_st_ros.errors import ConfigError, LlavaStError
-
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 80
+from llava_st_ros.errors import ConfigError, LlavaStError, shown
 
 
 def read_value(entry: Field[Any], value: Any, written: str = "") -> Any:
@@ -96,11 +92,7 @@ def _fold(name: str) -> str:
 def _describe(value: Any, written: str) -> str:
     if value is None:
         return "an empty list" if written else "not set"
-    plain = _repr.repr(value)
+    plain = shown(value)
     if not written or written.strip("'\"") in (plain.strip("'\""), str(value)):
         return plain
-    return f"{plain} (written {_shorten(written)})"
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+    return f"{plain} (written {written if len(written) <= 80 else shown(written)})"

@@ -12,6 +12,8 @@ from typing import Any
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
 from rclpy.node import Node
 
+from llava_st_ros.errors import one_line
+
 Report = Callable[[str, Exception], None]  # the service's name and the exception
 
 
@@ -37,14 +39,14 @@ def _guarded(handle: Callable[[Any, Any], Any], name: str, report: Report) -> Ca
             report(name, error)
             failed = type(response)()
             if hasattr(failed, "message"):
-                failed.message = f"{type(error).__name__}: {error}"
+                failed.message = one_line(error)
             return failed
 
     return guarded
 
 
-def refuse_invalid_transitions(node: Node) -> None:
-    """Make a lifecycle node refuse transitions that its state does not have.
+def reject_invalid_transitions(node: Node) -> None:
+    """Make a lifecycle node reject transitions that its state does not have.
 
     rclpy raises RCLError for a transition that is requested by id (``ros2 lifecycle`` and nav2's
     lifecycle manager do this). Here the response is ``success=False`` and the state is unchanged.
@@ -75,7 +77,7 @@ def refuse_invalid_transitions(node: Node) -> None:
         if wanted.label not in possible.values() if wanted.label else wanted.id not in possible:
             choices = ", ".join(f"{label} ({number})" for number, label in possible.items())
             node.get_logger().warning(
-                f"refused transition {wanted.label or wanted.id!r}: the node is {state.label}; "
+                f"rejected transition {wanted.label or wanted.id!r}: the node is {state.label}; "
                 f"possible: {choices or 'none'}"
             )
             response.success = False

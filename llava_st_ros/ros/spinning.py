@@ -13,6 +13,7 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.task import Task
 
+from llava_st_ros.errors import one_line
 from llava_st_ros.ros.deadline import Deadline
 
 POLL = 0.1  # seconds
@@ -22,7 +23,7 @@ MAX_WAIT_FAILURES = 20  # consecutive failures of the executor itself after whic
 def log_callback_error(error: Exception) -> None:
     """Log the exception of a callback with its traceback."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    get_logger("spinner").error(f"a callback raised {error!r}:\n{trace}")
+    get_logger("spinner").error(f"a callback raised {one_line(error)}:\n{trace}")
 
 
 class Spinner:

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, Future
 from enum import Enum, auto
 from typing import NamedTuple
 
-from llava_st_ros.errors import BackendError
+from llava_st_ros.errors import BackendError, one_line
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Grounding, Query, Tick
 from llava_st_ros.ros.progress import Progress, Stall
@@ -69,7 +69,7 @@ class _OneShot(NamedTuple):
         if isinstance(error, Exception):
             self.future.set_exception(error)
         elif error is not None:  # e.g. SystemExit, which must not end the caller's thread
-            self.future.set_exception(BackendError(f"the inference ended with {error!r}"))
+            self.future.set_exception(BackendError(f"the inference ended with {one_line(error)}"))
         elif result is not None:
             self.future.set_result(result)
 
@@ -326,7 +326,7 @@ class Worker:
         try:
             self._run()
         except BaseException as error:  # ``supervise`` starts another thread
-            self._last_end = repr(error)
+            self._last_end = one_line(error)
         finally:
             with self._changed:
                 self._on_thread_end()
@@ -398,7 +398,8 @@ class Worker:
             self._on_error(error)
         except BaseException as second:  # e.g. the logger raises; it must not end the thread
             self._unreported += 1
-            print(f"a tick failed: {error!r}; reporting it failed: {second!r}", file=sys.stderr)
+            line = f"a tick failed: {one_line(error)}; reporting it failed: {one_line(second)}"
+            print(line, file=sys.stderr)
 
 
 def _stall_error(stall: Stall) -> BackendError:

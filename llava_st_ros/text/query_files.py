@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.errors import QueryError
+from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.files.json_files import read_json
-from llava_st_ros.files.schema import shown
 from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.text.query_parser import Entry
 

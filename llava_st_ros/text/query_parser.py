@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from llava_st_ros.errors import QueryError
+from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.files.json_files import parse_json
-from llava_st_ros.files.schema import shown
 from llava_st_ros.records import UNNAMED, Box, Query, Task
 
 Entry = str | Mapping[str, Any]  # plain words, a JSON object as text, or its values

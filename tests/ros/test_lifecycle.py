@@ -171,7 +171,7 @@ def test_invalid_transitions_are_refused_and_the_state_is_unchanged(
         assert state(client) == expected
         if valid:
             assert change(client, valid[0])
-    client.wait_log("refused transition 1: the node is active; possible: deactivate (4), shutdown")
+    client.wait_log("rejected transition 1: the node is active; possible: deactivate (4), shutdown")
     assert not any("RCLError" in line for line in client.log_lines())
 
 
@@ -220,7 +220,7 @@ def test_worker_that_ends_is_replaced_and_reported(
         patch.setattr(node._worker, "_tick", end)
         client.publish_until(publish_image, lambda: not node._worker.is_alive, "the end")
     client.publish_until(publish_image, lambda: any(a.tracks for a in tracks), "a track")
-    client.wait_log("the worker thread ended and was restarted: SystemExit('the end')")
+    client.wait_log("the worker thread ended and was restarted: SystemExit: the end")
     client.wait(
         lambda: any(
             status.level == DiagnosticStatus.ERROR and "the worker thread ended" in status.message

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava_st_ros.errors import BackendError
+from llava_st_ros.errors import BackendError, one_line
 from llava_st_ros.records import Frame, Query, Tick
 from llava_st_ros.ros.worker import Worker
 
@@ -192,7 +192,7 @@ def test_nothing_that_a_tick_or_its_report_raises_ends_the_thread(
     worker.resume()
     worker.push(FRAME)
     wait_until(lambda: worker.health.unreported == 1)
-    assert repr(error) in capsys.readouterr().err
+    assert one_line(error) in capsys.readouterr().err
     grounder.proceed.set()
     assert Caller(worker).join_outcome() == "the answer"
     assert worker.is_alive and worker.health.restarts == 0
@@ -222,7 +222,7 @@ def test_answer_that_exits_is_an_error_of_its_caller_only(
         raise SystemExit(3)
 
     answer, grounder.ask = grounder.ask, ask
-    assert "SystemExit(3)" in str(Caller(worker).join_outcome())
+    assert "SystemExit: 3" in str(Caller(worker).join_outcome())
     grounder.ask = answer
     grounder.proceed.set()
     assert Caller(worker).join_outcome() == "the answer"

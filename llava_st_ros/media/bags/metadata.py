@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, one_line
 from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.media.bags.storage import TopicKey, message_type
 
@@ -46,9 +46,7 @@ def read_metadata(path: Path) -> Metadata:
     try:
         return _parse(content["rosbag2_bagfile_information"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not the metadata of a recording ({type(error).__name__}: {error})"
-        ) from error
+        raise DataError(f"{path} is not the metadata of a recording ({one_line(error)})") from error
 
 
 def _parse(content: dict[str, Any]) -> Metadata:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, reason_of
 from llava_st_ros.media.bags import mcap_records, sqlite_file
 from llava_st_ros.media.bags.compression import ZSTD_MAGIC, decompress_file, no_space_error
 from llava_st_ros.media.bags.mcap_file import McapFile
@@ -69,7 +69,7 @@ def open_storage(path: Path, copies: Copies) -> Storage:
     try:
         return _open(path, copies)
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DamagedError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _open(path: Path, copies: Copies) -> Storage:
@@ -163,7 +163,7 @@ def find_storage_files(path: Path) -> tuple[list[Path], Metadata | None, list[st
             file for file in path.iterdir() if is_storage_file(file) and not file.is_dir()
         )
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     try:
         metadata = read_metadata(path / METADATA_FILE)
     except DataError as error:

@@ -17,8 +17,7 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
 from llava_st_ros.checkpoint_config import read_checkpoint_json
-from llava_st_ros.errors import CheckpointError, reason_of
-from llava_st_ros.files.schema import shown
+from llava_st_ros.errors import CheckpointError, reason_of, shown
 from llava_st_ros.files.tensor_file import read_tensors as read_safetensors
 from llava_st_ros.model.pickle_files import read_pickle
 from llava_st_ros.model.tensor_files import list_names

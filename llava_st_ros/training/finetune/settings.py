@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import ConfigError, shown
 from llava_st_ros.files.raw import is_file_name
-from llava_st_ros.files.schema import build, shown
+from llava_st_ros.files.schema import build
 from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.model.checkpoint import DTYPES
 from llava_st_ros.training.finetune.lora import LoraSettings

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llava_st_ros.errors import DataError, LlavaStError
+from llava_st_ros.errors import DataError, LlavaStError, one_line
 
 
 class Batch(Protocol):
@@ -124,8 +124,7 @@ class _StepDataset(Dataset[Any]):
         except Exception as error:
             traceback.print_exc()
             return DataError(
-                f"a batch could not be made: {type(error).__name__}: {error}",
-                "see the traceback above",
+                f"a batch could not be made: {one_line(error)}", "see the traceback above"
             )
 
 

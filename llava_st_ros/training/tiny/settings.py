@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_st_ros.config import Compat, LanguageConfig, PackerConfig, VisionConfig
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import ConfigError, shown
 from llava_st_ros.files.raw import is_file_name
-from llava_st_ros.files.schema import build, shown
+from llava_st_ros.files.schema import build
 from llava_st_ros.files.yaml_files import read_yaml
 
 SECTIONS = ("seed", "data", "model", "stages")
