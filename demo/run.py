@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "--history",
         type=float,
         default=0.9,
-        help="share of the window to be filled before the first evaluation",
+        help="fraction of the window to be seen before the first evaluation",
     )
     return arguments
 

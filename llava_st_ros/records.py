@@ -223,6 +223,16 @@ class Task(str, Enum):
         on_image = self in (Task.REC, Task.REG, Task.DGC)
         return Modality.IMAGE if on_image else Modality.VIDEO
 
+    @property
+    def uses_span(self) -> bool:
+        """Whether a query's span is an input."""
+        return self in (Task.SVG, Task.ELC, Task.TR)
+
+    @property
+    def uses_box(self) -> bool:
+        """Whether a query's box is an input."""
+        return self in (Task.ELC, Task.REG)
+
     @classmethod
     def parse(cls, name: str) -> Task:
         """Return the task of a name in any case. Raises QueryError if there is none."""
@@ -295,6 +305,16 @@ class Query:
                 "no task named: a noun phrase is asked as REC (where is it now); name STVG to ask "
                 "when something happens"
             )
+        unused = [
+            name
+            for name, is_unused in (
+                ("span", self.span is not None and not self.task.uses_span),
+                ("box", self.box is not None and not self.task.uses_box),
+            )
+            if is_unused
+        ]
+        if unused:
+            return f"task {self.task.value} does not use the {' and the '.join(unused)}"
         return ""
 
 

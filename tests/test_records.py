@@ -135,3 +135,17 @@ def test_the_limits_are_within_the_range_of_the_clock(period: float, expiry: flo
     assert not standing.is_due("camera", stream)
     assert standing.fail("camera", ValueError(), now).retry_at > now
     assert standing.tracks("camera", now) == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "unused"),
+    [
+        (Task.STVG, "the span and the box"),
+        (Task.SVG, "the box"),
+        (Task.REG, "the span"),
+        (Task.ELC, ""),
+    ],
+)
+def test_inputs_that_the_task_does_not_use_are_noted(task: Task, unused: str) -> None:
+    query = Query("q", "the red box", task, span=(0.0, 0.5), box=Box(0, 0, 1, 1))
+    assert query.note == (f"task {task.value} does not use {unused}" if unused else "")

@@ -18,7 +18,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="words, or a JSON object as in the node's parameter queries; repeatable",
+        help="plain words, or a JSON object as in the node's parameter queries; repeatable",
     )
     parser.add_argument(
         "--queries",
@@ -30,7 +30,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         type=str.upper,
         choices=[task.value for task in Task],
-        help="task of the queries that name none (default: REC for a thing and for --image, "
+        help="task of the queries that name none (default: REC for a noun phrase and for --image, "
         "otherwise STVG)",
     )
     parser.add_argument(
@@ -92,7 +92,11 @@ def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Quer
 
     queries = parse_queries(entries, args.period, check)
     if not queries:
-        raise ConfigError("there is no query", "describe what to look for with --query")
+        raise ConfigError(
+            "there is no query",
+            "describe what to look for with --query; a task without words is a JSON object, e.g. "
+            '--query \'{"task": "DVC"}\'',
+        )
     notes = [f"query {q.id!r} ({q.text!r}): {q.note}" for q in queries if q.note]
     notes += [
         f"query {q.id!r}: its cameras are ignored, recorded footage is one camera"

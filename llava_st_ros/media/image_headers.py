@@ -1,4 +1,4 @@
-"""What an encoded image says about itself before it is decoded: format, size and orientation.
+"""Format, size and orientation of an encoded image, read from its header without decoding it.
 
 Nothing here takes memory in proportion to the declared size, so that a small file that declares a
 huge image is rejected first. Only formats whose size is known here are given to a decoder.

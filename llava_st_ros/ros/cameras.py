@@ -112,7 +112,8 @@ class CameraSubscription:
     def update_reliability(self) -> None:
         """Replace the subscription if the publishers ask for another reliability now.
 
-        Called when a publisher comes or goes. Where rclpy does not report that, ``refresh`` does.
+        Called when a publisher appears or disappears; where rclpy does not report that, by
+        ``refresh``.
         """
         with self._subscription_lock:
             current, wanted = self._subscription, self._wanted_reliability()
@@ -128,7 +129,7 @@ class CameraSubscription:
         )
 
     def refresh(self) -> None:
-        """Follow publishers whose coming and going was not reported; free old subscriptions."""
+        """Follow changes of publishers that were not reported; free old subscriptions."""
         self._destroy_retired()
         self.update_reliability()
 

@@ -158,7 +158,8 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
     """
     reasons: list[Reason] = []
     if health.silence > silence_limit:
-        text = f"waiting for images on {health.topic} ({health.publishers} publishers)"
+        count = f"{health.publishers} publisher{'' if health.publishers == 1 else 's'}"
+        text = f"waiting for images on {health.topic} ({count})"
         reasons.append(Reason(DiagnosticStatus.WARN, text))
     if health.new_drops:
         text = f"{health.new_drops} bad images: {health.last_problem}"

@@ -1,4 +1,4 @@
-"""Image messages to RGB pixels, with cv_bridge where it is installed, else NumPy and OpenCV.
+"""Converts image messages to RGB pixels, with cv_bridge if installed, else NumPy and OpenCV.
 
 Which images are accepted does not depend on the library. (The ROS wheels have no cv_bridge.)
 """

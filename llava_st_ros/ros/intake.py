@@ -1,4 +1,4 @@
-"""The images of one camera to frames: bad messages are rejected and counted."""
+"""Converts the images of one camera to frames; bad messages are rejected and counted."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def subscription_events(
         topic: The resolved topic.
         profile: The subscription's profile.
         on_mismatch: Called with one line; by default a warning is logged.
-        matched: Called when a publisher comes or goes, where rclpy reports that (not in Humble).
+        matched: Called when a publisher appears or disappears, where rclpy reports that (not in
+            Humble).
     """
 
     def incompatible(event: Any) -> None:

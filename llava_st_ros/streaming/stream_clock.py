@@ -3,7 +3,7 @@
 The stamps are the only clock of a stream, so one wrong stamp must not move it. A frame whose stamp
 does not continue the stream is held. If the next frames return to the stream, it was a single wrong
 stamp and the frame is dropped; if they continue the held one, the clock has jumped (a bag is played
-again, a simulation restarts, a driver changes its time source), and the stream starts anew with the
+again, a simulation restarts, a driver changes its time source), and a new stream starts with the
 held frames.
 """
 
@@ -81,7 +81,7 @@ class StreamClock:
 
     @property
     def held(self) -> tuple[Frame, ...]:
-        """The frames whose stamps do not continue the stream, while it is open why."""
+        """The frames whose stamps do not continue the stream, until it is known why."""
         return tuple(self._held)
 
     def admit(self, frame: Frame) -> Admission:

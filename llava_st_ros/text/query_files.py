@@ -9,7 +9,7 @@ from typing import Any
 from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.yaml_files import read_yaml
-from llava_st_ros.text.query_parser import Entry
+from llava_st_ros.text.query_parser import Entry, entry_values
 
 
 def read_query_file(path: Path) -> list[Entry]:
@@ -21,8 +21,8 @@ def read_query_file(path: Path) -> list[Entry]:
             a JSON object as text, or a mapping with the keys of a query.
 
     Raises:
-        QueryError: The file cannot be read, has no list of queries, or an entry is neither text
-            nor a mapping.
+        QueryError: The file cannot be read or has no list of queries, an entry is neither text nor
+            a mapping, or it has an unknown key.
     """
     remedy = "write a list of queries, each plain words or a mapping with text, task and so on"
     if path.suffix.lower() == ".json":
@@ -38,6 +38,10 @@ def read_query_file(path: Path) -> list[Entry]:
                 f"{path}: entry {number} is {shown(entry)}; expected words or a mapping",
                 "put words that YAML reads as another value in quotes",
             )
+        try:
+            entry_values(entry)
+        except QueryError as error:
+            raise QueryError(f"{path}: entry {number}: {error.problem}", error.remedy) from error
     return entries
 
 

@@ -68,8 +68,7 @@ def entry_values(entry: Entry) -> dict[str, Any]:
         values = dict(entry)
     if unknown := sorted(set(map(str, values)) - set(_KEYS)):
         raise QueryError(
-            f"query {shown(values)} has unknown keys: {', '.join(unknown)}; "
-            f"expected keys of {', '.join(_KEYS)}"
+            f"the query has unknown keys: {', '.join(unknown)}; expected keys of {', '.join(_KEYS)}"
         )
     return values
 

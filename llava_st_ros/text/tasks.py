@@ -88,8 +88,6 @@ _QUESTION_TEMPLATES: dict[Task, tuple[str, ...]] = {
     Task.TVG: (f"@ {_TVG}",),
     Task.REC: ("@",),
 }
-_NEEDS_SPAN = (Task.SVG, Task.ELC, Task.TR)
-_NEEDS_BOX = (Task.ELC, Task.REG)
 
 
 @dataclass(frozen=True)
@@ -163,14 +161,14 @@ def question_from_query(query: Query, template: int = 0) -> Question:
         )
     text = _fill(task, plain_words(query.text), template)
     times: tuple[float, ...] = ()
-    if task in _NEEDS_SPAN:
+    if task.uses_span:
         if span is None:
             raise QueryError(
                 f"the {task.value} query has no span; expected "
                 f"{'its start' if task is Task.ELC else 'start and end'} as fractions of the window"
             )
         times = span[: 1 if task is Task.ELC else 2]
-    if task not in _NEEDS_BOX:
+    if not task.uses_box:
         return Question(task, text, times)
     if box is None:
         raise QueryError(

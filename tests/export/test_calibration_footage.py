@@ -1,4 +1,4 @@
-"""Footage for int8 calibration: the topic of a bag, and what is said about its faults."""
+"""Footage for int8 calibration: the topic of a bag, and how its faults are reported."""
 
 from __future__ import annotations
 

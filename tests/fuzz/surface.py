@@ -19,7 +19,7 @@ class FaultError(Exception):
 
 
 class WrongAcceptanceError(FaultError):
-    """Invalid input was accepted, or part of it was lost without a word."""
+    """Invalid input was accepted, or part of it was lost and not reported."""
 
 
 class WrongRejectionError(FaultError):

@@ -1,4 +1,4 @@
-"""Recordings as recorders, users and power cuts leave them: read right, or what is lost is said."""
+"""Recordings as recorders, users and power cuts leave them: read, and losses reported."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_silent_camera_with_bad_images_reports_both() -> None:
     )
     status = camera_status("/grounding", health, silence_limit=2.0)
     assert status.level == WARN
-    assert status.message == "waiting for images on /front (1 publishers); 2 bad images: cut short"
+    assert status.message == "waiting for images on /front (1 publisher); 2 bad images: cut short"
 
 
 def test_durations_are_summarized_since_the_last_drain() -> None:

@@ -69,7 +69,7 @@ def test_best_effort_and_reliable_cameras_are_compatible_by_default(
 
 
 def test_reliability_follows_the_publishers(client: ClientNode, start_node) -> None:
-    """Reliable while every publisher is; a best-effort one that comes later is heard."""
+    """Reliable while every publisher is; images of a best-effort one that appears later arrive."""
     tracks = client.collect(msg.GroundedTrackArray, "tracks")
     node = start_node(queries=["the red box"], default_period=0.05)
 

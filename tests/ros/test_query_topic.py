@@ -1,4 +1,4 @@
-"""Bounds and bursts: what is rejected, lost, failing or late is said."""
+"""Bounds and bursts: what is rejected, lost, failing or late is reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_burst_on_the_topic_arrives_completely_up_to_the_bound(
         lambda: [m for m in model_messages(diagnostics) if f"rejected: {reason}" in m],
         "the rejected queries in /diagnostics",
     )
-    # By service the client is told; replacing a query is possible.
+    # The service's response has the reason; replacing a query is possible.
     request = srv.AddQuery.Request(query=msg.Query(id="more", text="the red box"))
     response = client.call(srv.AddQuery, "grounding/add_query", request)
     assert (response.success, response.message) == (False, reason)

@@ -40,7 +40,11 @@ def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
         ("a.yaml", "- 12\n", "entry 1 is 12"),
         ("a.yaml", "- the ball\n- null\n", "entry 2 is"),
         ("a.yaml", "- the ball\n- [x]\n", "entry 2 is"),
-        ("a.yaml", "- {text: x, perod: 1}\n", "perod"),
+        (
+            "a.yaml",
+            "- x\n- {text: x, perod: 1}\n",
+            "a.yaml: entry 2: the query has unknown keys: perod",
+        ),
         ("a.yaml", "- {text: x\n", "a.yaml"),
         ("a.json", "[1, 2", "a.json"),
         ("absent.json", None, "absent.json"),

@@ -1,4 +1,4 @@
-"""Damaged recordings: each message is read right, or its loss is said."""
+"""Damaged recordings: each message is read correctly, or its loss is reported."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ class Bags(Surface):
         (bag / file).write_bytes(content)
         source = BagSource(bag)
         frames = list(source)
-        told = source.dropped or source.notes
-        if len(frames) < MESSAGES and not told:
-            raise WrongAcceptanceError(f"{len(frames)} of {MESSAGES} messages, without a word")
+        is_reported = source.dropped or source.notes
+        if len(frames) < MESSAGES and not is_reported:
+            raise WrongAcceptanceError(
+                f"{len(frames)} of {MESSAGES} messages, and no loss is reported"
+            )
         if len(frames) > MESSAGES:
             raise WrongAcceptanceError(f"{len(frames)} of {MESSAGES} messages")
 

@@ -1,4 +1,4 @@
-"""An engine directory whose manifest or files are damaged, or whose manifest is signed but odd."""
+"""A damaged engine directory, or one whose manifest has a valid checksum and invalid values."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Queries(Surface):
         else:
             queries = parse_queries([content], 1.0)
             if not queries and content.strip():
-                raise WrongAcceptanceError("a query was left out without a word")
+                raise WrongAcceptanceError("a query was left out and not reported")
         for query in queries:
             _check_values(query)
             self._evaluate(query)

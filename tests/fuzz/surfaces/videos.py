@@ -1,4 +1,4 @@
-"""Damaged video files: each frame is read right, or its loss is said."""
+"""Damaged video files: each frame is read correctly, or its loss is reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Videos(Surface):
         if any(later <= earlier for earlier, later in pairwise(stamps)):
             raise WrongAcceptanceError("stamps that do not increase")
         if len(stamps) < FRAMES and not (source.dropped or source.notes):
-            raise WrongAcceptanceError(f"without a word {FRAMES - len(stamps)} frames are missing")
+            raise WrongAcceptanceError(
+                f"{FRAMES - len(stamps)} frames are missing and not reported"
+            )
 
 
 SURFACE = Videos

@@ -1,4 +1,4 @@
-"""One input in a hundred takes for ever."""
+"""One input in a hundred never ends."""
 
 from __future__ import annotations
 
