@@ -33,6 +33,7 @@ from llava_st_ros.engine.tensorrt_api import load_plugins, load_tensorrt
 from llava_st_ros.errors import BackendError, EngineError
 from llava_st_ros.export.tensorrt.profiles import MAX_ANSWER_TOKENS, TEXT_TOKENS
 from llava_st_ros.export.tensorrt.profiles import profiles as export_profiles
+from llava_st_ros.files.checksums import checksum_of
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import visual_block
 from support.stream_config import stream_config
@@ -175,7 +176,7 @@ def test_another_machine_is_rejected_with_the_differences_and_a_command(
 def test_manifest_without_a_machine_is_read(random_engine: Path, tmp_path: Path) -> None:
     values = json.loads((random_engine / manifests.NAME).read_text())
     del values["signature"], values["machine"]
-    values["signature"] = manifests.checksum(values)
+    values["signature"] = checksum_of(values)
     (tmp_path / manifests.NAME).write_text(json.dumps(values))
     assert read_manifest(tmp_path) == read_manifest(random_engine)
     assert isinstance(read_manifest(tmp_path), Manifest)

@@ -313,5 +313,5 @@ def test_malformed_case_is_rejected(case: Path, corrupt: Any, names: str) -> Non
 
 
 def test_missing_folder_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(LlavaStError, match=r"case\.json"):
+    with pytest.raises(LlavaStError, match=r"no folder .*nowhere; expected a parity case"):
         run(tmp_path / "nowhere")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 from support.threads import one_thread
 
 
-@pytest.fixture(autouse=True)
+# For a module, so that its engines are exported on one thread too: sums depend on the number.
+@pytest.fixture(autouse=True, scope="module")
 def torch_on_one_thread() -> Iterator[None]:
-    if "torch" not in sys.modules:  # a test that does not use it should not import it
+    if find_spec("torch") is None:
         yield
         return
     with one_thread():

@@ -57,10 +57,8 @@ def _try_one(name: str, seed: int, index: int, folder: Path) -> int:
 
 def table_row(result: Result) -> str:
     """A row of docs/reliability.md's table."""
-    return (
-        f"| {result.surface} | {result.tried} | {result.accepted} | {result.rejected} | "
-        f"{result.failed} |"
-    )
+    numbers = (result.tried, result.accepted, result.rejected, result.failed)
+    return " | ".join(["| " + result.surface, *(f"{number:,}" for number in numbers)]) + " |"
 
 
 def counts(results: list[Result]) -> list[dict[str, object]]:

@@ -145,7 +145,8 @@ def test_hung_goal_is_aborted_and_transitions_end_in_time(
     for transition in (node.trigger_deactivate, node.trigger_cleanup):
         started = time.monotonic()
         transition()
-        assert time.monotonic() - started < 0.4 + 0.4
+        # The inference never ends by itself; the rest is for a busy machine.
+        assert time.monotonic() - started < 0.4 + 3.0
     status, result = goal.result()  # although the inference still hangs
     assert status == GoalStatus.STATUS_ABORTED
     assert "the inference did not end within 0.4 s" in result.message

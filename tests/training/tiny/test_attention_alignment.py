@@ -240,7 +240,7 @@ def test_attention_at_single_positions_equals_full_attention(
 def test_heads_learn_to_attend_to_their_targets(tokenizer: Tokenizer) -> None:
     torch.manual_seed(0)
     model, batch = tiny(tokenizer)
-    stage = ConversationStage(2, 1.0, 2, 300, {}, attention_weight=1.0)
+    stage = ConversationStage(2, 1.0, 2, 300, {"REC": 1.0}, attention_weight=1.0)
     step = ConversationStep(model, EventHeads(model.config), stage)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     shares = []
