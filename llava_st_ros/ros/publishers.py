@@ -32,7 +32,11 @@ class OverlayEvents:
         return len(self._events)
 
     def add(self, event: Event) -> None:
-        """Add an event, or replace its previous state; the oldest is dropped if there are many."""
+        """Add an event, or replace its previous state.
+
+        If there are many, the one that was added or replaced least recently is dropped.
+        """
+        self._events.pop(event.event_id, None)
         self._events[event.event_id] = event
         if len(self._events) > MAX_OVERLAY_EVENTS:
             del self._events[next(iter(self._events))]

@@ -48,7 +48,7 @@ class EndedSource(ImageFolderSource):
 
 
 def run(images: Path, model: Path, *arguments: object) -> int:
-    query = ("--query", "the square moves", "--window", "0.5", "--period", "0.2")
+    query = ("--query", "the square moves", "--task", "TVG", "--window", "0.5", "--period", "0.2")
     given = ("ground", "--images", images, "--model", model, *query, *arguments)
     return main([str(argument) for argument in given])
 

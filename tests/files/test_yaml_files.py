@@ -44,6 +44,7 @@ def test_valid_yaml_is_read(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
+        ("a: " + "[" * 100, "nested more than 64 deep"),
         ("a: " + "[" * 20_000, "nested more than|nesting depth"),
         (BILLION_LAUGHS, "values, with those that aliases repeat"),
         ("a: &a [*a]", "or to itself"),

@@ -95,6 +95,17 @@ def test_overlay_shows_active_events_and_recent_ones() -> None:
     assert [e.event_id for e in events.at(3 * NANOSECONDS)] == [2]  # the stream was reset
 
 
+def test_overlay_of_many_events_keeps_those_that_still_change() -> None:
+    events = OverlayEvents()
+    for number in range(MAX_OVERLAY_EVENTS):
+        events.add(event(number, 1.0, 2.0, EventState.ONGOING))
+    events.add(event(0, 1.0, 3.0, EventState.ONGOING))
+    events.add(event(MAX_OVERLAY_EVENTS, 2.0, 3.0))
+    shown = [e.event_id for e in events.at(3 * NANOSECONDS)]
+    assert len(shown) == MAX_OVERLAY_EVENTS
+    assert 0 in shown and 1 not in shown
+
+
 def test_result_that_cannot_be_published_does_not_keep_back_the_others() -> None:
     node = FakeNode()
     publishers = ResultPublishers(node, ("camera",))
