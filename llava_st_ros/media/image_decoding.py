@@ -9,23 +9,16 @@ order.
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import simplejpeg
 
 import llava_st_ros.media.opencv_log  # noqa: F401
 from llava_st_ros.errors import FrameError
-from llava_st_ros.media.image_headers import (
-    ImageHeader,
-    checked_png,
-    has_all_jpeg_scans,
-    jpeg_orientation,
-    read_header,
-)
+from llava_st_ros.media.image_headers import ImageHeader, checked_png, read_header
+from llava_st_ros.media.jpeg_decoding import decode_jpeg
 
 MAX_PIXELS = 64_000_000  # default bound of an image's size
 
@@ -101,11 +94,6 @@ PIXEL_BYTES = {encoding: layout.pixel_bytes for encoding, layout in _PACKED.item
 # REP 118: depth images. Their values are distances, not intensities of a known range.
 _DEPTH_ENCODINGS = ("16UC1", "16SC1", "32FC1", "64FC1", "32SC1")
 _SMALLEST_MOSAIC = 3  # pixels per side; OpenCV interpolates smaller ones to black
-
-# Warnings of libjpeg after which the image is complete. All others mean that a part is missing.
-_HARMLESS_JPEG_WARNINGS = re.compile(
-    "extraneous bytes|JFIF revision|Adobe color|SOS parameters|progression sequence|ICC"
-)
 
 
 def decode_raw(
@@ -295,42 +283,10 @@ def _owned(pixels: np.ndarray) -> np.ndarray:
 
 
 def _decode_jpeg(raw: bytes, stored: str, upright: bool) -> np.ndarray:
-    is_gray = False
-    try:
-        is_gray = simplejpeg.decode_jpeg_header(raw)[2] == "Gray"
-        pixels = _jpeg_pixels(raw, is_gray)
-    except ValueError as error:
-        raise FrameError(_jpeg_problem(raw, str(error))) from error
-    if upright:
-        pixels = _turned(pixels, jpeg_orientation(raw))
-    if is_gray:
+    pixels = decode_jpeg(raw, upright=upright)
+    if pixels.shape[2] == 1:
         return _to_rgb(pixels, stored if _fits(pixels, stored) else "mono8")
     return np.ascontiguousarray(pixels[..., ::-1]) if stored.startswith("rgb") else pixels
-
-
-def _jpeg_pixels(raw: bytes, is_gray: bool) -> np.ndarray:
-    """Decode a JPEG to RGB or gray; ValueError if a part of the image is missing."""
-    space = "GRAY" if is_gray else "RGB"
-    try:
-        return simplejpeg.decode_jpeg(raw, space)
-    except ValueError as error:
-        if _HARMLESS_JPEG_WARNINGS.search(str(error)):
-            return simplejpeg.decode_jpeg(raw, space, strict=False)
-        if not str(error).startswith("Premature end of JPEG file"):
-            raise
-        # The end marker is missing. With one, libjpeg reports a scan that ends too early.
-        completed = raw.removesuffix(b"\xff") + b"\xff\xd9"
-        if not has_all_jpeg_scans(completed):
-            raise
-        return simplejpeg.decode_jpeg(completed, space)
-
-
-def _jpeg_problem(raw: bytes, message: str) -> str:
-    if "remature end" in message:
-        return f"the JPEG is truncated at {len(raw)} bytes"
-    if message.startswith("Corrupt"):
-        return f"the JPEG is corrupt: {message}"
-    return f"{len(raw)} bytes are not a readable image: {message}; expected a complete JPEG or PNG"
 
 
 def _decode_other(raw: bytes, header: ImageHeader, stored: str, upright: bool) -> np.ndarray:
@@ -365,14 +321,3 @@ def _fits(pixels: np.ndarray, encoding: str) -> bool:
     return (
         layout is not None and layout.dtype == pixels.dtype and layout.channels == pixels.shape[2]
     )
-
-
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply an EXIF orientation: 1 to 8."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
