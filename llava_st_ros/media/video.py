@@ -74,6 +74,10 @@ class VideoSource:
     @contextmanager
     def _open(self, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
         if not self.path.is_file():
+            if self.path.is_dir():
+                raise DataError(
+                    f"{self.path} is a folder; expected a video file", "use --images or --bag"
+                )
             raise DataError(f"no file at {self.path}; expected a video file")
         with av.logging.Capture() as log:
             try:

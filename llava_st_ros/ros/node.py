@@ -216,7 +216,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
             CameraSubscription(self, source, self.parameters, worker.push, self._throttle)
             for source in self.parameters.camera_sources
         )
-        self.get_logger().info(f"active: images from {', '.join(self.image_topics)}")
+        self.get_logger().info(f"active: images from {', '.join(self.image_topics) or 'no topic'}")
 
     def _deactivate(self, deadline: Deadline | None = None) -> None:
         deadline = deadline or self._new_deadline()

@@ -233,3 +233,8 @@ def test_nothing_is_printed_about_damage(tmp_path: Path, capfd) -> None:
     film = write_film(tmp_path / "a.mkv", "mpeg4", options={"g": "4"})
     list(VideoSource(cut(film, 0.6)))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_is_named_with_the_options_for_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder; .*use --images or --bag"):
+        VideoSource(tmp_path)
