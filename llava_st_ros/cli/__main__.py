@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(arguments).parse_args(arguments)
         code = int(args.run(args))
-        sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
+        if sys.stdout is not None:  # None if it was closed before the start
+            sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
         return code
     except BrokenPipeError as error:
         if error.filename is None:  # the reader of stdout (head, less) has exited
@@ -71,7 +72,8 @@ def _report(error: BaseException) -> int:
     """Print an error as one line on stderr; return the exit code."""
     code, line = _describe(error)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (OSError, ValueError):
         _discard_stdout()
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed or on the full disk

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llava_st_ros.ros.output import never_wait_for_readers
+from llava_st_ros.ros.output import never_wait_for_readers, open_standard_files
 from llava_st_ros.ros.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None, *, load: LoadModel | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the node until SIGINT, SIGTERM or SIGHUP.
 
-    Must be called in the main thread. It replaces the handlers of both signals and leaves them
+    Must be called in the main thread. It replaces the handlers of these signals and leaves them
     ignored. If something does not end within ``stop_timeout`` after the signal, the process ends
     with the exit code 3 and ``main`` does not return.
 
@@ -29,6 +29,7 @@ def main(args: Sequence[str] | None = None, *, load: LoadModel | None = None) ->
     Raises:
         ImportError: rclpy or the messages cannot be imported.
     """
+    open_standard_files()
     never_wait_for_readers()
     with StopSignals() as stop:
         try:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a request to stop, and the guarantee that the process ends.
+"""SIGINT, SIGTERM and SIGHUP: a request to stop, and the guarantee that the process ends.
 
 Imports nothing slow, so that the signals are handled before the slow imports.
 """
@@ -16,7 +16,7 @@ from types import FrameType
 from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.thread_location import location_of
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal was closed
 GRACE = 0.7  # seconds after the deadline until the process ends without an orderly shutdown
 WRITE_SECONDS = 0.1
 EXIT_ABANDONED = 3  # the exit code if something had to be abandoned
@@ -75,7 +75,9 @@ class StopSignals:
         os.set_blocking(self._writer, False)
         threading.Thread(target=self._read, name="stop-signals", daemon=True).start()
         for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
+            # nohup ignores SIGHUP. A shell's background jobs ignore SIGINT, but launch sends it.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         return self
 
