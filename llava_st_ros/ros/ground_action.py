@@ -12,7 +12,8 @@ from rclpy.lifecycle import LifecycleNode
 
 from llava_st_ros import action
 from llava_st_ros.errors import BackendError, LlavaStError, one_line
-from llava_st_ros.ros import conversions
+from llava_st_ros.ros import conversions, qos
+from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.queries import check_camera, make_query
 from llava_st_ros.ros.services import GetWorker
@@ -31,10 +32,11 @@ class GroundAction:
         node: LifecycleNode,
         get_worker: GetWorker,
         get_parameters: Callable[[], NodeParameters],
+        throttle: LogThrottle,
     ) -> None:
         self._node = node
         self._get_worker, self._get_parameters = get_worker, get_parameters
-        self._logger = node.get_logger()
+        self._throttle = throttle
         # rclpy marks a goal as canceling after the cancel callback has returned. The guard
         # condition shares the server's group, so that its callback runs after that. (Goals are
         # executed as tasks, outside the group.)
@@ -47,6 +49,9 @@ class GroundAction:
             self._execute,
             callback_group=group,
             cancel_callback=self._on_cancel,
+            goal_service_qos_profile=qos.REQUESTS,
+            result_service_qos_profile=qos.REQUESTS,
+            cancel_service_qos_profile=qos.REQUESTS,
             result_timeout=RESULT_SECONDS,
         )
 
@@ -69,8 +74,8 @@ class GroundAction:
         except LlavaStError as error:
             result.message = str(error)
         except Exception as error:
-            self._logger.error(f"query {goal.request.query.text!r} failed: {one_line(error)}")
             result.message = one_line(error)
+            self._throttle.error("goal", f"a goal failed: {result.message}")
         if goal.is_cancel_requested:
             goal.canceled()
             return action.Ground.Result(message="cancelled")

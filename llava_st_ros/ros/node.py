@@ -81,7 +81,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._query_services = Services(
             self, self._get_worker, lambda: self.parameters, self._throttle
         )
-        self._action = GroundAction(self, self._get_worker, lambda: self.parameters)
+        self._action = GroundAction(self, self._get_worker, lambda: self.parameters, self._throttle)
         self._diagnostics = DiagnosticsPublisher(
             self, lambda: self._cameras, lambda: self._worker, self._describe
         )

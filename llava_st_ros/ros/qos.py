@@ -27,6 +27,9 @@ except ImportError:  # Humble
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A burst of queries waits while earlier ones are added; what a full queue overwrites is lost.
 QUERIES = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
+# The same for requests to services and actions: the default depth of 10 loses those of a burst, and
+# their clients wait forever.
+REQUESTS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"  # in rmw, until the node's participant is discovered
 # A reliable publisher is compatible with best-effort subscriptions. Only the newest image matters.
 OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from llava_st_ros import msg
 from llava_st_ros.errors import QueryError
+from llava_st_ros.files.schema import shown
 from llava_st_ros.records import Query
 from llava_st_ros.ros.conversions import query_from_msg
 from llava_st_ros.ros.parameters import NodeParameters
@@ -69,4 +70,4 @@ def parameter_queries(parameters: NodeParameters) -> tuple[Query, ...]:
 def describe_added(query: Query) -> str:
     """Return the log line about a query that was added."""
     note = f"; {query.note}" if query.note else ""
-    return f"added query {query.id!r}: {query.task.value} {query.text!r}{note}"
+    return f"added query {query.id!r}: {query.task.value} {shown(query.text)}{note}"

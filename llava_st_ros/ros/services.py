@@ -10,7 +10,7 @@ from rclpy.lifecycle import LifecycleNode
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, LlavaStError
 from llava_st_ros.records import Query
-from llava_st_ros.ros import conversions
+from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.queries import describe_added, make_query
@@ -44,7 +44,9 @@ class Services:
             (srv.ListQueries, "~/list_queries", self._on_list),
             (srv.Enable, "~/enable", self._on_enable),
         ):
-            node.create_service(kind, name, callback, callback_group=group)
+            node.create_service(
+                kind, name, callback, qos_profile=qos.REQUESTS, callback_group=group
+            )
         self.topic = QueryTopic(node, self._add, throttle, group)
 
     def _add(self, message: msg.Query) -> Query:

@@ -185,3 +185,15 @@ def test_deactivating_aborts_a_running_goal(client: ClientNode, start_node, back
     assert status == GoalStatus.STATUS_ABORTED
     assert "the node was deactivated" in result.message
     assert waiting.result()[0] == GoalStatus.STATUS_ABORTED
+
+
+def test_an_unexpected_error_is_one_bounded_line(client: ClientNode, server: Any, backend) -> None:
+    def prefill(*_: object) -> object:
+        raise RuntimeError("graph\n\x1b[31mrun " + "x" * 5000)
+
+    backend.prefill = prefill
+    _, result = Goal(client, server, text="the red box", task="REC").result()
+    assert not result.success
+    assert result.message.startswith("RuntimeError: graph \\x1b[31mrun xxx")
+    assert len(result.message) < 700
+    assert len(client.wait_log("a goal failed", "RuntimeError")) < 800

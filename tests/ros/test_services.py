@@ -19,6 +19,7 @@ from red_box_backend import red_box_image
 from llava_st_ros import action, msg, srv
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.ros.parameters import NodeParameters
+from llava_st_ros.ros.qos import REQUESTS
 
 pytestmark = pytest.mark.ros
 
@@ -288,3 +289,22 @@ def test_an_int_as_a_period_is_refused_with_the_explanation(client: ClientNode, 
     assert not response.success
     assert "an int or a NumPy number in a float field" in response.message
     assert list_queries(client) == {}
+
+
+def test_a_burst_of_requests_is_answered_completely(client: ClientNode, start_node) -> None:
+    start_node(max_queries=1000)
+    service = client.create_client(srv.AddQuery, "grounding/add_query", qos_profile=REQUESTS)
+    client.poll(service.service_is_ready, "the service")
+    requests = [
+        srv.AddQuery.Request(query=msg.Query(id=f"q{i}", text="the red box")) for i in range(200)
+    ]
+    futures = [service.call_async(request) for request in requests]
+    client.poll(lambda: all(future.done() for future in futures), "all responses")
+    assert all(future.result().success for future in futures)
+    assert len(list_queries(client)) == 200
+
+
+def test_a_long_query_is_short_in_the_log(client: ClientNode, start_node) -> None:
+    start_node()
+    assert add_query(client, id="long", text="red " * 300).success
+    assert len(client.wait_log("added query 'long'")) < 200
