@@ -47,6 +47,11 @@ class ArrivalMeter:
                 self._stamps.clear()  # another clock
             self._stamps.append(stamp)
 
+    def clear(self) -> None:
+        """Forget the stamps: those of another publisher follow."""
+        with self._lock:
+            self._stamps.clear()
+
     @property
     def rate(self) -> ArrivalRate | None:
         """The estimate, or None while there are too few images."""
@@ -59,5 +64,7 @@ class ArrivalMeter:
         # The interval is that of the shortest steps, but not of a single jittery one.
         shortest = sorted(steps)[len(steps) // 10]
         interval = median(step for step in steps if step <= SPREAD * shortest)
+        # Rounded: a camera that is uneven or late by itself has lost nothing.
+        stamped = sum(max(1, round(step / interval)) for step in steps)
         seconds = sum(steps) / NANOSECONDS
-        return ArrivalRate(len(steps) / seconds, NANOSECONDS / interval)
+        return ArrivalRate(len(steps) / seconds, stamped / seconds)

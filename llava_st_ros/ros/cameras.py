@@ -65,6 +65,7 @@ class CameraSubscription:
         self._subscription_lock = threading.Lock()
         self._subscription: Subscription | None = None
         self._number = 0  # of the subscription
+        self._known_publishers: set[bytes] = set()  # their GIDs
         self._retired: list[Subscription] = []  # replaced, to be destroyed
         # One group per camera: its images in order, in parallel with the other cameras.
         self._group = MutuallyExclusiveCallbackGroup()
@@ -132,6 +133,10 @@ class CameraSubscription:
         """Follow changes of publishers that were not reported; free old subscriptions."""
         self._destroy_retired()
         self.update_reliability()
+        publishers = {bytes(endpoint.endpoint_gid) for endpoint in self._publishers()}
+        if publishers != self._known_publishers:
+            self._known_publishers = publishers
+            self.intake.arrivals.clear()  # the time without a publisher is not a loss
 
     def destroy(self) -> None:
         with self._subscription_lock:
@@ -161,7 +166,11 @@ class CameraSubscription:
             profile,
             callback_group=self._group,
             event_callbacks=qos.subscription_events(
-                self._node, self.topic, profile, self._on_incompatible, self.update_reliability
+                self._node,
+                self.topic,
+                profile,
+                lambda line: self._on_incompatible(line, number),
+                self.update_reliability,
             ),
         )
 
@@ -187,9 +196,9 @@ class CameraSubscription:
         if frame is not None:
             self._on_frame(frame)
 
-    def _on_incompatible(self, line: str) -> None:
-        before = self._subscription
-        self.update_reliability()
-        if self._subscription is before:
+    def _on_incompatible(self, line: str, number: int) -> None:
+        if number == self._number:
+            self.update_reliability()
+        if number == self._number:  # else the subscription was replaced, here or meanwhile
             # Not throttled: the event occurs once per publisher.
             self._logger.warning(line)

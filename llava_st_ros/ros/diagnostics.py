@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from llava_st_ros.records import NANOSECONDS
 from llava_st_ros.ros.arrival_rate import ArrivalRate
 from llava_st_ros.ros.intake import IntakeCounts
 from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
@@ -191,7 +192,10 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
             "dropped, invalid stamp": counts.misstamped,
             "dropped, implausible stamp": stream.implausible,
             "dropped, repeated stamp": stream.duplicates,
-            "dropped, too late": stream.discarded,
+            "dropped, too late": stream.discarded - stream.evicted,
+            "dropped, no room": stream.evicted,
+            "history": f"{health.stream.covered / NANOSECONDS:.1f} s of the "
+            f"{health.stream.required / NANOSECONDS:.1f} s that video queries wait for",
             "clock jumps": stream.resets,
             "last clock jump": health.stream.jumps[-1] if health.stream.jumps else "none",
             "time since last image (s)": f"{health.silence:.1f}",
@@ -201,7 +205,7 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
 
 
 def stamp_reasons(stream: StreamReport, previous: StreamReport) -> list[Reason]:
-    """Return what is wrong with a camera's stamps since an earlier report, one reason for each."""
+    """Return what is wrong with a camera's frames in the buffer since an earlier report."""
     counts, before = stream.counts, previous.counts
     if counts.received < before.received:  # the node was activated again
         before = StreamCounts()
@@ -213,6 +217,10 @@ def stamp_reasons(stream: StreamReport, previous: StreamReport) -> list[Reason]:
     implausible = counts.implausible - before.implausible
     if implausible > 0:
         text = f"{implausible} images set aside for an implausible stamp: {stream.implausible}"
+        reasons.append(Reason(DiagnosticStatus.WARN, text))
+    evicted = counts.evicted - before.evicted
+    if evicted > 0:
+        text = f"{evicted} images of the window had no room; raise buffer_megabytes"
         reasons.append(Reason(DiagnosticStatus.WARN, text))
     duplicates = counts.duplicates - before.duplicates
     if duplicates > (counts.received - before.received) / 2:

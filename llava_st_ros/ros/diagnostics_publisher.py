@@ -22,6 +22,7 @@ from llava_st_ros.streaming.frame_buffer import StreamReport
 
 PERIOD = 1.0  # seconds
 TICK_MEMORY = 10.0  # seconds for which the longest tick counts
+OTHER_CLOCK = 3600.0  # seconds of latency beyond which the stamps are of another clock
 SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
 
 # Returns the reasons why the model's status is not OK; called once per publication.
@@ -60,6 +61,7 @@ class DiagnosticsPublisher:
         ]
         self._slow_ticks = diagnostics.RecentMaximum(TICK_MEMORY)
         self._failed_evaluations = 0
+        self._other_clocks: frozenset[str] = frozenset()  # cameras
         self._previous_counts: dict[str, IntakeCounts] = {}  # by camera
         self._previous_streams: dict[str, StreamReport] = {}  # by camera
         self._published_at = time.monotonic()
@@ -91,7 +93,12 @@ class DiagnosticsPublisher:
         now = self._node.get_clock().now().nanoseconds
         if now:  # 0: no simulated time has been received yet
             for grounding in tick.groundings:
-                self._latency.add((now - grounding.window[-1]) / NANOSECONDS)
+                latency, camera = (now - grounding.window[-1]) / NANOSECONDS, {grounding.camera}
+                if abs(latency) < OTHER_CLOCK:
+                    self._latency.add(latency)
+                    self._other_clocks -= camera
+                else:  # e.g. a bag, or simulated time without use_sim_time
+                    self._other_clocks |= camera
 
     def add_source(self, source: Reasons) -> None:
         """Add a source of reasons why the model's status is not OK; the worst level counts."""
@@ -122,6 +129,9 @@ class DiagnosticsPublisher:
             camera.warn_if_silent(SILENCE_LIMIT)
             camera.warn_about_stamps(stream, previous_stream)
             counts = camera.intake.counts
+            previous = self._previous_counts.get(name, IntakeCounts())
+            if counts.received < previous.received:  # the node was activated again
+                previous = IntakeCounts()
             health = diagnostics.CameraHealth(
                 name,
                 camera.topic,
@@ -129,7 +139,7 @@ class DiagnosticsPublisher:
                 camera.reliability,
                 camera.silence,
                 counts,
-                self._previous_counts.get(name, IntakeCounts()),
+                previous,
                 interval,
                 camera.last_problem,
                 camera.arrivals,
@@ -185,6 +195,8 @@ class DiagnosticsPublisher:
             grounder.failures, grounder.newest, len(grounder.queries)
         )
         if worker.enabled:
+            streams = {name: grounder.stream_report(name) for name in grounder.cameras}
+            yield from query_health.history_reasons(grounder.queries, streams)
             yield from query_health.pace_reasons(grounder.paces, self._slow_ticks.value)
 
     def _model_status(self) -> DiagnosticStatus:
@@ -203,6 +215,7 @@ class DiagnosticsPublisher:
             "callbacks that raised": self._callback_errors,
             "worker restarts": worker.health.restarts if worker else 0,
             "latency from stamp to publication": self._latency.drain(),
+            "cameras with stamps of another clock": ", ".join(sorted(self._other_clocks)) or "none",
             "duration of ticks with answers": self._tick_time.drain(),
         }
         name = f"{self._node.get_fully_qualified_name()}: model"

@@ -119,7 +119,8 @@ class FrameIntake:
             return False
         # Late frames and stream resets are handled by the frame buffer. The factor tolerates the
         # jitter of a camera that runs at exactly the maximum rate.
-        return 0 <= stamp - self._last_stamp < 0.9 * NANOSECONDS / self.max_rate
+        # A repeated stamp is not early: the frame buffer counts it.
+        return 0 < stamp - self._last_stamp < 0.9 * NANOSECONDS / self.max_rate
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if self._size is None or size == self._size:

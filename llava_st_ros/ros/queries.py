@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from llava_st_ros import msg
-from llava_st_ros.errors import QueryError
-from llava_st_ros.files.schema import shown
+from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.records import Query
 from llava_st_ros.ros.conversions import query_from_msg
 from llava_st_ros.ros.parameters import NodeParameters

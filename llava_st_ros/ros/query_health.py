@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from llava_st_ros.records import NANOSECONDS, QueryFailure, QueryPace
+from llava_st_ros.records import NANOSECONDS, Modality, Query, QueryFailure, QueryPace
 from llava_st_ros.ros.diagnostics import Reason
+from llava_st_ros.streaming.frame_buffer import StreamReport
 
 MAX_NAMED = 3  # failing queries in one message
+UNFILLED = 2.0  # times the history; it is not filled in that time
 LATE = 1.2  # times the period; frames do not arrive exactly when a query is due
 
 
@@ -36,6 +38,29 @@ def failure_reasons(
         named.append(f"{len(failures) - MAX_NAMED} more fail")
     all_fail = len({failure.query_id for failure in failures}) == queries
     yield Reason(DiagnosticStatus.ERROR if all_fail else DiagnosticStatus.WARN, "; ".join(named))
+
+
+def history_reasons(
+    queries: Iterable[Query], streams: Mapping[str, StreamReport]
+) -> Iterator[Reason]:
+    """Yield a WARN for each camera whose frames never fill the window of the video queries.
+
+    Args:
+        queries: The standing queries.
+        streams: The report of each camera that has sent frames.
+    """
+    videos = [query for query in queries if query.task.modality is Modality.VIDEO]
+    for camera, stream in streams.items():
+        waiting = [q for q in videos if not q.cameras or camera in q.cameras]
+        if not waiting or stream.unfilled <= UNFILLED * stream.required:
+            continue
+        covered, required = stream.covered / NANOSECONDS, stream.required / NANOSECONDS
+        yield Reason(
+            DiagnosticStatus.WARN,
+            f"{len(waiting)} video queries are not evaluated on camera {camera!r}: its frames "
+            f"cover {covered:.1f} of the {required:.1f} s that history asks for; send images more "
+            "often, raise window_seconds or buffer_megabytes, or lower history",
+        )
 
 
 def pace_reasons(paces: Sequence[QueryPace], tick_seconds: float) -> Iterator[Reason]:

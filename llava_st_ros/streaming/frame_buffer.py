@@ -34,6 +34,7 @@ class StreamCounts:
         duplicates: Frames with a stamp that is already in the buffer.
         late: Frames that arrived after a newer one and were inserted in order.
         discarded: Frames that were too old for the window, or were evicted by the bounds.
+        evicted: Those of them that the window still needed: the bounds are too small.
         resets: Stream resets: the camera's clock has jumped.
         implausible: Frames with a wrong stamp, which does not continue the stream: dropped, or held
             while it is open whether the clock has jumped.
@@ -43,6 +44,7 @@ class StreamCounts:
     duplicates: int = 0
     late: int = 0
     discarded: int = 0
+    evicted: int = 0
     resets: int = 0
     implausible: int = 0
 
@@ -55,11 +57,18 @@ class StreamReport:
         counts: The counts.
         jumps: The latest jumps of the camera's clock, at most MAX_JUMPS, oldest first.
         implausible: The newest stamp and the one of the last implausible frame after it, if any.
+        covered: Nanoseconds from the oldest to the newest frame of the window.
+        required: Nanoseconds that ``StreamConfig.history`` asks for.
+        unfilled: Nanoseconds for which frames have arrived without covering that; a pause counts as
+            ``required`` at most.
     """
 
     counts: StreamCounts = StreamCounts()
     jumps: tuple[ClockJump, ...] = ()
     implausible: ClockJump | None = None
+    covered: int = 0
+    required: int = 0
+    unfilled: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,9 @@ class FrameBuffer:
         # never in the same cell.
         window = to_nanoseconds(config.window_seconds)
         self._step = max(1, window // max(1, num_frames - 1))
+        # A filled window covers at least F - 2 steps.
+        self._required = round(config.history * self._step * (num_frames - 2))
+        self._unfilled = 0
         self._clock = StreamClock(config.reset_seconds)
         self._jumps: deque[ClockJump] = deque(maxlen=MAX_JUMPS)
         self._implausible: ClockJump | None = None
@@ -141,7 +153,14 @@ class FrameBuffer:
     @property
     def report(self) -> StreamReport:
         with self._lock:
-            return StreamReport(self._counts, tuple(self._jumps), self._implausible)
+            return StreamReport(
+                self._counts,
+                tuple(self._jumps),
+                self._implausible,
+                self._stamps[-1] - self._stamps[0] if self._stamps else 0,
+                self._required,
+                self._unfilled,
+            )
 
     @property
     def newest(self) -> int | None:
@@ -156,9 +175,7 @@ class FrameBuffer:
             if not self._stamps:
                 return None
             oldest, newest = self._stamps[0], self._stamps[-1]
-            # A filled window covers at least F - 2 steps.
-            required = self._config.history * self._step * (self._num_frames - 2)
-            return StreamState(self._generation, newest, newest, newest - oldest >= required)
+            return StreamState(self._generation, newest, newest, newest - oldest >= self._required)
 
     @property
     def raw_bytes(self) -> int:
@@ -194,7 +211,10 @@ class FrameBuffer:
             for admitted in admission.frames:
                 self._add(admitted)
             self._enforce_bounds()
-            return before != (self._generation, self._stamps[-1:])
+            has_advanced = before != (self._generation, self._stamps[-1:])
+            if has_advanced:
+                self._measure_history(*before)
+            return has_advanced
 
     def sample(self, now: int | None = None) -> tuple[Entry, ...]:
         """Return the entries of the window that ends with the newest frame.
@@ -253,6 +273,14 @@ class FrameBuffer:
             self._drop_outside_window()
         else:
             self._push_late(frame)
+
+    def _measure_history(self, generation: int, newest: list[int]) -> None:
+        """Update ``_unfilled`` after a new newest frame, given the previous state."""
+        is_new = generation != self._generation or not newest
+        if is_new or self._stamps[-1] - self._stamps[0] >= self._required:
+            self._unfilled = 0
+        else:
+            self._unfilled += min(self._required, self._stamps[-1] - newest[0])
 
     def _select(self, stamps: Sequence[int]) -> list[int]:
         newest = stamps[-1]
@@ -315,7 +343,7 @@ class FrameBuffer:
             self._discard(self._stamps[0])
 
     def _discard(self, stamp: int) -> None:
-        self._count(discarded=1)
+        self._count(discarded=1, evicted=1)
         self._remove(stamp)
 
     def _insert(self, frame: Frame) -> None:

@@ -79,3 +79,13 @@ def test_diagnostics_warn_when_images_get_lost() -> None:
     assert {v.key: v.value for v in lossy.values}["reliability"] == "best_effort"
     assert status(ArrivalRate(9.8, 10.0)).level == DiagnosticStatus.OK
     assert status(None).level == DiagnosticStatus.OK
+
+
+def test_a_camera_that_is_uneven_by_itself_has_lost_nothing() -> None:
+    rng, meter, stamp = random.Random(1), ArrivalMeter(), 10**12
+    for _ in range(64):  # a driver that waits 50 ms, and at times longer
+        stamp += round(rng.choice((0.05, 0.05, 0.05, 0.06, 0.07)) * SECOND)
+        meter.add(stamp)
+    assert meter.rate is not None
+    assert meter.rate.share > 0.95
+    assert meter.rate.arrived == pytest.approx(17.9, rel=0.05)

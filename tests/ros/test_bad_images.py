@@ -197,3 +197,15 @@ def test_permanent_change_of_image_size_is_accepted(client: ClientNode, start_no
         lambda: any(t.image_width == 200 for a in tracks for t in a.tracks),
         "a track of the new size",
     )
+
+
+def test_stamps_that_stand_still_are_reported_at_the_default_frame_rate(
+    client: ClientNode, start_node
+) -> None:
+    start_node(max_frame_rate=15.0)
+    camera = client.camera("image")
+    client.publish_until(
+        lambda: camera.publish(image_message(red_box_image(10, 20, 30, 50), 10**12)),
+        lambda: any("images repeat an earlier stamp" in line for line in client.log_lines()),
+        "a warning about repeated stamps",
+    )

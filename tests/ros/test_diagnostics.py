@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from diagnostic_msgs.msg import DiagnosticStatus
+from client import ClientNode, image_message
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from red_box_backend import red_box_image
 
+from llava_st_ros import msg
+from llava_st_ros.records import Query, Task
 from llava_st_ros.ros.diagnostics import (
     CameraHealth,
     DurationMeter,
@@ -18,6 +25,8 @@ from llava_st_ros.ros.diagnostics import (
     stamp_reasons,
 )
 from llava_st_ros.ros.intake import IntakeCounts
+from llava_st_ros.ros.node import GroundingNode
+from llava_st_ros.ros.query_health import history_reasons
 from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
 from llava_st_ros.streaming.stream_clock import ClockJump
 
@@ -73,3 +82,53 @@ def test_wrong_stamps_are_warnings_with_their_counts() -> None:
     ]
     assert texts(after, after) == []
     assert texts(StreamReport(StreamCounts(received=3)), after) == []  # activated again
+
+
+def test_a_buffer_without_room_for_the_window_is_a_warning() -> None:
+    (reason,) = stamp_reasons(StreamReport(StreamCounts(9, discarded=4, evicted=4)), StreamReport())
+    assert reason.text == "4 images of the window had no room; raise buffer_megabytes"
+
+
+def test_video_queries_that_wait_for_a_window_that_never_fills_are_a_warning() -> None:
+    seconds = 10**9
+    streams = {
+        "slow": StreamReport(covered=0, required=5 * seconds, unfilled=11 * seconds),
+        "filling": StreamReport(covered=2 * seconds, required=5 * seconds, unfilled=2 * seconds),
+    }
+    video, image = Query("a ball rolls", "v", Task.STVG), Query("a ball", "i", Task.REC)
+    (reason,) = history_reasons([video, image], streams)
+    assert reason.level == WARN
+    assert reason.text.startswith(
+        "1 video queries are not evaluated on camera 'slow': its frames cover 0.0 of the 5.0 s"
+    )
+    assert not list(history_reasons([image], streams))
+    assert not list(history_reasons([replace(video, cameras=("filling",))], streams))
+
+
+def test_diagnostics_of_a_node_activated_again_and_of_stamps_of_another_clock(
+    client: ClientNode, start_node: Callable[..., GroundingNode]
+) -> None:
+    arrays = client.collect(DiagnosticArray, "/diagnostics")
+    answers = client.collect(msg.Answer, "grounding/answers")
+    node = start_node(queries=['{"text": "the red box", "task": "REC", "period": 0.1}'])
+    camera, stamps = client.camera("image"), iter(range(10**12, 10**13, 10**8))
+
+    def publish_image() -> None:
+        camera.publish(image_message(red_box_image(10, 20, 30, 50), next(stamps)))
+
+    def statuses() -> list[dict[str, str]]:
+        return [{v.key: v.value for v in s.values} for a in list(arrays) for s in a.status]
+
+    client.publish_until(
+        publish_image,
+        lambda: any(int(s.get("received", 0)) > 20 for s in statuses()) and answers,
+        "diagnostics that count images",
+    )
+    node.trigger_deactivate()
+    node.trigger_activate()  # before the next diagnostics
+    arrays.clear()
+    client.publish_until(publish_image, lambda: len(arrays) > 1, "diagnostics")
+    assert all(float(s["rate (Hz)"]) >= 0 for s in statuses() if "rate (Hz)" in s)
+    models = [s for s in statuses() if "cameras with stamps of another clock" in s]
+    assert models[-1]["cameras with stamps of another clock"] == "camera"  # stamps of 1970
+    assert models[-1]["latency from stamp to publication"] == "none"

@@ -258,3 +258,34 @@ def test_stamps_that_jump_back_start_a_new_stream(client: ClientNode, start_node
         stamps = [stamp_from_msg(b.stamp) for b in track.tube]
         assert stamps == sorted(stamps)
         assert stamps[-1] < 1_000 * SECOND  # no box of the first stream
+
+
+def test_event_of_a_replaced_subscription_is_not_a_warning(client: ClientNode, start_node) -> None:
+    (camera,) = start_node()._cameras
+    client.create_publisher(Image, "image", QoSProfile(depth=1))
+    client.poll(lambda: camera.reliability == "reliable", "a second subscription")
+    camera._on_incompatible("of the first subscription", 1)
+    camera._on_incompatible("of the second subscription", 2)
+    client.wait_log("of the second subscription")
+    assert "of the first subscription" not in client.log_lines()
+
+
+def test_the_time_between_two_publishers_is_not_a_loss(client: ClientNode, start_node) -> None:
+    (camera,) = start_node()._cameras
+    image = red_box_image(10, 10, 30, 30)
+
+    def run_publisher(start: int) -> None:
+        publisher, stamps = client.camera("image"), iter(range(start, 10**13, SECOND // 10))
+        client.poll(lambda: camera.publisher_count == 1, "one publisher")
+        camera.refresh()
+        received = camera.intake.counts.received
+        client.publish_until(
+            lambda: publisher.publish(image_message(image, next(stamps))),
+            lambda: camera.intake.counts.received >= received + 10,
+            "images",
+        )
+        client.destroy_publisher(publisher)
+
+    run_publisher(10**12)
+    run_publisher(10**12 + 4 * SECOND)
+    assert camera.intake.arrivals.rate.share > 0.9

@@ -362,3 +362,33 @@ def test_the_order_of_arrival_does_not_change_the_window(stamps, random):
     for ms in stamps:
         second.push(frame(ms))
     assert ms_of(first.sample()) == ms_of(second.sample())
+
+
+@pytest.mark.parametrize(
+    ("fps", "settings", "evicts"),
+    [
+        (5.0, {"window_seconds": 0.1}, False),  # one frame is longer than the window
+        (0.3, {"window_seconds": 2.0}, False),
+        (5.0, {"window_seconds": 6.0, "buffer_bytes": 1}, True),
+    ],
+)
+def test_frames_that_never_fill_the_window_are_reported(fps, settings, evicts):
+    b = buffer(num_frames=20, history=0.9, **settings)
+    fill(b, fps, 20.0)
+    assert not b.state.has_history
+    assert b.report.covered < b.report.required
+    assert b.report.unfilled > 2 * b.report.required
+    assert (b.counts.evicted > 0) == evicts
+
+
+def test_a_pause_is_not_reported_as_frames_that_never_fill_the_window():
+    b = buffer(num_frames=20, history=0.9, window_seconds=6.0)
+    fill(b, 10.0, 8.0)
+    assert b.report.unfilled == 0
+    b.push(frame(1_000_000))  # after 17 minutes: only this frame is left
+    fill(b, 10.0, 5.0, start=1000.1)
+    assert not b.state.has_history
+    assert b.report.unfilled <= 2 * b.report.required
+    fill(b, 10.0, 3.0, start=1005.1)
+    assert b.state.has_history
+    assert b.report.unfilled == 0
