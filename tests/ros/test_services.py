@@ -298,6 +298,8 @@ def test_a_burst_of_requests_is_answered_completely(client: ClientNode, start_no
     requests = [
         srv.AddQuery.Request(query=msg.Query(id=f"q{i}", text="the red box")) for i in range(200)
     ]
+    first = service.call_async(requests[0])
+    client.poll(first.done, "a response")  # both sides are connected
     futures = [service.call_async(request) for request in requests]
     client.poll(lambda: all(future.done() for future in futures), "all responses")
     assert all(future.result().success for future in futures)
