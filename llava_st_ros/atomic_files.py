@@ -111,8 +111,8 @@ def require_writable_file(path: Path) -> None:
 
 
 def _part(path: Path) -> Path:
-    """Where a file is written before it is complete."""
-    return path.with_name(f"{path.stem}.part{path.suffix}")
+    """Where a file is written before it is complete: a hidden name that no user's file has."""
+    return path.with_name(f".{path.stem}.unfinished{path.suffix}")
 
 
 def _sync(path: Path) -> None:

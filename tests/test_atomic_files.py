@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from llava_st_ros.atomic_files import atomic_file, atomic_folder, staged_files, write_text
+from llava_st_ros.atomic_files import (
+    atomic_file,
+    atomic_folder,
+    require_writable_file,
+    staged_files,
+    write_text,
+)
 
 
 def test_a_file_replaces_the_old_one_after_the_block(tmp_path: Path) -> None:
@@ -128,3 +134,12 @@ def test_staged_files_replace_those_of_the_same_names_in_order(
         "b": "1",
         "c": "2",
     }
+
+
+def test_a_users_file_that_is_named_like_an_unfinished_one_is_kept(tmp_path: Path) -> None:
+    neighbor, path = tmp_path / "film.part.mp4", tmp_path / "film.mp4"
+    neighbor.write_text("the user's")
+    require_writable_file(path)
+    with atomic_file(path) as part:
+        part.write_text("new")
+    assert (neighbor.read_text(), path.read_text()) == ("the user's", "new")

@@ -35,6 +35,7 @@ _REMEDIES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (by default sys.argv); return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_missing_streams()
     try:
         args = build_parser(arguments).parse_args(arguments)
         code = int(args.run(args))
@@ -66,6 +67,21 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     return parser
+
+
+def _open_missing_streams() -> None:
+    """Open streams that the shell closed (``>&-``), for which Python has None.
+
+    Otherwise the next file that is opened would have a stream's number, and whatever a library
+    writes to stderr would be written into that file.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open until the exit
+            setattr(sys, name, stream)
 
 
 def _report(error: BaseException) -> int:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import backend_of
     from llava_st_ros.backends.default_model import default_model
-    from llava_st_ros.cli.outputs import check_folders
+    from llava_st_ros.cli.outputs import check_folders, print_tables
     from llava_st_ros.evaluation.report import report_as_json, report_as_table, summarize
     from llava_st_ros.evaluation.simulated_scores import EvaluationSettings, evaluate
 
@@ -93,10 +93,8 @@ def run(args: argparse.Namespace) -> int:
         )
         print(json.dumps(report, indent=1))
     else:
-        from rich.console import Console
-
         title = f"{folder.name} on {args.n} simulated clips of the {args.simulated} split"
-        Console().print(report_as_table(rows, title))
+        print_tables(report_as_table(rows, title))
     return 0
 
 

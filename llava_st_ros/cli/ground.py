@@ -14,6 +14,8 @@ from llava_st_ros.cli.outputs import (
     InterruptedRunError,
     check_files,
     check_folders,
+    check_is_no_input,
+    print_tables,
     sigterm_interrupts,
 )
 from llava_st_ros.cli.query_arguments import add_query_arguments, read_queries
@@ -141,11 +143,7 @@ def _print_results(
     if as_json:
         print(json.dumps(replay_json(folder, source, queries, result), indent=1))
     else:
-        from rich.console import Console
-
-        console = Console()
-        for part in tables(result):
-            console.print(part)
+        print_tables(*tables(result))
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -173,6 +171,8 @@ def _prepare_outputs(args: argparse.Namespace) -> None:
     """Create the output folders up front, so that an unwritable path fails immediately."""
     if args.overlay and args.overlay.suffix not in (".mp4", ".avi"):
         raise ConfigError(f"--overlay is {args.overlay}; expected a .mp4 or .avi file")
+    check_is_no_input(args.overlay, args.video)
+    check_is_no_input(args.out, args.images)  # a contact sheet would be one of the images
     check_folders(args.out)
     check_files(args.overlay)
 

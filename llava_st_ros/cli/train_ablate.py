@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from llava_st_ros.cli.outputs import check_folders
+    from llava_st_ros.cli.outputs import check_folders, print_tables
     from llava_st_ros.training.tiny.ablations import ablate, as_records
 
     check_folders(args.work, args.store)
@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(records, indent=1))
         return 0
-    from rich.console import Console
-
-    Console().print(_table(records))
+    print_tables(_table(records))
     return 0
 
 

@@ -34,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.cli.outputs import check_folders
+    from llava_st_ros.cli.outputs import check_folders, check_is_no_input
     from llava_st_ros.training.finetune.stage import finetune
 
     work = args.work or args.out.with_name(args.out.name + ".work")
     if not args.data.is_dir():
         raise DataError(f"no folder {args.data}; expected the folder of the JSON files")
+    for path in (args.out, work):  # an interrupted run resumes from the same checkpoint
+        check_is_no_input(path, args.checkpoint)
     check_folders(args.out, work)
     finetune(args.config, args.checkpoint, args.data, work, args.out, args.workers)
     print(f"wrote {args.out}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 JSON_BYTES = 64 << 20  # config, index, manifest, tokenizer and result files
 RECORDS_BYTES = 8 << 30  # a file of training records
+IMAGE_BYTES = 1 << 30  # an image file; 64 megapixels of 16-bit RGBA have half of it
 YAML_BYTES = 4 << 20
 YAML_NODES = 500_000  # scalars and collections, each alias counted as a copy of what it repeats
 DEPTH = 64  # nested lists and objects

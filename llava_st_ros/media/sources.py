@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from llava_st_ros.errors import ConfigError, DataError, FrameError, reason_of
+from llava_st_ros.errors import ConfigError, DataError, FrameError
+from llava_st_ros.files.limits import IMAGE_BYTES
+from llava_st_ros.files.raw import read_bytes
 from llava_st_ros.media.bags import Bag, ImageMessage
 from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
 from llava_st_ros.media.image_sequence import natural_order
@@ -174,10 +176,9 @@ def _size_notes(sizes: Counter[tuple[int, int]]) -> list[str]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FrameError(f"{path} cannot be read: {reason_of(error)}") from error
+    if not path.is_file():  # a pipe would be waited for, and /dev/zero has no end
+        raise FrameError(f"{path} is not a file")
+    return read_bytes(path, FrameError, max_bytes=IMAGE_BYTES)
 
 
 def _require_frames(frames: int, source: Source) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
+from av.format import ContainerFormat
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.media.image_decoding import MAX_PIXELS
 from llava_st_ros.media.video_reading import TOLERANCE, VideoReading, demux, reason
 from llava_st_ros.records import Frame
+
+# Lists of other files, some of them on a network, which FFmpeg would read or wait for without end.
+_LISTS = {"concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest"}
+# Terminal output and character graphics, for which FFmpeg takes any text.
+_TEXTS = {"adf", "bintext", "idf", "tty", "xbin"}
 
 
 class VideoSource:
@@ -82,10 +90,17 @@ class VideoSource:
         with av.logging.Capture() as log:
             try:
                 # The prefix: the part of a name before a colon is not a protocol.
-                container = av.open(f"file:{self.path}", metadata_errors="replace", options=options)
+                container = av.open(
+                    f"file:{self.path}",
+                    metadata_errors="replace",
+                    options={"format_whitelist": _video_formats(), **(options or {})},
+                )
             except (av.error.FFmpegError, ValueError, OSError, MemoryError) as error:
+                why = reason(log, error)
+                if "not on whitelist" in why:
+                    why = "it is text, or a list of other files"
                 raise DataError(
-                    f"{self.path} cannot be opened as a video: {reason(log, error)}",
+                    f"{self.path} cannot be opened as a video: {why}",
                     "convert it, for example to MP4",
                 ) from error
         with container:
@@ -143,3 +158,13 @@ def _estimated_frames(container: Any, stream: Any) -> int | None:
     else:
         return None
     return round(seconds * rate) if rate else None
+
+
+@lru_cache(maxsize=1)
+def _video_formats() -> str:
+    """FFmpeg's names of all formats but ``_LISTS`` and ``_TEXTS``, separated by commas."""
+    names: set[str] = set()
+    for name in av.formats_available:
+        with contextlib.suppress(ValueError):  # a format that is only written
+            names.update(ContainerFormat(name, "r").name.split(","))
+    return ",".join(sorted(names - _LISTS - _TEXTS))

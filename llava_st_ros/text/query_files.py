@@ -29,7 +29,13 @@ def read_query_file(path: Path) -> list[Entry]:
         content = read_json(path, QueryError, remedy, expected=None)
     else:
         content = read_yaml(path, QueryError, remedy)
-    entries = _queries(content)
+    lists = _lists(content)
+    if len(lists) > 1:
+        raise QueryError(
+            f"{path} has {len(lists)} lists of queries, of several nodes; expected one",
+            "write the queries of one node into a file of their own",
+        )
+    entries = lists[0] if lists else None
     if not isinstance(entries, list):
         raise QueryError(f"{path} has no list of queries; it has {shown(content)}", remedy)
     for number, entry in enumerate(entries, 1):
@@ -45,11 +51,12 @@ def read_query_file(path: Path) -> list[Entry]:
     return entries
 
 
-def _queries(content: Any) -> Any:
+def _lists(content: Any) -> list[Any]:
+    """The values that a file's content has for the list of queries; one if it is clear."""
     if not isinstance(content, Mapping):
-        return content
+        return [content]
     if "queries" in content:
-        return content["queries"]
+        return [content["queries"]]
     # Of a ROS parameter file: node names, which may be nested as namespaces, then the parameters.
-    found = (_queries(value) for value in content.values() if isinstance(value, Mapping))
-    return next((queries for queries in found if queries is not None), None)
+    sections = (value for value in content.values() if isinstance(value, Mapping))
+    return [queries for section in sections for queries in _lists(section)]

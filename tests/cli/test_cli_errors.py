@@ -6,19 +6,23 @@ The commands run in this process: an error's way through ``main`` is the same as
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from llava_st_ros.cli.__main__ import INTERNAL_ERROR, TRACEBACK, main
+from llava_st_ros.cli.outputs import print_tables
 from support.paths import ROOT
 
 Run = Callable[..., tuple[int, list[str]]]
@@ -227,6 +231,57 @@ def test_an_output_that_is_a_folder_or_a_file_is_named(run: Run, tmp_path: Path)
         "ground", "--bag", BAG, "--query", "the ball rolls", "--overlay", tmp_path / "dir.mp4"
     )
     assert (code, "Is a directory" in line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ground", "--video", "{}/a.mp4", "--query", "a cup", "--overlay", "{}/a.mp4"),
+        ("ground", "--images", "{}", "--query", "a cup", "--out", "{}/../in"),
+        ("train", "finetune", "--config", "c", "--checkpoint", "{}", "--data", ".", "--out", "{}"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    for name in ("a.mp4", "a.png"):
+        (folder / name).write_bytes(image)
+    code, (line,) = run(*(a.format(folder) for a in arguments))
+    assert code == 2 and "is to be written, but it is the input" in line
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a.mp4": image,
+        "a.png": image,
+    }
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_shell_closed_are_no_fault(tmp_path: Path, closed: str) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((48, 64, 3), 90, np.uint8))
+    command = (
+        f"exec {sys.executable} -m llava_st_ros.cli ground --image {tmp_path}/a.png --json "
+        f"--model {MODEL} --query 'a ball' --out {tmp_path}/out {closed}"
+    )
+    result = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT, check=False)
+    assert (result.returncode, b"Error" in result.stderr) == (0, False)
+    assert b"no task" not in result.stdout  # notes are not written to stdout instead
+    assert (tmp_path / "out" / "answers.jsonl").read_bytes().startswith(b"{")
+
+
+def test_tables_for_a_reader_that_has_exited_are_no_negative_result(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with_body(monkeypatch, lambda: print_tables("a table"))
+    monkeypatch.setattr("llava_st_ros.cli.__main__._discard_stdout", lambda: None)
+    with contextlib.suppress(BrokenPipeError), open(write_end, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        code, lines = run("ground")
+        monkeypatch.undo()
+    assert (code, lines) == (0, [])
 
 
 def copy_model(folder: Path) -> Path:

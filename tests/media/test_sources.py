@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -175,6 +176,17 @@ def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="fps"):
         ImageFolderSource(tmp_path, fps=0)
+
+
+def test_what_is_no_file_in_an_image_folder_is_dropped_and_not_waited_for(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "1.png"), picture(1))
+    os.mkfifo(tmp_path / "2.png")
+    (tmp_path / "3.png").symlink_to("/dev/zero")
+    (tmp_path / "4.png").symlink_to("4.png")
+    (tmp_path / "5.png").mkdir()
+    source = ImageFolderSource(tmp_path)
+    assert len(list(source)) == 1
+    assert source.dropped == 4 and "5.png is not a file" in source.problem
 
 
 def test_folder_in_place_of_a_file_is_rejected_with_the_expected_kind(tmp_path: Path) -> None:

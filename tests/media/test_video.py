@@ -226,6 +226,27 @@ def test_files_that_are_no_video_are_rejected_in_one_line(tmp_path: Path, capfd)
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "hello\n" * 100),
+        ("live.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfilm.mp4\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile 'film.mp4'\n"),
+        (
+            "a.sdp",
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+            "m=video 5004 RTP/AVP 26\n",
+        ),
+    ],
+)
+def test_text_and_lists_of_other_files_are_no_video(tmp_path: Path, name: str, text: str) -> None:
+    """FFmpeg draws any text as a film, and waits for the next entry of a live playlist."""
+    write_film(tmp_path / "film.mp4", "mpeg4", 4)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="it is text, or a list of other files"):
+        VideoSource(tmp_path / name)
+
+
 def test_nothing_is_printed_about_damage(tmp_path: Path, capfd) -> None:
     path = write_film(tmp_path / "a.mp4", "libx264", options={"g": "6"})
     position, size = packet_bytes(path)[12]

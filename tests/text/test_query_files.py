@@ -46,6 +46,11 @@ def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
             "a.yaml: entry 2: the query has unknown keys: perod",
         ),
         ("a.yaml", "- {text: x\n", "a.yaml"),
+        (
+            "a.yaml",
+            "/**: {ros__parameters: {queries: [a]}}\nnode: {ros__parameters: {queries: [b]}}\n",
+            "2 lists of queries, of several nodes",
+        ),
         ("a.json", "[1, 2", "a.json"),
         ("absent.json", None, "absent.json"),
     ],
