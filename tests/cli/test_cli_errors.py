@@ -403,7 +403,7 @@ def test_wrong_arguments_of_simulate_are_one_line(
         (("--bag", BAG, "--overlay", "x.mkv"), "expected a .mp4 or .avi file"),
         (("--images", "{}", "--fps", "nan"), "fps"),
         (("--images", "{}/empty"), "no images"),
-        (("--video", "{}"), "no file"),
+        (("--video", "{}"), "is a folder"),
         (("--image", "{}/z.npy"), "z.npy"),
         (("--bag", BAG, "--topic", ""), "topic"),
         (("--bag", BAG, "--out", "a\0b"), "null byte"),
