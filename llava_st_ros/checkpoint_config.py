@@ -138,18 +138,20 @@ def check_layers(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> 
         shapes: The shapes of the checkpoint's tensors, by name.
 
     Raises:
-        CheckpointError: The tensors have fewer layers than config.json, or the decoder's have more.
+        CheckpointError: The tensors have fewer layers than config.json, or more. A vision tower may
+            have one more: published files have the last layer, which the network leaves out
+            (``mm_vision_select_layer`` -2).
     """
     found = {"vision tower": 0, "decoder": 0}
     for name in shapes:
         if match := _LAYER.match(name):
             part = "vision tower" if match[1] else "decoder"
             found[part] = max(found[part], int(match[2]) + 1)
-    for part, expected, may_have_more in (
-        ("vision tower", config.vision.num_layers, True),  # layers that the network leaves out
-        ("decoder", config.language.num_hidden_layers, False),
+    for part, expected, unused in (
+        ("vision tower", config.vision.num_layers, 1),
+        ("decoder", config.language.num_hidden_layers, 0),
     ):
-        if found[part] < expected or (found[part] > expected and not may_have_more):
+        if not expected <= found[part] <= expected + unused:
             raise CheckpointError(
                 f"the weights have {found[part]} layers of the {part}; config.json has {expected}",
                 "use the config.json that belongs to the weights",

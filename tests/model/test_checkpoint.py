@@ -423,6 +423,18 @@ def test_layers_are_compared_with_the_tensors_before_a_network_is_built(
     assert "2 layers of the decoder; config.json has 500" in rejected(folder)
 
 
+def test_a_vision_tower_with_more_than_one_unused_layer_is_rejected(folder: Path) -> None:
+    layer = f"{VISION}encoder.layers."
+
+    def add(weights: dict[str, torch.Tensor]) -> None:
+        for name in [n for n in weights if n.startswith(f"{layer}1.")]:
+            for number in (2, 3):
+                weights[name.replace(f"{layer}1.", f"{layer}{number}.")] = weights[name].clone()
+
+    change_weights(folder, add)
+    assert "4 layers of the vision tower; config.json has 2" in rejected(folder)
+
+
 @pytest.mark.parametrize("file", ["x" * 300, "a\0b", "../a", "\ud800", "", 3])
 def test_a_file_of_the_index_with_an_impossible_name_is_named(folder: Path, file: object) -> None:
     (folder / "model.safetensors").unlink()
