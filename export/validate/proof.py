@@ -64,6 +64,32 @@ class Measure:
         return f"accepted: {'at least' if self.is_minimum else 'at most'} {number}"
 
 
+def _answer_measures(answers: Agreement, bounds: Bounds) -> list[Measure]:
+    """Return the numbers of the answers with their bounds."""
+    return [
+        Measure(
+            f"median error of {answers.coordinates} coordinates, bins",
+            answers.median_bins,
+            bounds.median_bins,
+            format=".1f",
+        ),
+        Measure(
+            "99th percentile of the coordinates' errors, bins",
+            answers.p99_bins,
+            bounds.p99_bins,
+            format=".1f",
+        ),
+        Measure(
+            f"IoU of the tubes of {answers.questions} answers with the reference's",
+            answers.tube_iou,
+            bounds.tube_iou,
+            True,
+            ".3f",
+        ),
+        Measure("equal answers", answers.equal, bounds.equal_answers, True, ".0%"),
+    ]
+
+
 @dataclass(frozen=True)
 class Proof:
     """Comparison of an engine with the reference on the reference inputs.
@@ -129,29 +155,8 @@ class Proof:
                 ".0%",
             ),
         ]
-        if (answers := self.answers) is not None:
-            found += [
-                Measure(
-                    f"median error of {answers.coordinates} coordinates, bins",
-                    answers.median_bins,
-                    bounds.median_bins,
-                    format=".1f",
-                ),
-                Measure(
-                    "99th percentile of the coordinates' errors, bins",
-                    answers.p99_bins,
-                    bounds.p99_bins,
-                    format=".1f",
-                ),
-                Measure(
-                    f"IoU of the tubes of {answers.questions} answers with the reference's",
-                    answers.tube_iou,
-                    bounds.tube_iou,
-                    True,
-                    ".3f",
-                ),
-                Measure("equal answers", answers.equal, bounds.equal_answers, True, ".0%"),
-            ]
+        if self.answers is not None:
+            found += _answer_measures(self.answers, bounds)
         if (simulated := self.simulated) is not None:
             found.append(
                 Measure(
