@@ -159,7 +159,9 @@ class VideoReading:
             self._left_out = left_out - absent
             absent = absent or self._missing_seconds_in_frames()
         elif self._stream.frames:
-            absent = min(absent, max(0, self._stream.frames - self._span()))
+            span = self._span()
+            if span <= self._stream.frames + 1:  # else times and count are not of one recording
+                absent = min(absent, max(0, self._stream.frames - span))
         else:
             absent = self._missing_seconds_in_frames()
         return lost + absent

@@ -157,6 +157,19 @@ def test_a_hole_in_the_index_or_the_data_is_counted(tmp_path: Path) -> None:
     assert source.notes or source.dropped
 
 
+def test_a_damaged_start_time_does_not_hide_a_missing_frame(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "late.avi", "mjpeg")
+    position, _ = packet_bytes(path)[9]
+    data = bytearray(path.read_bytes())
+    data[position - 8 : position - 4] = b"JUNK"  # the frame is no frame any more
+    header = data.index(b"strh") + 8
+    data[header + 28 : header + 32] = (512).to_bytes(4, "little")  # dwStart
+    path.write_bytes(data)
+    source = VideoSource(path)
+    assert len(list(source)) == 23
+    assert source.missing + source.dropped == 1
+
+
 def test_damage_that_the_decoder_conceals_is_reported(tmp_path: Path) -> None:
     path = write_film(tmp_path / "a.mp4", "libx264", options={"bf": "0", "g": "6"})
     position, size = packet_bytes(path)[12]
