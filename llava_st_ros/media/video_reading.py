@@ -70,6 +70,7 @@ class VideoReading:
         self._unapplied_rotation = 0
         self._short = 0  # frames by which the data end before the announced time, tolerated
         self._left_out = 0  # frames that an edit list hides
+        self._skipped = 0  # frames that the container counts, at times that have no frame
         self._silent = 0  # packets without a frame, and without an error
         self._intervals: Counter[int] = Counter()
         self._longest = (0, 0)  # the longest interval and its start
@@ -161,7 +162,8 @@ class VideoReading:
         elif self._stream.frames:
             span = self._span()
             if span <= self._stream.frames + 1:  # else times and count are not of one recording
-                absent = min(absent, max(0, self._stream.frames - span))
+                counted, absent = absent, min(absent, max(0, self._stream.frames - span))
+                self._skipped = counted - absent
         else:
             absent = self._missing_seconds_in_frames()
         return lost + absent
@@ -253,7 +255,13 @@ class VideoReading:
             )
         if self._silent and self._stream.codec_context.name not in _INVISIBLE_FRAMES:
             lines.append(f"parts of the video stream that gave no frame: {self._silent}")
-        lines += self._gaps()
+        gaps = self._gaps()
+        if self._skipped and not gaps:
+            lines.append(
+                f"the container counts {self._stream.frames} frames; {self._skipped} of them were "
+                "skipped in recording, or are lost"
+            )
+        lines += gaps
         if self._unapplied_rotation:
             lines.append(f"a rotation by {self._unapplied_rotation} degrees was not applied")
         return lines

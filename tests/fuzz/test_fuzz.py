@@ -12,7 +12,7 @@ import pytest
 from fuzz.mutations import mutate_bytes, mutate_json
 from fuzz.process import generator
 from fuzz.runner import Result, run
-from fuzz.surfaces import SURFACES
+from fuzz.surfaces import SURFACES, load_surface
 
 SECONDS = 60.0  # for all surfaces, two at a time
 SEED = 19
@@ -48,6 +48,23 @@ def test_runner_finds_a_crash_a_hang_and_a_wrong_acceptance(
     (result,) = run([f"selftest.{surface}"], 0, 3.0, tmp_path)
     assert result.failed >= 1 and result.tried > result.failed
     assert any(kind in finding.kind for finding in result.findings)
+
+
+# What longer runs found: (surface, seed, index).
+FOUND = (
+    ("configs", 2026, 230),  # one of four layers of the vision tower
+    ("videos", 5, 2301),  # an AVI that FFmpeg takes for raw MJPEG
+    ("videos", 20261128, 541),  # an AVI with another start time, a frame is gone
+    ("videos", 20261128, 2480),  # an AVI whose first frame is gone
+)
+
+
+@pytest.mark.parametrize(("surface", "seed", "index"), FOUND)
+def test_inputs_that_were_found_are_handled_right(
+    surface: str, seed: int, index: int, tmp_path: Path
+) -> None:
+    tested = load_surface(surface, tmp_path)
+    tested.accepts(tested.make(generator(surface, seed, index)))
 
 
 def test_an_input_depends_on_seed_and_index_only() -> None:
