@@ -138,20 +138,19 @@ def check_layers(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> 
         shapes: The shapes of the checkpoint's tensors, by name.
 
     Raises:
-        CheckpointError: The tensors have fewer layers than config.json, or more. A vision tower may
-            have one more: published files have the last layer, which the network leaves out
-            (``mm_vision_select_layer`` -2).
+        CheckpointError: The tensors have fewer layers than config.json or more; the vision tower's
+            may have the last one, which the network leaves out (``mm_vision_select_layer``).
     """
     found = {"vision tower": 0, "decoder": 0}
     for name in shapes:
         if match := _LAYER.match(name):
             part = "vision tower" if match[1] else "decoder"
             found[part] = max(found[part], int(match[2]) + 1)
-    for part, expected, unused in (
+    for part, expected, left_out in (
         ("vision tower", config.vision.num_layers, 1),
         ("decoder", config.language.num_hidden_layers, 0),
     ):
-        if not expected <= found[part] <= expected + unused:
+        if not expected <= found[part] <= expected + left_out:
             raise CheckpointError(
                 f"the weights have {found[part]} layers of the {part}; config.json has {expected}",
                 "use the config.json that belongs to the weights",
@@ -267,7 +266,8 @@ def _check_attention(values: Mapping[str, Any]) -> None:
         values.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads")
     )
     is_sized = isinstance(width, int) and isinstance(heads, int)  # _build checks them
-    if head is not None and is_sized and (isinstance(head, bool) or head * heads != width):
+    is_number = isinstance(head, (int, float)) and not isinstance(head, bool)
+    if head is not None and is_sized and not (is_number and head * heads == width):
         raise CheckpointError(
             f"config.json: head_dim is {shown(head)}; expected hidden_size / num_attention_heads, "
             f"{shown(width)} / {shown(heads)}",

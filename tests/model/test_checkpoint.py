@@ -390,6 +390,8 @@ def test_the_base_of_the_rotary_positions_is_read_in_both_spellings() -> None:
         ({"layer_types": "full_attention"}, "layer_types"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         ({"head_dim": 64}, "head_dim is 64"),
+        ({"head_dim": {}}, "head_dim is a mapping of 0"),
+        ({"head_dim": "8"}, "head_dim is '8'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_theta": float("nan")}, "rope_theta is nan"),
         ({"rope_theta": float("inf")}, "rope_theta is inf"),
@@ -423,7 +425,7 @@ def test_layers_are_compared_with_the_tensors_before_a_network_is_built(
     assert "2 layers of the decoder; config.json has 500" in rejected(folder)
 
 
-def test_a_vision_tower_with_more_than_one_unused_layer_is_rejected(folder: Path) -> None:
+def test_a_vision_tower_with_more_layers_than_are_left_out_is_rejected(folder: Path) -> None:
     layer = f"{VISION}encoder.layers."
 
     def add(weights: dict[str, torch.Tensor]) -> None:

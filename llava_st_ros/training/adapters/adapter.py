@@ -32,6 +32,7 @@ from llava_st_ros.training.adapters.files import (
 
 EMBEDDINGS = "model.embed_tokens.weight"
 _FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_ALL_LINEAR = "all-linear"  # peft's shorthand in target_modules
 _OTHER_BASE = "merge the adapter into the checkpoint that it was trained on"
 
 
@@ -117,7 +118,11 @@ class Adapter:
         return merged
 
     def check_complete(self, modules: Iterable[str]) -> None:
-        """Raise CheckpointError if the config targets one of ``modules`` that has no update."""
+        """Raise CheckpointError unless exactly those ``modules`` have an update that are targeted.
+
+        peft ignores an update of a module that the config does not target.
+        """
+        modules = list(modules)
         missing = [
             module
             for module in modules
@@ -128,6 +133,15 @@ class Adapter:
                 f"{self.folder}: no LoRA tensors for {list_names(missing)}, which "
                 f"{ADAPTER_CONFIG} targets",
                 "download the adapter again",
+            )
+        if self.config.target_modules == _ALL_LINEAR:  # depends on the network
+            return
+        surplus = [m for m in modules if f"{m}.weight" in self.updates and not self._targets(m)]
+        if surplus:
+            raise CheckpointError(
+                f"{self.folder}: LoRA tensors for {list_names(surplus)}, which {ADAPTER_CONFIG} "
+                "does not target",
+                "use the config that belongs to the tensors",
             )
 
     def _targets(self, module: str) -> bool:
@@ -179,8 +193,7 @@ def read_adapter(folder: Path) -> Adapter:
     config = read_lora_config(folder)
     factors: dict[str, dict[str, Tensor]] = {}
     replacements: dict[str, Tensor] = {}
-    for key, value in read_tensors(folder, LORA_TENSORS).items():
-        name = checkpoint_name(key)
+    for name, (key, value) in _by_checkpoint_name(folder, LORA_TENSORS).items():
         factor = _FACTOR.fullmatch(name)
         if factor is not None:
             factors.setdefault(factor[1], {})[factor[2]] = value
@@ -193,8 +206,8 @@ def read_adapter(folder: Path) -> Adapter:
             replacements[name] = value
     if not factors:
         raise CheckpointError(f"{folder}: {LORA_TENSORS} contains no LoRA tensor")
-    non_lora = read_tensors(folder, NON_LORA_TENSORS)
-    replacements |= {checkpoint_name(key): value for key, value in non_lora.items()}
+    non_lora = _by_checkpoint_name(folder, NON_LORA_TENSORS)
+    replacements |= {name: value for name, (_, value) in non_lora.items()}
     updates = {
         f"{module}.weight": _read_update(folder, config, module, pair)
         for module, pair in factors.items()
@@ -209,6 +222,19 @@ def checkpoint_name(key: str) -> str:
     if name.startswith(("model.model.", "model.lm_head.")):
         name = name.removeprefix("model.")
     return name
+
+
+def _by_checkpoint_name(folder: Path, stem: str) -> dict[str, tuple[str, Tensor]]:
+    """The tensors of a file and their keys in it, by their names in a checkpoint."""
+    tensors: dict[str, tuple[str, Tensor]] = {}
+    for key, value in read_tensors(folder, stem).items():
+        name = checkpoint_name(key).replace(".default.", ".")  # peft's name of the only adapter
+        if name in tensors:
+            raise CheckpointError(
+                f"{folder}: {stem} has two tensors for {name}: {tensors[name][0]} and {key}"
+            )
+        tensors[name] = key, value
+    return tensors
 
 
 def _read_update(

@@ -69,7 +69,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unknown settings, which are rejected below
-            config = PeftConfig.from_pretrained(str(folder))
+            config = PeftConfig.from_peft_type(**values)
     except Exception as error:  # peft and its dataclasses raise errors of many types
         raise CheckpointError(
             f"{path} is not a LoRA adapter's config: {reason_of(error)}"

@@ -130,7 +130,6 @@ class Configs(Surface):
         base = self._base
         same = (
             (config.vision.hidden_size, base.vision.hidden_size),
-            (config.vision.num_layers, base.vision.num_layers),
             (config.language.hidden_size, base.language.hidden_size),
             (config.language.num_hidden_layers, base.language.num_hidden_layers),
             (config.packer.embed_dim, base.packer.embed_dim),
@@ -139,6 +138,11 @@ class Configs(Surface):
         )
         if any(found != expected for found, expected in same):
             raise WrongAcceptanceError(f"sizes that the tensors do not have: {same}")
+        # The last layer of a vision tower may be left out.
+        if not base.vision.num_layers - 1 <= config.vision.num_layers <= base.vision.num_layers:
+            raise WrongAcceptanceError(
+                f"vision layers that the tensors do not have: {config.vision}"
+            )
         heads = config.vision.num_attention_heads, config.language.num_attention_heads
         if min(*heads, config.packer.num_heads, config.packer.spatial_region) < 1:
             raise WrongAcceptanceError("no heads or no region")

@@ -537,6 +537,9 @@ def test_stages_whose_folders_have_the_same_name_are_merged(
         ({"rank_pattern": {"*q_proj": 3}}, "is not a regular expression"),
         ({"alpha_pattern": [3]}, "alpha_pattern"),
         ({"r": 1e400}, "r is inf"),
+        ({"r": 10**400}, "r is inf"),
+        ({"target_modules": [1]}, "LoRA tensors for .* which adapter_config.json does not target"),
+        ({"exclude_modules": ".*q_proj"}, "adapter_config.json does not target"),
         ({"target_modules": 5}, "adapter_config.json"),
         ({"peft_type": ["LORA"]}, "adapter_config.json"),
     ],
@@ -548,6 +551,27 @@ def test_an_invalid_adapter_config_is_one_line(
     with pytest.raises(CheckpointError, match=found) as error:
         merge(stages[0], stages[1:], tmp_path / "out")
     assert "\n" not in str(error.value)
+
+
+def test_an_adapter_config_with_a_byte_order_mark_is_read(
+    stages: tuple[Path, ...], tmp_path: Path
+) -> None:
+    path = stages[1] / "adapter_config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    merge(stages[0], stages[1:2], tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_two_tensors_for_one_parameter_are_rejected(
+    stages: tuple[Path, ...], tmp_path: Path
+) -> None:
+    def repeat(tensors: dict[str, torch.Tensor]) -> None:
+        key = next(iter(tensors))
+        other = key.removeprefix("base_model.") if "base_model." in key else f"base_model.{key}"
+        tensors[other] = tensors[key] + 1
+
+    change_non_lora(stages[1], repeat)
+    assert "has two tensors for" in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
 @pytest.mark.parametrize("seed", range(12))
