@@ -3,17 +3,17 @@
 #
 # Versions: PyAV 18.1.0 (FFmpeg's libavformat 62.12.102), OpenCV 5.0.0.
 #
-# Behavior: AVI has no time stamps, so the muxer fills a gap with empty chunks, one per frame period,
-# and counts them as frames in the header. The demuxer skips empty chunks. Eight frames with a gap of
-# 100 periods make a file of 107 frames by its header, of which eight are read. OpenCV reports 107
-# frames too, and cannot read most of these indices. MP4 of the same frames counts eight.
+# Behavior: AVI has no time stamps, so the muxer fills a gap with empty chunks, one per frame
+# period, and counts them as frames in the header. The demuxer skips empty chunks. Eight frames with
+# a gap of 100 periods make a file of 107 frames by its header, of which eight are read. OpenCV
+# reports 107 frames too, and cannot read most of these indices. An MP4 of the frames counts eight.
 #
 # One would have guessed: the frame count of a file that was just written and closed properly is the
 # number of frames written, or empty chunks are returned as repeated pictures.
 #
-# Where it matters: a camera recording with dropped frames, saved as AVI. Data set loaders that sample
-# N of CAP_PROP_FRAME_COUNT or stream.frames indices get no picture for most of them, or the same one
-# at wrong times. Decode and use the frames' own pts.
+# Where it matters: a camera recording with dropped frames, saved as AVI. Data set loaders that
+# sample indices below CAP_PROP_FRAME_COUNT or stream.frames get no picture for most of them. Decode
+# in order and use the frames' own pts.
 #
 # Output seen:
 #   PyAV 18.1.0, OpenCV 5.0.0

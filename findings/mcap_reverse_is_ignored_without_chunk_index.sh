@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# mcap's iter_messages(reverse=True) returns the oldest message first if the file has no chunk index.
+# mcap's iter_messages(reverse=True) yields the oldest message first of a file without chunk index.
 #
 # Versions: mcap 1.6.0 (Python).
 #
-# Behavior: without a chunk index in the summary the reader falls back to a linear reader that takes
-# `reverse` and does not use it. Messages arrive in ascending log time; nothing is raised or logged.
-# The file is seekable and complete, and has a summary with statistics.
+# Behavior: if the summary has no chunk index, the reader of a seekable file reads it linearly and
+# drops `reverse`. Messages arrive in ascending log time; nothing is raised or logged. The same
+# bytes from a pipe are returned in descending log time.
 #
-# One would have guessed: descending log time, as the documentation of iter_messages says for every
-# file, or an error. In the fallback all messages are in memory and sorted, so nothing prevents it.
+# One would have guessed: descending log time, as iter_messages documents for every file, or an
+# error. The linear read has all messages in memory and sorts them, so nothing prevents it.
 #
-# Where it matters: next(iter_messages(topic, ending_at=t, reverse=True)) is the usual way to find the
-# latest image or transform at time t. Of a recording without chunks (`ros2 bag record -s mcap
-# --storage-preset-profile fastwrite`) it is the first one of the recording. Compare log times, or
-# call reversed(list(...)) if summary.chunk_indexes is empty.
+# Where it matters: next(iter_messages(topic, ending_at=t, reverse=True)) is the usual way to find
+# the latest image or transform at time t. Of a recording without chunks (`ros2 bag record -s mcap
+# --storage-preset-profile fastwrite`) it returns the first one of the recording. If
+# summary.chunk_indexes is empty, sort the messages yourself.
 #
 # Output seen:
 #   mcap 1.6.0
 #   chunks: 1 chunk indexes, 3 messages, reverse [3, 2, 1], latest at 2: 2
 #   no chunks: 0 chunk indexes, 3 messages, reverse [1, 2, 3], latest at 2: 1
+#   no chunks, from a pipe: reverse [3, 2, 1]
 #   chunks without their index: 0 chunk indexes, 3 messages, reverse [1, 2, 3], latest at 2: 1
 set -euo pipefail
 
@@ -28,6 +29,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -qq "mcap==1.6.0" 2>/dev/null
 
 cat >"$work/probe.py" <<'PYTHON'
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -61,8 +63,21 @@ def read_backwards(label, **options):
     return times, latest.log_time
 
 
+def read_pipe_backwards(label):
+    """The log times in reverse of the file that was written last, read from a pipe."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as stream:
+        stream.write(path.read_bytes())
+    with os.fdopen(reading, "rb") as stream:
+        messages = make_reader(stream).iter_messages(reverse=True)
+        times = [message.log_time for _, _, message in messages]
+    print(f"{label}, from a pipe: reverse {times}")
+    return times
+
+
 assert read_backwards("chunks") == ([3, 2, 1], 2)
 without = read_backwards("no chunks", use_chunking=False)
+assert read_pipe_backwards("no chunks") == [3, 2, 1]
 unindexed = read_backwards("chunks without their index", index_types=IndexType.NONE)
 assert without == unindexed == ([1, 2, 3], 1), "reverse is used without a chunk index now"
 PYTHON

@@ -11,9 +11,10 @@
 #
 # One would have guessed: the later source wins, as it does when both values have one type.
 #
-# Where it matters: a default file with `rate: 1` or `topics: [a, b]`, and a launch file or a command
-# line that overrides it with 0.5 or []. launch_ros passes every entry of `parameters` as one more
-# parameter file. Write 1.0 in the defaults, and keep lists that may be emptied out of them.
+# Where it matters: a default file with `rate: 1` or `topics: [a, b]`, and a launch file or a
+# command line that overrides it with 0.5 or []. launch_ros passes each file or dictionary of
+# `parameters` as one more parameter file. Write 1.0 in the defaults, and leave lists that may be
+# emptied out of them.
 #
 # Output seen:
 #   rclpy 7.1.6

@@ -5,17 +5,18 @@
 #
 # Behavior: both models pass onnx.checker, parse() returns True and reports no error.
 #   Attention (opset 24): the input nonpad_kv_seqlen, the number of valid keys of each batch entry,
-#   becomes an input of the network that no layer reads. The layers are those of the model without it:
-#   queries attend to the padding.
-#   LSTM, GRU, RNN (opset 14 on): layout=1, batch first, is read as layout=0. The network's output has
-#   another shape than the model declares, and batch and time are exchanged.
+#   becomes an input of the network that no layer reads. The layers are those of the model without
+#   it, so nothing keeps queries from attending to the padding.
+#   LSTM and GRU (opset 14 on): layout=1, batch first, is read as layout=0. The network's output has
+#   another shape than the model declares, with batch and time exchanged.
 #
 # One would have guessed: what the parser does not implement is rejected. It does reject softcap,
 # softmax_precision and a second output of Attention, and input_forget of LSTM, in one clear line.
 #
 # Where it matters: exporting a decoder with a static KV cache, where nonpad_kv_seqlen replaces the
-# mask, or a batch-first recurrent tracker. The engine builds, runs and is wrong. Pass attn_mask,
-# transpose around layout=0, and compare the engine's outputs with those of ONNX.
+# mask, or a batch-first recurrent tracker: a different network is built, without an error. Pass
+# attn_mask, transpose around layout=0, and compare the engine with ONNX. This was seen in the parsed
+# network; no engine was run.
 #
 # Output seen:
 #   TensorRT for RTX 1.7.1.116
@@ -69,7 +70,7 @@ def model_of(node, opset, inputs, output_shape, **weights):
 
 
 def parsed(model):
-    """Whether it was parsed, the layers, the inputs, those that no layer reads, the output's shape."""
+    """Whether it was parsed, the layers, the inputs, those no layer reads, the output's shape."""
     network = tensorrt.Builder(logger).create_network(0)
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
