@@ -234,16 +234,16 @@ class Grounder:
         prepared = self._runner.prepare(query)
         cameras = (camera,) if camera is not None else query.cameras
         with self._state_lock:
-            buffers = {
-                name: self._buffers[name]
-                for name in self._arrival_order
-                if (not cameras or name in cameras) and self._buffers[name].latest(now) is not None
-            }
+            latest_first = (
+                self._buffers[name]
+                for name in reversed(self._arrival_order)
+                if (not cameras or name in cameras) and name in self._buffers
+            )
+            buffer = next((b for b in latest_first if b.latest(now) is not None), None)
         grounding = None
-        if buffers:
-            name = list(buffers)[-1]
+        if buffer is not None:
             with self._model_lock:
-                view = CameraView(self._backend, buffers[name], now)
+                view = CameraView(self._backend, buffer, now)
                 grounding = self._runner.run(prepared, view, on_token=on_token, cancelled=cancelled)
         if grounding is None:
             raise self._no_frame(cameras, now)

@@ -428,6 +428,24 @@ def test_no_match_threshold_applies_to_standing_queries_only(oracle, monkeypatch
         GrounderConfig(no_match_threshold=1.5)
 
 
+def test_ask_after_a_reset_while_a_frame_was_being_added(oracle, monkeypatch):
+    g = grounder(oracle)
+    push = FrameBuffer.push
+
+    def push_and_reset(buffer: FrameBuffer, new: Frame) -> bool:
+        is_newest = push(buffer, new)
+        g.reset()
+        return is_newest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrameBuffer, "push", push_and_reset)
+        g.push(frame(5.0))
+    with pytest.raises(FrameError, match="no frame yet from any camera"):
+        g.ask(BALL)
+    g.push(frame(6.0))
+    assert g.ask(BALL).window
+
+
 def test_ask_without_frames_names_the_cameras(oracle):
     g = grounder(oracle)
     with pytest.raises(FrameError, match="no frame yet from any camera"):
