@@ -47,7 +47,7 @@ test-fast: ruff
 
 # FUZZ_ARGS: surfaces, --seconds, --seed, and --index to try one input again.
 fuzz: setup
-	@PYTHONPATH="tests:tests/ros:$$PYTHONPATH" $(WITH_ROS) python -m fuzz $(FUZZ_ARGS)
+	@PYTHONPATH="tests:$$PYTHONPATH" $(WITH_ROS) python -m fuzz $(FUZZ_ARGS)
 
 docs: setup
 	@scripts/build_docs

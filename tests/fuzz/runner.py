@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Result:
+        """The inverse of ``as_dict``; other keys are ignored."""
+        known = {f.name: values[f.name] for f in fields(cls)}
+        return cls(**{**known, "findings": [Finding(**f) for f in values["findings"]]})
+
 
 def run(
     surfaces: list[str], seed: int, seconds: float, folder: Path, processes: int = 2
@@ -97,22 +103,17 @@ def _run_process(
     place = folder / f"{name}-{first}"
     place.mkdir(parents=True, exist_ok=True)
     progress = place / "progress"
-    command = [
-        *(sys.executable, "-m", "fuzz.process", name, str(seed), str(first)),
-        *(f"{seconds:.3f}", str(place)),
-    ]
-    paths = os.pathsep.join([str(TESTS), str(TESTS / "ros"), os.environ.get("PYTHONPATH", "")])
+    arguments = [name, str(seed), str(first), f"{seconds:.3f}", str(place)]
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "fuzz.process", *arguments],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         check=False,
     )
-    last_line = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
     if done.returncode == 0:
-        values = json.loads(last_line)
-        values["findings"] = [Finding(**finding) for finding in values["findings"]]
-        return Result(**values), None
+        # What a library prints to stdout is before the result.
+        return Result.from_dict(json.loads(done.stdout.splitlines()[-1])), None
     stderr = done.stderr.decode(errors="replace")
     if not progress.exists():
         finding = Finding(first, "no start", stderr[-2000:], "the surface itself failed")
@@ -120,10 +121,8 @@ def _run_process(
     values = json.loads(progress.read_text())
     kind = "hang" if "Timeout" in stderr else "crash"
     tail = " | ".join(line.strip() for line in stderr.strip().splitlines()[-40:])
-    values["findings"] = [Finding(**finding) for finding in values["findings"]]
-    index, description = values.pop("index"), values.pop("description")
-    result = Result(**values)
-    result.tried += 1
-    result.failed += 1
-    result.findings.append(Finding(index, kind, f"exit {done.returncode}: {tail}", description))
+    result, index = Result.from_dict(values), values["index"]
+    message = f"exit {done.returncode}: {tail}"
+    finding = Finding(index, kind, message, values["description"])
+    result.add(Result(name, tried=1, failed=1, findings=[finding]))
     return result, index + 1

@@ -28,12 +28,12 @@ except ImportError as error:
 
 if TYPE_CHECKING or not missing:
     from client import ClientNode
-    from red_box_backend import RedBoxBackend, load_red_box
 
     from llava_st_ros.ros.ground_action import EXECUTOR_THREADS
     from llava_st_ros.ros.model_loading import LoadedModel
     from llava_st_ros.ros.node import GroundingNode
     from llava_st_ros.ros.spinning import Spinner
+    from support.red_box_backend import RedBoxBackend, load_red_box
 
 FIRST_PORT = 23410  # bound sockets are the locks that keep test runs in different domains
 _numbers = itertools.count(os.getpid())

@@ -24,7 +24,7 @@ def hang(*_: Any) -> Any:
 
 
 def load_hung(parameters: Any) -> Any:
-    from red_box_backend import load_red_box
+    from support.red_box_backend import load_red_box
 
     if place == "load":
         libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)

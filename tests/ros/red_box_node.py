@@ -8,9 +8,8 @@ from pathlib import Path
 # Without pytest, this folder and tests/ are not on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from red_box_backend import load_red_box
-
 from llava_st_ros.ros.main import main
+from support.red_box_backend import load_red_box
 
 if __name__ == "__main__":
     sys.exit(main(load=load_red_box))

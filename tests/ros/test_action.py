@@ -13,10 +13,10 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from action_msgs.msg import GoalStatus
 from client import ClientNode, Goal, image_message
-from red_box_backend import STEP_X, STEP_Y, red_box_image
 
 from llava_st_ros import action, msg
 from llava_st_ros.ros.worker import MAX_PENDING
+from support.red_box_backend import STEP_X, STEP_Y, red_box_image
 
 pytestmark = pytest.mark.ros
 

@@ -14,9 +14,9 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from client import ClientNode, compressed_message, image_message
 from diagnostic_msgs.msg import DiagnosticArray
-from red_box_backend import STEP_X, STEP_Y, red_box_image
 
 from llava_st_ros import msg
+from support.red_box_backend import STEP_X, STEP_Y, red_box_image
 
 pytestmark = pytest.mark.ros
 TENTH = 100_000_000

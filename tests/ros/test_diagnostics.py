@@ -12,7 +12,6 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from red_box_backend import red_box_image
 
 from llava_st_ros import msg
 from llava_st_ros.records import Query, Task
@@ -29,6 +28,7 @@ from llava_st_ros.ros.node import GroundingNode
 from llava_st_ros.ros.query_health import history_reasons
 from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
 from llava_st_ros.streaming.stream_clock import ClockJump
+from support.red_box_backend import red_box_image
 
 pytestmark = pytest.mark.ros
 WARN, ERROR = DiagnosticStatus.WARN, DiagnosticStatus.ERROR

@@ -18,10 +18,10 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from client import TIMEOUT, ClientNode, Goal, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from red_box_backend import red_box_image
 
 from llava_st_ros import action
 from llava_st_ros.ros.stop_signals import EXIT_ABANDONED
+from support.red_box_backend import red_box_image
 
 pytestmark = pytest.mark.ros
 STOP_TIMEOUT = 0.5  # seconds

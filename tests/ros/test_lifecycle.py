@@ -16,12 +16,12 @@ from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from red_box_backend import load_red_box, red_box_image
 
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.ros import model_loading
 from llava_st_ros.ros.model_loading import LoadedModel
+from support.red_box_backend import load_red_box, red_box_image
 
 pytestmark = pytest.mark.ros
 

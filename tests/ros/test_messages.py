@@ -13,7 +13,6 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from client import compressed_message, image_message
-from red_box_backend import red_box_image
 from sensor_msgs.msg import Image
 
 from llava_st_ros import msg
@@ -40,6 +39,7 @@ from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.text.query_parser import next_query_id, parse_queries
 from support.paths import ROOT
+from support.red_box_backend import red_box_image
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

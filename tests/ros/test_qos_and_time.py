@@ -14,12 +14,12 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from red_box_backend import red_box_image
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros import msg
 from llava_st_ros.ros.conversions import stamp_from_msg, stamp_to_msg
+from support.red_box_backend import red_box_image
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9
@@ -155,9 +155,9 @@ def test_remapping_the_base_topic_moves_the_compressed_topic(
     client: ClientNode, start_node, domain: int
 ) -> None:
     from rclpy.context import Context
-    from red_box_backend import load_red_box
 
     from llava_st_ros.ros.node import GroundingNode
+    from support.red_box_backend import load_red_box
 
     context = Context()
     context.init(domain_id=domain)

@@ -12,13 +12,13 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile
-from red_box_backend import red_box_image
 
 from llava_st_ros import msg, srv
 from llava_st_ros.records import QueryFailure, QueryPace
 from llava_st_ros.ros.diagnostics import RecentMaximum
 from llava_st_ros.ros.query_health import failure_reasons, pace_reasons
 from llava_st_ros.ros.query_topic import SequenceGaps
+from support.red_box_backend import red_box_image
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

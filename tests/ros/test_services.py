@@ -14,12 +14,12 @@ from client import ClientNode, Goal, image_message
 from rcl_interfaces.msg import ParameterDescriptor
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
-from red_box_backend import red_box_image
 
 from llava_st_ros import action, msg, srv
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.qos import REQUESTS
+from support.red_box_backend import red_box_image
 
 pytestmark = pytest.mark.ros
 

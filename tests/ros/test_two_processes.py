@@ -21,11 +21,11 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 
 from client import TIMEOUT, ClientNode, compressed_message, image_message
 from diagnostic_msgs.msg import DiagnosticArray
-from red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
 from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg, srv
 from llava_st_ros.ros.conversions import stamp_from_msg
+from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
 
 pytestmark = pytest.mark.ros
 HERE = Path(__file__).parent

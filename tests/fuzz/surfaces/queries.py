@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from red_box_backend import load_red_box, red_box_image
 
 from fuzz.mutations import HOSTILE_VALUES, mutate_bytes, mutate_json
 from fuzz.surface import Case, Surface, WrongAcceptanceError
@@ -18,6 +17,7 @@ from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Query, Task
 from llava_st_ros.ros.conversions import query_from_msg
 from llava_st_ros.text.query_parser import parse_queries
+from support.red_box_backend import load_red_box, red_box_image
 
 SECOND = 10**9
 EXAMPLES: tuple[dict[str, Any], ...] = (
