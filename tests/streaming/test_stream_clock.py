@@ -133,3 +133,11 @@ def test_a_short_reset_time_does_not_hold_back_jittery_frames() -> None:
     for i in range(200):
         stream.add(EPOCH + i / 10, 50 + i / 10 + rng.uniform(0.0, 0.08))
     assert len(stream.accepted) == 200
+
+
+def test_lost_frames_of_a_fast_stream_hold_nothing_back() -> None:
+    stream = Stream()
+    stream.play(100.0, 40.0, arrival=50.0, hz=2.0, rate=10.0)
+    stream.add(145.0, 54.5)  # ten frames are lost: 5 s of stamps, 0.5 s of arrivals
+    assert stream.accepted[-1] == 145.0
+    assert (stream.jumps, stream.dropped) == ([], 0)
