@@ -19,6 +19,7 @@ from types import ModuleType
 
 from llava_st_ros import __version__
 from llava_st_ros.errors import LlavaStError, reason_of
+from llava_st_ros.standard_streams import open_missing_streams
 
 COMMANDS = ("ground", "eval", "train", "export", "parity", "node")
 TRACEBACK = "LLAVA_ST_TRACEBACK"  # environment variable: 1 prints the traceback of every error
@@ -35,12 +36,11 @@ _REMEDIES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (by default sys.argv); return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _open_missing_streams()
+    open_missing_streams()
     try:
         args = build_parser(arguments).parse_args(arguments)
         code = int(args.run(args))
-        if sys.stdout is not None:  # None if it was closed before the start
-            sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
+        sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
         return code
     except BrokenPipeError as error:
         if error.filename is None:  # the reader of stdout (head, less) has exited
@@ -69,27 +69,11 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _open_missing_streams() -> None:
-    """Open streams that the shell closed (``>&-``), for which Python has None.
-
-    Otherwise the next file that is opened would have a stream's number, and whatever a library
-    writes to stderr would be written into that file.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open until the exit
-            setattr(sys, name, stream)
-
-
 def _report(error: BaseException) -> int:
     """Print an error as one line on stderr; return the exit code."""
     code, line = _describe(error)
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (OSError, ValueError):
         _discard_stdout()
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed or on the full disk

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llava_st_ros.ros.output import never_wait_for_readers, open_standard_files
+from llava_st_ros.ros.output import never_wait_for_readers
 from llava_st_ros.ros.stop_signals import StopSignals
+from llava_st_ros.standard_streams import open_missing_streams
 
 if TYPE_CHECKING:
     from llava_st_ros.ros.model_loading import LoadModel
@@ -29,7 +30,7 @@ def main(args: Sequence[str] | None = None, *, load: LoadModel | None = None) ->
     Raises:
         ImportError: rclpy or the messages cannot be imported.
     """
-    open_standard_files()
+    open_missing_streams()
     never_wait_for_readers()
     with StopSignals() as stop:
         try:

@@ -21,18 +21,6 @@ class LossyFile(io.FileIO):
         return len(data) if written is None else written
 
 
-def open_standard_files() -> None:
-    """Open those of stdin, stdout and stderr that are closed, on /dev/null.
-
-    Otherwise the next socket or file gets the number 1 or 2, and log lines are written into it.
-    """
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
-
-
 def never_wait_for_readers() -> None:
     """Drop output to a full pipe instead of waiting until somebody reads it.
 

@@ -262,8 +262,11 @@ def close_standard_files() -> None:
         os.close(number)
 
 
-def test_node_works_without_standard_files(client: ClientNode) -> None:
-    command = [sys.executable, "-m", "llava_st_ros.cli", "node"]
+@pytest.mark.parametrize(
+    "arguments", [("-m", "llava_st_ros.cli", "node"), (str(SCRIPTS / "grounding_node"),)]
+)
+def test_node_works_without_standard_files(client: ClientNode, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, *arguments]
     with subprocess.Popen(command, preexec_fn=close_standard_files) as running:
         try:
             client.wait_log("active: images from /image")
