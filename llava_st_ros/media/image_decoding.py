@@ -1,4 +1,4 @@
-"""Decodes camera messages and image files to RGB: pure functions, independent of message types.
+"""Decodes camera messages and image files to RGB: pure functions, independent of ROS.
 
 The node and the bag reader share them, so an offline replay yields exactly the images that the
 node receives. One table defines the encodings, for raw messages and for what is inside compressed
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -94,6 +95,32 @@ PIXEL_BYTES = {encoding: layout.pixel_bytes for encoding, layout in _PACKED.item
 # REP 118: depth images. Their values are distances, not intensities of a known range.
 _DEPTH_ENCODINGS = ("16UC1", "16SC1", "32FC1", "64FC1", "32SC1")
 _SMALLEST_MOSAIC = 3  # pixels per side; OpenCV interpolates smaller ones to black
+
+
+def decode_message(message: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a ``sensor_msgs`` Image or CompressedImage, received by rclpy or read from a bag.
+
+    Args:
+        message: The message; only a CompressedImage has a field ``format``.
+        max_pixels: Bound of the image's size, checked before memory is taken.
+
+    Returns:
+        RGB uint8 [H, W, 3], which owns its memory.
+
+    Raises:
+        FrameError: As ``decode_raw`` and ``decode_compressed``.
+    """
+    if hasattr(message, "format"):
+        return decode_compressed(message.data, message.format, max_pixels=max_pixels)
+    return decode_raw(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        message.data,
+        is_bigendian=bool(message.is_bigendian),
+        max_pixels=max_pixels,
+    )
 
 
 def decode_raw(

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from llava_st_ros.errors import ConfigError, DataError, FrameError
 from llava_st_ros.files.limits import IMAGE_BYTES
 from llava_st_ros.files.raw import read_bytes
-from llava_st_ros.media.bags import Bag, ImageMessage
-from llava_st_ros.media.image_decoding import decode_compressed, decode_raw
+from llava_st_ros.media.bags import Bag
+from llava_st_ros.media.image_decoding import decode_compressed, decode_message
 from llava_st_ros.media.image_sequence import natural_order
 from llava_st_ros.media.video import VideoSource as VideoSource
 from llava_st_ros.records import NANOSECONDS, Frame
@@ -139,9 +137,8 @@ class BagSource:
             messages += 1
             try:
                 stamp = message.stamp  # before the image is decoded in vain
-                frame = Frame(
-                    decode(message), stamp, camera, message.frame_id, arrival=message.recorded
-                )
+                image = decode_message(message.message)
+                frame = Frame(image, stamp, camera, message.frame_id, arrival=message.recorded)
             except FrameError as error:
                 self.dropped, self.problem = self.dropped + 1, str(error)
                 continue
@@ -151,21 +148,6 @@ class BagSource:
             self.dropped += self.topic.messages - messages
             self.problem = self.notes[-1]
         _require_frames(frames, self)
-
-
-def decode(image: ImageMessage) -> np.ndarray:
-    """Decode a bag's message to RGB uint8 [H, W, 3]. Raises FrameError."""
-    message = image.message
-    if image.type.endswith("CompressedImage"):
-        return decode_compressed(message.data, message.format)
-    return decode_raw(
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        message.data,
-        is_bigendian=bool(message.is_bigendian),
-    )
 
 
 def _size_notes(sizes: Counter[tuple[int, int]]) -> list[str]:

@@ -11,12 +11,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
-from llava_st_ros.media.image_decoding import (
-    MAX_PIXELS,
-    PIXEL_BYTES,
-    decode_compressed,
-    decode_raw,
-)
+from llava_st_ros.media.image_decoding import MAX_PIXELS, PIXEL_BYTES, decode_message
 
 _CV_BRIDGE_ENCODINGS = ("rgb8", "bgr8", "mono8", "rgba8", "bgra8")
 
@@ -44,17 +39,7 @@ class NumpyBridge:
     name = "numpy"
 
     def to_rgb(self, message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        if isinstance(message, CompressedImage):
-            return decode_compressed(message.data, message.format, max_pixels=max_pixels)
-        return decode_raw(
-            message.encoding,
-            message.height,
-            message.width,
-            message.step,
-            message.data,
-            is_bigendian=bool(message.is_bigendian),
-            max_pixels=max_pixels,
-        )
+        return decode_message(message, max_pixels=max_pixels)
 
 
 class CvBridge:
