@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.media.sources import (
@@ -19,8 +18,7 @@ from llava_st_ros.media.sources import (
     VideoSource,
 )
 from llava_st_ros.records import NANOSECONDS
-
-STORE = get_typestore(Stores.ROS2_JAZZY)
+from support.bags import STORE
 
 
 def picture(index: int) -> np.ndarray:
