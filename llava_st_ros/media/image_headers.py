@@ -104,7 +104,7 @@ def has_all_jpeg_scans(data: bytes) -> bool:
     """
     missing: set[tuple[int, int]] = set()
     for marker, segment in _jpeg_segments(data, beyond_scans=True):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(segment) > 5:
+        if _starts_frame(marker) and len(segment) > 5:
             components = [segment[6 + 3 * i] for i in range(segment[5]) if 6 + 3 * i < len(segment)]
             missing = {(component, k) for component in components for k in range(64)}
         elif marker == 0xDA and segment:
@@ -139,6 +139,11 @@ def _jpeg_segments(data: bytes, beyond_scans: bool = False) -> Iterator[tuple[in
             position = _end_of_scan(data, position)
 
 
+def _starts_frame(marker: int) -> bool:
+    """Whether a JPEG's marker is a frame header, which has the image's size."""
+    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+
+
 def _end_of_scan(data: bytes, position: int) -> int:
     """Return the position of the first marker after a scan's entropy-coded data."""
     while True:
@@ -152,7 +157,7 @@ def _end_of_scan(data: bytes, position: int) -> int:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     for marker, segment in _jpeg_segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if _starts_frame(marker):
             height, width = struct.unpack_from(">HH", segment, 1)
             return width, height
     raise ValueError("no frame header")
