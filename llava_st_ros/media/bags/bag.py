@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -73,14 +73,6 @@ class ImageMessage:
             ) from error
 
     @property
-    def is_readable(self) -> bool:
-        """Whether ``message`` can be deserialized."""
-        try:
-            return self.message is not None
-        except FrameError:
-            return False
-
-    @property
     def has_stamp(self) -> bool:
         """Whether the header's stamp is a time, and not zero. Raises FrameError as ``message``."""
         stamp = self.message.header.stamp
@@ -134,8 +126,7 @@ class Bag:
         counts: Counter[TopicKey] = Counter()
         self.other_topics: dict[str, str] = {}
         for storage in self._storages:
-            for key, count in storage.counts().items():
-                counts[key] += count
+            counts.update(storage.counts())
             self.other_topics |= {
                 topic.key.name: f"{topic.key.type or 'no type'} ({topic.encoding or 'no encoding'})"
                 for topic in storage.topics.values()
@@ -187,17 +178,16 @@ class Bag:
         ``notes`` says why.
         """
         uses_header = self._uses_header(topic)
-        for message in self._in_order(TopicKey(topic.name, topic.type)):
+        for message in self._in_order(topic):
             yield ImageMessage(message.recorded, topic.type, message.data, uses_header)
 
     def _uses_header(self, topic: Topic) -> bool:
         """Whether the topic's clock is its headers': the first messages show whether it has one."""
         unstamped = 0
-        with closing(self._in_order(TopicKey(topic.name, topic.type))) as messages:
+        with closing(self._in_order(topic)) as messages:
             for stored in islice(messages, _MAX_UNSTAMPED):
-                message = ImageMessage(stored.recorded, topic.type, stored.data)
-                if message.is_readable:
-                    if message.has_stamp:
+                with suppress(FrameError):
+                    if ImageMessage(stored.recorded, topic.type, stored.data).has_stamp:
                         return True
                     unstamped += 1
         if unstamped:
@@ -245,7 +235,7 @@ class Bag:
             text += f"; its other topics: {_join(others)}"
         return text
 
-    def _in_order(self, key: TopicKey) -> Generator[StoredMessage, None, None]:
+    def _in_order(self, topic: Topic) -> Generator[StoredMessage, None, None]:
         """Yield a topic's messages of all files by the time of recording.
 
         Blocks are read when their first message is due, so that only blocks that overlap in time
@@ -253,7 +243,7 @@ class Bag:
         """
         blocks: list[tuple[int, int, Block]] = []
         for number, storage in enumerate(self._storages):
-            ids = storage.topic_ids(key)
+            ids = storage.topic_ids(TopicKey(topic.name, topic.type))
             blocks += [(b.start, number, b) for b in storage.blocks if b.topic_id in ids]
         unread = Counter(number for _, number, _ in blocks)
         waiting: list[tuple[int, int, StoredMessage]] = []

@@ -118,11 +118,11 @@ class McapFile(Storage):
             self._stream.close()
             self._stream = None
 
-    def _damage(self, location: int, error: DamagedError) -> str:
-        return f"{self.path.name} is damaged at byte {location}: {error}"
+    def _damage(self, location: int, problem: DamagedError | str) -> str:
+        return f"{self.path.name} is damaged at byte {location}: {problem}"
 
-    def _note(self, location: int, error: DamagedError) -> None:
-        self.notes.add(self._damage(location, error))
+    def _note(self, location: int, problem: DamagedError | str) -> None:
+        self.notes.add(self._damage(location, problem))
 
     def _is_skipped(self, channel: int) -> bool:
         """Whether a channel's messages are not images."""
@@ -179,7 +179,7 @@ class McapFile(Storage):
                     yield record
                 return
             elif self._is_start(stream, limit):
-                self._note(offset, DamagedError(f"reading continues at byte {limit}"))
+                self._note(offset, f"reading continues at byte {limit}")
                 offset = limit
             else:
                 known.popleft()
@@ -268,7 +268,7 @@ class McapFile(Storage):
         chunk = read_chunk(stream, record, self._size)
         records, rest = split_chunk(chunk.content)
         if rest and record.end <= self._size:
-            self._note(record.offset, DamagedError(f"{rest} bytes of a chunk are not records"))
+            self._note(record.offset, f"{rest} bytes of a chunk are not records")
         index: dict[int, tuple[int, int]] = {}
         for opcode, body in records:
             if opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
