@@ -22,9 +22,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 class Source(Protocol):
     """Recorded footage, which can be iterated repeatedly and gives the same frames each time.
 
-    Stamps increase; they are header stamps for a bag, the container's times for a video, and start
-    at 0 for images. Frames that cannot be decoded are dropped. DataError is raised if there is no
-    readable frame at all.
+    Stamps are those of a bag's messages, which step back where the recording's clock did; the
+    container's times for a video, and times from 0 on for images, both of which increase. Frames
+    that cannot be decoded are dropped. DataError is raised if there is no readable frame at all.
 
     Attributes:
         name: Name for reports.
