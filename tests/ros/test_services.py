@@ -296,14 +296,14 @@ def test_a_burst_of_requests_is_answered_completely(client: ClientNode, start_no
     service = client.create_client(srv.AddQuery, "grounding/add_query", qos_profile=REQUESTS)
     client.poll(service.service_is_ready, "the service")
     requests = [
-        srv.AddQuery.Request(query=msg.Query(id=f"q{i}", text="the red box")) for i in range(40)
+        srv.AddQuery.Request(query=msg.Query(id=f"q{i}", text="the red box")) for i in range(200)
     ]
     first = service.call_async(requests[0])
     client.poll(first.done, "a response")  # both sides are connected
     futures = [service.call_async(request) for request in requests]
     client.poll(lambda: all(future.done() for future in futures), "all responses")
     assert all(future.result().success for future in futures)
-    assert len(list_queries(client)) == 40
+    assert len(list_queries(client)) == 200
 
 
 def test_a_long_query_is_short_in_the_log(client: ClientNode, start_node) -> None:

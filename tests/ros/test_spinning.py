@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from client import TIMEOUT
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
@@ -52,6 +56,37 @@ def test_close_waits_for_a_running_callback(context: Context) -> None:
     spinner.add(node)
     assert node.entered.wait(TIMEOUT)
     close_waits(node, spinner)
+
+
+def test_a_callback_that_waits_for_a_thread_is_queued_once(context: Context, monkeypatch) -> None:
+    queued: list[object] = []
+
+    class Threads(ThreadPoolExecutor):
+        def submit(self, *arguments: Any) -> Any:
+            queued.append(arguments)
+            return super().submit(*arguments)
+
+    monkeypatch.setattr(spinning, "ThreadPoolExecutor", Threads)
+    node, proceed, all_ran = Node("busy", context=context), threading.Event(), threading.Event()
+    ran: set[int] = set()
+
+    def work(number: int) -> None:
+        assert proceed.wait(TIMEOUT)
+        ran.add(number)
+        if len(ran) == 3:
+            all_ran.set()
+
+    for number in range(3):  # one more than there are threads
+        node.create_timer(0.001, partial(work, number), MutuallyExclusiveCallbackGroup())
+    spinner = Spinner(context, 2)
+    monkeypatch.undo()
+    spinner.add(node)
+    assert not proceed.wait(0.5)  # long enough for thousands of wrong submissions
+    assert len(queued) == 3
+    proceed.set()
+    assert all_ran.wait(TIMEOUT)
+    spinner.close()
+    node.destroy_node()
 
 
 @pytest.mark.parametrize("in_main", [True, False])
