@@ -1,126 +1,18 @@
-"""``llava-st eval``: score a checkpoint on simulated clips, next to a blind baseline."""
+"""``llava-st eval ACTION``; each action is the module ``eval_<action>`` of this package."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.cli.actions import add_actions
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-HELP = "evaluate a checkpoint on simulated clips"
+HELP = "measure accuracy, timeliness and latency on bags, benchmarks and simulated clips"
+ACTIONS = ("simulated",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--simulated", metavar="SPLIT", required=True, help="simulated split: test, ..."
-    )
-    parser.add_argument("--n", type=int, default=200, help="number of clips (default 200)")
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
-    )
-    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
-    parser.add_argument(
-        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
-    )
-    parser.add_argument(
-        "--tasks",
-        default="REC,STVG,TVG,SVG,ELC,no_match",
-        help="comma-separated; no_match: queries that match nothing (default %(default)s)",
-    )
-    parser.add_argument(
-        "--no-blind",
-        dest="blind",
-        action="store_false",
-        help="skip the baseline that sees black frames",
-    )
-    parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep rendered clips here for later runs"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes, each with its own model; on a CPU at most one per core (default 1)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_actions(parser, "eval", ACTIONS, required=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.backends import backend_of
-    from llava_st_ros.backends.default_model import default_model
-    from llava_st_ros.cli.outputs import check_folders, print_tables
-    from llava_st_ros.evaluation.report import report_as_json, report_as_table, summarize
-    from llava_st_ros.evaluation.simulated_scores import EvaluationSettings, evaluate
-
-    for name, value in (("--n", args.n), ("--workers", args.workers)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; expected at least 1")
-    check_folders(args.store)
-    folder = args.model or default_model(args.backend, args.device)
-    settings = EvaluationSettings(
-        model=folder,
-        split=args.simulated,
-        categories=_categories(args.tasks),
-        backend=args.backend,
-        device=args.device,
-        blind=args.blind,
-        store=args.store,
-        # One thread per process: the processes already share the cores.
-        threads=1 if args.workers > 1 else 0,
-    )
-    start = time.monotonic()
-    with _progress(args.n) as advance:
-        scores = evaluate(settings, args.n, args.workers, advance)
-    rows = summarize(scores.sighted, scores.blind if args.blind else None)
-    if args.json:
-        report = report_as_json(
-            rows,
-            model=str(folder),
-            split=args.simulated,
-            clips=args.n,
-            backend=args.backend or backend_of(folder),
-            device=args.device,
-            seconds=round(time.monotonic() - start, 1),
-        )
-        print(json.dumps(report, indent=1))
-    else:
-        title = f"{folder.name} on {args.n} simulated clips of the {args.simulated} split"
-        print_tables(report_as_table(rows, title))
-    return 0
-
-
-def _categories(text: str) -> tuple[str, ...]:
-    from llava_st_ros.evaluation.scoring import CATEGORIES
-
-    known = {name.upper(): name for name in CATEGORIES}
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name.upper() not in known:
-            raise ConfigError(
-                f"--tasks contains {name!r}; expected some of {', '.join(CATEGORIES)}"
-            )
-    if not names:
-        raise ConfigError(f"--tasks is empty; expected some of {', '.join(CATEGORIES)}")
-    return tuple(dict.fromkeys(known[name.upper()] for name in names))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; the context's function advances it by a number of clips."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc="evaluating", unit="clip", file=sys.stderr, disable=None) as bar:
-
-        def advance(clips: int) -> None:
-            bar.update(clips)
-
-        yield advance
+    return int(args.run_action(args))

@@ -79,8 +79,11 @@ def convert(value: Any, expected: Any, where: str, error: type[LlavaStError]) ->
             raise error(f"{where} is {shown(value)}; expected a list")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise error(f"{where} has {len(value)} values; expected {len(arguments)}")
-        each = arguments[0]
-        return tuple(convert(v, each, f"{where}[{i}]", error) for i, v in enumerate(value))
+        kinds = arguments if arguments[-1] is not Ellipsis else arguments[:1] * len(value)
+        return tuple(
+            convert(v, kind, f"{where}[{i}]", error)
+            for i, (v, kind) in enumerate(zip(value, kinds))
+        )
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where} is {shown(value)}; expected a mapping")

@@ -209,7 +209,7 @@ def test_finetune_names_missing_data_first(run: Run, tmp_path: Path) -> None:
         ("train", "merge", "a", "b", "--out", "{}"),
         ("train", "curves", "--out", "{}.png"),
         ("export", "--out", "{}"),
-        ("eval", "--simulated", "test", "--store", "{}"),
+        ("eval", "simulated", "test", "--store", "{}"),
         ("ground", "--bag", BAG, "--query", "the ball rolls", "--out", "{}"),
         ("ground", "--bag", BAG, "--query", "the ball rolls", "--overlay", "{}.mp4"),
     ],

@@ -1,4 +1,4 @@
-"""``llava-st eval`` on simulated clips, with a random checkpoint."""
+"""``llava-st eval simulated`` on simulated clips, with a random checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from llava_st_ros.cli import eval as command
+from llava_st_ros.cli import eval_simulated as command
 from llava_st_ros.errors import ConfigError
 
 pytestmark = pytest.mark.renderer
@@ -23,7 +23,7 @@ def test_report_contains_every_task_and_the_blind_baseline(
     random_checkpoint, tmp_path, capsys
 ) -> None:
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
-    arguments = ("--simulated", "test", "--n", 2, "--model", random_checkpoint)
+    arguments = ("test", "--n", 2, "--model", random_checkpoint)
     assert run(*arguments, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["split"], report["clips"]) == ("test", 2)
@@ -47,7 +47,7 @@ def test_report_contains_every_task_and_the_blind_baseline(
 
 def test_two_processes_give_the_scores_of_one(random_checkpoint, capsys) -> None:
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
-    arguments = ("--simulated", "test", "--n", 7, "--model", random_checkpoint, "--tasks", "REC")
+    arguments = ("test", "--n", 7, "--model", random_checkpoint, "--tasks", "REC")
     metrics = []
     for workers in (1, 2):
         assert run(*arguments, "--json", "--no-blind", "--workers", workers) == 0
@@ -59,11 +59,11 @@ def test_two_processes_give_the_scores_of_one(random_checkpoint, capsys) -> None
 def test_invalid_arguments_are_rejected(random_checkpoint) -> None:
     model = ("--model", random_checkpoint)
     with pytest.raises(ConfigError, match="--n is 0"):
-        run("--simulated", "test", "--n", 0, *model)
+        run("test", "--n", 0, *model)
     with pytest.raises(ConfigError, match="--workers is 0"):
-        run("--simulated", "test", "--workers", 0, *model)
+        run("test", "--workers", 0, *model)
     with pytest.raises(ConfigError, match="'MVG'"):
-        run("--simulated", "test", "--tasks", "REC,MVG", *model)
+        run("test", "--tasks", "REC,MVG", *model)
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
     with pytest.raises(ConfigError, match="'tset'"):
-        run("--simulated", "tset", "--n", 1, *model)
+        run("tset", "--n", 1, *model)

@@ -1,0 +1,1 @@
+"""Annotations of recordings: ground truth for queries, its file format, and converters."""

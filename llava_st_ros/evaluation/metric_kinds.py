@@ -1,0 +1,131 @@
+"""Metrics over the cases of a run: how the values of single cases become one figure.
+
+A case has values by key (``results.Case``): numbers, counts (numerator and denominator) and
+samples. A metric names one key and how it is aggregated. Every metric belongs to a convention, as
+figures of different conventions are not comparable.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llava_st_ros.evaluation import metrics
+
+if TYPE_CHECKING:
+    from llava_st_ros.evaluation.results import Case
+
+OURS = "llava_st_ros"  # the name of this project's own convention
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Metric(ABC):
+    """A figure computed from cases.
+
+    Attributes:
+        name: Its published name.
+        key: The key of the cases' values.
+        convention: The scoring convention that the values follow.
+        unit: Its unit; empty for shares and IoUs.
+        lower_is_better: Whether smaller values are better (delays, false events).
+    """
+
+    name: str
+    key: str
+    convention: str = OURS
+    unit: str = ""
+    lower_is_better: bool = False
+
+    @abstractmethod
+    def applies_to(self, case: Case) -> bool:
+        """Return whether the case has the metric's key."""
+
+    @abstractmethod
+    def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
+        """Return the figure of each resample.
+
+        Args:
+            cases: Cases to which the metric applies.
+            indices: Indices of cases, [resamples, cases]; repeated ones count repeatedly.
+
+        Returns:
+            float64 [resamples]; NaN where a figure is undefined (no event, no sample).
+        """
+
+    def value(self, cases: Sequence[Case]) -> float:
+        """Return the figure of all cases; NaN if it is undefined."""
+        return float(self.of_resamples(cases, np.arange(len(cases))[None])[0])
+
+    def interval(self, cases: Sequence[Case], *, seed: int = 0) -> tuple[float, float]:
+        """Return the 95 % percentile bootstrap interval: cases are resampled with replacement."""
+        generator = np.random.default_rng(seed)
+        indices = generator.integers(0, len(cases), (RESAMPLES, len(cases)))
+        figures = self.of_resamples(cases, indices)
+        figures = figures[~np.isnan(figures)]
+        if not len(figures):
+            return float("nan"), float("nan")
+        tail = (1.0 - CONFIDENCE) / 2
+        low, high = np.quantile(figures, (tail, 1.0 - tail))
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class MeanMetric(Metric):
+    """The mean of ``transform(value)`` over cases."""
+
+    transform: Callable[[float], float] = float
+
+    def applies_to(self, case: Case) -> bool:
+        return self.key in case.values
+
+    def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
+        values = np.array([self.transform(case.values[self.key]) for case in cases], np.float64)
+        return values[indices].mean(axis=1)
+
+
+@dataclass(frozen=True)
+class RatioMetric(Metric):
+    """The sum of numerators divided by the sum of denominators: shares of time, rates an hour."""
+
+    def applies_to(self, case: Case) -> bool:
+        return self.key in case.counts
+
+    def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
+        counts = np.array([case.counts[self.key] for case in cases], np.float64)
+        above, below = counts[indices].sum(axis=1).T
+        return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+
+
+@dataclass(frozen=True)
+class QuantileMetric(Metric):
+    """A quantile of the samples of all cases together: p50 and p90 of delays."""
+
+    quantile: float = 0.5
+
+    def applies_to(self, case: Case) -> bool:
+        return self.key in case.samples
+
+    def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
+        samples = [np.asarray(case.samples[self.key], np.float64) for case in cases]
+        figures = np.full(len(indices), np.nan)
+        for row, chosen in enumerate(indices):
+            pooled = np.concatenate([samples[i] for i in chosen]) if len(chosen) else np.empty(0)
+            if len(pooled):
+                figures[row] = np.quantile(pooled, self.quantile)
+        return figures
+
+
+def above(threshold: float) -> Callable[[float], float]:
+    """Return a transform: 1 for a value > ``threshold``, else 0."""
+    return lambda value: metrics.share_above([value], threshold)
+
+
+def reaching(threshold: float) -> Callable[[float], float]:
+    """Return a transform: 1 for a value >= ``threshold``, else 0."""
+    return lambda value: metrics.share_reaching([value], threshold)

@@ -1,0 +1,103 @@
+"""Metrics over cases, and files of results."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llava_st_ros.errors import DataError
+from llava_st_ros.evaluation.metric_kinds import (
+    MeanMetric,
+    QuantileMetric,
+    RatioMetric,
+    above,
+    reaching,
+)
+from llava_st_ros.evaluation.results import (
+    RESULTS_FILE,
+    Case,
+    MetricRow,
+    RunResults,
+    Timeline,
+    read_results,
+    rows_of,
+    write_results,
+)
+from llava_st_ros.records import Box
+
+CASES = (
+    Case("a", "bag", "STVG", "it rolls", {"vIoU": 0.5}, {"false": (1.0, 0.5)}, {"delay": (1.0,)}),
+    Case("b", "bag", "STVG", "it rolls", {"vIoU": 0.3}, {"false": (0.0, 1.5)}, {"delay": ()}),
+    Case("c", "bag", "STVG", "it rolls", {"vIoU": 0.0}, {}, {"delay": (3.0, 5.0)}),
+    Case("d", "bag", "TVG", "it rolls", {"tIoU": 1.0}),
+)
+METRICS = (
+    MeanMetric("m_vIoU", "vIoU"),
+    MeanMetric("vIoU@0.3", "vIoU", transform=above(0.3)),
+    MeanMetric("vIoU>=0.3", "vIoU", transform=reaching(0.3)),
+    RatioMetric("false events", "false", unit="1/h", lower_is_better=True),
+    QuantileMetric("delay p50", "delay", unit="s", lower_is_better=True),
+    MeanMetric("absent", "nothing"),
+)
+
+
+def run() -> RunResults:
+    expected = Timeline(((1, 5),), {2: Box(0.1, 0.2, 0.3, 0.4)})
+    cases = (replace(CASES[0], expected=expected, topic="/image", problems=("no",)), *CASES[1:])
+    rows = tuple(rows_of("STVG", METRICS, cases))
+    about = {"model": "tiny", "versions": {"numpy": "2"}}
+    return RunResults(about, cases, rows, ("3 frames: late",), {"encode": (0.1, 0.2)})
+
+
+def test_figures_are_means_ratios_of_sums_and_pooled_quantiles() -> None:
+    rows = {row.metric: row for row in rows_of("STVG", METRICS, CASES)}
+    assert "absent" not in rows
+    assert rows["m_vIoU"].value == pytest.approx(0.8 / 3)
+    assert rows["vIoU@0.3"].value == pytest.approx(1 / 3)
+    assert rows["vIoU>=0.3"].value == pytest.approx(2 / 3)
+    assert (rows["false events"].value, rows["false events"].cases) == (0.5, 2)
+    assert rows["delay p50"].value == 3.0
+    assert rows["m_vIoU"].low < rows["m_vIoU"].value < rows["m_vIoU"].high
+    assert rows["false events"].unit == "1/h" and rows["false events"].lower_is_better
+
+
+def test_a_figure_without_events_or_samples_is_undefined() -> None:
+    cases = (Case("a", "", "STVG", "", {}, {"false": (0.0, 0.0)}, {"delay": ()}),)
+    rows = rows_of("STVG", METRICS, cases)
+    assert [row.metric for row in rows] == ["false events", "delay p50"]
+    assert all(math.isnan(value) for row in rows for value in (row.value, row.low, row.high))
+
+
+def test_results_are_read_as_written(tmp_path: Path) -> None:
+    written = run()
+    write_results(tmp_path / RESULTS_FILE, written)
+    assert read_results(tmp_path) == read_results(tmp_path / RESULTS_FILE) == written
+    undefined = replace(written, rows=(MetricRow("STVG", "x", math.nan, math.nan, math.nan, 0),))
+    write_results(tmp_path / RESULTS_FILE, undefined)
+    assert json.loads((tmp_path / RESULTS_FILE).read_text())["metrics"][0]["value"] is None
+    (row,) = read_results(tmp_path).rows
+    assert math.isnan(row.value) and math.isnan(row.low)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "is not a file of results"),
+        ({"version": 9}, "has version 9 of the results"),
+        ({"cases": [{"id": 1}]}, "case 0"),
+        ({"metrics": [{"task": "STVG"}]}, "lacks metric, value"),
+        ({"latency": {"encode": ["x"]}}, "latency: encode"),
+    ],
+)
+def test_other_files_are_rejected_with_their_place(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / RESULTS_FILE
+    write_results(path, run())
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=message):
+        read_results(path)
