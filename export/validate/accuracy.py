@@ -69,7 +69,7 @@ def answer_clips(
     for clip in clips:
         evaluation.run(clip)
     return ClipAnswers(
-        [values["vIoU"] for values in evaluation.scores[Task.STVG.value]],
+        [case.values["vIoU"] for case in evaluation.cases if case.task == Task.STVG.value],
         [answer.text for _, answer in evaluation.answers],
     )
 

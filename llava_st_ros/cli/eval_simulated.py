@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import backend_of
     from llava_st_ros.backends.default_model import default_model
     from llava_st_ros.cli.outputs import check_folders, print_tables
-    from llava_st_ros.evaluation.report import report_as_json, report_as_table, summarize
+    from llava_st_ros.evaluation.result_table import result_table
+    from llava_st_ros.evaluation.results import RunResults, results_json
+    from llava_st_ros.evaluation.scoring import summarize
     from llava_st_ros.evaluation.simulated_scores import EvaluationSettings, evaluate
 
     for name, value in (("--n", args.n), ("--workers", args.workers)):
@@ -77,22 +79,22 @@ def run(args: argparse.Namespace) -> int:
     )
     start = time.monotonic()
     with _progress(args.n) as advance:
-        scores = evaluate(settings, args.n, args.workers, advance)
-    rows = summarize(scores.sighted, scores.blind if args.blind else None)
+        cases = evaluate(settings, args.n, args.workers, advance)
+    rows = summarize(cases.sighted, cases.blind)
     if args.json:
-        report = report_as_json(
-            rows,
-            model=str(folder),
-            split=args.split,
-            clips=args.n,
-            backend=args.backend or backend_of(folder),
-            device=args.device,
-            seconds=round(time.monotonic() - start, 1),
-        )
-        print(json.dumps(report, indent=1))
+        about = {
+            "model": str(folder),
+            "split": args.split,
+            "clips": args.n,
+            "backend": args.backend or backend_of(folder),
+            "device": args.device,
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        results = RunResults(about, tuple(cases.sighted), tuple(rows))
+        print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:
         title = f"{folder.name} on {args.n} simulated clips of the {args.split} split"
-        print_tables(report_as_table(rows, title))
+        print_tables(result_table(rows, title))
     return 0
 
 

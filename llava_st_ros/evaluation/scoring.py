@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from llava_st_ros.evaluation import metrics
+from llava_st_ros.evaluation.metric_kinds import MeanMetric, Metric, above, reaching
 from llava_st_ros.evaluation.metrics import Tube
+from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
 from llava_st_ros.records import Answer, Task
 from llava_st_ros.text.answer_format import NO_MATCH_TASKS
 
@@ -135,60 +136,61 @@ NO_MATCH = "no_match"  # queries that match nothing, of every task in NO_MATCH_T
 CATEGORIES = (*(task.value for task in _SCORES), NO_MATCH)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A published metric: the mean over cases of ``value(values[key])``."""
-
-    name: str
-    key: str
-    value: Callable[[float], float] = float
-
-
-def _above(threshold: float) -> Callable[[float], float]:
-    return lambda value: metrics.share_above([value], threshold)
-
-
-def _reaching(threshold: float) -> Callable[[float], float]:
-    return lambda value: metrics.share_reaching([value], threshold)
-
-
 METRICS: Mapping[str, Sequence[Metric]] = {
     "STVG": (
-        Metric("m_tIoU", "tIoU"),
-        Metric("m_vIoU", "vIoU"),
-        Metric("m_sIoU", "sIoU"),
-        Metric("vIoU@0.3", "vIoU", _above(0.3)),
-        Metric("vIoU@0.5", "vIoU", _above(0.5)),
-        Metric("answered", "answered"),
-        Metric("parsed", "parsed"),
+        MeanMetric("m_tIoU", "tIoU"),
+        MeanMetric("m_vIoU", "vIoU"),
+        MeanMetric("m_sIoU", "sIoU"),
+        MeanMetric("vIoU@0.3", "vIoU", transform=above(0.3)),
+        MeanMetric("vIoU@0.5", "vIoU", transform=above(0.5)),
+        MeanMetric("answered", "answered"),
+        MeanMetric("parsed", "parsed"),
     ),
     "SVG": (
-        Metric("m_sIoU", "sIoU"),
-        Metric("sIoU@0.3", "sIoU", _reaching(0.3)),
-        Metric("sIoU@0.5", "sIoU", _reaching(0.5)),
-        Metric("answered", "answered"),
-        Metric("parsed", "parsed"),
+        MeanMetric("m_sIoU", "sIoU"),
+        MeanMetric("sIoU@0.3", "sIoU", transform=reaching(0.3)),
+        MeanMetric("sIoU@0.5", "sIoU", transform=reaching(0.5)),
+        MeanMetric("answered", "answered"),
+        MeanMetric("parsed", "parsed"),
     ),
     "TVG": (
-        Metric("mIoU", "tIoU"),
-        Metric("R1@0.3", "tIoU", _above(0.3)),
-        Metric("R1@0.5", "tIoU", _above(0.5)),
-        Metric("R1@0.7", "tIoU", _above(0.7)),
-        Metric("answered", "answered"),
-        Metric("parsed", "parsed"),
+        MeanMetric("mIoU", "tIoU"),
+        MeanMetric("R1@0.3", "tIoU", transform=above(0.3)),
+        MeanMetric("R1@0.5", "tIoU", transform=above(0.5)),
+        MeanMetric("R1@0.7", "tIoU", transform=above(0.7)),
+        MeanMetric("answered", "answered"),
+        MeanMetric("parsed", "parsed"),
     ),
     "REC": (
-        Metric("Acc@0.5", "IoU", _reaching(0.5)),
-        Metric("mIoU", "IoU"),
-        Metric("answered", "answered"),
-        Metric("parsed", "parsed"),
+        MeanMetric("Acc@0.5", "IoU", transform=reaching(0.5)),
+        MeanMetric("mIoU", "IoU"),
+        MeanMetric("answered", "answered"),
+        MeanMetric("parsed", "parsed"),
     ),
     "ELC": (
-        Metric("m_tIoU", "tIoU"),
-        Metric("m_vIoU", "vIoU"),
-        Metric("attributes", "attributes"),
-        Metric("caption", "caption"),
-        Metric("parsed", "parsed"),
+        MeanMetric("m_tIoU", "tIoU"),
+        MeanMetric("m_vIoU", "vIoU"),
+        MeanMetric("attributes", "attributes"),
+        MeanMetric("caption", "caption"),
+        MeanMetric("parsed", "parsed"),
     ),
-    NO_MATCH: (Metric("accuracy", "accuracy"),),
+    NO_MATCH: (MeanMetric("accuracy", "accuracy"),),
 }
+
+
+def summarize(cases: Sequence[Case], blind: Sequence[Case] = ()) -> list[MetricRow]:
+    """Return the rows of every category that has cases, in the order of METRICS.
+
+    Args:
+        cases: The cases, whose ``task`` is their category.
+        blind: Those of the blind baseline.
+    """
+    return [
+        row
+        for task, metrics_of_task in METRICS.items()
+        for row in rows_of(task, metrics_of_task, _of(task, cases), _of(task, blind))
+    ]
+
+
+def _of(task: str, cases: Sequence[Case]) -> list[Case]:
+    return [case for case in cases if case.task == task]

@@ -16,7 +16,8 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig, ModelConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.evaluation.scoring import CATEGORIES, Values, category, score
+from llava_st_ros.evaluation.results import Case
+from llava_st_ros.evaluation.scoring import CATEGORIES, category, score
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query
 
@@ -160,7 +161,7 @@ class SimulatedEvaluation:
     """Asks questions about clips and scores the answers.
 
     Attributes:
-        scores: The values of every question so far, by category.
+        cases: Every question so far, scored, in order.
         answers: Every question so far with its answer, in order.
     """
 
@@ -171,12 +172,12 @@ class SimulatedEvaluation:
         # Stamps on the window's own grid, so that the window contains every frame of the clip.
         step = round(window_seconds * NANOSECONDS / max(1, frames - 1))
         self._stamps = [(i + 1) * step for i in range(frames)]
-        self.scores: dict[str, list[Values]] = {}
+        self.cases: list[Case] = []
         self.answers: list[tuple[ClipQuestion, Answer]] = []
 
-    def run(self, clip: ClipQuestions) -> dict[str, list[Values]]:
-        """Ask the clip's questions; return their values by category and add them to ``scores``."""
-        clip_scores: dict[str, list[Values]] = {}
+    def run(self, clip: ClipQuestions) -> list[Case]:
+        """Ask the clip's questions; return their cases and add them to ``cases``."""
+        cases: list[Case] = []
         self._grounder.reset()
         for stamp, image in zip(self._stamps, clip.frames):
             self._grounder.push(Frame(image, stamp, CAMERA, CAMERA))
@@ -186,9 +187,18 @@ class SimulatedEvaluation:
             window = list(grounding.window)
             if window != ([now] if question.frame is not None else self._stamps):
                 raise AssertionError(f"{question.query.id}: the window is {window}")
-            values = score(grounding.answer, question.expected, question.attributes)
-            name = category(question.expected)
-            clip_scores.setdefault(name, []).append(values)
-            self.scores.setdefault(name, []).append(values)
+            cases.append(_case(clip, question, grounding.answer))
             self.answers.append((question, grounding.answer))
-        return clip_scores
+        self.cases += cases
+        return cases
+
+
+def _case(clip: ClipQuestions, question: ClipQuestion, answer: Answer) -> Case:
+    return Case(
+        id=question.query.id,
+        source=f"clip {clip.index}",
+        task=category(question.expected),
+        query=question.query.text,
+        values=score(answer, question.expected, question.attributes),
+        problems=tuple(answer.problems),
+    )

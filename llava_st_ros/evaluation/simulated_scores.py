@@ -1,6 +1,6 @@
-"""Scores of a checkpoint on simulated clips, computed by one process or several.
+"""The cases of a checkpoint on simulated clips, computed by one process or several.
 
-Clips are distributed over the processes and their scores are merged in the clips' order, so the
+Clips are distributed over the processes and their cases are merged in the clips' order, so the
 result does not depend on the number of processes.
 """
 
@@ -14,7 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from llava_st_ros.backends import load_backend
-from llava_st_ros.evaluation.scoring import CATEGORIES, Values
+from llava_st_ros.evaluation.results import Case
+from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.simulated import (
     BlindBackend,
     SimulatedEvaluation,
@@ -51,17 +52,16 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Values of the questions by category: with the clips' frames, and with black frames."""
+class ClipCases:
+    """The scored questions of clips: with the clips' frames, and with black frames."""
 
-    sighted: dict[str, list[Values]] = field(default_factory=dict)
-    blind: dict[str, list[Values]] = field(default_factory=dict)
+    sighted: list[Case] = field(default_factory=list)
+    blind: list[Case] = field(default_factory=list)
 
-    def add(self, other: Scores) -> None:
-        """Append another clip's scores."""
-        for total, added in ((self.sighted, other.sighted), (self.blind, other.blind)):
-            for category, values in added.items():
-                total.setdefault(category, []).extend(values)
+    def add(self, other: ClipCases) -> None:
+        """Append the cases of later clips."""
+        self.sighted.extend(other.sighted)
+        self.blind.extend(other.blind)
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
     clips: int,
     workers: int = 1,
     on_clips: Callable[[int], None] = lambda completed: None,
-) -> Scores:
+) -> ClipCases:
     """Score a model on clips 0..clips-1 of a split.
 
     Args:
@@ -81,19 +81,19 @@ def evaluate(
     Raises:
         LlavaStError: As ``load_backend`` and ``simulated_questions`` do.
     """
-    scores = Scores()
-    for completed, chunk_scores in _chunk_scores(settings, clips, workers):
-        scores.add(chunk_scores)
+    cases = ClipCases()
+    for completed, chunk_cases in _chunk_cases(settings, clips, workers):
+        cases.add(chunk_cases)
         on_clips(completed)
-    return scores
+    return cases
 
 
-def _chunk_scores(
+def _chunk_cases(
     settings: EvaluationSettings, clips: int, workers: int
-) -> Iterator[tuple[int, Scores]]:
+) -> Iterator[tuple[int, ClipCases]]:
     if workers == 1:
-        for scores in _Evaluator(settings).run(range(clips)):
-            yield 1, scores
+        for cases in _Evaluator(settings).run(range(clips)):
+            yield 1, cases
         return
     if settings.store is not None:
         # Rendered before the processes start: they only read the store.
@@ -102,15 +102,15 @@ def _chunk_scores(
     chunks = [range(first, min(first + CHUNK, clips)) for first in range(0, clips, CHUNK)]
     # Spawned, not forked: neither a GL context nor a CUDA context survives a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        scores_by_chunk = pool.map(_evaluate_chunk, [settings] * len(chunks), chunks)
-        yield from zip(map(len, chunks), scores_by_chunk)
+        cases_by_chunk = pool.map(_evaluate_chunk, [settings] * len(chunks), chunks)
+        yield from zip(map(len, chunks), cases_by_chunk)
 
 
-def _evaluate_chunk(settings: EvaluationSettings, clips: range) -> Scores:
-    scores = Scores()
-    for clip_scores in _evaluator(settings).run(clips):
-        scores.add(clip_scores)
-    return scores
+def _evaluate_chunk(settings: EvaluationSettings, clips: range) -> ClipCases:
+    cases = ClipCases()
+    for clip_cases in _evaluator(settings).run(clips):
+        cases.add(clip_cases)
+    return cases
 
 
 @cache
@@ -134,8 +134,8 @@ class _Evaluator:
             SimulatedEvaluation(BlindBackend(backend), tokenizer) if settings.blind else None
         )
 
-    def run(self, clips: range) -> Iterator[Scores]:
-        """Yield the scores of each clip."""
+    def run(self, clips: range) -> Iterator[ClipCases]:
+        """Yield the cases of each clip."""
         settings = self._settings
         for clip in simulated_questions(
             settings.split,
@@ -144,4 +144,4 @@ class _Evaluator:
             categories=settings.categories,
             store=settings.store,
         ):
-            yield Scores(self._sighted.run(clip), self._blind.run(clip) if self._blind else {})
+            yield ClipCases(self._sighted.run(clip), self._blind.run(clip) if self._blind else [])

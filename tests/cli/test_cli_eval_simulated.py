@@ -26,7 +26,7 @@ def test_report_contains_every_task_and_the_blind_baseline(
     arguments = ("test", "--n", 2, "--model", random_checkpoint)
     assert run(*arguments, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["split"], report["clips"]) == ("test", 2)
+    assert (report["about"]["split"], report["about"]["clips"]) == ("test", 2)
     rows = {(row["task"], row["metric"]): row for row in report["metrics"]}
     for key in (("REC", "Acc@0.5"), ("STVG", "m_vIoU"), ("STVG", "m_tIoU"), ("TVG", "R1@0.5")):
         row = rows[key]

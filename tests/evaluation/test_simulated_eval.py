@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llava_st_ros.backends import load_backend
-from llava_st_ros.evaluation.report import report_as_json, summarize
-from llava_st_ros.evaluation.scoring import METRICS, NO_MATCH, score
+from llava_st_ros.evaluation.results import Case
+from llava_st_ros.evaluation.scoring import METRICS, NO_MATCH, score, summarize
 from llava_st_ros.evaluation.simulated import (
     BlindBackend,
     ClipQuestion,
@@ -86,7 +86,7 @@ def test_no_match_is_correct_only_where_nothing_matches() -> None:
     assert score(grounded, no_match) == {"accuracy": 0.0}
     assert score(no_match, grounded) == {"parsed": 1.0, "answered": 0.0, "tIoU": 0.0}
     assert score(grounded, grounded)["answered"] == 1.0
-    rows = summarize({NO_MATCH: [{"accuracy": 1.0}, {"accuracy": 0.0}]})
+    rows = summarize(cases(NO_MATCH, {"accuracy": 1.0}, {"accuracy": 0.0}))
     assert [(row.task, row.metric, row.value) for row in rows] == [("no_match", "accuracy", 0.5)]
 
 
@@ -101,21 +101,25 @@ def test_unparsable_answer_counts_as_zero_in_the_mean(task: Task) -> None:
     assert set(scores.values()) == {0.0}
     scores["answered"] = 0.0
     name = task.value
-    rows = summarize({name: [score(expected, expected, ["ball"]), scores]}, blind={name: [scores]})
+    rows = summarize(
+        cases(name, score(expected, expected, ["ball"]), scores), blind=cases(name, scores)
+    )
     assert {(row.value, row.blind, row.cases) for row in rows} == {(0.5, 0.0, 2)}
 
 
 def test_report_applies_the_thresholds() -> None:
     values = (0.5, 0.49, 1.0, 0.0)
-    scores = {"REC": [{"parsed": 1.0, "answered": 1.0, "IoU": v} for v in values]}
-    rows = {row.metric: row for row in summarize(scores)}
+    scores = [{"parsed": 1.0, "answered": 1.0, "IoU": v} for v in values]
+    rows = {row.metric: row for row in summarize(cases("REC", *scores))}
     assert rows["Acc@0.5"].value == 0.5  # at or above
     assert rows["mIoU"].value == pytest.approx(0.4975)
     assert rows["Acc@0.5"].low < 0.5 < rows["Acc@0.5"].high
     assert rows["Acc@0.5"].blind is None
-    report = report_as_json(list(rows.values()), split="test")
-    assert report["split"] == "test"
-    assert [row["metric"] for row in report["metrics"]] == [m.name for m in METRICS["REC"]]
+    assert list(rows) == [m.name for m in METRICS["REC"]]
+
+
+def cases(task: str, *values: dict[str, float]) -> list[Case]:
+    return [Case(str(i), "clip", task, "it rolls", v) for i, v in enumerate(values)]
 
 
 class ImageRecorder:
@@ -161,11 +165,9 @@ def test_each_question_sees_the_complete_clip_or_its_own_frame(loaded) -> None:
     np.testing.assert_array_equal(recorder.images[0], one.frames[7])  # REC comes first
     assert len(recorder.images) == 20  # each frame once, for all four questions
     assert {tuple(i[0, 0]) for i in recorder.images} == {tuple(f[0, 0]) for f in one.frames}
-    assert {task: len(scores) for task, scores in evaluation.scores.items()} == dict.fromkeys(
-        ("REC", "STVG", "TVG", "SVG"), 1
-    )
+    assert [case.task for case in evaluation.cases] == ["REC", "STVG", "TVG", "SVG"]
     # The grammar makes even random weights give complete answers.
-    assert all(scores[0]["parsed"] == 1.0 for scores in evaluation.scores.values())
+    assert all(case.values["parsed"] == 1.0 for case in evaluation.cases)
     evaluation.run(one)
     assert len(evaluation.answers) == 8
     assert evaluation.answers[:4] == evaluation.answers[4:]  # no state remains from the first clip

@@ -22,7 +22,8 @@ import yaml
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends.torch import TorchBackend
 from llava_st_ros.errors import CheckpointError, ConfigError, DataError
-from llava_st_ros.evaluation.report import MetricRow, summarize
+from llava_st_ros.evaluation.results import MetricRow
+from llava_st_ros.evaluation.scoring import summarize
 from llava_st_ros.evaluation.simulated import SimulatedEvaluation, simulated_questions
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.schema import build
@@ -150,7 +151,7 @@ def evaluate(
     clips = range(config.clips)
     for clip in simulated_questions(config.split, clips, geometry, store=store):
         evaluation.run(clip)
-    return summarize(evaluation.scores)
+    return summarize(evaluation.cases)
 
 
 def as_records(results: list[AblationResult]) -> list[dict[str, Any]]:
