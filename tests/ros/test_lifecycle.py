@@ -76,8 +76,8 @@ def test_cleanup_releases_model_threads_and_subscriptions(client: ClientNode, st
         gc.collect()
         assert models[-1]() is None, "the model is still referenced"
     assert len(models) == 2
-    # Only the executor's thread pool may have grown.
-    left = {t for t in set(threading.enumerate()) - before if "ThreadPoolExecutor" not in t.name}
+    # Only the executors' thread pools may have grown.
+    left = {t for t in set(threading.enumerate()) - before if "ros-callback" not in t.name}
     assert left == set()
     assert change(client, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     assert node.get_node_names()
