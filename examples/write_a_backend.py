@@ -56,4 +56,4 @@ def main(video: str, query: str, model: str = "models/llava-st-tiny") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:]) if len(sys.argv) in (3, 4) else sys.exit(__doc__)

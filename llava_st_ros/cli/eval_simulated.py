@@ -20,7 +20,11 @@ HELP = "evaluate a checkpoint on simulated clips"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("split", metavar="SPLIT", help="simulated split: test, ...")
+    parser.add_argument(
+        "split",
+        metavar="SPLIT",
+        help="train, validation, test, unseen_objects, unseen_table or unseen_lens",
+    )
     parser.add_argument("--n", type=int, default=200, help="number of clips (default 200)")
     parser.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"

@@ -125,12 +125,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_problems(source: Source, result: ReplayResult) -> None:
     if source.dropped:
-        print(f"{source.dropped} frames dropped; last error: {source.problem}", file=sys.stderr)
+        print(f"frames dropped: {source.dropped}; last error: {source.problem}", file=sys.stderr)
     for note in (*source.notes, *result.notes):
         print(note, file=sys.stderr)
     for query_id, failures in result.failures_by_query().items():
         print(
-            f"query {query_id!r}: {len(failures)} evaluations failed; last: {failures[-1].error}",
+            f"query {query_id!r}: failed evaluations: {len(failures)}; last: {failures[-1].error}",
             file=sys.stderr,
         )
 

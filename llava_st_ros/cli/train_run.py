@@ -14,14 +14,23 @@ HELP = "train on rendered clips; an interrupted run resumes"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, default=Path("config/training/tiny.yaml"), help="training YAML"
+        "--config",
+        type=Path,
+        default=Path("config/training/tiny.yaml"),
+        help="training YAML (default: %(default)s)",
     )
-    parser.add_argument("--data", type=Path, default=Path("data/train"), help="folder of the clips")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data/train"),
+        help="folder of the clips (default: %(default)s)",
+    )
     parser.add_argument(
         "--work",
         type=Path,
         default=Path("data/run"),
-        help="work folder: the stages' weights and state, vision features, the log",
+        help="work folder: the stages' weights and state, vision features, the log "
+        "(default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine

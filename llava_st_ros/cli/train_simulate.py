@@ -17,7 +17,10 @@ HELP = "render the clips of a training YAML, or (--out) a data set in ST-Align's
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, default=Path("config/training/tiny.yaml"), help="training YAML"
+        "--config",
+        type=Path,
+        default=Path("config/training/tiny.yaml"),
+        help="training YAML (default: %(default)s)",
     )
     parser.add_argument(
         "--data", type=Path, default=Path("data/train"), help="folder to write the clips to"

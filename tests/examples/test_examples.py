@@ -34,6 +34,22 @@ def run_example(name: str, *arguments: object) -> str:
     return done.stdout
 
 
+WITH_ARGUMENTS = sorted(set(EXAMPLES.glob("*.py")) - {EXAMPLES / "subscribe_to_tracks.py"})
+
+
+@pytest.mark.parametrize("path", WITH_ARGUMENTS, ids=lambda path: path.stem)
+def test_an_example_without_arguments_shows_its_usage(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, path],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (done.returncode in (1, 2)) and path.name in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """A video of 12 frames, 1.1 s."""
