@@ -121,11 +121,31 @@ class QuantileMetric(Metric):
         return figures
 
 
-def above(threshold: float) -> Callable[[float], float]:
+@dataclass(frozen=True)
+class Threshold:
+    """A transform: 1 for a value that passes a threshold, else 0.
+
+    Attributes:
+        value: The threshold.
+        inclusive: Whether a value equal to it passes.
+
+    >>> above(0.5)(0.5), reaching(0.5)(0.5)
+    (0.0, 1.0)
+    """
+
+    value: float
+    inclusive: bool
+
+    def __call__(self, value: float) -> float:
+        share = metrics.share_reaching if self.inclusive else metrics.share_above
+        return share([value], self.value)
+
+
+def above(threshold: float) -> Threshold:
     """Return a transform: 1 for a value > ``threshold``, else 0."""
-    return lambda value: metrics.share_above([value], threshold)
+    return Threshold(threshold, inclusive=False)
 
 
-def reaching(threshold: float) -> Callable[[float], float]:
+def reaching(threshold: float) -> Threshold:
     """Return a transform: 1 for a value >= ``threshold``, else 0."""
-    return lambda value: metrics.share_reaching([value], threshold)
+    return Threshold(threshold, inclusive=True)

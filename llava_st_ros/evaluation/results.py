@@ -15,6 +15,11 @@ from typing import Any
 
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.errors import DataError
+from llava_st_ros.evaluation.metric_definitions import (
+    MetricDefinition,
+    defined_metric,
+    definition_of,
+)
 from llava_st_ros.evaluation.metric_kinds import Metric
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.schema import build
@@ -86,6 +91,7 @@ class MetricRow:
         unit: Its unit; empty for shares and IoUs.
         lower_is_better: Whether smaller values are better.
         blind: The figure of the blind baseline, if it was run.
+        definition: How it is computed from the cases.
     """
 
     task: str
@@ -98,6 +104,15 @@ class MetricRow:
     unit: str = ""
     lower_is_better: bool = False
     blind: float | None = None
+    definition: MetricDefinition | None = None
+
+    def defined_metric(self) -> Metric | None:
+        """Return the metric that the figure is of; None if the row has no definition."""
+        if self.definition is None:
+            return None
+        return defined_metric(
+            self.definition, self.metric, self.convention, self.unit, self.lower_is_better
+        )
 
 
 @dataclass(frozen=True)
@@ -154,6 +169,7 @@ def rows_of(
                 metric.unit,
                 metric.lower_is_better,
                 metric.value(baseline) if baseline else None,
+                definition_of(metric),
             )
         )
     return rows
@@ -197,7 +213,7 @@ def read_results(path: Path) -> RunResults:
     content = {name: value for name, value in loaded.items() if name not in ("format", "version")}
     document = build(_Document, content, str(path), DataError)
     rows = tuple(
-        MetricRow(**{**asdict(row), **{name: _number(getattr(row, name)) for name in _FIGURES}})
+        MetricRow(**{**vars(row), **{name: _number(getattr(row, name)) for name in _FIGURES}})
         for row in document.metrics
     )
     cases = tuple(
@@ -220,6 +236,7 @@ class _Row:
     unit: str = ""
     lower_is_better: bool = False
     blind: float | None = None
+    definition: MetricDefinition | None = None
 
 
 _FIGURES = ("value", "low", "high")

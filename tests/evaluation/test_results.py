@@ -44,6 +44,8 @@ METRICS = (
     MeanMetric("absent", "nothing"),
 )
 
+ROW = {"task": "STVG", "metric": "x", "value": 1.0, "low": 1.0, "high": 1.0, "cases": 1}
+
 
 def run() -> RunResults:
     expected = Timeline(((1, 5),), {2: Box(0.1, 0.2, 0.3, 0.4)})
@@ -91,6 +93,8 @@ def test_results_are_read_as_written(tmp_path: Path) -> None:
         ({"cases": [{"id": 1}]}, "case 0"),
         ({"metrics": [{"task": "STVG"}]}, "lacks metric, value"),
         ({"latency": {"encode": ["x"]}}, "latency: encode"),
+        ({"metrics": [ROW | {"definition": {"kind": "quantile", "key": "d"}}]}, "quantile None"),
+        ({"metrics": [ROW | {"definition": {"kind": "sum", "key": "d"}}]}, "expected 'mean'"),
     ],
 )
 def test_other_files_are_rejected_with_their_place(
@@ -101,3 +105,22 @@ def test_other_files_are_rejected_with_their_place(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(DataError, match=message):
         read_results(path)
+
+
+def test_a_figure_of_a_file_is_computed_again_from_its_cases(tmp_path: Path) -> None:
+    write_results(tmp_path / RESULTS_FILE, run())
+    read = read_results(tmp_path)
+    assert len(read.rows) == 5
+    for row in read.rows:
+        metric = row.defined_metric()
+        assert metric is not None
+        cases = [case for case in read.cases if metric.applies_to(case)]
+        assert (metric.value(cases), metric.interval(cases)) == (row.value, (row.low, row.high))
+        assert (metric.name, metric.unit) == (row.metric, row.unit)
+    assert str(read.rows[2].definition) == "share of vIoU >= 0.3"
+    assert str(read.rows[4].definition) == "50 % quantile of delay"
+
+
+def test_a_transform_of_unknown_form_has_no_definition() -> None:
+    (row,) = rows_of("STVG", [MeanMetric("x", "vIoU", transform=lambda v: v * v)], CASES)
+    assert row.definition is None and row.defined_metric() is None
