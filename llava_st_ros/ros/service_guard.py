@@ -54,11 +54,11 @@ def reject_invalid_transitions(node: Node) -> None:
     Args:
         node: A LifecycleNode.
     """
-    handlers: dict[Any, Any] = {service.srv_type: service for service in node.services}
-    change = handlers[ChangeState]
+    services: dict[str, Any] = {s.srv_name.rpartition("/")[2]: s for s in node.services}
+    change = services["change_state"]
     change_state = change.callback
-    get_transitions = handlers[GetAvailableTransitions].callback
-    get_state = handlers[GetState].callback
+    get_transitions = services["get_available_transitions"].callback
+    get_state = services["get_state"].callback
 
     def change_if_possible(
         request: ChangeState.Request, response: ChangeState.Response
@@ -67,11 +67,7 @@ def reject_invalid_transitions(node: Node) -> None:
         transitions = get_transitions(
             GetAvailableTransitions.Request(), GetAvailableTransitions.Response()
         ).available_transitions
-        possible = {
-            item.transition.id: item.transition.label
-            for item in transitions
-            if item.start_state.id == state.id  # rclpy lists those of all states
-        }
+        possible = {item.transition.id: item.transition.label for item in transitions}
         wanted = request.transition
         # As in rclpy, a label takes precedence over the id.
         if wanted.label not in possible.values() if wanted.label else wanted.id not in possible:
