@@ -93,25 +93,29 @@ class Recording:
         """The number of the stream of each of ``events``."""
         return tuple(stream for _, stream in self._events.values())
 
-    def query_tube(self, query_id: str, stamps: Iterable[int]) -> Tube[int]:
-        """Return the query's boxes at those of the camera stamps (ns) that its tracks cover.
+    def query_boxes(self, query_id: str, stamps: Iterable[int]) -> dict[int, dict[int, Box]]:
+        """Return the boxes of a query's tracks by camera stamp (ns) and track id.
 
         A track covers its own stamps and the stamps between two of its own that are at most
-        MAX_GAP apart, where boxes are interpolated linearly. Where several tracks of the query
-        cover a stamp, the most recently changed one wins.
+        MAX_GAP apart, where boxes are interpolated linearly. Of several tracks, the most recently
+        changed one comes first. Stamps that no track covers are left out.
         """
         candidates = sorted(
             (r for r in self._tracks.values() if r.track.query_id == query_id),
             key=lambda recorded: -recorded.revision,
         )
-        tube: dict[int, Box] = {}
+        found: dict[int, dict[int, Box]] = {}
         for stamp in stamps:
             for candidate in candidates:
                 box = covering_box(candidate.track.tube, stamp)
                 if box is not None:
-                    tube[stamp] = box
-                    break
-        return tube
+                    found.setdefault(stamp, {})[candidate.track.track_id] = box
+        return found
+
+    def query_tube(self, query_id: str, stamps: Iterable[int]) -> Tube[int]:
+        """Return the first of ``query_boxes`` of each stamp (ns)."""
+        boxes = self.query_boxes(query_id, stamps)
+        return {stamp: next(iter(found.values())) for stamp, found in boxes.items()}
 
     def tracks_at(self, stamp: int, stream: int = 0) -> list[Track]:
         """Return a stream's tracks that cover a stamp, each with its tube reduced to the box there.

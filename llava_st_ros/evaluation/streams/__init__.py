@@ -1,0 +1,1 @@
+"""Scores of standing queries on a stream: tubes, tracks, timeliness and stability."""

@@ -1,0 +1,101 @@
+"""What was published about one query on one camera, by stream."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llava_st_ros.evaluation.publications import PublishedTick
+from llava_st_ros.records import NANOSECONDS, Event, Grounding, Track
+
+
+@dataclass(frozen=True)
+class QueryTick:
+    """The part of a published tick that concerns one query on one camera.
+
+    Attributes:
+        at: As in ``PublishedTick``.
+        tracks: The query's active tracks.
+        events: The query's events that changed.
+        answers: The query's new answers.
+        failures: Number of its evaluations that raised an exception.
+    """
+
+    at: int
+    tracks: tuple[Track, ...]
+    events: tuple[Event, ...]
+    answers: tuple[Grounding, ...]
+    failures: int
+
+
+@dataclass(frozen=True)
+class QueryStream:
+    """One stream of a camera, between two jumps of its clock, and what was published about a query.
+
+    Attributes:
+        stamps: The stamps of the camera's frames (ns), in increasing order, each once.
+        ticks: In order of ``at``.
+    """
+
+    stamps: tuple[int, ...]
+    ticks: tuple[QueryTick, ...]
+    _times: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_times", tuple(tick.at for tick in self.ticks))
+
+    @property
+    def seconds(self) -> float:
+        """Header time from the first to the last frame."""
+        return (self.stamps[-1] - self.stamps[0]) / NANOSECONDS if self.stamps else 0.0
+
+    def latest(self, time: int) -> QueryTick | None:
+        """Return the last tick that was published by a time (ns); None if there is none."""
+        index = bisect_right(self._times, time)
+        return self.ticks[index - 1] if index else None
+
+
+def query_streams(
+    published: Sequence[PublishedTick],
+    query_id: str,
+    stamps: Mapping[int, Sequence[int]],
+    camera: str | None = None,
+) -> tuple[QueryStream, ...]:
+    """Select what was published about a query, by stream.
+
+    Args:
+        published: What was published, in order of publication.
+        query_id: The query's id.
+        stamps: The stamps of the camera's frames (ns) by the number of their stream.
+        camera: The camera's name in the published records; None if there is only one camera.
+
+    Returns:
+        One per entry of ``stamps``, in its order. Ticks of other streams are left out.
+    """
+    ticks: dict[int, list[QueryTick]] = {number: [] for number in stamps}
+    for item in published:
+        if item.stream not in ticks:
+            continue
+        tick = item.tick
+        ticks[item.stream].append(
+            QueryTick(
+                item.at,
+                tuple(t for t in tick.tracks if _is_about(t.query_id, t.camera, query_id, camera)),
+                tuple(e for e in tick.events if _is_about(e.query_id, e.camera, query_id, camera)),
+                tuple(
+                    g for g in tick.groundings if _is_about(g.query.id, g.camera, query_id, camera)
+                ),
+                sum(_is_about(f.query_id, f.camera, query_id, camera) for f in tick.failures),
+            )
+        )
+    return tuple(
+        QueryStream(
+            tuple(sorted(set(stamps[number]))), tuple(sorted(found, key=lambda tick: tick.at))
+        )
+        for number, found in ticks.items()
+    )
+
+
+def _is_about(of_query: str, of_camera: str, query_id: str, camera: str | None) -> bool:
+    return of_query == query_id and camera in (None, of_camera)

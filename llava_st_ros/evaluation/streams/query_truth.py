@@ -1,0 +1,85 @@
+"""The ground truth of one query, frame by frame."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llava_st_ros.evaluation.annotations.records import (
+    AnnotatedObject,
+    AnnotatedQuery,
+    GroundTruth,
+)
+from llava_st_ros.records import NANOSECONDS, Box, Span
+
+STATIC_IOU = 0.9  # an object whose box keeps this IoU with its first box does not move
+
+
+@dataclass(frozen=True)
+class QueryTruth:
+    """A query with the objects that it describes."""
+
+    query: AnnotatedQuery
+    objects: tuple[AnnotatedObject, ...]
+
+    @classmethod
+    def of(cls, query: AnnotatedQuery, ground_truth: GroundTruth) -> QueryTruth:
+        """Return the truth of a query of annotations."""
+        return cls(query, ground_truth.objects_of(query))
+
+    def expected(self, stamp: int) -> dict[str, Box]:
+        """Return the boxes by object that a correct answer has at a frame's stamp (ns)."""
+        if not self.query.is_active(stamp):
+            return {}
+        return {o.id: o.boxes[stamp] for o in self.objects if stamp in o.boxes}
+
+    def hidden(self, stamp: int) -> int:
+        """Return how many described objects are hidden at a stamp (ns) within a span."""
+        if not self.query.is_active(stamp):
+            return 0
+        return sum(stamp not in o.boxes for o in self.objects)
+
+    def spans_within(self, stamps: Sequence[int]) -> tuple[Span, ...]:
+        """Return the spans that contain a frame, each reduced to the time of the frames.
+
+        Args:
+            stamps: The stamps of the frames (ns), in increasing order.
+        """
+        return tuple(
+            Span(max(span.start, stamps[0]), min(span.end, stamps[-1]))
+            for span in self.query.spans
+            if bisect_left(stamps, span.start) < bisect_right(stamps, span.end)
+        )
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Return whether [start, end] (ns, both included) has a time in common with a span."""
+        return any(span.start <= end and start <= span.end for span in self.query.spans)
+
+    def inactive_seconds(self, stamps: Sequence[int]) -> float:
+        """Return the header time from the first to the last frame that is in no span."""
+        if not stamps:
+            return 0.0
+        active = sum(span.end - span.start for span in self.spans_within(stamps))
+        return (stamps[-1] - stamps[0] - active) / NANOSECONDS
+
+    def is_static(self, stamps: Sequence[int]) -> bool:
+        """Return whether nothing that the query describes changes during these frames.
+
+        Nothing begins or ends; each object stays visible with an IoU of at least STATIC_IOU with
+        its box in the first frame, or stays hidden.
+
+        Args:
+            stamps: The stamps of successive frames (ns).
+        """
+        if len({self.query.is_active(stamp) for stamp in stamps}) > 1:
+            return False
+        for item in self.objects:
+            boxes = [item.boxes.get(stamp) for stamp in stamps]
+            first = boxes[0] if boxes else None
+            for box in boxes:
+                if (box is None) != (first is None):
+                    return False
+                if box is not None and first is not None and box.iou(first) < STATIC_IOU:
+                    return False
+        return True

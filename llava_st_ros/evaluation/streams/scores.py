@@ -1,0 +1,340 @@
+"""Scores of a standing query on a recording: from what was published to the values of a case.
+
+======================= =====================================================================
+key                     what it is
+======================= =====================================================================
+final_*, live_*         of the boxes as last published, and as known at each frame (``tubes``):
+ .._viou, _tiou, _siou  overlap of the tubes over the camera's frames (``tube_overlaps``)
+ .._hota, _deta, _assa  ``hota``
+ .._idf1                ``idf1``
+ .._id_switches         id switches, minutes in which the object is visible (``id_switches``)
+live_correct            object boxes with a live box of IoU >= 0.5, all object boxes
+detection_delay         seconds from the start of a span to its first claim (``claims``)
+missed_events           spans without a claim, spans
+false_events            events or tracks of which no claim overlaps a span, hours outside spans
+timeliness_f1_1, _5     numerator and denominator of Timeliness-F1 (``timeliness_f1``)
+changed_answers         changes, minutes of static scene (``stability``)
+silent_ticks            ticks without a false claim, ticks outside the spans
+unparsed                answers with something missing or malformed, answers
+failed                  evaluations that raised an exception, evaluations
+======================= =====================================================================
+
+Overlap and tracking values exist where boxes are annotated; of tasks without boxes (TVG), tIoU is
+that of the frames in events. Frames in which the object is hidden are ignored. Where nothing is to
+be found there are no overlaps, but false events. What was never answered scores 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llava_st_ros.evaluation.annotations.records import AnnotatedQuery, GroundTruth
+from llava_st_ros.evaluation.metric_kinds import (
+    MeanMetric,
+    Metric,
+    QuantileMetric,
+    RatioMetric,
+)
+from llava_st_ros.evaluation.publications import PublishedTick
+from llava_st_ros.evaluation.recording import Recording
+from llava_st_ros.evaluation.results import Case, Timeline
+from llava_st_ros.evaluation.scoring import NO_MATCH
+from llava_st_ros.evaluation.streams.claims import (
+    claims,
+    detection_delays,
+    false_claims,
+    first_claims,
+    silent_ticks,
+)
+from llava_st_ros.evaluation.streams.query_stream import QueryStream, query_streams
+from llava_st_ros.evaluation.streams.query_truth import QueryTruth
+from llava_st_ros.evaluation.streams.stability import changed_answers
+from llava_st_ros.evaluation.streams.timeliness_f1 import timeliness_counts
+from llava_st_ros.evaluation.streams.tracking_metrics import (
+    TrackingFrame,
+    correct_boxes,
+    hota,
+    id_switches,
+    idf1,
+    tube_overlaps,
+)
+from llava_st_ros.evaluation.streams.tubes import TrackBoxes, compared_frames, live_boxes, recorded
+from llava_st_ros.records import NANOSECONDS, Box, Task
+
+TRACKEVAL, SPOT_BENCH = "TrackEval", "SPOT-Bench"  # conventions
+BOX_TASKS = (Task.STVG, Task.SVG, Task.ELC, Task.REC)
+MAX_PROBLEMS = 5  # of a case, that are listed each
+
+
+@dataclass(frozen=True)
+class StreamScores:
+    """The scores of one query: what a ``Case`` holds."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    expected: Timeline = field(default_factory=Timeline)
+    predicted: Timeline = field(default_factory=Timeline)
+    problems: tuple[str, ...] = ()
+
+    def as_case(self, case_id: str, source: str, query: AnnotatedQuery) -> Case:
+        """Return the scores as a case.
+
+        Args:
+            case_id: Unique in the run.
+            source: The recording.
+            query: The query.
+        """
+        return Case(
+            case_id,
+            source,
+            NO_MATCH if query.no_match else query.task.value,
+            query.text,
+            self.values,
+            self.counts,
+            self.samples,
+            self.expected,
+            self.predicted,
+            query.topic,
+            self.problems,
+        )
+
+
+def score_stream(
+    published: Sequence[PublishedTick],
+    query: AnnotatedQuery,
+    ground_truth: GroundTruth,
+    stamps: Mapping[int, Sequence[int]],
+    *,
+    camera: str | None = None,
+    allowance: int = 0,
+) -> StreamScores:
+    """Score what was published about a query.
+
+    Args:
+        published: What was published, in order of publication.
+        query: The query.
+        ground_truth: The annotations that contain it.
+        stamps: The stamps of its camera's frames (ns) by the number of their stream
+            (``ReplayResult.streams``). Streams are scored apart and then added up.
+        camera: The camera's name in the published records; None if there is only one camera.
+        allowance: How much later than a frame (ns) a tick may be published to count for it.
+    """
+    truth = QueryTruth.of(query, ground_truth)
+    streams = [
+        stream for stream in query_streams(published, query.id, stamps, camera) if stream.stamps
+    ]
+    recordings = [recorded(stream) for stream in streams]
+    values: dict[str, float] = {}
+    counts: dict[str, tuple[float, float]] = {}
+    samples: dict[str, tuple[float, ...]] = {}
+    if query.no_match:
+        pass
+    elif query.task in BOX_TASKS and truth.objects:
+        _score_boxes(truth, streams, recordings, allowance, values, counts)
+    else:
+        values["final_tiou"] = _event_tiou(truth, streams, recordings)
+    _score_claims(truth, streams, counts, samples)
+    _score_answers(truth, streams, counts)
+    return StreamScores(
+        values,
+        {key: (float(above), float(below)) for key, (above, below) in counts.items()},
+        samples,
+        _expected(truth, streams),
+        _predicted(streams, recordings),
+        _problems(truth, streams, counts),
+    )
+
+
+def _score_boxes(
+    truth: QueryTruth,
+    streams: Sequence[QueryStream],
+    recordings: Sequence[Recording],
+    allowance: int,
+    values: dict[str, float],
+    counts: dict[str, tuple[float, float]],
+) -> None:
+    boxes_by_variant: dict[str, list[Mapping[int, TrackBoxes]]] = {
+        "final": [r.query_boxes(truth.query.id, s.stamps) for s, r in zip(streams, recordings)],
+        "live": [live_boxes(stream, allowance) for stream in streams],
+    }
+    for variant, boxes in boxes_by_variant.items():
+        tubes: list[TrackingFrame] = []
+        frames: list[TrackingFrame] = []
+        for stream, of_stream in zip(streams, boxes):
+            tubes += compared_frames(truth, stream.stamps, of_stream, len(truth.objects))
+            frames += compared_frames(truth, stream.stamps, of_stream)
+        viou, tiou, siou = tube_overlaps(tubes)
+        tracking = hota(frames)
+        values |= {
+            f"{variant}_viou": viou,
+            f"{variant}_tiou": tiou,
+            f"{variant}_siou": siou,
+            f"{variant}_hota": tracking.hota,
+            f"{variant}_deta": tracking.det_a,
+            f"{variant}_assa": tracking.ass_a,
+            f"{variant}_idf1": idf1(frames),
+        }
+        counts[f"{variant}_id_switches"] = id_switches(frames), _visible_minutes(truth, streams)
+        if variant == "live":
+            counts["live_correct"] = correct_boxes(frames)
+
+
+def _visible_minutes(truth: QueryTruth, streams: Sequence[QueryStream]) -> float:
+    """Return the header time from each frame with an expected box to the next frame."""
+    nanoseconds = sum(
+        after - before
+        for stream in streams
+        for before, after in zip(stream.stamps, stream.stamps[1:])
+        if truth.expected(before)
+    )
+    return nanoseconds / NANOSECONDS / 60
+
+
+def _event_tiou(
+    truth: QueryTruth, streams: Sequence[QueryStream], recordings: Sequence[Recording]
+) -> float:
+    both = either = 0
+    for stream, recording in zip(streams, recordings):
+        spans = [event.span for event in recording.events]
+        for stamp in stream.stamps:
+            in_event = any(span.start <= stamp <= span.end for span in spans)
+            is_active = truth.query.is_active(stamp)
+            both += in_event and is_active
+            either += in_event or is_active
+    return both / either if either else 0.0
+
+
+def _score_claims(
+    truth: QueryTruth,
+    streams: Sequence[QueryStream],
+    counts: dict[str, tuple[float, float]],
+    samples: dict[str, tuple[float, ...]],
+) -> None:
+    delays: list[float | None] = []
+    false, hours, silent, ticks = 0, 0.0, 0, 0
+    timeliness = {1: (0.0, 0.0), 5: (0.0, 0.0)}
+    for stream in streams:
+        spans, made = truth.spans_within(stream.stamps), claims(stream, truth.query.task)
+        delays += detection_delays(spans, made)
+        false += len(false_claims(truth, made))
+        hours += truth.inactive_seconds(stream.stamps) / 3600
+        silent_here, ticks_here = silent_ticks(truth, stream)
+        silent, ticks = silent + silent_here, ticks + ticks_here
+        slots = [span.start / NANOSECONDS for span in spans]
+        responses = [at / NANOSECONDS for at in first_claims(made)]
+        for most, (above, below) in timeliness.items():
+            added = timeliness_counts(slots, responses, most)
+            timeliness[most] = above + added[0], below + added[1]
+    counts["false_events"] = false, hours
+    counts["silent_ticks"] = silent, ticks
+    if delays:
+        samples["detection_delay"] = tuple(delay for delay in delays if delay is not None)
+        counts["missed_events"] = sum(delay is None for delay in delays), len(delays)
+        for most, fraction in timeliness.items():
+            counts[f"timeliness_f1_{most}"] = fraction
+    if truth.query.no_match:
+        counts["false_events_no_match"] = counts["false_events"]
+
+
+def _score_answers(
+    truth: QueryTruth, streams: Sequence[QueryStream], counts: dict[str, tuple[float, float]]
+) -> None:
+    changes, minutes = 0, 0.0
+    for stream in streams:
+        changes_here, minutes_here = changed_answers(truth, stream)
+        changes, minutes = changes + changes_here, minutes + minutes_here
+    answers = [answer for stream in streams for tick in stream.ticks for answer in tick.answers]
+    failures = sum(tick.failures for stream in streams for tick in stream.ticks)
+    counts["changed_answers"] = changes, minutes
+    counts["unparsed"] = sum(bool(answer.answer.problems) for answer in answers), len(answers)
+    counts["failed"] = failures, failures + len(answers)
+
+
+def _expected(truth: QueryTruth, streams: Sequence[QueryStream]) -> Timeline:
+    boxes = {s: truth.expected(s) for stream in streams for s in stream.stamps}
+    return Timeline(
+        tuple((span.start, span.end) for span in truth.query.spans),
+        {stamp: _first(found) for stamp, found in boxes.items() if found},
+    )
+
+
+def _predicted(streams: Sequence[QueryStream], recordings: Sequence[Recording]) -> Timeline:
+    boxes: dict[int, Box] = {}
+    for stream, recording in zip(streams, recordings):
+        for track in recording.tracks[:1]:
+            found = recording.query_boxes(track.query_id, stream.stamps)
+            boxes |= {stamp: _first(of_stamp) for stamp, of_stamp in found.items()}
+    spans = sorted((event.span.start, event.span.end) for r in recordings for event in r.events)
+    return Timeline(tuple(spans), boxes)
+
+
+def _first(boxes: Mapping[Any, Box]) -> Box:
+    return next(iter(boxes.values()))
+
+
+def _problems(
+    truth: QueryTruth,
+    streams: Sequence[QueryStream],
+    counts: Mapping[str, tuple[float, float]],
+) -> tuple[str, ...]:
+    """Return what was wrong with the answers, and which annotations are outside of the footage."""
+    ticks = [tick for stream in streams for tick in stream.ticks]
+    found = []
+    failed, evaluations = counts["failed"]
+    if failed:
+        found.append(f"{failed:.0f} of {evaluations:.0f} evaluations failed")
+    if failed == evaluations:
+        found.append("never answered")
+    kinds = Counter(
+        problem for tick in ticks for answer in tick.answers for problem in answer.answer.problems
+    )
+    listed = kinds.most_common(MAX_PROBLEMS)
+    found += [f"{problem} ({count} answers)" for problem, count in listed]
+    if len(kinds) > MAX_PROBLEMS:
+        found.append(f"{len(kinds) - MAX_PROBLEMS} other problems of answers")
+    seen = sum(len(truth.spans_within(stream.stamps)) for stream in streams)
+    if seen < len(truth.query.spans):
+        found.append(
+            f"{len(truth.query.spans) - seen} of {len(truth.query.spans)} annotated spans contain "
+            "no frame; they are not scored"
+        )
+    return tuple(found)
+
+
+def _overlap_metrics(variant: str) -> tuple[Metric, ...]:
+    return (
+        MeanMetric(f"{variant} vIoU", f"{variant}_viou"),
+        MeanMetric(f"{variant} tIoU", f"{variant}_tiou"),
+        MeanMetric(f"{variant} sIoU", f"{variant}_siou"),
+        MeanMetric(f"{variant} HOTA", f"{variant}_hota", TRACKEVAL),
+        MeanMetric(f"{variant} DetA", f"{variant}_deta", TRACKEVAL),
+        MeanMetric(f"{variant} AssA", f"{variant}_assa", TRACKEVAL),
+        MeanMetric(f"{variant} IDF1", f"{variant}_idf1", TRACKEVAL),
+        RatioMetric(f"{variant} id switches", f"{variant}_id_switches", TRACKEVAL, "1/min", True),
+    )
+
+
+STREAM_METRICS: Sequence[Metric] = (
+    *_overlap_metrics("final"),
+    *_overlap_metrics("live"),
+    RatioMetric("correct live track", "live_correct"),
+    QuantileMetric("detection delay p50", "detection_delay", unit="s", lower_is_better=True),
+    QuantileMetric(
+        "detection delay p90", "detection_delay", unit="s", lower_is_better=True, quantile=0.9
+    ),
+    RatioMetric("missed events", "missed_events", lower_is_better=True),
+    RatioMetric("Timeliness-F1@1", "timeliness_f1_1", SPOT_BENCH),
+    RatioMetric("Timeliness-F1@5", "timeliness_f1_5", SPOT_BENCH),
+    RatioMetric("false events", "false_events", unit="1/h", lower_is_better=True),
+    RatioMetric(
+        "false events, no match", "false_events_no_match", unit="1/h", lower_is_better=True
+    ),
+    RatioMetric("silent while nothing matches", "silent_ticks"),
+    RatioMetric("answers changed", "changed_answers", unit="1/min", lower_is_better=True),
+    RatioMetric("unparsed answers", "unparsed", lower_is_better=True),
+    RatioMetric("failed evaluations", "failed", lower_is_better=True),
+)
