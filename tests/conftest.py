@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.chromium import chromium as chromium
 from support.threads import one_thread
 
 # Run times vary on a shared machine.
