@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llava_st_ros.evaluation.publications import PublishedTick
-from llava_st_ros.records import NANOSECONDS, Event, Grounding, Track
+from llava_st_ros.records import NANOSECONDS, Event, Grounding, QueryFailure, Tick, Track
 
 
 @dataclass(frozen=True)
@@ -72,23 +72,18 @@ def query_streams(
 
     Returns:
         One per entry of ``stamps``, in its order. Ticks of other streams are left out.
+
+    Raises:
+        ValueError: No camera is named and there are several.
     """
+    if camera is None:
+        cameras = {record.camera for item in published for record in _records(item.tick, query_id)}
+        if len(cameras) > 1:
+            raise ValueError(f"the query was answered on {', '.join(sorted(cameras))}; name one")
     ticks: dict[int, list[QueryTick]] = {number: [] for number in stamps}
     for item in published:
-        if item.stream not in ticks:
-            continue
-        tick = item.tick
-        ticks[item.stream].append(
-            QueryTick(
-                item.at,
-                tuple(t for t in tick.tracks if _is_about(t.query_id, t.camera, query_id, camera)),
-                tuple(e for e in tick.events if _is_about(e.query_id, e.camera, query_id, camera)),
-                tuple(
-                    g for g in tick.groundings if _is_about(g.query.id, g.camera, query_id, camera)
-                ),
-                sum(_is_about(f.query_id, f.camera, query_id, camera) for f in tick.failures),
-            )
-        )
+        if item.stream in ticks:
+            ticks[item.stream].append(_query_tick(item, query_id, camera))
     return tuple(
         QueryStream(
             tuple(sorted(set(stamps[number]))), tuple(sorted(found, key=lambda tick: tick.at))
@@ -97,5 +92,23 @@ def query_streams(
     )
 
 
-def _is_about(of_query: str, of_camera: str, query_id: str, camera: str | None) -> bool:
-    return of_query == query_id and camera in (None, of_camera)
+def _query_tick(item: PublishedTick, query_id: str, camera: str | None) -> QueryTick:
+    tick = item.tick
+    found = [r for r in _records(tick, query_id) if camera in (None, r.camera)]
+    return QueryTick(
+        item.at,
+        tuple(record for record in found if isinstance(record, Track)),
+        tuple(record for record in found if isinstance(record, Event)),
+        tuple(record for record in found if isinstance(record, Grounding)),
+        sum(isinstance(record, QueryFailure) for record in found),
+    )
+
+
+def _records(tick: Tick, query_id: str) -> list[Track | Event | Grounding | QueryFailure]:
+    """Return what a tick contains about a query."""
+    return [
+        *(track for track in tick.tracks if track.query_id == query_id),
+        *(event for event in tick.events if event.query_id == query_id),
+        *(answer for answer in tick.groundings if answer.query.id == query_id),
+        *(failure for failure in tick.failures if failure.query_id == query_id),
+    ]

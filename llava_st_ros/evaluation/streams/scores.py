@@ -19,9 +19,10 @@ unparsed                answers with something missing or malformed, answers
 failed                  evaluations that raised an exception, evaluations
 ======================= =====================================================================
 
-Overlap and tracking values exist where boxes are annotated; of tasks without boxes (TVG), tIoU is
-that of the frames in events. Frames in which the object is hidden are ignored. Where nothing is to
-be found there are no overlaps, but false events. What was never answered scores 0.
+Overlap and tracking values exist if there is a frame with an annotated box in a span. Frames in
+which the object is hidden are ignored. Without annotated objects, and for TVG, there is only the
+tIoU of the frames in events. Of a query that matches nothing there are no overlaps, but false
+events. What was never answered, or not readably, scores 0.
 """
 
 from __future__ import annotations
@@ -61,8 +62,16 @@ from llava_st_ros.evaluation.streams.tracking_metrics import (
     idf1,
     tube_overlaps,
 )
-from llava_st_ros.evaluation.streams.tubes import TrackBoxes, compared_frames, live_boxes, recorded
+from llava_st_ros.evaluation.streams.tubes import (
+    TrackBoxes,
+    compared_frames,
+    frames_in_events,
+    frames_in_live_events,
+    live_boxes,
+    recorded,
+)
 from llava_st_ros.records import NANOSECONDS, Box, Task
+from llava_st_ros.tracking.standing import EVENT_TASKS
 
 TRACKEVAL, SPOT_BENCH = "TrackEval", "SPOT-Bench"  # conventions
 BOX_TASKS = (Task.STVG, Task.SVG, Task.ELC, Task.REC)
@@ -131,12 +140,12 @@ def score_stream(
     values: dict[str, float] = {}
     counts: dict[str, tuple[float, float]] = {}
     samples: dict[str, tuple[float, ...]] = {}
-    if query.no_match:
-        pass
-    elif query.task in BOX_TASKS and truth.objects:
+    frames = [stamp for stream in streams for stamp in stream.stamps]
+    has_boxes = query.task in BOX_TASKS and bool(truth.objects)
+    if has_boxes and any(map(truth.expected, frames)):
         _score_boxes(truth, streams, recordings, allowance, values, counts)
-    else:
-        values["final_tiou"] = _event_tiou(truth, streams, recordings)
+    elif query.task in EVENT_TASKS and not has_boxes and any(map(query.is_active, frames)):
+        _score_event_frames(truth, streams, recordings, allowance, values)
     _score_claims(truth, streams, counts, samples)
     _score_answers(truth, streams, counts)
     return StreamScores(
@@ -194,18 +203,21 @@ def _visible_minutes(truth: QueryTruth, streams: Sequence[QueryStream]) -> float
     return nanoseconds / NANOSECONDS / 60
 
 
-def _event_tiou(
-    truth: QueryTruth, streams: Sequence[QueryStream], recordings: Sequence[Recording]
-) -> float:
-    both = either = 0
-    for stream, recording in zip(streams, recordings):
-        spans = [event.span for event in recording.events]
-        for stamp in stream.stamps:
-            in_event = any(span.start <= stamp <= span.end for span in spans)
-            is_active = truth.query.is_active(stamp)
-            both += in_event and is_active
-            either += in_event or is_active
-    return both / either if either else 0.0
+def _score_event_frames(
+    truth: QueryTruth,
+    streams: Sequence[QueryStream],
+    recordings: Sequence[Recording],
+    allowance: int,
+    values: dict[str, float],
+) -> None:
+    final = [frames_in_events(stream, r) for stream, r in zip(streams, recordings)]
+    live = [frames_in_live_events(stream, allowance) for stream in streams]
+    for variant, found in (("final", final), ("live", live)):
+        both = either = 0
+        for stream, predicted in zip(streams, found):
+            expected = {stamp for stamp in stream.stamps if truth.query.is_active(stamp)}
+            both, either = both + len(predicted & expected), either + len(predicted | expected)
+        values[f"{variant}_tiou"] = both / either
 
 
 def _score_claims(
@@ -302,6 +314,9 @@ def _problems(
             f"{len(truth.query.spans) - seen} of {len(truth.query.spans)} annotated spans contain "
             "no frame; they are not scored"
         )
+    boxes_of_spans = any(truth.expected(s) for stream in streams for s in stream.stamps)
+    if seen and truth.objects and truth.query.task in BOX_TASKS and not boxes_of_spans:
+        found.append("no annotated box has the stamp of a frame within a span")
     return tuple(found)
 
 

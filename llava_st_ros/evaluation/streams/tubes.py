@@ -14,7 +14,7 @@ from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.evaluation.streams.query_stream import QueryStream
 from llava_st_ros.evaluation.streams.query_truth import QueryTruth
 from llava_st_ros.evaluation.streams.tracking_metrics import TrackingFrame
-from llava_st_ros.records import Box, TrackState
+from llava_st_ros.records import Box, EventState, TrackState
 
 TrackBoxes = Mapping[int, Box]  # by track id, the best one first
 
@@ -47,6 +47,34 @@ def live_boxes(stream: QueryStream, allowance: int = 0) -> dict[int, TrackBoxes]
         active.sort(key=lambda t: (t.stamp, t.state is TrackState.GROUNDED, t.track_id))
         if active:
             found[stamp] = {track.track_id: track.box for track in reversed(active)}
+    return found
+
+
+def frames_in_events(stream: QueryStream, recording: Recording) -> set[int]:
+    """Return the stamps of the frames that the final events contain."""
+    spans = [event.span for event in recording.events]
+    return {s for s in stream.stamps if any(span.start <= s <= span.end for span in spans)}
+
+
+def frames_in_live_events(stream: QueryStream, allowance: int = 0) -> set[int]:
+    """Return the stamps of the frames at which an event was published as begun and not as ended.
+
+    Args:
+        stream: The stream.
+        allowance: As for ``live_boxes``.
+    """
+    active: set[int] = set()
+    ticks = list(reversed(stream.ticks))
+    found = set()
+    for stamp in stream.stamps:
+        while ticks and ticks[-1].at <= stamp + allowance:
+            for event in ticks.pop().events:
+                if event.state is EventState.ENDED:
+                    active.discard(event.event_id)
+                else:
+                    active.add(event.event_id)
+        if active:
+            found.add(stamp)
     return found
 
 
