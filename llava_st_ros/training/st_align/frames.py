@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import DataError
 from llava_st_ros.files.array_files import map_array
+from llava_st_ros.media.frame_sampling import sample_frames
 from llava_st_ros.media.sources import ImageFolderSource, ImageSource, Source, VideoSource
 from llava_st_ros.records import Frame, Modality
 from llava_st_ros.training.st_align.format import Record
@@ -53,48 +55,24 @@ def read_frames(record: Record, num_frames: int, size: int) -> SampledFrames:
     return _sample(source, record, num_frames, size)
 
 
-def frame_indices(first: int, last: int, num_frames: int) -> list[int]:
-    """Spread a window evenly over frames first..last of a video, as the published code does.
-
-    Halves are rounded to even, as by Python's ``round``.
-    """
-    steps = max(1, num_frames - 1)
-    return [first + round(i / steps * (last - first)) for i in range(num_frames)]
-
-
 def _sample(source: Source, record: Record, num_frames: int, size: int) -> SampledFrames:
-    """Sample a window. If the container's frame count is wrong, sample again with the real one."""
     split = record.split
-    length = source.length or 0
-    for _ in range(2):
-        first, last = split or (0, max(0, length - 1))
-        indices = frame_indices(first, last, num_frames)
-        selected, images_by_index, count = set(indices), {}, 0
-        for frame in source:
-            if count in selected:
-                images_by_index[count] = resize(frame.image, size, size)
-            count += 1
-            if split and count > last:
-                break
-        damage = source.damage if isinstance(source, VideoSource) else ""
-        if source.dropped and not damage:
-            damage = (
-                f"{record.media}: frames that cannot be decoded: {source.dropped} "
-                f"({source.problem})"
-            )
-        if damage:
-            raise DataError(damage)
-        if split and count <= last:
-            raise DataError(
-                f"{record.media} has {count} frames; expected more than {last}, the last frame of "
-                "the record's split"
-            )
-        if split or count == length:
-            break
-        length = count
-    order = sorted(images_by_index)
-    images = np.stack([images_by_index[index] for index in order])
-    return SampledFrames(images, np.searchsorted(order, indices), tuple(source.notes))
+    sample = sample_frames(source, num_frames, partial(resize, height=size, width=size), crop=split)
+    damage = source.damage if isinstance(source, VideoSource) else ""
+    if source.dropped and not damage:
+        damage = (
+            f"{record.media}: frames that cannot be decoded: {source.dropped} ({source.problem})"
+        )
+    if damage:
+        raise DataError(damage)
+    if split and len(sample.stamps) <= split[1]:
+        raise DataError(
+            f"{record.media} has {len(sample.stamps)} frames; expected more than {split[1]}, the "
+            "last frame of the record's split"
+        )
+    order = sorted(sample.images)
+    images = np.stack([sample.images[index] for index in order])
+    return SampledFrames(images, np.searchsorted(order, sample.indices), tuple(source.notes))
 
 
 class _ArraySource:

@@ -16,13 +16,14 @@ from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.files.json_files import read_values
+from llava_st_ros.media.frame_sampling import frame_indices
 from llava_st_ros.records import Modality
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
 from llava_st_ros.training.st_align.bad_records import BadRecordLog
 from llava_st_ros.training.st_align.batches import RecordBatches
 from llava_st_ros.training.st_align.format import Record, parse
-from llava_st_ros.training.st_align.frames import frame_indices, read_frames
+from llava_st_ros.training.st_align.frames import read_frames
 from llava_st_ros.training.st_align.sampler import RecordFile, RecordSampler, read_records
 from support.films import cut, overwrite, packet_bytes, write_film
 from support.st_align_files import (
@@ -362,13 +363,6 @@ def test_a_folder_of_images_is_read_in_the_order_of_its_numbers_and_noted(tmp_pa
     assert "record a.json:0: 3 numbers are missing, the first after 10.png" in lines[1]
     assert capsys.readouterr().err.splitlines() == lines
     assert not log.errors
-
-
-def test_frames_are_sampled_as_published() -> None:
-    # By hand: 10 + round(i / 3 * 7), i = 0..3; halves are rounded to even.
-    assert frame_indices(10, 17, 4) == [10, 12, 15, 17]
-    assert frame_indices(0, 1, 3) == [0, 0, 1]
-    assert frame_indices(0, 299, 100)[::33] == [0, 100, 199, 299]
 
 
 def media_record(path: Path, split: tuple[int, int] | None = None) -> Record:
