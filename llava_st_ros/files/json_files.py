@@ -99,6 +99,36 @@ def read_values(path: Path, error: type[LlavaStError], remedy: str = "") -> list
     return values
 
 
+def read_items(path: Path, error: type[LlavaStError], remedy: str = "") -> list[tuple[str, Any]]:
+    """Read the names and values of a file of records that is a JSON object.
+
+    A name that is repeated is returned each time. Otherwise as ``read_values``: a record that is
+    not valid by itself is ``Invalid``.
+
+    Raises:
+        LlavaStError: An ``error``: the file cannot be read, or is not a JSON object.
+    """
+    data = read_bytes(path, error, remedy, max_bytes=RECORDS_BYTES)
+    text = decode(data, str(path), error, remedy)
+    latest: list[tuple[str, Any]] = []
+
+    def remember(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Invalid:
+        latest[:] = pairs  # the outermost object is the last one
+        return _marked(pairs)
+
+    try:
+        value = _load(text, True, remember)
+    except (ValueError, RecursionError) as problem:
+        raise error(
+            f"cannot read {path} as a JSON object of records: {_reason(problem)}", remedy
+        ) from problem
+    if not isinstance(value, (dict, Invalid)):
+        raise error(
+            f"{path} is a JSON {type(value).__name__}; expected an object of records", remedy
+        )
+    return latest
+
+
 def _line(line: str) -> Any:
     try:
         return _load(line, True, _marked)

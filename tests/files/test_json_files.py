@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from llava_st_ros.errors import CheckpointError, DataError, EngineError
-from llava_st_ros.files.json_files import Invalid, parse_json, read_json, read_values
+from llava_st_ros.files.json_files import (
+    Invalid,
+    parse_json,
+    read_items,
+    read_json,
+    read_values,
+)
 from llava_st_ros.files.limits import DEPTH
 
 
@@ -113,3 +119,17 @@ def test_a_small_file_takes_little_memory_whatever_the_limit_is(tmp_path: Path) 
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_items_of_an_object_are_read_with_repeated_names(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"a": {"b": 1}, "c": {"d": 1, "d": 2}, "a": 3}')
+    assert read_items(path, DataError) == [
+        ("a", {"b": 1}),
+        ("c", Invalid("key 'd' is repeated")),
+        ("a", 3),
+    ]
+    assert read_items(write(tmp_path, "{}"), DataError) == []
+    with pytest.raises(DataError, match="is a JSON list; expected an object of records"):
+        read_items(write(tmp_path, '[{"a": 1}]'), DataError)
+    with pytest.raises(DataError, match="as a JSON object of records"):
+        read_items(write(tmp_path, '{"a": 1'), DataError)

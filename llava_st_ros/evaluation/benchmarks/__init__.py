@@ -1,0 +1,1 @@
+"""The field's public benchmarks: readers of their published files, and their evaluation."""
