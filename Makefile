@@ -2,6 +2,9 @@
 
 WITH_ROS := scripts/with_ros
 PYTEST_ARGS ?= -q
+# Many tests wait for half of their time. A file's tests run in one process and share its fixtures.
+PYTEST_PROCESSES ?= 2
+PYTEST := python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup messages test test-fast ruff lint format docs engine demo demo-animation train-tiny fuzz
@@ -38,12 +41,12 @@ lint: ruff
 
 test: lint
 	@echo "[test] pytest"
-	@$(WITH_ROS) python -m pytest $(PYTEST_ARGS)
+	@$(WITH_ROS) $(PYTEST) $(PYTEST_ARGS)
 
 # Without mypy, whose first run takes longer than these tests.
 test-fast: ruff
 	@echo "[test-fast] pytest, without ROS, renderer and slow tests"
-	@$(WITH_ROS) python -m pytest -m "not ros and not renderer and not slow" $(PYTEST_ARGS)
+	@$(WITH_ROS) $(PYTEST) -m "not ros and not renderer and not slow" $(PYTEST_ARGS)
 
 # FUZZ_ARGS: surfaces, --seconds, --seed, and --index to try one input again.
 fuzz: setup
