@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rosbags.typesys import Stores, get_typestore
 
@@ -42,6 +42,20 @@ class Topic:
     messages: int
 
 
+class MessageLocation(NamedTuple):
+    """Where a bag stores a message, for ``Bag.image_at``.
+
+    Attributes:
+        file: The number of the storage file.
+        block: The block that contains the message.
+        position: The message's place among those of the block.
+    """
+
+    file: int
+    block: Block
+    position: int
+
+
 @dataclass(frozen=True)
 class ImageMessage:
     """One camera message.
@@ -50,12 +64,14 @@ class ImageMessage:
         recorded: Time at which the message was recorded (ns).
         type: The message type ("sensor_msgs/msg/Image").
         data: The message as stored: serialized (CDR), and compressed if it was recorded so.
+        location: Where it is stored.
         uses_header: Whether ``stamp`` is the header's, as of all messages of a topic or of none.
     """
 
     recorded: int
     type: str
     data: bytes
+    location: MessageLocation
     uses_header: bool = True
 
     @cached_property
@@ -171,23 +187,41 @@ class Bag:
             "choose one with --topic" if choices else "",
         )
 
-    def images(self, topic: Topic) -> Iterator[ImageMessage]:
+    def images(self, topic: Topic) -> Generator[ImageMessage, None, None]:
         """Yield the topic's messages in the order of recording.
 
         Messages that cannot be read are left out: fewer than ``topic.messages`` are yielded, and
         ``notes`` says why.
         """
         uses_header = self._uses_header(topic)
-        for message in self._in_order(topic):
-            yield ImageMessage(message.recorded, topic.type, message.data, uses_header)
+        for location, message in self._in_order(topic):
+            yield ImageMessage(message.recorded, topic.type, message.data, location, uses_header)
+
+    def image_at(self, topic: Topic, location: MessageLocation) -> ImageMessage:
+        """Read one message of a topic again, by the location that ``images`` gave.
+
+        Its block is read, and its storage file remains open until another file is read.
+
+        Raises:
+            FrameError: It cannot be read any more.
+        """
+        for number, storage in enumerate(self._storages):
+            if number != location.file:
+                storage.close()
+        try:
+            messages = self._storages[location.file].read(location.block)
+            message = messages[location.position]
+        except (DamagedError, IndexError) as error:
+            raise FrameError(f"a message on {topic.name} cannot be read again: {error}") from error
+        return ImageMessage(message.recorded, topic.type, message.data, location)
 
     def _uses_header(self, topic: Topic) -> bool:
         """Whether the topic's clock is its headers': the first messages show whether it has one."""
         unstamped = 0
         with closing(self._in_order(topic)) as messages:
-            for stored in islice(messages, _MAX_UNSTAMPED):
+            for location, stored in islice(messages, _MAX_UNSTAMPED):
                 with suppress(FrameError):
-                    if ImageMessage(stored.recorded, topic.type, stored.data).has_stamp:
+                    if ImageMessage(stored.recorded, topic.type, stored.data, location).has_stamp:
                         return True
                     unstamped += 1
         if unstamped:
@@ -235,7 +269,9 @@ class Bag:
             text += f"; its other topics: {_join(others)}"
         return text
 
-    def _in_order(self, topic: Topic) -> Generator[StoredMessage, None, None]:
+    def _in_order(
+        self, topic: Topic
+    ) -> Generator[tuple[MessageLocation, StoredMessage], None, None]:
         """Yield a topic's messages of all files by the time of recording.
 
         Blocks are read when their first message is due, so that only blocks that overlap in time
@@ -246,15 +282,16 @@ class Bag:
             ids = storage.topic_ids(TopicKey(topic.name, topic.type))
             blocks += [(b.start, number, b) for b in storage.blocks if b.topic_id in ids]
         unread = Counter(number for _, number, _ in blocks)
-        waiting: list[tuple[int, int, StoredMessage]] = []
+        waiting: list[tuple[int, int, tuple[MessageLocation, StoredMessage]]] = []
         arrived = 0
         try:
             for start, number, block in sorted(blocks):
                 while waiting and waiting[0][0] < start:
                     yield heapq.heappop(waiting)[-1]
                 storage = self._storages[number]
-                for message in self._read(storage, block):
-                    heapq.heappush(waiting, (message.recorded, arrived, message))
+                for position, message in enumerate(self._read(storage, block)):
+                    located = MessageLocation(number, block, position), message
+                    heapq.heappush(waiting, (message.recorded, arrived, located))
                     arrived += 1
                 unread[number] -= 1
                 if not unread[number]:
