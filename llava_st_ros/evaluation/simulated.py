@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llava_st_ros.backends.base import Backend
-from llava_st_ros.config import GrounderConfig, ModelConfig, StreamConfig
+from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.evaluation.clip_window import ClipWindow
 from llava_st_ros.evaluation.results import Case
 from llava_st_ros.evaluation.scoring import CATEGORIES, category, score
-from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import NANOSECONDS, Answer, Frame, Query
+from llava_st_ros.records import Answer, Query
 
 if TYPE_CHECKING:
     from llava_st_ros.simulation.clip_store import ClipStore
     from llava_st_ros.simulation.questions import Sample
     from llava_st_ros.simulation.simulator import SimulatedClip
     from llava_st_ros.text.tokenizer import Tokenizer
-
-CAMERA = "simulated"
 
 
 @dataclass(frozen=True)
@@ -165,30 +163,19 @@ class SimulatedEvaluation:
         answers: Every question so far with its answer, in order.
     """
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, *, window_seconds: float = 6.0):
-        stream = StreamConfig(window_seconds=window_seconds)
-        self._grounder = Grounder(backend, tokenizer, GrounderConfig(stream=stream))
-        frames = backend.describe().model.num_frames
-        # Stamps on the window's own grid, so that the window contains every frame of the clip.
-        step = round(window_seconds * NANOSECONDS / max(1, frames - 1))
-        self._stamps = [(i + 1) * step for i in range(frames)]
+    def __init__(self, backend: Backend, tokenizer: Tokenizer) -> None:
+        self._window = ClipWindow(backend, tokenizer)
         self.cases: list[Case] = []
         self.answers: list[tuple[ClipQuestion, Answer]] = []
 
     def run(self, clip: ClipQuestions) -> list[Case]:
         """Ask the clip's questions; return their cases and add them to ``cases``."""
         cases: list[Case] = []
-        self._grounder.reset()
-        for stamp, image in zip(self._stamps, clip.frames):
-            self._grounder.push(Frame(image, stamp, CAMERA, CAMERA))
+        self._window.load(clip.frames)
         for question in clip.questions:
-            now = self._stamps[-1 if question.frame is None else question.frame]
-            grounding = self._grounder.ask(question.query, camera=CAMERA, now=now)
-            window = list(grounding.window)
-            if window != ([now] if question.frame is not None else self._stamps):
-                raise AssertionError(f"{question.query.id}: the window is {window}")
-            cases.append(_case(clip, question, grounding.answer))
-            self.answers.append((question, grounding.answer))
+            answer = self._window.ask(question.query, question.frame).answer
+            cases.append(_case(clip, question, answer))
+            self.answers.append((question, answer))
         self.cases += cases
         return cases
 

@@ -1,0 +1,133 @@
+"""The videos and images of benchmark samples, sampled as the model's window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from llava_st_ros.backends.preprocessing import resize
+from llava_st_ros.errors import DataError
+from llava_st_ros.evaluation.benchmarks.folders import FolderIndex
+from llava_st_ros.evaluation.benchmarks.samples import BenchmarkSample, VideoTruth
+from llava_st_ros.media.frame_sampling import FrameSample, sample_frames
+from llava_st_ros.media.sources import ImageFolderSource, ImageSource, Source, VideoSource
+from llava_st_ros.records import Modality
+
+FOLDER_FPS = 24.0  # of frames as images whose rate is not annotated: that of Charades_v1_rgb
+# Containers and annotations count a few frames differently.
+MISSING_FRAMES, MISSING_SHARE = 2, 0.01
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames that the model sees.
+
+    Attributes:
+        path: The video or image.
+        images: RGB uint8 [S, S, 3], at the model's image size; short footage repeats images.
+        frames: The number of each image in the video, from 0.
+        stamps: The times (ns) of the video's frames up to the last of these, from 0 at the first.
+        notes: What is damaged or missing in the media, one line each.
+    """
+
+    path: Path
+    images: tuple[np.ndarray, ...]
+    frames: tuple[int, ...]
+    stamps: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def stamp(self, frame: int) -> int:
+        """Return the time (ns) of a frame; after the last one the mean interval continues."""
+        last = len(self.stamps) - 1
+        if frame <= last:
+            return self.stamps[max(0, frame)]
+        return self.stamps[last] + (frame - last) * self.interval
+
+    @property
+    def interval(self) -> int:
+        """The mean interval (ns) between frames; 0 for an image."""
+        return round(self.stamps[-1] / max(1, len(self.stamps) - 1))
+
+    @property
+    def duration(self) -> int:
+        """The time (ns) up to the end of the last frame, if the complete video was read."""
+        return self.stamps[-1] + self.interval
+
+
+class BenchmarkMedia:
+    """Reads the media of samples below a folder. The latest clip is kept for the next sample.
+
+    Args:
+        folder: The media folder.
+        num_frames: Frames in the model's window.
+        size: The model's image size.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+
+    def __init__(self, folder: Path, num_frames: int, size: int) -> None:
+        self.index = FolderIndex(folder)
+        self._num_frames = num_frames
+        self._resize = partial(resize, height=size, width=size)
+        self._latest: tuple[object, Clip] | None = None
+
+    def clip(self, sample: BenchmarkSample) -> Clip:
+        """Return the sample's frames; the same object while the clip is the same.
+
+        Raises:
+            DataError: There is no such file, it is unreadable, or it lacks frames of the sample.
+            FrameError: An image cannot be decoded.
+        """
+        truth = sample.truth
+        crop = _crop(truth) if isinstance(truth, VideoTruth) else None
+        key = (sample.media, crop)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = (key, self._read(sample, crop))
+        return self._latest[1]
+
+    def _read(self, sample: BenchmarkSample, crop: tuple[int, int] | None) -> Clip:
+        path = self.index.find(sample.media)
+        if path is None:
+            raise DataError(f"no {sample.media[0]} below {self.index.folder}")
+        if sample.query.task.modality is Modality.IMAGE:
+            (frame,) = ImageSource(path)
+            return Clip(path, (self._resize(frame.image),), (0,), (0,))
+        fps = sample.truth.fps if isinstance(sample.truth, VideoTruth) else None
+        source = ImageFolderSource(path, fps or FOLDER_FPS) if path.is_dir() else VideoSource(path)
+        return _clip(path, source, sample_frames(source, self._num_frames, self._resize, crop))
+
+
+def _crop(truth: VideoTruth) -> tuple[int, int] | None:
+    if truth.crop is not None or truth.frames is None:
+        return truth.crop
+    return 0, truth.frames - 1
+
+
+def _clip(path: Path, source: Source, sample: FrameSample) -> Clip:
+    count = len(sample.stamps)
+    missing = sample.indices[-1] - (count - 1)
+    if not sample.images or missing > max(MISSING_FRAMES, MISSING_SHARE * count):
+        raise DataError(
+            f"{path} has {count} frames, but the sample needs frame {sample.indices[-1]}",
+            "is it the original video, at its frame rate?",
+        )
+    notes = [f"{path}: {note}" for note in source.notes]
+    if missing > 0:
+        notes.append(f"{path} lacks the last {missing} frames of the sample")
+    if source.dropped:
+        notes.append(
+            f"{path}: frames that cannot be decoded, after which frames are numbered too low: "
+            f"{source.dropped} ({source.problem})"
+        )
+    last = max(sample.images)
+    return Clip(
+        path,
+        tuple(sample.images[min(index, last)] for index in sample.indices),
+        sample.indices,
+        tuple(stamp - sample.stamps[0] for stamp in sample.stamps),
+        tuple(notes),
+    )
