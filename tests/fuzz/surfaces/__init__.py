@@ -7,7 +7,17 @@ from pathlib import Path
 
 from fuzz.surface import Surface
 
-SURFACES = ("queries", "images", "configs", "manifests", "bags", "videos", "records", "answers")
+SURFACES = (
+    "queries",
+    "images",
+    "configs",
+    "manifests",
+    "bags",
+    "videos",
+    "records",
+    "benchmarks",
+    "answers",
+)
 
 
 def load_surface(name: str, folder: Path) -> Surface:
