@@ -4,15 +4,17 @@ scripts/with_ros python -m benchmarks.stream [--split validation] [--videos 12]
     [--thresholds 0.5 0.35 0.2 0.1] [--model DIR] [--threads 2] [--out FILE.json]
 
 Each video of the split is recorded as a bag (this needs the renderer) and replayed through the
-Grounder once per threshold, with a standing query for each of its events. vIoU, tIoU and sIoU are
-those of ``llava_st_ros.evaluation.stream_scores``, as means over all queries.
+Grounder once per threshold, with a standing query for each of its events. The figures are those of
+``llava_st_ros.evaluation.streams.scores`` over all queries.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +23,13 @@ from tqdm import tqdm
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.default_model import default_model
+from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.evaluation.replay import replay
-from llava_st_ros.evaluation.stream_scores import (
-    StreamScore,
-    mean_scores,
-    read_ground_truth,
-    score_query,
-)
+from llava_st_ros.evaluation.result_table import result_table
+from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
+from llava_st_ros.evaluation.stream_scores import read_ground_truth
+from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import Query
@@ -38,16 +39,26 @@ from llava_st_ros.simulation.simulator import simulate_video, split_seed
 PERIOD = 1.0  # s
 
 
-def score_bag(grounder: Grounder, bag: Path) -> list[StreamScore]:
-    """Replay a bag with every query of its ground truth; return the scores."""
+def score_bag(grounder: Grounder, bag: Path) -> list[Case]:
+    """Replay a bag with every query of its ground truth; return a case for each."""
+    truth = read_ground_truth(bag / TRUTH_FILE)
     # Renumbered: two events of one kind and object have the same id in the ground truth.
-    annotated = [
-        replace(query, id=str(i)) for i, query in enumerate(read_ground_truth(bag / TRUTH_FILE))
-    ]
+    annotated = [replace(query, id=str(i)) for i, query in enumerate(truth.queries)]
     queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in annotated]
     result = replay(grounder, BagSource(bag), queries)
     result.check_complete()
-    return [score_query(result.recording, query, result.stamps) for query in annotated]
+    stamps = {number: stream.stamps for number, stream in enumerate(result.streams)}
+    return [
+        score_stream(result.published, query, truth, stamps).as_case(
+            f"{bag.name}-{query.id}", bag.name, query
+        )
+        for query in annotated
+    ]
+
+
+def figures(rows: Sequence[MetricRow]) -> dict[str, float | None]:
+    """Return the figures as plain values; None for one that is undefined."""
+    return {row.metric: None if math.isnan(row.value) else row.value for row in rows}
 
 
 def main() -> None:
@@ -66,7 +77,7 @@ def main() -> None:
         value: GrounderConfig(StreamConfig(history=HISTORY), no_match_threshold=value)
         for value in options.thresholds
     }
-    scores: dict[float, list[StreamScore]] = {value: [] for value in options.thresholds}
+    cases: dict[float, list[Case]] = {value: [] for value in options.thresholds}
     with tempfile.TemporaryDirectory() as bags:
         for index in tqdm(range(options.videos), unit="video"):
             bag = Path(bags) / str(index)
@@ -74,21 +85,20 @@ def main() -> None:
             write_bag(video, bag, queries=video.events)
             for value, config in configs.items():
                 grounder = Grounder(backend, tokenizer, config)
-                scores[value] += score_bag(grounder, bag)
+                cases[value] += score_bag(grounder, bag)
+    rows = {value: rows_of("stream", STREAM_METRICS, found) for value, found in cases.items()}
     report = {
         "model": folder.name,
         "split": options.split,
         "videos": options.videos,
-        "queries": len(scores[options.thresholds[0]]),
-        "no_match_thresholds": {str(value): mean_scores(rows) for value, rows in scores.items()},
+        "queries": len(cases[options.thresholds[0]]),
+        "no_match_thresholds": {str(value): figures(of_value) for value, of_value in rows.items()},
     }
     if options.out:
         write_text(options.out, json.dumps(report, indent=1) + "\n")
-    print(f"{report['queries']} queries in {options.videos} videos of {options.split}")
-    for value, means in report["no_match_thresholds"].items():
-        print(
-            f"no_match_threshold {value:>5}: " + "  ".join(f"{n} {v:.3f}" for n, v in means.items())
-        )
+    for value, of_value in rows.items():
+        title = f"no_match_threshold {value} on {options.videos} videos of {options.split}"
+        print_tables(result_table(of_value, title))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from demo.processes import send
-from llava_st_ros.msg import Answer, GroundedEvent, GroundedTrack, GroundedTrackArray
+from llava_st_ros.msg import Answer, GroundedBox, GroundedEvent, GroundedTrack, GroundedTrackArray
 from llava_st_ros.ros.conversions import stamp_from_msg
 
 _QOS = QoSProfile(depth=100)
@@ -71,9 +71,19 @@ class Collector(Node):
             kind="answer",
             published=info["source_timestamp"],
             stamp=stamp_from_msg(message.header.stamp),
+            camera=message.camera,
+            frame_id=message.header.frame_id,
+            image_width=message.image_width,
+            image_height=message.image_height,
             query_id=message.query.id,
+            query=message.query.text,
+            task=message.query.task,
+            window=[stamp_from_msg(message.window_start), stamp_from_msg(message.window_end)],
             text=message.text,
             confidence=message.confidence,
+            span=[stamp_from_msg(time) for s in message.span for time in (s.start, s.end)],
+            tube=_tube(message.tube),
+            no_match=message.no_match,
             problems=list(message.problems),
         )
 
@@ -89,11 +99,14 @@ def _track(track: GroundedTrack) -> dict[str, Any]:
         "frame_id": track.header.frame_id,
         "image_width": track.image_width,
         "image_height": track.image_height,
-        "tube": [
-            [stamp_from_msg(b.stamp), b.box.x_min, b.box.y_min, b.box.x_max, b.box.y_max]
-            for b in track.tube
-        ],
+        "tube": _tube(track.tube),
     }
+
+
+def _tube(boxes: Sequence[GroundedBox]) -> list[list[float]]:
+    return [
+        [stamp_from_msg(b.stamp), b.box.x_min, b.box.y_min, b.box.x_max, b.box.y_max] for b in boxes
+    ]
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import time
@@ -26,13 +27,11 @@ from demo.processes import ChildProcesses, DemoError, free_domain
 from demo.view import View, latency_statistics, summary_tables
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.errors import LlavaStError
-from llava_st_ros.evaluation.stream_scores import (
-    AnnotatedQuery,
-    StreamScore,
-    mean_scores,
-    read_ground_truth,
-    score_query,
-)
+from llava_st_ros.evaluation.annotations.records import AnnotatedQuery, GroundTruth
+from llava_st_ros.evaluation.result_table import result_table
+from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
+from llava_st_ros.evaluation.stream_scores import read_ground_truth
+from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.media.pictures import frame_rate, write_pictures
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Modality
@@ -51,8 +50,12 @@ class Scenario:
     """
 
     source: BagSource
-    queries: tuple[AnnotatedQuery, ...]
+    ground_truth: GroundTruth
     stamps: list[int]
+
+    @property
+    def queries(self) -> tuple[AnnotatedQuery, ...]:
+        return self.ground_truth.queries
 
     @property
     def seconds(self) -> float:
@@ -176,8 +179,8 @@ def play(
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the demo; return its exit code."""
     source = BagSource(arguments.bag)
-    queries = read_ground_truth(arguments.truth or arguments.bag / "truth.json")
-    scenario = Scenario(source, queries, [frame.stamp for frame in source])
+    ground_truth = read_ground_truth(arguments.truth or arguments.bag / "truth.json")
+    scenario = Scenario(source, ground_truth, [frame.stamp for frame in source])
     logs = arguments.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -186,36 +189,51 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "ROS_LOG_DIR": str(logs.resolve()),
         "PYTHONUNBUFFERED": "1",
     }
-    view = View(queries, scenario.stamps[0], console)
+    view = View(scenario.queries, scenario.stamps[0], console)
     playback = Playback(len(scenario.stamps), view)
     with ChildProcesses(logs, environment) as children, view:
         play(children, arguments, scenario, playback, view)
-    scores = [score_query(playback.recording, query, scenario.stamps) for query in queries]
-    summary = {"bag": str(arguments.bag), **summarize(scenario, playback, scores)}
+    cases = score(scenario, playback, str(arguments.bag))
+    rows = rows_of("stream", STREAM_METRICS, cases)
+    summary = {"bag": str(arguments.bag), **summarize(scenario, playback, cases, rows)}
     write_outputs(arguments.out, scenario, playback, summary)
-    print_report(arguments.out, scenario, playback, scores, summary, console)
+    print_report(arguments.out, scenario, playback, cases, rows, console)
     if not playback.recording.tracks:
         raise DemoError("the node published no tracks", f"see the logs in {logs}")
     return 0
 
 
+def score(scenario: Scenario, playback: Playback, source: str) -> list[Case]:
+    """Score what was published about each query."""
+    published, truth = playback.published, scenario.ground_truth
+    return [
+        score_stream(published, query, truth, {0: scenario.stamps}).as_case(query.id, source, query)
+        for query in scenario.queries
+    ]
+
+
 def summarize(
-    scenario: Scenario, playback: Playback, scores: Sequence[StreamScore]
+    scenario: Scenario, playback: Playback, cases: Sequence[Case], rows: Sequence[MetricRow]
 ) -> dict[str, Any]:
     """Return the contents of summary.json."""
     recording = playback.recording
     return {
         "frames": len(scenario.stamps),
         "seconds": round(scenario.seconds, 2),
-        "mean_viou": mean_scores(scores)["viou"],
-        "queries": [score.as_json() for score in scores],
+        "metrics": {row.metric: None if math.isnan(row.value) else row.value for row in rows},
+        "queries": [{"query_id": case.id, "text": case.query, **case.values} for case in cases],
         "tracks": len(recording.tracks),
         "events": len(recording.events),
         "answers": len(playback.answer_latencies),
-        "latency": {
-            "stamp_to_track": latency_statistics(playback.track_latencies),
-            "stamp_to_answer": latency_statistics(playback.answer_latencies),
-        },
+        "latency": latencies(playback),
+    }
+
+
+def latencies(playback: Playback) -> dict[str, dict[str, float]]:
+    """Return statistics of the times from a frame to what was published about it."""
+    return {
+        "stamp_to_track": latency_statistics(playback.track_latencies),
+        "stamp_to_answer": latency_statistics(playback.answer_latencies),
     }
 
 
@@ -238,20 +256,20 @@ def print_report(
     out: Path,
     scenario: Scenario,
     playback: Playback,
-    scores: Sequence[StreamScore],
-    summary: dict[str, Any],
+    cases: Sequence[Case],
+    rows: Sequence[MetricRow],
     console: Console,
 ) -> None:
-    """Print the tracks, events, scores and latencies."""
+    """Print the tracks, events, figures and latencies."""
     first = scenario.stamps[0]
-    console.print(summary_tables(scenario.queries, playback.recording, scores, first))
-    for name, latency in summary["latency"].items():
+    console.print(summary_tables(scenario.queries, playback.recording, cases, first))
+    console.print(result_table(rows, f"standing queries on {scenario.source.name}"))
+    for name, latency in latencies(playback).items():
         if latency["count"]:
             console.print(
                 f"latency {name.replace('_', ' ')}: median {latency['median_ms']:.0f} ms, "
                 f"p95 {latency['p95_ms']:.0f} ms ({latency['count']} messages)"
             )
-    console.print(f"mean vIoU over {len(scores)} queries: {summary['mean_viou']:.3f}")
     names = "overlay.mp4, contact_sheet.png, tracks.jsonl, events.jsonl, summary.json"
     console.print(f"in {out}: {names}", soft_wrap=True)
 

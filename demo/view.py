@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
@@ -13,11 +12,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from llava_st_ros.evaluation.annotations.records import AnnotatedQuery
 from llava_st_ros.evaluation.recording import Recording
-from llava_st_ros.evaluation.stream_scores import AnnotatedQuery, StreamScore
+from llava_st_ros.evaluation.results import Case
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Track
 
 MILLISECONDS = 1_000_000
+_VALUES = {
+    name: name.replace(" ", "_").lower()
+    for name in ("final vIoU", "final tIoU", "final sIoU", "live vIoU", "live HOTA")
+}
 
 
 class View:
@@ -130,10 +134,10 @@ def latency_statistics(latencies: Sequence[int]) -> dict[str, float]:
 def summary_tables(
     queries: Sequence[AnnotatedQuery],
     recording: Recording,
-    scores: Sequence[StreamScore],
+    cases: Sequence[Case],
     first: int,
 ) -> Group:
-    """Return tables of tracks, events and scores, with times in seconds since ``first`` (ns)."""
+    """Return tables of tracks, events and values, with times in seconds since ``first`` (ns)."""
     tracks = Table(title="tracks")
     for name in ("query", "track", "from - to (s)", "boxes", "confidence"):
         tracks.add_column(name)
@@ -152,11 +156,13 @@ def summary_tables(
             _seconds(event.span.start, event.span.end, first), event.state.name,
             f"{event.confidence:.2f}",
         )  # fmt: skip
-    score_table = Table(title="against the simulator's ground truth, over every frame of the bag")
-    for name in ("query", "true span (s)", "vIoU", "tIoU", "sIoU"):
-        score_table.add_column(name)
-    for query, score in zip(queries, scores):
+    values = Table(title="against the ground truth, over every frame of the bag")
+    for name in ("query", "true span (s)", *_VALUES):
+        values.add_column(name)
+    for query, case in zip(queries, cases):
         spans = ", ".join(_seconds(span.start, span.end, first) for span in query.spans)
-        values: list[Any] = [f"{v:.3f}" for v in (score.viou, score.tiou, score.siou)]
-        score_table.add_row(Text(query.text), spans, *values)
-    return Group(tracks, events, score_table)
+        numbers = [
+            f"{case.values[key]:.3f}" if key in case.values else "-" for key in _VALUES.values()
+        ]
+        values.add_row(Text(query.text), spans, *numbers)
+    return Group(tracks, events, values)

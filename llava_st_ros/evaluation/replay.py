@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llava_st_ros.errors import BackendError
+from llava_st_ros.evaluation.publications import PublishedTick, of_camera
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, QueryFailure, Tick
@@ -23,12 +24,19 @@ class ReplayedStream:
         first_frame: Number of its first frame in the footage.
         stamps: The stamps of its frames (ns), in order of the footage.
         jump: The jump of the clock that started it; None for the camera's first stream.
+        newest: The greatest of the stamps; 0 before the first.
     """
 
     camera: str
     first_frame: int
     stamps: list[int] = field(default_factory=list)
     jump: ClockJump | None = None
+    newest: int = 0
+
+    def append(self, stamp: int) -> None:
+        """Add the stamp of a frame (ns)."""
+        self.newest = max(self.newest, stamp) if self.stamps else stamp
+        self.stamps.append(stamp)
 
 
 @dataclass
@@ -37,6 +45,8 @@ class ReplayResult:
 
     Attributes:
         recording: The final tracks and events.
+        published: What was published with which frame, each camera for itself: a tick of the camera
+            of each frame, and one of another camera when something was published about it.
         groundings: Every answer, in order.
         grounding_streams: The number of the stream of each answer.
         stamps: The stamps of the frames (ns). Only those of one stream are comparable.
@@ -51,6 +61,7 @@ class ReplayResult:
     """
 
     recording: Recording = field(default_factory=Recording)
+    published: list[PublishedTick] = field(default_factory=list)
     groundings: list[Grounding] = field(default_factory=list)
     grounding_streams: list[int] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
@@ -99,9 +110,18 @@ class ReplayResult:
                 f"{failure.query_id!r}: {failure.error}"
             )
 
-    def add(self, tick: Tick) -> None:
-        """Add the results of one tick."""
+    def add(self, tick: Tick, camera: str | None = None) -> None:
+        """Add the results of one tick.
+
+        Args:
+            tick: The tick.
+            camera: The camera whose frame it is about; None for all.
+        """
         current = {stream.camera: number for number, stream in enumerate(self.streams)}
+        for name, number in current.items():
+            part = of_camera(tick, name)
+            if camera in (None, name) or part.groundings or part.events or part.failures:
+                self.published.append(PublishedTick(self.streams[number].newest, part, number))
         self.groundings.extend(tick.groundings)
         self.grounding_streams.extend(current[g.camera] for g in tick.groundings)
         self.failures.extend(tick.failures)
@@ -142,7 +162,7 @@ class _Footage:
                 result.streams.append(new)
             for frame, number in admitted:
                 result.frame_streams[number] = self._current[camera]
-                result.streams[self._current[camera]].stamps.append(frame.stamp)
+                result.streams[self._current[camera]].append(frame.stamp)
         self._held[camera] = held[-CONFIRMATIONS:]
 
 
@@ -180,12 +200,12 @@ def replay(
     for frame in frames:
         admission = footage.admit(frame)
         if admission.jump is not None:
-            result.add(grounder.finish(frame.camera))
+            result.add(grounder.finish(frame.camera), frame.camera)
         footage.assign(frame.camera, admission)
         for admitted in admission.frames:
             grounder.push(admitted)
         if admission.frames:
-            result.add(grounder.tick())
+            result.add(grounder.tick(), frame.camera)
         unused = _unused(grounder)
         result.repeated, result.discarded = unused[0] - repeated, unused[1] - discarded
         on_frame()

@@ -23,13 +23,13 @@ from demo.animate import (
     write_animation,
 )
 from llava_st_ros.errors import DataError
-from llava_st_ros.evaluation.stream_scores import AnnotatedQuery
+from llava_st_ros.evaluation.annotations.records import AnnotatedQuery
 from llava_st_ros.media.overlay import VideoWriter, color_of
 from llava_st_ros.records import NANOSECONDS, Span, Task
 
 QUERIES = (
-    AnnotatedQuery("e", "the ball rolls", (), {}, Task.STVG),
-    AnnotatedQuery("t", "the ball", (), {}, Task.REC),
+    AnnotatedQuery("e", "the ball rolls", Task.STVG, "/camera"),
+    AnnotatedQuery("t", "the ball", Task.REC, "/camera"),
 )
 
 

@@ -137,3 +137,33 @@ def test_frames_for_which_there_is_no_room_are_counted(oracle) -> None:  # noqa:
     result = replay(Grounder(oracle, oracle.tokenizer, config), Footage(tenths(0.0, 60)), [CUP])
     assert result.discarded > 0
     assert result.notes == [f"{result.discarded} frames not used, too old or no room in the buffer"]
+
+
+def test_ticks_are_published_with_the_newest_frame_of_their_stream(oracle) -> None:  # noqa: F811
+    result, _ = run(oracle, tenths(300.0, 30) + tenths(0.0, 80))
+    first = [tick for tick in result.published if tick.stream == 0]
+    second = [tick for tick in result.published if tick.stream == 1]
+    assert [tick.at for tick in first[:-1]] == result.streams[0].stamps
+    # The first five frames of a new clock confirm it: they join the stream together.
+    assert [tick.at for tick in second[:-1]] == result.streams[1].stamps[4:]
+    assert first[-1].at == stamp(302.9) and second[-1].at == stamp(7.9)  # at the end of each stream
+    assert [g for t in result.published for g in t.tick.groundings] == result.groundings
+    for tick in result.published:
+        assert all(grounding.window[-1] == tick.at for grounding in tick.tick.groundings)
+
+
+def test_ticks_of_two_cameras_are_published_apart(oracle) -> None:  # noqa: F811
+    grounder = Grounder(oracle, oracle.tokenizer, GrounderConfig(constrained=False))
+    frames = [
+        replace(item, camera=name)
+        for item in Footage(tenths(0.0, 80))
+        for name in ("front", "rear")[: 1 + (item.stamp < stamp(4.0))]
+    ]
+    result = replay(grounder, frames, [CUP])
+    assert [stream.camera for stream in result.streams] == ["front", "rear"]
+    for number, name in enumerate(("front", "rear")):
+        ticks = [tick for tick in result.published if tick.stream == number]
+        # A query that is due may be evaluated with the frame of the other camera.
+        assert sorted({tick.at for tick in ticks}) == result.streams[number].stamps
+        records = [r for t in ticks for r in (*t.tick.groundings, *t.tick.tracks, *t.tick.events)]
+        assert records and {record.camera for record in records} == {name}

@@ -96,7 +96,10 @@ def test_demo_writes_tracks_images_and_scores(bag, tmp_path, model, request) -> 
     assert [query["query_id"] for query in summary["queries"]] == ["q0", "q1", "q2"]
     assert summary["latency"]["stamp_to_answer"]["count"] >= 6  # 3 queries, each more than once
     assert 0 < summary["latency"]["stamp_to_answer"]["median_ms"] < 60_000
-    assert f"mean vIoU over 3 queries: {summary['mean_viou']:.3f}" in output
+    scored = [query["final_viou"] for query in summary["queries"]]
+    assert summary["metrics"]["final vIoU"] == pytest.approx(sum(scored) / 3)
+    assert {"live HOTA", "missed events", "Timeliness-F1@5"} <= summary["metrics"].keys()
+    assert f"{summary['metrics']['final vIoU']:.3f}" in output
 
     tracks = [json.loads(line) for line in (tmp_path / "tracks.jsonl").open()]
     assert {track["query_id"] for track in tracks} == {"q0", "q1", "q2"}

@@ -94,13 +94,14 @@ def test_the_truth_file_equals_the_videos_ground_truth(video, bag) -> None:
 
 
 def test_the_demo_reads_the_truth_file(video, bag) -> None:
-    queries = read_ground_truth(bag / TRUTH_FILE)
-    assert len(queries) == 3
-    for query in queries:
+    truth = read_ground_truth(bag / TRUTH_FILE)
+    assert len(truth.queries) == 3
+    for query in truth.queries:
         event = next(e for e in video.events if event_sentence(e, video.objects) == query.text)
         seconds = (query.spans[0].end - query.spans[0].start) / NANOSECONDS
         assert seconds == pytest.approx((event.span[1] - event.span[0]) / 6)
-        assert len(query.boxes) == video.is_visible[:, event.subject].sum()
+        (item,) = truth.objects_of(query)
+        assert len(item.boxes) == video.is_visible[:, event.subject].sum()
 
 
 def test_a_bag_is_never_overwritten(video, bag) -> None:
