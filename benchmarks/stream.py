@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.table import Table
 from tqdm import tqdm
 
 from llava_st_ros.atomic_files import write_text
@@ -26,7 +27,6 @@ from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.evaluation.replay import replay
-from llava_st_ros.evaluation.result_table import result_table
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
 from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
@@ -96,9 +96,15 @@ def main() -> None:
     }
     if options.out:
         write_text(options.out, json.dumps(report, indent=1) + "\n")
-    for value, of_value in rows.items():
-        title = f"no_match_threshold {value} on {options.videos} videos of {options.split}"
-        print_tables(result_table(of_value, title))
+    table = Table(
+        title=f"{report['queries']} queries in {options.videos} videos of {options.split}"
+    )
+    for column in ("no_match_threshold", *(f"{value:g}" for value in options.thresholds)):
+        table.add_column(column)
+    for of_metric in zip(*rows.values()):
+        name, unit = of_metric[0].metric, of_metric[0].unit
+        table.add_row(f"{name} ({unit})" if unit else name, *(f"{r.value:.3f}" for r in of_metric))
+    print_tables(table)
 
 
 if __name__ == "__main__":

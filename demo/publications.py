@@ -30,7 +30,7 @@ def published_ticks(
 
     For each tick the node publishes answers, then events, then all active tracks. A message counts
     from the header time at which it was published: the stamp of the newest frame that had been
-    sent, plus the time since then.
+    sent, plus the time since then. It never runs back, although a frame may be sent late.
 
     Args:
         publications: The messages, in any order of topics.
@@ -46,7 +46,8 @@ def published_ticks(
     def add(time: int) -> None:
         since, stamp = frames[max(0, bisect_right(times, time) - 1)]
         tick = Tick(tuple(answers), tracks, tuple(events))
-        ticks.append(PublishedTick(stamp + time - since, tick))
+        at = max(stamp + time - since, ticks[-1].at if ticks else 0)
+        ticks.append(PublishedTick(at, tick))
         answers.clear()
         events.clear()
 

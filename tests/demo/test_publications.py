@@ -61,6 +61,11 @@ def test_the_messages_of_a_tick_are_one_tick_in_header_time() -> None:
     assert (last.at, last.tick.tracks, last.tick.events) == (47, (track,), (event,))
 
 
+def test_header_time_never_runs_back() -> None:
+    publications = [Publication(time, ()) for time in (1032, 1033, 1036)]
+    assert [tick.at for tick in published_ticks(publications, SENT)] == [32, 32, 33]
+
+
 def test_without_messages_or_frames_nothing_was_published() -> None:
     assert published_ticks([], SENT) == []
     assert published_ticks([Publication(1, ())], {}) == []

@@ -98,7 +98,7 @@ def test_demo_writes_tracks_images_and_scores(bag, tmp_path, model, request) -> 
     assert 0 < summary["latency"]["stamp_to_answer"]["median_ms"] < 60_000
     scored = [query["final_viou"] for query in summary["queries"]]
     assert summary["metrics"]["final vIoU"] == pytest.approx(sum(scored) / 3)
-    assert {"live HOTA", "missed events", "Timeliness-F1@5"} <= summary["metrics"].keys()
+    assert {"live HOTA", "missed events", "Timeliness-F1 @5"} <= summary["metrics"].keys()
     assert f"{summary['metrics']['final vIoU']:.3f}" in output
 
     tracks = [json.loads(line) for line in (tmp_path / "tracks.jsonl").open()]

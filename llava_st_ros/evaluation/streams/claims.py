@@ -93,7 +93,7 @@ def silent_ticks(truth: QueryTruth, stream: QueryStream) -> tuple[int, int]:
     """
     silent = ticks = 0
     for tick in stream.ticks:
-        if truth.query.is_active(tick.at):
+        if truth.is_active(tick.at):
             continue
         ticks += 1
         made = [*event_claims(tick), *track_claims(tick)]

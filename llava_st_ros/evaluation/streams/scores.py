@@ -144,7 +144,7 @@ def score_stream(
     has_boxes = query.task in BOX_TASKS and bool(truth.objects)
     if has_boxes and any(map(truth.expected, frames)):
         _score_boxes(truth, streams, recordings, allowance, values, counts)
-    elif query.task in EVENT_TASKS and not has_boxes and any(map(query.is_active, frames)):
+    elif query.task in EVENT_TASKS and not has_boxes and any(map(truth.is_active, frames)):
         _score_event_frames(truth, streams, recordings, allowance, values)
     _score_claims(truth, streams, counts, samples)
     _score_answers(truth, streams, counts)
@@ -215,7 +215,7 @@ def _score_event_frames(
     for variant, found in (("final", final), ("live", live)):
         both = either = 0
         for stream, predicted in zip(streams, found):
-            expected = {stamp for stamp in stream.stamps if truth.query.is_active(stamp)}
+            expected = {stamp for stamp in stream.stamps if truth.is_active(stamp)}
             both, either = both + len(predicted & expected), either + len(predicted | expected)
         values[f"{variant}_tiou"] = both / either
 
@@ -342,8 +342,8 @@ STREAM_METRICS: Sequence[Metric] = (
         "detection delay p90", "detection_delay", unit="s", lower_is_better=True, quantile=0.9
     ),
     RatioMetric("missed events", "missed_events", lower_is_better=True),
-    RatioMetric("Timeliness-F1@1", "timeliness_f1_1", SPOT_BENCH),
-    RatioMetric("Timeliness-F1@5", "timeliness_f1_5", SPOT_BENCH),
+    RatioMetric("Timeliness-F1 @1", "timeliness_f1_1", SPOT_BENCH),
+    RatioMetric("Timeliness-F1 @5", "timeliness_f1_5", SPOT_BENCH),
     RatioMetric("false events", "false_events", unit="1/h", lower_is_better=True),
     RatioMetric(
         "false events, no match", "false_events_no_match", unit="1/h", lower_is_better=True

@@ -14,7 +14,7 @@ from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.evaluation.streams.query_stream import QueryStream
 from llava_st_ros.evaluation.streams.query_truth import QueryTruth
 from llava_st_ros.evaluation.streams.tracking_metrics import TrackingFrame
-from llava_st_ros.records import Box, EventState, TrackState
+from llava_st_ros.records import Box, EventState, Track, TrackState
 
 TrackBoxes = Mapping[int, Box]  # by track id, the best one first
 
@@ -22,9 +22,14 @@ TrackBoxes = Mapping[int, Box]  # by track id, the best one first
 def recorded(stream: QueryStream) -> Recording:
     """Return the final tracks and events of a query on one stream."""
     recording = Recording()
+    last: dict[int, Track] = {}
     for tick in stream.ticks:
         for track in tick.tracks:
-            recording.add_track(track)
+            before = last.get(track.track_id)
+            # Most ticks repeat the tracks of the one before.
+            if before is None or before.tube is not track.tube or before.state != track.state:
+                recording.add_track(track)
+            last[track.track_id] = track
         for event in tick.events:
             recording.add_event(event)
     return recording
@@ -84,7 +89,7 @@ def compared_frames(
     boxes: Mapping[int, TrackBoxes],
     most: int | None = None,
 ) -> list[TrackingFrame]:
-    """Return expected and predicted boxes of each frame.
+    """Return expected and predicted boxes of each frame that has any.
 
     While objects are hidden within a span, as many predicted boxes are ignored, as far as there
     are more predicted boxes than visible objects: first those that overlap the visible ones least.
@@ -107,5 +112,6 @@ def compared_frames(
             }
             for track in sorted(overlaps, key=lambda track: overlaps[track])[:ignored]:
                 del predicted[track]
-        frames.append(TrackingFrame(expected, predicted))
+        if expected or predicted:
+            frames.append(TrackingFrame(expected, predicted))
     return frames

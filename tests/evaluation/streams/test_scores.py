@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import doctest
 import math
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -442,3 +444,95 @@ def test_metric_names_and_keys_are_unique() -> None:
     assert len({metric.name for metric in STREAM_METRICS}) == len(STREAM_METRICS)
     keys = [metric.key for metric in STREAM_METRICS if not isinstance(metric, QuantileMetric)]
     assert len(set(keys)) == len(keys)
+
+
+def random_ticks(generator: random.Random) -> list[PublishedTick]:
+    """Return arbitrary publications: late, out of order, overlapping, of boxes without area."""
+
+    def second() -> float:
+        return generator.randrange(0, 110) / 10
+
+    def box() -> Box:
+        x1, y1, x2, y2 = (generator.choice((0.0, 0.2, 0.4, 0.6, 1.0)) for _ in range(4))
+        return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+
+    def boxes() -> dict[float, Box]:
+        return {s: box() for s in sorted({second() for _ in range(generator.randrange(1, 6))})}
+
+    def some_event() -> Event:
+        start, end = sorted((second(), second()))
+        return event(start, end, generator.choice(list(EventState)), generator.randrange(3))
+
+    def some_answer() -> Grounding:
+        window = sorted((second(), second()))
+        return answer((window[0], window[1]), generator.choice((None, box())))
+
+    ticks = []
+    for _ in range(generator.randrange(0, 30)):
+        tracks = [
+            track(boxes(), number, generator.choice(list(TrackState)))
+            for number in range(generator.randrange(4))
+        ]
+        events = [some_event() for _ in range(generator.randrange(2))]
+        answers = [some_answer() for _ in range(generator.randrange(2))]
+        ticks.append(published(second(), tracks=tracks, events=events, answers=answers))
+    return ticks
+
+
+def shifted(item: PublishedTick, by: int) -> PublishedTick:
+    """Return a tick as if the clock had another origin."""
+
+    def tube(old: BoxTube) -> BoxTube:
+        return BoxTube(tuple(stamp + by for stamp in old.stamps), old.boxes)
+
+    def span(old: Span) -> Span:
+        return Span(old.start + by, old.end + by)
+
+    tick = Tick(
+        tuple(
+            replace(
+                g,
+                window=tuple(stamp + by for stamp in g.window),
+                span=span(g.span) if g.span else None,
+                tube=tube(g.tube),
+            )
+            for g in item.tick.groundings
+        ),
+        tuple(replace(t, tube=tube(t.tube)) for t in item.tick.tracks),
+        tuple(replace(e, span=span(e.span)) for e in item.tick.events),
+    )
+    return PublishedTick(item.at + by, tick, item.stream)
+
+
+@pytest.mark.parametrize("task", [Task.STVG, Task.REC, Task.TVG])
+def test_any_publications_give_scores_in_range_that_do_not_depend_on_the_clock(task: Task) -> None:
+    generator = random.Random(task.value)
+    by = 1_700_000_000 * NANOSECONDS
+    moving = {
+        s: Box(0.0, 0.0, 0.4, 0.2 + 0.6 * s / ns(10)) for s in STAMPS if s % ns(1) or s < ns(3)
+    }
+    truth = annotated((1, 3), (4, 6), (9, 12), task=task, boxes=[moving, dict.fromkeys(STAMPS, B)])
+    query = truth.queries[0]
+    later = GroundTruth(
+        truth.cameras,
+        tuple(replace(o, boxes={s + by: b for s, b in o.boxes.items()}) for o in truth.objects),
+        (replace(query, spans=tuple(Span(s.start + by, s.end + by) for s in query.spans)),),
+    )
+    for _ in range(40):
+        ticks = random_ticks(generator)
+        scores = score_stream(ticks, query, truth, {0: STAMPS})
+        assert all(0.0 <= value <= 1.0 + 1e-9 for value in scores.values.values())
+        assert len(scores.values) == (2 if task is Task.TVG else 14)
+        for key in ("live_correct", "missed_events", "silent_ticks", "timeliness_f1_5"):
+            above, below = scores.counts.get(key, (0, 0))
+            assert 0 <= above <= below, key
+        same = score_stream(
+            [shifted(tick, by) for tick in ticks],
+            later.queries[0],
+            later,
+            {0: [stamp + by for stamp in STAMPS]},
+        )
+        assert same.values == pytest.approx(scores.values)
+        assert same.samples["detection_delay"] == pytest.approx(scores.samples["detection_delay"])
+        for key, counts in scores.counts.items():
+            assert same.counts[key] == pytest.approx(counts), key
