@@ -1,0 +1,542 @@
+"""The report of a run as HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_st_ros.evaluation.comparison import cases_of, flattened
+from llava_st_ros.evaluation.metric_kinds import Metric
+from llava_st_ros.evaluation.report_page.charts import (
+    Chart,
+    Point,
+    histogram,
+    interval_bar,
+    legend,
+    scatter,
+    share_bar,
+)
+from llava_st_ros.evaluation.report_page.filmstrips import FilmFrame
+from llava_st_ros.evaluation.report_page.html_page import render
+from llava_st_ros.evaluation.report_page.texts import clean, number, plural, seconds
+from llava_st_ros.evaluation.report_page.timelines import timelines_by_source
+from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
+from llava_st_ros.records import Box
+
+MAX_ROWS = 400  # queries of a table
+MAX_TIMELINES = 80
+MAX_POINTS = 800
+MAX_COLUMNS = 8
+MAX_CARDS = 8
+MAX_LINES = 100  # of what was dropped
+MAX_PROBLEMS = 3  # of a query
+FILMS = 3  # best, and worst cases
+ABOUT_CHARACTERS = 2000
+# Samples of a case that are the time its answers take, the first that a run has.
+DELAYS = ("stamp_to_answer", "latency", "detection_delay")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cases of one task.
+
+    Attributes:
+        task: As in ``MetricRow``.
+        rows: Its figures.
+        cases: The cases of all of its figures.
+        primary: The metric by which cases are ordered; None if there is no mean of values.
+    """
+
+    task: str
+    rows: tuple[MetricRow, ...]
+    cases: tuple[Case, ...]
+    primary: Metric | None
+
+    def score(self, case: Case) -> float:
+        """Return the case's value of the primary metric; NaN if it has none."""
+        return case_figure(self.primary, case)
+
+
+def report_html(
+    results: RunResults, films: Mapping[str, Sequence[FilmFrame]], conventions: Any = None
+) -> str:
+    """Return the report.
+
+    Args:
+        results: The run.
+        films: Filmstrips by the id of a case, for those of ``film_cases``.
+        conventions: What differs between the conventions (``conventions.difference_table``).
+    """
+    groups = groups_of(results)
+    has_blind = any(row.blind is not None for row in results.rows)
+    best, worst = film_cases(results)
+    points, x_label = _points(groups)
+    chart = _scatter(points, x_label)
+    listed = _timeline_cases(results.cases, groups)
+    lines = timelines_by_source(listed, _figures(groups))
+    anchors = {item.case: item.id for line in lines for item in line.entries}
+    values = {
+        "title": f"Evaluation of {_name(results)}",
+        "facts": _facts(results),
+        "warnings": _warnings(results),
+        "cards": _cards(groups, results),
+        "rows": [_row(row) for row in results.rows],
+        "has_blind": has_blind,
+        "scatter": chart,
+        "scatter_legend": legend(point.series for point in points),
+        "scatter_note": _scatter_note(points, x_label),
+        "histograms": _histograms(groups, results),
+        "groups": [_table(group, anchors) for group in (*groups, *_ungrouped(results, groups))],
+        "films": [
+            {"title": title, "cases": [_film(case, group, films[case.id]) for case, group in cases]}
+            for title, cases in (("Best", best), ("Worst", worst))
+            if cases
+        ],
+        "timelines": lines,
+        "timelines_note": (
+            f"The {len(listed)} worst of the run's {len(results.cases)} cases."
+            if len(listed) < len(_with_timeline(results.cases))
+            else ""
+        ),
+        "stages": _stages(results.latency),
+        "conventions": conventions,
+        "dropped": _dropped(results.dropped),
+        "about": [
+            (name, _Long(clean(text, ABOUT_CHARACTERS)))
+            for name, text in flattened(results.about).items()
+        ],
+    }
+    return render("report.html", sections=_sections(values), **values)
+
+
+def groups_of(results: RunResults) -> list[Group]:
+    """Return the tasks of a run's figures, in their order."""
+    groups = []
+    for task in dict.fromkeys(row.task for row in results.rows):
+        rows = tuple(row for row in results.rows if row.task == task)
+        ids: set[str] = set()
+        for row in rows:
+            metric = row.defined_metric()
+            if metric is not None:
+                ids |= {case.id for case in cases_of(row, metric, results.cases)}
+        cases = tuple(case for case in results.cases if case.id in ids)
+        groups.append(Group(task, rows, cases, _primary(rows)))
+    return groups
+
+
+def film_cases(
+    results: RunResults,
+) -> tuple[list[tuple[Case, Group]], list[tuple[Case, Group]]]:
+    """Return the best and the worst cases of which pictures can be shown.
+
+    Cases are ordered by an IoU; by what else their tasks have only if no task has one.
+    """
+    scored: dict[str, tuple[float, Case, Group]] = {}
+    groups = groups_of(results)
+    with_iou = [g for g in groups if g.primary is not None and "iou" in g.primary.key.lower()]
+    for group in with_iou or groups:
+        for case in group.cases:
+            score = group.score(case)
+            if case.id not in scored and not math.isnan(score) and _is_shown(case):
+                scored[case.id] = score, case, group
+    ordered = sorted(scored.values(), key=lambda entry: (-entry[0], entry[1].id))
+    count = min(FILMS, (len(ordered) + 1) // 2)
+    best, worst = ordered[:count], ordered[count:][-FILMS:]
+    return [(c, g) for _, c, g in best], [(c, g) for _, c, g in reversed(worst)]
+
+
+def case_figure(metric: Metric | None, case: Case) -> float:
+    """Return the figure of a single case; NaN if it has none."""
+    if metric is None or not metric.applies_to(case):
+        return math.nan
+    return metric.value([case])
+
+
+class _Long(str):
+    """A text of which more than ``MAX_TEXT`` characters are shown; it is clean."""
+
+
+def _full_name(metric: Metric) -> str:
+    return f"{metric.name} ({metric.convention})"
+
+
+def _primary(rows: Sequence[MetricRow]) -> Metric | None:
+    means = [
+        row
+        for row in rows
+        if row.definition is not None
+        and row.definition.kind == "mean"
+        and row.definition.above is None
+        and row.definition.reaching is None
+        and not row.unit
+    ]
+    for word in ("viou", "iou", ""):
+        for row in means:
+            if row.definition is not None and word in row.definition.key.lower():
+                return row.defined_metric()
+    return None
+
+
+def _is_shown(case: Case) -> bool:
+    return any(line is not None and (line.boxes or line.spans) for line in _timelines(case))
+
+
+def _timelines(case: Case) -> tuple[Any, Any]:
+    return case.expected, case.predicted
+
+
+def _with_timeline(cases: Sequence[Case]) -> list[Case]:
+    return [case for case in cases if any(line is not None for line in _timelines(case))]
+
+
+def _timeline_cases(cases: Sequence[Case], groups: Sequence[Group]) -> list[Case]:
+    """The cases with a timeline, in the run's order; only the worst if there are many."""
+    shown = _with_timeline(cases)
+    if len(shown) <= MAX_TIMELINES:
+        return shown
+    scores: dict[str, float] = {}
+    for group in groups:
+        for case in group.cases:
+            score = group.score(case)
+            if not math.isnan(score):
+                scores.setdefault(case.id, score)
+    worst = sorted(shown, key=lambda case: scores.get(case.id, 0.0))[:MAX_TIMELINES]
+    ids = {case.id for case in worst}
+    return [case for case in shown if case.id in ids]
+
+
+def _figures(groups: Sequence[Group]) -> dict[str, str]:
+    """Each case's primary figure, with its name."""
+    figures: dict[str, str] = {}
+    for group in groups:
+        for case in group.cases:
+            score = group.score(case)
+            if group.primary is not None and not math.isnan(score):
+                figures.setdefault(case.id, f"{_full_name(group.primary)} {number(score)}")
+    return figures
+
+
+def _name(results: RunResults) -> str:
+    model = str(results.about.get("model") or "a run")
+    return Path(model).name or model
+
+
+def _facts(results: RunResults) -> list[str]:
+    about = results.about
+    sources = {case.source for case in results.cases}
+    facts = [plural(len(results.cases), "case"), plural(len(sources), "recording")]
+    facts += [str(about[name]) for name in ("mode", "backend", "device") if about.get(name)]
+    if isinstance(about.get("seconds"), (int, float)):
+        facts.append(f"took {about['seconds']:g} s")
+    return facts
+
+
+def _warnings(results: RunResults) -> list[str]:
+    warnings = []
+    if results.dropped:
+        warnings.append(
+            f"Not everything was evaluated: {plural(len(results.dropped), 'note')} under "
+            "“What was dropped”."
+        )
+    problems = sum(bool(case.problems) for case in results.cases)
+    if problems:
+        warnings.append(f"{plural(problems, 'case')} with answers that had problems.")
+    return warnings
+
+
+def _cards(groups: Sequence[Group], results: RunResults) -> list[dict[str, str]]:
+    cards = []
+    for group in groups:
+        row = next(
+            (row for row in group.rows if group.primary and row.metric == group.primary.name), None
+        )
+        if row is not None:
+            cards.append(_card(row))
+    units = [row for row in results.rows if row.unit and not math.isnan(row.value)]
+    cards = [*cards[: MAX_CARDS - 2], *(_card(row) for row in units[:2])]
+    for stage in ("stamp_to_answer", "tick"):
+        if samples := results.latency.get(stage):
+            p50, p90 = np.quantile(samples, (0.5, 0.9))
+            note = f"p90 {number(float(p90), 's')} · {plural(len(samples), 'sample')}"
+            name = f"Latency: {_words(stage)}, p50"
+            value = number(float(p50), "s")
+            cards.append({"name": name, "value": value, "interval": "", "note": note})
+            break
+    return cards
+
+
+def _card(row: MetricRow) -> dict[str, str]:
+    return {
+        "name": f"{row.task}: {row.metric}",
+        "value": number(row.value, row.unit),
+        "interval": _interval(row) if row.cases > 1 else "",
+        "note": f"{plural(row.cases, 'case')} · {row.convention}",
+    }
+
+
+def _row(row: MetricRow) -> dict[str, Any]:
+    return {
+        "task": row.task,
+        "metric": row.metric,
+        "lower_is_better": row.lower_is_better,
+        "value": row.value,
+        "shown": number(row.value, row.unit),
+        "interval": _interval(row),
+        "bar": _bar(row),
+        "blind": row.blind,
+        "shown_blind": number(row.blind, row.unit),
+        "cases": row.cases,
+        "convention": row.convention or "not named",
+        "definition": str(row.definition or "not in the file"),
+    }
+
+
+def _bar(row: MetricRow) -> Any:
+    if row.unit:
+        return ""
+    low, high = (row.low, row.high) if row.cases != 1 else (row.value, row.value)
+    return interval_bar(row.value, low, high, row.blind)
+
+
+def _interval(row: MetricRow) -> str:
+    """The interval in words; resampling a single case says nothing about others."""
+    if row.cases == 1:
+        return "one case"
+    low, high = (number(v, row.unit).removesuffix(f" {row.unit}") for v in (row.low, row.high))
+    return f"{low} to {high}"
+
+
+def _points(groups: Sequence[Group]) -> tuple[list[Point], str]:
+    """A point for each case with an accuracy and a time, and what the time is."""
+    keys = {key for group in groups for case in group.cases for key in case.samples}
+    delay = next((name for name in DELAYS if name in keys), None)
+    if delay is None:
+        return [], ""
+    points, seen = [], set()
+    for group in groups:
+        for case in group.cases:
+            score, samples = group.score(case), case.samples.get(delay, ())
+            if samples and 0 <= score <= 1 and group.primary is not None and case.id not in seen:
+                seen.add(case.id)
+                time = float(np.median(samples))
+                label = (
+                    f"{clean(case.query, 120)}: {group.primary.name} {number(score)}, "
+                    f"{number(time, 's')}"
+                )
+                points.append(
+                    Point(time, score, f"{group.task}: {_full_name(group.primary)}", label)
+                )
+    return points, _words(delay)
+
+
+def _scatter(points: Sequence[Point], x_label: str) -> Chart | None:
+    if not points:
+        return None
+    chosen = np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).round().astype(int)
+    shown = [points[index] for index in chosen]
+    return scatter(shown, f"Accuracy against {x_label}", x_label, "s", "accuracy")
+
+
+def _scatter_note(points: Sequence[Point], x_label: str) -> str:
+    note = f"A mark for each query; its time is the median {x_label} of its answers or events."
+    if len(points) > MAX_POINTS:
+        note += f" {MAX_POINTS} of {len(points)} queries are drawn."
+    return note
+
+
+def _histograms(groups: Sequence[Group], results: RunResults) -> list[Chart]:
+    charts, done = [], set()
+    for group in groups:
+        if group.primary is None:
+            continue
+        drawn = group.primary.key, frozenset(case.id for case in group.cases)
+        if drawn in done:
+            continue
+        done.add(drawn)
+        scores = [score for case in group.cases if 0 <= (score := group.score(case)) <= 1]
+        if scores:
+            name = _full_name(group.primary)
+            charts.append(histogram(scores, f"{group.task}: {name} by query", name, share=True))
+    units = {
+        row.definition.key: row.unit
+        for row in results.rows
+        if row.definition is not None and row.definition.kind == "quantile"
+    }
+    for key in dict.fromkeys(key for case in results.cases for key in case.samples):
+        samples = [v for case in results.cases for v in case.samples.get(key, ())]
+        if finite := [v for v in samples if math.isfinite(v)]:
+            charts.append(histogram(finite, _words(key), "", units.get(key, "s")))
+    for stage in ("stamp_to_answer", "tick"):
+        if any(stage in case.samples for case in results.cases):
+            continue
+        if finite := [v for v in results.latency.get(stage, ()) if math.isfinite(v)]:
+            charts.append(histogram(finite, f"latency: {_words(stage)}", "", "s"))
+    return charts
+
+
+def _table(group: Group, anchors: Mapping[str, str]) -> dict[str, Any]:
+    """The cases of a task, worst first, with the figure that each has of its metrics."""
+    metrics = _columns(group.rows)
+    cases = sorted(group.cases, key=lambda case: (_ordered(group.score(case)), case.id))
+    note = f"The {MAX_ROWS} worst of {len(cases)} cases; all are in cases.csv."
+    return {
+        "task": group.task,
+        "note": note if len(cases) > MAX_ROWS else "",
+        "columns": [(metric.name, metric.convention) for metric in metrics],
+        "lines": [
+            {
+                "query": case.query or "(no text)",
+                "source": case.source,
+                "link": anchors.get(case.id, ""),
+                "cells": [
+                    (value, number(value, metric.unit))
+                    for metric in metrics
+                    for value in [case_figure(metric, case)]
+                ],
+                "problems": _shortened(case.problems, MAX_PROBLEMS),
+            }
+            for case in cases[:MAX_ROWS]
+        ],
+    }
+
+
+def _columns(rows: Iterable[MetricRow]) -> list[Metric]:
+    """The metrics that say something of a single case: no shares of cases, each key once."""
+    columns: dict[tuple[str, str], Metric] = {}
+    for row in rows:
+        definition, metric = row.definition, row.defined_metric()
+        if definition is None or metric is None:
+            continue
+        if definition.above is None and definition.reaching is None:
+            columns.setdefault((definition.kind, definition.key), metric)
+    return list(columns.values())[:MAX_COLUMNS]
+
+
+def _ungrouped(results: RunResults, groups: Sequence[Group]) -> list[Group]:
+    """The cases that no figure is computed from."""
+    shown = {case.id for group in groups for case in group.cases}
+    rest = [case for case in results.cases if case.id not in shown]
+    tasks = dict.fromkeys(case.task for case in rest)
+    return [
+        Group(f"{task} (no figures)", (), tuple(c for c in rest if c.task == task), None)
+        for task in tasks
+    ]
+
+
+def _ordered(score: float) -> float:
+    return math.inf if math.isnan(score) else score
+
+
+def _film(case: Case, group: Group, shots: Sequence[FilmFrame]) -> dict[str, Any]:
+    first = shots[0].stamp if shots else 0
+    reasons = {shot.missing for shot in shots}
+    return {
+        "missing": reasons.pop() if len(reasons) == 1 else "",
+        "query": case.query or "(no text)",
+        "metric": _full_name(group.primary) if group.primary else "",
+        "value": number(group.score(case)),
+        "source": case.source,
+        "task": case.task,
+        "shots": [_shot(shot, shot.stamp - first) for shot in shots],
+    }
+
+
+def _shot(shot: FilmFrame, elapsed: int) -> dict[str, Any]:
+    if shot.iou is not None:
+        words = f"IoU {number(shot.iou)}"
+    elif shot.predicted is not None:
+        words = "predicted only"
+    else:
+        words = "true only" if shot.expected is not None else "no box"
+    boxes = [
+        _box(kind, box)
+        for kind, box in (("pred", shot.predicted), ("true", shot.expected))
+        if box is not None
+    ]
+    return {
+        "image": _Long(shot.image),
+        "width": shot.size[0],
+        "height": shot.size[1],
+        "missing": shot.missing,
+        "boxes": boxes,
+        "caption": f"+{seconds(elapsed)} · {words}",
+        "alt": f"Frame {seconds(elapsed)} after the first: {words}"
+        + (f"; no image: {shot.missing}" if shot.missing else ""),
+    }
+
+
+def _box(kind: str, box: Box) -> dict[str, str]:
+    """A box and its tag, placed in percent of the image."""
+    x1, y1, x2, y2 = (100 * v for v in vars(box.clipped()).values())
+    if kind == "pred":  # above the box, or in it at the upper edge of the image
+        shift = "" if y1 < 10 else ";transform:translateY(-100%)"
+        tag = f"left:{min(x1, 88):.2f}%;top:{y1:.2f}%{shift}"
+    else:
+        shift = "" if y2 > 90 else ";transform:translateY(100%)"
+        tag = f"right:{min(100 - x2, 88):.2f}%;bottom:{100 - y2:.2f}%{shift}"
+    place = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+    return {
+        "kind": kind,
+        "letter": "P" if kind == "pred" else "T",
+        "tag": tag,
+        "place": _attributes(place),
+    }
+
+
+def _attributes(values: Mapping[str, float]) -> Any:
+    from markupsafe import Markup
+
+    return Markup(" ".join(f'{name}="{value:.2f}"' for name, value in values.items()))
+
+
+def _stages(latency: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    quantiles = {
+        stage: [float(v) for v in np.quantile(samples, (0.5, 0.9, 0.99, 1.0))]
+        for stage, samples in latency.items()
+        if len(samples)
+    }
+    longest = max((values[1] for values in quantiles.values()), default=0.0) or 1.0
+    return [
+        {
+            "name": _words(stage),
+            "bar": share_bar(values[0] / longest, values[1] / longest),
+            "cells": [(value, number(value)) for value in values],
+            "samples": len(latency[stage]),
+        }
+        for stage, values in quantiles.items()
+    ]
+
+
+def _dropped(lines: Sequence[str]) -> list[str]:
+    return _shortened(lines, MAX_LINES)
+
+
+def _shortened(lines: Sequence[str], most: int) -> list[str]:
+    shown = list(lines[:most])
+    return [*shown, f"and {len(lines) - most} more"] if len(lines) > most else shown
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _sections(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sections = (
+        ("summary", "Summary", True),
+        ("figures", "Figures", True),
+        ("accuracy-time", "Accuracy against time", values["scatter"]),
+        ("distributions", "Distributions", values["histograms"]),
+        ("queries", "Queries", True),
+        ("films", "Best and worst cases", values["films"]),
+        ("timelines", "Timelines", values["timelines"]),
+        ("latency", "Latency", True),
+        ("conventions", "Conventions", values["conventions"]),
+        ("dropped", "What was dropped", True),
+        ("about", "What ran", True),
+    )
+    return [(name, title) for name, title, shown in sections if shown]

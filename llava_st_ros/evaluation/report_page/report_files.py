@@ -1,0 +1,39 @@
+"""Writes a run's report: an HTML page, and CSV files of its figures and cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llava_st_ros.atomic_files import write_text
+from llava_st_ros.evaluation.csv_tables import CASES_FILE, METRICS_FILE, cases_csv, metrics_csv
+from llava_st_ros.evaluation.frame_readers import FrameReader
+from llava_st_ros.evaluation.report_page.filmstrips import filmstrips
+from llava_st_ros.evaluation.report_page.page import film_cases, report_html
+from llava_st_ros.evaluation.results import RunResults
+
+REPORT_FILE = "report.html"
+
+
+def write_report(results: RunResults, folder: Path, frames: FrameReader) -> Path:
+    """Write report.html, metrics.csv and cases.csv beside a run's results.json.
+
+    Args:
+        results: The run.
+        folder: An existing folder.
+        frames: Reads the frames of the best and worst cases.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ImportError: jinja2 is not installed (``llava_st_ros[evaluation]``). The CSV files are
+            written all the same.
+        OSError: A file cannot be written.
+    """
+    write_text(folder / METRICS_FILE, metrics_csv(results.rows))
+    write_text(folder / CASES_FILE, cases_csv(results.cases))
+    best, worst = film_cases(results)
+    films = filmstrips([case for case, _ in (*best, *worst)], frames)
+    path = folder / REPORT_FILE
+    write_text(path, report_html(results, films))
+    return path
