@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_st_ros.errors import printable_line
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 HELP = "compare two runs case by case"
 MAX_LISTED = 5  # ids in a line
+MAX_QUERY = 80  # characters in a table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,67 +31,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.cli.outputs import print_tables
+    from llava_st_ros.cli.extras import requires_extra
+    from llava_st_ros.cli.outputs import check_files, check_is_no_input, print_tables
     from llava_st_ros.evaluation.comparison import compare, comparison_json
     from llava_st_ros.evaluation.results import read_results
 
+    check_is_no_input(args.out, args.a, args.b)
+    check_files(args.out)
     a, b = read_results(args.a), read_results(args.b)
     comparison = compare(a, b, (str(args.a), str(args.b)))
+    if args.out is not None:
+        from llava_st_ros.evaluation.report_page.comparison_page import write_comparison
+
+        with requires_extra("evaluation"):
+            write_comparison(args.out, comparison, a, b, (str(args.a), str(args.b)))
     if args.json:
         print(json.dumps(comparison_json(comparison), indent=1, allow_nan=False))
         return 0
     print_tables(*_tables(comparison))
     for line in _notes(comparison):
         print(line)
+    if args.out is not None:
+        print(f"written to {args.out}")
     return 0
 
 
 def _tables(comparison: Comparison) -> list[Table]:
     differences = _table(
         f"B - A on {comparison.common} common cases",
-        ("task", "metric", "convention"),
-        ("A", "B", "B - A", "95% CI", "cases"),
-        "",
+        ("figure", "convention"),
+        ("A", "B", "B - A", "95% CI", "B is"),
     )
     for d in comparison.differences:
         _add(
             differences,
-            d.task,
-            d.metric,
+            f"{d.task} {d.metric}" + (f" [{d.unit}]" if d.unit else ""),
             d.convention,
-            _number(d.a, d.unit),
-            _number(d.b, d.unit),
+            _number(d.a),
+            _number(d.b),
             _signed(d.difference),
-            f"[{_signed(d.low)}, {_signed(d.high)}]",
-            str(d.cases),
+            f"{_signed(d.low)}, {_signed(d.high)}",
             d.verdict,
         )
     tables = [differences]
     if comparison.changes:
-        changes = _table("cases that changed most", ("case", "value"), ("A", "B", "B - A"), "query")
+        changes = _table("cases that changed most", ("case", "query"), ("A", "B", "B - A"))
         for c in comparison.changes:
-            texts = (c.id, c.metric, _number(c.a), _number(c.b), _signed(c.difference), c.query)
-            _add(changes, *texts)
+            _add(
+                changes,
+                c.id,
+                c.query[:MAX_QUERY],
+                _number(c.a),
+                _number(c.b),
+                _signed(c.difference),
+            )
         tables.append(changes)
     return tables
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str], last: str) -> Table:
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in left:
-        table.add_column(name)
+        table.add_column(name, overflow="fold", no_wrap=name == "convention")
     for name in right:
-        table.add_column(name, justify="right")
-    table.add_column(last)
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
 def _add(table: Table, *texts: str) -> None:
     from rich.text import Text
 
-    table.add_row(*(Text(text) for text in texts))  # a query's words are no markup
+    # A query's words are no markup, and may contain what a terminal acts on.
+    table.add_row(*(Text(printable_line(text)) for text in texts))
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -98,21 +115,19 @@ def _notes(comparison: Comparison) -> list[str]:
         ("not compared, other annotations or another query", comparison.other_truth),
     )
     notes = [
-        f"{len(ids)} cases {words}: {', '.join(map(ascii, ids[:MAX_LISTED]))}"
+        f"{len(ids)} cases {words}: {', '.join(map(repr, ids[:MAX_LISTED]))}"
         + (", ..." if len(ids) > MAX_LISTED else "")
         for words, ids in lists
         if ids
     ]
     notes += [f"not compared: {line}" for line in comparison.not_compared]
-    return [
-        *notes,
-        *(f"{name}: {a} in A, {b} in B" for name, a, b in comparison.settings),
-    ]
+    notes += [f"{name}: {a} in A, {b} in B" for name, a, b in comparison.settings]
+    return [printable_line(note) for note in notes]
 
 
-def _number(value: float, unit: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:.4g} {unit}".strip()
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
 
 
 def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.4g}"
+    return "-" if math.isnan(value) else f"{value:+.3g}"

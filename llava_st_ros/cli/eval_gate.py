@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.errors import printable_line
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_tables(_table(rows))
         for row in failed:
-            print(f"FAILED {row.name}: {row.failure}")
+            print(printable_line(f"FAILED {row.name}: {row.failure}"))
         print(f"{len(rows) - len(failed)} of {len(rows)} figures passed")
     return 1 if failed else 0
 
@@ -94,7 +96,7 @@ def _table(rows: Sequence[GateRow]) -> Table:
             str(row.cases),
             row.failure or row.note,
         )
-        table.add_row(*(Text(text) for text in texts))
+        table.add_row(*(Text(printable_line(text)) for text in texts))
     return table
 
 

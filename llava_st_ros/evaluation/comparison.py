@@ -51,12 +51,16 @@ class MetricDifference:
 
     @property
     def verdict(self) -> str:
-        """ "B is better" or "B is worse" where the interval excludes 0, or what else it shows."""
+        """Return what the interval says of B.
+
+        "better" or "worse" where it excludes 0, "equal" where it is 0, otherwise "unclear"; and
+        "undefined" where one of the figures is.
+        """
         if math.isnan(self.difference) or math.isnan(self.low):
             return "undefined"
         if self.low <= 0.0 <= self.high:
-            return "equal" if self.low == self.high == 0.0 else "no clear difference"
-        return "B is better" if (self.low > 0.0) != self.lower_is_better else "B is worse"
+            return "equal" if self.low == self.high == 0.0 else "unclear"
+        return "better" if (self.low > 0.0) != self.lower_is_better else "worse"
 
 
 @dataclass(frozen=True)

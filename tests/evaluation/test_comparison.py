@@ -71,7 +71,7 @@ def test_what_cases_have_in_common_cancels_in_the_interval() -> None:
     """Every case gains 0.1: the paired interval is a point, however much the cases differ."""
     (mean, *_) = compare(A, B).differences
     assert (mean.low, mean.high) == pytest.approx((0.1, 0.1))
-    assert mean.verdict == "B is better"
+    assert mean.verdict == "better"
     (unpaired, *_) = A.rows
     assert unpaired.high - unpaired.low > 0.2
 
@@ -82,12 +82,12 @@ def test_the_interval_covers_what_enumeration_of_all_resamples_gives() -> None:
     changes = [0.3, -0.1]
     exact = [np.mean(pair) for pair in itertools.product(changes, repeat=2)]
     assert paired_interval(MEAN, a, b) == pytest.approx((min(exact), max(exact)))
-    assert compare(run(*a), run(*b)).differences[0].verdict == "no clear difference"
+    assert compare(run(*a), run(*b)).differences[0].verdict == "unclear"
 
 
 @pytest.mark.parametrize(
     ("metric", "verdict"),
-    [("m_vIoU", "B is worse"), ("false events", "no clear difference"), ("delay p50", "undefined")],
+    [("m_vIoU", "worse"), ("false events", "unclear"), ("delay p50", "undefined")],
 )
 def test_the_verdict_knows_the_direction_of_a_metric(metric: str, verdict: str) -> None:
     a = run(case("a", 0.5, 0), case("b", 0.5, 1))
@@ -95,7 +95,7 @@ def test_the_verdict_knows_the_direction_of_a_metric(metric: str, verdict: str) 
     verdicts = {d.metric: d.verdict for d in compare(a, b).differences}
     assert verdicts[metric] == verdict
     faster = compare(run(case("a", 0.5, 2, (4.0,))), run(case("a", 0.5, 1, (2.0,)))).differences
-    assert [d.verdict for d in faster] == ["equal", "equal", "B is better", "B is better"]
+    assert [d.verdict for d in faster] == ["equal", "equal", "better", "better"]
 
 
 def test_cases_of_one_run_only_are_listed_and_not_compared() -> None:
@@ -182,7 +182,7 @@ def test_json_has_verdicts_and_no_nan() -> None:
     comparison = compare(run(case("a", 0.1)), run(case("a", 0.2)))
     assert any(math.isnan(d.a) for d in comparison.differences)
     plain = json.loads(json.dumps(comparison_json(comparison), allow_nan=False))
-    assert plain["differences"][0]["verdict"] == "B is better"
+    assert plain["differences"][0]["verdict"] == "better"
     assert plain["differences"][3]["a"] is None
     assert plain["changes"][0]["difference"] == pytest.approx(0.1)
 

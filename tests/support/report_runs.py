@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,18 @@ def hostile_run(count: int = 26) -> RunResults:
     run = results_of(cases, about, dropped=("<dropped> " + "z" * 400,) * 150)
     undefined = MetricRow("<b>task</b>", "nothing", *(float("nan"),) * 3, 0, "x<y")
     return RunResults(run.about, run.cases, (*run.rows, undefined), run.dropped)
+
+
+def changed_run() -> RunResults:
+    """The hostile run, better by up to 0.2, with one more case and one that asks another query."""
+    run = hostile_run()
+    cases = [
+        replace(case, values={k: min(1.0, v + 0.02 * (n % 11)) for k, v in case.values.items()})
+        for n, case in enumerate(run.cases)
+    ]
+    cases[3] = replace(cases[3], query="another query")
+    cases.append(replace(cases[0], id="more"))
+    return results_of(cases, {**run.about, "model": "other"}, latency={"tick": (0.5, 0.6)})
 
 
 def _timeline(random: np.random.Generator, spans: int) -> Timeline:

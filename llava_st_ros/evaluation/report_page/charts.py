@@ -93,6 +93,24 @@ def interval_bar(value: float, low: float, high: float, blind: float | None) -> 
     )
 
 
+def difference_bar(value: float, low: float, high: float, scale: float) -> Markup:
+    """Draw a difference with its interval on an axis from -scale to +scale."""
+    from markupsafe import Markup
+
+    if any(math.isnan(v) for v in (value, low, high)):
+        return Markup("")
+
+    def x(v: float) -> float:
+        return 60 + 56 * max(-1.0, min(1.0, v / scale))
+
+    return Markup(  # numbers only
+        '<svg class="interval" viewBox="0 0 120 18" width="120" height="18" aria-hidden="true">'
+        '<path class="axis" d="M4 9H116"/><path class="zero" d="M60 2v14"/>'
+        f'<path class="range" d="M{x(low):.1f} 9H{x(high):.1f}"/>'
+        f'<circle class="value" cx="{x(value):.1f}" cy="9" r="4"/></svg>'
+    )
+
+
 def histogram(
     values: Sequence[float], title: str, axis: str, unit: str = "", *, share: bool = False
 ) -> Chart:
@@ -145,6 +163,26 @@ def scatter(points: Sequence[Point], title: str, x_label: str, x_unit: str, y_la
     summary = (
         f"{title}: {plural(len(points), 'point')}; {x_label} {number(min(xs), x_unit)} to "
         f"{number(max(xs), x_unit)}, {y_label} {number(min(ys))} to {number(max(ys))}"
+    )
+    return Chart(plot.svg(parts, summary), title, summary)
+
+
+def paired_scatter(points: Sequence[Point], title: str) -> Chart:
+    """Draw values of run A and run B, both in [0, 1], with the diagonal where they are equal."""
+    from markupsafe import escape
+
+    plot = _Plot((0.0, 1.0), (0.0, 1.0))
+    diagonal = f"M{plot.x(0):.1f} {plot.y(0):.1f}L{plot.x(1):.1f} {plot.y(1):.1f}"
+    parts = [plot.x_axis("A", ""), plot.y_axis("B"), f'<path class="axis" d="{diagonal}"/>']
+    parts += [
+        f'<g class="point s0"><title>{escape(point.label)}</title>'
+        f"{_shape(SHAPES[0], plot.x(point.x), plot.y(point.y))}</g>"
+        for point in points
+    ]
+    above, below = (sum(sign * (p.y - p.x) > 0 for p in points) for sign in (1, -1))
+    summary = (
+        f"{title}: {plural(len(points), 'case')}; larger in B {above}, larger in A {below}, "
+        f"equal {len(points) - above - below}"
     )
     return Chart(plot.svg(parts, summary), title, summary)
 

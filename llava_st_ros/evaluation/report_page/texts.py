@@ -48,13 +48,13 @@ def number(value: float | None, unit: str = "") -> str:
 def signed(value: float, unit: str = "") -> str:
     """Return a difference with its sign.
 
-    >>> signed(0.1), signed(-2.0, "s"), signed(0.0)
-    ('+0.100', '−2.00 s', '0.000')
+    >>> signed(0.1), signed(-2.0, "s"), signed(0.0), signed(0.0, "1/h")
+    ('+0.100', '−2.00 s', '0.000', '0 1/h')
     """
     if math.isnan(value):
         return "–"
     text = number(abs(value), unit)
-    if not any(digit in text for digit in "123456789"):
+    if not any(digit in text.split()[0] for digit in "123456789"):
         return text
     return ("−" if value < 0 else "+") + text
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llava_st_ros.evaluation.comparison import compare
 from llava_st_ros.evaluation.frame_readers import RecordedFrames
+from llava_st_ros.evaluation.report_page.comparison_page import write_comparison
 from llava_st_ros.evaluation.report_page.report_files import write_report
 from support.chromium import DESKTOP, open_page
-from support.report_runs import hostile_run, recorded_run
+from support.report_runs import changed_run, hostile_run, recorded_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -21,11 +23,15 @@ A4 = (703, 1000)  # CSS pixels between the margins of 12 mm
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """URLs of reports."""
+    """URLs of two reports and a comparison."""
     urls = {}
     for name, make in (("recorded", recorded_run), ("hostile", lambda folder: hostile_run())):
         folder = tmp_path_factory.mktemp(name)
         urls[name] = write_report(make(folder), folder, RecordedFrames()).as_uri()
+    a, b = hostile_run(), changed_run()
+    path = tmp_path_factory.mktemp("comparison") / "comparison.html"
+    write_comparison(path, compare(a, b), a, b, ("runs/<b>a</b>", "runs/" + "b" * 200))
+    urls["comparison"] = path.as_uri()
     return urls
 
 
@@ -34,7 +40,7 @@ def overflow(page: Page) -> int:
     return int(page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth"))
 
 
-@pytest.mark.parametrize("name", ["recorded", "hostile"])
+@pytest.mark.parametrize("name", ["recorded", "hostile", "comparison"])
 @pytest.mark.parametrize("size", [SMALL_PHONE, DESKTOP])
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_is_no_wider_than_the_window(
@@ -53,7 +59,7 @@ def test_the_page_is_no_wider_than_the_window(
             assert page.evaluate(wide), "a wide table scrolls by itself"
 
 
-@pytest.mark.parametrize("name", ["recorded", "hostile"])
+@pytest.mark.parametrize("name", ["recorded", "hostile", "comparison"])
 def test_nothing_is_cut_on_paper(
     chromium: Browser, reports: dict[str, str], name: str, tmp_path: Path
 ) -> None:

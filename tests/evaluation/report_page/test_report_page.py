@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from llava_st_ros.cli.__main__ import main
+from llava_st_ros.evaluation.comparison import compare
 from llava_st_ros.evaluation.frame_readers import NoFrames, RecordedFrames
 from llava_st_ros.evaluation.report_page import filmstrips
 from llava_st_ros.evaluation.report_page.charts import histogram, interval_bar, tick_values
+from llava_st_ros.evaluation.report_page.comparison_page import comparison_html
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
 from llava_st_ros.evaluation.report_page.html_page import _asset
 from llava_st_ros.evaluation.report_page.page import MAX_ROWS, film_cases
 from llava_st_ros.evaluation.report_page.report_files import write_report
 from llava_st_ros.evaluation.results import RunResults, Timeline, write_results
 from llava_st_ros.records import NANOSECONDS
-from support.report_runs import HOSTILE, hostile_run, recorded_run, results_of
+from support.report_runs import HOSTILE, changed_run, hostile_run, recorded_run, results_of
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -85,7 +87,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(hostile_run(), folder, RecordedFrames()).read_text("utf-8")
 
 
-@pytest.fixture(params=["recorded", "hostile", "empty"])
+@pytest.fixture(scope="module")
+def comparison() -> str:
+    a, b = hostile_run(), changed_run()
+    return comparison_html(compare(a, b), a, b, ("runs/<b>a</b>", "runs/b"))
+
+
+@pytest.fixture(params=["recorded", "hostile", "empty", "comparison"])
 def page(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "empty":
         return write_report(RunResults({}, (), ()), tmp_path, NoFrames()).read_text("utf-8")
@@ -268,6 +276,31 @@ def test_any_range_of_values_is_drawn(values: list[float]) -> None:
     svg = histogram(values, "delay", "", "s").svg
     assert sum(map(int, re.findall(r'class="count"[^>]*>(\d+)<', svg))) == len(values)
     assert "nan" not in svg and "inf" not in svg
+
+
+def test_a_comparison_shows_differences_and_what_is_left_out(comparison: str) -> None:
+    root = Document(comparison).root
+    (row,) = (r for r in root.all("tr") if r.words.startswith("STVGm_vIoUllava"))
+    cells = [cell.words for cell in row.children if cell.name in ("td", "th")]
+    assert cells[-1] == "better" and cells[5].startswith("+0.") and cells[8] == "8"
+    words = root.words
+    assert "1 case with the same id but other annotations or another query: not compared." in words
+    assert "1 case of B only" in words and "case <3>" in words and "runs/<b>a</b>" in words
+    assert "B has no such figure" in words
+    stages = {r.children[0].words: [c.words for c in r.children[1:]] for r in root.all("tr")}
+    assert stages["tick"] == ["–", "0.550", "–", "0.590"]
+
+
+def test_the_command_writes_a_comparison(tmp_path: Path) -> None:
+    for name, run in (("a", hostile_run()), ("b", changed_run())):
+        (tmp_path / name).mkdir()
+        write_results(tmp_path / name / "results.json", run)
+    out = tmp_path / "new" / "comparison.html"
+    command = ["eval", "compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main([*command, "--out", str(out)]) == 0
+    assert "Comparison of two runs" in out.read_text("utf-8")
+    results = tmp_path / "a" / "results.json"
+    assert main(["eval", "compare", str(results), str(tmp_path / "b"), "--out", str(results)]) == 2
 
 
 def test_the_command_writes_beside_the_results(
