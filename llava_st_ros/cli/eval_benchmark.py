@@ -1,0 +1,173 @@
+"""``llava-st eval benchmark``: evaluate a checkpoint on a public benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_st_ros.cli.outputs import InterruptedRunError, sigterm_interrupts
+from llava_st_ros.errors import ConfigError, LlavaStError
+
+if TYPE_CHECKING:
+    from llava_st_ros.evaluation.benchmarks.evaluator import SampleOutcome
+    from llava_st_ros.evaluation.benchmarks.samples import BenchmarkFile, BenchmarkSample
+
+HELP = "evaluate a checkpoint on a public benchmark"
+BENCHMARK_NAMES = (
+    "st-align",
+    "vidstg",
+    "hc-stvg-v1",
+    "hc-stvg-v2",
+    "charades-sta",
+    "refcoco",
+    "refcoco+",
+    "refcocog",
+)
+MAX_LISTED = 10  # bad records and media that are printed each
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", metavar="NAME", choices=BENCHMARK_NAMES, help=", ".join(BENCHMARK_NAMES)
+    )
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="FILE", help="the annotation file"
+    )
+    parser.add_argument(
+        "--media", type=Path, required=True, metavar="DIR", help="folder of the videos or images"
+    )
+    parser.add_argument(
+        "--vidor", type=Path, metavar="DIR", help="VidOR's annotation files, the boxes of vidstg"
+    )
+    parser.add_argument(
+        "--split",
+        default="",
+        help="st-align: stvg, svg or elc (default: the file's name); vidstg: declarative or "
+        "interrogative (default: both)",
+    )
+    parser.add_argument("--n", type=int, help="evaluate the first N samples (default: all)")
+    parser.add_argument(
+        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
+    )
+    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
+    parser.add_argument(
+        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes, each with its own model; on a CPU at most one per core (default 1)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the results and the report here"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.cli.outputs import check_folders, print_tables
+    from llava_st_ros.evaluation.benchmarks.catalogue import (
+        BENCHMARKS,
+        BenchmarkFiles,
+        read_benchmark,
+    )
+    from llava_st_ros.evaluation.benchmarks.run import RunSettings
+    from llava_st_ros.evaluation.benchmarks.summary import run_results
+    from llava_st_ros.evaluation.result_table import result_table
+    from llava_st_ros.evaluation.results import RESULTS_FILE, results_json, write_results
+
+    for name, value in (("--n", args.n), ("--workers", args.workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; expected at least 1")
+    check_folders(args.out)
+    read = read_benchmark(args.name, BenchmarkFiles(args.annotations, args.split, args.vidor))
+    samples = read.samples[: args.n]
+    model = args.model or default_model(args.backend, args.device)
+    settings = RunSettings(
+        model,
+        args.media,
+        args.backend,
+        args.device,
+        # One thread per process: the processes already share the cores.
+        threads=1 if args.workers > 1 else 0,
+    )
+    start = time.monotonic()
+    outcomes: dict[int, SampleOutcome] = {}
+    failure: BaseException | None = None
+    try:
+        with sigterm_interrupts():
+            _evaluate(settings, samples, args.workers, outcomes)
+    except (KeyboardInterrupt, LlavaStError) as error:
+        if not outcomes:
+            raise
+        failure = error
+    about = _about(args, model, read, round(time.monotonic() - start, 1))
+    results = run_results(about, read, outcomes, len(samples))
+    if args.out is not None:
+        write_results(args.out / RESULTS_FILE, results)
+    if args.json:
+        print(json.dumps(results_json(results), indent=1, allow_nan=False))
+    else:
+        title = BENCHMARKS[args.name].title
+        print_tables(result_table(results.rows, f"{model.name} on {title}"))
+    _print_notes(results.dropped, results.about["notes"])
+    if isinstance(failure, LlavaStError):
+        raise failure
+    if failure is not None:
+        kept = f"{len(outcomes)} of {len(samples)} samples are evaluated"
+        raise InterruptedRunError(f"interrupted: {kept}") from failure
+    return 0
+
+
+def _evaluate(
+    settings: Any,
+    samples: Sequence[BenchmarkSample],
+    workers: int,
+    outcomes: dict[int, SampleOutcome],
+) -> None:
+    """Evaluate the samples, with a progress bar; ``outcomes`` keeps what is done."""
+    from tqdm import tqdm
+
+    from llava_st_ros.evaluation.benchmarks.run import evaluate_samples
+
+    with tqdm(
+        total=len(samples), desc="evaluating", unit="sample", file=sys.stderr, disable=None
+    ) as bar:
+        for index, outcome in evaluate_samples(settings, samples, workers):
+            outcomes[index] = outcome
+            bar.update()
+
+
+def _about(
+    args: argparse.Namespace, model: Path, read: BenchmarkFile, seconds: float
+) -> dict[str, Any]:
+    from llava_st_ros.backends import backend_of
+    from llava_st_ros.files.checksums import sha256_of
+
+    return {
+        "benchmark": args.name,
+        "split": args.split,
+        "annotations": str(args.annotations),
+        "annotations_sha256": sha256_of(args.annotations),
+        "records": len(read.samples) + len(read.bad),
+        "media": str(args.media),
+        "model": str(model),
+        "backend": args.backend or backend_of(model),
+        "device": args.device,
+        "seconds": seconds,
+    }
+
+
+def _print_notes(dropped: Sequence[str], notes: Sequence[str]) -> None:
+    for title, lines in (("not evaluated", dropped), ("note", notes)):
+        for line in lines[:MAX_LISTED]:
+            print(f"{title}: {line}", file=sys.stderr)
+        if len(lines) > MAX_LISTED:
+            print(f"{title}: {len(lines) - MAX_LISTED} more, in the results", file=sys.stderr)
