@@ -50,9 +50,7 @@ def _rows(cases: Sequence[Case]) -> list[MetricRow]:
     return rows
 
 
-def dropped(
-    read: BenchmarkFile, outcomes: Sequence[SampleOutcome], requested: int
-) -> list[str]:
+def dropped(read: BenchmarkFile, outcomes: Sequence[SampleOutcome], requested: int) -> list[str]:
     """Return what was not evaluated and why: the counts, then each record and sample."""
     records, unanswered = len(read.bad), [o for o in outcomes if not o.answered]
     lines = []

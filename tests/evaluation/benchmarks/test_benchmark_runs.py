@@ -1,0 +1,249 @@
+"""``eval benchmark`` from files to figures: answers are given, the figures are worked out by hand.
+
+The model's window has 20 frames. Frames 10 to 29 of the 40 are the crop of ST-Align and VidSTG, so
+that token k is frame 10 + k; the truth is frames 14 to 20. Every answered box is the complete image
+and every true one a tenth of it, so that each IoU is 0.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_st_ros.cli.__main__ import main
+from llava_st_ros.evaluation.benchmarks import run as benchmark_run
+from llava_st_ros.evaluation.results import RunResults, read_results
+from llava_st_ros.records import Answer, Box, Task
+from llava_st_ros.training.st_align.writing import write_image, write_video
+from support.benchmark_files import (
+    CHARADES_LINES,
+    CHARADES_RECORD,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    hc_stvg_record,
+    refcoco_file,
+    st_align_record,
+    vidor_video,
+    vidstg_record,
+    write_json,
+)
+from support.scripted_backend import ScriptedBackend, numbered_frames, scripted_tokenizer
+
+FULL = Box(0.0, 0.0, 1.0, 1.0)
+Run = Callable[..., RunResults]
+
+
+def tube(first: int, last: int) -> tuple[tuple[int, Box], ...]:
+    return tuple((token, FULL) for token in range(first, last + 1))
+
+
+STVG = Answer(Task.STVG, span=(6, 12), boxes=tube(6, 12))
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    for name in ("vidor/box.mp4", "1002/101.mp4", "part/a.mp4", "BOX01.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_video(folder / name, numbered_frames(FRAMES, WIDTH, HEIGHT), 10.0)
+    write_image(folder / "COCO_train2014_000000000072.jpg", numbered_frames(4, WIDTH, HEIGHT)[3])
+    return folder
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
+    tokenizer = scripted_tokenizer()
+    scripted = ScriptedBackend(tokenizer, {})
+    monkeypatch.setattr(benchmark_run, "load_backend", lambda *_, **__: (scripted, tokenizer))
+    return scripted
+
+
+@pytest.fixture
+def evaluate(backend: ScriptedBackend, media: Path, random_checkpoint: Path, tmp_path: Path) -> Run:
+    def evaluate(
+        name: str,
+        annotations: Path,
+        answers: Mapping[str, Answer | BaseException],
+        *options: str,
+        folder: Path = media,
+        code: int = 0,
+    ) -> RunResults:
+        backend.answers = answers
+        arguments = ["--annotations", str(annotations), "--media", str(folder)]
+        arguments += ["--model", str(random_checkpoint), "--out", str(tmp_path / "out")]
+        assert main(["eval", "benchmark", name, *arguments, *options]) == code
+        return read_results(tmp_path / "out")
+
+    return evaluate
+
+
+def figures(results: RunResults, task: str) -> dict[str, float]:
+    return {row.metric: row.value for row in results.rows if row.task == task}
+
+
+def test_st_align_stvg(evaluate: Run, backend: ScriptedBackend, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "stvg.json", [st_align_record("stvg")])
+    results = evaluate("st-align", path, {"can we see a box moves occurring": STVG})
+    # Answered: frames 16 to 22. 5 frames are common with 14 to 20, 9 are in either.
+    found = figures(results, "STVG")
+    assert found["m_tIoU"] == pytest.approx(5 / 9)
+    assert found["m_vIoU"] == pytest.approx(5 * 0.1 / 9)
+    assert found["m_sIoU"] == pytest.approx(0.1)
+    assert (found["answered"], found["parsed"]) == (1.0, 1.0)
+    assert backend.windows == [tuple(range(10, 30))]
+    (case,) = results.cases
+    assert case.source.endswith("vidor/box.mp4")
+    # At 10 frames per second.
+    assert case.expected is not None and case.expected.spans == ((1_400_000_000, 2_000_000_000),)
+    assert case.predicted is not None and case.predicted.spans == ((1_600_000_000, 2_200_000_000),)
+    assert list(case.predicted.boxes) == [f * 100_000_000 for f in range(16, 23)]
+
+
+def test_st_align_svg(evaluate: Run, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "svg.json", [st_align_record("svg")])
+    left = Box(0.0, 0.0, 49 / 99, 1.0)
+    answer = Answer(Task.SVG, boxes=(*((t, left) for t in range(4, 7)), *tube(7, 10)))
+    results = evaluate("st-align", path, {"a box moves": answer})
+    # Frames 14 to 16, where the truth is in the left part, and 17 to 20.
+    assert figures(results, "SVG")["m_sIoU"] == pytest.approx((3 * 0.1 * 99 / 49 + 4 * 0.1) / 7)
+
+
+def test_st_align_elc(evaluate: Run, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "elc.json", [st_align_record("elc")])
+    answer = Answer(Task.ELC, span=(4, 12), boxes=tube(4, 12), caption="the red box moves right")
+    results = evaluate("st-align", path, {"what happened": answer})
+    found = figures(results, "ELC")
+    assert found["m_tIoU"] == pytest.approx(7 / 9)
+    assert found["m_vIoU"] == pytest.approx(7 * 0.1 / 9)
+
+
+def test_vidstg_scores_its_kinds_of_sentences_apart(
+    evaluate: Run, backend: ScriptedBackend, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "vidor/validation/1002/101.json", vidor_video())
+    path = write_json(tmp_path / "test_annotations.json", [vidstg_record()])
+    right = Answer(Task.STVG, span=(4, 10), boxes=tube(4, 10))
+    answers = {"the box moves occurring": STVG, "what moves": right}
+    results = evaluate("vidstg", path, answers, "--vidor", str(tmp_path / "vidor"))
+    assert figures(results, "STVG declarative")["m_tIoU"] == pytest.approx(5 / 9)
+    assert figures(results, "STVG interrogative")["m_tIoU"] == 1.0
+    assert figures(results, "STVG interrogative")["m_vIoU"] == pytest.approx(0.1)
+    # The segment is frames 10 to 29, read and encoded once for both sentences.
+    assert set(backend.windows) == {tuple(range(10, 30))} and backend.encoded == 20
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_hc_stvg(evaluate: Run, backend: ScriptedBackend, tmp_path: Path, version: int) -> None:
+    path = write_json(tmp_path / "test.json", {"a.mp4": hc_stvg_record(version)})
+    results = evaluate(f"hc-stvg-v{version}", path, {"box moves": STVG})
+    # 20 of frames 0 to 39: tokens 6 and 12 are frames 12 and 25. Common with 14 to 20: all 7.
+    found = figures(results, "STVG")
+    assert found["m_tIoU"] == pytest.approx(7 / 14)
+    assert found["m_vIoU"] == pytest.approx(7 * 0.1 / 14)
+    assert backend.windows == [tuple(round(k / 19 * 39) for k in range(20))]
+    assert results.cases[0].source.endswith("part/a.mp4")  # found by its name
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_charades_sta(evaluate: Run, tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"test.{form}"
+    if form == "text":
+        path.write_text(CHARADES_LINES)
+    else:
+        write_json(path, [CHARADES_RECORD])
+    results = evaluate("charades-sta", path, {"box moves": Answer(Task.TVG, span=(6, 9))})
+    # Frames 12 and 18 are at 1.2 and 1.8 s; the truth is 1.4 to 2.0 s.
+    assert figures(results, "TVG")["mIoU"] == pytest.approx(0.5)
+    assert figures(results, "TVG")["R1@0.3"] == 1.0
+
+
+@pytest.mark.parametrize("form", ["llava_st", "coco"])
+def test_refcoco(evaluate: Run, backend: ScriptedBackend, tmp_path: Path, form: str) -> None:
+    path = write_json(tmp_path / "refcoco_val.json", refcoco_file(form))
+    exact = Answer(Task.REC, boxes=((None, Box(10 / 99, 25 / 99, 30 / 99, 74 / 99)),))
+    answers = {"the red box": exact, "box on the left": Answer(Task.REC, boxes=((None, FULL),))}
+    results = evaluate("refcoco", path, answers)
+    # The truth is (0.1, 0.25, 0.3, 0.75); of the other one a tenth of the image.
+    width, height = 0.3 - 10 / 99, 74 / 99 - 25 / 99
+    expected = width * height / (0.1 + (30 - 10) / 99 * height - width * height)
+    found = figures(results, "REC")
+    assert found["Acc@0.5"] == 0.5
+    assert found["mIoU"] == pytest.approx((expected + 0.1) / 2)
+    assert set(backend.windows) == {(3,)}
+
+
+def test_what_cannot_be_evaluated_is_counted_and_named(
+    evaluate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records: list[Any] = [st_align_record("stvg") for _ in range(5)]
+    records[1]["video_path"] = "vidor/none.mp4"
+    records[2]["meta"]["split"] = [14, 45]
+    records[3]["conversations"][0]["value"] = "<video>\nwhat fails?"
+    del records[4]["meta"]
+    path = write_json(tmp_path / "stvg.json", records)
+    answers = {"what fails": ValueError("no"), "box moves": STVG}
+    results = evaluate("st-align", path, answers)
+    assert [row.cases for row in results.rows if row.metric == "m_tIoU"] == [4]
+    assert figures(results, "STVG")["m_tIoU"] == pytest.approx(5 / 9 / 4)
+    folder = Path(results.cases[0].source).parents[1]
+    expected = [
+        "1 of 5 records cannot be used (20.0%)",
+        "3 of 4 samples have no answer and count as 0 (75.0%): their media are missing or "
+        "unreadable, or the evaluation failed",
+        "stvg.json: record 4: the record has no meta",
+        f"1-none: no vidor/none.mp4 below {folder}",
+        f"2-box: {folder}/vidor/box.mp4 has 40 frames, but the sample needs frame 45; is it the "
+        "original video, at its frame rate?",
+        "3-box: the evaluation failed: ValueError: no",
+    ]
+    assert list(results.dropped) == expected
+    assert capsys.readouterr().err.splitlines()[-6:] == [f"not evaluated: {e}" for e in expected]
+
+
+def test_an_interrupted_run_keeps_what_is_done(
+    evaluate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [st_align_record("stvg") for _ in range(3)]
+    records[1]["conversations"][0]["value"] = "<video>\nwhat takes too long?"
+    path = write_json(tmp_path / "stvg.json", records)
+    answers = {"takes too long": KeyboardInterrupt(), "box moves": STVG}
+    results = evaluate("st-align", path, answers, code=130)
+    assert [case.id for case in results.cases] == ["0-box"]
+    assert results.dropped == ("interrupted: 1 of 3 samples are evaluated",)
+    assert "interrupted: 1 of 3 samples are evaluated" in capsys.readouterr().err
+
+
+def test_two_processes_give_the_cases_of_one(
+    media: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    records = {f"{name}.mp4": hc_stvg_record(1) for name in ("a", "101", "box")}
+    path = write_json(tmp_path / "test.json", records)
+    arguments = ["--annotations", str(path), "--media", str(media)]
+    arguments += ["--model", str(random_checkpoint), "--device", "cpu"]
+    for workers in ("1", "2"):
+        out = ["--out", str(tmp_path / workers), "--workers", workers]
+        assert main(["eval", "benchmark", "hc-stvg-v1", *arguments, *out]) == 0
+    one, two = read_results(tmp_path / "1"), read_results(tmp_path / "2")
+    assert [case.id for case in two.cases] == ["a.mp4", "101.mp4", "box.mp4"]
+    assert one.cases == two.cases and one.rows == two.rows
+
+
+def test_a_few_missing_frames_are_noted(evaluate: Run, tmp_path: Path) -> None:
+    record = st_align_record("stvg")
+    record["meta"]["split"] = [10, 41]  # two frames more than the video has
+    path = write_json(tmp_path / "stvg.json", [record])
+    results = evaluate("st-align", path, {"box moves": STVG})
+    assert results.about["notes"][0].endswith("box.mp4 lacks the last 2 frames of the sample")
+    assert not results.dropped
+
+
+def test_an_answer_of_no_match_counts_as_zero(evaluate: Run, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "stvg.json", [st_align_record("stvg")])
+    results = evaluate("st-align", path, {"box moves": Answer(Task.STVG, no_match=True)})
+    found = figures(results, "STVG")
+    assert (found["m_tIoU"], found["answered"]) == (0.0, 0.0)
+    assert results.cases[0].problems == ('answered "no match"',)
