@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders, print_tables
     from llava_st_ros.evaluation.benchmarks.catalogue import (
         BENCHMARKS,
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     )
     from llava_st_ros.evaluation.benchmarks.run import RunSettings
     from llava_st_ros.evaluation.benchmarks.summary import run_results
+    from llava_st_ros.evaluation.frame_readers import RecordedFrames
+    from llava_st_ros.evaluation.report_page.report_files import write_report
     from llava_st_ros.evaluation.result_table import result_table
     from llava_st_ros.evaluation.results import RESULTS_FILE, results_json, write_results
 
@@ -112,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     results = run_results(about, read, outcomes, len(samples))
     if args.out is not None:
         write_results(args.out / RESULTS_FILE, results)
+        with requires_extra("evaluation"):
+            write_report(results, args.out, RecordedFrames())
     if args.json:
         print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:

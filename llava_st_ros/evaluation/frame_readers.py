@@ -15,7 +15,7 @@ from llava_st_ros.media.bags import Bag
 from llava_st_ros.media.bags.bag import ImageMessage
 from llava_st_ros.media.image_decoding import decode_message
 from llava_st_ros.media.overlay import reduced
-from llava_st_ros.media.video import VideoSource
+from llava_st_ros.media.sources import IMAGE_SUFFIXES, ImageSource, Source, VideoSource
 from llava_st_ros.records import NANOSECONDS
 
 TOLERANCE = NANOSECONDS // 2  # ns; a frame further away does not show what was at a stamp
@@ -64,7 +64,7 @@ class NoFrames:
 
 @dataclass(frozen=True)
 class RecordedFrames:
-    """Reads frames of bags and videos.
+    """Reads frames of bags, videos and images.
 
     Attributes:
         folders: Where a source with a relative path is looked for, in this order, and then one
@@ -93,17 +93,19 @@ class RecordedFrames:
             return NoFrames(f"{source} was not found").read(source, topic, stamps, width)
         try:
             if path.suffix.lower() in VIDEO_SUFFIXES:
-                return _video_frames(path, stamps, width)
+                return _nearest_frames(VideoSource(path), stamps, width)
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                return _nearest_frames(ImageSource(path), stamps, width)
             return _bag_frames(path, topic, stamps, width)
         except LlavaStError as error:
             return NoFrames(error.problem).read(source, topic, stamps, width)
 
 
-def _video_frames(
-    path: Path, stamps: Collection[int], width: int
+def _nearest_frames(
+    source: Source, stamps: Collection[int], width: int
 ) -> dict[int, np.ndarray | MissingFrame]:
     nearest = _Nearest[np.ndarray](stamps)
-    for frame in VideoSource(path):
+    for frame in source:
         if nearest.wants(frame.stamp):
             nearest.offer(frame.stamp, reduced(frame.image, width))
     return nearest.found()

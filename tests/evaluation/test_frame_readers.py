@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin
@@ -83,3 +84,11 @@ def test_frames_of_a_video_are_read(tmp_path: Path) -> None:
     assert isinstance(first, np.ndarray) and isinstance(fourth, np.ndarray)
     assert first.shape == (32, 48, 3) and first.mean() < 20
     assert 160 < fourth.mean() < 200
+
+
+def test_an_image_file_has_one_frame(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    found = RecordedFrames().read(str(path), "", [0], 320)
+    np.testing.assert_array_equal(found[0], image)

@@ -107,13 +107,14 @@ class SampleEvaluator:
 
 
 def expected_timeline(sample: BenchmarkSample, clip: Clip) -> Timeline:
-    """Return the ground truth in ns from the start of the media."""
+    """Return the ground truth in the stamps of the media."""
     truth = sample.truth
     if isinstance(truth, RegionTruth):
         return Timeline((), {0: truth.box})
     if isinstance(truth, MomentTruth):
         unit = clip.duration if truth.normalized else NANOSECONDS
-        return Timeline(((round(truth.start * unit), round(truth.end * unit)),))
+        start, end = (clip.start + round(time * unit) for time in (truth.start, truth.end))
+        return Timeline(((start, end),))
     assert isinstance(truth, VideoTruth)
     first, end = truth.span
     boxes = {clip.stamp(frame): box for frame, box in truth.boxes.items()}
@@ -121,7 +122,7 @@ def expected_timeline(sample: BenchmarkSample, clip: Clip) -> Timeline:
 
 
 def predicted_timeline(answer: Answer, clip: Clip) -> Timeline:
-    """Return an answer in ns from the start of the media."""
+    """Return an answer in the stamps of the media."""
     if answer.task.modality is Modality.IMAGE:
         return Timeline((), dict.fromkeys((0,), answer.boxes[0][1]) if answer.boxes else {})
     span = answered_span(answer, clip.frames)

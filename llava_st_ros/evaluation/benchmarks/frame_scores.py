@@ -49,8 +49,8 @@ def _moment_iou(truth: MomentTruth, answer: Answer, clip: Clip | None) -> float:
     if span is None or clip is None:
         return 0.0
     unit = clip.duration if truth.normalized else NANOSECONDS
-    predicted = (clip.stamp(span[0]) / unit, clip.stamp(span[1] - 1) / unit)
-    return metrics.span_iou(predicted, (truth.start, truth.end))
+    start, end = ((clip.stamp(frame) - clip.start) / unit for frame in (span[0], span[1] - 1))
+    return metrics.span_iou((start, end), (truth.start, truth.end))
 
 
 def _video_scores(

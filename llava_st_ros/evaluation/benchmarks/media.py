@@ -29,7 +29,7 @@ class Clip:
         path: The video or image.
         images: RGB uint8 [S, S, 3], at the model's image size; short footage repeats images.
         frames: The number of each image in the video, from 0.
-        stamps: The times (ns) of the video's frames up to the last of these, from 0 at the first.
+        stamps: The stamps (ns) of the video's frames up to the last of these, as of its container.
         notes: What is damaged or missing in the media, one line each.
     """
 
@@ -39,8 +39,13 @@ class Clip:
     stamps: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def start(self) -> int:
+        """The stamp (ns) of the first frame."""
+        return self.stamps[0]
+
     def stamp(self, frame: int) -> int:
-        """Return the time (ns) of a frame; after the last one the mean interval continues."""
+        """Return the stamp (ns) of a frame; after the last one the mean interval continues."""
         last = len(self.stamps) - 1
         if frame <= last:
             return self.stamps[max(0, frame)]
@@ -49,12 +54,12 @@ class Clip:
     @property
     def interval(self) -> int:
         """The mean interval (ns) between frames; 0 for an image."""
-        return round(self.stamps[-1] / max(1, len(self.stamps) - 1))
+        return round((self.stamps[-1] - self.start) / max(1, len(self.stamps) - 1))
 
     @property
     def duration(self) -> int:
         """The time (ns) up to the end of the last frame, if the complete video was read."""
-        return self.stamps[-1] + self.interval
+        return self.stamps[-1] - self.start + self.interval
 
 
 class BenchmarkMedia:
@@ -128,6 +133,6 @@ def _clip(path: Path, source: Source, sample: FrameSample) -> Clip:
         path,
         tuple(sample.images[min(index, last)] for index in sample.indices),
         sample.indices,
-        tuple(stamp - sample.stamps[0] for stamp in sample.stamps),
+        sample.stamps,
         tuple(notes),
     )

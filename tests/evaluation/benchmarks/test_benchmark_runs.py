@@ -95,6 +95,12 @@ def test_st_align_stvg(evaluate: Run, backend: ScriptedBackend, tmp_path: Path) 
     assert found["m_sIoU"] == pytest.approx(0.1)
     assert (found["answered"], found["parsed"]) == (1.0, 1.0)
     assert backend.windows == [tuple(range(10, 30))]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "results.json",
+        "report.html",
+        "metrics.csv",
+        "cases.csv",
+    }
     (case,) = results.cases
     assert case.source.endswith("vidor/box.mp4")
     # At 10 frames per second.
@@ -217,6 +223,7 @@ def test_an_interrupted_run_keeps_what_is_done(
     assert "interrupted: 1 of 3 samples are evaluated" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_cases_of_one(
     media: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
