@@ -57,13 +57,13 @@ class QueryTruth:
         return sum(stamp not in o.boxes for o in self.objects)
 
     def spans_within(self, stamps: Sequence[int]) -> tuple[Span, ...]:
-        """Return the spans that contain a frame, each reduced to the time of the frames.
+        """Return the spans that contain a frame, none starting before the first frame.
 
         Args:
             stamps: The stamps of the frames (ns), in increasing order.
         """
         return tuple(
-            Span(max(span.start, stamps[0]), min(span.end, stamps[-1]))
+            Span(max(span.start, stamps[0]), span.end)
             for span in self.query.spans
             if bisect_left(stamps, span.start) < bisect_right(stamps, span.end)
         )

@@ -55,7 +55,9 @@ def timeliness_counts(
 
     >>> timeliness_counts([10.0, 20.0], [10.5, 15.0], 5)  # one matched, one false, one missed
     (2.0, 4.0)
-    >>> timeliness_counts([10.0], [9.5, 10.0, 10.5], 1)  # two too many
+    >>> timeliness_counts([10.0], [9.5, 10.0, 11.5], 5)  # the best of three
+    (2.0, 2.0)
+    >>> timeliness_counts([10.0], [9.5, 10.0, 11.5], 1)  # two too many
     (2.0, 4.0)
     """
     best = [0.0] * len(slots)

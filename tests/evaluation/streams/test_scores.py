@@ -215,6 +215,17 @@ def test_a_lost_track_is_not_live() -> None:
     assert scores.counts["silent_ticks"] == (0, 0)
 
 
+def test_of_two_live_tracks_the_newest_box_counts_for_one_object() -> None:
+    old, new = track({3: B}, 2), track({4: A}, 1)
+    for tracks in ((old, new), (new, old)):
+        scores = score(ROLLS, published(4, tracks=tracks), published(6.1))
+        assert scores.values["live_viou"] == 1.0
+        assert scores.values["live_deta"] == pytest.approx(21 / 42)
+    propagated = track({4: B}, 3, PROPAGATED)
+    scores = score(ROLLS, published(4, tracks=[new, propagated]), published(6.1))
+    assert scores.values["live_viou"] == 1.0  # of the same frame: the one from the model
+
+
 def test_an_id_switch_while_the_object_is_visible() -> None:
     ticks = [published(0, tracks=[track({0: A})]), published(5, tracks=[track({5: A}, 2)])]
     scores = score(VISIBLE, *ticks)
@@ -241,6 +252,13 @@ def test_while_one_of_two_objects_is_hidden_its_box_is_ignored() -> None:
     hidden = {s: B for s in STAMPS if s < ns(5)}
     truth = annotated((4, 6), boxes=[dict.fromkeys(STAMPS, A), hidden])
     tracks = [track(steady(4, 6)), track(steady(4, 6, B), 2)]
+    scores = score(truth, published(6, tracks=tracks), published(6.1))
+    assert scores.values["final_viou"] == scores.values["final_hota"] == pytest.approx(1.0)
+
+
+def test_while_two_objects_are_hidden_two_boxes_are_ignored() -> None:
+    truth = annotated((4, 6), boxes=[{s: A for s in STAMPS if s < ns(5)}] * 2)
+    tracks = [track(steady(4, 6)), track(steady(4, 6), 2)]
     scores = score(truth, published(6, tracks=tracks), published(6.1))
     assert scores.values["final_viou"] == scores.values["final_hota"] == pytest.approx(1.0)
 
@@ -286,6 +304,30 @@ def test_an_unfinished_event_at_the_end_of_the_bag() -> None:
 def test_an_event_that_began_before_the_bag_counts_from_its_first_frame() -> None:
     scores = score(annotated((-5, 3)), published(1, events=[event(0, 1)]))
     assert scores.samples["detection_delay"] == (pytest.approx(1.0),)
+
+
+def test_claims_that_touch_a_span_count_and_lost_tracks_do_not() -> None:
+    assert score(ROLLS, published(7, events=[event(6, 7)])).counts["missed_events"] == (0, 1)
+    assert score(ROLLS, published(4, events=[event(3, 4)])).counts["missed_events"] == (0, 1)
+    assert score(ROLLS, published(7, events=[event(6.1, 7)])).counts["missed_events"] == (1, 1)
+    lost = published(5, tracks=[track({5: A}, state=LOST)])
+    assert score(VISIBLE, lost).counts["missed_events"] == (1, 1)
+    assert score(annotated(task=Task.REC), lost).counts["false_events"][0] == 0
+
+
+def test_the_time_outside_spans_is_that_outside_of_all() -> None:
+    truth = annotated((-9, -3), (1, 5), (2, 3), (9, 20))
+    scores = score(truth, published(4, events=[event(4, 4)]))
+    assert scores.counts["false_events"] == (0, pytest.approx(5 / 3600))  # 0 to 1, 5 to 9
+    assert scores.counts["missed_events"] == (2, 3)
+    assert scores.counts["silent_ticks"] == (0, 0)
+
+
+def test_repeated_stamps_count_once() -> None:
+    query = VISIBLE.queries[0]
+    ticks = [published(0, tracks=[track({0: A})])]
+    scores = score_stream(ticks, query, VISIBLE, {0: [*reversed(STAMPS), *STAMPS]})
+    assert scores.counts["live_correct"] == (101, 101)
 
 
 def test_spans_outside_of_the_footage_are_reported_and_not_scored() -> None:
@@ -344,12 +386,19 @@ def test_a_jump_of_the_box_and_a_new_track_are_changes() -> None:
     assert score(NEVER, *ticks).counts["changed_answers"] == (2, pytest.approx(3 / 60))
 
 
+def test_two_answers_about_the_same_frame_are_no_change() -> None:
+    ticks = [published(2, answers=[answer((1, 2), A), answer((0, 2))])]
+    assert score(NEVER, *ticks).counts["changed_answers"] == (0, 0)
+
+
 def test_answers_while_something_happens_or_moves_are_not_on_a_static_scene() -> None:
     pair = [published(s, answers=[answer((s - 1, s), b)]) for s, b in ((2, None), (3, A))]
     assert score(ROLLS, *pair).counts["changed_answers"] == (1, pytest.approx(1 / 60))
     # The second window contains the start of the span, or the first one its end.
-    starts = [published(s, answers=[answer((s - 1, s), b)]) for s, b in ((3.5, None), (4.5, A))]
-    assert score(ROLLS, *starts).counts["changed_answers"] == (0, 0)
+    for last in (4.0, 4.5):
+        windows = ((3.5, None), (last, A))
+        starts = [published(s, answers=[answer((s - 1, s), b)]) for s, b in windows]
+        assert score(ROLLS, *starts).counts["changed_answers"] == (0, 0)
     ends = [published(s, answers=[answer((s - 1, s), b)]) for s, b in ((6.5, A), (7.5, None))]
     assert score(ROLLS, *ends).counts["changed_answers"] == (0, 0)
     moving = annotated((4, 6), boxes=[{s: A if s < ns(2.5) else HALF for s in STAMPS}])

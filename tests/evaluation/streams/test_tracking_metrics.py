@@ -68,6 +68,16 @@ def test_crossed_ids_of_two_objects() -> None:
     assert figures.ass_a == pytest.approx(1 / 3)  # each pair: 1 of 3 boxes of its object or track
 
 
+def test_a_track_that_continues_is_preferred_to_one_that_fits_better() -> None:
+    both = TrackingFrame({"a": LEFT}, {1: Box(0.0, 0.0, 0.3, 0.4), 2: LEFT})  # IoU 3/4 and 1
+    first = TrackingFrame({"a": LEFT}, {1: LEFT})
+    assert id_switches([first, both]) == 0
+    assert id_switches([first, TrackingFrame({"a": LEFT}, {}), both]) == 0
+    # In a frame with matches, of others, the track of an unmatched object ends.
+    elsewhere = TrackingFrame({"a": LEFT, "b": RIGHT}, {3: RIGHT})
+    assert id_switches([first, elsewhere, both]) == 1
+
+
 def test_one_prediction_counts_for_one_object() -> None:
     frame = TrackingFrame({"a": LEFT, "b": LEFT}, {1: LEFT})
     assert correct_boxes([frame]) == (1, 2)
