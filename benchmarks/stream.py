@@ -15,12 +15,12 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 from tqdm import tqdm
 
+from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.default_model import default_model
@@ -28,12 +28,11 @@ from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
-from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import Query
-from llava_st_ros.simulation.bag_writer import TRUTH_FILE, write_bag
+from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
 
 PERIOD = 1.0  # s
@@ -41,10 +40,8 @@ PERIOD = 1.0  # s
 
 def score_bag(grounder: Grounder, bag: Path) -> list[Case]:
     """Replay a bag with every query of its ground truth; return a case for each."""
-    truth = read_ground_truth(bag / TRUTH_FILE)
-    # Renumbered: two events of one kind and object have the same id in the ground truth.
-    annotated = [replace(query, id=str(i)) for i, query in enumerate(truth.queries)]
-    queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in annotated]
+    truth = read_annotations(annotation_path(bag))
+    queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in truth.queries]
     result = replay(grounder, BagSource(bag), queries)
     result.check_complete()
     stamps = {number: stream.stamps for number, stream in enumerate(result.streams)}
@@ -52,7 +49,7 @@ def score_bag(grounder: Grounder, bag: Path) -> list[Case]:
         score_stream(result.published, query, truth, stamps).as_case(
             f"{bag.name}-{query.id}", bag.name, query
         )
-        for query in annotated
+        for query in truth.queries
     ]
 
 

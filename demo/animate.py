@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
+from llava_st_ros.annotations.records import AnnotatedQuery
 from llava_st_ros.errors import DataError, LlavaStError
-from llava_st_ros.evaluation.annotations.records import AnnotatedQuery
-from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.files.json_files import parse_json
 from llava_st_ros.files.limits import JSON_BYTES
 from llava_st_ros.files.raw import read_text
@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images/demo.webp")
     options = parser.parse_args()
     try:
-        rows = read_rows(options.demo, read_ground_truth(options.bag / "truth.json").queries)
+        rows = read_rows(options.demo, read_annotations(annotation_path(options.bag)).queries)
         stamps = [frame.stamp for frame in BagSource(options.bag)]
         frames = list(render(options.demo / "overlay.mp4", stamps, rows))
         write_animation(options.out, frames)

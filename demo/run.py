@@ -25,12 +25,12 @@ from rich.console import Console
 from demo.playback import Playback
 from demo.processes import ChildProcesses, DemoError, free_domain
 from demo.view import View, latency_statistics, summary_tables
+from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
+from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.errors import LlavaStError
-from llava_st_ros.evaluation.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.evaluation.result_table import result_table
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
-from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.media.pictures import frame_rate, write_pictures
 from llava_st_ros.media.sources import BagSource
@@ -65,7 +65,9 @@ class Scenario:
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--bag", type=Path, default=HERE / "bag", help="default: demo/bag")
-    arguments.add_argument("--truth", type=Path, help="default: truth.json in the bag's folder")
+    arguments.add_argument(
+        "--annotations", type=Path, help="default: annotations.json in the bag's folder"
+    )
     arguments.add_argument("--out", type=Path, default=Path("out/demo"))
     arguments.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
@@ -179,7 +181,7 @@ def play(
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the demo; return its exit code."""
     source = BagSource(arguments.bag)
-    ground_truth = read_ground_truth(arguments.truth or arguments.bag / "truth.json")
+    ground_truth = read_annotations(arguments.annotations or annotation_path(arguments.bag))
     scenario = Scenario(source, ground_truth, [frame.stamp for frame in source])
     logs = arguments.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)

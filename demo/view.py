@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from llava_st_ros.evaluation.annotations.records import AnnotatedQuery
+from llava_st_ros.annotations.records import AnnotatedQuery
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.evaluation.results import Case
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Track

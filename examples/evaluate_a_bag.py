@@ -2,7 +2,7 @@
 
     python examples/evaluate_a_bag.py demo/bag
 
-Needs no ROS; pip install 'llava_st_ros[evaluation]'. The bag's folder holds ``truth.json``: the
+Needs no ROS; pip install 'llava_st_ros[evaluation]'. The bag's folder holds ``annotations.json``:
 queries, and the spans and boxes of what they describe. Frames are replayed as fast as the model
 answers, with their stamps as the clock.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from llava_st_ros import Grounder, GrounderConfig, Query, StreamConfig, load_backend
+from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.config import HISTORY
 from llava_st_ros.evaluation.replay import replay
 from llava_st_ros.evaluation.result_table import result_table
 from llava_st_ros.evaluation.results import rows_of
-from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.media.sources import BagSource
 
@@ -28,13 +28,13 @@ DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "llava-st-tiny"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bag", type=Path, help="folder of the bag and truth.json")
+    parser.add_argument("bag", type=Path, help="folder of the bag and its annotations")
     parser.add_argument("--topic", help="image topic (default: the only one)")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--period", type=float, default=1.0, help="seconds between evaluations")
     args = parser.parse_args()
 
-    truth = read_ground_truth(args.bag / "truth.json")
+    truth = read_annotations(annotation_path(args.bag))
     queries = [Query(q.id, q.text, q.task, period=args.period) for q in truth.queries]
     config = GrounderConfig(stream=StreamConfig(history=HISTORY))
     grounder = Grounder(*load_backend(args.model), config)

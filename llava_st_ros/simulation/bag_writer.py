@@ -1,24 +1,30 @@
-"""Write a simulated video as a rosbag2 recording with its ground truth in a JSON file."""
+"""Write a simulated video as a rosbag2 recording with its ground truth in an annotation file."""
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from llava_st_ros.annotations.annotation_file import annotation_path, write_annotations
+from llava_st_ros.annotations.records import (
+    AnnotatedCamera,
+    AnnotatedObject,
+    AnnotatedQuery,
+    GroundTruth,
+)
 from llava_st_ros.errors import DataError
-from llava_st_ros.records import NANOSECONDS, Task
+from llava_st_ros.records import NANOSECONDS, Box, Span, Task
 from llava_st_ros.simulation.phrasing import event_sentence
 from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
 
-TRUTH_FILE = "truth.json"
 DEFAULT_START = 1_700_000_000 * NANOSECONDS  # ns
 
 
@@ -33,7 +39,7 @@ def write_bag(
     queries: Sequence[SimulatedEvent] | None = None,
     tracked_objects: Sequence[int] = (),
 ) -> None:
-    """Write a video to a new folder: metadata.yaml, an MCAP file and truth.json.
+    """Write a video to a new folder: metadata.yaml, an MCAP file and annotations.json.
 
     The images are JPEG in sensor_msgs/CompressedImage. Their header stamps and their recording
     times are both ``start`` plus the video's stamps.
@@ -45,9 +51,9 @@ def write_bag(
         frame_id: The frame_id of the images' headers.
         quality: JPEG quality, 0 to 100.
         start: Stamp of the first frame in nanoseconds.
-        queries: The events that truth.json lists as STVG queries; by default the first event of
-            each object.
-        tracked_objects: Indices of the objects that truth.json lists as REC queries over the
+        queries: The events that the annotations ask for with STVG queries; by default the first
+            event of each object. A query has the spans of all events that its text describes.
+        tracked_objects: Indices of the objects for which the annotations have REC queries over the
             complete video.
 
     Raises:
@@ -60,8 +66,8 @@ def write_bag(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_images(video.frames, stamps, path, topic, frame_id, quality)
-        truth = _truth(video, stamps, topic, frame_id, _queries(video, queries), tracked_objects)
-        (path / TRUTH_FILE).write_text(json.dumps(truth) + "\n", encoding="utf-8")
+        truth = _ground_truth(video, stamps, topic, queries, tracked_objects)
+        write_annotations(annotation_path(path), truth)
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise DataError(f"cannot write {path}: {error}") from error
@@ -86,7 +92,29 @@ def _write_images(
             writer.write(connection, stamp, store.serialize_cdr(message, image.__msgtype__))
 
 
-def _queries(
+def _ground_truth(
+    video: SimulatedClip,
+    stamps: Sequence[int],
+    topic: str,
+    requested: Sequence[SimulatedEvent] | None,
+    tracked_objects: Sequence[int],
+) -> GroundTruth:
+    """Return the annotations: boxes of the frames in which an object is visible."""
+    height, width = video.frames.shape[1:3]
+    objects = tuple(
+        AnnotatedObject(_object_id(i), item.name, topic, boxes, frozenset(boxes))
+        for i, item in enumerate(video.objects)
+        for boxes in [_boxes(video, stamps, i)]
+    )
+    queries = [
+        *_event_queries(video, stamps, topic, _first_events(video, requested)),
+        *(_object_query(video, stamps, topic, index) for index in tracked_objects),
+    ]
+    camera = AnnotatedCamera(topic, int(width), int(height))
+    return GroundTruth((camera,), objects, _with_unique_ids(queries))
+
+
+def _first_events(
     video: SimulatedClip, requested: Sequence[SimulatedEvent] | None
 ) -> Sequence[SimulatedEvent]:
     if requested is not None:
@@ -97,71 +125,54 @@ def _queries(
     return tuple(first.values())
 
 
-def _truth(
-    video: SimulatedClip,
-    stamps: Sequence[int],
-    topic: str,
-    frame_id: str,
-    queries: Sequence[SimulatedEvent],
-    tracked_objects: Sequence[int],
-) -> dict[str, Any]:
-    """Return stamps in ns and boxes (x1, y1, x2, y2 in [0, 1]) by stamp, visible frames only."""
-    return {
-        "seed": video.seed,
-        "topic": topic,
-        "frame_id": frame_id,
-        "height": int(video.frames.shape[1]),
-        "width": int(video.frames.shape[2]),
-        "stamps": list(stamps),
-        "objects": [
-            {"color": o.color, "shape": o.shape, "size": o.size, "boxes": _boxes(video, stamps, i)}
-            for i, o in enumerate(video.objects)
-        ],
-        "events": [
-            {
-                "kind": e.kind.value,
-                "subject": e.subject,
-                "other": e.other,
-                "text": event_sentence(e, video.objects),
-                "span": _span(stamps, e),
-            }
-            for e in video.events
-        ],
-        "queries": [
-            *(_event_query(video, stamps, event) for event in queries),
-            *(_object_query(video, stamps, index) for index in tracked_objects),
-        ],
-    }
+def _event_queries(
+    video: SimulatedClip, stamps: Sequence[int], topic: str, requested: Sequence[SimulatedEvent]
+) -> list[AnnotatedQuery]:
+    """Return a query for each sentence and object, with every event that the sentence describes."""
+    spans: dict[tuple[str, int], list[Span]] = {}
+    for event in sorted(video.events, key=lambda event: event.span):
+        described = event_sentence(event, video.objects), event.subject
+        spans.setdefault(described, []).append(Span(stamps[event.span[0]], stamps[event.span[1]]))
+    queries = {}
+    for event in requested:
+        text = event_sentence(event, video.objects)
+        name = f"{video.objects[event.subject].name} {event.kind.value}".replace(" ", "-")
+        queries[text, event.subject] = AnnotatedQuery(
+            name,
+            text,
+            Task.STVG,
+            topic,
+            tuple(spans[text, event.subject]),
+            (_object_id(event.subject),),
+        )
+    return list(queries.values())
 
 
-def _event_query(
-    video: SimulatedClip, stamps: Sequence[int], event: SimulatedEvent
-) -> dict[str, Any]:
-    return {
-        "id": f"{video.objects[event.subject].name} {event.kind.value}".replace(" ", "-"),
-        "text": event_sentence(event, video.objects),
-        "task": Task.STVG.value,
-        "spans": [_span(stamps, event)],
-        "boxes": _boxes(video, stamps, event.subject),
-    }
+def _object_query(
+    video: SimulatedClip, stamps: Sequence[int], topic: str, index: int
+) -> AnnotatedQuery:
+    """Return a query for the object, true in the complete video."""
+    name = video.objects[index].name
+    span = Span(stamps[0], stamps[-1])
+    text, query_id = f"the {name}", name.replace(" ", "-")
+    return AnnotatedQuery(query_id, text, Task.REC, topic, (span,), (_object_id(index),))
 
 
-def _object_query(video: SimulatedClip, stamps: Sequence[int], index: int) -> dict[str, Any]:
-    return {
-        "id": video.objects[index].name.replace(" ", "-"),
-        "text": f"the {video.objects[index].name}",
-        "task": Task.REC.value,
-        "spans": [[stamps[0], stamps[-1]]],
-        "boxes": _boxes(video, stamps, index),
-    }
+def _with_unique_ids(queries: Sequence[AnnotatedQuery]) -> tuple[AnnotatedQuery, ...]:
+    """Number the ids that several objects of one name share."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for query in queries:
+        seen[query.id] += 1
+        number = seen[query.id]
+        unique.append(query if number == 1 else replace(query, id=f"{query.id}-{number}"))
+    return tuple(unique)
 
 
-def _span(stamps: Sequence[int], event: SimulatedEvent) -> list[int]:
-    return [stamps[event.span[0]], stamps[event.span[1]]]
+def _object_id(index: int) -> str:
+    return f"object-{index}"
 
 
-def _boxes(video: SimulatedClip, stamps: Sequence[int], index: int) -> dict[str, list[float]]:
+def _boxes(video: SimulatedClip, stamps: Sequence[int], index: int) -> dict[int, Box]:
     rows = zip(stamps, video.boxes[:, index], video.is_visible[:, index])
-    return {
-        str(stamp): [round(float(v), 6) for v in box] for stamp, box, visible in rows if visible
-    }
+    return {stamp: Box(*map(float, box)) for stamp, box, visible in rows if visible}

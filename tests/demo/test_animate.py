@@ -22,8 +22,8 @@ from demo.animate import (
     render,
     write_animation,
 )
+from llava_st_ros.annotations.records import AnnotatedQuery
 from llava_st_ros.errors import DataError
-from llava_st_ros.evaluation.annotations.records import AnnotatedQuery
 from llava_st_ros.media.overlay import VideoWriter, color_of
 from llava_st_ros.records import NANOSECONDS, Span, Task
 

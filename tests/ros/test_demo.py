@@ -15,7 +15,14 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.annotations.annotation_file import annotation_path, write_annotations
+from llava_st_ros.annotations.records import (
+    AnnotatedCamera,
+    AnnotatedObject,
+    AnnotatedQuery,
+    GroundTruth,
+)
+from llava_st_ros.records import NANOSECONDS, Box, Span, Task
 from support.paths import ROOT
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run under scripts/with_ros")
@@ -35,28 +42,26 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.types[name] for name in (kind, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
     )
     folder = tmp_path_factory.mktemp("bag") / "bag"
-    boxes = {}
+    boxes: dict[int, Box] = {}
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         topic = writer.add_connection("/camera/image/compressed", kind, typestore=store)
         for i in range(FRAMES):
             stamp = START + i * STEP
             pixels = np.full((96, 128, 3), 90, np.uint8)
             pixels[40:60, 3 * i : 3 * i + 20] = (40, 40, 220)
-            boxes[stamp] = (3 * i / 128, 40 / 96, (3 * i + 20) / 128, 60 / 96)
+            boxes[stamp] = Box(3 * i / 128, 40 / 96, (3 * i + 20) / 128, 60 / 96)
             data = cv2.imencode(".jpg", pixels)[1].ravel()
             at = time(stamp // NANOSECONDS, stamp % NANOSECONDS)
             message = image(header(at, "camera_optical"), "jpeg", data)
             writer.write(topic, stamp, store.serialize_cdr(message, kind))
-    queries = [
-        {
-            "id": f"q{i}",
-            "text": text,
-            "spans": [[START + 5 * STEP, START + 20 * STEP]],
-            "boxes": {str(stamp): box for stamp, box in boxes.items()},
-        }
+    topic_name, span = "/camera/image/compressed", Span(START + 5 * STEP, START + 20 * STEP)
+    item = AnnotatedObject("o", "the square", topic_name, boxes, frozenset(boxes))
+    queries = tuple(
+        AnnotatedQuery(f"q{i}", text, Task.STVG, topic_name, (span,), ("o",))
         for i, text in enumerate(("the red square moves", "a box", "the ball rolls"))
-    ]
-    (folder / "truth.json").write_text(json.dumps({"queries": queries}))
+    )
+    camera = AnnotatedCamera(topic_name, 128, 96)
+    write_annotations(annotation_path(folder), GroundTruth((camera,), (item,), queries))
     return folder
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
+from llava_st_ros.annotations.records import AnnotatedCamera
 from llava_st_ros.errors import ConfigError, DataError
-from llava_st_ros.evaluation.stream_scores import read_ground_truth
 from llava_st_ros.media.bags import Bag
-from llava_st_ros.records import NANOSECONDS
-from llava_st_ros.simulation.bag_writer import DEFAULT_START, TRUTH_FILE, write_bag
+from llava_st_ros.records import NANOSECONDS, Span
+from llava_st_ros.simulation.bag_writer import DEFAULT_START, write_bag
 from llava_st_ros.simulation.phrasing import event_sentence
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_video, split_seed
 
@@ -75,37 +75,34 @@ def test_the_bag_has_the_frames_with_their_stamps(video, bag) -> None:
         assert np.abs(decoded.astype(int) - frame).mean() < 4
 
 
-def test_the_truth_file_equals_the_videos_ground_truth(video, bag) -> None:
-    truth = json.loads((bag / TRUTH_FILE).read_text())
-    stamps = truth["stamps"]
-    assert len(stamps) == 120
-    assert (truth["width"], truth["height"]) == (96, 96)
-    for event, written in zip(video.events, truth["events"]):
-        assert written["text"] == event_sentence(event, video.objects)
-        assert written["span"] == [stamps[event.span[0]], stamps[event.span[1]]]
-    for index, item in enumerate(truth["objects"]):
-        assert f"{item['color']} {item['shape']}" == video.objects[index].name
+def test_the_annotations_equal_the_videos_ground_truth(video, bag) -> None:
+    truth = read_annotations(annotation_path(bag))
+    assert truth.notes == ()
+    assert truth.cameras == (AnnotatedCamera("/cam/compressed", 96, 96),)
+    stamps = [DEFAULT_START + round(seconds * NANOSECONDS) for seconds in video.stamps]
+    for index, item in enumerate(truth.objects):
+        assert item.label == video.objects[index].name
+        visible = [s for s, shown in zip(stamps, video.is_visible[:, index]) if shown]
+        assert list(item.boxes) == visible and item.keyframes == set(visible)
         for frame, stamp in enumerate(stamps):
-            assert (str(stamp) in item["boxes"]) == bool(video.is_visible[frame, index])
-            if str(stamp) in item["boxes"]:
-                np.testing.assert_allclose(
-                    item["boxes"][str(stamp)], video.boxes[frame, index], atol=1e-6
-                )
-
-
-def test_the_demo_reads_the_truth_file(video, bag) -> None:
-    truth = read_ground_truth(bag / TRUTH_FILE)
+            if stamp in item.boxes:
+                box = item.boxes[stamp]
+                corners = (box.x1, box.y1, box.x2, box.y2)
+                np.testing.assert_allclose(corners, video.boxes[frame, index], atol=1e-5)
     assert len(truth.queries) == 3
     for query in truth.queries:
-        event = next(e for e in video.events if event_sentence(e, video.objects) == query.text)
-        seconds = (query.spans[0].end - query.spans[0].start) / NANOSECONDS
-        assert seconds == pytest.approx((event.span[1] - event.span[0]) / 6)
         (item,) = truth.objects_of(query)
-        assert len(item.boxes) == video.is_visible[:, event.subject].sum()
+        described = {
+            Span(stamps[event.span[0]], stamps[event.span[1]])
+            for event in video.events
+            if event_sentence(event, video.objects) == query.text
+            and truth.objects[event.subject] is item
+        }
+        assert described and set(query.spans) == described
 
 
 def test_a_bag_is_never_overwritten(video, bag) -> None:
-    before = (bag / TRUTH_FILE).read_bytes()
+    before = (annotation_path(bag)).read_bytes()
     with pytest.raises(DataError, match="exists"):
         write_bag(video, bag)
-    assert (bag / TRUTH_FILE).read_bytes() == before
+    assert (annotation_path(bag)).read_bytes() == before

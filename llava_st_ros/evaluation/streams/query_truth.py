@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llava_st_ros.evaluation.annotations.records import (
+from llava_st_ros.annotations.records import (
     AnnotatedObject,
     AnnotatedQuery,
     GroundTruth,

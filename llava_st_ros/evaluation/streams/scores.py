@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llava_st_ros.evaluation.annotations.records import AnnotatedQuery, GroundTruth
+from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.evaluation.metric_kinds import (
     MeanMetric,
     Metric,

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from llava_st_ros.evaluation.annotations.records import (
+from llava_st_ros.annotations.records import (
     AnnotatedCamera,
     AnnotatedObject,
     AnnotatedQuery,

@@ -32,7 +32,7 @@ class AnnotatedObject:
         label: What it is, in words.
         topic: The topic of its camera.
         boxes: Its box by header stamp (ns), in [0, 1] of the image, where it is visible.
-        keyframes: The stamps of ``boxes`` that a person or tool set; the others are interpolated.
+        keyframes: The stamps of ``boxes`` that a person or tool has set; others are interpolated.
     """
 
     id: str
@@ -82,11 +82,13 @@ class GroundTruth:
         cameras: The annotated cameras.
         objects: The objects of all cameras.
         queries: The queries of all cameras.
+        notes: What was changed while the file was read, one line for each kind.
     """
 
     cameras: tuple[AnnotatedCamera, ...]
     objects: tuple[AnnotatedObject, ...] = ()
     queries: tuple[AnnotatedQuery, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
     _by_id: Mapping[str, AnnotatedObject] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
