@@ -21,7 +21,8 @@ failed                  evaluations that raised an exception, evaluations
 
 Overlap and tracking values exist if there is a frame with an annotated box in a span. Frames in
 which the object is hidden are ignored. Without annotated objects, and for TVG, there is only the
-tIoU of the frames in events. Of a query that matches nothing there are no overlaps, but false
+tIoU of the frames in events. Of tasks that describe (TR, REG, DGC, DVC), only the answers are
+counted. Of a query that matches nothing there are no overlaps, but false
 events. What was never answered, or not readably, scores 0.
 """
 
@@ -75,6 +76,7 @@ from llava_st_ros.tracking.standing import EVENT_TASKS
 
 TRACKEVAL, SPOT_BENCH = "TrackEval", "SPOT-Bench"  # conventions
 BOX_TASKS = (Task.STVG, Task.SVG, Task.ELC, Task.REC)
+CLAIM_TASKS = frozenset((*BOX_TASKS, *EVENT_TASKS))  # what they find is published
 MAX_PROBLEMS = 5  # of a case, that are listed each
 
 
@@ -146,7 +148,8 @@ def score_stream(
         _score_boxes(truth, streams, recordings, allowance, values, counts)
     elif query.task in EVENT_TASKS and not has_boxes and any(map(truth.is_active, frames)):
         _score_event_frames(truth, streams, recordings, allowance, values)
-    _score_claims(truth, streams, counts, samples)
+    if query.task in CLAIM_TASKS:
+        _score_claims(truth, streams, counts, samples)
     _score_answers(truth, streams, counts)
     return StreamScores(
         values,
@@ -308,6 +311,8 @@ def _problems(
     found += [f"{problem} ({count} answers)" for problem, count in listed]
     if len(kinds) > MAX_PROBLEMS:
         found.append(f"{len(kinds) - MAX_PROBLEMS} other problems of answers")
+    if truth.query.task not in CLAIM_TASKS:
+        found.append(f"a {truth.query.task.value} query finds neither tracks nor events to score")
     seen = sum(len(truth.spans_within(stream.stamps)) for stream in streams)
     if seen < len(truth.query.spans):
         found.append(

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,12 @@ from llava_st_ros.annotations.records import (
 )
 from llava_st_ros.evaluation.metric_kinds import QuantileMetric
 from llava_st_ros.evaluation.publications import PublishedTick
-from llava_st_ros.evaluation.results import rows_of
+from llava_st_ros.evaluation.results import (
+    RunResults,
+    read_results,
+    rows_of,
+    write_results,
+)
 from llava_st_ros.evaluation.streams import claims, timeliness_f1
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, StreamScores, score_stream
 from llava_st_ros.records import (
@@ -418,6 +424,13 @@ def test_a_task_without_boxes_is_scored_by_its_events() -> None:
     assert set(scores.values) == {"final_tiou", "live_tiou"}
 
 
+def test_of_a_task_that_describes_only_the_answers_are_counted() -> None:
+    scores = score(annotated((4, 6), task=Task.DVC), published(5, answers=[answer((0, 5))]))
+    assert (scores.values, scores.samples) == ({}, {})
+    assert set(scores.counts) == {"changed_answers", "unparsed", "failed"}
+    assert scores.problems == ("a DVC query finds neither tracks nor events to score",)
+
+
 def test_a_model_that_answers_nonsense_scores_zero_and_is_counted() -> None:
     broken = answer((0, 5), problems=("no span",))
     failure = QueryFailure("q", CAMERA, "out of memory", 1, ns(7))
@@ -585,3 +598,23 @@ def test_any_publications_give_scores_in_range_that_do_not_depend_on_the_clock(t
         assert same.samples["detection_delay"] == pytest.approx(scores.samples["detection_delay"])
         for key, counts in scores.counts.items():
             assert same.counts[key] == pytest.approx(counts), key
+
+
+def test_cases_and_figures_are_read_from_a_file_as_they_were(tmp_path: Path) -> None:
+    ticks = [published(s, tracks=[track(steady(4, s))]) for s in steady(4, 6)]
+    answered = [published(7, answers=[answer((6, 7), problems=("no span",))])]
+    found = score(ROLLS, *ticks, published(6.1, events=[event(4, 6)]), *answered)
+    nothing = score(NEVER)
+    cases = (
+        found.as_case("1", "bag", ROLLS.queries[0]),
+        nothing.as_case("2", "bag", NEVER.queries[0]),
+    )
+    rows = tuple(rows_of("stream", STREAM_METRICS, cases))
+    assert any(math.isnan(row.value) for row in rows)  # no second of static scene
+    write_results(tmp_path / "results.json", RunResults({}, cases, rows))
+    read = read_results(tmp_path)
+    assert read.cases == cases
+    assert {row.metric: str(row.value) for row in read.rows} == {
+        row.metric: str(row.value) for row in rows
+    }
+    assert all(row.definition is not None for row in read.rows)
