@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from llava_st_ros.errors import FrameError, LlavaStError
-from llava_st_ros.media.bags import Bag
-from llava_st_ros.media.bags.bag import ImageMessage
-from llava_st_ros.media.image_decoding import decode_message
+from llava_st_ros.errors import LlavaStError
+from llava_st_ros.media.bag_frames import BagFrames
 from llava_st_ros.media.overlay import reduced
 from llava_st_ros.media.sources import IMAGE_SUFFIXES, ImageSource, Source, VideoSource
 from llava_st_ros.records import NANOSECONDS
 
 TOLERANCE = NANOSECONDS // 2  # ns; a frame further away does not show what was at a stamp
-T = TypeVar("T")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 
 
@@ -28,6 +25,9 @@ class MissingFrame:
     """There is no image, and why."""
 
     reason: str
+
+
+TOO_FAR = MissingFrame(f"no frame within {TOLERANCE / NANOSECONDS:g} s")
 
 
 class FrameReader(Protocol):
@@ -101,73 +101,41 @@ class RecordedFrames:
             return NoFrames(error.problem).read(source, topic, stamps, width)
 
 
-def _nearest_frames(
-    source: Source, stamps: Collection[int], width: int
-) -> dict[int, np.ndarray | MissingFrame]:
-    nearest = _Nearest[np.ndarray](stamps)
-    for frame in source:
-        if nearest.wants(frame.stamp):
-            nearest.offer(frame.stamp, reduced(frame.image, width))
-    return nearest.found()
-
-
 def _bag_frames(
     path: Path, topic: str, stamps: Collection[int], width: int
 ) -> dict[int, np.ndarray | MissingFrame]:
-    """Read a bag once; messages are decoded only where no other is nearer."""
-    nearest = _Nearest[ImageMessage](stamps)
-    for stamp, message in _stamped(path, topic):
-        if nearest.wants(stamp):
-            nearest.offer(stamp, message)
+    bag = BagFrames(path, topic or None)
+    bag.read_index()
     frames: dict[int, np.ndarray | MissingFrame] = {}
-    for stamp, found in nearest.found().items():
-        if isinstance(found, MissingFrame):
-            frames[stamp] = found
+    for stamp in stamps:
+        after = bisect_left(bag.stamps, stamp)
+        near = range(max(0, after - 1), min(after + 1, len(bag.stamps)))
+        number = min(near, key=lambda n: abs(bag.stamps[n] - stamp))
+        if abs(bag.stamps[number] - stamp) > TOLERANCE:
+            frames[stamp] = TOO_FAR
             continue
         try:
-            frames[stamp] = reduced(decode_message(found.message), width)
-        except FrameError as error:
+            frames[stamp] = reduced(bag.image(number), width)
+        except LlavaStError as error:
             frames[stamp] = MissingFrame(error.problem)
     return frames
 
 
-def _stamped(path: Path, topic: str) -> Iterator[tuple[int, ImageMessage]]:
-    bag = Bag(path)
-    for message in bag.images(bag.image_topic(topic or None)):
-        try:
-            yield message.stamp, message
-        except FrameError:  # counted by the evaluation
-            continue
-
-
-class _Nearest(Generic[T]):
-    """The value nearest to each of some stamps, whatever the order in which values come."""
-
-    def __init__(self, stamps: Collection[int]) -> None:
-        self._wanted = sorted(set(stamps))
-        self._found: dict[int, tuple[int, T]] = {}  # distance in ns, and the value
-
-    def wants(self, stamp: int) -> bool:
-        """Return whether a value of this stamp is nearer to a wanted stamp than all before."""
-        return next(self._improved(stamp), None) is not None
-
-    def offer(self, stamp: int, value: T) -> None:
-        """Keep the value for each wanted stamp that it is nearest to."""
-        for wanted in self._improved(stamp):
-            self._found[wanted] = abs(stamp - wanted), value
-
-    def found(self) -> dict[int, T | MissingFrame]:
-        """Return the nearest value of each wanted stamp."""
-        return {
-            wanted: self._found[wanted][1]
-            if wanted in self._found
-            else MissingFrame(f"no frame within {TOLERANCE / NANOSECONDS:g} s")
-            for wanted in self._wanted
-        }
-
-    def _improved(self, stamp: int) -> Iterator[int]:
-        first = bisect_left(self._wanted, stamp - TOLERANCE)
-        last = bisect_right(self._wanted, stamp + TOLERANCE)
-        for wanted in self._wanted[first:last]:
-            if wanted not in self._found or abs(stamp - wanted) < self._found[wanted][0]:
-                yield wanted
+def _nearest_frames(
+    source: Source, stamps: Collection[int], width: int
+) -> dict[int, np.ndarray | MissingFrame]:
+    wanted = sorted(set(stamps))
+    nearest: dict[int, int] = {}  # stamp of the nearest frame until now
+    frames: dict[int, np.ndarray | MissingFrame] = dict.fromkeys(wanted, TOO_FAR)
+    for frame in source:
+        first = bisect_left(wanted, frame.stamp - TOLERANCE)
+        last = bisect_right(wanted, frame.stamp + TOLERANCE)
+        nearer = [
+            stamp
+            for stamp in wanted[first:last]
+            if stamp not in nearest or abs(frame.stamp - stamp) < abs(nearest[stamp] - stamp)
+        ]
+        if nearer:
+            frames |= dict.fromkeys(nearer, reduced(frame.image, width))
+            nearest |= dict.fromkeys(nearer, frame.stamp)
+    return frames
