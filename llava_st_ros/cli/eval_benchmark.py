@@ -15,7 +15,7 @@ from llava_st_ros.errors import ConfigError, LlavaStError
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.benchmarks.evaluator import SampleOutcome
-    from llava_st_ros.evaluation.benchmarks.samples import BenchmarkFile, BenchmarkSample
+    from llava_st_ros.evaluation.benchmarks.samples import BenchmarkSample
 
 HELP = "evaluate a checkpoint on a public benchmark"
 BENCHMARK_NAMES = (
@@ -90,8 +90,10 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; expected at least 1")
     check_folders(args.out)
-    read = read_benchmark(args.name, BenchmarkFiles(args.annotations, args.split, args.vidor))
-    samples = read.samples[: args.n]
+    read = read_benchmark(
+        args.name, BenchmarkFiles(args.annotations, args.split, args.vidor, args.n)
+    )
+    samples = read.samples
     model = args.model or default_model(args.backend, args.device)
     settings = RunSettings(
         model,
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         if not outcomes:
             raise
         failure = error
-    about = _about(args, model, read, round(time.monotonic() - start, 1))
+    about = _about(args, model, round(time.monotonic() - start, 1))
     results = run_results(about, read, outcomes, len(samples))
     if args.out is not None:
         write_results(args.out / RESULTS_FILE, results)
@@ -150,9 +152,7 @@ def _evaluate(
             bar.update()
 
 
-def _about(
-    args: argparse.Namespace, model: Path, read: BenchmarkFile, seconds: float
-) -> dict[str, Any]:
+def _about(args: argparse.Namespace, model: Path, seconds: float) -> dict[str, Any]:
     from llava_st_ros.backends import backend_of
     from llava_st_ros.files.checksums import sha256_of
 
@@ -161,7 +161,7 @@ def _about(
         "split": args.split,
         "annotations": str(args.annotations),
         "annotations_sha256": sha256_of(args.annotations),
-        "records": len(read.samples) + len(read.bad),
+        "samples_at_most": args.n,
         "media": str(args.media),
         "model": str(model),
         "backend": args.backend or backend_of(model),

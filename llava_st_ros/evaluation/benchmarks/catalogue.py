@@ -24,11 +24,13 @@ class BenchmarkFiles:
         annotations: The annotation file.
         split: A part of the benchmark, one of its ``Benchmark.splits``; empty for the default.
         vidor: The folder of VidOR's annotations; None if it is not named.
+        limit: Read this many samples at most; None for all.
     """
 
     annotations: Path
     split: str = ""
     vidor: Path | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,25 @@ class Benchmark:
 
 
 def _st_align(files: BenchmarkFiles) -> BenchmarkFile:
-    return read_st_align(files.annotations, files.split)
+    return read_st_align(files.annotations, files.split, files.limit)
 
 
 def _vidstg(files: BenchmarkFiles) -> BenchmarkFile:
     assert files.vidor is not None
     kinds = (files.split,) if files.split else tuple(SENTENCES)
-    return read_vidstg(files.annotations, files.vidor, kinds)
+    return read_vidstg(files.annotations, files.vidor, kinds, files.limit)
 
 
 def _hc_stvg(files: BenchmarkFiles, version: int) -> BenchmarkFile:
-    return read_hc_stvg(files.annotations, version)
+    return read_hc_stvg(files.annotations, version, files.limit)
 
 
 def _charades_sta(files: BenchmarkFiles) -> BenchmarkFile:
-    return read_charades_sta(files.annotations)
+    return read_charades_sta(files.annotations, files.limit)
 
 
 def _refcoco(files: BenchmarkFiles) -> BenchmarkFile:
-    return read_refcoco(files.annotations)
+    return read_refcoco(files.annotations, files.limit)
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {

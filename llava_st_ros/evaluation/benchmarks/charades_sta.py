@@ -38,8 +38,12 @@ MAX_FRACTION = 1.1
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{0,20})?")
 
 
-def read_charades_sta(path: Path) -> BenchmarkFile:
+def read_charades_sta(path: Path, limit: int | None = None) -> BenchmarkFile:
     """Read an annotation file of Charades-STA: JSON by its suffix, else text.
+
+    Args:
+        path: The file.
+        limit: Read this many samples at most.
 
     Raises:
         DataError: The file cannot be read.
@@ -47,10 +51,10 @@ def read_charades_sta(path: Path) -> BenchmarkFile:
     if path.suffix in (".json", ".jsonl"):
         records = enumerate(read_values(path, DataError))
         entries = ((f"{path.name}: record {number}", value) for number, value in records)
-        return parse_records(entries, _parse_record)
+        return parse_records(entries, _parse_record, limit)
     lines = enumerate(read_text(path, DataError, max_bytes=RECORDS_BYTES).split("\n"), 1)
     written = ((f"{path.name}: line {number}", line) for number, line in lines if line.strip())
-    return parse_records(written, _parse_line)
+    return parse_records(written, _parse_line, limit)
 
 
 def _parse_line(line: str, place: str, log: ReadingLog) -> Iterator[BenchmarkSample]:

@@ -38,8 +38,13 @@ from llava_st_ros.records import Query, Task
 SECONDS = 20  # of every video
 
 
-def read_hc_stvg(path: Path, version: int) -> BenchmarkFile:
+def read_hc_stvg(path: Path, version: int, limit: int | None = None) -> BenchmarkFile:
     """Read an annotation file of HC-STVG.
+
+    Args:
+        path: The file.
+        version: 1 or 2.
+        limit: Read this many samples at most.
 
     Raises:
         DataError: The file cannot be read.
@@ -48,7 +53,7 @@ def read_hc_stvg(path: Path, version: int) -> BenchmarkFile:
         (f"{path.name}: record {number}, {shown(name)}", (name, value))
         for number, (name, value) in enumerate(read_items(path, DataError))
     )
-    return parse_records(entries, partial(_parse, version=version))
+    return parse_records(entries, partial(_parse, version=version), limit)
 
 
 def _parse(

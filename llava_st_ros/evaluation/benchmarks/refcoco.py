@@ -38,8 +38,12 @@ PICKLES = (".p", ".pkl", ".pickle")
 _FORM = "expected an object with images and annotations"
 
 
-def read_refcoco(path: Path) -> BenchmarkFile:
+def read_refcoco(path: Path, limit: int | None = None) -> BenchmarkFile:
     """Read an annotation file of RefCOCO, RefCOCO+ or RefCOCOg.
+
+    Args:
+        path: The file.
+        limit: Read this many samples at most.
 
     Raises:
         DataError: The file cannot be read.
@@ -70,7 +74,7 @@ def read_refcoco(path: Path) -> BenchmarkFile:
         (f"{path.name}: annotations[{number}]", (number, value))
         for number, value in enumerate(annotations)
     )
-    return parse_records(entries, partial(_parse, images=images, by_id=by_id), log)
+    return parse_records(entries, partial(_parse, images=images, by_id=by_id), limit, log)
 
 
 def _parse(

@@ -148,24 +148,30 @@ RecordParser = Callable[[Any, str, ReadingLog], Iterable[BenchmarkSample]]
 
 
 def parse_records(
-    entries: Iterable[tuple[str, Any]], parse: RecordParser, log: ReadingLog | None = None
+    entries: Iterable[tuple[str, Any]],
+    parse: RecordParser,
+    limit: int | None = None,
+    log: ReadingLog | None = None,
 ) -> BenchmarkFile:
     """Parse the records of a file; bad ones are counted and do not stop the reading.
 
     Args:
         entries: The place and the value of each record.
         parse: Yields the samples of a record's value; raises LlavaStError if the record is bad.
+        limit: Stop after this many samples.
         log: What was found so far.
     """
     log = log or ReadingLog()
     samples: list[BenchmarkSample] = []
     for place, value in entries:
+        if limit is not None and len(samples) >= limit:
+            break
         try:
             samples += list(parse(value, place, log))
         except LlavaStError as error:
             log.reject(place, error)
     notes = tuple(_counted(kind, places) for kind, places in log.unusual.items())
-    return BenchmarkFile(tuple(samples), tuple(log.bad), notes)
+    return BenchmarkFile(tuple(samples[:limit]), tuple(log.bad), notes)
 
 
 def _counted(kind: str, places: list[str]) -> str:

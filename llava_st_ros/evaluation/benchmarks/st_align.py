@@ -48,12 +48,13 @@ _ENDS_IN = "Ends in <e>, "
 _BOXES = re.compile(r"\s*Object bounding box:\s*<bboxes>\.?\s*$")
 
 
-def read_st_align(path: Path, task: str = "") -> BenchmarkFile:
+def read_st_align(path: Path, task: str = "", limit: int | None = None) -> BenchmarkFile:
     """Read a file of the ST-Align benchmark.
 
     Args:
         path: The file.
         task: A key of TASKS; by default the file's name.
+        limit: Read this many samples at most.
 
     Raises:
         ConfigError: The task is unknown.
@@ -69,7 +70,7 @@ def read_st_align(path: Path, task: str = "") -> BenchmarkFile:
         (f"{path.name}: record {number}", (number, value))
         for number, value in enumerate(read_values(path, DataError))
     )
-    return parse_records(entries, partial(_parse, task=TASKS[name]))
+    return parse_records(entries, partial(_parse, task=TASKS[name]), limit)
 
 
 def _parse(

@@ -33,13 +33,16 @@ from llava_st_ros.evaluation.benchmarks.samples import (
 )
 from llava_st_ros.evaluation.benchmarks.vidor import VidorFolder
 from llava_st_ros.files.json_files import read_values
-from llava_st_ros.records import Query, Task
+from llava_st_ros.records import Box, Query, Task
 
 SENTENCES = {"declarative": "captions", "interrogative": "questions"}  # kind -> field
 
 
 def read_vidstg(
-    path: Path, vidor: Path, kinds: tuple[str, ...] = tuple(SENTENCES)
+    path: Path,
+    vidor: Path,
+    kinds: tuple[str, ...] = tuple(SENTENCES),
+    limit: int | None = None,
 ) -> BenchmarkFile:
     """Read an annotation file of VidSTG.
 
@@ -47,6 +50,7 @@ def read_vidstg(
         path: The file.
         vidor: The folder of VidOR's annotation files.
         kinds: The kinds of sentences, keys of SENTENCES.
+        limit: Read this many samples at most.
 
     Raises:
         DataError: The file cannot be read, or there is no folder of VidOR.
@@ -55,7 +59,7 @@ def read_vidstg(
         (f"{path.name}: record {number}", (number, value))
         for number, value in enumerate(read_values(path, DataError))
     )
-    return parse_records(entries, partial(_parse, vidor=VidorFolder(vidor), kinds=kinds))
+    return parse_records(entries, partial(_parse, vidor=VidorFolder(vidor), kinds=kinds), limit)
 
 
 def _parse(
@@ -87,18 +91,20 @@ def _parse(
     width, height = (fields.side(fields.member(record, name), name) for name in ("width", "height"))
     if (width, height, frames) != (video.width, video.height, video.frames):
         log.note("videos of another size or length than in VidOR, whose size counts", place)
+    tubes: dict[int, dict[int, Box]] = {}  # a caption and a question may share their object
     for kind, i, sentence in sentences:
         where = f"{place}, {SENTENCES[kind]}[{i}]"
         try:
             item = fields.mapping(sentence, "the sentence")
             words = fields.text(item.get("description"), "description")
             target = fields.integer(item.get("target_id"), "target_id")
-            tube = video.tube(target, span, log, where)
+            if target not in tubes:
+                tubes[target] = video.tube(target, span, log, where)
             query = Query("", words, Task.STVG)
         except LlavaStError as error:
             log.reject(where, error)
             continue
-        if len(tube) < span[1] - span[0]:
+        if len(tubes[target]) < span[1] - span[0]:
             log.note("frames of temporal_gt without a box, which count as IoU 0", where)
         yield BenchmarkSample(
             f"{vid}-{number}-{kind}-{i}",
@@ -106,7 +112,9 @@ def _parse(
             (video.path, vid),
             query,
             f"{Task.STVG.value} {kind}",
-            VideoTruth(span, tube, video.width, video.height, (crop[0], crop[1] - 1), frames, fps),
+            VideoTruth(
+                span, tubes[target], video.width, video.height, (crop[0], crop[1] - 1), frames, fps
+            ),
         )
 
 

@@ -213,11 +213,11 @@ def test_what_cannot_be_evaluated_is_counted_and_named(
 def test_an_interrupted_run_keeps_what_is_done(
     evaluate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records = [st_align_record("stvg") for _ in range(3)]
+    records = [st_align_record("stvg") for _ in range(4)]
     records[1]["conversations"][0]["value"] = "<video>\nwhat takes too long?"
     path = write_json(tmp_path / "stvg.json", records)
     answers = {"takes too long": KeyboardInterrupt(), "box moves": STVG}
-    results = evaluate("st-align", path, answers, code=130)
+    results = evaluate("st-align", path, answers, "--n", "3", code=130)
     assert [case.id for case in results.cases] == ["0-box"]
     assert results.dropped == ("interrupted: 1 of 3 samples are evaluated",)
     assert "interrupted: 1 of 3 samples are evaluated" in capsys.readouterr().err
