@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         BenchmarkFiles,
         read_benchmark,
     )
+    from llava_st_ros.evaluation.benchmarks.media import require_some_media
     from llava_st_ros.evaluation.benchmarks.run import RunSettings
     from llava_st_ros.evaluation.benchmarks.summary import run_results
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         args.name, BenchmarkFiles(args.annotations, args.split, args.vidor, args.n)
     )
     samples = read.samples
+    require_some_media(args.media, samples)
     model = args.model or default_model(args.backend, args.device)
     settings = RunSettings(
         model,

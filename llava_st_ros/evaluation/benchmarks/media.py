@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,20 @@ class BenchmarkMedia:
         fps = sample.truth.fps if isinstance(sample.truth, VideoTruth) else None
         source = ImageFolderSource(path, fps or FOLDER_FPS) if path.is_dir() else VideoSource(path)
         return _clip(path, source, sample_frames(source, self._num_frames, self._resize, crop))
+
+
+def require_some_media(folder: Path, samples: Sequence[BenchmarkSample]) -> None:
+    """Check that the media of any sample exist.
+
+    Raises:
+        DataError: There is no such folder, or it has none of them.
+    """
+    index = FolderIndex(folder)
+    if not any(index.find(sample.media) for sample in samples):
+        raise DataError(
+            f"{folder} has the media of none of the {len(samples)} samples; the first would be "
+            f"{samples[0].media[0]}"
+        )
 
 
 def _crop(truth: VideoTruth) -> tuple[int, int] | None:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from llava_st_ros.cli.__main__ import main
+from llava_st_ros.cli.eval_benchmark import BENCHMARK_NAMES
 from llava_st_ros.evaluation.benchmarks import run as benchmark_run
+from llava_st_ros.evaluation.benchmarks.catalogue import BENCHMARKS
 from llava_st_ros.evaluation.results import RunResults, read_results
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.training.st_align.writing import write_image, write_video
@@ -254,3 +256,57 @@ def test_an_answer_of_no_match_counts_as_zero(evaluate: Run, tmp_path: Path) -> 
     found = figures(results, "STVG")
     assert (found["m_tIoU"], found["answered"]) == (0.0, 0.0)
     assert results.cases[0].problems == ('answered "no match"',)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--media", "none"], "no folder at none"),
+        (["--media", "."], ". has the media of none of the 1 samples; the first would be vidor/"),
+        (["--split", "tvg"], "ST-Align has no split 'tvg'; expected one of stvg, svg, elc"),
+        (["--vidor", "."], "ST-Align does not use VidOR's annotations (--vidor)"),
+        (["--annotations", "none.json"], "cannot read none.json: No such file or directory"),
+        (["--n", "0"], "--n is 0; expected at least 1"),
+    ],
+)
+def test_wrong_arguments_are_named_in_one_line(
+    tmp_path: Path,
+    media: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "stvg.json", [st_align_record("stvg")])
+    arguments = ["--annotations", "stvg.json", "--media", str(media), *options]
+    if "none.json" in arguments:
+        arguments += ["--split", "stvg"]
+    assert main(["eval", "benchmark", "st-align", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_command_offers_every_benchmark() -> None:
+    assert tuple(BENCHMARKS) == BENCHMARK_NAMES
+
+
+def test_vidstg_needs_the_boxes_of_vidor(
+    tmp_path: Path, media: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_json(tmp_path / "a.json", [vidstg_record()])
+    arguments = ["--annotations", str(path), "--media", str(media)]
+    assert main(["eval", "benchmark", "vidstg", *arguments]) == 2
+    assert "name their folder with --vidor" in capsys.readouterr().err
+
+
+def test_a_file_without_usable_records_is_an_error(
+    tmp_path: Path, media: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_json(tmp_path / "test.json", {"a.mp4": hc_stvg_record(1)})
+    arguments = ["--annotations", str(path), "--media", str(media)]
+    assert main(["eval", "benchmark", "hc-stvg-v2", *arguments]) == 2
+    assert (
+        f"none of the 1 records of {path} can be used; the first: test.json: record 0, 'a.mp4': "
+        "the record has no English"
+    ) in capsys.readouterr().err
