@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_st_ros.cli.figure_tables import (
+    add_row,
+    grouped,
+    name_of,
+    number,
+    signed,
+    text_table,
+)
 from llava_st_ros.errors import printable_line
 
 if TYPE_CHECKING:
@@ -57,55 +63,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tables(comparison: Comparison) -> list[Table]:
-    differences = _table(
-        f"B - A on {comparison.common} common cases",
-        ("figure", "convention"),
-        ("A", "B", "B - A", "95% CI", "B is"),
-    )
-    for d in comparison.differences:
-        _add(
-            differences,
-            f"{d.task} {d.metric}" + (f" [{d.unit}]" if d.unit else ""),
-            d.convention,
-            _number(d.a),
-            _number(d.b),
-            _signed(d.difference),
-            f"{_signed(d.low)}, {_signed(d.high)}",
-            d.verdict,
-        )
+    title = f"B - A on {comparison.common} common cases"
+    differences = text_table(title, ("figure",), ("A", "B", "B - A", "95% CI", "B is"))
+    for name, group in grouped(comparison.differences).items():
+        add_row(differences, name, style="bold")
+        for d in group:
+            interval = f"{signed(d.low)}, {signed(d.high)}"
+            values = (number(d.a), number(d.b), signed(d.difference), interval)
+            add_row(differences, name_of(d), *values, d.verdict)
     tables = [differences]
     if comparison.changes:
-        changes = _table("cases that changed most", ("case", "query"), ("A", "B", "B - A"))
+        title = "cases that changed most"
+        changes = text_table(title, ("case", "query"), ("A", "B", "B - A"))
         for c in comparison.changes:
-            _add(
-                changes,
-                c.id,
-                c.query[:MAX_QUERY],
-                _number(c.a),
-                _number(c.b),
-                _signed(c.difference),
-            )
+            figures = (number(c.a), number(c.b), signed(c.difference))
+            add_row(changes, c.id, c.query[:MAX_QUERY], *figures)
         tables.append(changes)
     return tables
-
-
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in left:
-        table.add_column(name, overflow="fold", no_wrap=name == "convention")
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _add(table: Table, *texts: str) -> None:
-    from rich.text import Text
-
-    # A query's words are no markup, and may contain what a terminal acts on.
-    table.add_row(*(Text(printable_line(text)) for text in texts))
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -123,11 +97,3 @@ def _notes(comparison: Comparison) -> list[str]:
     notes += [f"not compared: {line}" for line in comparison.not_compared]
     notes += [f"{name}: {a} in A, {b} in B" for name, a, b in comparison.settings]
     return [printable_line(note) for note in notes]
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g}"
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.3g}"

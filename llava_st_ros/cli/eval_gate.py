@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.cli.figure_tables import add_row, grouped, name_of, number, text_table
 from llava_st_ros.errors import printable_line
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"passed": not failed, "rows": [_json(row) for row in rows]}, indent=1))
     else:
         print_tables(_table(rows))
+        for row in rows:
+            if row.note:
+                print(printable_line(f"{row.name}: {row.note}"))
         for row in failed:
             print(printable_line(f"FAILED {row.name}: {row.failure}"))
         print(f"{len(rows) - len(failed)} of {len(rows)} figures passed")
@@ -76,32 +80,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(rows: Sequence[GateRow]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="gate")
-    for name in ("", "task", "metric", "convention"):
-        table.add_column(name)
-    for name in ("baseline", "run", "cases"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for row in rows:
-        texts = (
-            "FAILED" if row.failure else "passed",
-            row.row.task,
-            row.row.metric,
-            row.row.convention,
-            _number(row.row.value, row.row.unit),
-            _number(row.value, row.row.unit),
-            str(row.cases),
-            row.failure or row.note,
-        )
-        table.add_row(*(Text(printable_line(text)) for text in texts))
+    table = text_table("gate", ("figure",), ("baseline", "run", "cases", ""))
+    by_row = {id(row.row): row for row in rows}
+    for name, group in grouped(row.row for row in rows).items():
+        add_row(table, name, style="bold")
+        for figure in group:
+            row = by_row[id(figure)]
+            values = (number(figure.value), number(row.value), str(row.cases))
+            add_row(table, name_of(figure), *values, row.verdict)
     return table
-
-
-def _number(value: float, unit: str) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g} {unit}".strip()
 
 
 def _json(row: GateRow) -> dict[str, Any]:

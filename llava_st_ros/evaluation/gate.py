@@ -59,6 +59,11 @@ class GateRow:
     note: str = ""
 
     @property
+    def verdict(self) -> str:
+        """Return "FAILED" or "passed"."""
+        return "FAILED" if self.failure else "passed"
+
+    @property
     def name(self) -> str:
         """Task, metric and convention."""
         return f"{self.row.task} {self.row.metric} ({self.row.convention})"

@@ -26,7 +26,8 @@ class MetricDefinition:
     """The aggregation of a metric.
 
     Attributes:
-        kind: "mean" of values, "ratio" of sums of counts, or "quantile" of samples.
+        kind: "mean" of values, "ratio" of the sums of numerators and denominators, or "quantile"
+            of all samples.
         key: The key of the cases' values.
         above: The mean is the share of values > this.
         reaching: The mean is the share of values >= this.
@@ -55,9 +56,9 @@ class MetricDefinition:
         share of vIoU > 0.3
         """
         if self.kind == "ratio":
-            return f"{self.key}: ratio of sums"
+            return f"ratio of {self.key}"
         if self.kind == "quantile":
-            return f"{100 * (self.quantile or 0.0):g} % quantile of {self.key}"
+            return f"p{100 * (self.quantile or 0.0):g} of {self.key}"
         if self.above is not None:
             return f"share of {self.key} > {self.above:g}"
         if self.reaching is not None:

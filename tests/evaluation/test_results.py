@@ -118,7 +118,7 @@ def test_a_figure_of_a_file_is_computed_again_from_its_cases(tmp_path: Path) -> 
         assert (metric.value(cases), metric.interval(cases)) == (row.value, (row.low, row.high))
         assert (metric.name, metric.unit) == (row.metric, row.unit)
     assert str(read.rows[2].definition) == "share of vIoU >= 0.3"
-    assert str(read.rows[4].definition) == "50 % quantile of delay"
+    assert str(read.rows[4].definition) == "p50 of delay"
 
 
 def test_a_transform_of_unknown_form_has_no_definition() -> None:

@@ -166,20 +166,24 @@ def _full_name(metric: Metric) -> str:
 
 
 def _primary(rows: Sequence[MetricRow]) -> Metric | None:
-    means = [
-        row
-        for row in rows
-        if row.definition is not None
-        and row.definition.kind == "mean"
-        and row.definition.above is None
-        and row.definition.reaching is None
-        and not row.unit
-    ]
+    means = [row for row in rows if _is_plain_mean(row)]
     for word in ("viou", "iou", ""):
         for row in means:
-            if row.definition is not None and word in row.definition.key.lower():
+            if _has(row, word):
                 return row.defined_metric()
     return None
+
+
+def _is_plain_mean(row: MetricRow) -> bool:
+    """Whether a figure is a mean of values in [0, 1], of which each says how good a case is."""
+    definition = row.definition
+    if definition is None or definition.kind != "mean" or row.unit:
+        return False
+    return definition.above is None and definition.reaching is None
+
+
+def _has(row: MetricRow, word: str) -> bool:
+    return row.definition is not None and word in row.definition.key.lower()
 
 
 def _is_shown(case: Case) -> bool:
@@ -252,13 +256,16 @@ def _warnings(results: RunResults) -> list[str]:
 def _cards(groups: Sequence[Group], results: RunResults) -> list[dict[str, str]]:
     cards = []
     for group in groups:
-        row = next(
-            (row for row in group.rows if group.primary and row.metric == group.primary.name), None
-        )
-        if row is not None:
-            cards.append(_card(row))
-    units = [row for row in results.rows if row.unit and not math.isnan(row.value)]
-    cards = [*cards[: MAX_CARDS - 2], *(_card(row) for row in units[:2])]
+        if group.primary is not None:
+            overlaps = [row for row in group.rows if _is_plain_mean(row) and _has(row, "viou")]
+            primary = [row for row in group.rows if row.metric == group.primary.name]
+            cards += [_card(row) for row in (overlaps or primary)[:2]]
+    of_unit: dict[str, MetricRow] = {}
+    for row in results.rows:
+        if not math.isnan(row.value):
+            of_unit.setdefault(row.unit, row)
+    timely = [of_unit[unit] for unit in ("s", "1/h", "1/min") if unit in of_unit]
+    cards = [*cards[: MAX_CARDS - 3], *(_card(row) for row in timely[:2])]
     for stage in ("stamp_to_answer", "tick"):
         if samples := results.latency.get(stage):
             p50, p90 = np.quantile(samples, (0.5, 0.9))
