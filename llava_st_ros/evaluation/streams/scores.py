@@ -22,8 +22,8 @@ failed                  evaluations that raised an exception, evaluations
 Overlap and tracking values exist if there is a frame with an annotated box in a span. Frames in
 which the object is hidden are ignored. Without annotated objects, and for TVG, there is only the
 tIoU of the frames in events. Of tasks that describe (TR, REG, DGC, DVC), only the answers are
-counted. Of a query that matches nothing there are no overlaps, but false
-events. What was never answered, or not readably, scores 0.
+counted. Of a query that matches nothing there are no overlaps, but false events. What was never
+answered, or not readably, scores 0.
 """
 
 from __future__ import annotations
