@@ -19,14 +19,14 @@ class QueryTick:
         tracks: The query's active tracks.
         events: The query's events that changed.
         answers: The query's new answers.
-        failures: Number of its evaluations that raised an exception.
+        failures: Of its evaluations that raised an exception.
     """
 
     at: int
     tracks: tuple[Track, ...]
     events: tuple[Event, ...]
     answers: tuple[Grounding, ...]
-    failures: int
+    failures: tuple[QueryFailure, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _query_tick(item: PublishedTick, query_id: str, camera: str | None) -> Query
         tuple(record for record in found if isinstance(record, Track)),
         tuple(record for record in found if isinstance(record, Event)),
         tuple(record for record in found if isinstance(record, Grounding)),
-        sum(isinstance(record, QueryFailure) for record in found),
+        tuple(record for record in found if isinstance(record, QueryFailure)),
     )
 
 

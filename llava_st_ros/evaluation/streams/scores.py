@@ -156,7 +156,7 @@ def score_stream(
         {key: (float(above), float(below)) for key, (above, below) in counts.items()},
         samples,
         _expected(truth, streams),
-        _predicted(streams, recordings),
+        _predicted(truth, streams, recordings),
         _problems(truth, streams, counts),
     )
 
@@ -263,7 +263,7 @@ def _score_answers(
         changes_here, minutes_here = changed_answers(truth, stream)
         changes, minutes = changes + changes_here, minutes + minutes_here
     answers = [answer for stream in streams for tick in stream.ticks for answer in tick.answers]
-    failures = sum(tick.failures for stream in streams for tick in stream.ticks)
+    failures = sum(len(tick.failures) for stream in streams for tick in stream.ticks)
     counts["changed_answers"] = changes, minutes
     counts["unparsed"] = sum(bool(answer.answer.problems) for answer in answers), len(answers)
     counts["failed"] = failures, failures + len(answers)
@@ -277,12 +277,13 @@ def _expected(truth: QueryTruth, streams: Sequence[QueryStream]) -> Timeline:
     )
 
 
-def _predicted(streams: Sequence[QueryStream], recordings: Sequence[Recording]) -> Timeline:
+def _predicted(
+    truth: QueryTruth, streams: Sequence[QueryStream], recordings: Sequence[Recording]
+) -> Timeline:
     boxes: dict[int, Box] = {}
     for stream, recording in zip(streams, recordings):
-        for track in recording.tracks[:1]:
-            found = recording.query_boxes(track.query_id, stream.stamps)
-            boxes |= {stamp: _first(of_stamp) for stamp, of_stamp in found.items()}
+        found = recording.query_boxes(truth.query.id, stream.stamps)
+        boxes |= {stamp: _first(of_stamp) for stamp, of_stamp in found.items()}
     spans = sorted((event.span.start, event.span.end) for r in recordings for event in r.events)
     return Timeline(tuple(spans), boxes)
 
@@ -304,13 +305,13 @@ def _problems(
         found.append(f"{failed:.0f} of {evaluations:.0f} evaluations failed")
     if failed == evaluations:
         found.append("never answered")
-    kinds = Counter(
+    kinds = Counter(failure.error for tick in ticks for failure in tick.failures)
+    kinds += Counter(
         problem for tick in ticks for answer in tick.answers for problem in answer.answer.problems
     )
-    listed = kinds.most_common(MAX_PROBLEMS)
-    found += [f"{problem} ({count} answers)" for problem, count in listed]
+    found += [f"{problem} ({count} times)" for problem, count in kinds.most_common(MAX_PROBLEMS)]
     if len(kinds) > MAX_PROBLEMS:
-        found.append(f"{len(kinds) - MAX_PROBLEMS} other problems of answers")
+        found.append(f"{len(kinds) - MAX_PROBLEMS} other problems")
     if truth.query.task not in CLAIM_TASKS:
         found.append(f"a {truth.query.task.value} query finds neither tracks nor events to score")
     seen = sum(len(truth.spans_within(stream.stamps)) for stream in streams)

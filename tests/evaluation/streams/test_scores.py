@@ -440,7 +440,11 @@ def test_a_model_that_answers_nonsense_scores_zero_and_is_counted() -> None:
     assert scores.counts["failed"] == (1, 2)
     assert scores.counts["missed_events"] == (1, 1)
     assert scores.samples["detection_delay"] == ()
-    assert scores.problems == ("1 of 2 evaluations failed", "no span (1 answers)")
+    assert scores.problems == (
+        "1 of 2 evaluations failed",
+        "out of memory (1 times)",
+        "no span (1 times)",
+    )
 
 
 @pytest.mark.parametrize("stamps", [{}, {0: []}, {0: [ns(5)]}])
