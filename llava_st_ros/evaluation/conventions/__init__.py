@@ -1,0 +1,1 @@
+"""Scoring conventions of the published benchmarks: each scores the same answers in its own way."""
