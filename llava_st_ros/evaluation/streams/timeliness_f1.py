@@ -65,8 +65,8 @@ def timeliness_counts(
     false = 0
     for response in sorted(responses):
         is_matched = False
-        for slot in sorted(range(len(slots)), key=lambda slot: slots[slot]):
-            value = timeliness(response - slots[slot])
+        for slot, time in enumerate(slots):
+            value = timeliness(response - time)
             if matches[slot] < most and value >= MIN_TIMELINESS:
                 matches[slot] += 1
                 best[slot] = max(best[slot], value)
