@@ -39,14 +39,14 @@ def test_random_responses(most: int) -> None:
         above, below = timeliness_counts(slots, responses, most)
         figures.append(above / below)
         assert figures[-1] == pytest.approx(f1_by_slots(slots, responses, most), abs=1e-12)
-    assert min(figures) == 0.0 and max(figures) > 0.9
+    assert min(figures) == 0.0 and max(figures) > 0.6
 
 
 def test_the_tolerance() -> None:
     assert timeliness(-1.0) == timeliness(0.0) == timeliness(1.0) == 1.0
     # The response counts until T = 0.05: sqrt(2 ln 20) standard deviations outside the window.
     early, late = (1.0 + sigma * math.sqrt(2 * math.log(20)) for sigma in (1.48, 0.74))
-    assert timeliness_counts([10.0], [10.0 - early + 1e-6], 5)[0] == pytest.approx(0.1)
+    assert timeliness_counts([10.0], [10.0 - early + 1e-6], 5)[0] == pytest.approx(0.1, abs=1e-5)
     assert timeliness_counts([10.0], [10.0 - early - 1e-6], 5) == (0.0, 2.0)
-    assert timeliness_counts([10.0], [10.0 + late - 1e-6], 5)[0] == pytest.approx(0.1)
+    assert timeliness_counts([10.0], [10.0 + late - 1e-6], 5)[0] == pytest.approx(0.1, abs=1e-5)
     assert timeliness_counts([10.0], [10.0 + late + 1e-6], 5) == (0.0, 2.0)
