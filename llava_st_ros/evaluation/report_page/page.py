@@ -91,7 +91,7 @@ def report_html(
         "scatter_legend": legend(point.series for point in points),
         "scatter_note": _scatter_note(points, x_label),
         "histograms": _histograms(groups, results),
-        "groups": [_table(group, anchors) for group in (*groups, *_ungrouped(results, groups))],
+        "groups": [_table(group, anchors) for group in _listed(groups, results)],
         "films": [
             {"title": title, "cases": [_film(case, group, films[case.id]) for case, group in cases]}
             for title, cases in (("Best", best), ("Worst", worst))
@@ -282,7 +282,8 @@ def _card(row: MetricRow) -> dict[str, str]:
         "name": f"{row.task}: {row.metric}",
         "value": number(row.value, row.unit),
         "interval": _interval(row) if row.cases > 1 else "",
-        "note": f"{plural(row.cases, 'case')} · {row.convention}",
+        "note": f"{plural(row.cases, 'case')} · {row.convention}"
+        + (f" · blind {number(row.blind)}" if row.blind is not None else ""),
     }
 
 
@@ -314,6 +315,8 @@ def _interval(row: MetricRow) -> str:
     """The interval in words; resampling a single case says nothing about others."""
     if row.cases == 1:
         return "one case"
+    if math.isnan(row.low):
+        return "–"
     low, high = (number(v, row.unit).removesuffix(f" {row.unit}") for v in (row.low, row.high))
     return f"{low} to {high}"
 
@@ -336,7 +339,7 @@ def _points(groups: Sequence[Group]) -> tuple[list[Point], str]:
                     f"{number(time, 's')}"
                 )
                 points.append(
-                    Point(time, score, f"{group.task}: {_full_name(group.primary)}", label)
+                    Point(time, score, f"{case.task}: {_full_name(group.primary)}", label)
                 )
     return points, _words(delay)
 
@@ -398,6 +401,7 @@ def _table(group: Group, anchors: Mapping[str, str]) -> dict[str, Any]:
         "lines": [
             {
                 "query": case.query or "(no text)",
+                "task": case.task,
                 "source": case.source,
                 "link": anchors.get(case.id, ""),
                 "cells": [
@@ -422,6 +426,19 @@ def _columns(rows: Iterable[MetricRow]) -> list[Metric]:
         if definition.above is None and definition.reaching is None:
             columns.setdefault((definition.kind, definition.key), metric)
     return list(columns.values())[:MAX_COLUMNS]
+
+
+def _listed(groups: Sequence[Group], results: RunResults) -> list[Group]:
+    """The groups of which tables are shown: none that says what an earlier one has said."""
+    listed: list[Group] = []
+    said: set[tuple[str, str]] = set()  # case and metric
+    for group in groups:
+        names = [metric.name for metric in _columns(group.rows)]
+        says = {(case.id, name) for case in group.cases for name in names}
+        if not says <= said:
+            said |= says
+            listed.append(group)
+    return [*listed, *_ungrouped(results, groups)]
 
 
 def _ungrouped(results: RunResults, groups: Sequence[Group]) -> list[Group]:
@@ -529,7 +546,7 @@ def _shortened(lines: Sequence[str], most: int) -> list[str]:
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    return "answer latency" if key == "stamp_to_answer" else key.replace("_", " ")
 
 
 def _sections(values: Mapping[str, Any]) -> list[tuple[str, str]]:

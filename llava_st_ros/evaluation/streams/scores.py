@@ -14,6 +14,8 @@ missed_events           spans without a claim, spans
 false_events            events or tracks of which no claim overlaps a span, hours outside spans
 timeliness_f1_1, _5     numerator and denominator of Timeliness-F1 (``timeliness_f1``)
 changed_answers         changes, minutes of static scene (``stability``)
+stamp_to_answer         seconds from the newest frame that an answer is about to its publication;
+                        absent where answers take no time
 silent_ticks            ticks without a false claim, ticks outside the spans
 unparsed                answers with something missing or malformed, answers
 failed                  evaluations that raised an exception, evaluations
@@ -150,7 +152,7 @@ def score_stream(
         _score_event_frames(truth, streams, recordings, allowance, values)
     if query.task in CLAIM_TASKS:
         _score_claims(truth, streams, counts, samples)
-    _score_answers(truth, streams, counts)
+    _score_answers(truth, streams, counts, samples)
     return StreamScores(
         values,
         {key: (float(above), float(below)) for key, (above, below) in counts.items()},
@@ -256,7 +258,10 @@ def _score_claims(
 
 
 def _score_answers(
-    truth: QueryTruth, streams: Sequence[QueryStream], counts: dict[str, tuple[float, float]]
+    truth: QueryTruth,
+    streams: Sequence[QueryStream],
+    counts: dict[str, tuple[float, float]],
+    samples: dict[str, tuple[float, ...]],
 ) -> None:
     changes, minutes = 0, 0.0
     for stream in streams:
@@ -264,6 +269,15 @@ def _score_answers(
         changes, minutes = changes + changes_here, minutes + minutes_here
     answers = [answer for stream in streams for tick in stream.ticks for answer in tick.answers]
     failures = sum(len(tick.failures) for stream in streams for tick in stream.ticks)
+    waits = tuple(
+        (tick.at - max(answer.window)) / NANOSECONDS
+        for stream in streams
+        for tick in stream.ticks
+        for answer in tick.answers
+        if answer.window
+    )
+    if any(waits):
+        samples["stamp_to_answer"] = waits
     counts["changed_answers"] = changes, minutes
     counts["unparsed"] = sum(bool(answer.answer.problems) for answer in answers), len(answers)
     counts["failed"] = failures, failures + len(answers)
@@ -346,6 +360,10 @@ STREAM_METRICS: Sequence[Metric] = (
     QuantileMetric("detection delay p50", "detection_delay", unit="s", lower_is_better=True),
     QuantileMetric(
         "detection delay p90", "detection_delay", unit="s", lower_is_better=True, quantile=0.9
+    ),
+    QuantileMetric("answer latency p50", "stamp_to_answer", unit="s", lower_is_better=True),
+    QuantileMetric(
+        "answer latency p90", "stamp_to_answer", unit="s", lower_is_better=True, quantile=0.9
     ),
     RatioMetric("missed events", "missed_events", lower_is_better=True),
     RatioMetric("Timeliness-F1 @1", "timeliness_f1_1", SPOT_BENCH),

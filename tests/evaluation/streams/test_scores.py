@@ -296,6 +296,13 @@ def test_a_false_event_between_spans_and_a_missed_one() -> None:
     assert scores.counts["timeliness_f1_5"] == (pytest.approx(2), 2 + 0 + 1)
 
 
+def test_the_latency_of_answers_is_from_the_newest_frame_of_their_window() -> None:
+    ticks = [published(s + wait, answers=[answer((s - 2, s))]) for s, wait in ((3, 0.5), (5, 1.25))]
+    assert score(ROLLS, *ticks).samples["stamp_to_answer"] == pytest.approx((0.5, 1.25))
+    at_once = [published(s, answers=[answer((s - 2, s))]) for s in (3, 5)]
+    assert "stamp_to_answer" not in score(ROLLS, *at_once).samples
+
+
 def test_an_unfinished_event_at_the_end_of_the_bag() -> None:
     truth = annotated((8, 12))  # the bag ends at 10 s
     ticks = [published(9, events=[event(8, 9)]), published(10, events=[event(8, 10)])]
