@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llava_st_ros.engine.manifest import is_engine_directory, read_manifest
 from llava_st_ros.errors import BackendError, CheckpointError
+from llava_st_ros.files.checksums import sha256_of
 
 if TYPE_CHECKING:
     from llava_st_ros.backends.base import Backend
@@ -25,6 +26,18 @@ BACKENDS = {
 def backend_of(path: Path) -> str:
     """Name the backend of a model folder: an engine directory's own, torch for a checkpoint."""
     return read_manifest(path).backend if is_engine_directory(path) else "torch"
+
+
+def model_checksum(folder: Path) -> str:
+    """Return the SHA-256 of a model folder.
+
+    It is that of an engine directory's manifest, which has the checksums of its files, or that of
+    all files of a checkpoint.
+    """
+    if is_engine_directory(folder):
+        return sha256_of(folder / "manifest.json")
+    names = sorted(path for path in folder.iterdir() if path.is_file())
+    return sha256_of(*names, prefix="\n".join(path.name for path in names).encode())
 
 
 def load_backend(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_st_ros.cli.grounding_arguments import add_model_arguments
 from llava_st_ros.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train, validation, test, unseen_objects, unseen_table or unseen_lens",
     )
     parser.add_argument("--n", type=int, default=200, help="number of clips (default 200)")
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
-    )
-    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
-    parser.add_argument(
-        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--tasks",
         default="REC,STVG,TVG,SVG,ELC,no_match",
@@ -57,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.backends import backend_of
     from llava_st_ros.backends.default_model import default_model
     from llava_st_ros.cli.outputs import check_folders, print_tables
+    from llava_st_ros.evaluation.about import about_run
     from llava_st_ros.evaluation.result_table import result_table
     from llava_st_ros.evaluation.results import RunResults, results_json
     from llava_st_ros.evaluation.scoring import summarize
@@ -85,16 +80,17 @@ def run(args: argparse.Namespace) -> int:
     with _progress(args.n) as advance:
         cases = evaluate(settings, args.n, args.workers, advance)
     rows = summarize(cases.sighted, cases.blind)
+    about = about_run(
+        "simulated clips",
+        folder,
+        backend=args.backend,
+        device=args.device,
+        seconds=time.monotonic() - start,
+        split=args.split,
+        clips=args.n,
+    )
+    results = RunResults(about, tuple(cases.sighted), tuple(rows))
     if args.json:
-        about = {
-            "model": str(folder),
-            "split": args.split,
-            "clips": args.n,
-            "backend": args.backend or backend_of(folder),
-            "device": args.device,
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        results = RunResults(about, tuple(cases.sighted), tuple(rows))
         print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:
         title = f"{folder.name} on {args.n} simulated clips of the {args.split} split"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.atomic_files import staged_files
+from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
 from llava_st_ros.cli.outputs import (
     InterruptedRunError,
     check_files,
@@ -19,7 +20,6 @@ from llava_st_ros.cli.outputs import (
     sigterm_interrupts,
 )
 from llava_st_ros.cli.query_arguments import add_query_arguments, read_queries
-from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, LlavaStError, reason_of
 from llava_st_ros.records import NANOSECONDS, Query
 
@@ -39,43 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic", help="image topic of the bag (default: the only one)")
     parser.add_argument("--fps", type=float, help="frame rate of --images (default 10)")
     add_query_arguments(parser)
-    parser.add_argument(
-        "--window",
-        type=float,
-        default=6.0,
-        metavar="S",
-        help="seconds of footage in the window (default 6)",
-    )
-    parser.add_argument(
-        "--history",
-        type=float,
-        default=HISTORY,
-        metavar="P",
-        help="fraction of the window to be seen before a video query is first evaluated "
-        f"(default {HISTORY})",
-    )
-    parser.add_argument(
-        "--no-match-threshold",
-        type=float,
-        default=GrounderConfig.no_match_threshold,
-        metavar="P",
-        help='answer "no match" if its probability is at or above this; 1: never '
-        f"(default {GrounderConfig.no_match_threshold})",
-    )
-    parser.add_argument(
-        "--min-confidence",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="treat answers below this confidence as no match",
-    )
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
-    )
-    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
-    parser.add_argument(
-        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
-    )
+    add_grounding_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write JSONL files and a contact sheet"
@@ -91,12 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = _source(args)
     queries, notes = read_queries(args, on_image=bool(args.image))
-    config = GrounderConfig(
-        stream=StreamConfig(window_seconds=args.window, history=args.history),
-        no_match_threshold=args.no_match_threshold,
-        max_queries=max(1, len(queries)),
-        min_confidence=args.min_confidence,
-    )
+    config = grounder_config(args, max_queries=max(1, len(queries)))
     _prepare_outputs(args)
     for note in notes:
         print(note, file=sys.stderr)

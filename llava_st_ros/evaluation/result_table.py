@@ -31,7 +31,7 @@ def result_table(rows: Sequence[MetricRow], title: str) -> Table:
             row.task if previous != row.task else "",
             row.metric,
             *((row.convention,) if conventions else ()),
-            " ".join(filter(None, (_number(row.value), row.unit))),
+            _number(row.value) + f" {row.unit}" * (bool(row.unit) and not math.isnan(row.value)),
             rf"\[{_number(row.low)}, {_number(row.high)}]",
             *((_number(row.blind),) if blind else ()),
             str(row.cases),
