@@ -37,6 +37,7 @@ setup(
     package_data={
         "llava_st_ros": ["py.typed"],
         "llava_st_ros.annotations": ["*.json"],
+        "llava_st_ros.evaluation.annotate": ["page/*"],
         "llava_st_ros.evaluation.report_page": ["*.css", "*.html", "*.js"],
         "llava_st_ros.export": ["*.yaml", "*/*.yaml", "geometries/*.json"],
     },

@@ -132,6 +132,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *FOUNDATION,
         "standard_streams",
         "engine",
+        "annotations",
         "media",
         "text",
         "simulation",
