@@ -258,7 +258,18 @@ class Grounder:
             f"frames came from: {active}" if active else "no camera has sent a frame",
         )
 
-    def tick(self, now: int | None = None, cancelled: Callable[[], bool] | None = None) -> Tick:
+    def stream_state(self, camera: str) -> StreamState | None:
+        """Return the state of a camera's stream; None before its first frame."""
+        with self._state_lock:
+            buffer = self._buffers.get(camera)
+        return buffer.state if buffer else None
+
+    def tick(
+        self,
+        now: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        on_evaluated: Callable[[Query, str], None] | None = None,
+    ) -> Tick:
         """Evaluate the standing queries that are due on each of their cameras with new frames.
 
         A query is due on a camera when its period has passed there since its last evaluation. It is
@@ -272,11 +283,13 @@ class Grounder:
             now: The time of the caller (ns), if the caller has a clock: time also passes with it
                 from one tick to the next. By default, time passes with the frames alone.
             cancelled: Called before each query and decoding step; True ends the tick early.
+            on_evaluated: Called after each evaluation, failed ones included, with the query and
+                the camera. Frames pushed by it are seen by the evaluations that follow.
 
         Returns:
             New answers, all active tracks and the events that changed.
         """
-        return self._run_tick(now, cancelled, StandingQuery.is_due)
+        return self._run_tick(now, cancelled, StandingQuery.is_due, on_evaluated)
 
     def finish(
         self, camera: str | None = None, cancelled: Callable[[], bool] | None = None
@@ -305,6 +318,7 @@ class Grounder:
         now: int | None,
         cancelled: Callable[[], bool] | None,
         is_due: Callable[[StandingQuery, str, StreamState], bool],
+        on_evaluated: Callable[[Query, str], None] | None = None,
     ) -> Tick:
         with self._state_lock:
             streams = self._advance(now)
@@ -336,9 +350,12 @@ class Grounder:
                 with self._state_lock:
                     if self._is_current(standing):
                         failures.append(standing.fail(camera, error, streams[camera].now))
-                continue
-            if grounding is not None:
+            else:
+                if grounding is None:
+                    continue
                 groundings.append(grounding)
+            if on_evaluated is not None:
+                on_evaluated(standing.query, camera)
         with self._state_lock:
             events, self._events = self._events, []
             tracks = (

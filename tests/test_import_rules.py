@@ -104,6 +104,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "simulation",
         "backends",
         "streaming",
+        "query_runner",
         "tracking",
         "grounder",
     ),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from llava_st_ros.errors import BackendError
-from llava_st_ros.evaluation.publications import PublishedTick, of_camera
+from llava_st_ros.evaluation.publications import PublishedTick
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, QueryFailure, Tick
 from llava_st_ros.streaming.stream_clock import CONFIRMATIONS, Admission, ClockJump, StreamClock
 
+T = TypeVar("T")
 MAX_NOTES = 5  # jumps of the clock that are described each
 
 
@@ -24,6 +26,7 @@ class ReplayedStream:
         first_frame: Number of its first frame in the footage.
         stamps: The stamps of its frames (ns), in order of the footage.
         jump: The jump of the clock that started it; None for the camera's first stream.
+        oldest: The smallest of the stamps; 0 before the first.
         newest: The greatest of the stamps; 0 before the first.
     """
 
@@ -31,10 +34,12 @@ class ReplayedStream:
     first_frame: int
     stamps: list[int] = field(default_factory=list)
     jump: ClockJump | None = None
+    oldest: int = 0
     newest: int = 0
 
     def append(self, stamp: int) -> None:
         """Add the stamp of a frame (ns)."""
+        self.oldest = min(self.oldest, stamp) if self.stamps else stamp
         self.newest = max(self.newest, stamp) if self.stamps else stamp
         self.stamps.append(stamp)
 
@@ -110,28 +115,60 @@ class ReplayResult:
                 f"{failure.query_id!r}: {failure.error}"
             )
 
-    def add(self, tick: Tick, camera: str | None = None) -> None:
+    def add(
+        self,
+        tick: Tick,
+        camera: str | None = None,
+        at: Callable[[int], int] | None = None,
+    ) -> None:
         """Add the results of one tick.
 
         Args:
             tick: The tick.
             camera: The camera whose frame it is about; None for all.
+            at: Returns the time of publication (ns) on the clock of the stream with a number; by
+                default the newest stamp of the stream.
         """
-        current = {stream.camera: number for number, stream in enumerate(self.streams)}
-        for name, number in current.items():
-            part = of_camera(tick, name)
-            if camera in (None, name) or part.groundings or part.events or part.failures:
-                self.published.append(PublishedTick(self.streams[number].newest, part, number))
+        numbers = {stream.camera: number for number, stream in enumerate(self.streams)}
+        answers = [self._stream_at(g.camera, g.window[-1]) for g in tick.groundings]
+        events = [self._stream_at(e.camera, e.span.end) for e in tick.events]
+        tracks = [self._stream_at(t.camera, t.stamp) for t in tick.tracks]
+        for number in sorted({*numbers.values(), *answers, *events, *tracks}):
+            stream = self.streams[number]
+            is_current = numbers[stream.camera] == number
+            part = Tick(
+                _of_stream(tick.groundings, answers, number),
+                _of_stream(tick.tracks, tracks, number),
+                _of_stream(tick.events, events, number),
+                tuple(f for f in tick.failures if is_current and f.camera == stream.camera),
+            )
+            has_news = bool(part.groundings or part.events or part.failures)
+            if has_news or (is_current and camera in (None, stream.camera)):
+                time = stream.newest if at is None else at(number)
+                self.published.append(PublishedTick(time, part, number))
         self.groundings.extend(tick.groundings)
-        self.grounding_streams.extend(current[g.camera] for g in tick.groundings)
+        self.grounding_streams.extend(answers)
         self.failures.extend(tick.failures)
-        for track in tick.tracks:
-            self.recording.add_track(track, current[track.camera])
-        for event in tick.events:
-            self.recording.add_event(event, current[event.camera])
+        for track, number in zip(tick.tracks, tracks):
+            self.recording.add_track(track, number)
+        for event, number in zip(tick.events, events):
+            self.recording.add_event(event, number)
+
+    def _stream_at(self, camera: str, stamp: int) -> int:
+        """Return the number of the camera's latest stream that contains a stamp (ns)."""
+        numbers = [n for n, stream in enumerate(self.streams) if stream.camera == camera]
+        for number in reversed(numbers):
+            stream = self.streams[number]
+            if stream.oldest <= stamp <= stream.newest:
+                return number
+        return numbers[-1]
 
 
-class _Footage:
+def _of_stream(records: tuple[T, ...], streams: Sequence[int], number: int) -> tuple[T, ...]:
+    return tuple(record for record, stream in zip(records, streams) if stream == number)
+
+
+class Footage:
     """Assigns the frames of a replay to streams."""
 
     def __init__(self, result: ReplayResult, reset_seconds: float) -> None:
@@ -195,8 +232,8 @@ def replay(
     for query in queries:
         grounder.add_query(query)
     result = ReplayResult() if result is None else result
-    footage = _Footage(result, grounder.config.stream.reset_seconds)
-    repeated, discarded = _unused(grounder)
+    footage = Footage(result, grounder.config.stream.reset_seconds)
+    before = UnusedFrames.of(grounder)
     for frame in frames:
         admission = footage.admit(frame)
         if admission.jump is not None:
@@ -206,25 +243,48 @@ def replay(
             grounder.push(admitted)
         if admission.frames:
             result.add(grounder.tick(), frame.camera)
-        unused = _unused(grounder)
-        result.repeated, result.discarded = unused[0] - repeated, unused[1] - discarded
+        before.count(grounder, result)
         on_frame()
     result.add(grounder.finish())
-    for query in queries:
-        if query in grounder.queries:  # not expired
-            grounder.remove_query(query.id)
-    result.complete = True
-    _check_answered(result)
+    end_replay(grounder, queries, result)
     return result
 
 
-def _unused(grounder: Grounder) -> tuple[int, int]:
-    """Return the numbers of repeated and of discarded frames until now."""
-    counts = [grounder.counts(camera) for camera in grounder.cameras]
-    return sum(c.duplicates for c in counts), sum(c.discarded for c in counts)
+@dataclass(frozen=True)
+class UnusedFrames:
+    """Frames of all cameras that the Grounder did not use, at one moment.
+
+    Attributes:
+        repeated: As in ``ReplayResult``.
+        discarded: As in ``ReplayResult``.
+    """
+
+    repeated: int
+    discarded: int
+
+    @classmethod
+    def of(cls, grounder: Grounder) -> UnusedFrames:
+        """Return the present counts of a Grounder."""
+        counts = [grounder.counts(camera) for camera in grounder.cameras]
+        return cls(sum(c.duplicates for c in counts), sum(c.discarded for c in counts))
+
+    def count(self, grounder: Grounder, result: ReplayResult) -> None:
+        """Set the result's counts to those since this moment."""
+        now = UnusedFrames.of(grounder)
+        result.repeated = now.repeated - self.repeated
+        result.discarded = now.discarded - self.discarded
 
 
-def _check_answered(result: ReplayResult) -> None:
+def end_replay(grounder: Grounder, queries: Sequence[Query], result: ReplayResult) -> None:
+    """Remove the queries that have not expired; the result is complete.
+
+    Raises:
+        BackendError: Evaluations of a query failed and none gave an answer.
+    """
+    for query in queries:
+        if query in grounder.queries:
+            grounder.remove_query(query.id)
+    result.complete = True
     answered = {grounding.query.id for grounding in result.groundings}
     for failure in result.failures:
         if failure.query_id not in answered:

@@ -15,8 +15,7 @@ from llava_st_ros.records import NANOSECONDS, Frame
 from llava_st_ros.ros.arrival_rate import ArrivalMeter
 from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.images import to_rgb
-
-SIZE_CHANGE_FRAMES = 10  # consecutive frames of a new size after which it is accepted
+from llava_st_ros.streaming.frame_gate import FrameGate
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,8 @@ class IntakeCounts:
 class FrameIntake:
     """Converts one camera's messages to frames.
 
-    A frame whose size differs from the stream's is dropped; after SIZE_CHANGE_FRAMES consecutive
-    frames of the same new size, that becomes the stream's. ``read`` must be called by one thread
-    at a time; ``counts`` may be read from any.
+    A FrameGate decides which images become frames. ``read`` must be called by one thread at a time;
+    ``counts`` may be read from any.
 
     Args:
         camera: Name of the camera.
@@ -61,16 +59,21 @@ class FrameIntake:
     """
 
     def __init__(self, camera: str, max_rate: float = 0.0, max_pixels: int = MAX_PIXELS) -> None:
-        self.max_rate = max_rate
         self.arrivals = ArrivalMeter()
         self._max_pixels = max_pixels
         self._camera = camera
-        self._size: tuple[int, int] | None = None
-        self._new_size: tuple[int, int] | None = None
-        self._new_size_frames = 0
-        self._last_stamp: int | None = None
+        self._gate = FrameGate(max_rate)
         self._lock = threading.Lock()
         self._counts = IntakeCounts()
+
+    @property
+    def max_rate(self) -> float:
+        """Images above this rate in Hz, by stamp, are skipped; 0 for no limit."""
+        return self._gate.max_rate
+
+    @max_rate.setter
+    def max_rate(self, rate: float) -> None:
+        self._gate.max_rate = rate
 
     @property
     def counts(self) -> IntakeCounts:
@@ -87,7 +90,7 @@ class FrameIntake:
         arrival = time.monotonic_ns()
         stamp = self._checked_stamp(message.header.stamp)
         self.arrivals.add(stamp)
-        if self._is_too_soon(stamp):
+        if self._gate.is_too_soon(stamp):
             self._count(skipped=1)
             return None
         try:
@@ -95,8 +98,11 @@ class FrameIntake:
         except FrameError:
             self._count(unreadable=1)
             raise
-        self._check_size((image.shape[1], image.shape[0]))
-        self._last_stamp = stamp
+        try:
+            self._gate.accept(stamp, (image.shape[1], image.shape[0]))
+        except FrameError:
+            self._count(resized=1)
+            raise
         return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
 
     def _checked_stamp(self, header_stamp: Time) -> int:
@@ -113,29 +119,6 @@ class FrameIntake:
                 f"expected less than {NANOSECONDS}"
             )
         return stamp
-
-    def _is_too_soon(self, stamp: int) -> bool:
-        if not self.max_rate or self._last_stamp is None:
-            return False
-        # Late frames and stream resets are handled by the frame buffer. The factor tolerates the
-        # jitter of a camera that runs at exactly the maximum rate.
-        # A repeated stamp is not early: the frame buffer counts it.
-        return 0 < stamp - self._last_stamp < 0.9 * NANOSECONDS / self.max_rate
-
-    def _check_size(self, size: tuple[int, int]) -> None:
-        if self._size is None or size == self._size:
-            self._size, self._new_size_frames = size, 0
-            return
-        self._new_size_frames = self._new_size_frames + 1 if size == self._new_size else 1
-        self._new_size = size
-        if self._new_size_frames >= SIZE_CHANGE_FRAMES:
-            self._size, self._new_size_frames = size, 0
-            return
-        self._count(resized=1)
-        raise FrameError(
-            f"a frame of {size[0]}x{size[1]} in a stream of {self._size[0]}x{self._size[1]}",
-            f"a new size is accepted after {SIZE_CHANGE_FRAMES} consecutive frames",
-        )
 
     def _count(self, **increments: int) -> None:
         with self._lock:

@@ -25,6 +25,7 @@ from llava_st_ros.ros.parameter_overrides import read_overrides
 from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
 from llava_st_ros.ros.parameter_values import join_problems, read_value, ros_value
 from llava_st_ros.ros.qos import AUTO, RELIABILITIES
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
 
 def _parameter(
@@ -201,7 +202,7 @@ class NodeParameters:
         high=MAX_PERIOD,
     )
     max_frame_rate: float = _parameter(
-        15.0,
+        MAX_FRAME_RATE,
         "Images above this rate in Hz, by their stamps, are skipped; 0: no limit",
         live=True,
         low=0,

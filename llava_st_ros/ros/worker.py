@@ -16,6 +16,7 @@ from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Grounding, Query, Tick
 from llava_st_ros.ros.progress import Progress, Stall
 from llava_st_ros.ros.thread_location import location_of
+from llava_st_ros.streaming.new_frames import NewFrames
 from llava_st_ros.text.tokenizer import Tokenizer
 
 # The result of a tick, each camera's newest frame when the tick started, and its duration in s.
@@ -118,8 +119,7 @@ class Worker:
         self._enabled = True
         self._one_shots: deque[_OneShot] = deque()  # not started yet
         self._current: _OneShot | None = None  # being answered
-        self._newest: dict[str, Frame] = {}  # by camera
-        self._has_new_frames = False
+        self._new_frames = NewFrames()
         self._is_started = False
         self._restarts, self._last_end, self._unreported = 0, "", 0
         self._thread = self._new_thread()
@@ -177,8 +177,7 @@ class Worker:
             if self._mode is Mode.STOPPED:
                 return
             self.grounder.reset()
-            self._newest.clear()
-            self._has_new_frames = False
+            self._new_frames.clear()
             self._mode = Mode.RUNNING
 
     def pause(self, timeout: float) -> bool:
@@ -224,8 +223,7 @@ class Worker:
             if self._mode is not Mode.RUNNING:
                 return
             if self.grounder.push(frame):
-                self._newest[frame.camera] = frame
-                self._has_new_frames = True
+                self._new_frames.add(frame)
                 self._changed.notify_all()
 
     def ask(
@@ -349,11 +347,12 @@ class Worker:
                     return
                 self._progress.mark()
                 one_shot = self._one_shots.popleft() if self._one_shots else None
+                frames: dict[str, Frame] = {}
                 if one_shot is None:
-                    self._activity, self._has_new_frames = Activity.TICKING, False
+                    self._activity, frames = Activity.TICKING, self._new_frames.take()
                 else:
                     self._current, self._activity = one_shot, Activity.ANSWERING
-                frames, epoch = dict(self._newest), self._epoch
+                epoch = self._epoch
             if one_shot is None:
                 with self._progress.step("a tick"):
                     self._tick(frames, epoch)
@@ -362,7 +361,7 @@ class Worker:
                     self._answer(one_shot)
 
     def _has_work(self) -> bool:
-        is_tick_due = self._mode is Mode.RUNNING and self._enabled and self._has_new_frames
+        is_tick_due = self._mode is Mode.RUNNING and self._enabled and bool(self._new_frames)
         return is_tick_due or self._mode is Mode.STOPPED or bool(self._one_shots)
 
     def _answer(self, one_shot: _OneShot) -> None:

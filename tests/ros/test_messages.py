@@ -35,8 +35,9 @@ from llava_st_ros.records import (
 from llava_st_ros.ros import conversions
 from llava_st_ros.ros.camera_sources import parse_cameras
 from llava_st_ros.ros.images import CvBridge, NumpyBridge, bridge_name, choose_bridge, to_rgb
-from llava_st_ros.ros.intake import SIZE_CHANGE_FRAMES, FrameIntake
+from llava_st_ros.ros.intake import FrameIntake
 from llava_st_ros.ros.parameters import NodeParameters
+from llava_st_ros.streaming.frame_gate import SIZE_CHANGE_FRAMES
 from llava_st_ros.text.query_parser import next_query_id, parse_queries
 from support.paths import ROOT
 from support.red_box_backend import red_box_image
