@@ -10,6 +10,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llava_st_ros.errors import LlavaStError, shown
@@ -52,12 +53,18 @@ def build(cls: type[T], values: Any, where: str, error: type[LlavaStError]) -> T
     ]
     if missing:
         raise error(f"{where} lacks {', '.join(missing)}")
-    hints = get_type_hints(cls)
+    hints = _type_hints(cls)
     converted = {
         name: convert(value, hints[name], f"{where}: {name}", error)
         for name, value in values.items()
     }
     return cls(**converted)
+
+
+@lru_cache(maxsize=256)
+def _type_hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; a file can have many thousand values of one class."""
+    return get_type_hints(cls)
 
 
 def convert(value: Any, expected: Any, where: str, error: type[LlavaStError]) -> Any:

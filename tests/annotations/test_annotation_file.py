@@ -107,6 +107,8 @@ def test_what_is_written_is_read_again_and_follows_the_schema(tmp_path: Path) ->
     assert read_annotations(path) == truth
     value = json.loads(path.read_text())
     assert is_valid(value) and is_valid(VALUE)
+    named = {"$schema": "annotations.schema.json", **VALUE}
+    assert is_valid(named) and parse_annotations(named, "x") == truth
     write_annotations(path, GroundTruth(()))
     assert read_annotations(path) == GroundTruth(()) and is_valid(json.loads(path.read_text()))
 
@@ -234,6 +236,7 @@ def test_files_that_are_no_json_are_one_line(tmp_path: Path, text: str) -> None:
 def test_annotations_are_in_the_bag_or_beside_a_file(tmp_path: Path) -> None:
     assert annotation_path(tmp_path) == tmp_path / "annotations.json"
     assert annotation_path(tmp_path / "a.mcap") == tmp_path / "a.annotations.json"
+    assert annotation_path(tmp_path / "a.mcap.zstd") == tmp_path / "a.annotations.json"
 
 
 def test_footage_that_does_not_agree_is_named() -> None:

@@ -1,0 +1,35 @@
+"""Which part of a box that a file states is the ground truth."""
+
+from __future__ import annotations
+
+from llava_st_ros.annotations.change_notes import ChangeNotes
+from llava_st_ros.records import Box
+
+
+def box_in_image(
+    corners: tuple[float, float, float, float],
+    size: tuple[int, int],
+    notes: ChangeNotes,
+    place: str,
+) -> Box | None:
+    """Return the part of a box inside the image as fractions; None if there is none.
+
+    Args:
+        corners: x1, y1, x2, y2 in pixels, finite.
+        size: Width and height of the image in pixels.
+        notes: Counts what is changed.
+        place: Where the box is in its file.
+    """
+    x1, y1, x2, y2 = corners
+    width, height = size
+    if x2 < x1 or y2 < y1:
+        notes.add("boxes with swapped corners, put in order", place)
+        x1, y1, x2, y2 = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+    inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    if inside[2] <= inside[0] or inside[3] <= inside[1]:
+        kind = "outside the image" if x2 > x1 and y2 > y1 else "without area"
+        notes.add(f"boxes {kind}, left out", place)
+        return None
+    if inside != (x1, y1, x2, y2):
+        notes.add("boxes beyond the edge of the image, clipped", place)
+    return Box.from_pixels(inside, width, height)
