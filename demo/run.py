@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import yaml
 from rich.console import Console
 
 from demo.playback import Playback
 from demo.processes import ChildProcesses, DemoError, free_domain
-from demo.view import View, latency_statistics, summary_tables
+from demo.view import View, summary_tables
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.errors import LlavaStError
+from llava_st_ros.evaluation.about import about_run
+from llava_st_ros.evaluation.bag_evaluation import ALL_QUERIES, stream_rows
+from llava_st_ros.evaluation.frame_readers import RecordedFrames
+from llava_st_ros.evaluation.report_page.report_files import write_run
 from llava_st_ros.evaluation.result_table import result_table
-from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
-from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
+from llava_st_ros.evaluation.results import RunResults
+from llava_st_ros.evaluation.streams.scores import score_stream
 from llava_st_ros.media.pictures import frame_rate, write_pictures
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Modality
@@ -195,54 +198,44 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     playback = Playback(len(scenario.stamps), view)
     with ChildProcesses(logs, environment) as children, view:
         play(children, arguments, scenario, playback, view)
-    cases = score(scenario, playback, str(arguments.bag))
-    rows = rows_of("stream", STREAM_METRICS, cases)
-    summary = {"bag": str(arguments.bag), **summarize(scenario, playback, cases, rows)}
-    write_outputs(arguments.out, scenario, playback, summary)
-    print_report(arguments.out, scenario, playback, cases, rows, console)
+    results = evaluate(arguments, scenario, playback)
+    report = write_outputs(arguments.out, scenario, playback, results)
+    print_results(report, scenario, playback, results, console)
     if not playback.recording.tracks:
         raise DemoError("the node published no tracks", f"see the logs in {logs}")
     return 0
 
 
-def score(scenario: Scenario, playback: Playback, source: str) -> list[Case]:
+def evaluate(arguments: argparse.Namespace, scenario: Scenario, playback: Playback) -> RunResults:
     """Score what was published about each query."""
     published, truth = playback.published, scenario.ground_truth
-    return [
-        score_stream(published, query, truth, {0: scenario.stamps}).as_case(query.id, source, query)
+    cases = tuple(
+        score_stream(published, query, truth, {0: scenario.stamps}).as_case(
+            query.id, str(arguments.bag), query
+        )
         for query in scenario.queries
-    ]
-
-
-def summarize(
-    scenario: Scenario, playback: Playback, cases: Sequence[Case], rows: Sequence[MetricRow]
-) -> dict[str, Any]:
-    """Return the contents of summary.json."""
-    recording = playback.recording
-    return {
-        "frames": len(scenario.stamps),
-        "seconds": round(scenario.seconds, 2),
-        "metrics": {row.metric: None if math.isnan(row.value) else row.value for row in rows},
-        "queries": [{"query_id": case.id, "text": case.query, **case.values} for case in cases],
-        "tracks": len(recording.tracks),
-        "events": len(recording.events),
-        "answers": len(playback.answer_latencies),
-        "latency": latencies(playback),
+    )
+    about = about_run(
+        "demo: node over DDS",
+        arguments.model or default_model(),
+        seconds=scenario.seconds,
+        bag=str(arguments.bag),
+        frames=len(scenario.stamps),
+        tracks=len(playback.recording.tracks),
+        events=len(playback.recording.events),
+    )
+    latency = {
+        name: tuple(nanoseconds / NANOSECONDS for nanoseconds in samples)
+        for name, samples in (
+            ("stamp_to_track", playback.track_latencies),
+            ("stamp_to_answer", playback.answer_latencies),
+        )
     }
+    return RunResults(about, cases, tuple(stream_rows(cases)), latency=latency)
 
 
-def latencies(playback: Playback) -> dict[str, dict[str, float]]:
-    """Return statistics of the times from a frame to what was published about it."""
-    return {
-        "stamp_to_track": latency_statistics(playback.track_latencies),
-        "stamp_to_answer": latency_statistics(playback.answer_latencies),
-    }
-
-
-def write_outputs(
-    out: Path, scenario: Scenario, playback: Playback, summary: dict[str, Any]
-) -> None:
-    """Write the records, the pictures and the summary."""
+def write_outputs(out: Path, scenario: Scenario, playback: Playback, results: RunResults) -> Path:
+    """Write the records, the pictures and the results; return the path of the report."""
     playback.recording.write(out)
     write_pictures(
         scenario.source,
@@ -251,29 +244,27 @@ def write_outputs(
         video=out / "overlay.mp4",
         sheet=out / "contact_sheet.png",
     )
-    (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return write_run(results, out, RecordedFrames())
 
 
-def print_report(
-    out: Path,
-    scenario: Scenario,
-    playback: Playback,
-    cases: Sequence[Case],
-    rows: Sequence[MetricRow],
-    console: Console,
+def print_results(
+    report: Path, scenario: Scenario, playback: Playback, results: RunResults, console: Console
 ) -> None:
-    """Print the tracks, events, figures and latencies."""
-    first = scenario.stamps[0]
-    console.print(summary_tables(scenario.queries, playback.recording, cases, first))
+    """Print the tracks, events, figures and latencies, and where the report is."""
+    first, recording = scenario.stamps[0], playback.recording
+    console.print(summary_tables(scenario.queries, recording, results.cases, first))
+    rows = [row for row in results.rows if row.task == ALL_QUERIES]
     console.print(result_table(rows, f"standing queries on {scenario.source.name}"))
-    for name, latency in latencies(playback).items():
-        if latency["count"]:
+    for name, samples in results.latency.items():
+        if samples:
+            median, p95 = np.percentile(samples, (50, 95))
             console.print(
-                f"latency {name.replace('_', ' ')}: median {latency['median_ms']:.0f} ms, "
-                f"p95 {latency['p95_ms']:.0f} ms ({latency['count']} messages)"
+                f"latency {name.replace('_', ' ')}: median {1e3 * median:.0f} ms, "
+                f"p95 {1e3 * p95:.0f} ms ({len(samples)} messages)"
             )
-    names = "overlay.mp4, contact_sheet.png, tracks.jsonl, events.jsonl, summary.json"
-    console.print(f"in {out}: {names}", soft_wrap=True)
+    names = "overlay.mp4, contact_sheet.png, tracks.jsonl, events.jsonl, results.json, *.csv"
+    console.print(f"in {report.parent}: {names}", soft_wrap=True)
+    console.print(f"report: {report}", soft_wrap=True)
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -121,14 +120,6 @@ def _seconds(start: int, end: int, first: int) -> str:
 
 def _pixels(track: Track) -> str:
     return ", ".join(f"{v:.0f}" for v in track.box.to_pixels(track.width, track.height))
-
-
-def latency_statistics(latencies: Sequence[int]) -> dict[str, float]:
-    """Return the median and 95th percentile of latencies (ns) in milliseconds, and their number."""
-    if not latencies:
-        return {"count": 0}
-    median, p95 = np.percentile(np.asarray(latencies, np.float64), (50, 95)) / MILLISECONDS
-    return {"median_ms": round(median, 1), "p95_ms": round(p95, 1), "count": len(latencies)}
 
 
 def summary_tables(

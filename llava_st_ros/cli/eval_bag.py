@@ -17,8 +17,6 @@ from llava_st_ros.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome
     from llava_st_ros.evaluation.jobs import JobFailure
-    from llava_st_ros.evaluation.results import RunResults
-
 HELP = "evaluate standing queries on annotated bags"
 FAILED = 1  # exit code: some bags were not evaluated
 
@@ -78,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         stream_rows,
     )
     from llava_st_ros.evaluation.bag_run import BagTask, bag_jobs, run_bags
+    from llava_st_ros.evaluation.frame_readers import RecordedFrames
+    from llava_st_ros.evaluation.report_page.report_files import write_run
     from llava_st_ros.evaluation.result_table import result_table
     from llava_st_ros.evaluation.results import RunResults, results_json
 
@@ -147,24 +147,14 @@ def run(args: argparse.Namespace) -> int:
     for line in dropped:
         print(line, file=sys.stderr)
     if args.out is not None:
-        print(f"wrote {_write(args.out, results)}", file=sys.stderr)
+        with requires_extra("evaluation"):
+            print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
     if interrupted:
         resume = "; --resume continues" if args.out is not None else ""
         raise InterruptedRunError(
             f"interrupted: {len(done)} of {len(jobs)} bags are evaluated{resume}"
         )
     return FAILED if failed else 0
-
-
-def _write(folder: Path, results: RunResults) -> Path:
-    from llava_st_ros.cli.extras import requires_extra
-    from llava_st_ros.evaluation.frame_readers import RecordedFrames
-    from llava_st_ros.evaluation.report_page.report_files import write_report
-    from llava_st_ros.evaluation.results import RESULTS_FILE, write_results
-
-    write_results(folder / RESULTS_FILE, results)
-    with requires_extra("evaluation"):
-        return write_report(results, folder, RecordedFrames())
 
 
 @contextmanager

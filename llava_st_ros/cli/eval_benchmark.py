@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.evaluation.benchmarks.run import RunSettings
     from llava_st_ros.evaluation.benchmarks.summary import run_results
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
-    from llava_st_ros.evaluation.report_page.report_files import write_report
+    from llava_st_ros.evaluation.report_page.report_files import write_run
     from llava_st_ros.evaluation.result_table import result_table
-    from llava_st_ros.evaluation.results import RESULTS_FILE, results_json, write_results
+    from llava_st_ros.evaluation.results import results_json
 
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value is not None and value < 1:
@@ -118,9 +118,8 @@ def run(args: argparse.Namespace) -> int:
     about = _about(args, model, round(time.monotonic() - start, 1))
     results = run_results(about, read, outcomes, len(samples))
     if args.out is not None:
-        write_results(args.out / RESULTS_FILE, results)
         with requires_extra("evaluation"):
-            write_report(results, args.out, RecordedFrames())
+            write_run(results, args.out, RecordedFrames())
     if args.json:
         print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:

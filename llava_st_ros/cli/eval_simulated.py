@@ -48,13 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes, each with its own model; on a CPU at most one per core (default 1)",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the results and the report here"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders, print_tables
     from llava_st_ros.evaluation.about import about_run
+    from llava_st_ros.evaluation.frame_readers import NoFrames
+    from llava_st_ros.evaluation.report_page.report_files import write_run
     from llava_st_ros.evaluation.result_table import result_table
     from llava_st_ros.evaluation.results import RunResults, results_json
     from llava_st_ros.evaluation.scoring import summarize
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value < 1:
             raise ConfigError(f"{name} is {value}; expected at least 1")
-    check_folders(args.store)
+    check_folders(args.store, args.out)
     folder = args.model or default_model(args.backend, args.device)
     settings = EvaluationSettings(
         model=folder,
@@ -95,6 +101,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         title = f"{folder.name} on {args.n} simulated clips of the {args.split} split"
         print_tables(result_table(rows, title))
+    if args.out is not None:
+        reason = "simulated clips are not stored"
+        with requires_extra("evaluation"):
+            print(f"wrote {write_run(results, args.out, NoFrames(reason))}", file=sys.stderr)
     return 0
 
 

@@ -22,6 +22,7 @@ from llava_st_ros.annotations.records import (
     AnnotatedQuery,
     GroundTruth,
 )
+from llava_st_ros.evaluation.results import read_results
 from llava_st_ros.records import NANOSECONDS, Box, Span, Task
 from support.paths import ROOT
 
@@ -96,15 +97,18 @@ def test_demo_writes_tracks_images_and_scores(bag, tmp_path, model, request) -> 
     output, errors = run.communicate(timeout=180)
     assert run.returncode == 0, output + errors
     assert "played 30 of 30 frames" in output
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["frames"] == FRAMES
-    assert [query["query_id"] for query in summary["queries"]] == ["q0", "q1", "q2"]
-    assert summary["latency"]["stamp_to_answer"]["count"] >= 6  # 3 queries, each more than once
-    assert 0 < summary["latency"]["stamp_to_answer"]["median_ms"] < 60_000
-    scored = [query["final_viou"] for query in summary["queries"]]
-    assert summary["metrics"]["final vIoU"] == pytest.approx(sum(scored) / 3)
-    assert {"live HOTA", "missed events", "Timeliness-F1 @5"} <= summary["metrics"].keys()
-    assert f"{summary['metrics']['final vIoU']:.3f}" in output
+    results = read_results(tmp_path)
+    assert results.about["frames"] == FRAMES
+    assert [case.id for case in results.cases] == ["q0", "q1", "q2"]
+    answers = results.latency["stamp_to_answer"]
+    assert len(answers) >= 6 and all(0 < seconds < 60 for seconds in answers)
+    rows = {row.metric: row for row in results.rows if row.task == "stream"}
+    scored = [case.values["final_viou"] for case in results.cases]
+    assert rows["final vIoU"].value == pytest.approx(sum(scored) / 3)
+    assert {"live HOTA", "missed events", "Timeliness-F1 @5"} <= rows.keys()
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert f"report: {tmp_path / 'report.html'}" in output
+    assert f"{rows['final vIoU'].value:.3f}" in output
 
     tracks = [json.loads(line) for line in (tmp_path / "tracks.jsonl").open()]
     assert {track["query_id"] for track in tracks} == {"q0", "q1", "q2"}

@@ -9,9 +9,15 @@ from llava_st_ros.evaluation.csv_tables import CASES_FILE, METRICS_FILE, cases_c
 from llava_st_ros.evaluation.frame_readers import FrameReader
 from llava_st_ros.evaluation.report_page.filmstrips import filmstrips
 from llava_st_ros.evaluation.report_page.page import film_cases, report_html
-from llava_st_ros.evaluation.results import RunResults
+from llava_st_ros.evaluation.results import RESULTS_FILE, RunResults, write_results
 
 REPORT_FILE = "report.html"
+
+
+def write_run(results: RunResults, folder: Path, frames: FrameReader) -> Path:
+    """Write results.json, then what ``write_report`` writes; return the path of the report."""
+    write_results(folder / RESULTS_FILE, results)
+    return write_report(results, folder, frames)
 
 
 def write_report(results: RunResults, folder: Path, frames: FrameReader) -> Path:
