@@ -18,6 +18,8 @@ from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.metric_kinds import Metric
 from llava_st_ros.records import Box, Task
 
+IMAGE = 0  # the frame id of an image
+
 
 class Dataset(Enum):
     """Where a sample is from."""
@@ -48,7 +50,7 @@ class BenchmarkSample:
         width: Width of the frames in pixels.
         height: Height of the frames in pixels.
         span: First and last annotated frame, numbered from 0, both included; None without a span.
-        boxes: Annotated box by frame id (0-based), in [0, 1]; an image's frame id is 0.
+        boxes: Annotated box by frame id (0-based), in [0, 1]; an image's frame id is IMAGE.
         segment: First and last frame of the part that the model is shown, both included (VidSTG:
             ``used_segment``; ST-Align: ``split``); None for the complete video.
         fractions: The annotated span as fractions of the segment, where the data set states it
@@ -138,34 +140,38 @@ class Prediction:
         return frame_fractions(self.span, segment)
 
     def boxes_at(self, frames: Iterable[int]) -> dict[int, Box]:
-        """Return the boxes at frames of the span, where there is one.
+        """Return the boxes at frames of the span, where there is one. Without a span all count.
 
-        A model that sees every n-th frame has no boxes between them: they are interpolated
-        linearly between two frames that it saw one after the other, if it has boxes on both. A
-        frame that it saw without answering a box has none. Without a span every box counts.
+        A model that sees every n-th frame answers no boxes between them. A frame between two frames
+        that it saw one after the other gets the linear interpolation of their boxes, or the box of
+        the one that has a box. A frame that it saw without answering a box has none.
 
         >>> left, right = Box(0, 0, 0.25, 1), Box(0.5, 0, 0.75, 1)
         >>> Prediction((0, 4), {0: left, 4: right}, shown=(0, 4)).boxes_at([2, 9])
         {2: Box(x1=0.25, y1=0.0, x2=0.5, y2=1.0)}
         >>> Prediction((0, 4), {0: left, 4: right}, shown=(0, 2, 4)).boxes_at([1, 2])
-        {}
+        {1: Box(x1=0, y1=0, x2=0.25, y2=1)}
         """
         known = sorted(set(self.shown) | self.boxes.keys())
         found = {}
         for frame in frames:
             if self.span is not None and not self.span[0] <= frame <= self.span[1]:
                 continue
-            if frame in self.boxes:
-                found[frame] = self.boxes[frame]
-                continue
-            after = bisect_left(known, frame)
-            if after == len(known) or after == 0 or known[after] == frame:
-                continue
-            before, behind = known[after - 1], known[after]
-            if before in self.boxes and behind in self.boxes:
-                share = (frame - before) / (behind - before)
-                found[frame] = between(self.boxes[before], self.boxes[behind], share)
+            box = self._box_at(frame, known)
+            if box is not None:
+                found[frame] = box
         return found
+
+    def _box_at(self, frame: int, known: Sequence[int]) -> Box | None:
+        after = bisect_left(known, frame)
+        if known[after : after + 1] == [frame]:
+            return self.boxes.get(frame)
+        neighbours = known[max(0, after - 1) : after + 1]
+        answered = [frame for frame in neighbours if frame in self.boxes]
+        if len(answered) < 2:
+            return self.boxes[answered[0]] if answered else None
+        first, last = answered
+        return between(self.boxes[first], self.boxes[last], (frame - first) / (last - first))
 
 
 class Convention(ABC):
@@ -189,8 +195,8 @@ class Convention(ABC):
     def values(self, sample: BenchmarkSample, prediction: Prediction) -> dict[str, float]:
         """Return the values of one sample, for ``results.Case.values``.
 
-        Keys start with the convention's key (``key``), so that the values of several conventions
-        can be stored in one case. A key that is absent is left out of its metric's mean.
+        Keys start with the convention's name (``key``), so that the values of several conventions
+        can be stored in one case. A sample without a key is left out of the metric's mean.
         """
 
     def key(self, value: str) -> str:

@@ -73,7 +73,14 @@ def test_boxes_are_interpolated_between_shown_frames_inside_the_span() -> None:
 
 
 def test_a_shown_frame_without_a_box_is_not_bridged() -> None:
-    prediction = Prediction((0, 8), {0: FULL, 8: FULL}, shown=(0, 4, 8))
-    assert sorted(prediction.boxes_at(range(9))) == [0, 8]
-    unknown = Prediction((0, 8), {0: FULL, 8: FULL})
+    a, b = Box(0.0, 0.0, 0.2, 0.2), Box(0.4, 0.0, 0.6, 1.0)
+    found = Prediction((0, 8), {0: a, 8: b}, shown=(0, 4, 8)).boxes_at(range(9))
+    assert found == {0: a, 1: a, 2: a, 3: a, 5: b, 6: b, 7: b, 8: b}
+    unknown = Prediction((0, 8), {0: a, 8: b})
     assert sorted(unknown.boxes_at(range(9))) == list(range(9))
+
+
+def test_frames_beside_the_first_and_last_box_have_the_nearest_one() -> None:
+    given_span = Prediction(None, {4: FULL}, shown=(0, 4, 8))
+    assert sorted(given_span.boxes_at(range(12))) == [1, 2, 3, 4, 5, 6, 7]
+    assert Prediction().boxes_at(range(3)) == {}
