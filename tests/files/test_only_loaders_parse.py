@@ -25,6 +25,7 @@ PARSERS = {
     "pickle": ("load", "Unpickler"),
     "zipfile": ("ZipFile",),
     "tomllib": ("",),
+    "xml": ("etree", "dom", "parsers", "sax.make_parser", "sax.parse", "sax.expatreader"),
 }
 ALLOWED = {
     # Compares the text of each value with what rcl's own parser made of it, so it needs the nodes.
@@ -82,6 +83,7 @@ def test_files_are_read_by_the_loaders_only() -> None:
         ("import numpy as np\nnp.load('a')", "numpy.load"),
         ("import torch\ntorch.load('a')", "torch.load"),
         ("from safetensors.torch import load_file", "safetensors.torch.load_file"),
+        ("from xml.etree import ElementTree", "xml.etree.ElementTree"),
         ("def f():\n    import yaml\n    yaml.safe_load('')", "yaml.safe_load"),
     ],
 )

@@ -1,0 +1,234 @@
+"""Tracks of numbered frames, which the formats of other tools have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from llava_st_ros.annotations.box_rules import box_in_image
+from llava_st_ros.annotations.change_notes import ChangeNotes
+from llava_st_ros.annotations.exchange.number_texts import PIXEL_DIGITS
+from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
+from llava_st_ros.annotations.records import AnnotatedCamera, AnnotatedObject, GroundTruth
+from llava_st_ros.errors import DataError, shown
+from llava_st_ros.records import Box
+
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+NO_LABEL = "object"  # the label in a file whose format requires one
+MAX_PIXELS = 1e9  # of a coordinate: sums of two are finite
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file of another format.
+
+    Attributes:
+        text: Its content.
+        notes: What of the annotations the format does not hold, one line each.
+    """
+
+    text: str
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Track:
+    label: str
+    boxes: dict[int, Box | None] = field(default_factory=dict)  # by stamp; None: no part in view
+    keyframes: set[int] = field(default_factory=set)
+
+
+class TrackReader:
+    """Collects the boxes of a file as the ground truth of one camera.
+
+    Args:
+        name: The file, for errors.
+        camera: The camera.
+        frames: The frames of its topic.
+    """
+
+    def __init__(self, name: str, camera: AnnotatedCamera, frames: RecordedFrames) -> None:
+        self.name, self.camera, self.frames = name, camera, frames
+        self.notes = ChangeNotes()
+        self._tracks: dict[str, _Track] = {}
+        self._boxes = self._placed = 0
+
+    def check_size(self, width: object, height: object, place: str) -> None:
+        """Raise DataError if the file states another size of the images; None states nothing."""
+        stated, size = (width, height), (self.camera.width, self.camera.height)
+        if None not in stated and stated != size:
+            raise DataError(
+                f"{self.name}: {place} states images of {shown(width)} x {shown(height)} pixels; "
+                f"those of {self.camera.topic} are {size[0]} x {size[1]}",
+                "convert the file of this recording and topic",
+            )
+
+    def add_track(self, track: str, label: str, place: str) -> None:
+        """Add a track; one of another label is noted and keeps its first."""
+        known = self._tracks.setdefault(track, _Track(label))
+        if known.label != label:
+            self.notes.add("boxes with another label than their track's first box", place)
+
+    def add_box(
+        self, track: str, frame: int, corners: Corners, place: str, *, keyframe: bool = True
+    ) -> None:
+        """Add a box of a track.
+
+        Args:
+            track: The track, added before.
+            frame: Number of the frame, from 0 on in the order of recording.
+            corners: x1, y1, x2, y2 in pixels.
+            place: Where the box is in the file.
+            keyframe: False for a box that was interpolated.
+
+        Raises:
+            DataError: The corners are not numbers of a reasonable size, or the track has another
+                box in the frame.
+        """
+        if not all(math.isfinite(v) and abs(v) <= MAX_PIXELS for v in corners):
+            raise DataError(f"{self.name}: {place}: the box is {list(corners)}; expected pixels")
+        self._boxes += 1
+        if not 0 <= frame < len(self.frames):
+            self.notes.add(
+                f"boxes in frames that the recording of {len(self.frames)} frames does not have, "
+                "left out",
+                place,
+            )
+            return
+        stamp = self.frames.stamps[frame]
+        if stamp is None:
+            self.notes.add("boxes in frames without a stamp of their own, left out", place)
+            return
+        self._placed += 1
+        size = self.camera.width, self.camera.height
+        box = box_in_image(corners, size, self.notes, place)
+        known = self._tracks[track]
+        if stamp in known.boxes:
+            if known.boxes[stamp] != box:
+                raise DataError(
+                    f"{self.name}: {place}: track {track} has another box in this frame already"
+                )
+            self.notes.add("boxes given twice", place)
+            return
+        known.boxes[stamp] = box
+        if keyframe:
+            known.keyframes.add(stamp)
+
+    def ground_truth(self) -> GroundTruth:
+        """Return what was added.
+
+        Raises:
+            DataError: There are boxes, but none is in a frame of the recording.
+        """
+        if self._boxes and not self._placed:
+            raise DataError(
+                f"{self.name}: none of its {self._boxes} boxes is in a frame of the recording "
+                f"({'; '.join(self.notes.lines())})",
+                "name the recording and topic that were annotated",
+            )
+        objects = []
+        for track, known in self._tracks.items():
+            boxes = {s: box for s, box in sorted(known.boxes.items()) if box is not None}
+            if not boxes:
+                self.notes.add("tracks without a box in the recording, left out", f"track {track}")
+                continue
+            keyframes = frozenset(known.keyframes & boxes.keys())
+            objects.append(AnnotatedObject(track, known.label, self.camera.topic, boxes, keyframes))
+        return GroundTruth((self.camera,), tuple(objects), (), self.notes.lines())
+
+
+@dataclass(frozen=True)
+class NumberedBox:
+    """A box of a track in a frame.
+
+    Attributes:
+        frame: Number of the frame, from 0 on.
+        corners: x1, y1, x2, y2 in pixels, with ``PIXEL_DIGITS`` decimals.
+        keyframe: False if it was interpolated.
+    """
+
+    frame: int
+    corners: Corners
+    keyframe: bool
+
+
+@dataclass(frozen=True)
+class NumberedTrack:
+    """An object as other tools hold it.
+
+    Attributes:
+        number: Its id.
+        label: What it is, in words.
+        boxes: Its boxes, by frame.
+    """
+
+    number: int
+    label: str
+    boxes: tuple[NumberedBox, ...]
+
+
+class TrackWriter:
+    """The objects of one camera as tracks of numbered frames, and what they do not hold.
+
+    Args:
+        ground_truth: The annotations.
+        topic: The topic of the camera, one of ``ground_truth.cameras``.
+        frames: The frames of the topic.
+
+    Attributes:
+        camera: The camera.
+        tracks: Its objects that have a box in a frame.
+        notes: Counts what is left out.
+    """
+
+    def __init__(self, ground_truth: GroundTruth, topic: str, frames: RecordedFrames) -> None:
+        self.camera = ground_truth.camera(topic)
+        self.notes = ChangeNotes()
+        objects = [item for item in ground_truth.objects if item.topic == topic]
+        self.notes.add(
+            "objects of other topics, left out", count=len(ground_truth.objects) - len(objects)
+        )
+        self.notes.add("queries with their spans, left out", count=len(ground_truth.queries))
+        numbers = _numbers([item.id for item in objects])
+        tracks = []
+        for number, item in zip(numbers, objects):
+            if str(number) != item.id:
+                self.notes.add("objects whose id is replaced by a number", f"object {item.id!r}")
+            boxes = tuple(sorted(self._boxes(item, frames), key=lambda box: box.frame))
+            if boxes:
+                tracks.append(NumberedTrack(number, item.label, boxes))
+            else:
+                self.notes.add("objects without a box in a frame, left out", f"object {item.id!r}")
+        self.tracks = tuple(tracks)
+
+    def _boxes(self, item: AnnotatedObject, frames: RecordedFrames) -> Iterator[NumberedBox]:
+        for stamp, box in item.boxes.items():
+            frame = frames.number(stamp)
+            if frame is None:
+                kind = "between frames" if frames.is_within(stamp) else "outside the recording"
+                self.notes.add(f"boxes at stamps {kind}, left out", f"{item.id!r}, stamp {stamp}")
+                continue
+            pixels = box.to_pixels(self.camera.width, self.camera.height)
+            x1, y1, x2, y2 = (round(value, PIXEL_DIGITS) for value in pixels)
+            yield NumberedBox(frame, (x1, y1, x2, y2), stamp in item.keyframes)
+
+
+def _numbers(ids: Sequence[str]) -> Sequence[int]:
+    """Return the ids as numbers if all are numbers, else 1, 2, ...
+
+    >>> _numbers(["7", "0"]), _numbers(["cup", "3"]), _numbers(["03", "3"])
+    ([7, 0], [1, 2], [1, 2])
+    """
+    if all(name.isascii() and name.isdigit() and len(name) <= 9 for name in ids):
+        numbers = [int(name) for name in ids]
+        if [str(number) for number in numbers] == list(ids):
+            return numbers
+    return list(range(1, len(ids) + 1))
+
+
+def width_and_height(corners: Corners) -> tuple[float, float]:
+    """Return the width and height of a box with ``PIXEL_DIGITS`` decimals."""
+    x1, y1, x2, y2 = corners
+    return round(x2 - x1, PIXEL_DIGITS), round(y2 - y1, PIXEL_DIGITS)

@@ -1,0 +1,142 @@
+"""Conversion of annotations between this package's file and the formats of other tools."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_st_ros.annotations.annotation_file import (
+    annotations_text,
+    check_footage,
+    read_annotations,
+)
+from llava_st_ros.annotations.exchange.coco_video import coco_video_text, read_coco_video
+from llava_st_ros.annotations.exchange.cvat_video import cvat_video_text, read_cvat_video
+from llava_st_ros.annotations.exchange.mot_text import mot_text, read_mot_text
+from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
+from llava_st_ros.annotations.exchange.tracks import Converted
+from llava_st_ros.annotations.records import AnnotatedCamera, GroundTruth
+from llava_st_ros.errors import ConfigError, DataError, FrameError
+from llava_st_ros.media.bags import Bag
+from llava_st_ros.media.image_decoding import decode_message
+
+ANNOTATIONS = "annotations"
+FORMATS = (ANNOTATIONS, "coco", "mot", "cvat")
+_WRITERS = {"coco": coco_video_text, "mot": mot_text, "cvat": cvat_video_text}
+
+
+@dataclass(frozen=True)
+class AnnotatedFootage:
+    """What a topic of a bag contributes to a conversion.
+
+    Attributes:
+        camera: Its topic and the size of its images.
+        frames: Its frames, in the order of recording.
+        notes: What is missing or unusual in the bag, one line each.
+    """
+
+    camera: AnnotatedCamera
+    frames: RecordedFrames
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to convert.
+
+    Attributes:
+        path: The file.
+        format: One of FORMATS.
+        video: Name or id of the video of a COCO file; None for the only one.
+        first_frame: Number of the first frame in a COCO file, 0 or 1; None for what the file shows.
+    """
+
+    path: Path
+    format: str
+    video: str | None = None
+    first_frame: int | None = None
+
+
+def read_footage(bag: Path, topic: str | None = None) -> AnnotatedFootage:
+    """Read the stamps of a topic and the size of its images.
+
+    Args:
+        bag: The recording.
+        topic: The image topic; None for the only one.
+
+    Raises:
+        DataError: There is no bag, no such topic (the error lists its image topics), or no image
+            that can be decoded.
+    """
+    recording = Bag(bag)
+    found = recording.image_topic(topic)
+    stamps: list[int | None] = []
+    size, problem = None, ""
+    with closing(recording.images(found)) as messages:
+        for message in messages:
+            stamps.append(None)
+            try:
+                stamps[-1] = message.stamp
+                if size is None:
+                    height, width = decode_message(message.message).shape[:2]
+                    size = width, height
+            except FrameError as error:
+                problem = str(error)
+    if size is None:
+        raise DataError(f"no image on {found.name} in {bag} can be decoded: {problem}")
+    frames, notes = RecordedFrames.of(stamps), list(recording.notes)
+    if lost := found.messages - len(stamps):
+        notes.append(f"{lost} messages on {found.name} are lost: the frames behind them move up")
+    if frames.unusable:
+        notes.append(
+            f"{frames.unusable} frames on {found.name} have no stamp, or the stamp of another frame"
+        )
+    return AnnotatedFootage(AnnotatedCamera(found.name, *size), frames, tuple(notes))
+
+
+def convert_annotations(source: InputFile, output: str, footage: AnnotatedFootage) -> Converted:
+    """Convert a file to another format.
+
+    Args:
+        source: The file.
+        output: The format to write, one of FORMATS.
+        footage: The topic of the bag that the annotations belong to.
+
+    Returns:
+        The text of the new file, and notes on what was changed or left out.
+
+    Raises:
+        ConfigError: Both formats are the same.
+        DataError: The file cannot be read, or belongs to other footage.
+    """
+    if source.format == output:
+        raise ConfigError(f"the file is to be converted from {output} to {output}")
+    truth = _read(source, footage)
+    if output == ANNOTATIONS:
+        missing = "it has no queries yet: add them with 'llava-st eval annotate'"
+        return Converted(annotations_text(truth), (*truth.notes, missing))
+    converted = _WRITERS[output](truth, footage.camera.topic, footage.frames)
+    return Converted(converted.text, (*truth.notes, *converted.notes))
+
+
+def _read(source: InputFile, footage: AnnotatedFootage) -> GroundTruth:
+    camera, frames = footage.camera, footage.frames
+    if source.format == "coco":
+        return read_coco_video(source.path, camera, frames, source.video, source.first_frame)
+    if source.video is not None or source.first_frame is not None:
+        raise ConfigError("--video and --first-frame are for COCO files")
+    if source.format == "mot":
+        return read_mot_text(source.path, camera, frames)
+    if source.format == "cvat":
+        return read_cvat_video(source.path, camera, frames)
+    truth = read_annotations(source.path)
+    topics = [annotated.topic for annotated in truth.cameras]
+    if camera.topic not in topics:
+        raise DataError(
+            f"{source.path} has no annotations of {camera.topic}; its topics: "
+            f"{', '.join(map(repr, topics)) or 'none'}"
+        )
+    stamps = [stamp for stamp in frames.stamps if stamp is not None]
+    check_footage(truth, camera.topic, stamps, (camera.width, camera.height))
+    return truth
