@@ -3,9 +3,8 @@
 scripts/with_ros python -m benchmarks.stream [--split validation] [--videos 12]
     [--thresholds 0.5 0.35 0.2 0.1] [--model DIR] [--threads 2] [--out FILE.json]
 
-Each video of the split is recorded as a bag (this needs the renderer) and replayed through the
-Grounder once per threshold, with a standing query for each of its events. The figures are those of
-``llava_st_ros.evaluation.streams.scores`` over all queries.
+Each video of the split is recorded as a bag (this needs the renderer) and evaluated once per
+threshold as by ``llava-st eval bag``, with a standing query for each of its events.
 """
 
 from __future__ import annotations
@@ -20,37 +19,17 @@ from pathlib import Path
 from rich.table import Table
 from tqdm import tqdm
 
-from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
+from llava_st_ros.annotations.annotation_file import annotation_path
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
-from llava_st_ros.evaluation.replay import replay
+from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
-from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
-from llava_st_ros.grounder import Grounder
-from llava_st_ros.media.sources import BagSource
-from llava_st_ros.records import Query
+from llava_st_ros.evaluation.streams.scores import STREAM_METRICS
 from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
-
-PERIOD = 1.0  # s
-
-
-def score_bag(grounder: Grounder, bag: Path) -> list[Case]:
-    """Replay a bag with every query of its ground truth; return a case for each."""
-    truth = read_annotations(annotation_path(bag))
-    queries = [Query(q.id, q.text, q.task, period=PERIOD) for q in truth.queries]
-    result = replay(grounder, BagSource(bag), queries)
-    result.check_complete()
-    stamps = {number: stream.stamps for number, stream in enumerate(result.streams)}
-    return [
-        score_stream(result.published, query, truth, stamps).as_case(
-            f"{bag.name}-{query.id}", bag.name, query
-        )
-        for query in truth.queries
-    ]
 
 
 def figures(rows: Sequence[MetricRow]) -> dict[str, float | None]:
@@ -81,8 +60,8 @@ def main() -> None:
             video = simulate_video(split_seed(options.split, index))
             write_bag(video, bag, queries=video.events)
             for value, config in configs.items():
-                grounder = Grounder(backend, tokenizer, config)
-                cases[value] += score_bag(grounder, bag)
+                job = BagJob(bag.name, bag, annotation_path(bag), config=config)
+                cases[value] += evaluate_bag(job, backend, tokenizer).cases
     rows = {value: rows_of("stream", STREAM_METRICS, found) for value, found in cases.items()}
     report = {
         "model": folder.name,
