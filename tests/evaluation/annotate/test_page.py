@@ -273,13 +273,20 @@ def test_two_tabs_do_not_overwrite_each_other(
             second.alert.get_by_role("button", name="Keep my changes too").click()
             second.saved()
             assert not second.alert.is_visible()
-            # The two tabs chose the same id: what was drawn last wins, as the message offers.
-            (item,) = read_annotations(bag / "annotations.json").objects
-            assert item.boxes[stamp(0)].to_pixels(320, 320)[0] == pytest.approx(200, abs=0.01)
+            # Both tabs had named their object object-1.
+            truth = read_annotations(bag / "annotations.json")
+            lefts = {o.id: o.boxes[stamp(0)].to_pixels(320, 320)[0] for o in truth.objects}
+            assert lefts == {"object-1": pytest.approx(40), "object-2": pytest.approx(200)}
+            two.get_by_label("Label of object 2").wait_for()
+            assert len(second.boxes()) == 2
+            assert two.locator("#objects .chosen input").input_value() == "object 1"
         first.drag((150, 200), (200, 300))
         first.alert.get_by_role("button", name="Load the newer version").click()
         first.saved()
-        assert [corners for corners, _ in first.boxes()] == [(200, 60, 280, 140)]
+        assert sorted(corners for corners, _ in first.boxes()) == [
+            (40, 60, 120, 140),
+            (200, 60, 280, 140),
+        ]
 
 
 def test_an_unwritable_file_keeps_the_data_over_a_reload(opened: Annotator, bag: Path) -> None:

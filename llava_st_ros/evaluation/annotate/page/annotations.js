@@ -91,9 +91,34 @@ export class Annotations extends EventTarget {
     this.dispatchEvent(new CustomEvent("change", { detail: { keys } }));
   }
 
-  newObject(label) {
+  /** Give objects and queries that are new other ids where a newer version uses theirs.
+   * Returns [kind, old id, new id] of each, and of queries that link such an object. */
+  giveWay(newer, isNew) {
+    for (const { id } of [...newer.objects, ...newer.queries]) this.takenIds.add(id);
+    const renamed = [];
+    for (const kind of ["objects", "queries"]) {
+      const used = new Set(newer[kind].map(({ id }) => id));
+      for (const [old, value] of [...this[kind]]) {
+        if (!used.has(old) || !isNew(kind, old)) continue;
+        const id = this.newId(kind === "objects" ? "object" : "query");
+        this[kind].delete(old);
+        this[kind].set(id, { ...value, id });
+        renamed.push([kind, old, id]);
+        if (kind === "queries") continue;
+        for (const query of this.queries.values()) {
+          if (!query.objects.includes(old)) continue;
+          const objects = query.objects.map((other) => (other === old ? id : other));
+          this.queries.set(query.id, { ...query, objects });
+          renamed.push(["queries", query.id, query.id]);
+        }
+      }
+    }
+    return renamed;
+  }
+
+  newObject() {
     const id = this.newId("object");
-    return { id, label: label ?? id.replace("-", " "), topic: this.camera.topic, track: EMPTY, others: {} };
+    return { id, label: id.replace("-", " "), topic: this.camera.topic, track: EMPTY, others: {} };
   }
 
   newQuery() {
@@ -171,6 +196,19 @@ export function withSpan(spans, start, end) {
     }
   }
   return [...apart, [first, last]].sort((a, b) => compare(a[0], b[0]));
+}
+
+/** The spans of the frames on which one of some objects is visible. */
+export function visibleSpans(objects, stamps) {
+  const frames = [...new Set(objects.flatMap(({ track }) => [...track.boxes.keys()]))];
+  const spans = [];
+  let last = null;
+  for (const frame of frames.sort((a, b) => a - b)) {
+    if (last !== null && frame === last + 1) spans.at(-1)[1] = stamps[frame];
+    else spans.push([stamps[frame], stamps[frame]]);
+    last = frame;
+  }
+  return spans;
 }
 
 /** The index of the span that contains a stamp; -1 if there is none. */

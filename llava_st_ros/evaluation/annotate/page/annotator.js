@@ -1,6 +1,6 @@
 // The page: connects frames, boxes, lists and saving; keys and buttons.
 
-import { Annotations, spanAt, withSpan } from "./annotations.js";
+import { Annotations, spanAt, visibleSpans, withSpan } from "./annotations.js";
 import { Panels } from "./panels.js";
 import { Player } from "./player.js";
 import { get, post, Saver } from "./saving.js";
@@ -188,7 +188,9 @@ class Annotator {
       const unsent = this.saver.pending.size;
       const choices = [["Load the newer version", () => this.takeNewer()]];
       if (unsent) choices.push(["Keep my changes too", () => this.keepMine()]);
-      const lost = unsent ? " Your last changes are not saved yet; loading drops them." : "";
+      const lost = unsent
+        ? " Your last changes are not saved yet: loading drops them, keeping them adds them to the newer version."
+        : "";
       this.warn(`${capital(problem)}.${lost}`, choices);
     }
     if (this.annotations.camera) this.render();
@@ -215,7 +217,10 @@ class Annotator {
   }
 
   async keepMine() {
-    await this.saver.send(true);
+    const renamed = await this.saver.force();
+    const now = (kind, id) => renamed.find(([other, old]) => other === kind && old === id)?.[2] ?? id;
+    this.object = now("objects", this.object);
+    this.query = now("queries", this.query);
     if (this.saver.state !== "conflict" && (await this.load())) this.render();
   }
 
@@ -340,6 +345,16 @@ class Annotator {
     return this.editQuery(id, { spans: withSpan(spans, ...span), noMatch: false });
   }
 
+  /** Set the spans of a query to where its objects are visible. */
+  spansFromBoxes(id) {
+    const { objects, queries, camera } = this.annotations;
+    const query = queries.get(id);
+    const linked = query.objects.map((name) => objects.get(name)).filter(Boolean);
+    const spans = visibleSpans(linked, camera.stamps);
+    if (!spans.length) return this.say("The objects of the query have no box.");
+    return this.editQuery(id, { spans, noMatch: false });
+  }
+
   toggleNoMatch() {
     const query = this.annotations.queries.get(this.query);
     if (query) this.editQuery(query.id, { noMatch: !query.noMatch });
@@ -377,6 +392,11 @@ class Annotator {
     });
     player.addEventListener("shown", ({ detail }) => {
       at("frame-problem").hidden = !detail.problem;
+      const [width, height] = annotations.camera.frameSize;
+      const { naturalWidth, naturalHeight } = player.image;
+      if (!detail.problem && (naturalWidth !== width || naturalHeight !== height)) {
+        this.say(`This frame has ${naturalWidth}x${naturalHeight} pixels, the first one ${width}x${height}: it is shown stretched.`);
+      }
       at("frame-problem").textContent = `Frame ${player.shown + 1} cannot be shown: ${detail.problem}`;
     });
     on(stage, {
@@ -405,6 +425,7 @@ class Annotator {
         annotations.change("delete query", [["queries", id, null]], this.frame);
         if (this.query === id) this.chooseQuery(null);
       },
+      "spans-from-boxes": ({ id }) => this.spansFromBoxes(id),
       mark: ({ id, edge }) => this.mark(edge, id),
       seek: ({ stamp }) => player.seek(nearest(annotations.camera.times, annotations.camera.timeOf(stamp))),
     });

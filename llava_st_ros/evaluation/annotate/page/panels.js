@@ -68,7 +68,7 @@ function textField(name, attributes, report) {
 
 export class Panels extends EventTarget {
   /** Events: "object", "query" {id} (chosen); "rename" {id, label}; "delete-object" {id};
-   * "edit-query" {id, changes}; "delete-query" {id}; "mark" {id, edge}; "seek" {stamp}. */
+   * "edit-query" {id, changes}; "delete-query" {id}; "spans-from-boxes" {id}; "mark" {id, edge}; "seek" {stamp}. */
   constructor(annotations, tasks, objectList, queryList) {
     super();
     this.annotations = annotations;
@@ -156,6 +156,11 @@ export class Panels extends EventTarget {
       { type: "button", title: "A span ends at this frame (])", onclick: () => this.send("mark", { id, edge: "end" }) },
       "End here",
     );
+    const fromBoxes = make(
+      "button",
+      { type: "button", title: "While one of its objects has a box", onclick: () => this.send("spans-from-boxes", { id }) },
+      "While visible",
+    );
     const none = make("input", { type: "checkbox", onchange: () => edit({ noMatch: none.checked }) });
     const problem = make("p", { class: "note problem" });
     const body = make(
@@ -165,7 +170,7 @@ export class Panels extends EventTarget {
       make("label", { class: "field row" }, "Task", task),
       make("p", { class: "small" }, "Spans: when it is true"),
       spans,
-      make("div", { class: "tools" }, start, end),
+      make("div", { class: "tools" }, start, end, fromBoxes),
       make("label", { class: "check" }, none, "No match in this recording"),
       links,
       problem,
@@ -187,6 +192,7 @@ export class Panels extends EventTarget {
       task.value = query.task;
       none.checked = query.noMatch;
       links.disabled = query.noMatch;
+      fromBoxes.disabled = !query.objects.length;
       problem.textContent = missing ? `Not in the file yet: ${missing}.` : query.text ? "" : "It has no text.";
       this.renderSpans(spans, query);
       this.renderLinks(boxes, query, edit);

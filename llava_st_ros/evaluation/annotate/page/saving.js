@@ -11,6 +11,7 @@ export class Saver extends EventTarget {
     super();
     this.annotations = annotations;
     this.pending = new Map(); // "kind id" of what was changed since the last request
+    this.known = new Set(); // "kind id" of what the server has
     this.revision = 0;
     this.state = "saved";
     this.problem = "";
@@ -27,6 +28,10 @@ export class Saver extends EventTarget {
   /** Take over the revision and state of annotations that were just loaded. */
   loaded(data) {
     this.pending.clear();
+    this.known = new Set();
+    for (const kind of ["objects", "queries"]) {
+      for (const { id } of data[kind]) this.known.add(`${kind} ${id}`);
+    }
     this.accept(data);
   }
 
@@ -48,6 +53,7 @@ export class Saver extends EventTarget {
     const [status, answer] = await post("changes", { revision: this.revision, changes, force });
     this.isSending = false;
     if (status === 200) {
+      for (const name of sent.keys()) this.known.add(name);
       this.accept(answer);
       if (this.pending.size) this.send();
       return;
@@ -59,6 +65,25 @@ export class Saver extends EventTarget {
       this.show("unsent", "the command does not answer");
       this.timer = setTimeout(() => this.send(), RETRY_MS);
     }
+  }
+
+  /** Send what is pending over the changes of another tab or program.
+   * Returns what got another id: [kind, old id, new id] of each. */
+  async force() {
+    const [status, newer] = await get("annotations");
+    if (status !== 200) {
+      this.show("conflict", newer.problem ?? "the command does not answer");
+      return [];
+    }
+    // What was created here gets another id where the newer version uses it.
+    const isNew = (kind, id) => this.pending.has(`${kind} ${id}`) && !this.known.has(`${kind} ${id}`);
+    const renamed = this.annotations.giveWay(newer, isNew);
+    for (const [kind, old, id] of renamed) {
+      this.pending.delete(`${kind} ${old}`);
+      this.pending.set(`${kind} ${id}`, [kind, id]);
+    }
+    await this.send(true);
+    return renamed;
   }
 
   /** Write to the file what could not be written; again after a while if that fails. */

@@ -75,8 +75,11 @@ export function setBox(track, frame, box, times) {
 export function removeBox(track, frame, times) {
   const changed = copied(track);
   if (!track.keys.has(frame)) {
+    if (!track.boxes.has(frame)) return changed;
     changed.boxes.delete(frame);
-    if (changed.boxes.has(frame - 1)) changed.ends.add(frame);
+    changed.ends.add(frame);
+    // The gap is this frame alone: what follows starts with a keyframe.
+    if (!changed.ends.delete(frame + 1) && track.boxes.has(frame + 1)) changed.keys.add(frame + 1);
     return changed;
   }
   const before = previousKey(track, frame);
@@ -128,6 +131,7 @@ export function endAt(track, frame) {
 
 /** Remove the mark that an object is not visible from a frame on: it is interpolated again. */
 export function continueAt(track, frame, times) {
+  if (!track.ends.has(frame)) return track;
   const changed = copied(track);
   changed.ends.delete(frame);
   const before = previousKey(track, frame);
