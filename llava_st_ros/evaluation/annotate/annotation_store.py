@@ -107,13 +107,13 @@ class AnnotationStore:
         that are not written yet.
 
         Args:
-            discard: Read the file again in any case.
+            discard: Read the file again even then.
 
         Raises:
             DataError: The file was changed and cannot be read.
         """
         with self._lock:
-            if discard or (self._is_written and self._has_changed()):
+            if self._has_changed() and (discard or self._is_written):
                 self._read()
                 self._revision += 1
             content = self._content
@@ -132,14 +132,11 @@ class AnnotationStore:
             }
 
     def status(self) -> dict[str, Any]:
-        """Return the revision, what is incomplete, and why the file is not up to date."""
+        """Return the revision, what is incomplete, why the file is not up to date, and whether
+        another program has changed it.
+        """
         with self._lock:
-            return self._status()
-
-    def has_changed(self) -> bool:
-        """Whether another program has changed the file."""
-        with self._lock:
-            return self._has_changed()
+            return {"hasChanged": self._has_changed(), **self._status()}
 
     def apply(
         self,
@@ -159,7 +156,7 @@ class AnnotationStore:
             force: Make the changes to whatever the annotations are now.
 
         Returns:
-            As ``status``.
+            As ``status``, without whether the file has changed.
 
         Raises:
             ConflictError: The annotations have another revision, or the file was changed.
@@ -172,7 +169,7 @@ class AnnotationStore:
                     raise ConflictError(f"{self.path} was changed by another program")
                 if revision != self._revision:
                     raise ConflictError("the annotations were changed in another tab or window")
-            elif changed and self._is_written and self._known_file.now(self.path).exists:
+            elif changed and self._is_written:
                 self._read()  # what the other program wrote is kept
             content = _changed(self._content, changes, cameras)
             ground_truth = content.ground_truth()
@@ -182,7 +179,7 @@ class AnnotationStore:
             return self._status()
 
     def save(self) -> dict[str, Any]:
-        """Write what could not be written before. Returns as ``status``."""
+        """Write what could not be written before. Returns as ``apply``."""
         with self._lock:
             if not self._is_written:
                 self._write(self._content.ground_truth())
@@ -247,11 +244,14 @@ class AnnotationStore:
         return f"{self.path} cannot be written: {reason_of(error)}"
 
     def _has_changed(self) -> bool:
+        """Whether the file has another content; one that was deleted is to be written again."""
         now = self._known_file.now(self.path)
-        if now.digest == self._known_file.digest:
-            self._known_file = now
-            return False
-        return True
+        if self._known_file.exists and not now.exists:
+            self.problem, self._is_written = f"{self.path} was deleted", False
+        elif now.digest != self._known_file.digest:
+            return True
+        self._known_file = now
+        return False
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "annotations":
             self._send_json(session.store.to_json())
         elif path == "status":
-            status = session.store.status()
-            self._send_json({**status, "hasChanged": session.store.has_changed()})
+            self._send_json(session.store.status())
         elif match := _CAMERA.fullmatch(path):
             self._send_json(session.camera_json(int(match[1])))
         elif match := _FRAME.fullmatch(path):

@@ -147,11 +147,11 @@ def test_an_edit_of_the_file_is_not_overwritten(store: AnnotationStore) -> None:
 
 def test_an_edit_of_the_file_is_shown(store: AnnotationStore) -> None:
     store.apply(CHANGES, 1, CAMERAS)
-    assert not store.has_changed()
+    assert not store.status()["hasChanged"]
     os.utime(store.path, ns=(1, 1))
-    assert not store.has_changed()  # its content is the same
+    assert not store.status()["hasChanged"]  # its content is the same
     store.path.write_text(store.path.read_text().replace("red cup", "green cup"))
-    assert store.has_changed()
+    assert store.status()["hasChanged"]
     shown = store.to_json()
     assert shown["objects"][0]["label"] == "green cup" and shown["revision"] == 3
     store.path.write_text("{")
@@ -162,13 +162,16 @@ def test_an_edit_of_the_file_is_shown(store: AnnotationStore) -> None:
     assert store.path.read_text() == "{"
 
 
-def test_a_deleted_file_is_written_again_when_the_user_wants_it(store: AnnotationStore) -> None:
+def test_a_deleted_file_is_written_again(store: AnnotationStore) -> None:
     store.apply(CHANGES, 1, CAMERAS)
+    for action in (store.to_json, lambda: store.to_json(discard=True), store.status):
+        store.path.unlink()
+        shown = action()
+        assert shown["problem"] == f"{store.path} was deleted" and not shown["isWritten"]
+        assert store.save()["isWritten"]
+        assert read_annotations(store.path) == TRUTH
     store.path.unlink()
-    rename = {"objects": {"cup": cup(label="blue cup")}}
-    with pytest.raises(ConflictError):
-        store.apply(rename, 2, CAMERAS)
-    store.apply(rename, 2, CAMERAS, force=True)
+    store.apply({"objects": {"cup": cup(label="blue cup")}}, 2, CAMERAS)
     truth = read_annotations(store.path)
     assert truth.objects[0].label == "blue cup" and truth.queries == TRUTH.queries
 

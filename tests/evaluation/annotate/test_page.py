@@ -309,6 +309,24 @@ def test_an_unwritable_file_keeps_the_data_over_a_reload(opened: Annotator, bag:
     assert len(read_annotations(file).objects) == 1
 
 
+def test_a_finger_draws_a_box(chromium: Browser, server: PageServer) -> None:
+    with open_page(chromium, server.url, PHONE) as page:
+        annotator = Annotator(page)
+        touch = page.context.new_cdp_session(page)
+
+        def send(kind: str, *points: tuple[float, float]) -> None:
+            at = [dict(zip("xy", annotator.point(*point))) for point in points]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+        send("touchStart", (40, 60))
+        send("touchMove", (80, 100))
+        send("touchMove", (120, 140))
+        send("touchEnd")
+        annotator.saved()
+        ((corners, kind),) = annotator.boxes()
+        assert corners == pytest.approx((40, 60, 120, 140), abs=0.5) and kind == "solid"
+
+
 def test_without_the_command_the_page_keeps_what_was_drawn(
     chromium: Browser, server: PageServer
 ) -> None:

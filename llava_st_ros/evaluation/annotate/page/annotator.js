@@ -29,6 +29,7 @@ class Annotator {
   // ---- Opening a camera ----
 
   async open(number) {
+    this.number = number;
     at("editor").hidden = true;
     at("losses").hidden = true;
     at("progress").hidden = false;
@@ -95,10 +96,12 @@ class Annotator {
       );
     }
     at("losses").hidden = !lines.length;
-    at("losses").querySelector("summary").textContent =
-      lines.length === 1 ? lines[0] : `${lines.length} notes on this recording: ${lines[0]}, ...`;
+    const [first, ...others] = lines;
+    at("losses").querySelector("p").textContent = first ?? "";
+    at("losses").querySelector("details").hidden = !others.length;
+    at("losses").querySelector("summary").textContent = `${others.length} more`;
     at("losses").querySelector("ul").replaceChildren(
-      ...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })),
+      ...others.map((line) => Object.assign(document.createElement("li"), { textContent: line })),
     );
   }
 
@@ -197,6 +200,8 @@ class Annotator {
   }
 
   warn(text, choices = []) {
+    if (at("alert").dataset.text === text) return; // a focused button stays
+    at("alert").dataset.text = text;
     at("alert").hidden = !text;
     at("alert").replaceChildren(text);
     for (const [title, action] of choices) {
@@ -452,8 +457,10 @@ class Annotator {
       timeline.range = Number(at("range").value);
       timeline.render();
     });
-    at("camera").addEventListener("change", async () => {
-      await this.open(Number(at("camera").value));
+    at("camera").addEventListener("change", () => {
+      if (!saver.hasUnsent) return this.open(Number(at("camera").value));
+      at("camera").value = this.number;
+      return this.say("The last changes are not saved yet: the camera can be changed when they are.");
     });
     document.addEventListener("keydown", (event) => this.key(event));
     addEventListener("focus", () => saver.check());

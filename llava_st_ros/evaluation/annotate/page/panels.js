@@ -183,8 +183,10 @@ export class Panels extends EventTarget {
       choose.setAttribute("aria-pressed", String(isChosen));
       choose.setAttribute("aria-expanded", String(isChosen));
       const count = query.noMatch ? "no match" : `${query.spans.length} span${query.spans.length === 1 ? "" : "s"}`;
-      choose.textContent = `${query.text || `Query ${index + 1}`}`;
-      choose.append(make("span", { class: missing ? "where problem" : "where" }, missing ? "incomplete" : count));
+      choose.replaceChildren(
+        make("span", { class: "text" }, query.text || `Query ${index + 1}`),
+        make("span", { class: missing ? "where problem" : "where" }, missing ? "incomplete" : count),
+      );
       remove.setAttribute("aria-label", `Delete query ${query.text || index + 1}`);
       body.hidden = !isChosen;
       if (!isChosen) return;

@@ -46,7 +46,8 @@ export class Saver extends EventTarget {
     clearTimeout(this.timer);
     const sent = new Map(this.pending);
     this.pending.clear();
-    const changes = { objects: {}, queries: {} };
+    // Without a prototype: an id of a file may be any text.
+    const changes = { objects: Object.create(null), queries: Object.create(null) };
     for (const [kind, id] of sent.values()) changes[kind][id] = this.annotations.toJson(kind, id);
     this.isSending = true;
     this.show("saving", "");
@@ -101,7 +102,8 @@ export class Saver extends EventTarget {
     const { revision } = this;
     const [status, answer] = await get("status");
     if (status !== 200 || this.hasUnsent || revision !== this.revision) return;
-    if (answer.hasChanged) this.show("conflict", "the file was changed by another program");
+    if (answer.problem) this.accept(answer);
+    else if (answer.hasChanged) this.show("conflict", "the file was changed by another program");
     else if (answer.revision !== this.revision) {
       this.show("conflict", "the annotations were changed in another tab or window");
     }

@@ -5,6 +5,7 @@ import { isHidden, previousKey } from "./track.js";
 const SVG = "http://www.w3.org/2000/svg";
 const SIDES = { nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0] };
 const MIN_SIZE = 2; // pixels of the image
+const MAX_LABEL = 28; // characters that are drawn
 const CLICK = 4; // pixels of the screen that a click may move
 
 export class Stage extends EventTarget {
@@ -191,8 +192,15 @@ export class Stage extends EventTarget {
     if (!label) return;
     const size = 13 / this.scale;
     const y = box[1] > size * 1.6 ? box[1] - size * 0.4 : box[1] + size * 1.15;
-    const text = this.add("text", { x: box[0] + size * 0.2, y, "font-size": size, fill: color });
-    text.textContent = label;
+    const isRight = box[0] > this.camera.width / 2; // there it would leave the image
+    const text = this.add("text", {
+      x: isRight ? box[2] - size * 0.2 : box[0] + size * 0.2,
+      y,
+      "text-anchor": isRight ? "end" : "start",
+      "font-size": size,
+      fill: color,
+    });
+    text.textContent = label.length > MAX_LABEL ? `${label.slice(0, MAX_LABEL - 1)}…` : label;
   }
 
   addHandles([x1, y1, x2, y2], color) {

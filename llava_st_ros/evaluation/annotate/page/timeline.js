@@ -4,6 +4,7 @@ import { runs } from "./track.js";
 
 const RULER = 20; // CSS pixels
 const ROW = 20;
+const NAMES = [90, 160]; // width of the names, least and most
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400]; // s
 
 export class Timeline extends EventTarget {
@@ -59,7 +60,8 @@ export class Timeline extends EventTarget {
     const { times } = this.camera;
     const [from, to] = this.isDragging && this.frozen ? this.frozen : this.limits();
     this.frozen = [from, to]; // the view must not move under the pointer
-    const share = Math.max(0, Math.min(1, event.offsetX / this.canvas.clientWidth));
+    const { names, width } = this;
+    const share = Math.max(0, Math.min(1, (event.offsetX - names) / (width - names)));
     const frame = nearest(times, from + share * (to - from));
     this.dispatchEvent(new CustomEvent("seek", { detail: { frame } }));
   }
@@ -70,6 +72,8 @@ export class Timeline extends EventTarget {
     if (!this.isDragging) this.frozen = null;
     const rows = this.rows();
     const width = canvas.parentElement.clientWidth;
+    const names = Math.max(NAMES[0], Math.min(NAMES[1], width * 0.2));
+    Object.assign(this, { names, width });
     const height = RULER + Math.max(1, rows.length) * ROW;
     const ratio = devicePixelRatio || 1;
     canvas.style.height = `${height}px`;
@@ -85,8 +89,8 @@ export class Timeline extends EventTarget {
     context.font = `11px ${style.fontFamily}`;
     context.textBaseline = "middle";
     const [from, to] = this.frozen ?? this.limits();
-    const x = (time) => ((time - from) / (to - from)) * width;
-    this.drawRuler(context, from, to, x, height, width);
+    const x = (time) => names + ((time - from) / (to - from)) * (width - names);
+    this.drawRuler(context, from, to, x, height, width - names);
     rows.forEach((row, index) => {
       const top = RULER + index * ROW;
       const value = this.annotations.get(row.kind, row.id);
@@ -95,8 +99,15 @@ export class Timeline extends EventTarget {
         context.fillStyle = this.line;
         context.fillRect(0, top, width, ROW);
       }
+      context.save();
+      context.beginPath();
+      context.rect(names, 0, width - names, height);
+      context.clip();
       if (row.kind === "objects") this.drawObject(context, value, x, top);
       else this.drawQuery(context, value, x, top, isSelected);
+      context.restore();
+      const name = row.kind === "objects" ? value.label : value.text || "query without text";
+      this.drawName(context, value.noMatch ? `no match: ${name}` : name, top);
     });
     context.fillStyle = this.accent;
     context.fillRect(x(camera.times[this.frame]) - 1, 0, 2, height);
@@ -129,7 +140,6 @@ export class Timeline extends EventTarget {
     }
     context.globalAlpha = 1;
     for (const key of object.track.keys) context.fillRect(x(times[key]) - 1, top + 3, 2, ROW - 6);
-    this.drawName(context, object.label, top);
   }
 
   drawQuery(context, query, x, top, isSelected) {
@@ -147,22 +157,13 @@ export class Timeline extends EventTarget {
       context.fillRect(left, top + 2, 7, 2);
       context.fillRect(left, top + ROW - 4, 7, 2);
     }
-    const text = query.text || "query without text";
-    this.drawName(context, query.noMatch ? `${text} (no match)` : text, top);
   }
 
   drawName(context, text, top) {
-    const style = getComputedStyle(this.canvas);
-    context.lineWidth = 3;
-    context.lineJoin = "round";
-    context.strokeStyle = style.getPropertyValue("--panel").trim();
-    const shown = text.length > 60 ? `${text.slice(0, 59)}…` : text;
-    context.globalAlpha = 0.7;
-    context.strokeText(shown, 5, top + ROW / 2);
-    context.globalAlpha = 1;
-    context.lineWidth = 1;
+    let shown = text.slice(0, 60);
+    while (shown && context.measureText(shown).width > this.names - 20) shown = shown.slice(0, -1);
     context.fillStyle = this.ink;
-    context.fillText(shown, 5, top + ROW / 2);
+    context.fillText(shown.length < text.length ? `${shown}…` : text, 6, top + ROW / 2);
   }
 }
 
