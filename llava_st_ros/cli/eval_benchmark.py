@@ -15,7 +15,7 @@ from llava_st_ros.errors import ConfigError, LlavaStError
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.benchmarks.evaluator import SampleOutcome
-    from llava_st_ros.evaluation.benchmarks.samples import BenchmarkSample
+    from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery
 
 HELP = "evaluate a checkpoint on a public benchmark"
 BENCHMARK_NAMES = (
@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="st-align: stvg, svg or elc (default: the file's name); vidstg: declarative or "
         "interrogative (default: both)",
     )
+    parser.add_argument(
+        "--convention",
+        default="ours",
+        metavar="NAME",
+        help="scoring convention: ours (default), all, or one that all prints",
+    )
     parser.add_argument("--n", type=int, help="evaluate the first N samples (default: all)")
     parser.add_argument(
         "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
@@ -72,8 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.cli.convention_tables import convention_tables
     from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders, print_tables
+    from llava_st_ros.evaluation.about import about_run
     from llava_st_ros.evaluation.benchmarks.catalogue import (
         BENCHMARKS,
         BenchmarkFiles,
@@ -82,14 +90,16 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.evaluation.benchmarks.media import require_some_media
     from llava_st_ros.evaluation.benchmarks.run import RunSettings
     from llava_st_ros.evaluation.benchmarks.summary import run_results
+    from llava_st_ros.evaluation.conventions.catalogue import conventions_named
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
     from llava_st_ros.evaluation.report_page.report_files import write_run
-    from llava_st_ros.evaluation.result_table import result_table
     from llava_st_ros.evaluation.results import results_json
+    from llava_st_ros.files.checksums import sha256_of
 
     for name, value in (("--n", args.n), ("--workers", args.workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; expected at least 1")
+    conventions = conventions_named(args.convention)
     check_folders(args.out)
     read = read_benchmark(
         args.name, BenchmarkFiles(args.annotations, args.split, args.vidor, args.n)
@@ -100,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     settings = RunSettings(
         model,
         args.media,
+        tuple(convention.name for convention in conventions),
         args.backend,
         args.device,
         # One thread per process: the processes already share the cores.
@@ -115,16 +126,28 @@ def run(args: argparse.Namespace) -> int:
         if not outcomes:
             raise
         failure = error
-    about = _about(args, model, round(time.monotonic() - start, 1))
-    results = run_results(about, read, outcomes, len(samples))
+    about = about_run(
+        f"benchmark, {BENCHMARKS[args.name].title}",
+        model,
+        backend=args.backend,
+        device=args.device,
+        seconds=time.monotonic() - start,
+        benchmark=args.name,
+        split=args.split,
+        annotations=str(args.annotations),
+        annotations_sha256=sha256_of(args.annotations),
+        media=str(args.media),
+        samples=len(samples),
+    )
+    results = run_results(about, read, outcomes, len(samples), conventions)
     if args.out is not None:
         with requires_extra("evaluation"):
             write_run(results, args.out, RecordedFrames())
     if args.json:
         print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:
-        title = BENCHMARKS[args.name].title
-        print_tables(result_table(results.rows, f"{model.name} on {title}"))
+        title = f"{model.name} on {BENCHMARKS[args.name].title}"
+        print_tables(*convention_tables(results.rows, conventions, title))
     _print_notes(results.dropped, results.about["notes"])
     if isinstance(failure, LlavaStError):
         raise failure
@@ -136,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(
     settings: Any,
-    samples: Sequence[BenchmarkSample],
+    samples: Sequence[BenchmarkQuery],
     workers: int,
     outcomes: dict[int, SampleOutcome],
 ) -> None:
@@ -151,24 +174,6 @@ def _evaluate(
         for index, outcome in evaluate_samples(settings, samples, workers):
             outcomes[index] = outcome
             bar.update()
-
-
-def _about(args: argparse.Namespace, model: Path, seconds: float) -> dict[str, Any]:
-    from llava_st_ros.backends import backend_of
-    from llava_st_ros.files.checksums import sha256_of
-
-    return {
-        "benchmark": args.name,
-        "split": args.split,
-        "annotations": str(args.annotations),
-        "annotations_sha256": sha256_of(args.annotations),
-        "samples_at_most": args.n,
-        "media": str(args.media),
-        "model": str(model),
-        "backend": args.backend or backend_of(model),
-        "device": args.device,
-        "seconds": seconds,
-    }
 
 
 def _print_notes(dropped: Sequence[str], notes: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
     """
     if expected.no_match:
         return {"accuracy": float(answer.no_match)}
-    values = {"parsed": float(_parsed(answer, expected.task))}
+    values = {"parsed": float(is_parsed(answer, expected.task))}
     if expected.task in NO_MATCH_TASKS:
         values["answered"] = float(not answer.no_match)
     if expected.task is Task.ELC:
@@ -63,7 +63,8 @@ def answer_tube(answer: Answer, *, without: frozenset[int] = frozenset()) -> Tub
     return {frame: boxes.get(frame) for frame in frames if frame not in without}
 
 
-def _parsed(answer: Answer, task: Task) -> bool:
+def is_parsed(answer: Answer, task: Task) -> bool:
+    """Return whether nothing of a task's answer is missing or malformed."""
     if answer.no_match:
         return not answer.problems
     lacks_span = task in (Task.STVG, Task.TVG, Task.ELC) and answer.span is None

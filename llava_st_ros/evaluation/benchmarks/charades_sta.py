@@ -22,11 +22,12 @@ from llava_st_ros.errors import DataError, shown
 from llava_st_ros.evaluation.benchmarks import fields
 from llava_st_ros.evaluation.benchmarks.samples import (
     BenchmarkFile,
-    BenchmarkSample,
+    BenchmarkQuery,
     MomentTruth,
     ReadingLog,
     parse_records,
 )
+from llava_st_ros.evaluation.conventions.records import Dataset
 from llava_st_ros.files.json_files import read_values
 from llava_st_ros.files.limits import RECORDS_BYTES
 from llava_st_ros.files.raw import read_text
@@ -57,7 +58,7 @@ def read_charades_sta(path: Path, limit: int | None = None) -> BenchmarkFile:
     return parse_records(written, _parse_line, limit)
 
 
-def _parse_line(line: str, place: str, log: ReadingLog) -> Iterator[BenchmarkSample]:
+def _parse_line(line: str, place: str, log: ReadingLog) -> Iterator[BenchmarkQuery]:
     head, separator, words = line.partition("##")
     parts = head.split()
     if not separator or len(parts) != 3:
@@ -69,7 +70,7 @@ def _parse_line(line: str, place: str, log: ReadingLog) -> Iterator[BenchmarkSam
     yield _sample(video, words, MomentTruth(start, end, normalized=False), place, log)
 
 
-def _parse_record(value: Any, place: str, log: ReadingLog) -> Iterator[BenchmarkSample]:
+def _parse_record(value: Any, place: str, log: ReadingLog) -> Iterator[BenchmarkQuery]:
     record = fields.mapping(value)
     times = fields.listed(fields.member(record, "timestamp"), "timestamp", 2)
     start, end = (fields.number(time, "timestamp") for time in times)
@@ -84,7 +85,7 @@ def _parse_record(value: Any, place: str, log: ReadingLog) -> Iterator[Benchmark
 
 def _sample(
     video: str, words: Any, truth: MomentTruth, place: str, log: ReadingLog
-) -> BenchmarkSample:
+) -> BenchmarkQuery:
     path = fields.media_path(video, "the video")
     sentence = fields.text(words, "the query")
     if truth.start < 0 or truth.end > MAX_SECONDS:
@@ -93,8 +94,9 @@ def _sample(
         raise DataError(f"the span is empty: it starts at {truth.start:g}, ends at {truth.end:g}")
     if log.first_place((path, sentence, truth), place):
         log.note("repeated records, each of which counts", place)
-    return BenchmarkSample(
+    return BenchmarkQuery(
         f"{path.removesuffix('.mp4')}-{place.rpartition(' ')[2]}",
+        Dataset.CHARADES_STA,
         place,
         (path, path.removeprefix("v_")),
         Query("", sentence, Task.TVG),

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.errors import LlavaStError, one_line
-from llava_st_ros.evaluation.benchmarks.answers import answered_boxes, answered_span
-from llava_st_ros.evaluation.benchmarks.frame_scores import score_sample
+from llava_st_ros.evaluation.benchmarks.conversion import benchmark_sample, prediction
 from llava_st_ros.evaluation.benchmarks.media import BenchmarkMedia, Clip
 from llava_st_ros.evaluation.benchmarks.samples import (
-    BenchmarkSample,
+    BenchmarkQuery,
     MomentTruth,
     RegionTruth,
     VideoTruth,
 )
 from llava_st_ros.evaluation.clip_window import ClipWindow
+from llava_st_ros.evaluation.conventions.records import Convention, Prediction
 from llava_st_ros.evaluation.results import Case, Timeline
-from llava_st_ros.records import NANOSECONDS, Answer, Modality
+from llava_st_ros.records import NANOSECONDS
 from llava_st_ros.text.tokenizer import Tokenizer
 
 
@@ -49,64 +49,119 @@ class SampleEvaluator:
         backend: The model.
         tokenizer: Its tokenizer.
         media: The media folder.
+        conventions: The scoring conventions.
 
     Raises:
         DataError: There is no such folder.
     """
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, media: Path) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        media: Path,
+        conventions: Sequence[Convention],
+    ) -> None:
         model = backend.describe().model
         self._media = BenchmarkMedia(media, model.num_frames, model.image_size)
         self._window = ClipWindow(backend, tokenizer)
+        self._conventions = conventions
         self._loaded: Clip | None = None
 
-    def evaluate(self, sample: BenchmarkSample) -> SampleOutcome:
+    def evaluate(self, query: BenchmarkQuery) -> SampleOutcome:
         """Evaluate one sample. An exception costs only its own answer."""
+        clip, predicted, no_match = None, Prediction(parsed=False), False
+        problems: list[str] = []
+        seconds: dict[str, float] = {}
         started = time.perf_counter()
         try:
-            clip = self._media.clip(sample)
-        except LlavaStError as error:
-            return self._unanswered(sample, None, str(error))
-        read = time.perf_counter()
-        try:
+            clip = self._media.clip(query)
+            seconds["media"] = time.perf_counter() - started
             if clip is not self._loaded:
                 self._window.load(clip.images)
                 self._loaded = clip
-            answer = self._window.ask(sample.query).answer
+            answer = self._window.ask(query.query).answer
+            seconds["answer"] = time.perf_counter() - started - seconds["media"]
+            predicted = prediction(query, answer, clip)
+            problems += answer.problems
+            no_match = answer.no_match
+            if no_match:
+                problems.append('answered "no match"')
+        except LlavaStError as error:
+            problems.append(str(error))
         except Exception as error:  # of any kind: the other samples are independent of it
-            return self._unanswered(sample, clip, f"the evaluation failed: {one_line(error)}")
-        seconds = {"media": read - started, "answer": time.perf_counter() - read}
-        problems = list(answer.problems)
-        if answer.no_match:
-            problems.append('answered "no match"')
+            problems.append(f"the evaluation failed: {one_line(error)}")
+        if clip is None:
+            return unanswered(query, self._media.index.folder, self._conventions, *problems)
         case = Case(
-            id=sample.id,
+            id=query.id,
             source=str(clip.path),
-            task=sample.category,
-            query=sample.query.text,
-            values=score_sample(sample, answer, clip),
-            expected=expected_timeline(sample, clip),
-            predicted=predicted_timeline(answer, clip),
+            task=query.category,
+            query=query.query.text,
+            values={
+                **_values(query, clip, predicted, self._conventions),
+                "answered": float("answer" in seconds and not no_match),
+            },
+            expected=expected_timeline(query, clip),
+            predicted=predicted_timeline(predicted, clip),
             problems=tuple(problems),
         )
-        return SampleOutcome(case, clip.notes, True, seconds)
-
-    def _unanswered(
-        self, sample: BenchmarkSample, clip: Clip | None, problem: str
-    ) -> SampleOutcome:
-        case = Case(
-            id=sample.id,
-            source=str(clip.path if clip else self._media.index.folder / sample.media[0]),
-            task=sample.category,
-            query=sample.query.text,
-            values=score_sample(sample, Answer(sample.query.task), clip),
-            expected=expected_timeline(sample, clip) if clip else None,
-            problems=(problem,),
-        )
-        return SampleOutcome(case, clip.notes if clip else (), answered=False)
+        notes = (*clip.notes, *_late_ends(query, clip))
+        return SampleOutcome(case, notes, "answer" in seconds, seconds)
 
 
-def expected_timeline(sample: BenchmarkSample, clip: Clip) -> Timeline:
+def unanswered(
+    query: BenchmarkQuery, media: Path, conventions: Sequence[Convention], problem: str
+) -> SampleOutcome:
+    """Return the outcome of a sample whose media could not be read.
+
+    Args:
+        query: The sample.
+        media: The media folder.
+        conventions: The scoring conventions.
+        problem: Why, in one line.
+    """
+    case = Case(
+        id=query.id,
+        source=str(media / query.media[0]),
+        task=query.category,
+        query=query.query.text,
+        values={**_values(query, None, Prediction(parsed=False), conventions), "answered": 0.0},
+        problems=(problem,),
+    )
+    return SampleOutcome(case, answered=False)
+
+
+def _values(
+    query: BenchmarkQuery,
+    clip: Clip | None,
+    predicted: Prediction,
+    conventions: Sequence[Convention],
+) -> dict[str, float]:
+    sample = benchmark_sample(query, clip)
+    return {
+        key: value
+        for convention in conventions
+        if convention.applies_to(sample)
+        for key, value in convention.values(sample, predicted).items()
+    }
+
+
+def _late_ends(query: BenchmarkQuery, clip: Clip) -> list[str]:
+    """Note a moment in seconds that ends after the video by more than a frame."""
+    truth = query.truth
+    if not isinstance(truth, MomentTruth) or truth.normalized:
+        return []
+    duration = clip.duration / NANOSECONDS
+    if truth.end <= duration + clip.interval / NANOSECONDS:
+        return []
+    return [
+        f"{query.place}: the span ends at {truth.end:g} s, after {clip.path} ({duration:.2f} s); "
+        "it is used as it is"
+    ]
+
+
+def expected_timeline(sample: BenchmarkQuery, clip: Clip) -> Timeline:
     """Return the ground truth in the stamps of the media."""
     truth = sample.truth
     if isinstance(truth, RegionTruth):
@@ -121,13 +176,10 @@ def expected_timeline(sample: BenchmarkSample, clip: Clip) -> Timeline:
     return Timeline(((clip.stamp(first), clip.stamp(end - 1)),), boxes)
 
 
-def predicted_timeline(answer: Answer, clip: Clip) -> Timeline:
-    """Return an answer in the stamps of the media."""
-    if answer.task.modality is Modality.IMAGE:
-        return Timeline((), dict.fromkeys((0,), answer.boxes[0][1]) if answer.boxes else {})
-    span = answered_span(answer, clip.frames)
-    boxes = answered_boxes(answer, clip.frames)
+def predicted_timeline(predicted: Prediction, clip: Clip) -> Timeline:
+    """Return a prediction in the stamps of the media."""
+    span = predicted.span
     return Timeline(
-        () if span is None else ((clip.stamp(span[0]), clip.stamp(span[1] - 1)),),
-        {clip.stamp(frame): box for frame, box in sorted(boxes.items())},
+        () if span is None else ((clip.stamp(span[0]), clip.stamp(span[1])),),
+        {clip.stamp(frame): box for frame, box in sorted(predicted.boxes.items())},
     )

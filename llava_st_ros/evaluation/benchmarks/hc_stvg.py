@@ -27,11 +27,12 @@ from llava_st_ros.errors import DataError, shown
 from llava_st_ros.evaluation.benchmarks import fields
 from llava_st_ros.evaluation.benchmarks.samples import (
     BenchmarkFile,
-    BenchmarkSample,
+    BenchmarkQuery,
     ReadingLog,
     VideoTruth,
     parse_records,
 )
+from llava_st_ros.evaluation.conventions.records import Dataset
 from llava_st_ros.files.json_files import read_items
 from llava_st_ros.records import Query, Task
 
@@ -58,7 +59,7 @@ def read_hc_stvg(path: Path, version: int, limit: int | None = None) -> Benchmar
 
 def _parse(
     entry: tuple[str, Any], place: str, log: ReadingLog, version: int
-) -> Iterator[BenchmarkSample]:
+) -> Iterator[BenchmarkQuery]:
     name, value = entry
     record = fields.mapping(value)
     media = fields.media_path(name, "the video's name")
@@ -85,8 +86,9 @@ def _parse(
     if end > frames:
         log.note("boxes after the video's last frame (img_num), used as they are", place)
     _compare_ends(record, end, frames, log, place)
-    yield BenchmarkSample(
+    yield BenchmarkQuery(
         name,
+        Dataset.HC_STVG,
         place,
         (media,),
         Query("", caption, Task.STVG),

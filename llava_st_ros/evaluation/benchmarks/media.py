@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,15 @@ import numpy as np
 from llava_st_ros.backends.preprocessing import resize
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.benchmarks.folders import FolderIndex
-from llava_st_ros.evaluation.benchmarks.samples import BenchmarkSample, VideoTruth
+from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery, MomentTruth, VideoTruth
 from llava_st_ros.media.frame_sampling import FrameSample, sample_frames
 from llava_st_ros.media.sources import ImageFolderSource, ImageSource, Source, VideoSource
-from llava_st_ros.records import Modality
+from llava_st_ros.records import NANOSECONDS, Modality
 
 FOLDER_FPS = 24.0  # of frames as images whose rate is not annotated: that of Charades_v1_rgb
 # Containers and annotations count a few frames differently.
 MISSING_FRAMES, MISSING_SHARE = 2, 0.01
+SHAPE_TOLERANCE = 1.02  # of the ratio of width and height, which sizes in whole pixels change
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Clip:
         return round((self.stamps[-1] - self.start) / max(1, len(self.stamps) - 1))
 
     @property
+    def fps(self) -> float:
+        """The mean number of frames per second; 0 for an image."""
+        return NANOSECONDS / self.interval if self.interval else 0.0
+
+    @property
     def duration(self) -> int:
         """The time (ns) up to the end of the last frame, if the complete video was read."""
         return self.stamps[-1] - self.start + self.interval
@@ -78,10 +83,10 @@ class BenchmarkMedia:
     def __init__(self, folder: Path, num_frames: int, size: int) -> None:
         self.index = FolderIndex(folder)
         self._num_frames = num_frames
-        self._resize = partial(resize, height=size, width=size)
+        self._size = size
         self._latest: tuple[object, Clip] | None = None
 
-    def clip(self, sample: BenchmarkSample) -> Clip:
+    def clip(self, sample: BenchmarkQuery) -> Clip:
         """Return the sample's frames; the same object while the clip is the same.
 
         Raises:
@@ -95,19 +100,52 @@ class BenchmarkMedia:
             self._latest = (key, self._read(sample, crop))
         return self._latest[1]
 
-    def _read(self, sample: BenchmarkSample, crop: tuple[int, int] | None) -> Clip:
+    def _read(self, sample: BenchmarkQuery, crop: tuple[int, int] | None) -> Clip:
         path = self.index.find(sample.media)
         if path is None:
             raise DataError(f"no {sample.media[0]} below {self.index.folder}")
+        notes = []
+        if path.name in self.index.ambiguous:
+            notes.append(f"several files below {self.index.folder} have the name of {path}")
+        resizer = _Resizer(self._size)
         if sample.query.task.modality is Modality.IMAGE:
             (frame,) = ImageSource(path)
-            return Clip(path, (self._resize(frame.image),), (0,), (0,))
-        fps = sample.truth.fps if isinstance(sample.truth, VideoTruth) else None
-        source = ImageFolderSource(path, fps or FOLDER_FPS) if path.is_dir() else VideoSource(path)
-        return _clip(path, source, sample_frames(source, self._num_frames, self._resize, crop))
+            clip = Clip(path, (resizer(frame.image),), (0,), (0,))
+        else:
+            fps = sample.truth.fps if isinstance(sample.truth, VideoTruth) else None
+            folder = path.is_dir()
+            source = ImageFolderSource(path, fps or FOLDER_FPS) if folder else VideoSource(path)
+            clip = _clip(path, source, sample_frames(source, self._num_frames, resizer, crop))
+        if not isinstance(sample.truth, MomentTruth):
+            annotated = sample.truth.width, sample.truth.height
+            notes += _shape_notes(path, annotated, resizer.found)
+        return replace(clip, notes=(*clip.notes, *notes))
 
 
-def require_some_media(folder: Path, samples: Sequence[BenchmarkSample]) -> None:
+class _Resizer:
+    """Resizes images for the model, and keeps the size that the latest one had."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.found = (0, 0)  # width and height
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.found = image.shape[1], image.shape[0]
+        return resize(image, self._size, self._size)
+
+
+def _shape_notes(path: Path, annotated: tuple[int, int], found: tuple[int, int]) -> list[str]:
+    """Note frames that are not shaped as annotated: rotated, cropped or another recording."""
+    ratio = (found[0] * annotated[1]) / (found[1] * annotated[0])
+    if 1 / SHAPE_TOLERANCE <= ratio <= SHAPE_TOLERANCE:
+        return []
+    return [
+        f"{path} has frames of {found[0]}x{found[1]}, but its boxes are annotated on "
+        f"{annotated[0]}x{annotated[1]}"
+    ]
+
+
+def require_some_media(folder: Path, samples: Sequence[BenchmarkQuery]) -> None:
     """Check that the media of any sample exist.
 
     Raises:

@@ -26,11 +26,12 @@ from llava_st_ros.errors import DataError, shown
 from llava_st_ros.evaluation.benchmarks import fields
 from llava_st_ros.evaluation.benchmarks.samples import (
     BenchmarkFile,
-    BenchmarkSample,
+    BenchmarkQuery,
     ReadingLog,
     RegionTruth,
     parse_records,
 )
+from llava_st_ros.evaluation.conventions.records import Dataset
 from llava_st_ros.files.json_files import read_items
 from llava_st_ros.records import Query, Task
 
@@ -83,7 +84,7 @@ def _parse(
     log: ReadingLog,
     images: list[Any],
     by_id: Mapping[Any, Mapping[str, Any]],
-) -> Iterator[BenchmarkSample]:
+) -> Iterator[BenchmarkQuery]:
     number, value = entry
     annotation = fields.mapping(value)
     if "caption" in annotation:
@@ -105,8 +106,9 @@ def _parse(
     width, height = (fields.side(fields.member(image, name), name) for name in ("width", "height"))
     bbox = fields.member(annotation, "bbox")
     box = fields.box_xywh(bbox, "bbox", (width, height), log, place)
-    yield BenchmarkSample(
+    yield BenchmarkQuery(
         f"{number}-{identity}",
+        Dataset.REFCOCO,
         place,
         (fields.media_path(fields.member(image, "file_name"), "file_name"),),
         Query("", fields.text(words, "caption"), Task.REC),

@@ -1,27 +1,31 @@
 """The evaluation of many samples, by one process or several.
 
-Samples about the same clip are evaluated by one process, one after the other. Outcomes are in the
-order of the samples, whatever the number of processes.
+Samples about the same clip are evaluated by one process, one after the other. An outcome does not
+depend on the number of processes.
 """
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 
 from llava_st_ros.backends import load_backend
 from llava_st_ros.errors import BackendError
-from llava_st_ros.evaluation.benchmarks.evaluator import SampleEvaluator, SampleOutcome
-from llava_st_ros.evaluation.benchmarks.samples import BenchmarkSample, VideoTruth
+from llava_st_ros.evaluation.benchmarks.evaluator import (
+    SampleEvaluator,
+    SampleOutcome,
+    unanswered,
+)
+from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery, VideoTruth
+from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
+from llava_st_ros.evaluation.conventions.records import Convention
+from llava_st_ros.evaluation.jobs import JobFailure, run_jobs
 
-CHUNK = 8  # most samples of a task of a worker process
+CHUNK = 8  # most samples of a job of a worker process
+FAILURES = 3  # jobs that fail before any succeeds: the others would, too
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class RunSettings:
     Attributes:
         model: Checkpoint or engine directory.
         media: The media folder.
+        conventions: The names of the scoring conventions.
         backend: Runtime; empty for the model's own.
         device: Device of the runtime; empty for the runtime's default.
         threads: CPU threads of each process (``load_backend``).
@@ -38,81 +43,77 @@ class RunSettings:
 
     model: Path
     media: Path
+    conventions: tuple[str, ...]
     backend: str = ""
     device: str = ""
     threads: int = 0
 
 
+@dataclass(frozen=True)
+class _Job:
+    settings: RunSettings
+    queries: tuple[BenchmarkQuery, ...]
+
+
 def evaluate_samples(
-    settings: RunSettings, samples: Sequence[BenchmarkSample], workers: int = 1
+    settings: RunSettings, queries: Sequence[BenchmarkQuery], workers: int = 1
 ) -> Iterator[tuple[int, SampleOutcome]]:
     """Yield the index and the outcome of each sample, as soon as it is known.
 
-    With several processes the order is that of completion.
-
     Args:
         settings: What evaluates them.
-        samples: The samples.
+        queries: The samples.
         workers: Number of processes; 1 is this process.
 
     Raises:
-        LlavaStError: The model or the media folder cannot be used, or a process has died.
+        LlavaStError: The model or the media folder cannot be used.
     """
     if workers == 1:
-        evaluator = _make_evaluator(settings)
-        for index, sample in enumerate(samples):
-            yield index, evaluator.evaluate(sample)
-        return
-    # Spawned, not forked: a CUDA context does not survive a fork.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts
-    ) as pool:
-        futures = {
-            pool.submit(_evaluate_chunk, settings, [samples[i] for i in chunk]): chunk
-            for chunk in chunks(samples)
-        }
-        try:
-            for future in as_completed(futures):
-                yield from zip(futures[future], future.result())
-        except BrokenProcessPool as error:
-            raise BackendError(
-                "a worker process has ended unexpectedly",
-                "it may lack memory: use fewer --workers",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        _evaluator(settings)  # its error is that of the run, not of each sample
+    groups = chunks(queries, CHUNK if workers > 1 else 1)
+    jobs = [_Job(settings, tuple(queries[i] for i in indices)) for indices in groups]
+    failures, succeeded = 0, False
+    for done in run_jobs(_evaluate, jobs, workers):
+        indices, outcome = groups[done.index], done.outcome
+        if isinstance(outcome, JobFailure):
+            failures += 1
+            if not succeeded and failures >= min(FAILURES, len(jobs)):
+                raise BackendError(outcome.reason)
+            conventions = _conventions(settings)
+            outcome = [
+                unanswered(queries[i], settings.media, conventions, outcome.reason) for i in indices
+            ]
+        else:
+            succeeded = True
+        yield from zip(indices, outcome)
 
 
-def chunks(samples: Sequence[BenchmarkSample]) -> list[list[int]]:
-    """Return the indices of the samples of each task: at most CHUNK, about the same clip."""
+def chunks(queries: Sequence[BenchmarkQuery], size: int) -> list[list[int]]:
+    """Return the indices of the samples of each job: at most ``size``, about the same clip."""
     found = []
-    for _, group in groupby(range(len(samples)), key=lambda index: _clip_key(samples[index])):
+    for _, group in groupby(range(len(queries)), key=lambda index: _clip_key(queries[index])):
         indices = list(group)
-        found += [indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK)]
+        found += [indices[first : first + size] for first in range(0, len(indices), size)]
     return found
 
 
-def _clip_key(sample: BenchmarkSample) -> tuple[object, object]:
-    return sample.media, sample.truth.crop if isinstance(sample.truth, VideoTruth) else None
+def _clip_key(query: BenchmarkQuery) -> tuple[object, object]:
+    return query.media, query.truth.crop if isinstance(query.truth, VideoTruth) else None
 
 
-def _make_evaluator(settings: RunSettings) -> SampleEvaluator:
+@cache
+def _evaluator(settings: RunSettings) -> SampleEvaluator:
+    """Return this process's evaluator, which keeps its model from job to job."""
     backend, tokenizer = load_backend(
         settings.model, name=settings.backend, device=settings.device, threads=settings.threads
     )
-    return SampleEvaluator(backend, tokenizer, settings.media)
+    return SampleEvaluator(backend, tokenizer, settings.media, _conventions(settings))
 
 
-_evaluator = cache(_make_evaluator)  # a worker process keeps its model from task to task
+def _conventions(settings: RunSettings) -> list[Convention]:
+    return [CONVENTIONS[name] for name in settings.conventions]
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C interrupts the first process, which ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _evaluate_chunk(
-    settings: RunSettings, samples: Sequence[BenchmarkSample]
-) -> list[SampleOutcome]:
-    evaluator = _evaluator(settings)
-    return [evaluator.evaluate(sample) for sample in samples]
+def _evaluate(job: _Job) -> list[SampleOutcome]:
+    evaluator = _evaluator(job.settings)
+    return [evaluator.evaluate(query) for query in job.queries]

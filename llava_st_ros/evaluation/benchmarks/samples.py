@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llava_st_ros.errors import LlavaStError
+from llava_st_ros.evaluation.conventions.records import Dataset
 from llava_st_ros.records import Box, Query
 
 
@@ -66,11 +67,12 @@ class RegionTruth:
 
 
 @dataclass(frozen=True)
-class BenchmarkSample:
+class BenchmarkQuery:
     """One query of a benchmark with its ground truth.
 
     Attributes:
         id: Unique in the file, and the same whenever the file is read.
+        dataset: The benchmark.
         place: Where it is in the file.
         media: Its video or image: paths below the media folder, in the order in which they are
             tried. A name without a suffix is that of a video of any kind.
@@ -80,6 +82,7 @@ class BenchmarkSample:
     """
 
     id: str
+    dataset: Dataset
     place: str
     media: tuple[str, ...]
     query: Query
@@ -139,12 +142,12 @@ class BenchmarkFile:
         notes: What is unusual in the samples, one line for each kind, with the first place.
     """
 
-    samples: tuple[BenchmarkSample, ...]
+    samples: tuple[BenchmarkQuery, ...]
     bad: tuple[BadRecord, ...]
     notes: tuple[str, ...]
 
 
-RecordParser = Callable[[Any, str, ReadingLog], Iterable[BenchmarkSample]]
+RecordParser = Callable[[Any, str, ReadingLog], Iterable[BenchmarkQuery]]
 
 
 def parse_records(
@@ -162,7 +165,7 @@ def parse_records(
         log: What was found so far.
     """
     log = log or ReadingLog()
-    samples: list[BenchmarkSample] = []
+    samples: list[BenchmarkQuery] = []
     for place, value in entries:
         if limit is not None and len(samples) >= limit:
             break

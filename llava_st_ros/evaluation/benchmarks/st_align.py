@@ -32,11 +32,12 @@ from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.evaluation.benchmarks import fields
 from llava_st_ros.evaluation.benchmarks.samples import (
     BenchmarkFile,
-    BenchmarkSample,
+    BenchmarkQuery,
     ReadingLog,
     VideoTruth,
     parse_records,
 )
+from llava_st_ros.evaluation.conventions.records import Dataset
 from llava_st_ros.files.json_files import read_values
 from llava_st_ros.records import Box, Query, Task
 
@@ -75,7 +76,7 @@ def read_st_align(path: Path, task: str = "", limit: int | None = None) -> Bench
 
 def _parse(
     entry: tuple[int, Any], place: str, log: ReadingLog, task: Task
-) -> Iterator[BenchmarkSample]:
+) -> Iterator[BenchmarkQuery]:
     number, value = entry
     record = fields.mapping(value)
     media = fields.media_path(fields.member(record, "video_path"), "video_path")
@@ -105,8 +106,9 @@ def _parse(
         box=box,
     )
     caption = expected_caption(answer, log, place) if task is Task.ELC else None
-    yield BenchmarkSample(
+    yield BenchmarkQuery(
         f"{number}-{Path(media).stem}",
+        Dataset.ST_ALIGN,
         place,
         (media,),
         query,

@@ -8,8 +8,11 @@ from typing import Any
 
 from llava_st_ros.evaluation.benchmarks.evaluator import SampleOutcome
 from llava_st_ros.evaluation.benchmarks.samples import BenchmarkFile
+from llava_st_ros.evaluation.conventions.records import Convention
+from llava_st_ros.evaluation.metric_kinds import OURS, MeanMetric, Metric
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, rows_of
-from llava_st_ros.evaluation.scoring import METRICS
+
+ANSWERED = MeanMetric("answered", "answered")
 
 
 def run_results(
@@ -17,6 +20,7 @@ def run_results(
     read: BenchmarkFile,
     outcomes: Mapping[int, SampleOutcome],
     requested: int,
+    conventions: Sequence[Convention],
 ) -> RunResults:
     """Return the results of the samples that were evaluated.
 
@@ -26,6 +30,7 @@ def run_results(
         outcomes: The outcome of each sample, by its index; some are lacking if the run was
             interrupted.
         requested: The number of samples that were to be evaluated.
+        conventions: The scoring conventions.
     """
     ordered = [outcomes[index] for index in sorted(outcomes)]
     cases = tuple(outcome.case for outcome in ordered)
@@ -37,17 +42,27 @@ def run_results(
     return RunResults(
         {**about, "notes": list(notes)},
         cases,
-        tuple(_rows(cases)),
+        tuple(_rows(cases, conventions)),
         tuple(dropped(read, ordered, requested)),
         {stage: tuple(seconds) for stage, seconds in latency.items()},
     )
 
 
-def _rows(cases: Sequence[Case]) -> list[MetricRow]:
-    rows = []
-    for task in dict.fromkeys(case.task for case in cases):
-        rows += rows_of(task, METRICS[task.split()[0]], [c for c in cases if c.task == task])
-    return rows
+def _rows(cases: Sequence[Case], conventions: Sequence[Convention]) -> list[MetricRow]:
+    by_category: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_category[case.task].append(case)
+    return [
+        row
+        for category, of_category in by_category.items()
+        for convention in conventions
+        for row in rows_of(category, _metrics(convention), of_category)
+    ]
+
+
+def _metrics(convention: Convention) -> Sequence[Metric]:
+    """Return a convention's figures; ours have the share of samples with an answer, too."""
+    return (*convention.metrics, ANSWERED) if convention.name == OURS else convention.metrics
 
 
 def dropped(read: BenchmarkFile, outcomes: Sequence[SampleOutcome], requested: int) -> list[str]:

@@ -26,12 +26,13 @@ from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.evaluation.benchmarks import fields
 from llava_st_ros.evaluation.benchmarks.samples import (
     BenchmarkFile,
-    BenchmarkSample,
+    BenchmarkQuery,
     ReadingLog,
     VideoTruth,
     parse_records,
 )
 from llava_st_ros.evaluation.benchmarks.vidor import VidorFolder
+from llava_st_ros.evaluation.conventions.records import Dataset
 from llava_st_ros.files.json_files import read_values
 from llava_st_ros.records import Box, Query, Task
 
@@ -64,7 +65,7 @@ def read_vidstg(
 
 def _parse(
     entry: tuple[int, Any], place: str, log: ReadingLog, vidor: VidorFolder, kinds: tuple[str, ...]
-) -> Iterator[BenchmarkSample]:
+) -> Iterator[BenchmarkQuery]:
     number, value = entry
     record = fields.mapping(value)
     sentences = [
@@ -106,8 +107,9 @@ def _parse(
             continue
         if len(tubes[target]) < span[1] - span[0]:
             log.note("frames of temporal_gt without a box, which count as IoU 0", where)
-        yield BenchmarkSample(
+        yield BenchmarkQuery(
             f"{vid}-{number}-{kind}-{i}",
+            Dataset.VIDSTG,
             where,
             (video.path, vid),
             query,

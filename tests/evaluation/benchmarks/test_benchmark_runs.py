@@ -61,6 +61,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     tokenizer = scripted_tokenizer()
     scripted = ScriptedBackend(tokenizer, {})
     monkeypatch.setattr(benchmark_run, "load_backend", lambda *_, **__: (scripted, tokenizer))
+    benchmark_run._evaluator.cache_clear()
     return scripted
 
 
@@ -109,6 +110,43 @@ def test_st_align_stvg(evaluate: Run, backend: ScriptedBackend, tmp_path: Path) 
     assert case.expected is not None and case.expected.spans == ((1_400_000_000, 2_000_000_000),)
     assert case.predicted is not None and case.predicted.spans == ((1_600_000_000, 2_200_000_000),)
     assert list(case.predicted.boxes) == [f * 100_000_000 for f in range(16, 23)]
+
+
+def by_convention(results: RunResults, metric: str) -> dict[str, float]:
+    return {row.convention: row.value for row in results.rows if row.metric == metric}
+
+
+def test_conventions_are_scored_side_by_side(
+    evaluate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_json(tmp_path / "stvg.json", [st_align_record("stvg")])
+    results = evaluate("st-align", path, {"box moves": STVG}, "--convention", "all")
+    # Truth: frames 14 to 20. Answer: 16 to 22. TubeDETR samples the even frames, of which 3 of 5
+    # are common. LLaVA-ST: fractions of frames 10 to 29, the truth's rounded to 0.211 and 0.526.
+    assert by_convention(results, "m_vIoU") == {
+        "llava_st_ros": pytest.approx(5 * 0.1 / 9),
+        "HC-STVG": pytest.approx(5 * 0.1 / 9),
+        "TubeDETR": pytest.approx(3 * 0.1 / 5),
+        "64-frame": pytest.approx(5 * 0.1 / 9),
+        "LLaVA-ST": pytest.approx(5 * 0.1 / 9),
+    }
+    tiou = by_convention(results, "m_tIoU")
+    assert tiou["LLaVA-ST"] == pytest.approx((0.526 - 6 / 19) / (12 / 19 - 0.211), abs=1e-5)
+    assert {tiou[name] for name in ("HC-STVG", "TubeDETR", "llava_st_ros")} == {
+        pytest.approx(5 / 9)
+    }
+    printed = capsys.readouterr().out
+    for name in ("HC-STVG", "TubeDETR", "64-frame", "LLaVA-ST"):
+        assert f"{name} " in printed.split("what differs")[1]
+
+
+def test_hc_stvg_as_tubedetr_scores_it(evaluate: Run, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "test.json", {"a.mp4": hc_stvg_record(1)})
+    results = evaluate("hc-stvg-v1", path, {"box moves": STVG}, "--convention", "TubeDETR")
+    # There the truth is 15 to 21; the answer is 12 to 25. All frames are used at 2 per second.
+    assert {row.convention for row in results.rows} == {"TubeDETR"}
+    assert by_convention(results, "m_tIoU") == {"TubeDETR": pytest.approx(7 / 14)}
+    assert by_convention(results, "m_vIoU") == {"TubeDETR": pytest.approx(7 * 0.1 / 14)}
 
 
 def test_st_align_svg(evaluate: Run, tmp_path: Path) -> None:
@@ -164,8 +202,9 @@ def test_charades_sta(evaluate: Run, tmp_path: Path, form: str) -> None:
     else:
         write_json(path, [CHARADES_RECORD])
     results = evaluate("charades-sta", path, {"box moves": Answer(Task.TVG, span=(6, 9))})
-    # Frames 12 and 18 are at 1.2 and 1.8 s; the truth is 1.4 to 2.0 s.
-    assert figures(results, "TVG")["mIoU"] == pytest.approx(0.5)
+    # Of 4 s, 1.4 to 2.0 s are 0.35 to 0.5; tokens 6 and 9 are 6/19 and 9/19.
+    expected = (9 / 19 - 0.35) / (0.5 - 6 / 19)
+    assert figures(results, "TVG")["mIoU"] == pytest.approx(expected)
     assert figures(results, "TVG")["R1@0.3"] == 1.0
 
 
@@ -310,3 +349,18 @@ def test_a_file_without_usable_records_is_an_error(
         f"none of the 1 records of {path} can be used; the first: test.json: record 0, 'a.mp4': "
         "the record has no English"
     ) in capsys.readouterr().err
+
+
+def test_rotated_videos_and_names_that_several_files_have_are_noted(
+    evaluate: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rotated"
+    for part in ("a", "b"):
+        (folder / part).mkdir(parents=True)
+        write_video(folder / part / "box.mp4", numbered_frames(FRAMES, HEIGHT, WIDTH), 10.0)
+    path = write_json(tmp_path / "stvg.json", [st_align_record("stvg")])
+    results = evaluate("st-align", path, {"box moves": STVG}, folder=folder)
+    assert results.about["notes"] == [
+        f"several files below {folder} have the name of {folder}/a/box.mp4",
+        f"{folder}/a/box.mp4 has frames of 200x400, but its boxes are annotated on 400x200",
+    ]

@@ -15,7 +15,7 @@ from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.benchmarks.catalogue import BenchmarkFiles, read_benchmark
 from llava_st_ros.evaluation.benchmarks.samples import (
     BenchmarkFile,
-    BenchmarkSample,
+    BenchmarkQuery,
     MomentTruth,
     RegionTruth,
     VideoTruth,
@@ -103,7 +103,7 @@ def _records(name: str, content: Any, read: BenchmarkFile) -> int:
     return len(content)
 
 
-def _check_sample(sample: BenchmarkSample) -> None:
+def _check_sample(sample: BenchmarkQuery) -> None:
     truth = sample.truth
     boxes: list[Box] = []
     if isinstance(truth, VideoTruth):
