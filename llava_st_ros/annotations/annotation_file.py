@@ -16,6 +16,7 @@ from typing import Any
 
 from llava_st_ros.annotations.box_rules import box_in_image
 from llava_st_ros.annotations.change_notes import ChangeNotes
+from llava_st_ros.annotations.name_rules import checked_id, checked_words
 from llava_st_ros.annotations.records import (
     AnnotatedCamera,
     AnnotatedObject,
@@ -26,7 +27,7 @@ from llava_st_ros.atomic_files import write_text
 from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.schema import build
-from llava_st_ros.query_rules import checked_name, checked_text
+from llava_st_ros.query_rules import checked_text
 from llava_st_ros.records import Box, Span, Task
 
 FORMAT = "llava_st_ros/annotations"
@@ -234,6 +235,7 @@ class _Reader:
         self._unique("objects", "id", [item.id for item in file.objects])
         self._unique("queries", "id", [query.id for query in file.queries])
         for number, camera in enumerate(file.cameras):
+            checked_words("topic", camera.topic, f"{self._name}: cameras[{number}]")
             for side in ("width", "height"):
                 if not 1 <= getattr(camera, side) <= MAX_PIXELS:
                     self._fail(
@@ -271,7 +273,8 @@ class _Reader:
             self._fail(f"{place}: topic {topic!r} is none of the cameras ({known})")
 
     def _object(self, item: _Object, place: str) -> AnnotatedObject:
-        self._checked(place, lambda: checked_name("the id", item.id))
+        checked_id(item.id, f"{self._name}: {place}")
+        checked_words("label", item.label, f"{self._name}: {place}")
         self._topic(item.topic, place)
         camera, previous = self._cameras[item.topic], -1
         boxes: dict[int, Box] = {}
@@ -299,7 +302,7 @@ class _Reader:
         return AnnotatedObject(item.id, item.label, item.topic, ordered, frozenset(keyframes))
 
     def _query(self, query: _Query, place: str) -> AnnotatedQuery:
-        self._checked(place, lambda: checked_name("the id", query.id))
+        checked_id(query.id, f"{self._name}: {place}")
         self._checked(place, lambda: checked_text(query.text))
         task = self._checked(place, lambda: Task.parse(query.task))
         self._topic(query.topic, place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from llava_st_ros.annotations.change_notes import ChangeNotes
 from llava_st_ros.records import Box
 
+MIN_SIDE = 0.002  # pixels; files have three decimals, which must not round a side to nothing
+
 
 def box_in_image(
     corners: tuple[float, float, float, float],
@@ -26,8 +28,9 @@ def box_in_image(
         notes.add("boxes with swapped corners, put in order", place)
         x1, y1, x2, y2 = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
     inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-    if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        kind = "outside the image" if x2 > x1 and y2 > y1 else "without area"
+    if inside[2] - inside[0] < MIN_SIDE or inside[3] - inside[1] < MIN_SIDE:
+        has_area = x2 - x1 >= MIN_SIDE and y2 - y1 >= MIN_SIDE
+        kind = "outside the image" if has_area else "without area"
         notes.add(f"boxes {kind}, left out", place)
         return None
     if inside != (x1, y1, x2, y2):

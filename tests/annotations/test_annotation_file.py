@@ -27,40 +27,9 @@ from llava_st_ros.annotations.records import (
 )
 from llava_st_ros.errors import DataError
 from llava_st_ros.records import Box, Span, Task
+from support.annotation_files import ANNOTATIONS as VALUE
+from support.annotation_files import TOPIC
 from support.paths import ROOT
-
-TOPIC = "/front/image"
-VALUE: dict[str, Any] = {
-    "format": "llava_st_ros/annotations",
-    "version": 1,
-    "cameras": [
-        {"topic": TOPIC, "width": 200, "height": 100},
-        {"topic": "", "width": 8, "height": 8},
-    ],
-    "objects": [
-        {
-            "id": "cup",
-            "label": "red cup",
-            "topic": TOPIC,
-            "boxes": [
-                {"stamp": 10, "box": [20, 10, 60, 50]},
-                {"stamp": 20, "box": [22.5, 10, 62.5, 50], "interpolated": True},
-                {"stamp": 30, "box": [25, 10, 65, 50]},
-            ],
-        }
-    ],
-    "queries": [
-        {
-            "id": "fall",
-            "text": "the cup falls",
-            "task": "STVG",
-            "topic": TOPIC,
-            "spans": [[10, 20], [25, 40]],
-            "objects": ["cup"],
-        },
-        {"id": "dog", "text": "a dog", "task": "REC", "topic": TOPIC, "no_match": True},
-    ],
-}
 
 
 def changed(*edits: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
@@ -188,6 +157,10 @@ ERRORS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda v: v["cameras"][0].update(width="200"), "cameras[0]: width is '200'"),
     (lambda v: v["objects"].append(dict(v["objects"][0])), "objects[1] has the id 'cup'"),
     (lambda v: v["objects"][0].update(topic="/rear"), "objects[0]: topic '/rear' is none of"),
+    (lambda v: v["objects"][0].update(id=""), "objects[0]: the id is empty"),
+    (lambda v: v["objects"][0].update(id="a\nb"), "objects[0]: the id 'a\\nb' contains"),
+    (lambda v: v["objects"][0].update(label="\ud800"), "objects[0]: label contains U+D800"),
+    (lambda v: v["cameras"][1].update(topic="\ud800"), "cameras[1]: topic contains U+D800"),
     (lambda v: box(v, 1).update(box=[1, 2, 3]), "boxes[1]: box has 3 values; expected 4"),
     (lambda v: box(v, 1).update(stamp=10), "objects[0].boxes[1]: stamp 10 has another box"),
     (lambda v: box(v, 1).update(stamp=-1), "objects[0].boxes[1]: stamp is -1"),

@@ -34,7 +34,7 @@ from llava_st_ros.annotations.records import AnnotatedCamera, GroundTruth
 from llava_st_ros.errors import DataError, shown
 from llava_st_ros.files.xml_files import XmlElement, read_xml
 
-REMEDY = "export the task as 'CVAT for video 1.1'"
+REMEDY = "export the task as 'CVAT for video 1.1' and unpack annotations.xml"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TASKS = (("meta", "task"), ("meta", "job"), ("meta", "project"))
 

@@ -10,6 +10,7 @@ from llava_st_ros.annotations.box_rules import box_in_image
 from llava_st_ros.annotations.change_notes import ChangeNotes
 from llava_st_ros.annotations.exchange.number_texts import PIXEL_DIGITS
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
+from llava_st_ros.annotations.name_rules import checked_id, checked_words
 from llava_st_ros.annotations.records import AnnotatedCamera, AnnotatedObject, GroundTruth
 from llava_st_ros.errors import DataError, shown
 from llava_st_ros.records import Box
@@ -66,8 +67,16 @@ class TrackReader:
             )
 
     def add_track(self, track: str, label: str, place: str) -> None:
-        """Add a track; one of another label is noted and keeps its first."""
-        known = self._tracks.setdefault(track, _Track(label))
+        """Add a track; one of another label is noted and keeps its first.
+
+        Raises:
+            DataError: An annotation file cannot hold its id or label.
+        """
+        if track not in self._tracks:
+            checked_id(track, f"{self.name}: {place}")
+            checked_words("label", label, f"{self.name}: {place}")
+            self._tracks[track] = _Track(label)
+        known = self._tracks[track]
         if known.label != label:
             self.notes.add("boxes with another label than their track's first box", place)
 

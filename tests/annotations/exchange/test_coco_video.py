@@ -15,79 +15,13 @@ from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.records import AnnotatedCamera, AnnotatedObject, GroundTruth
 from llava_st_ros.errors import DataError
 from llava_st_ros.records import Box
+from support.annotation_files import COCOVID, SIZE, TAO, YOUTUBE_VIS
+from support.annotation_files import XYWH_A as A
+from support.annotation_files import XYWH_B as B
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
 FRAMES = RecordedFrames.of([100, 200, 300, 400])
-SIZE = {"width": 200, "height": 100}
-A, B = [20, 10, 40, 40], [30.5, 10, 40, 40]
 BOX_A, BOX_B = Box(0.1, 0.1, 0.3, 0.5), Box(0.1525, 0.1, 0.3525, 0.5)
-
-TAO: dict[str, Any] = {
-    "info": {"version": "0.1"},
-    "videos": [
-        {"id": 0, "name": "train/kitchen", "dataset": "Charades", **SIZE},
-        {"id": 1, "name": "train/hall", "dataset": "Charades", "width": 64, "height": 48},
-    ],
-    "images": [
-        {"id": 10, "video": "train/kitchen", "video_id": 0, "frame_index": 0, **SIZE},
-        {"id": 11, "video": "train/kitchen", "video_id": 0, "frame_index": 3, **SIZE},
-        {"id": 12, "video": "train/hall", "video_id": 1, "frame_index": 0},
-    ],
-    "tracks": [{"id": 5, "category_id": 805, "video_id": 0}],
-    "categories": [{"id": 805, "name": "cup", "synset": "cup.n.01", "frequency": "f"}],
-    "annotations": [
-        {
-            "id": 1,
-            "image_id": 10,
-            "track_id": 5,
-            "video_id": 0,
-            "category_id": 805,
-            "bbox": A,
-            "area": 1600,
-            "iscrowd": 0,
-            "segmentation": [[20, 10, 60, 10, 60, 50, 20, 50]],
-        },
-        {"id": 2, "image_id": 11, "track_id": 5, "video_id": 0, "category_id": 805, "bbox": B},
-        {"id": 3, "image_id": 12, "track_id": 6, "video_id": 1, "category_id": 805, "bbox": B},
-        {"id": 4, "image_id": 11, "track_id": 7, "category_id": 805, "bbox": A, "iscrowd": 1},
-    ],
-}
-COCOVID: dict[str, Any] = {
-    "videos": [{"id": 1, "name": "a"}],
-    "images": [
-        {"id": 1, "video_id": 1, "frame_id": 0, "file_name": "a/000000.jpg"},
-        {"id": 2, "video_id": 1, "frame_id": 1, "file_name": "a/000001.jpg"},
-    ],
-    "categories": [{"id": 1, "name": "cup"}],
-    "annotations": [
-        {"id": 1, "image_id": 1, "instance_id": 5, "category_id": 1, "bbox": A},
-        {"id": 2, "image_id": 2, "instance_id": 5, "category_id": 1, "bbox": B},
-    ],
-}
-YOUTUBE_VIS: dict[str, Any] = {
-    "videos": [
-        {
-            "id": 3,
-            "file_names": [f"0043f083b5/{n:05d}.jpg" for n in (0, 1, 2, 3)],
-            "length": 4,
-            "license": 1,
-            **SIZE,
-        }
-    ],
-    "categories": [{"id": 25, "name": "cup", "supercategory": "object"}],
-    "annotations": [
-        {
-            "id": 5,
-            "video_id": 3,
-            "category_id": 25,
-            "iscrowd": 0,
-            "bboxes": [A, None, None, B],
-            "segmentations": [{"counts": [1], "size": [100, 200]}, None, None, None],
-            "areas": [1600, None, None, 1600],
-        },
-        {"id": 6, "video_id": 4, "category_id": 25, "bboxes": [A]},
-    ],
-}
 
 
 def read(folder: Path, value: Any, *arguments: Any) -> GroundTruth:

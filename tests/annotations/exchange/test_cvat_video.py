@@ -12,21 +12,10 @@ from llava_st_ros.annotations.records import AnnotatedCamera, AnnotatedObject, G
 from llava_st_ros.errors import DataError
 from llava_st_ros.files.xml_files import parse_xml
 from llava_st_ros.records import Box
+from support.annotation_files import CVAT_META as META
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
 FRAMES = RecordedFrames.of([100 * (n + 1) for n in range(8)])
-META = """\
- <version>1.1</version>
- <meta>
-  <task>
-   <id>4</id><name>run</name><size>8</size><mode>interpolation</mode>
-   <start_frame>0</start_frame><stop_frame>7</stop_frame><frame_filter></frame_filter>
-   <labels><label><name>cup</name><attributes></attributes></label></labels>
-   <original_size><width>200</width><height>100</height></original_size>
-  </task>
-  <dumped>2026-01-01</dumped>
- </meta>
-"""
 A, B = 'xtl="20.00" ytl="10.00" xbr="60.00" ybr="50.00"', 'xtl="40" ytl="10" xbr="80" ybr="50"'
 BOX_A, MIDDLE = Box(0.1, 0.1, 0.3, 0.5), Box(0.15, 0.1, 0.35, 0.5)
 BOX_B = Box(0.2, 0.1, 0.4, 0.5)

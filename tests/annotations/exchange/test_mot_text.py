@@ -11,16 +11,10 @@ from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.records import AnnotatedCamera, AnnotatedObject, GroundTruth
 from llava_st_ros.errors import DataError
 from llava_st_ros.records import Box
+from support.annotation_files import MOT17
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
 FRAMES = RecordedFrames.of([100, 200, 300])
-# As in MOT17: frame, id, left, top, width, height, considered, class, visibility.
-MOT17 = """\
-1,2,20,10,40,40,1,1,0.86
-2,2,30.5,10,40,40,1,1,1
-1,5,100,50,20,10,1,3,1
-3,9,0,0,50,50,0,11,0.5
-"""
 MOT15 = "1,1,20,10,40,40,1,-1,-1,-1\n\n2,1,20,10,40,40,1,4.5,7,-1\n"
 
 

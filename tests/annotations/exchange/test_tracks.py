@@ -100,6 +100,18 @@ def test_a_coordinate_that_is_none_is_an_error(value: float) -> None:
         reader.add_box("7", 0, (value, 10, 60, 50), "line 1")
 
 
+@pytest.mark.parametrize(
+    ("track", "label", "message"),
+    [("", "cup", "the id is empty"), ("a\nb", "cup", "the id 'a"), ("7", "\ud800", "U\\+D800")],
+)
+def test_what_an_annotation_file_cannot_hold_is_an_error(
+    track: str, label: str, message: str
+) -> None:
+    reader = TrackReader("a.xml", CAMERA, FRAMES)
+    with pytest.raises(DataError, match=f"a.xml: line 3: .*{message}"):
+        reader.add_track(track, label, "line 3")
+
+
 def test_another_size_of_the_images_is_an_error() -> None:
     reader = TrackReader("a.xml", CAMERA, FRAMES)
     reader.check_size(200, 100, "line 3")

@@ -16,6 +16,7 @@ SURFACES = (
     "videos",
     "records",
     "benchmarks",
+    "annotations",
     "answers",
 )
 
