@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from llava_st_ros.backends.base import Backend
@@ -114,7 +114,8 @@ class QueryRunner:
             cancelled=cancelled,
         )
         answer = parse(generation.ids, query.task, self._model, tokenizer=self._tokenizer)
-        return to_grounding(query, answer, window, generation.confidence)
+        grounding = to_grounding(query, answer, window, generation.confidence)
+        return replace(grounding, token_ids=generation.ids)
 
 
 def to_grounding(query: Query, answer: Answer, window: Window, confidence: float) -> Grounding:

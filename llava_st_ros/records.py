@@ -430,6 +430,7 @@ class Grounding:
         width: Width of the source image in pixels.
         height: Height of the source image in pixels.
         segments: The events of a DVC answer.
+        token_ids: The answer as the model's token ids, without the end token.
     """
 
     query: Query
@@ -443,6 +444,7 @@ class Grounding:
     width: int
     height: int
     segments: tuple[Segment, ...] = ()
+    token_ids: tuple[int, ...] = ()
 
 
 class TrackState(Enum):

@@ -139,6 +139,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "simulation",
         "model",
         "backends",
+        "streaming",
         "grounder",
         "evaluation",
         "training",

@@ -7,7 +7,17 @@ import argparse
 from llava_st_ros.cli.actions import add_actions
 
 HELP = "measure accuracy, timeliness and latency on bags, benchmarks and simulated clips"
-ACTIONS = ("annotate", "bag", "benchmark", "simulated", "convert", "compare", "gate", "report")
+ACTIONS = (
+    "annotate",
+    "bag",
+    "explain",
+    "benchmark",
+    "simulated",
+    "convert",
+    "compare",
+    "gate",
+    "report",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome
@@ -41,6 +42,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="S",
         help="seconds between evaluations of a query (default 1)",
+    )
+    parser.add_argument(
+        "--latency",
+        default="",
+        metavar="L",
+        help="replay at the pace of a robot: each answer takes this long and the stream goes on; "
+        "measured, seconds (0.5), or quantiles in seconds (p50=0.8,p99=1.5) (default: offline, "
+        "every due query is answered)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the latencies that are drawn (default 0)"
+    )
+    parser.add_argument(
+        "--max-frame-rate",
+        type=float,
+        metavar="HZ",
+        help="with --latency: skip frames above this rate, as the node; 0: none (default "
+        f"{MAX_FRAME_RATE:g})",
     )
     add_grounding_arguments(parser)
     parser.add_argument(
@@ -77,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from llava_st_ros.evaluation.bag_run import BagTask, bag_jobs, run_bags
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
+    from llava_st_ros.evaluation.ledger import LEDGER_FILE, write_ledger
     from llava_st_ros.evaluation.report_page.report_files import write_run
     from llava_st_ros.evaluation.result_table import result_table
     from llava_st_ros.evaluation.results import RunResults, results_json
@@ -85,13 +105,25 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--workers is {args.workers}; expected at least 1")
     if args.resume and args.out is None:
         raise ConfigError("--resume needs --out, the folder of the earlier run")
-    settings = BagJob("", Path(), Path(), args.topic, grounder_config(args), args.period)
+    settings = BagJob(
+        "",
+        Path(),
+        Path(),
+        args.topic,
+        grounder_config(args),
+        args.period,
+        args.latency,
+        args.seed,
+        _max_frame_rate(args),
+    )
+    mode = settings.mode
     jobs = bag_jobs(args.bags, args.annotations, settings)
     check_folders(args.out)
     model = args.model or default_model(args.backend, args.device)
     # One thread per process: the processes already share the cores.
     threads = 1 if args.workers > 1 else 0
-    tasks = [BagTask(job, model, args.backend, args.device, threads) for job in jobs]
+    checksum = model_checksum(model)
+    tasks = [BagTask(job, model, args.backend, args.device, threads, checksum) for job in jobs]
     start = time.monotonic()
     outcomes: dict[str, BagOutcome | JobFailure] = {}
     interrupted = False
@@ -105,7 +137,6 @@ def run(args: argparse.Namespace) -> int:
                 tasks,
                 workers=args.workers,
                 folder=args.out,
-                model_checksum=model_checksum(model),
                 resume=args.resume,
                 on_frame=on_frame,
             ):
@@ -128,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
     cases = tuple(case for found in done.values() for case in found.cases)
     dropped = [line for found in done.values() for line in found.dropped] + failed
     about = about_run(
-        "bag, offline",
+        f"bag, {mode or 'offline'}",
         model,
         backend=args.backend,
         device=args.device,
@@ -137,7 +168,11 @@ def run(args: argparse.Namespace) -> int:
         frames=sum(found.frames for found in done.values()),
         footage_seconds=round(sum(found.seconds for found in done.values()), 3),
     )
-    results = RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped))
+    latency: dict[str, tuple[float, ...]] = {}
+    for outcome in done.values():
+        for stage, samples in outcome.latency.items():
+            latency[stage] = latency.get(stage, ()) + tuple(samples)
+    results = RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latency)
     if args.json:
         print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:
@@ -147,6 +182,8 @@ def run(args: argparse.Namespace) -> int:
     for line in dropped:
         print(line, file=sys.stderr)
     if args.out is not None:
+        lines = (line for outcome in done.values() for line in outcome.ledger)
+        write_ledger(args.out / LEDGER_FILE, lines)
         with requires_extra("evaluation"):
             print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
     if interrupted:
@@ -155,6 +192,15 @@ def run(args: argparse.Namespace) -> int:
             f"interrupted: {len(done)} of {len(jobs)} bags are evaluated{resume}"
         )
     return FAILED if failed else 0
+
+
+def _max_frame_rate(args: argparse.Namespace) -> float:
+    rate = MAX_FRAME_RATE if args.max_frame_rate is None else float(args.max_frame_rate)
+    if args.max_frame_rate is not None and not args.latency:
+        raise ConfigError("--max-frame-rate applies with --latency only: offline uses all frames")
+    if not 0 <= rate <= 1000:
+        raise ConfigError(f"--max-frame-rate is {rate:g}; expected 0 to 1000 Hz")
+    return rate
 
 
 @contextmanager

@@ -6,7 +6,7 @@ that are answered in words alone, have no meaning as standing queries and are le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,17 +14,21 @@ from llava_st_ros.annotations.annotation_file import check_footage, read_annotat
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
-from llava_st_ros.errors import BackendError, DataError
-from llava_st_ros.evaluation.replay import ReplayResult, replay
+from llava_st_ros.errors import DataError
+from llava_st_ros.evaluation.latency_models import parse_latency
+from llava_st_ros.evaluation.ledger import LedgerModel, LedgerSource, ledger_line
+from llava_st_ros.evaluation.recorded_replay import StreamingMode, recorded_replay
+from llava_st_ros.evaluation.replay import ReplayResult
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
 from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
-from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 from llava_st_ros.text.tokenizer import Tokenizer
 
 ALL_QUERIES = "stream"  # the rows of all queries together
+UNNAMED_MODEL = LedgerModel("", "")
 STANDING_TASKS = (Task.STVG, Task.TVG, Task.REC)  # that are published as tracks or events
 
 
@@ -39,6 +43,10 @@ class BagJob:
         topic: The topic to evaluate; empty for all that are annotated.
         config: How queries are answered.
         period: Seconds between evaluations of a query.
+        latency: How long an answer takes (``parse_latency``): the bag is replayed at the pace of a
+            robot. Empty: offline, every due query is answered.
+        seed: Of the latencies that are drawn.
+        max_frame_rate: Frames above this rate in Hz are skipped; 0: no limit. Not offline.
     """
 
     name: str
@@ -47,6 +55,16 @@ class BagJob:
     topic: str = ""
     config: GrounderConfig = field(default_factory=GrounderConfig)
     period: float = 1.0
+    latency: str = ""
+    seed: int = 0
+    max_frame_rate: float = MAX_FRAME_RATE
+
+    @property
+    def mode(self) -> StreamingMode | None:
+        """The mode of the replay; None for offline. Raises ConfigError."""
+        if not self.latency:
+            return None
+        return StreamingMode(parse_latency(self.latency, self.seed), self.max_frame_rate)
 
 
 @dataclass(frozen=True)
@@ -58,12 +76,16 @@ class BagOutcome:
         dropped: What was not evaluated, and why, one line each.
         frames: Number of frames that were replayed.
         seconds: Header time that they cover.
+        latency: Samples in seconds by stage (``RecordedReplay``).
+        ledger: A line for each answer (``ledger_line``).
     """
 
     cases: tuple[Case, ...]
     dropped: tuple[str, ...]
     frames: int
     seconds: float
+    latency: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    ledger: tuple[str, ...] = ()
 
 
 def evaluate_bag(
@@ -71,20 +93,28 @@ def evaluate_bag(
     backend: Backend,
     tokenizer: Tokenizer,
     on_frame: Callable[[], None] = lambda: None,
+    model: LedgerModel = UNNAMED_MODEL,
 ) -> BagOutcome:
     """Replay a bag with its annotated queries and score what was published.
+
+    Cases and ledger are the same in every run, except with measured latencies.
 
     Args:
         job: The bag.
         backend: The model.
         tokenizer: Its tokenizer.
         on_frame: Called after each frame.
+        model: What the ledger says about the model.
 
     Raises:
+        ConfigError: The job's latency makes no sense.
         DataError: The bag or its annotations cannot be used.
     """
     truth = read_annotations(job.annotations)
+    mode = job.mode
     cases: list[Case] = []
+    ledger: list[str] = []
+    latency: dict[str, tuple[float, ...]] = {}
     dropped, frames, seconds = list(truth.notes), 0, 0.0
     for topic in _topics(job, truth):
         annotated = [query for query in truth.queries if query.topic == topic]
@@ -93,21 +123,22 @@ def evaluate_bag(
         if not standing:
             continue
         source = BagSource(job.bag, topic or None)
-        grounder = Grounder(backend, tokenizer, job.config)
+        answered = LedgerSource(job.name, str(job.bag), topic, model, job.config)
         queries = [Query(q.id, q.text, q.task, period=job.period) for q in standing]
-        result = ReplayResult()
         footage = _sized(source, truth, topic)
-        try:
-            replay(grounder, footage, queries, on_frame=on_frame, result=result)
-        except BackendError:  # a query was never answered: that is a score, not an end
-            if not result.complete:
-                raise
+        replayed = recorded_replay(
+            backend, tokenizer, footage, queries, answered, mode, on_frame=on_frame
+        )
+        result = replayed.result
+        ledger += map(ledger_line, replayed.ledger)
+        for stage, samples in replayed.latency.items():
+            latency[stage] = latency.get(stage, ()) + samples
         cases += _cases(job, truth, topic, standing, result)
         dropped += _lost(source, truth, topic, result)
         frames += len(result.stamps)
         seconds += sum(max(s.stamps) - min(s.stamps) for s in result.streams) / NANOSECONDS
     lines = tuple(f"{job.name}: {line}" for line in dropped)
-    return BagOutcome(tuple(cases), lines, frames, seconds)
+    return BagOutcome(tuple(cases), lines, frames, seconds, latency, tuple(ledger))
 
 
 def stream_rows(cases: Sequence[Case]) -> list[MetricRow]:

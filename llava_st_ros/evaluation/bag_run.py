@@ -15,6 +15,7 @@ from llava_st_ros.backends.base import Backend
 from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome, evaluate_bag
 from llava_st_ros.evaluation.jobs import JobFailure, run_jobs
+from llava_st_ros.evaluation.ledger import LedgerModel, read_ledger_lines, write_ledger
 from llava_st_ros.evaluation.results import RunResults, read_results, write_results
 from llava_st_ros.files.checksums import checksum_of, sha256_of
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ class BagTask:
         backend: Runtime; empty for the model's own.
         device: Device of the runtime; empty for the runtime's default.
         threads: CPU threads (``load_backend``).
+        model_sha256: The model's checksum.
     """
 
     job: BagJob
@@ -39,6 +41,12 @@ class BagTask:
     backend: str = ""
     device: str = ""
     threads: int = 0
+    model_sha256: str = ""
+
+    @property
+    def ledger_model(self) -> LedgerModel:
+        """What the ledger says about the model."""
+        return LedgerModel(str(self.model), self.model_sha256, self.backend, self.device)
 
 
 def bag_jobs(bags: Sequence[Path], annotations: Sequence[Path], job: BagJob) -> list[BagJob]:
@@ -86,7 +94,6 @@ def run_bags(
     *,
     workers: int = 1,
     folder: Path | None = None,
-    model_checksum: str = "",
     resume: bool = False,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[BagJob, BagOutcome | JobFailure]]:
@@ -96,14 +103,13 @@ def run_bags(
         tasks: The bags.
         workers: Number of processes; 1 is this process.
         folder: The run's folder, which keeps the outcomes; None keeps none.
-        model_checksum: The model's checksum, for ``resume``.
         resume: Whether outcomes of the same job, model and data are taken from ``folder``.
         on_frame: Called after each frame, with one process.
     """
     keys: dict[int, str] = {}
     if folder is not None:
         require_writable_folder(folder / FOLDER)
-        keys = {n: _key(task.job, model_checksum) for n, task in enumerate(tasks)}
+        keys = {n: _key(task.job, task.model_sha256) for n, task in enumerate(tasks)}
     todo = []
     for number, task in enumerate(tasks):
         stored = _stored(folder, task.job, keys[number]) if folder and resume else None
@@ -121,13 +127,14 @@ def run_bags(
 
 def evaluate_task(task: BagTask) -> BagOutcome:
     """Evaluate a bag with this process's model."""
-    return evaluate_bag(task.job, *_model(task.model, task.backend, task.device, task.threads))
+    model = _model(task.model, task.backend, task.device, task.threads)
+    return evaluate_bag(task.job, *model, model=task.ledger_model)
 
 
 def _with_progress(on_frame: Callable[[], None]) -> Callable[[BagTask], BagOutcome]:
     def evaluate(task: BagTask) -> BagOutcome:
         model = _model(task.model, task.backend, task.device, task.threads)
-        return evaluate_bag(task.job, *model, on_frame)
+        return evaluate_bag(task.job, *model, on_frame, task.ledger_model)
 
     return evaluate
 
@@ -137,7 +144,7 @@ def _model(model: Path, backend: str, device: str, threads: int) -> tuple[Backen
     return load_backend(model, backend, device=device, threads=threads)
 
 
-def _key(job: BagJob, model_checksum: str) -> str:
+def _key(job: BagJob, model_sha256: str) -> str:
     """Hash what an outcome depends on; the bag by the names, sizes and times of its files."""
     files = sorted(job.bag.iterdir()) if job.bag.is_dir() else [job.bag]
     stats = [(path.name, path.stat()) for path in files if path.exists()]
@@ -151,7 +158,7 @@ def _key(job: BagJob, model_checksum: str) -> str:
             "settings": settings,
             "bag": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
             "annotations": annotations,
-            "model": model_checksum,
+            "model": model_sha256,
         }
     )
 
@@ -160,22 +167,34 @@ def _path(folder: Path, job: BagJob) -> Path:
     return folder / FOLDER / (job.name.replace("/", "__") + ".json")
 
 
+def _ledger_path(folder: Path, job: BagJob) -> Path:
+    return _path(folder, job).with_suffix(".ledger.jsonl")
+
+
 def _store(folder: Path, job: BagJob, key: str, outcome: BagOutcome) -> None:
     about: Mapping[str, Any] = {
         "job": key,
         "frames": outcome.frames,
         "seconds": outcome.seconds,
     }
-    write_results(_path(folder, job), RunResults(about, outcome.cases, (), outcome.dropped))
+    write_ledger(_ledger_path(folder, job), outcome.ledger)  # complete before the outcome is
+    results = RunResults(about, outcome.cases, (), outcome.dropped, outcome.latency)
+    write_results(_path(folder, job), results)
 
 
 def _stored(folder: Path, job: BagJob, key: str) -> BagOutcome | None:
     try:
         stored = read_results(_path(folder, job))
+        ledger = read_ledger_lines(_ledger_path(folder, job))
     except LlavaStError:
         return None  # missing or of another version: evaluated again
     if stored.about.get("job") != key:
         return None
     return BagOutcome(
-        stored.cases, stored.dropped, int(stored.about["frames"]), float(stored.about["seconds"])
+        stored.cases,
+        stored.dropped,
+        int(stored.about["frames"]),
+        float(stored.about["seconds"]),
+        stored.latency,
+        ledger,
     )

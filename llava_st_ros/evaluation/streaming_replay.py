@@ -57,7 +57,6 @@ class StreamingResult(ReplayResult):
         skipped: Number of frames that came faster than ``max_frame_rate``.
         resized: Number of frames of another size than the stream's.
         answer_seconds: The time that each evaluation took, failed ones included, in order.
-        tick_seconds: The time that each tick with an evaluation took.
         stamp_to_answer: Seconds from the newest stamp of each answer's window to its publication.
         busy: The fraction of the time during which the worker was busy.
     """
@@ -67,7 +66,6 @@ class StreamingResult(ReplayResult):
     skipped: int = 0
     resized: int = 0
     answer_seconds: list[float] = field(default_factory=list)
-    tick_seconds: list[float] = field(default_factory=list)
     stamp_to_answer: list[float] = field(default_factory=list)
     busy: float = 0.0
 
@@ -230,9 +228,7 @@ class _Worker:
             before = self._now
             self._resume_timer()
             tick = self._grounder.tick(on_evaluated=self._pass_time)
-            if self._now > before:
-                busy += self._now - before
-                result.tick_seconds.append((self._now - before) / NANOSECONDS)
+            busy += self._now - before
             result.add(tick, at=self._header_time)
             if tick.groundings:
                 numbers = result.grounding_streams[-len(tick.groundings) :]

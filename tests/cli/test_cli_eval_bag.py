@@ -91,6 +91,7 @@ def without_run(path: Path) -> dict[str, object]:
     content = json.loads((path / "results.json").read_text())
     for name in ("command", "seconds"):
         del content["about"][name]
+    assert set(content.pop("latency")) >= {"read", "encode", "prefill", "decode", "tick"}
     return dict(content)
 
 
@@ -117,11 +118,14 @@ def test_results_do_not_depend_on_processes_and_are_resumed(
     assert results.cases[0].expected.spans == ((START + 5 * STEP, START + 20 * STEP),)
     # The same footage in two storages and on two topics has the same values.
     assert results.cases[0].values == results.cases[2].values == results.cases[4].values
-    names = {"results.json", "metrics.csv", "cases.csv", "report.html", "bags"}
+    names = {"results.json", "metrics.csv", "cases.csv", "report.html", "ledger.jsonl", "bags"}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
 
     assert run(*common, "--workers", 2, "--out", tmp_path / "two") == 0
     assert without_run(tmp_path / "one") == without_run(tmp_path / "two")
+    ledger = (tmp_path / "one/ledger.jsonl").read_bytes()
+    assert ledger == (tmp_path / "two/ledger.jsonl").read_bytes()
+    assert ledger.count(b"\n") == len({line.split(b",")[0] for line in ledger.splitlines()}) > 6
 
     # What is unchanged is taken from the earlier run; changed annotations are evaluated again.
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "two/bags").iterdir()}
@@ -132,9 +136,13 @@ def test_results_do_not_depend_on_processes_and_are_resumed(
     annotations = ("--annotations", annotation_path(bags[0]), copy)
     assert run(*common, *annotations, "--resume", "--out", tmp_path / "two") == 0
     changed = {p.name for p, time in stored.items() if p.stat().st_mtime_ns != time}
-    assert changed == {"sqlite3.json"}
+    assert changed == {"sqlite3.json", "sqlite3.ledger.jsonl"}
     resumed = read_results(tmp_path / "two").cases
     assert resumed[:4] == results.cases[:4] and resumed[4].query == "it stops"
+    again = (tmp_path / "two/ledger.jsonl").read_text().splitlines()
+    of_mcap = [line for line in ledger.decode().splitlines() if '{"id":"mcap/' in line]
+    assert [line for line in again if '{"id":"mcap/' in line] == of_mcap
+    assert any('"text":"it stops"' in line for line in again)
 
 
 def test_a_bag_that_fails_does_not_cost_the_others(
