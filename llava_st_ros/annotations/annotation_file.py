@@ -110,12 +110,21 @@ def annotations_json(ground_truth: GroundTruth) -> dict[str, Any]:
 
 
 def write_annotations(path: Path, ground_truth: GroundTruth) -> None:
-    """Write an annotation file, atomically."""
+    """Write an annotation file, atomically.
+
+    Raises:
+        DataError: A box has a corner that is no number.
+        OSError: The file cannot be written.
+    """
     write_text(path, annotations_text(ground_truth))
 
 
 def annotations_text(ground_truth: GroundTruth) -> str:
-    """Return the text of an annotation file: a line per box and query, so that diffs are small."""
+    """Return the text of an annotation file: a line per box and query, so that diffs are small.
+
+    Raises:
+        DataError: A box has a corner that is no number.
+    """
     value = annotations_json(ground_truth)
     objects = [
         json.dumps({k: v for k, v in item.items() if k != "boxes"}, ensure_ascii=False)[:-1]
@@ -358,6 +367,8 @@ def _box_entry(value: Any, where: str) -> _Box:
 
 def _box_json(stamp: int, box: Box, item: AnnotatedObject, size: tuple[int, int]) -> dict[str, Any]:
     corners = [round(value, PIXEL_DIGITS) for value in box.to_pixels(*size)]
+    if not all(map(math.isfinite, corners)):
+        raise DataError(f"object {item.id!r} has the box {corners} at stamp {stamp}")
     entry: dict[str, Any] = {"stamp": stamp, "box": corners}
     return entry if stamp in item.keyframes else {**entry, "interpolated": True}
 

@@ -29,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--first-frame",
         type=int,
         choices=(0, 1),
-        help="number of the first frame in a COCO file (default: 0, or what the file shows)",
+        help="number of the first frame (default: 1 in MOT text; what a COCO file shows)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from llava_st_ros.atomic_files import write_text
     from llava_st_ros.cli.outputs import check_files, check_is_no_input
     from llava_st_ros.evaluation.annotation_conversion import (
@@ -44,7 +46,13 @@ def run(args: argparse.Namespace) -> int:
 
     check_files(args.output)
     check_is_no_input(args.output, args.input, args.bag)
-    footage = read_footage(args.bag, args.topic)
+    with tqdm(desc="reading", unit="frame", file=sys.stderr, disable=None) as bar:
+
+        def show(total: int) -> None:
+            bar.total = total
+            bar.update()
+
+        footage = read_footage(args.bag, args.topic, show)
     source = InputFile(args.input, args.source, args.video, args.first_frame)
     converted = convert_annotations(source, args.target, footage)
     write_text(args.output, converted.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ class InputFile:
         path: The file.
         format: One of FORMATS.
         video: Name or id of the video of a COCO file; None for the only one.
-        first_frame: Number of the first frame in a COCO file, 0 or 1; None for what the file shows.
+        first_frame: Number of the first frame, 0 or 1, in a COCO or MOT file; None for 1 in MOT
+            text and what a COCO file shows.
     """
 
     path: Path
@@ -58,12 +60,17 @@ class InputFile:
     first_frame: int | None = None
 
 
-def read_footage(bag: Path, topic: str | None = None) -> AnnotatedFootage:
+def read_footage(
+    bag: Path,
+    topic: str | None = None,
+    on_message: Callable[[int], None] = lambda total: None,
+) -> AnnotatedFootage:
     """Read the stamps of a topic and the size of its images.
 
     Args:
         bag: The recording.
         topic: The image topic; None for the only one.
+        on_message: Called after each message with the number of messages in the bag.
 
     Raises:
         DataError: There is no bag, no such topic (the error lists its image topics), or no image
@@ -83,6 +90,7 @@ def read_footage(bag: Path, topic: str | None = None) -> AnnotatedFootage:
                     size = width, height
             except FrameError as error:
                 problem = str(error)
+            on_message(found.messages)
     if size is None:
         raise DataError(f"no image on {found.name} in {bag} can be decoded: {problem}")
     frames, notes = RecordedFrames.of(stamps), list(recording.notes)
@@ -124,10 +132,13 @@ def _read(source: InputFile, footage: AnnotatedFootage) -> GroundTruth:
     camera, frames = footage.camera, footage.frames
     if source.format == "coco":
         return read_coco_video(source.path, camera, frames, source.video, source.first_frame)
-    if source.video is not None or source.first_frame is not None:
-        raise ConfigError("--video and --first-frame are for COCO files")
+    if source.video is not None:
+        raise ConfigError("--video is for COCO files")
     if source.format == "mot":
-        return read_mot_text(source.path, camera, frames)
+        first = 1 if source.first_frame is None else source.first_frame
+        return read_mot_text(source.path, camera, frames, first)
+    if source.first_frame is not None:
+        raise ConfigError("--first-frame is for COCO and MOT files")
     if source.format == "cvat":
         return read_cvat_video(source.path, camera, frames)
     truth = read_annotations(source.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def test_what_is_written_is_read_again_and_follows_the_schema(tmp_path: Path) ->
     assert is_valid(named) and parse_annotations(named, "x") == truth
     write_annotations(path, GroundTruth(()))
     assert read_annotations(path) == GroundTruth(()) and is_valid(json.loads(path.read_text()))
+
+
+def test_a_box_that_is_no_number_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_annotations(path, GroundTruth(()))
+    before = path.read_bytes()
+    bad = AnnotatedObject("cup", "cup", TOPIC, {5: Box(0.0, 0.0, math.nan, 1.0)})
+    with pytest.raises(DataError, match=r"object 'cup' has the box .*nan.* at stamp 5"):
+        write_annotations(path, GroundTruth((AnnotatedCamera(TOPIC, 8, 8),), (bad,)))
+    assert path.read_bytes() == before
 
 
 def test_the_demo_is_annotated_without_a_note() -> None:

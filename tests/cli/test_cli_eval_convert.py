@@ -80,7 +80,8 @@ def test_frames_are_numbered_in_the_order_of_recording(tmp_path: Path) -> None:
     ("more", "message"),
     [
         (("--topic", "/rear"), f"has no topic /rear; its image topics: {TOPIC}"),
-        (("--video", "x"), "--video and --first-frame are for COCO files"),
+        (("--video", "x"), "--video is for COCO files"),
+        (("--first-frame", "0"), "--first-frame is for COCO and MOT files"),
     ],
 )
 def test_a_wrong_argument_is_one_line(

@@ -30,13 +30,16 @@ MIN_COLUMNS, MAX_COLUMNS = 7, 10
 MAX_INTEGER = 999_999_999  # of a frame or id
 
 
-def read_mot_text(path: Path, camera: AnnotatedCamera, frames: RecordedFrames) -> GroundTruth:
+def read_mot_text(
+    path: Path, camera: AnnotatedCamera, frames: RecordedFrames, first_frame: int = 1
+) -> GroundTruth:
     """Read the ground truth of a sequence.
 
     Args:
         path: The file, ``gt.txt``.
         camera: The camera of its boxes.
         frames: The frames of the camera's topic.
+        first_frame: The number of the first frame; 0 in files of some tools.
 
     Raises:
         DataError: The file cannot be read, or a line is not a box of a track; the error names it.
@@ -45,7 +48,7 @@ def read_mot_text(path: Path, camera: AnnotatedCamera, frames: RecordedFrames) -
     text = read_text(path, DataError, REMEDY, max_bytes=JSON_BYTES)
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            _add_line(line, f"line {number}", reader)
+            _add_line(line, f"line {number}", reader, first_frame)
     return reader.ground_truth()
 
 
@@ -74,7 +77,7 @@ def mot_text(ground_truth: GroundTruth, topic: str, frames: RecordedFrames) -> C
     return Converted(text, writer.notes.lines())
 
 
-def _add_line(line: str, place: str, reader: TrackReader) -> None:
+def _add_line(line: str, place: str, reader: TrackReader, first_frame: int) -> None:
     cells = [cell.strip() for cell in line.split(",")]
     where = f"{reader.name}: {place}"
     if not MIN_COLUMNS <= len(cells) <= MAX_COLUMNS:
@@ -85,8 +88,11 @@ def _add_line(line: str, place: str, reader: TrackReader) -> None:
         parse_number(cell, f"{where}, column {i}", REMEDY) for i, cell in enumerate(cells, start=1)
     ]
     frame, track = (_integer(values[i], f"{where}, column {i + 1}") for i in (0, 1))
-    if frame < 1:
-        raise DataError(f"{where}: frame is {frame}; frames of MOTChallenge count from 1")
+    if frame < first_frame:
+        raise DataError(
+            f"{where}: frame is {frame}; frames of MOTChallenge count from 1",
+            "name the first frame with --first-frame 0 if those of this file count from 0",
+        )
     if values[6] == 0:
         reader.notes.add("rows that column 7 marks as ignored, left out", place)
         return
@@ -96,7 +102,7 @@ def _add_line(line: str, place: str, reader: TrackReader) -> None:
     if width < 0 or height < 0:
         raise DataError(f"{where}: the box is {width:g} wide and {height:g} high")
     reader.add_track(str(track), _label(values), place)
-    reader.add_box(str(track), frame - 1, (x, y, x + width, y + height), place)
+    reader.add_box(str(track), frame - first_frame, (x, y, x + width, y + height), place)
 
 
 def _label(values: list[float]) -> str:

@@ -44,6 +44,15 @@ def test_the_last_columns_of_mot15_are_no_class(tmp_path: Path) -> None:
     assert truth.notes == ()
 
 
+def test_frames_may_count_from_0(tmp_path: Path) -> None:
+    path = tmp_path / "gt.txt"
+    path.write_text("0,2,20,10,40,40,1,1,1\n")
+    with pytest.raises(DataError, match=r"line 1: frame is 0;.*--first-frame 0"):
+        read_mot_text(path, CAMERA, FRAMES)
+    (person,) = read_mot_text(path, CAMERA, FRAMES, 0).objects
+    assert list(person.boxes) == [100]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -87,3 +96,30 @@ def test_boxes_are_written_with_ten_columns_by_frame(tmp_path: Path) -> None:
     )
     again = read(tmp_path, converted.text)
     assert mot_text(again, "/cam", FRAMES).text == converted.text
+
+
+def test_trackeval_reads_what_is_written(tmp_path: Path) -> None:
+    """TrackEval's reader of MOTChallenge with its default settings: every box is evaluated."""
+    trackeval = pytest.importorskip(
+        "trackeval", reason="requirements/trackeval.txt is not installed"
+    )
+    sequence = tmp_path / "gt/MOT17-train/run"
+    results = tmp_path / "trackers/MOT17-train/other/data"
+    for folder in (sequence / "gt", results, tmp_path / "gt/seqmaps"):
+        folder.mkdir(parents=True)
+    boxes = {100: Box(0.1, 0.1, 0.3, 0.5), 300: Box(0.2, 0.1, 0.4, 0.5)}
+    truth = GroundTruth(
+        (CAMERA,),
+        tuple(AnnotatedObject(name, "cup", "/cam", boxes) for name in ("4", "9")),
+    )
+    text = mot_text(truth, "/cam", FRAMES).text
+    (sequence / "gt/gt.txt").write_text(text)
+    (results / "run.txt").write_text(text)
+    (sequence / "seqinfo.ini").write_text("[Sequence]\nname=run\nseqLength=3\n")
+    (tmp_path / "gt/seqmaps/MOT17-train.txt").write_text("name\nrun\n")
+    folders = {"GT_FOLDER": str(tmp_path / "gt"), "TRACKERS_FOLDER": str(tmp_path / "trackers")}
+    reader = trackeval.datasets.MotChallenge2DBox({**folders, "PRINT_CONFIG": False})
+    read = reader.get_preprocessed_seq_data(reader.get_raw_seq_data("other", "run"), "pedestrian")
+    assert (read["num_gt_dets"], read["num_gt_ids"]) == (4, 2)
+    assert read["gt_dets"][0].tolist() == [[20, 10, 40, 40], [20, 10, 40, 40]]
+    assert read["gt_dets"][2].tolist() == [[40, 10, 40, 40], [40, 10, 40, 40]]
