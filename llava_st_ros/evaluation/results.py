@@ -22,6 +22,7 @@ from llava_st_ros.evaluation.metric_definitions import (
 )
 from llava_st_ros.evaluation.metric_kinds import Metric
 from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.limits import RESULTS_BYTES
 from llava_st_ros.files.schema import build
 from llava_st_ros.records import Box
 
@@ -189,8 +190,10 @@ def results_json(results: RunResults) -> dict[str, Any]:
 
 
 def write_results(path: Path, results: RunResults) -> None:
-    """Write a run's results as JSON, atomically."""
-    write_text(path, json.dumps(results_json(results), indent=1, allow_nan=False) + "\n")
+    """Write a run's results as JSON, atomically: a line for each figure and case."""
+    document = results_json(results)
+    parts = [f"{json.dumps(name)}: {_lines(value)}" for name, value in document.items()]
+    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def read_results(path: Path) -> RunResults:
@@ -201,7 +204,7 @@ def read_results(path: Path) -> RunResults:
     """
     if path.is_dir():
         path /= RESULTS_FILE
-    loaded = read_json(path, DataError, REMEDY)
+    loaded = read_json(path, DataError, REMEDY, max_bytes=RESULTS_BYTES)
     if loaded.get("format") != FORMAT:
         raise DataError(f"{path} is not a file of results", REMEDY)
     if loaded.get("version") != VERSION:
@@ -270,6 +273,16 @@ class _Document:
     dropped: tuple[str, ...]
     latency: Mapping[str, tuple[float, ...]]
     cases: tuple[Mapping[str, Any], ...]
+
+
+def _lines(value: Any) -> str:
+    """JSON with the items of a list on lines of their own.
+
+    Boxes are many, and an indented file has a line for each of their numbers.
+    """
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
 
 
 def _number(value: float | None) -> float:

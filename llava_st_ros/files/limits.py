@@ -6,7 +6,8 @@ or not what its name says.
 
 from __future__ import annotations
 
-JSON_BYTES = 64 << 20  # config, index, manifest, tokenizer and result files
+JSON_BYTES = 64 << 20  # config, index, manifest and tokenizer files
+RESULTS_BYTES = 1 << 30  # results of an evaluation; an hour of boxes at 15 Hz for a query has 6 MB
 RECORDS_BYTES = 8 << 30  # a file of training records
 IMAGE_BYTES = 1 << 30  # an image file; 64 megapixels of 16-bit RGBA have half of it
 YAML_BYTES = 4 << 20
