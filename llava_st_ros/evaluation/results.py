@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_st_ros.atomic_files import write_text
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, shown
 from llava_st_ros.evaluation.metric_definitions import (
     MetricDefinition,
     defined_metric,
@@ -30,6 +30,7 @@ RESULTS_FILE = "results.json"
 FORMAT = "llava_st_ros/results"
 VERSION = 1
 REMEDY = "name a results.json, or the folder that an evaluation has written"
+MAX_STAMP = 2**62  # ns; differences fit into 64 bits
 BOX_DIGITS = 5  # decimals of a box in the file
 
 
@@ -334,14 +335,21 @@ def _case(values: Mapping[str, Any], where: str) -> Case:
         read.values,
         read.counts,
         read.samples,
-        _timeline(read.expected),
-        _timeline(read.predicted),
+        _timeline(read.expected, f"{where}: expected"),
+        _timeline(read.predicted, f"{where}: predicted"),
         read.topic,
         read.problems,
     )
 
 
-def _timeline(read: _Timeline | None) -> Timeline | None:
+def _timeline(read: _Timeline | None, where: str) -> Timeline | None:
     if read is None:
         return None
+    for start, end in read.spans:
+        if end < start:
+            raise DataError(f"{where}: a span ends at {end}, before its start at {start}")
+    stamps = [*(stamp for span in read.spans for stamp in span), *(box[0] for box in read.boxes)]
+    for stamp in stamps:
+        if abs(stamp) > MAX_STAMP:
+            raise DataError(f"{where}: {shown(stamp)} is not a stamp in ns")
     return Timeline(read.spans, {stamp: Box(*corners) for stamp, *corners in read.boxes})

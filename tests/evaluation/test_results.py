@@ -44,6 +44,10 @@ METRICS = (
     MeanMetric("absent", "nothing"),
 )
 
+CASE = {
+    "id": "a", "source": "", "task": "STVG", "query": "", "topic": "", "problems": [],
+    "values": {}, "counts": {}, "samples": {}, "expected": None, "predicted": None,
+}
 ROW = {"task": "STVG", "metric": "x", "value": 1.0, "low": 1.0, "high": 1.0, "cases": 1}
 
 
@@ -93,6 +97,11 @@ def test_results_are_read_as_written(tmp_path: Path) -> None:
         ({"cases": [{"id": 1}]}, "case 0"),
         ({"metrics": [{"task": "STVG"}]}, "lacks metric, value"),
         ({"latency": {"encode": ["x"]}}, "latency: encode"),
+        ({"cases": [CASE | {"expected": {"spans": [[2, 1]], "boxes": []}}]}, "ends at 1, before"),
+        (
+            {"cases": [CASE | {"predicted": {"spans": [], "boxes": [[10**19, 0.0, 0.0, 1, 1]]}}]},
+            "case 0: predicted: 10000000000000000000 is not a stamp",
+        ),
         ({"metrics": [ROW | {"definition": {"kind": "quantile", "key": "d"}}]}, "quantile None"),
         ({"metrics": [ROW | {"definition": {"kind": "sum", "key": "d"}}]}, "expected 'mean'"),
     ],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 330, 200
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 26, 38  # margins of the plot
 BINS = 10
+SMALLEST = 1e-9  # range of an axis
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 
 
@@ -252,7 +253,7 @@ def share_bar(share: float, whisker: float) -> Markup:
 def _round_range(values: Sequence[float]) -> tuple[float, float]:
     """A range of round numbers that contains the values; from 0 on if they are not negative."""
     low, high = min(min(values), 0.0), max(values)
-    if not high > low:
+    if high - low < SMALLEST:
         high = low + 1.0
     ticks = tick_values(low, high)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low

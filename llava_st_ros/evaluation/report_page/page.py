@@ -35,6 +35,7 @@ MAX_COLUMNS = 8
 MAX_CARDS = 8
 MAX_LINES = 100  # of what was dropped
 MAX_PROBLEMS = 3  # of a query
+MAX_DRAWN = 1e12  # seconds and the like; an axis to a larger value would show nothing
 FILMS = 3  # best, and worst cases
 ABOUT_CHARACTERS = 2000
 # Samples of a case that are the time its answers take, the first that a run has.
@@ -331,9 +332,11 @@ def _points(groups: Sequence[Group]) -> tuple[list[Point], str]:
     for group in groups:
         for case in group.cases:
             score, samples = group.score(case), case.samples.get(delay, ())
-            if samples and 0 <= score <= 1 and group.primary is not None and case.id not in seen:
+            time = float(np.median(samples)) if samples else math.nan
+            if not (0 <= score <= 1 and abs(time) <= MAX_DRAWN) or case.id in seen:
+                continue
+            if group.primary is not None:
                 seen.add(case.id)
-                time = float(np.median(samples))
                 label = (
                     f"{clean(case.query, 120)}: {group.primary.name} {number(score)}, "
                     f"{number(time, 's')}"
@@ -379,12 +382,12 @@ def _histograms(groups: Sequence[Group], results: RunResults) -> list[Chart]:
     }
     for key in dict.fromkeys(key for case in results.cases for key in case.samples):
         samples = [v for case in results.cases for v in case.samples.get(key, ())]
-        if finite := [v for v in samples if math.isfinite(v)]:
+        if finite := [v for v in samples if abs(v) <= MAX_DRAWN]:
             charts.append(histogram(finite, _words(key), "", units.get(key, "s")))
     for stage in ("stamp_to_answer", "tick"):
         if any(stage in case.samples for case in results.cases):
             continue
-        if finite := [v for v in results.latency.get(stage, ()) if math.isfinite(v)]:
+        if finite := [v for v in results.latency.get(stage, ()) if abs(v) <= MAX_DRAWN]:
             charts.append(histogram(finite, f"latency: {_words(stage)}", "", "s"))
     return charts
 
