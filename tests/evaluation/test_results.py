@@ -45,8 +45,17 @@ METRICS = (
 )
 
 CASE = {
-    "id": "a", "source": "", "task": "STVG", "query": "", "topic": "", "problems": [],
-    "values": {}, "counts": {}, "samples": {}, "expected": None, "predicted": None,
+    "id": "a",
+    "source": "",
+    "task": "STVG",
+    "query": "",
+    "topic": "",
+    "problems": [],
+    "values": {},
+    "counts": {},
+    "samples": {},
+    "expected": None,
+    "predicted": None,
 }
 ROW = {"task": "STVG", "metric": "x", "value": 1.0, "low": 1.0, "high": 1.0, "cases": 1}
 
