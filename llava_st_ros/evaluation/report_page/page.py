@@ -21,6 +21,7 @@ from llava_st_ros.evaluation.report_page.charts import (
     scatter,
     share_bar,
 )
+from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
 from llava_st_ros.evaluation.report_page.filmstrips import FilmFrame
 from llava_st_ros.evaluation.report_page.html_page import render
 from llava_st_ros.evaluation.report_page.texts import clean, number, plural, seconds
@@ -63,15 +64,12 @@ class Group:
         return case_figure(self.primary, case)
 
 
-def report_html(
-    results: RunResults, films: Mapping[str, Sequence[FilmFrame]], conventions: Any = None
-) -> str:
+def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -> str:
     """Return the report.
 
     Args:
         results: The run.
         films: Filmstrips by the id of a case, for those of ``film_cases``.
-        conventions: What differs between the conventions (``conventions.difference_table``).
     """
     groups = groups_of(results)
     has_blind = any(row.blind is not None for row in results.rows)
@@ -105,7 +103,7 @@ def report_html(
             else ""
         ),
         "stages": _stages(results.latency),
-        "conventions": conventions,
+        "conventions": convention_lines(results.rows),
         "dropped": _dropped(results.dropped),
         "about": [
             (name, _Long(clean(text, ABOUT_CHARACTERS)))

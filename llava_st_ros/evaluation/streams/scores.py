@@ -37,6 +37,7 @@ from typing import Any
 
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.evaluation.metric_kinds import (
+    OURS,
     MeanMetric,
     Metric,
     QuantileMetric,
@@ -377,3 +378,19 @@ STREAM_METRICS: Sequence[Metric] = (
     RatioMetric("unparsed answers", "unparsed", lower_is_better=True),
     RatioMetric("failed evaluations", "failed", lower_is_better=True),
 )
+
+# What each convention of STREAM_METRICS computes, one line.
+STREAM_CONVENTIONS: Mapping[str, str] = {
+    OURS: (
+        "on a stream: all frames of the camera; ends of spans included; frames where the object is "
+        "hidden do not count; final: as last published, live: as published by each frame"
+    ),
+    TRACKEVAL: (
+        "each query is a sequence, and its figures are averaged; HOTA, DetA, AssA over IoU "
+        "thresholds 0.05 to 0.95; IDF1 and id switches at IoU >= 0.5"
+    ),
+    SPOT_BENCH: (
+        "the start of each annotated span is a slot, 1 s to both sides; K responses of a slot "
+        "count (@K)"
+    ),
+}

@@ -14,15 +14,19 @@ import pytest
 
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.evaluation.comparison import compare
+from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
 from llava_st_ros.evaluation.frame_readers import NoFrames, RecordedFrames
+from llava_st_ros.evaluation.metric_definitions import MetricDefinition
 from llava_st_ros.evaluation.report_page import filmstrips
 from llava_st_ros.evaluation.report_page.charts import histogram, interval_bar, tick_values
 from llava_st_ros.evaluation.report_page.comparison_page import comparison_html
+from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
 from llava_st_ros.evaluation.report_page.html_page import _asset
 from llava_st_ros.evaluation.report_page.page import MAX_ROWS, film_cases
 from llava_st_ros.evaluation.report_page.report_files import write_report
-from llava_st_ros.evaluation.results import RunResults, Timeline, write_results
+from llava_st_ros.evaluation.results import MetricRow, RunResults, Timeline, write_results
+from llava_st_ros.evaluation.streams.scores import STREAM_CONVENTIONS, STREAM_METRICS
 from llava_st_ros.records import NANOSECONDS
 from support.report_runs import HOSTILE, changed_run, hostile_run, recorded_run, results_of
 
@@ -162,6 +166,24 @@ def test_every_figure_has_its_convention(recorded: str) -> None:
     words = Document(recorded).root.words
     assert "m_vIoU (llava_st_ros) 0.580" in words
     assert "3 frames: damaged" in words and "answer 3 has no span" in words
+
+
+def test_conventions_say_what_they_count() -> None:
+    def row(key: str, convention: str) -> MetricRow:
+        definition = MetricDefinition("mean", key)
+        return MetricRow("STVG", "m", 0.5, 0.4, 0.6, 2, convention, definition=definition)
+
+    rows = [row("live_viou", "llava_st_ros"), row("llava_st_ros vIoU", "llava_st_ros"),
+            row("final_hota", "TrackEval"), row("x", "HC-STVG"), row("y", "HC-STVG"),
+            row("z", "another")]  # fmt: skip
+    lines = convention_lines(rows)
+    names = ["llava_st_ros", "llava_st_ros", "TrackEval", "HC-STVG", "another"]
+    assert [name for name, _ in lines] == names
+    assert lines[0][1].startswith("on a stream: ") and "IoU thresholds 0.05" in lines[2][1]
+    assert lines[1][1] == CONVENTIONS["llava_st_ros"].differs
+    assert lines[3][1] == CONVENTIONS["HC-STVG"].differs
+    assert lines[4][1] == "not described in this version"
+    assert {metric.convention for metric in STREAM_METRICS} == set(STREAM_CONVENTIONS)
 
 
 def test_films_show_both_boxes_with_tags(recorded: str) -> None:
