@@ -6,7 +6,6 @@ file has, the stamps from which it is not visible; a query, whether it was marke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -205,12 +204,12 @@ def _span(value: Any, name: str) -> Span:
 
 def _box(value: Any, name: str, camera: AnnotatedCamera) -> Box:
     corners = [as_float(item) for item in value] if isinstance(value, list) else []
-    x1, y1, x2, y2 = (
-        (math.nan if v is None else v for v in corners) if len(corners) == 4 else ((math.nan,) * 4)
+    if len(corners) == 4 and None not in corners:
+        # As the file has them: a box without area there would be lost.
+        x1, y1, x2, y2 = (round(corner, PIXEL_DIGITS) for corner in corners if corner is not None)
+        if 0 <= x1 < x2 <= camera.width and 0 <= y1 < y2 <= camera.height:
+            return Box.from_pixels((x1, y1, x2, y2), camera.width, camera.height)
+    raise DataError(
+        f"{name}: box {shown(value)} is not x1 < x2, y1 < y2 inside the image of"
+        f" {camera.width}x{camera.height} pixels"
     )
-    if not (0 <= x1 < x2 <= camera.width and 0 <= y1 < y2 <= camera.height):  # false for NaN, too
-        raise DataError(
-            f"{name}: box {shown(value)} is not x1 < x2, y1 < y2 inside the image of"
-            f" {camera.width}x{camera.height} pixels"
-        )
-    return Box.from_pixels((x1, y1, x2, y2), camera.width, camera.height)

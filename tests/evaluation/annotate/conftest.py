@@ -24,6 +24,7 @@ def running(bag: Path) -> Iterator[PageServer]:
     with PageServer(session) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        session.camera(0).wait()  # pages need not ask again
         try:
             yield server
         finally:

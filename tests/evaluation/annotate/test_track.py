@@ -145,7 +145,7 @@ def test_boxes_follow_from_keyframes_and_ends(
     chromium: Browser, serve: Serve, tmp_path: Path
 ) -> None:
     server = serve(write_recording(tmp_path / "bag", StoragePlugin.MCAP, images(2)))
-    sequences = [sequence(seed) for seed in range(400)]
+    sequences = [sequence(seed) for seed in range(150)]
     with open_page(chromium, server.url) as page:
         results = page.evaluate(RUN, [sequences, TIMES])
     names = set()

@@ -17,6 +17,7 @@ SURFACES = (
     "records",
     "benchmarks",
     "annotations",
+    "page_changes",
     "answers",
 )
 

@@ -8,7 +8,7 @@ import { Stage } from "./stage.js";
 import { clock, nearest, Timeline } from "./timeline.js";
 import { continueAt, endAt, isEnd, isHidden, nextKey, previousKey, removeBox, setBox } from "./track.js";
 
-const POLL_MS = 300; // while the recording is indexed
+const POLL_MS = 100; // while the recording is indexed
 const at = (id) => document.getElementById(id);
 
 class Annotator {
