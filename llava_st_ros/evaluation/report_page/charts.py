@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 WIDTH, HEIGHT = 330, 200
-LEFT, RIGHT, TOP, BOTTOM = 38, 12, 26, 38  # margins of the plot
+LEFT, RIGHT, TOP, BOTTOM = 38, 16, 26, 38  # margins of the plot
 BINS = 10
 SMALLEST = 1e-9  # range of an axis
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")

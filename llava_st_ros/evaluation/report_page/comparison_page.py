@@ -19,7 +19,13 @@ from llava_st_ros.evaluation.report_page.charts import (
     tick_values,
 )
 from llava_st_ros.evaluation.report_page.html_page import render
-from llava_st_ros.evaluation.report_page.texts import clean, number, plural, signed
+from llava_st_ros.evaluation.report_page.texts import (
+    clean,
+    milliseconds,
+    number,
+    plural,
+    signed,
+)
 from llava_st_ros.evaluation.results import Case, RunResults
 
 MAX_LISTED = 50  # ids of a list
@@ -209,7 +215,7 @@ def _stages(
             for share in (0.5, 0.9)
             for run in (a, b)
         ]
-        cells = [(value, number(value)) for value in values]
+        cells = [(value, milliseconds(value)) for value in values]
         yield {"name": stage.replace("_", " "), "cells": cells}
 
 

@@ -24,7 +24,13 @@ from llava_st_ros.evaluation.report_page.charts import (
 from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
 from llava_st_ros.evaluation.report_page.filmstrips import FilmFrame
 from llava_st_ros.evaluation.report_page.html_page import render
-from llava_st_ros.evaluation.report_page.texts import clean, number, plural, seconds
+from llava_st_ros.evaluation.report_page.texts import (
+    clean,
+    milliseconds,
+    number,
+    plural,
+    seconds,
+)
 from llava_st_ros.evaluation.report_page.timelines import timelines_by_source
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
 from llava_st_ros.records import Box
@@ -354,14 +360,15 @@ def _scatter(points: Sequence[Point], x_label: str) -> Chart | None:
 
 
 def _scatter_note(points: Sequence[Point], x_label: str) -> str:
-    note = f"A mark for each query; its time is the median {x_label} of its answers or events."
+    note = f"A mark for each query. Its {x_label} is the median of its samples."
     if len(points) > MAX_POINTS:
         note += f" {MAX_POINTS} of {len(points)} queries are drawn."
     return note
 
 
 def _histograms(groups: Sequence[Group], results: RunResults) -> list[Chart]:
-    charts, done = [], set()
+    charts: list[Chart] = []
+    done: set[tuple[str, frozenset[str]]] = set()
     for group in groups:
         if group.primary is None:
             continue
@@ -370,7 +377,7 @@ def _histograms(groups: Sequence[Group], results: RunResults) -> list[Chart]:
             continue
         done.add(drawn)
         scores = [score for case in group.cases if 0 <= (score := group.score(case)) <= 1]
-        if scores:
+        if len(scores) > 1 or (scores and not charts):
             name = _full_name(group.primary)
             charts.append(histogram(scores, f"{group.task}: {name} by query", name, share=True))
     units = {
@@ -418,15 +425,27 @@ def _table(group: Group, anchors: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _columns(rows: Iterable[MetricRow]) -> list[Metric]:
-    """The metrics that say something of a single case: no shares of cases, each key once."""
-    columns: dict[tuple[str, str], Metric] = {}
+    """The metrics of which a single case's value is shown: no shares of cases, each key once.
+
+    If there are more than MAX_COLUMNS, overlaps of tubes come first, then delays, a rate of each
+    unit, and the others.
+    """
+    of_key: dict[tuple[str, str], MetricRow] = {}
     for row in rows:
-        definition, metric = row.definition, row.defined_metric()
-        if definition is None or metric is None:
-            continue
-        if definition.above is None and definition.reaching is None:
-            columns.setdefault((definition.kind, definition.key), metric)
-    return list(columns.values())[:MAX_COLUMNS]
+        definition = row.definition
+        if definition is not None and definition.above is None and definition.reaching is None:
+            of_key.setdefault((definition.kind, definition.key), row)
+    units: set[str] = set()
+    ranked: list[tuple[int, MetricRow]] = []
+    for (kind, _), row in of_key.items():
+        is_rate = kind == "ratio" and bool(row.unit) and row.unit not in units
+        units.add(row.unit)
+        rank = 0 if _has(row, "viou") else 1 if kind == "quantile" else 2 if is_rate else 3
+        ranked.append((rank, row))
+    if len(ranked) > MAX_COLUMNS:
+        ranked.sort(key=lambda entry: entry[0])
+    metrics = [row.defined_metric() for _, row in ranked[:MAX_COLUMNS]]
+    return [metric for metric in metrics if metric is not None]
 
 
 def _listed(groups: Sequence[Group], results: RunResults) -> list[Group]:
@@ -530,7 +549,7 @@ def _stages(latency: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
         {
             "name": _words(stage),
             "bar": share_bar(values[0] / longest, values[1] / longest),
-            "cells": [(value, number(value)) for value in values],
+            "cells": [(value, milliseconds(value)) for value in values],
             "samples": len(latency[stage]),
         }
         for stage, values in quantiles.items()

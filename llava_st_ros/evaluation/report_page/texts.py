@@ -68,6 +68,18 @@ def seconds(nanoseconds: float) -> str:
     return f"{nanoseconds / 1e9:.2f} s"
 
 
+def milliseconds(duration: float) -> str:
+    """Return a duration in seconds as milliseconds, with three digits.
+
+    >>> milliseconds(0.0000123), milliseconds(0.0123), milliseconds(1.234), milliseconds(12.0)
+    ('0.01', '12.3', '1234', '12000')
+    """
+    value = 1000 * duration
+    if math.isnan(value):
+        return "–"
+    return f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
+
+
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun.
 
