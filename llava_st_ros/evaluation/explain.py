@@ -13,6 +13,7 @@ from llava_st_ros.evaluation.frame_hashes import frame_hash
 from llava_st_ros.evaluation.ledger import LedgerEntry
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.bag_frames import BagFrames
+from llava_st_ros.media.bags import Bag
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import question_from_query
@@ -86,7 +87,7 @@ def explain(
 
 
 def _read_frames(entry: LedgerEntry, path: Path) -> list[Frame]:
-    bag = BagFrames(path, entry.topic or None)
+    bag = BagFrames(Bag(path), entry.topic or None)
     bag.read_index()
     numbers = {stamp: number for number, stamp in enumerate(bag.stamps)}
     if missing := [stamp for stamp, _ in entry.frames if stamp not in numbers]:

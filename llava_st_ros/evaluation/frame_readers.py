@@ -12,6 +12,7 @@ import numpy as np
 
 from llava_st_ros.errors import LlavaStError
 from llava_st_ros.media.bag_frames import BagFrames
+from llava_st_ros.media.bags import Bag
 from llava_st_ros.media.overlay import reduced
 from llava_st_ros.media.sources import IMAGE_SUFFIXES, ImageSource, Source, VideoSource
 from llava_st_ros.records import NANOSECONDS
@@ -104,7 +105,7 @@ class RecordedFrames:
 def _bag_frames(
     path: Path, topic: str, stamps: Collection[int], width: int
 ) -> dict[int, np.ndarray | MissingFrame]:
-    bag = BagFrames(path, topic or None)
+    bag = BagFrames(Bag(path), topic or None)
     bag.read_index()
     frames: dict[int, np.ndarray | MissingFrame] = {}
     for stamp in stamps:

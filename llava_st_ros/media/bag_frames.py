@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -23,8 +21,9 @@ class BagFrames:
     chunk of an MCAP file. Methods may be called from several threads.
 
     Args:
-        path: The recording's folder or file.
+        bag: The recording.
         topic: Name of the image topic; None for the only one.
+        lock: Held while ``bag`` is read; the frames of several topics of one bag share it.
 
     Attributes:
         topic: The image topic.
@@ -34,16 +33,16 @@ class BagFrames:
         problem: Why the last message was dropped.
 
     Raises:
-        DataError: There is no bag, or it has no such topic.
+        DataError: The bag has no such topic.
     """
 
-    def __init__(self, path: str | Path, topic: str | None = None) -> None:
-        self._bag = Bag(path)
-        self.topic = self._bag.image_topic(topic)
+    def __init__(self, bag: Bag, topic: str | None = None, lock: Lock | None = None) -> None:
+        self._bag = bag
+        self.topic = bag.image_topic(topic)
         self.stamps: tuple[int, ...] = ()
         self.dropped, self.repeated, self.problem = 0, 0, ""
         self._locations: list[MessageLocation] = []
-        self._lock = Lock()  # a bag is read by one thread at a time
+        self._lock = lock or Lock()  # a bag is read by one thread at a time
 
     @property
     def notes(self) -> list[str]:
@@ -91,10 +90,14 @@ class BagFrames:
         return decode_message(message.message)
 
     def _messages(self) -> Iterator[ImageMessage]:
-        with closing(self._bag.images(self.topic)) as messages:
+        messages = self._bag.images(self.topic)
+        try:
             while True:
                 with self._lock:
                     message = next(messages, None)
                 if message is None:
                     return
                 yield message
+        finally:
+            with self._lock:
+                messages.close()

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import CompressionMode, StoragePlugin
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
 from llava_st_ros.errors import DataError, FrameError
 from llava_st_ros.media.bag_frames import BagFrames
+from llava_st_ros.media.bags import Bag
 from support.bags import (
+    IMAGE,
     START,
     STEP,
+    STORE,
     TOPIC,
     image_message,
     images,
@@ -53,7 +56,7 @@ RECORDINGS = {
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_frames_are_read_in_any_order(tmp_path: Path, name: str) -> None:
-    frames = BagFrames(RECORDINGS[name](tmp_path / "bag.mcap"))
+    frames = BagFrames(Bag(RECORDINGS[name](tmp_path / "bag.mcap")))
     assert frames.stamps == ()
     calls: list[int] = []
     frames.read_index(lambda: calls.append(1))
@@ -71,7 +74,7 @@ def test_frames_are_ordered_by_stamp_and_repeated_stamps_counted(tmp_path: Path)
         (START + n * STEP, image_message(image, START + stamp * STEP))
         for n, (image, stamp) in enumerate(stamped)
     ]
-    frames = BagFrames(write_mcap(tmp_path / "a.mcap", messages))
+    frames = BagFrames(Bag(write_mcap(tmp_path / "a.mcap", messages)))
     frames.read_index()
     assert frames.stamps == tuple(START + n * STEP for n in range(4))
     assert frames.repeated == 1 and frames.dropped == 0
@@ -86,7 +89,7 @@ def test_messages_without_stamp_and_damaged_ones_are_counted(tmp_path: Path) -> 
         (START + 2, b"\x00\x01\x00\x00nothing"),
         (START + 3, image_message(3)),
     ]
-    frames = BagFrames(write_mcap(tmp_path / "a.mcap", messages))
+    frames = BagFrames(Bag(write_mcap(tmp_path / "a.mcap", messages)))
     frames.read_index()
     assert frames.stamps == (START, START + 3 * STEP)
     assert frames.dropped == 2 and "is not a sensor_msgs/msg/Image" in frames.problem
@@ -95,7 +98,7 @@ def test_messages_without_stamp_and_damaged_ones_are_counted(tmp_path: Path) -> 
 def test_a_truncated_recording_is_indexed_as_far_as_it_is_readable(tmp_path: Path) -> None:
     file = write_mcap(tmp_path / "a.mcap", images(COUNT))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    frames = BagFrames(file)
+    frames = BagFrames(Bag(file))
     frames.read_index()
     count = len(frames.stamps)
     assert 0 < count < COUNT
@@ -106,20 +109,39 @@ def test_a_truncated_recording_is_indexed_as_far_as_it_is_readable(tmp_path: Pat
 def test_no_frame_is_an_error(tmp_path: Path) -> None:
     messages = [(START, b"\x00\x01\x00\x00nothing")]
     with pytest.raises(DataError, match=f"no frame on {TOPIC}"):
-        BagFrames(write_mcap(tmp_path / "a.mcap", messages)).read_index()
+        BagFrames(Bag(write_mcap(tmp_path / "a.mcap", messages))).read_index()
 
 
 def test_a_file_that_is_damaged_after_indexing_is_an_error_of_the_frame(tmp_path: Path) -> None:
     file = storage_file(RECORDINGS["mcap"](tmp_path / "bag"))
-    frames = BagFrames(file)
+    frames = BagFrames(Bag(file))
     frames.read_index()
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(FrameError, match="cannot be read again"):
         frames.image(3)
 
 
+def test_topics_of_one_bag_are_read_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "bag"
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        left, right = (writer.add_connection(n, IMAGE, typestore=STORE) for n in ("/l", "/r"))
+        for n in range(COUNT):
+            writer.write(left, START + n * STEP, image_message(n))
+            writer.write(right, START + n * STEP, image_message(n + COUNT, START + n * STEP))
+    bag, lock = Bag(path), threading.Lock()
+    cameras = [BagFrames(bag, topic, lock) for topic in ("/l", "/r")]
+    indexing = [threading.Thread(target=camera.read_index) for camera in cameras]
+    for thread in indexing:
+        thread.start()
+    for thread in indexing:
+        thread.join()
+    for n in range(COUNT):
+        for first, camera in zip((0, COUNT), cameras):
+            np.testing.assert_array_equal(camera.image(n), pixels(n + first))
+
+
 def test_several_threads_read_frames(tmp_path: Path) -> None:
-    frames = BagFrames(RECORDINGS["mcap, small chunks"](tmp_path / "a.mcap"))
+    frames = BagFrames(Bag(RECORDINGS["mcap, small chunks"](tmp_path / "a.mcap")))
     frames.read_index()
     wrong: list[int] = []
 

@@ -225,10 +225,10 @@ class AnnotationStore:
         try:
             self._check_is_writable()
             write_annotations(self.path, ground_truth)
+            self._known_file = self._known_file.now(self.path)
         except (OSError, ValueError, LlavaStError) as error:
             self.problem = self._not_written(error)
             return
-        self._known_file = self._known_file.now(self.path)
         self._is_written, self.problem = True, ""
 
     def _check_is_writable(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock, Thread
 
 import simplejpeg
@@ -49,20 +48,16 @@ class RecordedCamera:
     """An image topic of a bag. Methods may be called from several threads.
 
     Args:
-        path: The bag's folder or file.
-        topic: Name of the topic.
+        frames: Its frames, not indexed yet.
         on_loss: Called with a line for everything that is missing or unusual in the recording.
 
     Attributes:
         topic: Name of the topic.
         progress: How far the recording is indexed.
-
-    Raises:
-        DataError: There is no such topic.
     """
 
-    def __init__(self, path: Path, topic: str, on_loss: Callable[[str], None]) -> None:
-        self._frames = BagFrames(path, topic)
+    def __init__(self, frames: BagFrames, on_loss: Callable[[str], None]) -> None:
+        self._frames = frames
         self._on_loss = on_loss
         self.topic = self._frames.topic.name
         self.progress = Progress(total=self._frames.topic.messages)
@@ -146,18 +141,3 @@ class RecordedCamera:
                 " not shown"
             )
         return tuple(dict.fromkeys(losses))
-
-
-def image_topics(path: Path) -> list[str]:
-    """Return the names of a bag's image topics that have messages.
-
-    Raises:
-        DataError: There is no bag, or it has no images; the message lists its topics.
-    """
-    from llava_st_ros.media.bags import Bag
-
-    bag = Bag(path)
-    names = list(dict.fromkeys(topic.name for topic in bag.image_topics if topic.messages))
-    if not names:
-        bag.image_topic()  # raises, and lists what there is
-    return names

@@ -10,7 +10,8 @@ from typing import Any
 from llava_st_ros.annotations.records import AnnotatedCamera
 from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.evaluation.annotate.annotation_store import AnnotationStore
-from llava_st_ros.evaluation.annotate.recorded_camera import RecordedCamera, image_topics
+from llava_st_ros.evaluation.annotate.recorded_camera import RecordedCamera
+from llava_st_ros.media.bag_frames import BagFrames
 from llava_st_ros.media.bags import Bag
 from llava_st_ros.records import Task
 
@@ -41,7 +42,9 @@ class AnnotationSession:
         on_loss: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.bag = bag
-        self.topics = [Bag(bag).image_topic(topic).name] if topic else image_topics(bag)
+        self._recording = Bag(bag)
+        self._recording_lock = Lock()
+        self.topics = _image_topics(self._recording, topic)
         self.store = AnnotationStore(file)
         self._on_loss = on_loss
         self._cameras: dict[int, RecordedCamera] = {}
@@ -66,7 +69,8 @@ class AnnotationSession:
             raise DataError(f"there is no camera {number}")
         with self._lock:
             if number not in self._cameras:
-                self._cameras[number] = RecordedCamera(self.bag, self.topics[number], self._on_loss)
+                frames = BagFrames(self._recording, self.topics[number], self._recording_lock)
+                self._cameras[number] = RecordedCamera(frames, self._on_loss)
             return self._cameras[number]
 
     def camera_json(self, number: int) -> dict[str, Any]:
@@ -107,3 +111,15 @@ class AnnotationSession:
         if not (isinstance(changes, dict) and type(revision) is int and isinstance(force, bool)):
             raise DataError("expected changes, a revision and force")
         return self.store.apply(changes, revision, self.sizes(), force=force)
+
+
+def _image_topics(bag: Bag, topic: str | None) -> list[str]:
+    """Return the name of the chosen topic, or of all image topics that have messages.
+
+    Raises:
+        DataError: There is none; the message lists the bag's topics.
+    """
+    names = list(dict.fromkeys(t.name for t in bag.image_topics if t.messages))
+    if topic is not None or not names:
+        return [bag.image_topic(topic).name]
+    return names
