@@ -35,7 +35,13 @@ from typing import IO
 from llava_st_ros.errors import LlavaStError, one_line
 from llava_st_ros.evaluation.metric_kinds import MeanMetric, Metric
 
-PTB_WORDS, PLAIN_WORDS = "pycocoevalcap", "pycocoevalcap, plain words"
+PTB_WORDS, PLAIN_WORDS = "pycocoevalcap", "plain words"
+CAPTION_CONVENTIONS: Mapping[str, str] = {
+    PTB_WORDS: "captions in Penn Treebank words: METEOR 1.5, CIDEr-D, ROUGE-L with beta 1.2; a "
+    "caption without words is 0",
+    PLAIN_WORDS: "captions without Java: words split by a simple rule, not comparable with papers; "
+    "CIDEr-D, ROUGE-L with beta 1.2; a caption without words is 0",
+}
 METEOR, CIDER, ROUGE = "METEOR 1.5 (jar)", "CIDEr", "ROUGE-L"
 INSTALL_JAVA = "install Java 8 or later (apt install default-jre-headless)"
 INSTALL_SCORERS = "pip install '.[evaluation]' in the source folder"

@@ -123,8 +123,8 @@ def test_without_java_the_other_figures_have_another_name_and_one_line_says_what
 ) -> None:
     scores = score_captions(CAPTIONS, REFERENCES)
     assert [(m.name, m.convention) for m in scores.metrics] == [
-        ("CIDEr", "pycocoevalcap, plain words"),
-        ("ROUGE-L", "pycocoevalcap, plain words"),
+        ("CIDEr", "plain words"),
+        ("ROUGE-L", "plain words"),
     ]
     (problem,) = scores.problems
     assert "\n" not in problem

@@ -34,12 +34,14 @@ class SampleOutcome:
         answered: Whether the model was asked and answered; if not, the case's only problem says
             why.
         seconds: The time of each stage.
+        captions: The predicted caption and the expected one; None for tasks without.
     """
 
     case: Case
     notes: tuple[str, ...] = ()
     answered: bool = True
     seconds: Mapping[str, float] = field(default_factory=dict)
+    captions: tuple[str, str] | None = None
 
 
 class SampleEvaluator:
@@ -107,7 +109,8 @@ class SampleEvaluator:
             problems=tuple(problems),
         )
         notes = (*clip.notes, *_late_ends(query, clip))
-        return SampleOutcome(case, notes, "answer" in seconds, seconds)
+        captions = _captions(query, predicted)
+        return SampleOutcome(case, notes, "answer" in seconds, seconds, captions)
 
 
 def unanswered(
@@ -121,15 +124,16 @@ def unanswered(
         conventions: The scoring conventions.
         problem: Why, in one line.
     """
+    predicted = Prediction(parsed=False)
     case = Case(
         id=query.id,
         source=str(media / query.media[0]),
         task=query.category,
         query=query.query.text,
-        values={**_values(query, None, Prediction(parsed=False), conventions), "answered": 0.0},
+        values={**_values(query, None, predicted, conventions), "answered": 0.0},
         problems=(problem,),
     )
-    return SampleOutcome(case, answered=False)
+    return SampleOutcome(case, answered=False, captions=_captions(query, predicted))
 
 
 def _values(
@@ -145,6 +149,12 @@ def _values(
         if convention.applies_to(sample)
         for key, value in convention.values(sample, predicted).items()
     }
+
+
+def _captions(query: BenchmarkQuery, predicted: Prediction) -> tuple[str, str] | None:
+    if not isinstance(query.truth, VideoTruth) or query.truth.caption is None:
+        return None
+    return predicted.caption, query.truth.caption
 
 
 def _late_ends(query: BenchmarkQuery, clip: Clip) -> list[str]:

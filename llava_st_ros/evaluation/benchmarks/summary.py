@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llava_st_ros.evaluation.benchmarks.evaluator import SampleOutcome
 from llava_st_ros.evaluation.benchmarks.samples import BenchmarkFile
+from llava_st_ros.evaluation.captions import score_captions
 from llava_st_ros.evaluation.conventions.records import Convention
 from llava_st_ros.evaluation.metric_kinds import OURS, MeanMetric, Metric
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, rows_of
@@ -33,7 +35,7 @@ def run_results(
         conventions: The scoring conventions.
     """
     ordered = [outcomes[index] for index in sorted(outcomes)]
-    cases = tuple(outcome.case for outcome in ordered)
+    cases, of_captions, problems = _with_captions(ordered)
     latency: dict[str, list[float]] = defaultdict(list)
     for outcome in ordered:
         for stage, seconds in outcome.seconds.items():
@@ -42,21 +44,39 @@ def run_results(
     return RunResults(
         {**about, "notes": list(notes)},
         cases,
-        tuple(_rows(cases, conventions)),
-        tuple(dropped(read, ordered, requested)),
+        tuple(_rows(cases, conventions, of_captions)),
+        (*dropped(read, ordered, requested), *problems),
         {stage: tuple(seconds) for stage, seconds in latency.items()},
     )
 
 
-def _rows(cases: Sequence[Case], conventions: Sequence[Convention]) -> list[MetricRow]:
+def _with_captions(
+    outcomes: Sequence[SampleOutcome],
+) -> tuple[tuple[Case, ...], Sequence[Metric], Sequence[str]]:
+    """Return the cases with the values of captions, which depend on each other, and the figures."""
+    cases = [outcome.case for outcome in outcomes]
+    captions = {i: o.captions for i, o in enumerate(outcomes) if o.captions is not None}
+    if not captions:
+        return tuple(cases), (), ()
+    predicted, expected = zip(*captions.values())
+    scores = score_captions(predicted, [[caption] for caption in expected])
+    for i, values in zip(captions, scores.values):
+        cases[i] = replace(cases[i], values={**cases[i].values, **values})
+    return tuple(cases), scores.metrics, scores.problems
+
+
+def _rows(
+    cases: Sequence[Case], conventions: Sequence[Convention], of_captions: Sequence[Metric]
+) -> list[MetricRow]:
     by_category: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         by_category[case.task].append(case)
+    figures = [*(_metrics(convention) for convention in conventions), of_captions]
     return [
         row
         for category, of_category in by_category.items()
-        for convention in conventions
-        for row in rows_of(category, _metrics(convention), of_category)
+        for metrics in figures
+        for row in rows_of(category, metrics, of_category)
     ]
 
 

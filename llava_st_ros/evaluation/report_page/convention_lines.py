@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llava_st_ros.evaluation.captions import CAPTION_CONVENTIONS
 from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
 from llava_st_ros.evaluation.results import MetricRow
 from llava_st_ros.evaluation.streams.scores import STREAM_CONVENTIONS, STREAM_METRICS
@@ -19,6 +20,8 @@ def convention_lines(rows: Sequence[MetricRow]) -> list[tuple[str, str]]:
             text = STREAM_CONVENTIONS[row.convention]
         elif row.convention in CONVENTIONS:
             text = CONVENTIONS[row.convention].differs
+        elif row.convention in CAPTION_CONVENTIONS:
+            text = CAPTION_CONVENTIONS[row.convention]
         else:
             text = "not described in this version"
         lines[row.convention or "not named", text] = None

@@ -17,6 +17,7 @@ from llava_st_ros.cli.__main__ import main
 from llava_st_ros.cli.eval_benchmark import BENCHMARK_NAMES
 from llava_st_ros.evaluation.benchmarks import run as benchmark_run
 from llava_st_ros.evaluation.benchmarks.catalogue import BENCHMARKS
+from llava_st_ros.evaluation.captions import PLAIN_WORDS
 from llava_st_ros.evaluation.results import RunResults, read_results
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.training.st_align.writing import write_image, write_video
@@ -157,13 +158,30 @@ def test_st_align_svg(evaluate: Run, tmp_path: Path) -> None:
     assert figures(results, "SVG")["m_sIoU"] == pytest.approx((3 * 0.1 * 99 / 49 + 4 * 0.1) / 7)
 
 
-def test_st_align_elc(evaluate: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """METEOR needs 10 seconds to start; ``test_captions`` has it."""
+    pytest.importorskip("pycocoevalcap", reason="pycocoevalcap scores captions")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_st_align_elc(
+    evaluate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_java: None
+) -> None:
     path = write_json(tmp_path / "elc.json", [st_align_record("elc")])
     answer = Answer(Task.ELC, span=(4, 12), boxes=tube(4, 12), caption="the red box moves right")
-    results = evaluate("st-align", path, {"what happened": answer})
-    found = figures(results, "ELC")
-    assert found["m_tIoU"] == pytest.approx(7 / 9)
-    assert found["m_vIoU"] == pytest.approx(7 * 0.1 / 9)
+    results = evaluate("st-align", path, {"what happened": answer}, "--convention", "all")
+    ours = {row.metric: row.value for row in results.rows if row.convention == "llava_st_ros"}
+    assert ours["m_tIoU"] == pytest.approx(7 / 9)
+    assert ours["m_vIoU"] == pytest.approx(7 * 0.1 / 9)
+    # Expected is "a box moves right.": 3 of 5 and 3 of 4 words. CIDEr of a single sample is 0.
+    rouge = 2.44 * 0.6 * 0.75 / (0.75 + 1.44 * 0.6)
+    assert by_convention(results, "ROUGE-L") == {PLAIN_WORDS: pytest.approx(rouge)}
+    assert by_convention(results, "CIDEr") == {PLAIN_WORDS: 0.0}
+    assert "METEOR is left out" in results.dropped[-1]
+    output = capsys.readouterr()
+    assert "ROUGE-L" in output.out and "words split by a" in output.out
+    assert "install Java" in output.err
 
 
 def test_vidstg_scores_its_kinds_of_sentences_apart(
