@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llava_st_ros.evaluation.report_page.texts import number, plural
+from llava_st_ros.evaluation.report_page.texts import clean, number, plural
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -147,8 +147,6 @@ def histogram(
 
 def scatter(points: Sequence[Point], title: str, x_label: str, x_unit: str, y_label: str) -> Chart:
     """Draw points, y in [0, 1]; series differ in shape."""
-    from markupsafe import escape
-
     series = list(dict.fromkeys(point.series for point in points))
     high = max(_round_range([point.x for point in points])[1], 1e-9)
     plot = _Plot((0.0, high), (0.0, 1.0))
@@ -157,7 +155,7 @@ def scatter(points: Sequence[Point], title: str, x_label: str, x_unit: str, y_la
         kind = series.index(point.series)
         shape = SHAPES[kind % len(SHAPES)]
         parts.append(
-            f'<g class="point s{kind % len(SHAPES)}"><title>{escape(point.label)}</title>'
+            f'<g class="point s{kind % len(SHAPES)}"><title>{_escaped(point.label)}</title>'
             f"{_shape(shape, plot.x(point.x), plot.y(point.y))}</g>"
         )
     xs, ys = [point.x for point in points], [point.y for point in points]
@@ -170,13 +168,11 @@ def scatter(points: Sequence[Point], title: str, x_label: str, x_unit: str, y_la
 
 def paired_scatter(points: Sequence[Point], title: str) -> Chart:
     """Draw values of run A and run B, both in [0, 1], with the diagonal where they are equal."""
-    from markupsafe import escape
-
     plot = _Plot((0.0, 1.0), (0.0, 1.0))
     diagonal = f"M{plot.x(0):.1f} {plot.y(0):.1f}L{plot.x(1):.1f} {plot.y(1):.1f}"
     parts = [plot.x_axis("A", ""), plot.y_axis("B"), f'<path class="axis" d="{diagonal}"/>']
     parts += [
-        f'<g class="point s0"><title>{escape(point.label)}</title>'
+        f'<g class="point s0"><title>{_escaped(point.label)}</title>'
         f"{_shape(SHAPES[0], plot.x(point.x), plot.y(point.y))}</g>"
         for point in points
     ]
@@ -287,8 +283,6 @@ class _Plot:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
     def x_axis(self, label: str, unit: str) -> str:
-        from markupsafe import escape
-
         base = HEIGHT - BOTTOM
         parts = [f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>']
         for value in tick_values(*self._x, most=5):
@@ -299,13 +293,11 @@ class _Plot:
         name = f"{label} ({unit})" if label and unit else label or unit
         parts.append(
             f'<text class="name" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}">'
-            f"{escape(_short(name))}</text>"
+            f"{_escaped(_short(name))}</text>"
         )
         return "".join(parts)
 
     def y_axis(self, label: str, *, whole: bool = False) -> str:
-        from markupsafe import escape
-
         parts = []
         for value in tick_values(*self._y, most=4):
             if whole and value != int(value):
@@ -316,16 +308,22 @@ class _Plot:
                 f'<text class="tick left" x="{LEFT - 5}" y="{y + 4:.1f}">{value:g}</text>'
             )
         if label:
-            parts.append(f'<text class="name start" x="4" y="10">{escape(_short(label))}</text>')
+            parts.append(f'<text class="name start" x="4" y="10">{_escaped(_short(label))}</text>')
         return "".join(parts)
 
     def svg(self, parts: Iterable[str], summary: str) -> Markup:
-        from markupsafe import Markup, escape
+        from markupsafe import Markup
 
         return Markup(  # numbers, and escaped texts
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{escape(summary)}">{"".join(parts)}</svg>'
+            f'aria-label="{_escaped(summary)}">{"".join(parts)}</svg>'
         )
+
+
+def _escaped(text: str) -> Markup:
+    from markupsafe import escape
+
+    return escape(clean(text))
 
 
 def _short(text: str, most: int = 46) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llava_st_ros.evaluation.comparison import cases_of, flattened
+from llava_st_ros.evaluation.comparison import flattened
 from llava_st_ros.evaluation.metric_kinds import Metric
 from llava_st_ros.evaluation.report_page.charts import (
     Chart,
@@ -22,18 +21,26 @@ from llava_st_ros.evaluation.report_page.charts import (
     share_bar,
 )
 from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
+from llava_st_ros.evaluation.report_page.film_views import film_view
 from llava_st_ros.evaluation.report_page.filmstrips import FilmFrame
+from llava_st_ros.evaluation.report_page.groups import (
+    Group,
+    case_figure,
+    film_cases,
+    groups_of,
+    has_key,
+    is_plain_mean,
+)
 from llava_st_ros.evaluation.report_page.html_page import render
 from llava_st_ros.evaluation.report_page.texts import (
+    CleanText,
     clean,
     milliseconds,
     number,
     plural,
-    seconds,
 )
 from llava_st_ros.evaluation.report_page.timelines import timelines_by_source
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
-from llava_st_ros.records import Box
 
 MAX_ROWS = 400  # queries of a table
 MAX_TIMELINES = 80
@@ -43,31 +50,9 @@ MAX_CARDS = 8
 MAX_LINES = 100  # of what was dropped
 MAX_PROBLEMS = 3  # of a query
 MAX_DRAWN = 1e12  # seconds and the like; an axis to a larger value would show nothing
-FILMS = 3  # best, and worst cases
 ABOUT_CHARACTERS = 2000
 # Samples of a case that are the time its answers take, the first that a run has.
 DELAYS = ("stamp_to_answer", "latency", "detection_delay")
-
-
-@dataclass(frozen=True)
-class Group:
-    """The cases of one task.
-
-    Attributes:
-        task: As in ``MetricRow``.
-        rows: Its figures.
-        cases: The cases of all of its figures.
-        primary: The metric by which cases are ordered; None if there is no mean of values.
-    """
-
-    task: str
-    rows: tuple[MetricRow, ...]
-    cases: tuple[Case, ...]
-    primary: Metric | None
-
-    def score(self, case: Case) -> float:
-        """Return the case's value of the primary metric; NaN if it has none."""
-        return case_figure(self.primary, case)
 
 
 def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -> str:
@@ -98,7 +83,10 @@ def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -
         "histograms": _histograms(groups, results),
         "groups": [_table(group, anchors) for group in _listed(groups, results)],
         "films": [
-            {"title": title, "cases": [_film(case, group, films[case.id]) for case, group in cases]}
+            {
+                "title": title,
+                "cases": [film_view(case, group, films[case.id]) for case, group in cases],
+            }
             for title, cases in (("Best", best), ("Worst", worst))
             if cases
         ],
@@ -112,95 +100,15 @@ def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -
         "conventions": convention_lines(results.rows),
         "dropped": _dropped(results.dropped),
         "about": [
-            (name, _Long(clean(text, ABOUT_CHARACTERS)))
+            (name, CleanText(clean(text, ABOUT_CHARACTERS)))
             for name, text in flattened(results.about).items()
         ],
     }
     return render("report.html", sections=_sections(values), **values)
 
 
-def groups_of(results: RunResults) -> list[Group]:
-    """Return the tasks of a run's figures, in their order."""
-    groups = []
-    for task in dict.fromkeys(row.task for row in results.rows):
-        rows = tuple(row for row in results.rows if row.task == task)
-        ids: set[str] = set()
-        for row in rows:
-            metric = row.defined_metric()
-            if metric is not None:
-                ids |= {case.id for case in cases_of(row, metric, results.cases)}
-        cases = tuple(case for case in results.cases if case.id in ids)
-        groups.append(Group(task, rows, cases, _primary(rows)))
-    return groups
-
-
-def film_cases(
-    results: RunResults,
-) -> tuple[list[tuple[Case, Group]], list[tuple[Case, Group]]]:
-    """Return the best and the worst cases of which pictures can be shown.
-
-    Cases are ordered by an IoU; by what else their tasks have only if no task has one.
-    """
-    scored: dict[str, tuple[float, Case, Group]] = {}
-    groups = groups_of(results)
-    with_iou = [g for g in groups if g.primary is not None and "iou" in g.primary.key.lower()]
-    for group in with_iou or groups:
-        for case in group.cases:
-            score = group.score(case)
-            if case.id not in scored and not math.isnan(score) and _is_shown(case):
-                scored[case.id] = score, case, group
-    ordered = sorted(scored.values(), key=lambda entry: (-entry[0], entry[1].id))
-    count = min(FILMS, (len(ordered) + 1) // 2)
-    best, worst = ordered[:count], ordered[count:][-FILMS:]
-    return [(c, g) for _, c, g in best], [(c, g) for _, c, g in reversed(worst)]
-
-
-def case_figure(metric: Metric | None, case: Case) -> float:
-    """Return the figure of a single case; NaN if it has none."""
-    if metric is None or not metric.applies_to(case):
-        return math.nan
-    return metric.value([case])
-
-
-class _Long(str):
-    """A text of which more than ``MAX_TEXT`` characters are shown; it is clean."""
-
-
-def _full_name(metric: Metric) -> str:
-    return f"{metric.name} ({metric.convention})"
-
-
-def _primary(rows: Sequence[MetricRow]) -> Metric | None:
-    means = [row for row in rows if _is_plain_mean(row)]
-    for word in ("viou", "iou", ""):
-        for row in means:
-            if _has(row, word):
-                return row.defined_metric()
-    return None
-
-
-def _is_plain_mean(row: MetricRow) -> bool:
-    """Whether a figure is a mean of values in [0, 1], of which each says how good a case is."""
-    definition = row.definition
-    if definition is None or definition.kind != "mean" or row.unit:
-        return False
-    return definition.above is None and definition.reaching is None
-
-
-def _has(row: MetricRow, word: str) -> bool:
-    return row.definition is not None and word in row.definition.key.lower()
-
-
-def _is_shown(case: Case) -> bool:
-    return any(line is not None and (line.boxes or line.spans) for line in _timelines(case))
-
-
-def _timelines(case: Case) -> tuple[Any, Any]:
-    return case.expected, case.predicted
-
-
 def _with_timeline(cases: Sequence[Case]) -> list[Case]:
-    return [case for case in cases if any(line is not None for line in _timelines(case))]
+    return [case for case in cases if case.expected or case.predicted]
 
 
 def _timeline_cases(cases: Sequence[Case], groups: Sequence[Group]) -> list[Case]:
@@ -226,7 +134,7 @@ def _figures(groups: Sequence[Group]) -> dict[str, str]:
         for case in group.cases:
             score = group.score(case)
             if group.primary is not None and not math.isnan(score):
-                figures.setdefault(case.id, f"{_full_name(group.primary)} {number(score)}")
+                figures.setdefault(case.id, f"{group.primary_name} {number(score)}")
     return figures
 
 
@@ -249,8 +157,8 @@ def _warnings(results: RunResults) -> list[str]:
     warnings = []
     if results.dropped:
         warnings.append(
-            f"Not everything was evaluated: {plural(len(results.dropped), 'note')} under "
-            "“What was dropped”."
+            f"{plural(len(results.dropped), 'line')} under “What was dropped”: figures are of what "
+            "was evaluated."
         )
     problems = sum(bool(case.problems) for case in results.cases)
     if problems:
@@ -262,15 +170,15 @@ def _cards(groups: Sequence[Group], results: RunResults) -> list[dict[str, str]]
     cards = []
     for group in groups:
         if group.primary is not None:
-            overlaps = [row for row in group.rows if _is_plain_mean(row) and _has(row, "viou")]
+            overlaps = [row for row in group.rows if is_plain_mean(row) and has_key(row, "viou")]
             primary = [row for row in group.rows if row.metric == group.primary.name]
             cards += [_card(row) for row in (overlaps or primary)[:2]]
     of_unit: dict[str, MetricRow] = {}
     for row in results.rows:
         if not math.isnan(row.value):
             of_unit.setdefault(row.unit, row)
-    timely = [of_unit[unit] for unit in ("s", "1/h", "1/min") if unit in of_unit]
-    cards = [*cards[: MAX_CARDS - 3], *(_card(row) for row in timely[:2])]
+    timely = [of_unit[unit] for unit in ("s", "1/h", "1/min") if unit in of_unit][:2]
+    cards = [*cards[: MAX_CARDS - 1 - len(timely)], *map(_card, timely)]
     for stage in ("stamp_to_answer", "tick"):
         if samples := results.latency.get(stage):
             p50, p90 = np.quantile(samples, (0.5, 0.9))
@@ -345,9 +253,7 @@ def _points(groups: Sequence[Group]) -> tuple[list[Point], str]:
                     f"{clean(case.query, 120)}: {group.primary.name} {number(score)}, "
                     f"{number(time, 's')}"
                 )
-                points.append(
-                    Point(time, score, f"{case.task}: {_full_name(group.primary)}", label)
-                )
+                points.append(Point(time, score, f"{case.task}: {group.primary_name}", label))
     return points, _words(delay)
 
 
@@ -378,7 +284,7 @@ def _histograms(groups: Sequence[Group], results: RunResults) -> list[Chart]:
         done.add(drawn)
         scores = [score for case in group.cases if 0 <= (score := group.score(case)) <= 1]
         if len(scores) > 1 or (scores and not charts):
-            name = _full_name(group.primary)
+            name = group.primary_name
             charts.append(histogram(scores, f"{group.task}: {name} by query", name, share=True))
     units = {
         row.definition.key: row.unit
@@ -440,7 +346,7 @@ def _columns(rows: Iterable[MetricRow]) -> list[Metric]:
     for (kind, _), row in of_key.items():
         is_rate = kind == "ratio" and bool(row.unit) and row.unit not in units
         units.add(row.unit)
-        rank = 0 if _has(row, "viou") else 1 if kind == "quantile" else 2 if is_rate else 3
+        rank = 0 if has_key(row, "viou") else 1 if kind == "quantile" else 2 if is_rate else 3
         ranked.append((rank, row))
     if len(ranked) > MAX_COLUMNS:
         ranked.sort(key=lambda entry: entry[0])
@@ -474,68 +380,6 @@ def _ungrouped(results: RunResults, groups: Sequence[Group]) -> list[Group]:
 
 def _ordered(score: float) -> float:
     return math.inf if math.isnan(score) else score
-
-
-def _film(case: Case, group: Group, shots: Sequence[FilmFrame]) -> dict[str, Any]:
-    first = shots[0].stamp if shots else 0
-    reasons = {shot.missing for shot in shots}
-    return {
-        "missing": reasons.pop() if len(reasons) == 1 else "",
-        "query": case.query or "(no text)",
-        "metric": _full_name(group.primary) if group.primary else "",
-        "value": number(group.score(case)),
-        "source": case.source,
-        "task": case.task,
-        "shots": [_shot(shot, shot.stamp - first) for shot in shots],
-    }
-
-
-def _shot(shot: FilmFrame, elapsed: int) -> dict[str, Any]:
-    if shot.iou is not None:
-        words = f"IoU {number(shot.iou)}"
-    elif shot.predicted is not None:
-        words = "predicted only"
-    else:
-        words = "true only" if shot.expected is not None else "no box"
-    boxes = [
-        _box(kind, box)
-        for kind, box in (("pred", shot.predicted), ("true", shot.expected))
-        if box is not None
-    ]
-    return {
-        "image": _Long(shot.image),
-        "width": shot.size[0],
-        "height": shot.size[1],
-        "missing": shot.missing,
-        "boxes": boxes,
-        "caption": f"+{seconds(elapsed)} · {words}",
-        "alt": f"Frame {seconds(elapsed)} after the first: {words}"
-        + (f"; no image: {shot.missing}" if shot.missing else ""),
-    }
-
-
-def _box(kind: str, box: Box) -> dict[str, str]:
-    """A box and its tag, placed in percent of the image."""
-    x1, y1, x2, y2 = (100 * v for v in vars(box.clipped()).values())
-    if kind == "pred":  # above the box, or in it at the upper edge of the image
-        shift = "" if y1 < 10 else ";transform:translateY(-100%)"
-        tag = f"left:{min(x1, 88):.2f}%;top:{y1:.2f}%{shift}"
-    else:
-        shift = "" if y2 > 90 else ";transform:translateY(100%)"
-        tag = f"right:{min(100 - x2, 88):.2f}%;bottom:{100 - y2:.2f}%{shift}"
-    place = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
-    return {
-        "kind": kind,
-        "letter": "P" if kind == "pred" else "T",
-        "tag": tag,
-        "place": _attributes(place),
-    }
-
-
-def _attributes(values: Mapping[str, float]) -> Any:
-    from markupsafe import Markup
-
-    return Markup(" ".join(f'{name}="{value:.2f}"' for name, value in values.items()))
 
 
 def _stages(latency: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:

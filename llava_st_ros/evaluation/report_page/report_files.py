@@ -8,7 +8,8 @@ from llava_st_ros.atomic_files import write_text
 from llava_st_ros.evaluation.csv_tables import CASES_FILE, METRICS_FILE, cases_csv, metrics_csv
 from llava_st_ros.evaluation.frame_readers import FrameReader
 from llava_st_ros.evaluation.report_page.filmstrips import filmstrips
-from llava_st_ros.evaluation.report_page.page import film_cases, report_html
+from llava_st_ros.evaluation.report_page.groups import film_cases
+from llava_st_ros.evaluation.report_page.page import report_html
 from llava_st_ros.evaluation.results import RESULTS_FILE, RunResults, write_results
 
 REPORT_FILE = "report.html"

@@ -12,6 +12,10 @@ _FORBIDDEN = re.compile(
 )
 
 
+class CleanText(str):
+    """A text that may be in HTML once it is escaped; it is not shortened."""
+
+
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Return a text from data that may be in HTML once it is escaped, shortened in the middle.
 

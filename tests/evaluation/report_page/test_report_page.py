@@ -22,8 +22,9 @@ from llava_st_ros.evaluation.report_page.charts import histogram, interval_bar, 
 from llava_st_ros.evaluation.report_page.comparison_page import comparison_html
 from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
+from llava_st_ros.evaluation.report_page.groups import film_cases
 from llava_st_ros.evaluation.report_page.html_page import _asset
-from llava_st_ros.evaluation.report_page.page import MAX_ROWS, film_cases
+from llava_st_ros.evaluation.report_page.page import MAX_ROWS
 from llava_st_ros.evaluation.report_page.report_files import write_report
 from llava_st_ros.evaluation.results import MetricRow, RunResults, Timeline, write_results
 from llava_st_ros.evaluation.streams.scores import STREAM_CONVENTIONS, STREAM_METRICS
