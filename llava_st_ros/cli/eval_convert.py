@@ -58,5 +58,8 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.output, converted.text)
     for note in (*footage.notes, *converted.notes):
         print(f"note: {note}", file=sys.stderr)
-    print(f"wrote {args.output}: {len(footage.frames)} frames of {footage.camera.topic}")
+    print(
+        f"wrote {args.output}: {converted.objects} objects with {converted.boxes} boxes in "
+        f"{len(footage.frames)} frames of {footage.camera.topic}"
+    )
     return 0

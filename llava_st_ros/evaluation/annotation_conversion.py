@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_st_ros.annotations.annotation_file import (
@@ -123,9 +123,11 @@ def convert_annotations(source: InputFile, output: str, footage: AnnotatedFootag
     truth = _read(source, footage)
     if output == ANNOTATIONS:
         missing = "it has no queries yet: add them with 'llava-st eval annotate'"
-        return Converted(annotations_text(truth), (*truth.notes, missing))
+        boxes = sum(len(item.boxes) for item in truth.objects)
+        notes = (*truth.notes, missing)
+        return Converted(annotations_text(truth), notes, len(truth.objects), boxes)
     converted = _WRITERS[output](truth, footage.camera.topic, footage.frames)
-    return Converted(converted.text, (*truth.notes, *converted.notes))
+    return replace(converted, notes=(*truth.notes, *converted.notes))
 
 
 def _read(source: InputFile, footage: AnnotatedFootage) -> GroundTruth:

@@ -88,6 +88,7 @@ class _Reader:
         self._parser.CharacterDataHandler = self._add_text
         self._parser.StartDoctypeDeclHandler = self._reject_document_type
         self._open: list[XmlElement] = []
+        self._texts: list[list[str]] = []  # the parts of the text of each open element
         self._root: XmlElement | None = None
         self._count = 0
 
@@ -110,13 +111,14 @@ class _Reader:
         else:
             self._root = element
         self._open.append(element)
+        self._texts.append([])
 
     def _end(self, tag: str) -> None:
-        self._open.pop()
+        self._open.pop().text = "".join(self._texts.pop())
 
     def _add_text(self, text: str) -> None:
-        if self._open and not text.isspace():
-            self._open[-1].text += text
+        if self._texts and not text.isspace():
+            self._texts[-1].append(text)
 
     def _reject_document_type(self, *declaration: object) -> None:
         raise _InvalidError(

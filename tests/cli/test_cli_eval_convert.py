@@ -53,10 +53,13 @@ def test_annotations_survive_each_format(
     write_annotations(original, annotated())
     assert convert(bag, "annotations", target, original, other) == 0
     printed = capsys.readouterr()
-    assert printed.out == f"wrote {other}: {COUNT} frames of {TOPIC}\n"
+    wrote = f"wrote {other}: 1 objects with 3 boxes in {COUNT} frames of {TOPIC}\n"
+    assert printed.out == wrote
     assert "note: queries with their spans, left out: 1\n" in printed.err
     assert convert(bag, target, "annotations", other, again) == 0
-    assert "it has no queries yet" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == wrote.replace(str(other), str(again))
+    assert "it has no queries yet" in printed.err
     found = read_annotations(again)
     assert found.cameras == annotated().cameras and found.queries == ()
     (item,), (expected,) = found.objects, annotated().objects

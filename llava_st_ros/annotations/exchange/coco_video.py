@@ -125,7 +125,7 @@ def coco_video_text(ground_truth: GroundTruth, topic: str, frames: RecordedFrame
         f'"{name}": [' + ",".join(f"\n {json.dumps(value)}" for value in values) + "]"
         for name, values in sections.items()
     )
-    return Converted("{" + ",\n".join(listed) + "}\n", writer.notes.lines())
+    return writer.converted("{" + ",\n".join(listed) + "}\n")
 
 
 class _Reader:
@@ -212,18 +212,18 @@ class _Reader:
         if count == len(self._reader.frames) or not count:
             return range(count)
         names = self._video.get("file_names")
-        stems = [PurePosixPath(n).stem if isinstance(n, str) else "" for n in names or ()]
+        listed = names if isinstance(names, list) else []
+        stems = [PurePosixPath(name).stem if isinstance(name, str) else "" for name in listed]
         if len(stems) == count and all(s.isascii() and s.isdigit() and len(s) < 10 for s in stems):
             numbers = [int(stem) - (self._first_frame or 0) for stem in stems]
             is_increasing = all(a < b for a, b in itertools.pairwise(numbers))
             if is_increasing and numbers[0] >= 0 and numbers[-1] < len(self._reader.frames):
                 self._reader.notes.add("objects with boxes of the frames that file_names number")
                 return numbers
-        self._fail(
-            f"{place} has {count} bboxes, the recording {len(self._reader.frames)} frames, and "
-            "file_names do not number them"
+        raise DataError(
+            f"{self._name}: {place} has {count} bboxes, the recording {len(self._reader.frames)} "
+            "frames, and file_names do not number them"
         )
-        return None
 
     def _image_frames(self) -> dict[int, int | None]:
         """Return the frame number of each image by its id, None for those of other videos."""

@@ -123,7 +123,7 @@ def cvat_video_text(ground_truth: GroundTruth, topic: str, frames: RecordedFrame
         lines += [_box_line(shape) for shape in _shapes(track, len(frames))]
         lines.append(" </track>")
     lines.append("</annotations>")
-    return Converted("\n".join(lines) + "\n", writer.notes.lines())
+    return writer.converted("\n".join(lines) + "\n")
 
 
 def _read_track(track: XmlElement, name: str, last: int, reader: TrackReader) -> None:

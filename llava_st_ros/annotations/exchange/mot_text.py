@@ -74,7 +74,7 @@ def mot_text(ground_truth: GroundTruth, topic: str, frames: RecordedFrames) -> C
             row = ",".join((str(box.frame + 1), str(track.number), *lengths, "1,1,1,-1"))
             rows.append((box.frame, track.number, row))
     text = "".join(f"{row}\n" for _, _, row in sorted(rows))
-    return Converted(text, writer.notes.lines())
+    return writer.converted(text)
 
 
 def _add_line(line: str, place: str, reader: TrackReader, first_frame: int) -> None:

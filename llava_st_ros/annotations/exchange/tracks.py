@@ -23,21 +23,26 @@ MAX_PIXELS = 1e9  # of a coordinate: sums of two are finite
 
 @dataclass(frozen=True)
 class Converted:
-    """A file of another format.
+    """A file in another format.
 
     Attributes:
         text: Its content.
-        notes: What of the annotations the format does not hold, one line each.
+        notes: What was changed, and what the format does not hold, one line each.
+        objects: Number of objects in it.
+        boxes: Number of their boxes.
     """
 
     text: str
     notes: tuple[str, ...]
+    objects: int
+    boxes: int
 
 
 @dataclass
 class _Track:
     label: str
-    boxes: dict[int, Box | None] = field(default_factory=dict)  # by stamp; None: no part in view
+    corners: dict[int, Corners] = field(default_factory=dict)  # as in the file, by stamp
+    boxes: dict[int, Box] = field(default_factory=dict)  # those of which a part is in the image
     keyframes: set[int] = field(default_factory=set)
 
 
@@ -111,19 +116,21 @@ class TrackReader:
             self.notes.add("boxes in frames without a stamp of their own, left out", place)
             return
         self._placed += 1
-        size = self.camera.width, self.camera.height
-        box = box_in_image(corners, size, self.notes, place)
         known = self._tracks[track]
-        if stamp in known.boxes:
-            if known.boxes[stamp] != box:
+        if stamp in known.corners:
+            if known.corners[stamp] != corners:
                 raise DataError(
                     f"{self.name}: {place}: track {track} has another box in this frame already"
                 )
             self.notes.add("boxes given twice", place)
             return
-        known.boxes[stamp] = box
-        if keyframe:
-            known.keyframes.add(stamp)
+        known.corners[stamp] = corners
+        size = self.camera.width, self.camera.height
+        box = box_in_image(corners, size, self.notes, place)
+        if box is not None:
+            known.boxes[stamp] = box
+            if keyframe:
+                known.keyframes.add(stamp)
 
     def ground_truth(self) -> GroundTruth:
         """Return what was added.
@@ -139,7 +146,7 @@ class TrackReader:
             )
         objects = []
         for track, known in self._tracks.items():
-            boxes = {s: box for s, box in sorted(known.boxes.items()) if box is not None}
+            boxes = dict(sorted(known.boxes.items()))
             if not boxes:
                 self.notes.add("tracks without a box in the recording, left out", f"track {track}")
                 continue
@@ -211,6 +218,11 @@ class TrackWriter:
             else:
                 self.notes.add("objects without a box in a frame, left out", f"object {item.id!r}")
         self.tracks = tuple(tracks)
+
+    def converted(self, text: str) -> Converted:
+        """Return the file with what was counted."""
+        boxes = sum(len(track.boxes) for track in self.tracks)
+        return Converted(text, self.notes.lines(), len(self.tracks), boxes)
 
     def _boxes(self, item: AnnotatedObject, frames: RecordedFrames) -> Iterator[NumberedBox]:
         for stamp, box in item.boxes.items():

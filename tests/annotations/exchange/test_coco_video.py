@@ -90,9 +90,17 @@ def test_file_names_number_the_frames_of_sampled_videos(tmp_path: Path) -> None:
     (cup,) = read(tmp_path, changed(YOUTUBE_VIS, sample)).objects
     assert cup.boxes == {100: BOX_A, 300: BOX_B}
     unnamed = changed(YOUTUBE_VIS, sample)
-    unnamed["videos"][0]["file_names"] = ["a/x.jpg", "a/y.jpg"]
-    with pytest.raises(DataError, match="has 2 bboxes, the recording 4 frames"):
-        read(tmp_path, unnamed)
+    for names in (
+        ["a/x.jpg", "a/y.jpg"],
+        ["2.jpg", "1.jpg"],
+        ["1.jpg", "4.jpg"],
+        ["1.jpg"],
+        [1, 2],
+        5,
+    ):
+        unnamed["videos"][0]["file_names"] = names
+        with pytest.raises(DataError, match="has 2 bboxes, the recording 4 frames"):
+            read(tmp_path, unnamed)
 
 
 ERRORS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Any], str]] = [

@@ -76,6 +76,17 @@ def test_boxes_that_no_frame_holds_are_counted_by_reason() -> None:
     )
 
 
+def test_a_box_that_is_left_out_and_given_twice_is_counted_once_for_each() -> None:
+    reader = TrackReader("x", CAMERA, FRAMES)
+    reader.add_track("7", "cup", "a")
+    for line in (1, 2):
+        reader.add_box("7", 0, (20, 10, 20, 50), f"line {line}")
+    assert reader.ground_truth().notes[:2] == (
+        "boxes without area, left out: 1, the first at line 1",
+        "boxes given twice: 1, the first at line 2",
+    )
+
+
 def test_boxes_of_another_recording_are_an_error() -> None:
     reader = TrackReader("gt.txt", CAMERA, FRAMES)
     reader.add_track("7", "cup", "a")
