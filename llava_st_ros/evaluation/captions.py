@@ -30,6 +30,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import IO
 
 from llava_st_ros.errors import LlavaStError, one_line
@@ -47,7 +48,7 @@ INSTALL_JAVA = "install Java 8 or later (apt install default-jre-headless)"
 INSTALL_SCORERS = "pip install '.[evaluation]' in the source folder"
 # English numbers and UTF-8, whatever LC_ALL is: METEOR reads and writes numbers by the locale.
 JAVA_OPTIONS = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
-SECONDS = 600  # for the tokenizer: it starts in one and reads 100,000 lines in another few
+SECONDS = 600  # for each of the programs; METEOR starts in ten and then scores 100 a second
 # Tokens that pycocoevalcap does not count as words.
 PUNCTUATION = frozenset(
     ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:-;", "--", "...")
@@ -198,6 +199,9 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list
     except OSError as error:
         raise CaptionError(f"java cannot be started: {one_line(error)}") from error
     assert process.stdin is not None and process.stdout is not None
+    deadline = Timer(SECONDS, process.kill)
+    deadline.daemon = True
+    deadline.start()
     try:
         scores = []
         for caption, of_one in zip(captions, references):
@@ -211,6 +215,7 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list
     except (OSError, ValueError) as error:
         raise CaptionError("the METEOR program has failed", f"{one_line(error)}") from error
     finally:
+        deadline.cancel()
         process.kill()
         process.communicate()
     return scores

@@ -30,7 +30,7 @@ def moment_iou(sample: BenchmarkSample, prediction: Prediction) -> float:
     predicted = prediction.span_fractions(sample.shown_segment)
     if truth is None or predicted is None:
         return 0.0
-    return metrics.span_iou((min(predicted), max(predicted)), truth)
+    return metrics.span_iou(predicted, truth)
 
 
 class CharadesSta(Convention):

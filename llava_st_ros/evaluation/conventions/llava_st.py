@@ -27,6 +27,7 @@ Source: inference/src/metrics.py, utils.py and datasets.py of github.com/applete
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from llava_st_ros.evaluation.conventions.records import (
@@ -68,14 +69,17 @@ def hull_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def pixel_iou(predicted: Box, expected: Box, width: int, height: int) -> float:
-    """Return the IoU in pixels, the predicted corners rounded to whole ones; 0 for NaN corners.
+    """Return the IoU in pixels, the predicted corners rounded to whole ones.
+
+    0 for a predicted box with a NaN or infinite corner.
 
     >>> pixel_iou(Box(0, 0, 0.26, 1), Box(0, 0, 0.26, 1), 10, 10)  # 3 pixels against 2.6
     0.8666666666666667
     """
-    if not is_finite(predicted):
+    pixels = predicted.to_pixels(width, height)
+    if not all(map(math.isfinite, pixels)):
         return 0.0
-    rounded = Box(*(float(round(value)) for value in predicted.to_pixels(width, height)))
+    rounded = Box(*(float(round(value)) for value in pixels))
     return rounded.iou(Box(*expected.to_pixels(width, height)))
 
 

@@ -134,10 +134,14 @@ class Prediction:
     caption: str = ""
 
     def span_fractions(self, segment: tuple[int, int]) -> tuple[float, float] | None:
-        """Return the span as fractions of the segment (first and last frame); None without one."""
-        if self.fractions is not None or self.span is None:
-            return self.fractions
-        return frame_fractions(self.span, segment)
+        """Return the span as fractions of the segment (first and last frame).
+
+        None without a span, or with a NaN or infinite one.
+        """
+        found = self.fractions
+        if found is None and self.span is not None:
+            found = frame_fractions(self.span, segment)
+        return found if found is not None and all(map(math.isfinite, found)) else None
 
     def boxes_at(self, frames: Iterable[int]) -> dict[int, Box]:
         """Return the boxes at frames of the span, where there is one. Without a span all count.

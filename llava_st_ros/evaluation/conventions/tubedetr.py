@@ -48,7 +48,7 @@ def sampled_frames(start: int, end: int, fps: float) -> list[int]:
     Args:
         start: The first frame; always sampled.
         end: The frame after the last candidate.
-        fps: Frames per second of the video.
+        fps: Frames per second of the video; 0 if unknown: all frames are used.
 
     >>> sampled_frames(0, 20, 10.0)
     [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]

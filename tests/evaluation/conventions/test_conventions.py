@@ -10,6 +10,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS, conventions_named
@@ -228,6 +230,33 @@ def test_nan_boxes_are_zero_and_stay_in_the_union() -> None:
     image = BenchmarkSample("i", Dataset.REFCOCO, Task.REC, 1, 0.0, 9, 9, boxes={0: FULL})
     for name in ("RefCOCO", "LLaVA-ST", OURS):
         assert scores(name, image, Prediction(boxes={0: nan}))["box IoU"] == 0.0, name
+
+
+ANY_NUMBER = st.floats(-2.0, 2.0) | st.floats()
+BOXES = st.builds(Box, ANY_NUMBER, ANY_NUMBER, ANY_NUMBER, ANY_NUMBER)
+FRAMES = st.integers(-3, 15)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.builds(
+        Prediction,
+        st.none() | st.tuples(FRAMES, FRAMES),
+        st.dictionaries(FRAMES, BOXES, max_size=6),
+        st.just((0, 3, 6, 9)) | st.just(()),
+        st.none() | st.tuples(ANY_NUMBER, ANY_NUMBER),
+    ),
+    st.sampled_from(list(Task)),
+    st.sampled_from(list(Dataset)),
+)
+def test_any_prediction_has_values_in_range(
+    prediction: Prediction, task: Task, dataset: Dataset
+) -> None:
+    sample = video((0, 6), LEFT, dataset=dataset, frames=10, task=task)
+    for name, convention in CONVENTIONS.items():
+        if convention.applies_to(sample):
+            for key, value in convention.values(sample, prediction).items():
+                assert 0.0 <= value <= 1.0, (name, key)
 
 
 def test_swapped_and_empty_boxes_are_zero() -> None:
