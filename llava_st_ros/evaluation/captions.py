@@ -48,7 +48,7 @@ INSTALL_JAVA = "install Java 8 or later (apt install default-jre-headless)"
 INSTALL_SCORERS = "pip install '.[evaluation]' in the source folder"
 # English numbers and UTF-8, whatever LC_ALL is: METEOR reads and writes numbers by the locale.
 JAVA_OPTIONS = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
-SECONDS = 600  # for each of the programs; METEOR starts in ten and then scores 100 a second
+SECONDS = 600  # for each of the programs; METEOR starts in ten and then scores hundreds a second
 # Tokens that pycocoevalcap does not count as words.
 PUNCTUATION = frozenset(
     ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:-;", "--", "...")
