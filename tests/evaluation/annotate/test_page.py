@@ -214,6 +214,11 @@ def test_an_object_is_not_visible_between_two_frames(opened: Annotator, bag: Pat
     (item,) = read_annotations(bag / "annotations.json").objects
     assert sorted(item.boxes) == [stamp(n) for n in (0, 1, 2, 3, 4, 5, 6, 10)]
     assert item.keyframes == {stamp(0), stamp(10)}
+    opened.press("q", "Escape")
+    opened.page.get_by_role("button", name="While visible").click()
+    opened.saved()
+    (query,) = read_annotations(bag / "annotations.json").queries
+    assert query.spans == (Span(stamp(0), stamp(6)), Span(stamp(10), stamp(10)))
     opened.press("x")  # visible again
     opened.saved()
     (item,) = read_annotations(bag / "annotations.json").objects
@@ -351,6 +356,14 @@ def test_frames_are_played_and_sought(opened: Annotator) -> None:
     opened.at_frame(101)
     page.locator("#stamp", has_text="1700000006.666666667").wait_for()
     opened.press("Shift+ArrowLeft")
+    opened.at_frame(91)
+    timeline = page.locator("#rows").bounding_box()
+    assert timeline is not None
+    page.mouse.click(timeline["x"] + timeline["width"] - 1, timeline["y"] + 5)
+    opened.at_frame(360)
+    opened.press("Shift+ArrowLeft")
+    opened.at_frame(350)
+    page.get_by_label("Frame", exact=True).last.fill("90")
     opened.at_frame(91)
     page.get_by_label("Speed").select_option("4")
     page.get_by_role("button", name="Play").click()

@@ -1,7 +1,7 @@
 // The current frame of a camera: loading, stepping and playing.
 
 const AHEAD = 4; // frames loaded before they are shown
-const KEPT = 24; // decoded frames
+const KEPT = 12; // decoded frames
 
 export class Player extends EventTarget {
   /** Shows frames in place of an <img>; url(frame) is the address of a frame. */
