@@ -15,7 +15,11 @@ from rosbags.typesys import Stores, get_typestore
 
 from fuzz.mutations import mutate_bytes, mutate_json, truncate
 from fuzz.surface import Case, Surface, WrongAcceptanceError
+from llava_st_ros.errors import FrameError
+from llava_st_ros.media.bag_frames import BagFrames
+from llava_st_ros.media.bags import Bag
 from llava_st_ros.media.sources import BagSource
+from llava_st_ros.records import Frame
 
 MESSAGES = 12
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -61,6 +65,24 @@ class Bags(Surface):
             )
         if len(frames) > MESSAGES:
             raise WrongAcceptanceError(f"{len(frames)} of {MESSAGES} messages")
+        _compare_random_access(bag, frames)
+
+
+def _compare_random_access(bag: Path, frames: list[Frame]) -> None:
+    """Check that the frames are the same when they are read in another order."""
+    expected: dict[int, np.ndarray] = {}
+    for frame in frames:
+        expected.setdefault(frame.stamp, frame.image)
+    indexed = BagFrames(Bag(bag))
+    indexed.read_index()
+    for number in reversed(range(len(indexed.stamps))):
+        stamp = indexed.stamps[number]
+        try:
+            image = indexed.image(number)
+        except FrameError:  # its stamp is readable, its image is not
+            continue
+        if stamp not in expected or not np.array_equal(image, expected.pop(stamp)):
+            raise WrongAcceptanceError(f"another image at {stamp} by random access")
 
 
 def _write(path: Path, plugin: StoragePlugin) -> None:
