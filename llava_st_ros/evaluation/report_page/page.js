@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     if (!header.textContent.trim() || header.dataset.fixed !== undefined) return;
     const button = document.createElement("button");
     button.type = "button";
-    button.ariaLabel = `Sort by ${(header.firstElementChild ?? header).textContent.trim()}`;
+    button.setAttribute("aria-label", `Sort by ${(header.firstElementChild ?? header).textContent.trim()}`);
     (header.querySelector("bdi") ?? header).append(button);
     button.addEventListener("click", () => {
       const descending = header.getAttribute("aria-sort") === "ascending";
