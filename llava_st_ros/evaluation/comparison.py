@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.errors import DataError
-from llava_st_ros.evaluation.metric_kinds import CONFIDENCE, RESAMPLES, Metric
+from llava_st_ros.evaluation.metric_kinds import CONFIDENCE, Metric, resamples
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
 
 CHANGES_PER_TASK = 10
@@ -177,8 +177,12 @@ def paired_interval(
         b: The same cases of the other run, in the same order; each resample draws the same ones.
         seed: Seed of the resampling.
     """
-    indices = np.random.default_rng(seed).integers(0, len(a), (RESAMPLES, len(a)))
-    differences = metric.of_resamples(b, indices) - metric.of_resamples(a, indices)
+    differences = np.concatenate(
+        [
+            metric.of_resamples(b, indices) - metric.of_resamples(a, indices)
+            for indices in resamples(len(a), seed)
+        ]
+    )
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return math.nan, math.nan

@@ -8,7 +8,7 @@ figures of different conventions are not comparable.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 OURS = "llava_st_ros"  # the name of this project's own convention
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+BATCH = 1 << 20  # indices of cases in memory at a time
+
+
+def resamples(cases: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield the bootstrap's indices of cases, RESAMPLES rows in all, in batches of bounded size.
+
+    Args:
+        cases: Number of cases, at least one.
+        seed: Seed of the resampling, so that a report is reproducible.
+    """
+    generator = np.random.default_rng(seed)
+    rows = max(1, BATCH // cases)
+    for first in range(0, RESAMPLES, rows):
+        yield generator.integers(0, cases, (min(rows, RESAMPLES - first), cases))
 
 
 @dataclass(frozen=True)
@@ -64,9 +78,9 @@ class Metric(ABC):
 
     def interval(self, cases: Sequence[Case], *, seed: int = 0) -> tuple[float, float]:
         """Return the 95 % percentile bootstrap interval: cases are resampled with replacement."""
-        generator = np.random.default_rng(seed)
-        indices = generator.integers(0, len(cases), (RESAMPLES, len(cases)))
-        figures = self.of_resamples(cases, indices)
+        figures = np.concatenate(
+            [self.of_resamples(cases, indices) for indices in resamples(len(cases), seed)]
+        )
         figures = figures[~np.isnan(figures)]
         if not len(figures):
             return float("nan"), float("nan")
@@ -113,11 +127,19 @@ class QuantileMetric(Metric):
 
     def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
         samples = [np.asarray(case.samples[self.key], np.float64) for case in cases]
+        pooled = np.concatenate([*samples, np.empty(0)])
+        owners = np.repeat(np.arange(len(cases)), [len(values) for values in samples])
+        order = np.argsort(pooled, kind="stable")
+        pooled, owners = pooled[order], owners[order]
         figures = np.full(len(indices), np.nan)
         for row, chosen in enumerate(indices):
-            pooled = np.concatenate([samples[i] for i in chosen]) if len(chosen) else np.empty(0)
-            if len(pooled):
-                figures[row] = np.quantile(pooled, self.quantile)
+            # How often each sample is drawn tells where an order statistic is, without a sort.
+            ends = np.cumsum(np.bincount(chosen, minlength=len(cases))[owners])
+            if len(ends) and ends[-1]:
+                place = self.quantile * (ends[-1] - 1)
+                ranks = np.floor(place), np.ceil(place)
+                low, high = pooled[np.searchsorted(ends, ranks, side="right")]
+                figures[row] = low + (high - low) * (place - ranks[0])
         return figures
 
 

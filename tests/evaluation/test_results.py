@@ -7,15 +7,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llava_st_ros.errors import DataError
+from llava_st_ros.evaluation import metric_kinds
 from llava_st_ros.evaluation.metric_kinds import (
     MeanMetric,
     QuantileMetric,
     RatioMetric,
     above,
     reaching,
+    resamples,
 )
 from llava_st_ros.evaluation.results import (
     RESULTS_FILE,
@@ -85,6 +88,31 @@ def test_a_figure_without_events_or_samples_is_undefined() -> None:
     rows = rows_of("STVG", METRICS, cases)
     assert [row.metric for row in rows] == ["false events", "delay p50"]
     assert all(math.isnan(value) for row in rows for value in (row.value, row.low, row.high))
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_quantiles_are_those_of_numpy_on_the_pooled_samples(quantile: float) -> None:
+    random = np.random.default_rng(1)
+    cases = [
+        Case(str(n), "", "STVG", "", samples={"delay": tuple(random.integers(0, 9, n % 4) / 3.0)})
+        for n in range(20)
+    ]
+    indices = random.integers(0, 20, (50, 20))
+    indices[0] = 0  # a case without samples
+    figures = QuantileMetric("p", "delay", quantile=quantile).of_resamples(cases, indices)
+    assert math.isnan(figures[0])
+    for figure, chosen in zip(figures[1:], indices[1:]):
+        pooled = np.concatenate([cases[i].samples["delay"] for i in chosen])
+        assert figure == pytest.approx(np.quantile(pooled, quantile), abs=1e-12)
+
+
+def test_resamples_in_batches_are_those_of_one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_kinds, "BATCH", 1000)
+    batches = list(resamples(7, seed=3))
+    assert len(batches) == 15 and sum(map(len, batches)) == metric_kinds.RESAMPLES
+    at_once = np.random.default_rng(3).integers(0, 7, (metric_kinds.RESAMPLES, 7))
+    np.testing.assert_array_equal(np.concatenate(batches), at_once)
+    assert len(next(resamples(5000))) == 1
 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:
