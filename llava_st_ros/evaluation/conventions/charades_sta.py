@@ -4,10 +4,10 @@
 
     IoU  = |G and P| / |G or P|       R1@m = share of samples with IoU > m
 
-An answer without a span is 0.
+An answer without a span is 0. The code of TALL, where R1@m is from, counts IoU >= m; this is the
+threshold of LLaVA-ST.
 
-Source: the evaluation of LLaVA-ST (inference/src/metrics.py of github.com/appletea233/LLaVA-ST),
-which counts IoU > m as later papers do; R1@m is of TALL, arXiv 1705.02101.
+Source: TALL, arXiv 1705.02101; inference/src/metrics.py of github.com/appletea233/LLaVA-ST.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CharadesSta(Convention):
     """R1@m and mIoU of moments."""
 
     name = NAME
-    differs = "spans as fractions of the video, unrounded; no span: 0; R1 > threshold"
+    differs = "spans as fractions of the video, unrounded; no span: 0; R1 > threshold (TALL: >=)"
     metrics = (
         MeanMetric("mIoU", f"{NAME} moment IoU", NAME),
         *(
