@@ -3,7 +3,7 @@
 CIDEr and ROUGE-L are pycocoevalcap's, METEOR is the METEOR 1.5 program that it contains, and words
 are those of the Penn Treebank tokenizer that it contains. The two programs need Java. Without it
 words are split by a simple rule and METEOR is left out; such figures have another convention's
-name. (METEOR of nltk differs from the program's by up to 0.33, so it is not offered.) No figure
+name. (METEOR of nltk is another implementation with other values, so it is not offered.) No figure
 depends on the locale of the environment.
 
 =========== ================================================================ ==========

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import os
 import re
@@ -172,6 +173,20 @@ def test_without_references_or_captions_there_are_no_figures(no_java: None) -> N
     assert score_captions([], []).values == ()
     empty = score_captions(["a cat"], [["..."]])
     assert (empty.values, empty.metrics) == (({},), ())
+
+
+def test_without_the_scorers_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    scores = score_captions(["a", "b"], [["a"], ["b"]])
+    assert (scores.values, scores.metrics) == (({}, {}), ())
+    (problem,) = scores.problems
+    assert re.search(r"captions are not scored: .*: pip install '\.\[evaluation\]'", problem)
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(captions).failed == 0
 
 
 def test_figures_are_means_with_an_interval_and_a_range(no_java: None) -> None:
