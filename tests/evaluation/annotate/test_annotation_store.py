@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,10 @@ def test_a_deleted_file_is_written_again(store: AnnotationStore) -> None:
     assert truth.objects[0].label == "blue cup" and truth.queries == TRUTH.queries
 
 
-def test_a_read_only_file_is_kept_and_so_are_the_changes(store: AnnotationStore) -> None:
+def test_a_read_only_file_is_kept_and_so_are_the_changes(
+    store: AnnotationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     store.apply(CHANGES, 1, CAMERAS)
     before = store.path.read_bytes()
     store.path.chmod(0o444)
