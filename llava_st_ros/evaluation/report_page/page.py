@@ -20,7 +20,7 @@ from llava_st_ros.evaluation.report_page.charts import (
     scatter,
     share_bar,
 )
-from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
+from llava_st_ros.evaluation.report_page.convention_lines import convention_lines, side_by_side
 from llava_st_ros.evaluation.report_page.film_views import film_view
 from llava_st_ros.evaluation.report_page.filmstrips import FilmFrame
 from llava_st_ros.evaluation.report_page.groups import (
@@ -98,6 +98,7 @@ def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -
         ),
         "stages": _stages(results.latency),
         "conventions": convention_lines(results.rows),
+        "beside": _beside(results.rows),
         "dropped": _dropped(results.dropped),
         "about": [
             (name, CleanText(clean(text, ABOUT_CHARACTERS)))
@@ -398,6 +399,21 @@ def _stages(latency: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
         }
         for stage, values in quantiles.items()
     ]
+
+
+def _beside(rows: Sequence[MetricRow]) -> dict[str, Any] | None:
+    table = side_by_side(rows)
+    if table is None:
+        return None
+    lines = [
+        (
+            task,
+            metric,
+            [("", "–") if r is None else (r.value, number(r.value, r.unit)) for r in found],
+        )
+        for task, metric, found in table.lines
+    ]
+    return {"conventions": table.conventions, "lines": lines}
 
 
 def _dropped(lines: Sequence[str]) -> list[str]:

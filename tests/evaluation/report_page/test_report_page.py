@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +21,10 @@ from llava_st_ros.evaluation.metric_definitions import MetricDefinition
 from llava_st_ros.evaluation.report_page import filmstrips, html_page
 from llava_st_ros.evaluation.report_page.charts import histogram, interval_bar, tick_values
 from llava_st_ros.evaluation.report_page.comparison_page import comparison_html
-from llava_st_ros.evaluation.report_page.convention_lines import convention_lines
+from llava_st_ros.evaluation.report_page.convention_lines import (
+    convention_lines,
+    side_by_side,
+)
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
 from llava_st_ros.evaluation.report_page.groups import film_cases
 from llava_st_ros.evaluation.report_page.html_page import _asset
@@ -186,6 +189,19 @@ def test_conventions_say_what_they_count() -> None:
     assert lines[3][1] == CONVENTIONS["HC-STVG"].differs
     assert lines[4][1] == "not described in this version"
     assert {metric.convention for metric in STREAM_METRICS} == set(STREAM_CONVENTIONS)
+
+
+def test_conventions_are_side_by_side(hostile: str) -> None:
+    table = next(t for t in Document(hostile).root.all("table") if "HC-STVG" in t.words[:60])
+    cells = [[c.words for c in tr.children if c.name in ("td", "th")] for tr in table.all("tr")]
+    rows = {row.convention: row for row in hostile_run().rows if row.metric == "m_vIoU"}
+    assert cells[0] == ["Task", "Metric", "llava_st_ros", "HC-STVG"]
+    values = [f"{rows[name].value:.3f}" for name in ("llava_st_ros", "HC-STVG")]
+    assert cells[1:] == [["STVG", "m_vIoU", *values]]
+    assert side_by_side([rows["HC-STVG"]]) is None
+    other = replace(rows["HC-STVG"], task="TVG")
+    both = side_by_side([*rows.values(), other])
+    assert both is not None and both.lines == (("STVG", "m_vIoU", tuple(rows.values())),)
 
 
 def test_films_show_both_boxes_with_tags(recorded: str) -> None:
