@@ -101,7 +101,7 @@ def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -
         "beside": _beside(results.rows),
         "dropped": _dropped(results.dropped),
         "about": [
-            (name, CleanText(clean(text, ABOUT_CHARACTERS)))
+            (name, CleanText(clean(text, ABOUT_CHARACTERS) or "–"))
             for name, text in flattened(results.about).items()
         ],
     }
