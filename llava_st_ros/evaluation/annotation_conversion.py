@@ -93,7 +93,7 @@ def read_footage(
             on_message(found.messages)
     if size is None:
         raise DataError(f"no image on {found.name} in {bag} can be decoded: {problem}")
-    frames, notes = RecordedFrames.of(stamps), list(recording.notes)
+    frames, notes = RecordedFrames(stamps), list(recording.notes)
     if lost := found.messages - len(stamps):
         notes.append(f"{lost} messages on {found.name} are lost: the frames behind them move up")
     if frames.unusable:

@@ -30,7 +30,6 @@ from typing import Any, NoReturn
 
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.exchange.tracks import (
-    NO_LABEL,
     Converted,
     Corners,
     TrackReader,
@@ -111,9 +110,7 @@ def coco_video_text(ground_truth: GroundTruth, topic: str, frames: RecordedFrame
     ]
     sections: dict[str, list[dict[str, Any]]] = {
         "videos": [{"id": 1, "name": topic.strip("/") or "recording", **size}],
-        "categories": [
-            {"id": number, "name": label or NO_LABEL} for label, number in categories.items()
-        ],
+        "categories": [{"id": number, "name": label} for label, number in categories.items()],
         "tracks": [
             {"id": t.number, "video_id": 1, "category_id": categories[t.label]}
             for t in writer.tracks
@@ -141,18 +138,16 @@ class _Reader:
         self._videos = self._section("videos")
         self._video_place, self._video = self._chosen_video(video)
         self._id = self._integer(self._video, "id", self._video_place)
+        self._by_id("videos")
         self._labels = {
-            self._integer(value, "id", place): self._text(value, "name", place)
-            for place, value in self._section("categories")
+            number: self._text(value, "name", f"category {number}")
+            for number, value in self._by_id("categories").items()
         }
 
     def read(self) -> GroundTruth:
         self._check_size(self._video, self._video_place)
         images = self._image_frames()
-        tracks = {
-            self._integer(value, "id", place): value
-            for place, value in self._section("tracks", required=False)
-        }
+        tracks = self._by_id("tracks", required=False)
         others = 0
         for place, value in self._section("annotations"):
             if "bboxes" in value:
@@ -312,6 +307,16 @@ class _Reader:
             if not isinstance(value, dict):
                 self._fail(f"{name}[{number}] is {shown(value)}; expected an object")
         return [(f"{name}[{number}]", value) for number, value in enumerate(entries)]
+
+    def _by_id(self, name: str, *, required: bool = True) -> dict[int, Mapping[str, Any]]:
+        """Return the entries of a list of the file by their ids."""
+        found: dict[int, Mapping[str, Any]] = {}
+        for place, value in self._section(name, required=required):
+            number = self._integer(value, "id", place)
+            if number in found:
+                self._fail(f"{place} has the id {number} of another entry")
+            found[number] = value
+        return found
 
     def _integer(self, value: Mapping[str, Any], key: str, place: str) -> int:
         number = value.get(key)

@@ -23,7 +23,6 @@ from llava_st_ros.annotations.exchange.number_texts import (
 )
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.exchange.tracks import (
-    NO_LABEL,
     Converted,
     Corners,
     NumberedTrack,
@@ -36,6 +35,7 @@ from llava_st_ros.files.xml_files import XmlElement, read_xml
 
 REMEDY = "export the task as 'CVAT for video 1.1' and unpack annotations.xml"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SHAPES = ("polygon", "polyline", "points", "cuboid", "ellipse", "mask", "skeleton")
 _TASKS = (("meta", "task"), ("meta", "job"), ("meta", "project"))
 
 
@@ -137,9 +137,9 @@ def _read_track(track: XmlElement, name: str, last: int, reader: TrackReader) ->
         if child.tag == "box":
             shapes.append(_read_shape(child, reader))
         else:
+            kind = child.tag if child.tag in _SHAPES else "unknown"
             reader.notes.add(
-                f"{child.tag[:40]} elements of tracks, which are not boxes, left out",
-                f"line {child.line}",
+                f"{kind} elements of tracks, which are not boxes, left out", f"line {child.line}"
             )
     for shape in _all_frames(_in_order(shapes, name, reader), last, reader):
         reader.add_box(name, shape.frame, shape.corners, shape.place, keyframe=shape.keyframe)
@@ -194,7 +194,7 @@ def _all_frames(shapes: Sequence[_Shape], last: int, reader: TrackReader) -> Ite
             continue
         yield shape
         following = shapes[index + 1] if index + 1 < len(shapes) else None
-        stop = min(following.frame, end) if following else end
+        stop = min(following.frame, len(reader.frames)) if following else end
         between = range(shape.frame + 1, stop)
         kind = "interpolated between keyframes" if following else "continued to the last frame"
         reader.notes.add(f"boxes {kind}", shape.place, len(between))
@@ -253,9 +253,7 @@ def _label(track: NumberedTrack, writer: TrackWriter) -> str:
     label = _clean(track.label)
     if label != track.label:
         writer.notes.add("labels with characters that XML does not have, replaced", label)
-    if not label:
-        writer.notes.add(f"objects without a label, written as {NO_LABEL!r}")
-    return label or NO_LABEL
+    return label
 
 
 def _clean(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -19,7 +19,7 @@ class RecordedFrames:
         stamps: As above, None for repeated stamps too.
     """
 
-    stamps: tuple[int | None, ...]
+    stamps: Sequence[int | None]
     _numbers: Mapping[int, int] = field(init=False, repr=False, compare=False)
     _sorted: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -35,11 +35,6 @@ class RecordedFrames:
         object.__setattr__(self, "_numbers", numbers)
         object.__setattr__(self, "_sorted", tuple(sorted(numbers)))
 
-    @classmethod
-    def of(cls, stamps: Iterable[int | None]) -> RecordedFrames:
-        """Return the frames with these stamps (ns), in the order of recording."""
-        return cls(tuple(stamps))
-
     def __len__(self) -> int:
         return len(self.stamps)
 
@@ -51,7 +46,7 @@ class RecordedFrames:
     def number(self, stamp: int) -> int | None:
         """Return the number from 0 on of the frame with a stamp (ns), None if there is none.
 
-        >>> frames = RecordedFrames.of([50, 70, None, 70, 60])
+        >>> frames = RecordedFrames([50, 70, None, 70, 60])
         >>> [frames.number(stamp) for stamp in (50, 60, 65, 70)], frames.unusable
         ([0, 4, None, 1], 2)
         """

@@ -150,7 +150,7 @@ class TrackReader:
             if not boxes:
                 self.notes.add("tracks without a box in the recording, left out", f"track {track}")
                 continue
-            keyframes = frozenset(known.keyframes & boxes.keys())
+            keyframes = frozenset(known.keyframes)
             objects.append(AnnotatedObject(track, known.label, self.camera.topic, boxes, keyframes))
         return GroundTruth((self.camera,), tuple(objects), (), self.notes.lines())
 
@@ -176,7 +176,7 @@ class NumberedTrack:
 
     Attributes:
         number: Its id.
-        label: What it is, in words.
+        label: What it is, in words; not empty.
         boxes: Its boxes, by frame.
     """
 
@@ -213,10 +213,13 @@ class TrackWriter:
             if str(number) != item.id:
                 self.notes.add("objects whose id is replaced by a number", f"object {item.id!r}")
             boxes = tuple(sorted(self._boxes(item, frames), key=lambda box: box.frame))
-            if boxes:
-                tracks.append(NumberedTrack(number, item.label, boxes))
-            else:
+            if not boxes:
                 self.notes.add("objects without a box in a frame, left out", f"object {item.id!r}")
+                continue
+            if not item.label:
+                kind = f"objects without a label, written as {NO_LABEL!r}"
+                self.notes.add(kind, f"object {item.id!r}")
+            tracks.append(NumberedTrack(number, item.label or NO_LABEL, boxes))
         self.tracks = tuple(tracks)
 
     def converted(self, text: str) -> Converted:

@@ -20,7 +20,7 @@ from support.annotation_files import XYWH_A as A
 from support.annotation_files import XYWH_B as B
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
-FRAMES = RecordedFrames.of([100, 200, 300, 400])
+FRAMES = RecordedFrames([100, 200, 300, 400])
 BOX_A, BOX_B = Box(0.1, 0.1, 0.3, 0.5), Box(0.1525, 0.1, 0.3525, 0.5)
 
 
@@ -114,6 +114,17 @@ ERRORS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Any], str]] = [
     (COCOVID, lambda v: v["annotations"][0].pop("instance_id"), "has no track_id or instance_id"),
     (COCOVID, lambda v: v["annotations"][1].update(image_id=1), "has another box in this frame"),
     (COCOVID, lambda v: v["images"][1].update(frame_id=0), "has the frame 0 of images[0]"),
+    (
+        COCOVID,
+        lambda v: v["categories"].append({"id": 1, "name": "x"}),
+        "categories[1] has the id 1",
+    ),
+    (COCOVID, lambda v: v["categories"][0].pop("name"), "category 1: name is None"),
+    (
+        YOUTUBE_VIS,
+        lambda v: v["categories"].append({"id": 25, "name": "x"}),
+        "the id 25 of another",
+    ),
     (COCOVID, lambda v: v["images"][1].update(id=1), "images[1] has the id 1 of another"),
     (COCOVID, lambda v: v["images"][1].pop("frame_id"), "has no frame_index or frame_id"),
     (COCOVID, lambda v: v["images"][1].update(width=5, height=5), "images[1] states images of 5"),
@@ -142,7 +153,10 @@ def test_objects_are_written_as_tracks_of_one_video(tmp_path: Path) -> None:
         ),
     )
     converted = coco_video_text(truth, "/cam", FRAMES)
-    assert converted.notes == ("marks of interpolated boxes, left out: 1",)
+    assert converted.notes == (
+        "objects without a label, written as 'object': 1, the first at object '9'",
+        "marks of interpolated boxes, left out: 1",
+    )
     value = json.loads(converted.text)
     assert value["videos"] == [{"id": 1, "name": "cam", **SIZE}]
     assert [image["frame_index"] for image in value["images"]] == [0, 1, 2, 3]

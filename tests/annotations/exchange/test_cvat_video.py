@@ -15,7 +15,7 @@ from llava_st_ros.records import Box
 from support.annotation_files import CVAT_META as META
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
-FRAMES = RecordedFrames.of([100 * (n + 1) for n in range(8)])
+FRAMES = RecordedFrames([100 * (n + 1) for n in range(8)])
 A, B = 'xtl="20.00" ytl="10.00" xbr="60.00" ybr="50.00"', 'xtl="40" ytl="10" xbr="80" ybr="50"'
 BOX_A, MIDDLE = Box(0.1, 0.1, 0.3, 0.5), Box(0.15, 0.1, 0.35, 0.5)
 BOX_B = Box(0.2, 0.1, 0.4, 0.5)
@@ -94,7 +94,8 @@ def test_what_annotations_do_not_hold_is_counted(tmp_path: Path) -> None:
     occluded = box(1).replace('occluded="0"', 'occluded="1"')
     attribute = box(2, outside=1).replace("></box>", '><attribute name="a">b</attribute></box>')
     polygon = '<polygon frame="0" points="1,2;3,4;5,6" outside="0" keyframe="1"></polygon>\n'
-    truth = read(tmp_path, document(track(rotated, occluded, attribute, polygon)))
+    other = '<x frame="0"/>\n'
+    truth = read(tmp_path, document(track(rotated, occluded, attribute, polygon, other)))
     (cup,) = truth.objects
     assert corners(cup.boxes[100]) == pytest.approx((0.45, 0.3, 0.55, 0.7))
     assert truth.notes == (
@@ -102,6 +103,7 @@ def test_what_annotations_do_not_hold_is_counted(tmp_path: Path) -> None:
         "marks of occluded boxes, left out: 1, the first at line 15",
         "attributes of boxes, left out: 1, the first at line 16",
         "polygon elements of tracks, which are not boxes, left out: 1, the first at line 17",
+        "unknown elements of tracks, which are not boxes, left out: 1, the first at line 18",
     )
 
 

@@ -14,7 +14,7 @@ from llava_st_ros.records import Box
 from support.annotation_files import MOT17
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
-FRAMES = RecordedFrames.of([100, 200, 300])
+FRAMES = RecordedFrames([100, 200, 300])
 MOT15 = "1,1,20,10,40,40,1,-1,-1,-1\n\n2,1,20,10,40,40,1,4.5,7,-1\n"
 
 

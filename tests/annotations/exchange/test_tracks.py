@@ -20,7 +20,7 @@ from llava_st_ros.errors import DataError
 from llava_st_ros.records import Box, Span, Task
 
 CAMERA = AnnotatedCamera("/cam", 200, 100)
-FRAMES = RecordedFrames.of([100, 200, None, 200, 150])
+FRAMES = RecordedFrames([100, 200, None, 200, 150])
 
 
 @pytest.mark.parametrize("module", [change_notes, number_texts, recorded_frames, tracks])

@@ -32,7 +32,7 @@ from support.annotation_files import (
 )
 
 CAMERA = AnnotatedCamera(TOPIC, 200, 100)
-FRAMES = RecordedFrames.of([10, 20, None, 20, 30, 40, 50, 60])
+FRAMES = RecordedFrames([10, 20, None, 20, 30, 40, 50, 60])
 TOLERANCE = 0.0021  # pixels: positions and lengths are written with three decimals
 Writer = Callable[[GroundTruth, str, RecordedFrames], Converted]
 EXCHANGE: dict[str, tuple[Callable[..., GroundTruth], Writer, str]] = {
