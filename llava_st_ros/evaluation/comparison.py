@@ -19,6 +19,9 @@ from llava_st_ros.evaluation.metric_kinds import CONFIDENCE, Metric, resamples
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
 
 CHANGES_PER_TASK = 10
+# Of five cases, even a change of all in one direction has a probability of 1/16 by chance (sign
+# test), while the bootstrap's interval excludes 0 however few the cases are.
+MIN_CASES = 6
 TOLERANCE = 1e-6  # between a stored figure and the one computed from the stored cases
 RowKey = tuple[str, str, str, str]  # task, metric, convention, unit
 
@@ -53,13 +56,17 @@ class MetricDifference:
     def verdict(self) -> str:
         """Return what the interval says of B.
 
-        "better" or "worse" where it excludes 0, "equal" where it is 0, otherwise "unclear"; and
-        "undefined" where one of the figures is.
+        "better" or "worse" where it excludes 0, "equal" where it is 0, otherwise "unclear"; "too
+        few" with fewer than MIN_CASES cases, and "undefined" where one of the figures is.
         """
         if math.isnan(self.difference) or math.isnan(self.low):
             return "undefined"
+        if self.low == self.high == 0.0:
+            return "equal"
+        if self.cases < MIN_CASES:
+            return "too few"
         if self.low <= 0.0 <= self.high:
-            return "equal" if self.low == self.high == 0.0 else "unclear"
+            return "unclear"
         return "better" if (self.low > 0.0) != self.lower_is_better else "worse"
 
 

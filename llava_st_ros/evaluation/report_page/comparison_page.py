@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.atomic_files import write_text
-from llava_st_ros.evaluation.comparison import CaseChange, Comparison, MetricDifference
+from llava_st_ros.evaluation.comparison import (
+    MIN_CASES,
+    CaseChange,
+    Comparison,
+    MetricDifference,
+)
 from llava_st_ros.evaluation.report_page.charts import (
     Chart,
     Point,
@@ -115,7 +120,8 @@ def _summary(comparison: Comparison) -> str:
     return (
         f"{plural(comparison.common, 'common case')}. Of {plural(len(verdicts), 'figure')}, B is "
         f"better in {verdicts.count('better')} and worse in {verdicts.count('worse')}; "
-        f"{plural(verdicts.count('equal'), 'figure')} are equal; the others are unclear."
+        f"{plural(verdicts.count('equal'), 'figure')} are equal; the others are unclear or of "
+        f"fewer than {MIN_CASES} cases."
     )
 
 
@@ -147,8 +153,8 @@ def _row(d: MetricDifference, scale: float) -> dict[str, Any]:
         "interval": _interval(d),
         "bar": "" if d.unit else difference_bar(d.difference, d.low, d.high, scale),
         "cases": d.cases,
-        "verdict": d.verdict if d.cases > 1 or d.verdict == "equal" else "one case",
-        "tone": TONES.get(d.verdict, "") if d.cases > 1 else "",
+        "verdict": d.verdict,
+        "tone": TONES.get(d.verdict, ""),
     }
 
 
