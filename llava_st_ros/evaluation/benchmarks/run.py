@@ -58,7 +58,7 @@ class _Job:
 def evaluate_samples(
     settings: RunSettings, queries: Sequence[BenchmarkQuery], workers: int = 1
 ) -> Iterator[tuple[int, SampleOutcome]]:
-    """Yield the index and the outcome of each sample, as soon as it is known.
+    """Yield the index and the outcome of each sample as soon as it is known; failed jobs come last.
 
     Args:
         settings: What evaluates them.
@@ -72,20 +72,23 @@ def evaluate_samples(
         _evaluator(settings)  # its error is that of the run, not of each sample
     groups = chunks(queries, CHUNK if workers > 1 else 1)
     jobs = [_Job(settings, tuple(queries[i] for i in indices)) for indices in groups]
-    failures, succeeded = 0, False
+    failed: list[tuple[int, SampleOutcome]] = []
+    succeeded, failures = False, 0
     for done in run_jobs(_evaluate, jobs, workers):
-        indices, outcome = groups[done.index], done.outcome
-        if isinstance(outcome, JobFailure):
+        indices = groups[done.index]
+        if isinstance(done.outcome, JobFailure):
             failures += 1
             if not succeeded and failures >= min(FAILURES, len(jobs)):
-                raise BackendError(outcome.reason)
-            conventions = _conventions(settings)
-            outcome = [
-                unanswered(queries[i], settings.media, conventions, outcome.reason) for i in indices
-            ]
+                raise BackendError(done.outcome.reason)
+            failed += [(i, _failed(settings, queries[i], done.outcome)) for i in indices]
         else:
             succeeded = True
-        yield from zip(indices, outcome)
+            yield from zip(indices, done.outcome)
+    yield from failed
+
+
+def _failed(settings: RunSettings, query: BenchmarkQuery, failure: JobFailure) -> SampleOutcome:
+    return unanswered(query, settings.media, _conventions(settings), failure.reason)
 
 
 def chunks(queries: Sequence[BenchmarkQuery], size: int) -> list[list[int]]:

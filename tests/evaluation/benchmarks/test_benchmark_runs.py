@@ -297,6 +297,20 @@ def test_two_processes_give_the_cases_of_one(
     assert one.cases == two.cases and one.rows == two.rows
 
 
+@pytest.mark.slow
+def test_a_model_that_no_process_can_load_is_one_error(
+    media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = {f"{name}.mp4": hc_stvg_record(1) for name in ("a", "101", "box", "BOX01")}
+    path = write_json(tmp_path / "test.json", records)
+    arguments = ["--annotations", str(path), "--media", str(media), "--workers", "2"]
+    arguments += ["--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert main(["eval", "benchmark", "hc-stvg-v1", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no folder {tmp_path}/none" in line
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_a_few_missing_frames_are_noted(evaluate: Run, tmp_path: Path) -> None:
     record = st_align_record("stvg")
     record["meta"]["split"] = [10, 41]  # two frames more than the video has
