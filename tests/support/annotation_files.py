@@ -35,6 +35,7 @@ ANNOTATIONS: dict[str, Any] = {
             "topic": TOPIC,
             "spans": [[10, 20], [25, 40]],
             "objects": ["cup"],
+            "no_match": False,
         },
         {"id": "dog", "text": "a dog", "task": "REC", "topic": TOPIC, "no_match": True},
     ],
