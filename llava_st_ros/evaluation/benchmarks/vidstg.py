@@ -75,7 +75,7 @@ def _parse(
             fields.listed(fields.member(record, SENTENCES[kind]), SENTENCES[kind])
         )
     ]
-    vid = fields.text(fields.member(record, "vid"), "vid")
+    vid = fields.media_path(fields.member(record, "vid"), "vid")
     frames = fields.integer(fields.member(record, "frame_count"), "frame_count", 1)
     fps = fields.number(fields.member(record, "fps"), "fps")
     if not 0 < fps <= 1000:
