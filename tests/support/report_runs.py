@@ -10,11 +10,13 @@ from rosbags.rosbag2 import StoragePlugin
 
 from llava_st_ros.evaluation.metric_kinds import (
     MeanMetric,
+    Metric,
     QuantileMetric,
     RatioMetric,
     above,
 )
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, Timeline, rows_of
+from llava_st_ros.evaluation.streams.scores import STREAM_METRICS
 from llava_st_ros.records import NANOSECONDS, Box
 from support.bags import START, STEP, TOPIC, images, write_recording
 
@@ -106,6 +108,25 @@ def hostile_run(count: int = 26) -> RunResults:
     run = results_of(cases, about, dropped=("<dropped> " + "z" * 400,) * 150)
     undefined = MetricRow("<b>task</b>", "nothing", *(float("nan"),) * 3, 0, "x<y")
     return RunResults(run.about, run.cases, (*run.rows, undefined), run.dropped)
+
+
+def stream_run(better: float = 0.0) -> RunResults:
+    """Three queries with every figure of a stream, as many as a report has on bags."""
+    kinds: dict[type[Metric], str] = {
+        MeanMetric: "values", RatioMetric: "counts", QuantileMetric: "samples",
+    }  # fmt: skip
+    cases = []
+    for number in range(3):
+        share = 0.2 + 0.2 * number + better
+        found: dict[str, dict[str, object]] = {"values": {}, "counts": {}, "samples": {}}
+        for metric in STREAM_METRICS:
+            value = {"values": share, "counts": (12.0 * share, 1.0), "samples": (share, 2.0)}
+            found[kinds[type(metric)]][metric.key] = value[kinds[type(metric)]]
+        query = f"the red box is pushed behind the green ball {number}"
+        bag = "recordings/kitchen_2026_11_03.mcap"
+        cases.append(Case(f"bag-{number}", bag, "STVG", query, **found))  # type: ignore[arg-type]
+    rows = rows_of("stream", STREAM_METRICS, cases)
+    return RunResults({"model": "llava-st-tiny"}, tuple(cases), tuple(rows))
 
 
 def changed_run() -> RunResults:

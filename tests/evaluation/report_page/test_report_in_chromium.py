@@ -12,7 +12,7 @@ from llava_st_ros.evaluation.frame_readers import RecordedFrames
 from llava_st_ros.evaluation.report_page.comparison_page import write_comparison
 from llava_st_ros.evaluation.report_page.report_files import write_report
 from support.chromium import DESKTOP, open_page
-from support.report_runs import changed_run, hostile_run, recorded_run
+from support.report_runs import changed_run, hostile_run, recorded_run, stream_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -23,15 +23,22 @@ A4 = (703, 1000)  # CSS pixels between the margins of 12 mm
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """URLs of two reports and a comparison."""
+    """URLs of reports and comparisons."""
     urls = {}
-    for name, make in (("recorded", recorded_run), ("hostile", lambda folder: hostile_run())):
+    for name, make in (
+        ("recorded", recorded_run),
+        ("hostile", lambda folder: hostile_run()),
+        ("stream", lambda folder: stream_run()),
+    ):
         folder = tmp_path_factory.mktemp(name)
         urls[name] = write_report(make(folder), folder, RecordedFrames()).as_uri()
-    a, b = hostile_run(), changed_run()
-    path = tmp_path_factory.mktemp("comparison") / "comparison.html"
-    write_comparison(path, compare(a, b), a, b, ("runs/<b>a</b>", "runs/" + "b" * 200))
-    urls["comparison"] = path.as_uri()
+    for name, a, b in (
+        ("comparison", hostile_run(), changed_run()),
+        ("streams", stream_run(), stream_run(0.1)),
+    ):
+        path = tmp_path_factory.mktemp(name) / "comparison.html"
+        write_comparison(path, compare(a, b), a, b, ("runs/<b>a</b>", "runs/" + "b" * 200))
+        urls[name] = path.as_uri()
     return urls
 
 
@@ -59,7 +66,7 @@ def test_the_page_is_no_wider_than_the_window(
             assert page.evaluate(wide), "a wide table scrolls by itself"
 
 
-@pytest.mark.parametrize("name", ["recorded", "hostile", "comparison"])
+@pytest.mark.parametrize("name", ["recorded", "hostile", "stream", "comparison", "streams"])
 def test_nothing_is_cut_on_paper(
     chromium: Browser, reports: dict[str, str], name: str, tmp_path: Path
 ) -> None:
@@ -74,6 +81,10 @@ def test_nothing_is_cut_on_paper(
             "(e) => e.getBoundingClientRect().right > window.innerWidth).length"
         )
         assert cut == 0
+        narrowest = page.evaluate(
+            "Math.min(999, ...[...document.querySelectorAll('th.query')].map((e) => e.clientWidth))"
+        )
+        assert narrowest >= 90, "a query has more than a letter in a line"
         page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     pdf = (tmp_path / "report.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"/MediaBox [0 0 594.95996 841.91998]" in pdf
