@@ -10,7 +10,7 @@ PYTEST := python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile
 .PHONY: help setup messages test test-fast ruff lint format docs engine demo demo-animation train-tiny fuzz
 
 help:
-	@echo "make demo            play a recorded bag to the ROS 2 node and score what it publishes"
+	@echo "make demo            play a recorded bag to the ROS 2 node, score what it publishes, write a report"
 	@echo "make test            format, lint, types and all tests (PYTEST_ARGS=... for pytest)"
 	@echo "make test-fast       ruff and the tests that need neither ROS nor a renderer, in under a minute"
 	@echo "make fuzz            ten minutes of damaged and hostile input (FUZZ_ARGS=\"bags --seconds 60\")"

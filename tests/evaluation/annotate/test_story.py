@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+pytest.importorskip("torch", reason="the packaged checkpoint needs torch")
 DEMO = read_annotations(annotation_path(ROOT / "demo/bag"))
 QUERY, BALL = DEMO.queries[0], DEMO.objects[1]  # "the blue ball is lifted"
 
