@@ -28,6 +28,12 @@ def backend_of(path: Path) -> str:
     return read_manifest(path).backend if is_engine_directory(path) else "torch"
 
 
+def runtime_and_device(path: Path, name: str = "", device: str = "") -> tuple[str, str]:
+    """Return the runtime and the device that ``load_backend`` uses for these arguments."""
+    runtime = name or backend_of(path)
+    return runtime, device or ("cuda" if runtime == "tensorrt" else "cpu")
+
+
 def model_checksum(folder: Path) -> str:
     """Return the SHA-256 of a model folder.
 

@@ -6,20 +6,22 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
 if TYPE_CHECKING:
-    from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome
-    from llava_st_ros.evaluation.jobs import JobFailure
+    from llava_st_ros.evaluation.bag_run import BagRun, ModelSettings
+    from llava_st_ros.evaluation.jobs.ray_cluster import RayCluster
+    from llava_st_ros.evaluation.results import RunResults
+
 HELP = "evaluate standing queries on annotated bags"
-FAILED = 1  # exit code: some bags were not evaluated
+FAILED = 1  # exit code: some bags or cameras were not evaluated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +67,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=1,
-        help="processes, each with its own model; on a CPU at most one per core (default 1)",
+        metavar="N",
+        help="processes, each with its own model; on a CPU at most one per core (default 1; with "
+        "--ray as many as the cluster can run)",
+    )
+    parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="run the bags on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local, which "
+        "starts one here",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write the results and the report here"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="take what is unchanged from an earlier run in --out"
+        "--resume",
+        action="store_true",
+        help="take the outcomes of unchanged bags from an earlier run in --out",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -81,27 +93,12 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends import model_checksum
     from llava_st_ros.backends.default_model import default_model
     from llava_st_ros.cli.extras import requires_extra
-    from llava_st_ros.cli.outputs import (
-        InterruptedRunError,
-        check_folders,
-        print_tables,
-        sigterm_interrupts,
-    )
-    from llava_st_ros.evaluation.about import about_run
-    from llava_st_ros.evaluation.bag_evaluation import (
-        ALL_QUERIES,
-        BagJob,
-        BagOutcome,
-        stream_rows,
-    )
-    from llava_st_ros.evaluation.bag_run import BagTask, bag_jobs, run_bags
-    from llava_st_ros.evaluation.frame_readers import RecordedFrames
-    from llava_st_ros.evaluation.ledger import LEDGER_FILE, write_ledger
-    from llava_st_ros.evaluation.report_page.report_files import write_run
-    from llava_st_ros.evaluation.result_table import result_table
-    from llava_st_ros.evaluation.results import RunResults, results_json
+    from llava_st_ros.cli.outputs import InterruptedRunError, check_folders, sigterm_interrupts
+    from llava_st_ros.evaluation.bag_evaluation import BagJob
+    from llava_st_ros.evaluation.bag_run import BagRun, BagWorker, ModelSettings, bag_jobs
 
-    if args.workers < 1:
+    start = time.monotonic()
+    if args.workers is not None and args.workers < 1:
         raise ConfigError(f"--workers is {args.workers}; expected at least 1")
     if args.resume and args.out is None:
         raise ConfigError("--resume needs --out, the folder of the earlier run")
@@ -116,82 +113,40 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         _max_frame_rate(args),
     )
-    mode = settings.mode
+    mode = f"bag, {settings.mode or 'offline'}"
     jobs = bag_jobs(args.bags, args.annotations, settings)
     check_folders(args.out)
     model = args.model or default_model(args.backend, args.device)
+    workers = args.workers or 1
     # One thread per process: the processes already share the cores.
-    threads = 1 if args.workers > 1 else 0
-    checksum = model_checksum(model)
-    tasks = [BagTask(job, model, args.backend, args.device, threads, checksum) for job in jobs]
-    start = time.monotonic()
-    outcomes: dict[str, BagOutcome | JobFailure] = {}
+    threads = 1 if workers > 1 or args.ray else 0
+    answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
+    bag_run = BagRun(jobs, BagWorker(answering), folder=args.out, resume=args.resume)
+    for line in bag_run.repeated:
+        print(f"evaluated again: {line}", file=sys.stderr)
     interrupted = False
     try:
         with (
             sigterm_interrupts(),
-            _progress(jobs, args.workers) as (on_frame, on_bag),
-            requires_extra("evaluation"),
+            frame_progress(len(bag_run.waiting)) as progress,
+            requires_extra("ray" if args.ray else "evaluation"),
         ):
-            for job, outcome in run_bags(
-                tasks,
-                workers=args.workers,
-                folder=args.out,
-                resume=args.resume,
-                on_frame=on_frame,
+            for index in bag_run.run(
+                workers=workers, ray=_cluster(args, model), on_progress=progress.set_frames
             ):
-                outcomes[job.name] = outcome
-                on_bag()
+                progress.finish(index)
     except KeyboardInterrupt:
-        if not outcomes:
+        if not bag_run.outcomes:
             raise
         interrupted = True
-    done: dict[str, BagOutcome] = {}
-    failed: list[str] = []
-    for name in (job.name for job in jobs if job.name in outcomes):
-        result = outcomes[name]
-        if isinstance(result, BagOutcome):
-            done[name] = result
-        else:
-            failed.append(f"{name}: not evaluated: {result.reason}")
-    if not done:
-        raise DataError("; ".join(failed))
-    cases = tuple(case for found in done.values() for case in found.cases)
-    dropped = [line for found in done.values() for line in found.dropped] + failed
-    about = about_run(
-        f"bag, {mode or 'offline'}",
-        model,
-        backend=args.backend,
-        device=args.device,
-        seconds=time.monotonic() - start,
-        bags=len(done),
-        frames=sum(found.frames for found in done.values()),
-        footage_seconds=round(sum(found.seconds for found in done.values()), 3),
-    )
-    latency: dict[str, tuple[float, ...]] = {}
-    for outcome in done.values():
-        for stage, samples in outcome.latency.items():
-            latency[stage] = latency.get(stage, ()) + tuple(samples)
-    results = RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latency)
-    if args.json:
-        print(json.dumps(results_json(results), indent=1, allow_nan=False))
-    else:
-        title = f"{model.name}: {len(cases)} queries on {len(done)} bags"
-        rows = [row for row in results.rows if row.task == ALL_QUERIES]
-        print_tables(result_table(rows, title))
-    for line in dropped:
-        print(line, file=sys.stderr)
-    if args.out is not None:
-        lines = (line for outcome in done.values() for line in outcome.ledger)
-        write_ledger(args.out / LEDGER_FILE, lines)
-        with requires_extra("evaluation"):
-            print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
+    results = _results(args, bag_run, answering, mode, time.monotonic() - start)
+    _print(args, bag_run, results)
     if interrupted:
         resume = "; --resume continues" if args.out is not None else ""
         raise InterruptedRunError(
-            f"interrupted: {len(done)} of {len(jobs)} bags are evaluated{resume}"
+            f"interrupted: {len(bag_run.outcomes)} of {len(jobs)} bags are evaluated{resume}"
         )
-    return FAILED if failed else 0
+    return FAILED if _failures(bag_run) else 0
 
 
 def _max_frame_rate(args: argparse.Namespace) -> float:
@@ -203,18 +158,130 @@ def _max_frame_rate(args: argparse.Namespace) -> float:
     return rate
 
 
-@contextmanager
-def _progress(
-    jobs: list[BagJob], workers: int
-) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """Show a progress bar on stderr: of frames with one process, otherwise of bags.
+def _cluster(args: argparse.Namespace, model: Path) -> RayCluster | None:
+    from llava_st_ros.backends import runtime_and_device
+    from llava_st_ros.evaluation.jobs.ray_cluster import RayCluster
 
-    The context's functions are called after a frame and after a bag.
+    if not args.ray:
+        return None
+    device = runtime_and_device(model, args.backend, args.device)[1]
+    return RayCluster(args.ray, args.workers, gpus=int(device.startswith("cuda")))
+
+
+def _failures(bag_run: BagRun) -> list[str]:
+    """Return which bags and cameras were not evaluated, and why, one line each."""
+    from llava_st_ros.evaluation.jobs.records import JobFailure
+
+    lines = []
+    for index, job in enumerate(bag_run.jobs):
+        outcome = bag_run.outcomes.get(index)
+        if isinstance(outcome, JobFailure):
+            lines.append(f"{job.name}: not evaluated: {outcome.reason}")
+        elif outcome is not None:
+            lines += outcome.failures
+    return lines
+
+
+def _results(
+    args: argparse.Namespace, bag_run: BagRun, model: ModelSettings, mode: str, seconds: float
+) -> RunResults:
+    """Return the results of the bags that were evaluated, in the order of the arguments.
+
+    Raises:
+        DataError: No bag was evaluated.
     """
+    from llava_st_ros.evaluation.about import about_run
+    from llava_st_ros.evaluation.bag_evaluation import merge_latency, stream_rows
+    from llava_st_ros.evaluation.results import RunResults
+
+    evaluated = bag_run.evaluated
+    failures = _failures(bag_run)
+    if not evaluated:
+        raise DataError("; ".join(failures))
+    cases = tuple(case for outcome in evaluated for case in outcome.cases)
+    dropped = [line for outcome in evaluated for line in outcome.dropped] + failures
+    if bag_run.waiting:
+        dropped.append(f"{len(bag_run.waiting)} bags not evaluated: the run was interrupted")
+    about = about_run(
+        mode,
+        model.path,
+        model_sha256=model.sha256,
+        backend=model.backend,
+        device=model.device,
+        seconds=seconds,
+        period=args.period,
+        window=args.window,
+        history=args.history,
+        no_match_threshold=args.no_match_threshold,
+        min_confidence=args.min_confidence,
+        bags=len(evaluated),
+        frames=sum(outcome.frames for outcome in evaluated),
+        footage_seconds=round(sum(outcome.seconds for outcome in evaluated), 3),
+    )
+    latencies = merge_latency(outcome.latency for outcome in evaluated)
+    return RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latencies)
+
+
+def _print(args: argparse.Namespace, bag_run: BagRun, results: RunResults) -> None:
+    """Print the results, and write them to --out."""
+    from llava_st_ros.cli.extras import requires_extra
+    from llava_st_ros.cli.outputs import print_tables
+    from llava_st_ros.evaluation.bag_evaluation import ALL_QUERIES
+    from llava_st_ros.evaluation.frame_readers import RecordedFrames
+    from llava_st_ros.evaluation.ledger import LEDGER_FILE, write_ledger
+    from llava_st_ros.evaluation.report_page.report_files import write_run
+    from llava_st_ros.evaluation.result_table import result_table
+    from llava_st_ros.evaluation.results import results_json
+
+    if args.json:
+        print(json.dumps(results_json(results), indent=1, allow_nan=False))
+    else:
+        model, bags = Path(results.about["model"]).name, results.about["bags"]
+        title = f"{model}: {len(results.cases)} queries on {bags} bags"
+        rows = [row for row in results.rows if row.task == ALL_QUERIES]
+        print_tables(result_table(rows, title))
+    for line in results.dropped:
+        print(line, file=sys.stderr)
+    if args.out is not None:
+        lines = (line for outcome in bag_run.evaluated for line in outcome.ledger)
+        write_ledger(args.out / LEDGER_FILE, lines)
+        with requires_extra("evaluation"):
+            print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
+
+
+class FrameProgress:
+    """A progress bar of the frames of several bags, with the time left.
+
+    How many frames a bag has is known when it is opened; the others count as the mean of these.
+
+    Args:
+        bar: A bar of tqdm.
+        bags: Number of bags.
+    """
+
+    def __init__(self, bar: Any, bags: int) -> None:
+        self._bar, self._bags = bar, bags
+        self._frames: dict[int, tuple[int, int]] = {}  # done and in all
+
+    def set_frames(self, bag: int, done: int, total: int) -> None:
+        """Show that some frames of a bag are done."""
+        self._frames[bag] = done, total
+        known = sum(total for _, total in self._frames.values())
+        self._bar.total = round(known * self._bags / len(self._frames))
+        self._bar.update(sum(done for done, _ in self._frames.values()) - self._bar.n)
+
+    def finish(self, bag: int) -> None:
+        """Show that a bag is done."""
+        _, total = self._frames.get(bag, (0, 0))
+        self.set_frames(bag, total, total)
+        finished = sum(done == total for done, total in self._frames.values())
+        self._bar.set_postfix_str(f"{finished} of {self._bags} bags")
+
+
+@contextmanager
+def frame_progress(bags: int) -> Iterator[FrameProgress]:
+    """Show a progress bar on stderr."""
     from tqdm import tqdm
 
-    by_frame = workers == 1
-    total = None if by_frame else len(jobs)
-    unit = "frame" if by_frame else "bag"
-    with tqdm(total=total, desc="evaluating", unit=unit, file=sys.stderr, disable=None) as bar:
-        yield (bar.update, lambda: None) if by_frame else (lambda: None, bar.update)
+    with tqdm(desc="evaluating", unit="frame", file=sys.stderr, disable=None) as bar:
+        yield FrameProgress(bar, bags)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from os import sched_getaffinity
 from pathlib import Path
 from typing import Any
 
 import llava_st_ros
-from llava_st_ros.backends import backend_of, model_checksum
+from llava_st_ros.backends import model_checksum, runtime_and_device
 
 PACKAGES = {
     "torch": ("torch", "transformers"),
@@ -28,9 +31,12 @@ def about_run(
     backend: str = "",
     device: str = "",
     seconds: float,
+    model_sha256: str = "",
     **more: Any,
 ) -> Mapping[str, Any]:
-    """Return what ran, as plain values.
+    """Return what ran, as plain values, without names of the host, of users or of home folders.
+
+    "seconds" and "finished" differ between two runs of the same command; nothing else does.
 
     Args:
         mode: What was evaluated, and how: "simulated", "bag, offline", ...
@@ -38,21 +44,35 @@ def about_run(
         backend: Its runtime; empty for the model's own.
         device: Its device; empty for the runtime's default.
         seconds: Wall time.
+        model_sha256: The model's checksum, if it was computed before.
         more: Further facts of this kind of run.
     """
-    runtime = backend or backend_of(model)
+    runtime, device = runtime_and_device(model, backend, device)
     return {
-        "command": " ".join(["llava-st", *sys.argv[1:]]),
+        "command": shlex.join(["llava-st", *map(_without_home, sys.argv[1:])]),
         "mode": mode,
-        "model": str(model),
-        "model_sha256": model_checksum(model),
+        "model": _without_home(str(model)),
+        "model_sha256": model_sha256 or model_checksum(model),
         "backend": runtime,
-        "device": device or ("cuda" if runtime == "tensorrt" else "cpu"),
+        "device": device,
         **more,
         "versions": _versions(runtime),
-        "machine": _machine(),
+        "machine": _machine(device),
         "seconds": round(seconds, 1),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _without_home(text: str) -> str:
+    """Return an argument with "~" for the home folder, whose name is a user's.
+
+    >>> _without_home(f"--out={Path.home() / 'runs'}")
+    '--out=~/runs'
+    """
+    home = str(Path.home())
+    if home == "/":
+        return text
+    return re.sub(rf"(?<![^\s=:,]){re.escape(home)}(?=/|$)", "~", text)
 
 
 def _versions(runtime: str) -> dict[str, str]:
@@ -85,12 +105,32 @@ def _commit() -> str:
     return commit + "+" * bool(changes)
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
+def _machine(device: str) -> dict[str, Any]:
+    machine = {
+        "system": f"{_system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": len(sched_getaffinity(0)),
     }
+    if device.startswith("cuda"):
+        machine["gpu"] = _gpu(device)
+    return machine
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()
+
+
+def _gpu(device: str) -> str:
+    """Return the GPU's name and driver; "unknown" without nvidia-smi, as on a Jetson."""
+    number = device.partition(":")[2] or "0"
+    query = ["nvidia-smi", "-i", number, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _cpu() -> str:

@@ -1,27 +1,30 @@
 """Evaluates standing queries on an annotated bag: replay, then scores.
 
 Each annotated camera is replayed by itself. Queries that need a span or a box as input, and those
-that are answered in words alone, have no meaning as standing queries and are left out by name.
+that are answered in words alone, have no meaning as standing queries: they are left out by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 from llava_st_ros.annotations.annotation_file import check_footage, read_annotations
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
-from llava_st_ros.errors import DataError
+from llava_st_ros.errors import DataError, QueryError
 from llava_st_ros.evaluation.latency_models import parse_latency
 from llava_st_ros.evaluation.ledger import LedgerModel, LedgerSource, ledger_line
-from llava_st_ros.evaluation.recorded_replay import StreamingMode, recorded_replay
+from llava_st_ros.evaluation.recorded_replay import RecordedReplay, StreamingMode, recorded_replay
 from llava_st_ros.evaluation.replay import ReplayResult
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
 from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
+from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
@@ -69,11 +72,12 @@ class BagJob:
 
 @dataclass(frozen=True)
 class BagOutcome:
-    """What came of a bag.
+    """The results of a bag.
 
     Attributes:
         cases: A case for each query.
-        dropped: What was not evaluated, and why, one line each.
+        dropped: What was not used of the bag and its annotations, and why, one line each.
+        failures: Which cameras were not evaluated, and why, one line each.
         frames: Number of frames that were replayed.
         seconds: Header time that they cover.
         latency: Samples in seconds by stage (``RecordedReplay``).
@@ -81,9 +85,10 @@ class BagOutcome:
     """
 
     cases: tuple[Case, ...]
-    dropped: tuple[str, ...]
-    frames: int
-    seconds: float
+    dropped: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    frames: int = 0
+    seconds: float = 0.0
     latency: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     ledger: tuple[str, ...] = ()
 
@@ -92,53 +97,85 @@ def evaluate_bag(
     job: BagJob,
     backend: Backend,
     tokenizer: Tokenizer,
-    on_frame: Callable[[], None] = lambda: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     model: LedgerModel = UNNAMED_MODEL,
 ) -> BagOutcome:
     """Replay a bag with its annotated queries and score what was published.
 
-    Cases and ledger are the same in every run, except with measured latencies.
+    Two calls return the same outcome but for ``latency``, unless answers take the time that they
+    really took.
 
     Args:
         job: The bag.
         backend: The model.
         tokenizer: Its tokenizer.
-        on_frame: Called after each frame.
+        on_progress: Called after each frame with the frames until now and in all.
         model: What the ledger says about the model.
 
     Raises:
         ConfigError: The job's latency makes no sense.
-        DataError: The bag or its annotations cannot be used.
+        DataError: The annotations cannot be used, or no camera can be evaluated.
     """
     truth = read_annotations(job.annotations)
-    mode = job.mode
-    cases: list[Case] = []
-    ledger: list[str] = []
-    latency: dict[str, tuple[float, ...]] = {}
-    dropped, frames, seconds = list(truth.notes), 0, 0.0
-    for topic in _topics(job, truth):
+    topics = _topics(job, truth)
+    dropped = [f"{job.annotations.name}: {note}" for note in truth.notes]
+    failures: list[str] = []
+    replays: list[_CameraReplay] = []
+    for topic in topics:
         annotated = [query for query in truth.queries if query.topic == topic]
         standing = [query for query in annotated if query.task in STANDING_TASKS]
         dropped += [_not_standing(query) for query in annotated if query not in standing]
         if not standing:
             continue
-        source = BagSource(job.bag, topic or None)
-        answered = LedgerSource(job.name, str(job.bag), topic, model, job.config)
-        queries = [Query(q.id, q.text, q.task, period=job.period) for q in standing]
-        footage = _sized(source, truth, topic)
-        replayed = recorded_replay(
-            backend, tokenizer, footage, queries, answered, mode, on_frame=on_frame
-        )
-        result = replayed.result
-        ledger += map(ledger_line, replayed.ledger)
-        for stage, samples in replayed.latency.items():
-            latency[stage] = latency.get(stage, ()) + samples
-        cases += _cases(job, truth, topic, standing, result)
-        dropped += _lost(source, truth, topic, result)
-        frames += len(result.stamps)
-        seconds += sum(max(s.stamps) - min(s.stamps) for s in result.streams) / NANOSECONDS
-    lines = tuple(f"{job.name}: {line}" for line in dropped)
-    return BagOutcome(tuple(cases), lines, frames, seconds, latency, tuple(ledger))
+        try:
+            source = BagSource(job.bag, topic or None)
+        except DataError as error:
+            failures.append(_not_evaluated(topic, standing, error))
+            continue
+        replays.append(_CameraReplay(job, truth, topic, standing, source))
+    total = sum(camera.length for camera in replays)
+    done = 0
+
+    def on_frame() -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, max(done, total))
+
+    evaluated: list[_CameraReplay] = []
+    for camera in replays:
+        try:
+            camera.run(backend, tokenizer, on_frame, model)
+        except DataError as error:
+            failures.append(_not_evaluated(camera.topic, camera.standing, error))
+        else:
+            evaluated.append(camera)
+    if failures and not evaluated:
+        raise DataError("; ".join(failures))
+    dropped += [line for camera in evaluated for line in camera.dropped()]
+    return BagOutcome(
+        tuple(case for camera in evaluated for case in camera.cases()),
+        tuple(f"{job.name}: {line}" for line in dropped),
+        tuple(f"{job.name}: {line}" for line in failures),
+        sum(len(camera.result.stamps) for camera in evaluated),
+        sum(camera.seconds for camera in evaluated),
+        merge_latency(camera.replayed.latency for camera in evaluated),
+        tuple(ledger_line(entry) for camera in evaluated for entry in camera.replayed.ledger),
+    )
+
+
+def merge_latency(
+    parts: Iterable[Mapping[str, Sequence[float]]],
+) -> Mapping[str, tuple[float, ...]]:
+    """Return the samples of all parts by stage.
+
+    >>> merge_latency([{"tick": [0.5]}, {"tick": [0.25], "answer": [0.1]}])
+    {'tick': (0.5, 0.25), 'answer': (0.1,)}
+    """
+    merged: dict[str, list[float]] = {}
+    for part in parts:
+        for stage, samples in part.items():
+            merged.setdefault(stage, []).extend(samples)
+    return {stage: tuple(samples) for stage, samples in merged.items()}
 
 
 def stream_rows(cases: Sequence[Case]) -> list[MetricRow]:
@@ -151,18 +188,140 @@ def stream_rows(cases: Sequence[Case]) -> list[MetricRow]:
     return rows
 
 
+class _CameraReplay:
+    """The replay of one camera of a bag.
+
+    Attributes:
+        topic: Its image topic.
+        standing: Its queries.
+        length: Expected number of frames.
+        replayed: The output of ``run``.
+    """
+
+    def __init__(
+        self,
+        job: BagJob,
+        truth: GroundTruth,
+        topic: str,
+        standing: Sequence[AnnotatedQuery],
+        source: BagSource,
+    ) -> None:
+        self._job, self._truth, self._source = job, truth, source
+        self.topic, self.standing = topic, list(standing)
+        self.length = source.length or 0
+        self.replayed = RecordedReplay(ReplayResult(), (), {})
+        self._rejected: list[str] = []
+
+    def run(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        on_frame: Callable[[], None],
+        model: LedgerModel,
+    ) -> None:
+        """Replay the camera. Raises DataError if there is no frame, or the images do not fit."""
+        job = self._job
+        most = max(job.config.max_queries, len(self.standing))
+        config = replace(job.config, max_queries=most)
+        queries = self._accepted(Grounder(backend, tokenizer, config))
+        self.replayed = recorded_replay(
+            backend,
+            tokenizer,
+            self._frames(),
+            queries,
+            LedgerSource(job.name, str(job.bag), self.topic, model, config),
+            job.mode,
+            on_frame=on_frame,
+        )
+
+    @property
+    def result(self) -> ReplayResult:
+        """The result of the replay."""
+        return self.replayed.result
+
+    @property
+    def seconds(self) -> float:
+        """Header time that the frames cover."""
+        streams = [stream.stamps for stream in self.result.streams]
+        return sum(max(stamps) - min(stamps) for stamps in streams) / NANOSECONDS
+
+    def cases(self) -> Iterator[Case]:
+        """Yield the case of each query."""
+        stamps = {number: stream.stamps for number, stream in enumerate(self.result.streams)}
+        for query in self.standing:
+            scores = score_stream(self.result.published, query, self._truth, stamps)
+            parts = (self._job.name, self.topic.strip("/"), query.id)
+            yield scores.as_case("/".join(filter(None, parts)), str(self._job.bag), query)
+
+    def dropped(self) -> list[str]:
+        """Return what was not used, and why, one line each."""
+        source, stamps = self._source, self.result.stamps
+        lines = [*self._loss(), *source.notes, *self.result.notes]
+        lines += check_footage(self._truth, self.topic, stamps)
+        lines = [f"{self.topic}: {line}" if self.topic else line for line in lines]
+        return [*self._rejected, *lines]
+
+    def _accepted(self, grounder: Grounder) -> list[Query]:
+        """Return the queries that the model accepts; the others are left out by name."""
+        accepted, queries = [], []
+        for annotated in self.standing:
+            try:
+                query = Query(annotated.id, annotated.text, annotated.task, period=self._job.period)
+                grounder.add_query(query)
+            except QueryError as error:
+                self._rejected.append(f"query {annotated.id!r} is not evaluated: {error}")
+                continue
+            grounder.remove_query(query.id)
+            accepted.append(annotated)
+            queries.append(query)
+        self.standing = accepted
+        return queries
+
+    def _frames(self) -> Iterator[Frame]:
+        """Yield the frames, after the first was compared with the size of the annotated images."""
+        for number, frame in enumerate(self._source):
+            if number == 0:
+                check_footage(self._truth, self.topic, [], (frame.width, frame.height))
+            yield frame
+
+    def _loss(self) -> list[str]:
+        """Say how many of the recorded frames were not readable, and how much time they cover."""
+        source, read = self._source, self.result.stamps
+        recorded = max(source.bag.recorded_messages(source.topic), len(read))
+        lines = []
+        if lost := recorded - len(read):
+            steps = [after - before for before, after in pairwise(read) if after > before]
+            seconds = f", about {lost * median(steps) / NANOSECONDS:.1f} s" if steps else ""
+            last = f"; last error: {source.problem}" if source.problem else ""
+            lines.append(f"{lost} of {recorded} frames are lost{seconds}{last}")
+        annotated = [
+            stamp for o in self._truth.objects if o.topic == self.topic for stamp in o.boxes
+        ]
+        annotated += [
+            span.end for q in self._truth.queries if q.topic == self.topic for span in q.spans
+        ]
+        if read and annotated and max(annotated) > max(read):
+            seconds = f"{(max(annotated) - max(read)) / NANOSECONDS:.1f} s"
+            lines.append(f"the annotations end {seconds} after the last readable frame")
+        return lines
+
+
 def _topics(job: BagJob, truth: GroundTruth) -> list[str]:
     annotated = list(dict.fromkeys(query.topic for query in truth.queries))
     if not annotated:
-        raise DataError(f"{job.annotations} has no queries", "annotate some")
+        raise DataError(
+            f"{job.annotations} has no queries", "annotate some with 'llava-st eval annotate'"
+        )
     if not job.topic:
         return annotated
-    if job.topic not in annotated:
-        known = ", ".join(topic or "(no topic)" for topic in annotated)
-        raise DataError(
-            f"{job.annotations} has no queries of {job.topic}", f"the annotated topics are {known}"
-        )
-    return [job.topic]
+    for topic in annotated:
+        if topic.strip("/") == job.topic.strip("/"):
+            return [topic]
+    BagSource(job.bag, job.topic)  # a topic that does not exist: the error lists those that do
+    known = ", ".join(topic or "(no topic)" for topic in annotated)
+    raise DataError(
+        f"{job.annotations} has no queries of {job.topic}", f"the annotated topics are {known}"
+    )
 
 
 def _not_standing(query: AnnotatedQuery) -> str:
@@ -172,30 +331,6 @@ def _not_standing(query: AnnotatedQuery) -> str:
     )
 
 
-def _sized(source: BagSource, truth: GroundTruth, topic: str) -> Iterator[Frame]:
-    """Yield the frames, after the first was compared with the size of the annotated images."""
-    for number, frame in enumerate(source):
-        if number == 0:
-            check_footage(truth, topic, [], (frame.width, frame.height))
-        yield frame
-
-
-def _cases(
-    job: BagJob,
-    truth: GroundTruth,
-    topic: str,
-    queries: Sequence[AnnotatedQuery],
-    result: ReplayResult,
-) -> Iterator[Case]:
-    stamps = {number: stream.stamps for number, stream in enumerate(result.streams)}
-    for query in queries:
-        scores = score_stream(result.published, query, truth, stamps)
-        name = "/".join(filter(None, (job.name, topic.strip("/"), query.id)))
-        yield scores.as_case(name, str(job.bag), query)
-
-
-def _lost(source: BagSource, truth: GroundTruth, topic: str, result: ReplayResult) -> list[str]:
-    lines = [*source.notes, *result.notes, *check_footage(truth, topic, result.stamps)]
-    if source.dropped:
-        lines.insert(0, f"{source.dropped} frames dropped; last error: {source.problem}")
-    return [f"{topic}: {line}" if topic else line for line in lines]
+def _not_evaluated(topic: str, queries: Sequence[AnnotatedQuery], error: DataError) -> str:
+    """Say that a camera is not evaluated."""
+    return f"{topic or 'its images'}: {len(queries)} queries not evaluated: {error}"

@@ -89,7 +89,7 @@ def run(*arguments: object) -> int:
 def without_run(path: Path) -> dict[str, object]:
     """The content of a results.json without what differs between runs of the same job."""
     content = json.loads((path / "results.json").read_text())
-    for name in ("command", "seconds"):
+    for name in ("command", "seconds", "finished"):
         del content["about"][name]
     assert set(content.pop("latency")) >= {"read", "encode", "prefill", "decode", "tick"}
     return dict(content)
@@ -185,8 +185,17 @@ def test_invalid_arguments_are_rejected(bags, random_checkpoint, tmp_path) -> No
         run(bags[0], bags[0], *model)
     with pytest.raises(DataError, match="1 annotation files for 2 bags"):
         run(*bags, *model, "--annotations", annotation_path(bags[0]))
-    with pytest.raises(DataError, match=r"no queries of /side; the annotated topics are /front"):
+    with pytest.raises(DataError, match=r"no topic /side; its image topics: /front/image/compre"):
         run(bags[1], "--topic", "/side", *model)
+    with pytest.raises(
+        DataError, match=r"no queries of /rear/\S+; the annotated topics are /front"
+    ):
+        run(bags[0], "--topic", TOPICS[1], "--annotations", annotation_path(bags[1]), *model)
+    with pytest.raises(ConfigError, match="--max-frame-rate applies with --latency"):
+        run(bags[0], "--max-frame-rate", 1, *model)
+    (storage,) = bags[1].glob("*.db3")
+    with pytest.raises(DataError, match="is given twice: it is a part of sqlite3"):
+        run(bags[1], storage, *model)
     truth = read_annotations(annotation_path(bags[1]))
     small = replace(truth, cameras=(AnnotatedCamera(TOPICS[0], 64, 48),))
     write_annotations(tmp_path / "small.json", small)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from llava_st_ros.evaluation.benchmarks.evaluator import (
 from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery, VideoTruth
 from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
 from llava_st_ros.evaluation.conventions.records import Convention
-from llava_st_ros.evaluation.jobs import JobFailure, run_jobs
+from llava_st_ros.evaluation.jobs.records import JobFailure, Progress, Work
+from llava_st_ros.evaluation.jobs.run import run_jobs
 
 CHUNK = 8  # most samples of a job of a worker process
 FAILURES = 3  # jobs that fail before any succeeds: the others would, too
@@ -50,9 +50,22 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Worker:
+    """Evaluates samples in a process: calling it loads the model and returns the work."""
+
     settings: RunSettings
-    queries: tuple[BenchmarkQuery, ...]
+
+    def __call__(self) -> Work[Sequence[BenchmarkQuery], list[SampleOutcome]]:
+        settings = self.settings
+        backend, tokenizer = load_backend(
+            settings.model, name=settings.backend, device=settings.device, threads=settings.threads
+        )
+        evaluator = SampleEvaluator(backend, tokenizer, settings.media, _conventions(settings))
+
+        def evaluate(queries: Sequence[BenchmarkQuery], progress: Progress) -> list[SampleOutcome]:
+            return [evaluator.evaluate(query) for query in queries]
+
+        return evaluate
 
 
 def evaluate_samples(
@@ -68,13 +81,11 @@ def evaluate_samples(
     Raises:
         LlavaStError: The model or the media folder cannot be used.
     """
-    if workers == 1:
-        _evaluator(settings)  # its error is that of the run, not of each sample
     groups = chunks(queries, CHUNK if workers > 1 else 1)
-    jobs = [_Job(settings, tuple(queries[i] for i in indices)) for indices in groups]
+    jobs = [[queries[i] for i in indices] for indices in groups]
     failed: list[tuple[int, SampleOutcome]] = []
     succeeded, failures = False, 0
-    for done in run_jobs(_evaluate, jobs, workers):
+    for done in run_jobs(_Worker(settings), jobs, workers=workers):
         indices = groups[done.index]
         if isinstance(done.outcome, JobFailure):
             failures += 1
@@ -104,19 +115,5 @@ def _clip_key(query: BenchmarkQuery) -> tuple[object, object]:
     return query.media, query.truth.crop if isinstance(query.truth, VideoTruth) else None
 
 
-@cache
-def _evaluator(settings: RunSettings) -> SampleEvaluator:
-    """Return this process's evaluator, which keeps its model from job to job."""
-    backend, tokenizer = load_backend(
-        settings.model, name=settings.backend, device=settings.device, threads=settings.threads
-    )
-    return SampleEvaluator(backend, tokenizer, settings.media, _conventions(settings))
-
-
 def _conventions(settings: RunSettings) -> list[Convention]:
     return [CONVENTIONS[name] for name in settings.conventions]
-
-
-def _evaluate(job: _Job) -> list[SampleOutcome]:
-    evaluator = _evaluator(job.settings)
-    return [evaluator.evaluate(query) for query in job.queries]

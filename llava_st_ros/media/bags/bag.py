@@ -149,6 +149,7 @@ class Bag:
                 if not topic.has_images
             }
         self.image_topics = tuple(Topic(*key, count) for key, count in counts.items())
+        self._stated = metadata.topic_counts if metadata else {}
         if metadata:
             self._compare(metadata, counts)
 
@@ -186,6 +187,13 @@ class Bag:
             + "".join(f"; {n}" for n in self.notes[:_MAX_LISTED]),
             "choose one with --topic" if choices else "",
         )
+
+    def recorded_messages(self, topic: Topic) -> int:
+        """Return how many messages of a topic were recorded, as far as is known.
+
+        The number that metadata.yaml states, if it is larger than that in the storage files.
+        """
+        return max(topic.messages, self._stated.get(TopicKey(topic.name, topic.type), 0))
 
     def images(self, topic: Topic) -> Generator[ImageMessage, None, None]:
         """Yield the topic's messages in the order of recording.

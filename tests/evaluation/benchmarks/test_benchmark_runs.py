@@ -62,7 +62,6 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     tokenizer = scripted_tokenizer()
     scripted = ScriptedBackend(tokenizer, {})
     monkeypatch.setattr(benchmark_run, "load_backend", lambda *_, **__: (scripted, tokenizer))
-    benchmark_run._evaluator.cache_clear()
     return scripted
 
 

@@ -1,0 +1,1 @@
+"""Independent jobs of an evaluation, run in this process, in several, or on a Ray cluster."""
