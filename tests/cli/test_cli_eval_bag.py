@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,10 @@ from llava_st_ros.annotations.records import (
     GroundTruth,
 )
 from llava_st_ros.cli import eval_bag as command
+from llava_st_ros.cli.outputs import InterruptedRunError
 from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.evaluation import bag_run
+from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome, evaluate_bag
 from llava_st_ros.evaluation.results import read_results
 from llava_st_ros.records import NANOSECONDS, Box, Span, Task
 
@@ -164,6 +168,68 @@ def test_a_bag_that_fails_does_not_cost_the_others(
     assert 0 < results["about"]["frames"] < FRAMES
     with pytest.raises(DataError, match="missing: not evaluated"):
         run(missing, *arguments)
+
+
+def test_the_loss_of_a_cut_recording_is_told_in_frames_and_seconds(
+    bags, random_checkpoint, tmp_path, capsys
+) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(bags[0], cut)
+    (storage,) = cut.glob("*.mcap")
+    storage.write_bytes(storage.read_bytes()[: storage.stat().st_size // 2])
+    model = ("--model", random_checkpoint)
+    assert run(cut, "--topic", TOPICS[0].strip("/"), *model, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    read = results["about"]["frames"]
+    lost = FRAMES - read
+    assert 0 < read < FRAMES
+    where = f"cut: {TOPICS[0]}: "
+    assert (
+        f"{where}{lost} of {FRAMES} frames are lost, about {lost * 0.2:.1f} s" in results["dropped"]
+    )
+    later = f"the annotations end {lost * 0.2:.1f} s after the last readable frame"
+    assert where + later in results["dropped"]
+
+
+def test_a_camera_that_fails_does_not_cost_the_others_of_its_bag(
+    bags, random_checkpoint, tmp_path, capsys
+) -> None:
+    annotations = annotation_path(bags[0])  # of two topics, the bag has one
+    model = ("--model", random_checkpoint)
+    assert run(bags[1], "--annotations", annotations, *model, "--json") == 1
+    results = json.loads(capsys.readouterr().out)
+    assert [case["topic"] for case in results["cases"]] == [TOPICS[0]] * 2
+    (line,) = [line for line in results["dropped"] if "queries not evaluated" in line]
+    assert line.startswith(f"sqlite3: {TOPICS[1]}: 2 queries not evaluated: ")
+    assert f"its image topics: {TOPICS[0]}" in line
+
+
+def test_an_interrupted_run_is_resumed(
+    bags, random_checkpoint, tmp_path, capsys, monkeypatch
+) -> None:
+    evaluated: list[str] = []
+    interrupt = True
+
+    def evaluate(job: BagJob, *arguments: Any) -> BagOutcome:
+        if evaluated and interrupt:
+            raise KeyboardInterrupt
+        evaluated.append(job.name)
+        return evaluate_bag(job, *arguments)
+
+    monkeypatch.setattr(bag_run, "evaluate_bag", evaluate)
+    common = (*bags, "--topic", TOPICS[0], "--model", random_checkpoint, "--out", tmp_path)
+    with pytest.raises(InterruptedRunError, match="1 of 2 bags are evaluated; --resume continues"):
+        run(*common)
+    assert len(read_results(tmp_path).cases) == 2
+    assert read_results(tmp_path).dropped[-1] == "1 bags not evaluated: the run was interrupted"
+    interrupt = False
+    assert run(*common, "--resume") == 0
+    assert evaluated == ["mcap", "sqlite3"]
+    assert len(read_results(tmp_path).cases) == 4
+    capsys.readouterr()
+    assert run(*common, "--resume", "--window", 5) == 0
+    assert evaluated == ["mcap", "sqlite3"] * 2
+    assert "evaluated again: mcap: other settings than before" in capsys.readouterr().err
 
 
 def test_bags_of_one_name_have_cases_of_their_own(bags, random_checkpoint, tmp_path) -> None:
