@@ -6,14 +6,14 @@ result does not depend on the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 from llava_st_ros.backends import load_backend
+from llava_st_ros.errors import BackendError
+from llava_st_ros.evaluation.jobs.records import JobFailure, Progress, Work
+from llava_st_ros.evaluation.jobs.run import run_jobs
 from llava_st_ros.evaluation.results import Case
 from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.simulated import (
@@ -23,7 +23,7 @@ from llava_st_ros.evaluation.simulated import (
     simulated_questions,
 )
 
-CHUNK = 5  # clips per task of a worker process
+CHUNK = 5  # clips of a job
 
 
 @dataclass(frozen=True)
@@ -81,42 +81,32 @@ def evaluate(
     Raises:
         LlavaStError: As ``load_backend`` and ``simulated_questions`` do.
     """
-    cases = ClipCases()
-    for completed, chunk_cases in _chunk_cases(settings, clips, workers):
-        cases.add(chunk_cases)
-        on_clips(completed)
-    return cases
-
-
-def _chunk_cases(
-    settings: EvaluationSettings, clips: int, workers: int
-) -> Iterator[tuple[int, ClipCases]]:
-    if workers == 1:
-        for cases in _Evaluator(settings).run(range(clips)):
-            yield 1, cases
-        return
-    if settings.store is not None:
+    if settings.store is not None and workers > 1:
         # Rendered before the processes start: they only read the store.
         model = load_backend(settings.model, device="cpu")[0].describe().model
         render_split(settings.split, clips, model, settings.store)
     chunks = [range(first, min(first + CHUNK, clips)) for first in range(0, clips, CHUNK)]
-    # Spawned, not forked: neither a GL context nor a CUDA context survives a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        cases_by_chunk = pool.map(_evaluate_chunk, [settings] * len(chunks), chunks)
-        yield from zip(map(len, chunks), cases_by_chunk)
-
-
-def _evaluate_chunk(settings: EvaluationSettings, clips: range) -> ClipCases:
+    found: dict[int, ClipCases] = {}
+    for done in run_jobs(_Worker(settings), chunks, workers=workers):
+        chunk = chunks[done.index]
+        if isinstance(done.outcome, JobFailure):
+            raise BackendError(f"clips {chunk[0]} to {chunk[-1]}: {done.outcome.reason}")
+        found[done.index] = done.outcome
+        on_clips(len(chunk))
     cases = ClipCases()
-    for clip_cases in _evaluator(settings).run(clips):
-        cases.add(clip_cases)
+    for index in sorted(found):
+        cases.add(found[index])
     return cases
 
 
-@cache
-def _evaluator(settings: EvaluationSettings) -> _Evaluator:
-    """Return this process's evaluator, which keeps its model from chunk to chunk."""
-    return _Evaluator(settings)
+@dataclass(frozen=True)
+class _Worker:
+    """Evaluates clips in a process: calling it loads the model and returns the work."""
+
+    settings: EvaluationSettings
+
+    def __call__(self) -> Work[range, ClipCases]:
+        return _Evaluator(self.settings).run
 
 
 class _Evaluator:
@@ -134,9 +124,12 @@ class _Evaluator:
             SimulatedEvaluation(BlindBackend(backend), tokenizer) if settings.blind else None
         )
 
-    def run(self, clips: range) -> Iterator[ClipCases]:
-        """Yield the cases of each clip."""
-        settings = self._settings
+        # Nothing to render: what is wrong with the settings is the run's error.
+        simulated_questions(settings.split, range(0), self._model, categories=settings.categories)
+
+    def run(self, clips: range, progress: Progress) -> ClipCases:
+        """Return the cases of the clips."""
+        settings, cases = self._settings, ClipCases()
         for clip in simulated_questions(
             settings.split,
             clips,
@@ -144,4 +137,6 @@ class _Evaluator:
             categories=settings.categories,
             store=settings.store,
         ):
-            yield ClipCases(self._sighted.run(clip), self._blind.run(clip) if self._blind else [])
+            blind = self._blind.run(clip) if self._blind else []
+            cases.add(ClipCases(self._sighted.run(clip), blind))
+        return cases
