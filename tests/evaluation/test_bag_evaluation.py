@@ -19,7 +19,7 @@ from llava_st_ros.annotations.records import (
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome, evaluate_bag
 from llava_st_ros.records import NANOSECONDS, Box, Span, Task
-from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, load_red_box, red_box_image
+from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_backend, red_box_image
 
 START, STEP, FRAMES = 1_700_000_000 * NANOSECONDS, NANOSECONDS // 5, 31  # 6 s
 TOPIC = "/camera"
@@ -63,10 +63,10 @@ def write_bag(path: Path, storage: StoragePlugin, *, compressed: bool) -> Path:
 
 
 def evaluate(path: Path, latency: str = "") -> BagOutcome:
-    model = load_red_box()
+    backend = red_box_backend()
     config = GrounderConfig(no_match_threshold=1.0)  # it is never "no match"
     job = BagJob(path.name, path, annotation_path(path), config=config, latency=latency)
-    return evaluate_bag(job, model.backend, model.tokenizer)
+    return evaluate_bag(job, backend, backend.tokenizer)
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.records import Answer, Box, Modality, Task
-from llava_st_ros.ros.model_loading import LoadedModel
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from support.stream_config import stream_config
+
+if TYPE_CHECKING:
+    from llava_st_ros.ros.model_loading import LoadedModel
 
 # 99 steps of 4 and of 3 pixels: a box on this raster has integer coordinate tokens.
 WIDTH, HEIGHT = 396, 297
@@ -135,8 +138,14 @@ class RedBoxBackend:
         return self.tokenizer.encode(format_answer(answer, self.model.coordinates).text)
 
 
+def red_box_backend() -> RedBoxBackend:
+    texts = ["the red box in this video: During the span of. Object bounding box: "]
+    return RedBoxBackend(train_tokenizer(texts, 400, 20, 100))
+
+
 def load_red_box(parameters: object = None) -> LoadedModel:
     """Replace ``llava_st_ros.ros.model_loading.load_model``."""
-    texts = ["the red box in this video: During the span of. Object bounding box: "]
-    tokenizer = train_tokenizer(texts, 400, 20, 100)
-    return LoadedModel(RedBoxBackend(tokenizer), tokenizer, Path("/models/red-box"))
+    from llava_st_ros.ros.model_loading import LoadedModel
+
+    backend = red_box_backend()
+    return LoadedModel(backend, backend.tokenizer, Path("/models/red-box"))
