@@ -47,6 +47,7 @@ from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import question_from_query
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
+from support.answer_cache import AnswerCache
 from support.stream_config import stream_config
 
 SECOND = 1_000_000_000
@@ -96,20 +97,6 @@ def frame(seconds: float, camera: str = "camera", size: tuple[int, int] = (4, 6)
     return Frame(image, stamp(seconds), camera, f"{camera}_optical")
 
 
-class OracleCache:
-    def __init__(self) -> None:
-        self.items: list = []
-        self.answer: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.items)
-
-    def truncate(self, length: int) -> None:
-        assert 0 <= length <= len(self.items)
-        del self.items[length:]
-
-
 class Oracle:
     """A model whose embeddings are (id, content) pairs.
 
@@ -149,8 +136,8 @@ class Oracle:
         }
         return [(int(i), content.get(int(i), lambda: None)()) for i in prompt.token_ids]
 
-    def new_cache(self) -> OracleCache:
-        return OracleCache()
+    def new_cache(self) -> AnswerCache:
+        return AnswerCache()
 
     def prefill(self, embeddings, cache) -> np.ndarray:
         self.prefilled += len(embeddings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
+from llava_st_ros.cli.run_arguments import add_output_arguments
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
@@ -79,14 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "starts one here",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write the results and the report here"
-    )
-    parser.add_argument(
         "--resume",
         action="store_true",
         help="take the outcomes of unchanged bags from an earlier run in --out",
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.cli.grounding_arguments import add_model_arguments
 from llava_st_ros.cli.outputs import InterruptedRunError, sigterm_interrupts
+from llava_st_ros.cli.run_arguments import add_output_arguments, add_workers_argument
 from llava_st_ros.errors import ConfigError, LlavaStError
 
 if TYPE_CHECKING:
@@ -57,23 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="scoring convention: ours (default), all, or one that all prints",
     )
     parser.add_argument("--n", type=int, help="evaluate the first N samples (default: all)")
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint or engine directory (default: llava-st-tiny)"
-    )
-    parser.add_argument("--backend", default="", help="runtime (default: the model's own)")
-    parser.add_argument(
-        "--device", default="", help="device (default: cuda for TensorRT, otherwise cpu)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes, each with its own model; on a CPU at most one per core (default 1)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write the results and the report here"
-    )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_model_arguments(parser)
+    add_workers_argument(parser)
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

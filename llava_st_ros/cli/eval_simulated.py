@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_st_ros.cli.grounding_arguments import add_model_arguments
+from llava_st_ros.cli.run_arguments import add_output_arguments, add_workers_argument
 from llava_st_ros.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,16 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep rendered clips here for later runs"
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes, each with its own model; on a CPU at most one per core (default 1)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write the results and the report here"
-    )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_workers_argument(parser)
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
+from support.answer_cache import AnswerCache
 from support.stream_config import stream_config
 
 if TYPE_CHECKING:
@@ -35,19 +36,6 @@ def red_box_image(
     image[:] = (20, 60, 160)
     image[top * STEP_Y : bottom * STEP_Y, left * STEP_X : right * STEP_X] = (230, 10, 10)
     return image
-
-
-class _Cache:
-    def __init__(self) -> None:
-        self.items: list = []
-        self.answer: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.items)
-
-    def truncate(self, length: int) -> None:
-        del self.items[length:]
 
 
 class RedBoxBackend:
@@ -103,8 +91,8 @@ class RedBoxBackend:
         end = special.im_end if prompt.modality is Modality.IMAGE else special.slow_vid_end
         return [(int(i), visual if int(i) == end else None) for i in prompt.token_ids]
 
-    def new_cache(self) -> _Cache:
-        return _Cache()
+    def new_cache(self) -> AnswerCache:
+        return AnswerCache()
 
     def prefill(self, embeddings, cache) -> np.ndarray:
         cache.items.extend(embeddings)

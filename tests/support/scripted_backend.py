@@ -14,6 +14,7 @@ from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.records import Answer, Modality
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
+from support.answer_cache import AnswerCache
 from support.stream_config import stream_config
 
 LOGIT = 6.0  # the others are 0: a probability of about 0.8 among 100 tokens
@@ -79,7 +80,7 @@ class ScriptedBackend:
         return [(int(i), visual if int(i) == end else None) for i in prompt.token_ids]
 
     def new_cache(self):
-        return _Cache()
+        return AnswerCache()
 
     def prefill(self, embeddings, cache) -> np.ndarray:
         cache.items.extend(embeddings)
@@ -106,16 +107,3 @@ class ScriptedBackend:
         is_end = position >= len(cache.answer)
         logits[self.tokenizer.chat_end if is_end else cache.answer[position]] = LOGIT
         return logits
-
-
-class _Cache:
-    def __init__(self) -> None:
-        self.items: list = []
-        self.answer: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.items)
-
-    def truncate(self, length: int) -> None:
-        del self.items[length:]
