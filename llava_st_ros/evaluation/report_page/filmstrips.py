@@ -81,8 +81,9 @@ def film_stamps(case: Case) -> list[int]:
     if spans:
         start, end = min(span[0] for span in spans), max(span[1] for span in spans)
         if not stamps or start < stamps[0] or end > stamps[-1]:
-            spread = np.linspace(0, end - start, FRAMES).round().astype(np.int64)
-            stamps = sorted({*stamps, *(start + int(step) for step in spread)})
+            # In integers: a span of annotations may be as long as a stamp can be.
+            spread = (start + (end - start) * n // (FRAMES - 1) for n in range(FRAMES))
+            stamps = sorted({*stamps, *spread})
     if not stamps:
         return []
     # Evenly in time: the boxes of one timeline may be denser than those of the other.

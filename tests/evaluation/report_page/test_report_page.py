@@ -264,6 +264,11 @@ def test_stamps_of_a_film_are_spread_over_time() -> None:
         **{**vars(case), "expected": Timeline(((second, second),)), "predicted": None}
     )
     assert film_stamps(instant) == [second]
+    # The longest span that an annotation file may have.
+    endless = type(case)(
+        **{**vars(case), "expected": Timeline(((0, 2**63 - 1),)), "predicted": None}
+    )
+    assert film_stamps(endless)[0] == 0 and film_stamps(endless)[-1] == 2**63 - 1
 
 
 def test_best_and_worst_are_by_the_iou_and_disjoint() -> None:
