@@ -16,7 +16,7 @@ import numpy as np
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.metric_kinds import CONFIDENCE, Metric, resamples
-from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
+from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, cases_by_id
 
 CHANGES_PER_TASK = 10
 # Of five cases, even a change of all in one direction has a probability of 1/16 by chance (sign
@@ -125,7 +125,7 @@ def compare(a: RunResults, b: RunResults, names: tuple[str, str] = ("A", "B")) -
     Raises:
         DataError: A run has two cases of one id, or no case can be compared.
     """
-    cases_a, cases_b = (_by_id(run, name) for run, name in zip((a, b), names))
+    cases_a, cases_b = (cases_by_id(run, name) for run, name in zip((a, b), names))
     shared = [name for name in cases_a if name in cases_b]
     other_truth = tuple(name for name in shared if not has_same_truth(cases_a[name], cases_b[name]))
     common = [name for name in shared if name not in set(other_truth)]
@@ -211,17 +211,6 @@ def cases_of(row: MetricRow, metric: Metric, cases: Iterable[Case]) -> list[Case
     """
     applicable = [case for case in cases if metric.applies_to(case)]
     return [case for case in applicable if case.task == row.task] or applicable
-
-
-def _by_id(run: RunResults, name: str) -> dict[str, Case]:
-    cases = {case.id: case for case in run.cases}
-    if len(cases) != len(run.cases):
-        seen: set[str] = set()
-        for case in run.cases:
-            if case.id in seen:
-                raise DataError(f"{name} has two cases of id {case.id!r}")
-            seen.add(case.id)
-    return cases
 
 
 def _key(row: MetricRow) -> RowKey:

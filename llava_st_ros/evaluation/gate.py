@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.evaluation.comparison import has_same_truth
-from llava_st_ros.evaluation.results import MetricRow, RunResults
+from llava_st_ros.evaluation.results import MetricRow, RunResults, cases_by_id
 
 ROUNDING = 1e-9  # a drop from 0.5 to 0.49 is one of 0.01, whatever binary fractions make of it
 
@@ -109,8 +109,8 @@ def gate(
 
 
 def _check_truth(run: RunResults, baseline: RunResults) -> None:
-    cases = {case.id: case for case in run.cases}
-    if baseline.cases and not any(case.id in cases for case in baseline.cases):
+    cases, expected = cases_by_id(run, "the run"), cases_by_id(baseline, "the baseline")
+    if expected and not cases.keys() & expected.keys():
         raise DataError(
             "the run and the baseline have no case in common", "evaluate both on the same data"
         )

@@ -138,6 +138,24 @@ class RunResults:
     latency: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
+def cases_by_id(run: RunResults, name: str) -> dict[str, Case]:
+    """Return a run's cases by id.
+
+    Args:
+        run: The run.
+        name: What an error calls it.
+
+    Raises:
+        DataError: An id is not unique, so that it does not say which case to compare.
+    """
+    cases: dict[str, Case] = {}
+    for case in run.cases:
+        if case.id in cases:
+            raise DataError(f"{name} has two cases of id {case.id!r}")
+        cases[case.id] = case
+    return cases
+
+
 def rows_of(
     task: str,
     metrics: Sequence[Metric],

@@ -107,6 +107,8 @@ def test_other_annotations_or_other_data_are_bad_input() -> None:
         gate(replace(baseline, cases=(moved, CASES[1])), baseline, GateLimits())
     with pytest.raises(DataError, match="no case in common"):
         gate(replace(baseline, cases=(Case("x", "", "STVG", ""),)), baseline, GateLimits())
+    with pytest.raises(DataError, match="the run has two cases of id 'a'"):
+        gate(replace(baseline, cases=(*CASES, CASES[0])), baseline, GateLimits())
     with pytest.raises(DataError, match="the baseline has no figure"):
         gate(baseline, results(), GateLimits())
 
