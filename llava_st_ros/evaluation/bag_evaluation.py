@@ -6,6 +6,7 @@ that are answered in words alone, have no meaning as standing queries: they are 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -211,6 +212,7 @@ class _CameraReplay:
         self.length = source.length or 0
         self.replayed = RecordedReplay(ReplayResult(), (), {})
         self._rejected: list[str] = []
+        self._other_sizes: Counter[tuple[int, int]] = Counter()
 
     def run(
         self,
@@ -256,7 +258,7 @@ class _CameraReplay:
     def dropped(self) -> list[str]:
         """Return what was not used, and why, one line each."""
         source, stamps = self._source, self.result.stamps
-        lines = [*self._loss(), *source.notes, *self.result.notes]
+        lines = [*self._loss(), *source.notes, *self.result.notes, *self._resized()]
         lines += check_footage(self._truth, self.topic, stamps)
         lines = [f"{self.topic}: {line}" if self.topic else line for line in lines]
         return [*self._rejected, *lines]
@@ -279,10 +281,24 @@ class _CameraReplay:
 
     def _frames(self) -> Iterator[Frame]:
         """Yield the frames, after the first was compared with the size of the annotated images."""
-        for number, frame in enumerate(self._source):
-            if number == 0:
-                check_footage(self._truth, self.topic, [], (frame.width, frame.height))
+        expected = None
+        for frame in self._source:
+            size = frame.width, frame.height
+            if expected is None:
+                check_footage(self._truth, self.topic, [], size)
+                expected = size
+            elif size != expected:
+                self._other_sizes[size] += 1
             yield frame
+
+    def _resized(self) -> list[str]:
+        """Count the frames of another size than the annotated one."""
+        camera = self._truth.camera(self.topic)
+        return [
+            f"{count} frames are {width} x {height}, not {camera.width} x {camera.height} as "
+            "annotated; boxes are compared as fractions of the image"
+            for (width, height), count in self._other_sizes.items()
+        ]
 
     def _loss(self) -> list[str]:
         """Say how many of the recorded frames were not readable, and how much time they cover."""

@@ -25,8 +25,13 @@ START, STEP, FRAMES = 1_700_000_000 * NANOSECONDS, NANOSECONDS // 5, 31  # 6 s
 TOPIC = "/camera"
 
 
-def write_bag(path: Path, storage: StoragePlugin, *, compressed: bool) -> Path:
-    """A red rectangle moves right by a step of the raster with each frame."""
+def write_bag(
+    path: Path, storage: StoragePlugin, *, compressed: bool, halved_from: int = FRAMES
+) -> Path:
+    """A red rectangle moves right by a step of the raster with each frame.
+
+    From frame ``halved_from`` on, the images have half the width and height.
+    """
     store = get_typestore(Stores.ROS2_JAZZY)
     kind = f"sensor_msgs/msg/{'CompressedImage' if compressed else 'Image'}"
     image, header, time = (
@@ -41,6 +46,8 @@ def write_bag(path: Path, storage: StoragePlugin, *, compressed: bool) -> Path:
             corners = (number * STEP_X, 20 * STEP_Y, (number + 30) * STEP_X, 60 * STEP_Y)
             boxes[stamp] = Box.from_pixels(corners, WIDTH, HEIGHT)
             head = header(time(stamp // NANOSECONDS, stamp % NANOSECONDS), "optical")
+            if number >= halved_from:
+                pixels = cv2.resize(pixels, (WIDTH // 2, HEIGHT // 2))
             if compressed:
                 message = image(head, "png", cv2.imencode(".png", pixels[..., ::-1])[1].ravel())
             else:
@@ -89,6 +96,14 @@ def test_known_answers(tmp_path: Path, storage: StoragePlugin, compressed: bool)
     assert len(outcome.ledger) % 3 == 0 and len(outcome.ledger) // 3 in (7, 8)
     again = evaluate(path)
     assert (again.cases, again.ledger) == (outcome.cases, outcome.ledger)
+
+
+def test_images_that_change_their_size_are_named(tmp_path: Path) -> None:
+    path = write_bag(tmp_path / "bag", StoragePlugin.MCAP, compressed=True, halved_from=20)
+    outcome = evaluate(path)
+    sizes = f"{WIDTH // 2} x {HEIGHT // 2}, not {WIDTH} x {HEIGHT} as annotated"
+    assert sum(f"11 frames are {sizes}" in line for line in outcome.dropped) == 1
+    assert outcome.cases[0].values["final_viou"] > 0.9
 
 
 def test_answers_that_take_time(tmp_path: Path) -> None:
