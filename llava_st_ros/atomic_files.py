@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -23,8 +25,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield part
         _sync(part)  # a power cut leaves the old file or the new one
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE and error.filename is None:
+            error.filename = str(path)  # a failed write does not say of which file
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -51,6 +52,16 @@ def test_a_failed_write_leaves_the_old_file(
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(path)
+    with pytest.raises(BrokenPipeError) as pipe, atomic_file(path):
+        raise BrokenPipeError(errno.EPIPE, "stdout is closed")
+    assert pipe.value.filename is None
 
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
