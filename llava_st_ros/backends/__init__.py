@@ -39,7 +39,14 @@ def model_checksum(folder: Path) -> str:
 
     It is that of an engine directory's manifest, which has the checksums of its files, or that of
     all files of a checkpoint.
+
+    Raises:
+        CheckpointError: There is no such folder.
     """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"no folder {folder}; expected a checkpoint folder or an engine directory"
+        )
     if is_engine_directory(folder):
         return sha256_of(folder / "manifest.json")
     names = sorted(path for path in folder.iterdir() if path.is_file())

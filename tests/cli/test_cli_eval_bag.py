@@ -28,7 +28,7 @@ from llava_st_ros.annotations.records import (
 )
 from llava_st_ros.cli import eval_bag as command
 from llava_st_ros.cli.outputs import InterruptedRunError
-from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.errors import CheckpointError, ConfigError, DataError
 from llava_st_ros.evaluation import bag_run
 from llava_st_ros.evaluation.bag_evaluation import BagJob, BagOutcome, evaluate_bag
 from llava_st_ros.evaluation.results import read_results
@@ -245,6 +245,8 @@ def test_invalid_arguments_are_rejected(bags, random_checkpoint, tmp_path) -> No
     model = ("--model", random_checkpoint)
     with pytest.raises(ConfigError, match="--workers is 0"):
         run(bags[0], "--workers", 0, *model)
+    with pytest.raises(CheckpointError, match="no folder /nope; expected a checkpoint folder or"):
+        run(bags[0], "--model", "/nope")
     with pytest.raises(ConfigError, match="--resume needs --out"):
         run(bags[0], "--resume", *model)
     with pytest.raises(DataError, match="is given twice"):
