@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from demo.publications import Publication, published_ticks
 from demo.view import View
+from llava_st_ros.evaluation.node_messages import (
+    Publication,
+    published_ticks,
+    to_event,
+    to_grounding,
+    to_track,
+)
 from llava_st_ros.evaluation.publications import PublishedTick
 from llava_st_ros.evaluation.recording import Recording
-from llava_st_ros.records import (
-    Answer,
-    Box,
-    BoxTube,
-    Event,
-    EventState,
-    Grounding,
-    Query,
-    Span,
-    Task,
-    Track,
-    TrackState,
-)
+from llava_st_ros.records import TrackState
 
 
 class Playback:
@@ -97,63 +91,3 @@ class Playback:
         if message["stamp"] in self.sent:
             self.answer_latencies.append(message["published"] - self.sent[message["stamp"]])
         self._view.count_answer(message["query_id"])
-
-
-def to_track(entry: dict[str, Any]) -> Track:
-    """Convert a collector's track, with boxes in pixels, to a record with boxes in [0, 1]."""
-    return Track(
-        query_id=entry["query_id"],
-        track_id=entry["track_id"],
-        label=entry["label"],
-        tube=_tube(entry),
-        state=TrackState(entry["state"]),
-        confidence=entry["confidence"],
-        camera=entry["camera"],
-        frame_id=entry["frame_id"],
-        width=entry["image_width"],
-        height=entry["image_height"],
-    )
-
-
-def to_grounding(message: dict[str, Any]) -> Grounding:
-    """Convert a collector's answer, of which it has the first and last stamp of the window."""
-    task = Task(message["task"])
-    return Grounding(
-        query=Query(message["query_id"], message["query"], task),
-        answer=Answer(
-            task,
-            message["text"],
-            no_match=message["no_match"],
-            problems=tuple(message["problems"]),
-        ),
-        window=tuple(message["window"]),
-        span=Span(*message["span"]) if message["span"] else None,
-        tube=_tube(message),
-        confidence=message["confidence"],
-        camera=message["camera"],
-        frame_id=message["frame_id"],
-        width=message["image_width"],
-        height=message["image_height"],
-    )
-
-
-def _tube(entry: dict[str, Any]) -> BoxTube:
-    width, height = entry["image_width"], entry["image_height"]
-    boxes = tuple(
-        Box.from_pixels((x1, y1, x2, y2), width, height) for _, x1, y1, x2, y2 in entry["tube"]
-    )
-    return BoxTube(tuple(row[0] for row in entry["tube"]), boxes)
-
-
-def to_event(message: dict[str, Any]) -> Event:
-    """Convert a collector's event to a record."""
-    return Event(
-        query_id=message["query_id"],
-        event_id=message["event_id"],
-        text=message["text"],
-        span=Span(message["start"], message["end"]),
-        state=EventState(message["state"]),
-        confidence=message["confidence"],
-        camera=message["camera"],
-        frame_id=message["frame_id"],
-    )

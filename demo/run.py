@@ -21,8 +21,8 @@ import numpy as np
 import yaml
 from rich.console import Console
 
+from demo.domains import free_domain
 from demo.playback import Playback
-from demo.processes import ChildProcesses, DemoError, free_domain
 from demo.view import View, summary_tables
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
@@ -38,6 +38,7 @@ from llava_st_ros.evaluation.streams.scores import score_stream
 from llava_st_ros.media.pictures import frame_rate, write_pictures
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.records import NANOSECONDS, Modality
+from llava_st_ros.ros.child_processes import ChildProcesses, ProcessError
 
 NODE_NAME, IMAGE_TOPIC = "grounding", "/camera/image/compressed"
 START_TIMEOUT_S, LAST_ANSWER_TIMEOUT_S = 120.0, 15.0
@@ -132,7 +133,7 @@ def wait_until(
     Returns False once ``timeout`` seconds have passed and no message is left.
 
     Raises:
-        DemoError: A process died.
+        ProcessError: A process died.
     """
     deadline = time.monotonic() + timeout
     while not condition():
@@ -158,20 +159,20 @@ def play(
     logs = arguments.out / "logs"
     parameters = arguments.out / "parameters.yaml"
     write_parameters(parameters, arguments, scenario.queries)
-    children.start("collector", "demo.collect", f"/{NODE_NAME}")
+    children.start("collector", "llava_st_ros.ros.result_collector", f"/{NODE_NAME}")
     node_arguments = ["--ros-args", "-r", f"__node:={NODE_NAME}", "--params-file", str(parameters)]
     children.start("node", "llava_st_ros.cli", "node", *node_arguments)
     view.print("loading the model; connecting the node and the collector")
     if not wait_until(lambda: playback.is_ready, children, playback, START_TIMEOUT_S):
-        raise DemoError(
+        raise ProcessError(
             f"the node has published no topics after {START_TIMEOUT_S:.0f} s",
             f"see {logs / 'node.log'}",
         )
-    children.start("player", "demo.play", str(arguments.bag), IMAGE_TOPIC)
+    children.start("player", "llava_st_ros.ros.bag_player", str(arguments.bag), IMAGE_TOPIC)
     if not wait_until(
         lambda: playback.is_done, children, playback, START_TIMEOUT_S + scenario.seconds
     ):
-        raise DemoError("the player does not finish", f"see {logs / 'player.log'}")
+        raise ProcessError("the player does not finish", f"see {logs / 'player.log'}")
     # A query last evaluated a period or more before the bag's end is due again by then.
     last_due = scenario.stamps[-1] - round(arguments.period * NANOSECONDS)
     ids = [query.id for query in scenario.queries]
@@ -202,7 +203,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     report = write_outputs(arguments.out, scenario, playback, results)
     print_results(report, scenario, playback, results, console)
     if not playback.recording.tracks:
-        raise DemoError("the node published no tracks", f"see the logs in {logs}")
+        raise ProcessError("the node published no tracks", f"see the logs in {logs}")
     return 0
 
 
@@ -271,7 +272,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     try:
         return run(parser().parse_args(), Console())
-    except DemoError as error:
+    except ProcessError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except LlavaStError as error:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --latency: skip frames above this rate, as the node; 0: none (default "
         f"{MAX_FRAME_RATE:g})",
     )
+    parser.add_argument(
+        "--node",
+        nargs="?",
+        const="grounding",
+        metavar="NAME",
+        help="evaluate a running node over ROS instead of a model (default name: grounding)",
+    )
+    parser.add_argument(
+        "--node-topic",
+        default="",
+        metavar="TOPIC",
+        help="with --node: image topic of the node (default: the bag's, or the node's only one)",
+    )
     add_grounding_arguments(parser)
+    parser.set_defaults(parser=parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -96,6 +110,10 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.evaluation.bag_run import BagRun, BagWorker, ModelSettings, bag_jobs
 
     start = time.monotonic()
+    if args.node is not None:
+        return _run_on_node(args, start)
+    if args.node_topic:
+        raise ConfigError("--node-topic applies with --node only")
     if args.workers is not None and args.workers < 1:
         raise ConfigError(f"--workers is {args.workers}; expected at least 1")
     if args.resume and args.out is None:
@@ -138,13 +156,41 @@ def run(args: argparse.Namespace) -> int:
             raise
         interrupted = True
     results = _results(args, bag_run, answering, mode, time.monotonic() - start)
-    _print(args, bag_run, results)
+    _print(args, results, [line for outcome in bag_run.evaluated for line in outcome.ledger])
     if interrupted:
         resume = "; --resume continues" if args.out is not None else ""
         raise InterruptedRunError(
             f"interrupted: {len(bag_run.outcomes)} of {len(jobs)} bags are evaluated{resume}"
         )
     return FAILED if _failures(bag_run) else 0
+
+
+def _run_on_node(args: argparse.Namespace, start: float) -> int:
+    from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
+    from llava_st_ros.cli.running_node import reject_model_arguments, run_on_node
+    from llava_st_ros.evaluation.about import about_node
+    from llava_st_ros.evaluation.bag_evaluation import merge_latency, stream_rows
+    from llava_st_ros.evaluation.results import RunResults
+
+    reject_model_arguments(args, args.parser)
+    check_folders(args.out)
+    with sigterm_interrupts():
+        node, outcomes, failures = run_on_node(args)
+    cases = tuple(case for outcome in outcomes for case in outcome.cases)
+    about = about_node(
+        "bag, node",
+        node.node,
+        node.facts,
+        seconds=time.monotonic() - start,
+        period=args.period,
+        bags=len(outcomes),
+        frames=sum(outcome.frames for outcome in outcomes),
+        footage_seconds=round(sum(outcome.seconds for outcome in outcomes), 3),
+    )
+    dropped = [line for outcome in outcomes for line in outcome.dropped] + failures
+    latency = merge_latency(outcome.latency for outcome in outcomes)
+    _print(args, RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latency), ())
+    return FAILED if failures else 0
 
 
 def _max_frame_rate(args: argparse.Namespace) -> float:
@@ -220,7 +266,7 @@ def _results(
     return RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latencies)
 
 
-def _print(args: argparse.Namespace, bag_run: BagRun, results: RunResults) -> None:
+def _print(args: argparse.Namespace, results: RunResults, ledger: Sequence[str]) -> None:
     """Print the results, and write them to --out."""
     from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import print_tables
@@ -241,8 +287,8 @@ def _print(args: argparse.Namespace, bag_run: BagRun, results: RunResults) -> No
     for line in results.dropped:
         print(line, file=sys.stderr)
     if args.out is not None:
-        lines = (line for outcome in bag_run.evaluated for line in outcome.ledger)
-        write_ledger(args.out / LEDGER_FILE, lines)
+        if ledger:
+            write_ledger(args.out / LEDGER_FILE, ledger)
         with requires_extra("evaluation"):
             print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
 

@@ -63,6 +63,32 @@ def about_run(
     }
 
 
+def about_node(
+    mode: str, node: str, facts: Mapping[str, str], *, seconds: float, **more: Any
+) -> Mapping[str, Any]:
+    """Return what ran, if a running node answered: its model is known by its diagnostics only.
+
+    Args:
+        mode: What was evaluated, and how.
+        node: Fully qualified name of the node.
+        facts: What its diagnostics say about the model.
+        seconds: Wall time.
+        more: Further facts of this kind of run.
+    """
+    named = {name: facts.get(name, "unknown") for name in ("model", "backend", "device")}
+    return {
+        "command": shlex.join(["llava-st", *map(_without_home, sys.argv[1:])]),
+        "mode": mode,
+        "node": node,
+        **named,
+        "precision": facts.get("precision", "unknown"),
+        **more,
+        "versions": {"llava_st_ros": llava_st_ros.__version__},
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
 def _without_home(text: str) -> str:
     """Return an argument with "~" for the home folder, whose name is a user's.
 

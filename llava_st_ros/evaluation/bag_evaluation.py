@@ -118,14 +118,13 @@ def evaluate_bag(
         DataError: The annotations cannot be used, or no camera can be evaluated.
     """
     truth = read_annotations(job.annotations)
-    topics = _topics(job, truth)
+    topics = annotated_topics(job, truth)
     dropped = [f"{job.annotations.name}: {note}" for note in truth.notes]
     failures: list[str] = []
     replays: list[_CameraReplay] = []
     for topic in topics:
-        annotated = [query for query in truth.queries if query.topic == topic]
-        standing = [query for query in annotated if query.task in STANDING_TASKS]
-        dropped += [_not_standing(query) for query in annotated if query not in standing]
+        standing, left_out = standing_queries(truth, topic)
+        dropped += left_out
         if not standing:
             continue
         try:
@@ -322,7 +321,15 @@ class _CameraReplay:
         return lines
 
 
-def _topics(job: BagJob, truth: GroundTruth) -> list[str]:
+def standing_queries(truth: GroundTruth, topic: str) -> tuple[list[AnnotatedQuery], list[str]]:
+    """Return a topic's queries that can be standing queries, and a line about each other one."""
+    annotated = [query for query in truth.queries if query.topic == topic]
+    standing = [query for query in annotated if query.task in STANDING_TASKS]
+    return standing, [_not_standing(query) for query in annotated if query not in standing]
+
+
+def annotated_topics(job: BagJob, truth: GroundTruth) -> list[str]:
+    """Return the annotated topics that a job names. Raises DataError if there is none."""
     annotated = list(dict.fromkeys(query.topic for query in truth.queries))
     if not annotated:
         raise DataError(

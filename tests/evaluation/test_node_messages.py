@@ -1,11 +1,16 @@
-"""Messages of the demo as published ticks: grouped by tick, in header time."""
+"""Messages of a node as published ticks: grouped by tick, in header time."""
 
 from __future__ import annotations
 
 import random
 
-from demo.playback import to_event, to_grounding, to_track
-from demo.publications import Publication, published_ticks
+from llava_st_ros.evaluation.node_messages import (
+    Publication,
+    published_ticks,
+    to_event,
+    to_grounding,
+    to_track,
+)
 from llava_st_ros.records import Box, EventState, Span, Task, TrackState
 
 COMMON = {

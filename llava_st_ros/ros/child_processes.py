@@ -1,4 +1,4 @@
-"""Child processes of the demo, which send JSON lines on stdout. They never outlive the demo."""
+"""Child processes that send JSON lines on stdout, and never outlive the process that waits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import contextlib
 import json
 import os
 import queue
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,16 +18,15 @@ from typing import Any
 from llava_st_ros.errors import LlavaStError
 from llava_st_ros.files.json_files import parse_json
 
-_FIRST_PORT, _PORTS_PER_DOMAIN = 7400, 250  # RTPS 2.2, section 9.6.1
 _GRACE_SECONDS = {signal.SIGINT: 8.0, signal.SIGTERM: 4.0}  # before the next stronger signal
 
 
-class DemoError(LlavaStError):
-    """The demo cannot continue."""
+class ProcessError(LlavaStError):
+    """A child process ended or does not answer."""
 
 
 def send(**message: object) -> None:
-    """Send a message from a child process to the demo."""
+    """Send a message from a child process to its parent."""
     print(json.dumps(message), flush=True)
 
 
@@ -65,16 +62,26 @@ class ChildProcesses:
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
 
     def check(self) -> None:
-        """Raise DemoError if a process exited with an error."""
+        """Raise ProcessError if a process exited with an error."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
                 self._fail(name, process)
 
     def require_running(self, name: str) -> None:
-        """Raise DemoError if a process has exited."""
+        """Raise ProcessError if a process has exited."""
         process = self._processes[name]
         if process.poll() is not None:
             self._fail(name, process)
+
+    def interrupt(self, name: str) -> int:
+        """End a process as Ctrl-C does, wait for it, and return its exit code."""
+        process = self._processes[name]
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            return process.wait(_GRACE_SECONDS[signal.SIGINT])
+        except subprocess.TimeoutExpired:
+            return 1
 
     def next_message(self, timeout: float) -> dict[str, Any] | None:
         """Return the next message of any process, or None after ``timeout`` seconds."""
@@ -87,13 +94,13 @@ class ChildProcesses:
         path = self._logs / f"{name}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
-        raise DemoError(f"the {name} exited with code {process.returncode}{last}", f"see {path}")
+        raise ProcessError(f"the {name} exited with code {process.returncode}{last}", f"see {path}")
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            with contextlib.suppress(DemoError):  # output of a library, not a message
-                self._messages.put(parse_json(line, "a message", DemoError, nan=True))
+            with contextlib.suppress(ProcessError):  # output of a library, not a message
+                self._messages.put(parse_json(line, "a message", ProcessError, nan=True))
 
     def __exit__(
         self,
@@ -115,25 +122,3 @@ class ChildProcesses:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
-
-
-def free_domain() -> int:
-    """Return a ROS domain id whose discovery ports are free on this machine.
-
-    Ids up to 101 stay below Linux's ephemeral ports.
-    """
-    ids: Sequence[int] = random.sample(range(1, 101), 100)
-    for domain in ids:
-        base = _FIRST_PORT + _PORTS_PER_DOMAIN * domain
-        if all(_is_free(base + offset) for offset in (0, 10, 11)):
-            return domain
-    raise DemoError("every ROS domain from 1 to 100 is in use", "stop other ROS nodes")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True

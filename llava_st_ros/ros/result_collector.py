@@ -1,4 +1,4 @@
-"""Collector process: subscribes to the node's topics and prints each message as a JSON line."""
+"""Collector process: subscribes to a node's results and prints each message as a JSON line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from demo.processes import send
 from llava_st_ros.msg import Answer, GroundedBox, GroundedEvent, GroundedTrack, GroundedTrackArray
+from llava_st_ros.ros.child_processes import send
 from llava_st_ros.ros.conversions import stamp_from_msg
 
 _QOS = QoSProfile(depth=100)
@@ -24,12 +24,13 @@ class Collector(Node):
     """
 
     def __init__(self, target: str) -> None:
-        super().__init__("collector")
+        super().__init__("result_collector")
+        namespace = target.rpartition("/")[0]
         # rclpy passes the message info to callbacks with two parameters; its annotations do not
         # include these.
         topics: dict[str, tuple[type, Callable[..., None]]] = {
-            "tracks": (GroundedTrackArray, self._on_tracks),
-            "events": (GroundedEvent, self._on_event),
+            f"{namespace}/tracks": (GroundedTrackArray, self._on_tracks),
+            f"{namespace}/events": (GroundedEvent, self._on_event),
             f"{target}/answers": (Answer, self._on_answer),
         }
         self._topics = [
