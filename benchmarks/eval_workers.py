@@ -5,7 +5,8 @@ python -m benchmarks.eval_workers [--bag demo/bag] [--bags 4] [--workers 2] [--r
 
 The bag is copied, so that each job reads files of its own. The time is that of the complete
 command, start and report included; a short period makes the short bag as much work as minutes of
-footage. One process uses all cores for its model, several one each.
+footage. One process is measured with one thread for its model, as each of several has, and with
+all cores. Cores in use, the CPU time divided by the time, show the ceiling.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,24 +28,27 @@ from llava_st_ros.atomic_files import write_text
 from llava_st_ros.evaluation.results import read_results
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds of a command, and of the CPU for it."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 def evaluate(
-    bags: list[Path], workers: int, cores: int, period: float, model: str, out: Path
-) -> float:
-    """Return the seconds that the command takes on a number of cores."""
+    bags: list[Path], workers: int, threads: int, period: float, model: str, out: Path
+) -> Measurement:
+    """Run the command."""
     command = [sys.executable, "-m", "llava_st_ros.cli", "eval", "bag", *map(str, bags)]
-    command += ["--workers", str(workers), "--period", str(period), "--out", str(out)]
-    if model:
-        command += ["--model", model]
-    allowed = sorted(os.sched_getaffinity(0))[:cores]
-    start = time.monotonic()
-    subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
-    )
-    return time.monotonic() - start
+    command += ["--workers", str(workers), "--threads", str(threads), "--out", str(out)]
+    command += ["--period", str(period), *(("--model", model) if model else ())]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return Measurement(seconds, cpu)
 
 
 def main() -> None:
@@ -55,31 +61,36 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    # Workers and cores: one process on one core and on all, then several processes.
-    runs = ((1, 1), (1, args.workers), (args.workers, args.workers))
-    seconds: dict[tuple[int, int], list[float]] = {run: [] for run in runs}
+    cores = len(os.sched_getaffinity(0))
+    runs = ((1, 1), (1, cores), (args.workers, 1))  # workers, and threads of each
+    measured: dict[tuple[int, int], list[Measurement]] = {run: [] for run in runs}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bags = [folder / f"bag{number}" for number in range(args.bags)]
         for bag in bags:
             shutil.copytree(args.bag, bag)
         for _ in range(args.rounds):
-            for (workers, cores), taken in seconds.items():
-                out = folder / f"{workers}-{cores}"
-                taken.append(evaluate(bags, workers, cores, args.period, args.model, out))
-        first, *others = (read_results(folder / f"{w}-{c}") for w, c in runs)
-    print(f"{args.bags} copies of {args.bag}, {first.about['frames']} frames")
-    last = median(seconds[runs[-1]])
-    for (workers, cores), taken in seconds.items():
+            for (workers, threads), taken in measured.items():
+                out = folder / f"{workers}-{threads}"
+                taken.append(evaluate(bags, workers, threads, args.period, args.model, out))
+        first, *others = (read_results(folder / f"{w}-{t}") for w, t in runs)
+    print(f"{args.bags} copies of {args.bag}, {first.about['frames']} frames, {cores} cores")
+    last = median(one.seconds for one in measured[runs[-1]])
+    for (workers, threads), taken in measured.items():
+        seconds = median(one.seconds for one in taken)
+        used = median(one.cpu_seconds / one.seconds for one in taken)
         print(
-            f"--workers {workers} on {cores} cores: {median(taken):.1f} s; "
-            f"{args.workers} workers are {median(taken) / last:.2f} times as fast"
+            f"--workers {workers} --threads {threads}: {seconds:.1f} s, {used:.2f} cores in use; "
+            f"{args.workers} workers are {seconds / last:.2f} times as fast"
         )
     equal = all(run.cases == first.cases and run.rows == first.rows for run in others)
     print(f"equal results: {equal}")
     if args.out:
-        values = {f"{w} workers, {c} cores": taken for (w, c), taken in seconds.items()}
-        write_text(args.out, json.dumps({"seconds": values, "equal": equal}, indent=1) + "\n")
+        values = {
+            f"{w} workers, {t} threads": [asdict(one) for one in taken]
+            for (w, t), taken in measured.items()
+        }
+        write_text(args.out, json.dumps({"runs": values, "equal": equal}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

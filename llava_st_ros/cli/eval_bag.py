@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
-from llava_st_ros.cli.run_arguments import add_output_arguments
+from llava_st_ros.cli.run_arguments import (
+    add_output_arguments,
+    add_threads_argument,
+    threads_of_process,
+)
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
@@ -86,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes, each with its own model; on a CPU at most one per core (default 1; with "
         "--ray as many as the cluster can run)",
     )
+    add_threads_argument(parser)
     parser.add_argument(
         "--ray",
         default="",
@@ -134,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
     check_folders(args.out)
     model = args.model or default_model(args.backend, args.device)
     workers = args.workers or 1
-    # One thread per process: the processes already share the cores.
-    threads = 1 if workers > 1 or args.ray else 0
+    # The tasks of a Ray cluster take one core each.
+    threads = 1 if args.ray and args.threads is None else threads_of_process(args.threads, workers)
     answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
     bag_run = BagRun(jobs, BagWorker(answering), folder=args.out, resume=args.resume)
     for line in bag_run.repeated:

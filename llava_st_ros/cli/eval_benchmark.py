@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.cli.grounding_arguments import add_model_arguments
 from llava_st_ros.cli.outputs import InterruptedRunError, sigterm_interrupts
-from llava_st_ros.cli.run_arguments import add_output_arguments, add_workers_argument
+from llava_st_ros.cli.run_arguments import (
+    add_output_arguments,
+    add_threads_argument,
+    add_workers_argument,
+    threads_of_process,
+)
 from llava_st_ros.errors import ConfigError, LlavaStError
 
 if TYPE_CHECKING:
@@ -61,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, help="evaluate the first N samples (default: all)")
     add_model_arguments(parser)
     add_workers_argument(parser)
+    add_threads_argument(parser)
     add_output_arguments(parser)
 
 
@@ -101,8 +107,7 @@ def run(args: argparse.Namespace) -> int:
         tuple(convention.name for convention in conventions),
         args.backend,
         args.device,
-        # One thread per process: the processes already share the cores.
-        threads=1 if args.workers > 1 else 0,
+        threads=threads_of_process(args.threads, args.workers),
     )
     start = time.monotonic()
     outcomes: dict[int, SampleOutcome] = {}

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_st_ros.cli.grounding_arguments import add_model_arguments
-from llava_st_ros.cli.run_arguments import add_output_arguments, add_workers_argument
+from llava_st_ros.cli.run_arguments import (
+    add_output_arguments,
+    add_threads_argument,
+    add_workers_argument,
+    threads_of_process,
+)
 from llava_st_ros.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store", type=Path, metavar="DIR", help="keep rendered clips here for later runs"
     )
     add_workers_argument(parser)
+    add_threads_argument(parser)
     add_output_arguments(parser)
 
 
@@ -72,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         blind=args.blind,
         store=args.store,
-        # One thread per process: the processes already share the cores.
-        threads=1 if args.workers > 1 else 0,
+        threads=threads_of_process(args.threads, args.workers),
     )
     start = time.monotonic()
     with _progress(args.n) as advance:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from os import sched_getaffinity
 from pathlib import Path
+
+from llava_st_ros.errors import ConfigError
 
 
 def add_workers_argument(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +17,33 @@ def add_workers_argument(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes, each with its own model; on a CPU at most one per core (default 1)",
     )
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --threads."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of each process's model (default: the cores divided by --workers)",
+    )
+
+
+def threads_of_process(threads: int | None, workers: int) -> int:
+    """Return the CPU threads of each process, as in ``load_backend``.
+
+    Args:
+        threads: The value of --threads; None if it is not given.
+        workers: Number of processes that share the cores.
+
+    Raises:
+        ConfigError: ``threads`` is less than 1.
+    """
+    if threads is None:
+        return 0 if workers == 1 else max(1, len(sched_getaffinity(0)) // workers)
+    if threads < 1:
+        raise ConfigError(f"--threads is {threads}; expected at least 1")
+    return threads
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ START_TIMEOUT_S, LAST_ANSWER_TIMEOUT_S = 60.0, 15.0
 LAST_STATUSES = 2  # diagnostics after the last frame that count every frame
 # Settings of a model in this process. The node has its own.
 MODEL_ARGUMENTS = (
-    *("model", "backend", "device", "workers", "ray", "latency", "resume", "seed"),
+    *("model", "backend", "device", "workers", "threads", "ray", "latency", "resume", "seed"),
     *("max_frame_rate", "window", "history", "no_match_threshold", "min_confidence"),
 )
 
