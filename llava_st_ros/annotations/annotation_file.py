@@ -142,33 +142,37 @@ def annotations_text(ground_truth: GroundTruth) -> str:
     )
 
 
-def check_footage(
-    ground_truth: GroundTruth,
-    topic: str,
-    stamps: Sequence[int],
-    size: tuple[int, int] | None = None,
-) -> list[str]:
-    """Compare the annotations of a topic with its footage.
+def check_image_size(ground_truth: GroundTruth, topic: str, size: tuple[int, int]) -> None:
+    """Compare the annotated size of a topic's images with the real one.
 
     Args:
         ground_truth: The annotations.
         topic: The topic, one of ``ground_truth.cameras``.
-        stamps: The stamps of the topic's frames (ns).
-        size: Width and height of its images in pixels, if known.
-
-    Returns:
-        Notes on what does not agree, one line each: it cannot be scored.
+        size: Width and height of its images in pixels.
 
     Raises:
         DataError: The images have another size, so that the boxes mean other places.
     """
     camera = ground_truth.camera(topic)
-    if size is not None and size != (camera.width, camera.height):
+    if size != (camera.width, camera.height):
         raise DataError(
             f"the annotations of {topic or 'the footage'} are of {camera.width} x {camera.height} "
             f"images, but its images are {size[0]} x {size[1]}",
             "correct the camera's width and height, or use the annotations of this recording",
         )
+
+
+def check_footage(ground_truth: GroundTruth, topic: str, stamps: Sequence[int]) -> list[str]:
+    """Compare the annotations of a topic with the stamps of its frames.
+
+    Args:
+        ground_truth: The annotations.
+        topic: The topic.
+        stamps: The stamps of the topic's frames (ns).
+
+    Returns:
+        Notes on what does not agree, one line each: it cannot be scored.
+    """
     known, notes = set(stamps), []
     first, last = min(stamps, default=0), max(stamps, default=-1)
     for item in ground_truth.objects:

@@ -101,7 +101,7 @@ class NodeEvaluation:
     def _camera(
         self, job: BagJob, truth: GroundTruth, topic: str, queries: Sequence[AnnotatedQuery]
     ) -> BagOutcome:
-        from llava_st_ros.annotations.annotation_file import check_footage
+        from llava_st_ros.annotations.annotation_file import check_footage, check_image_size
         from llava_st_ros.evaluation.bag_evaluation import BagOutcome
         from llava_st_ros.evaluation.node_run import NodeRun
         from llava_st_ros.media.sources import BagSource
@@ -109,7 +109,7 @@ class NodeEvaluation:
 
         source = BagSource(job.bag, topic or None)
         first = next(iter(source))
-        check_footage(truth, topic, [], (first.width, first.height))
+        check_image_size(truth, topic, (first.width, first.height))
         token = uuid.uuid4().hex[:8]  # no id of the node's own queries
         ids = {f"eval-{token}-{n}": query.id for n, query in enumerate(queries)}
         run = NodeRun(ids)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llava_st_ros.annotations.annotation_file import (
     annotations_text,
-    check_footage,
+    check_image_size,
     read_annotations,
 )
 from llava_st_ros.annotations.exchange.coco_video import coco_video_text, read_coco_video
@@ -150,6 +150,5 @@ def _read(source: InputFile, footage: AnnotatedFootage) -> GroundTruth:
             f"{source.path} has no annotations of {camera.topic}; its topics: "
             f"{', '.join(map(repr, topics)) or 'none'}"
         )
-    stamps = [stamp for stamp in frames.stamps if stamp is not None]
-    check_footage(truth, camera.topic, stamps, (camera.width, camera.height))
+    check_image_size(truth, camera.topic, (camera.width, camera.height))
     return truth

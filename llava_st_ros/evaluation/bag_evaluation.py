@@ -13,7 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from llava_st_ros.annotations.annotation_file import check_footage, read_annotations
+from llava_st_ros.annotations.annotation_file import (
+    check_footage,
+    check_image_size,
+    read_annotations,
+)
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
@@ -284,7 +288,7 @@ class _CameraReplay:
         for frame in self._source:
             size = frame.width, frame.height
             if expected is None:
-                check_footage(self._truth, self.topic, [], size)
+                check_image_size(self._truth, self.topic, size)
                 expected = size
             elif size != expected:
                 self._other_sizes[size] += 1

@@ -16,6 +16,7 @@ from llava_st_ros.annotations.annotation_file import (
     SCHEMA,
     annotation_path,
     check_footage,
+    check_image_size,
     parse_annotations,
     read_annotations,
     write_annotations,
@@ -231,11 +232,12 @@ def test_footage_that_does_not_agree_is_named() -> None:
         (AnnotatedObject("o", "it", TOPIC, boxes),),
         (query,),
     )
-    assert check_footage(truth, TOPIC, [10, 15, 99], (20, 10)) == []
-    assert check_footage(truth, TOPIC, [10, 20], (20, 10)) == [
+    assert check_footage(truth, TOPIC, [10, 15, 99]) == []
+    assert check_footage(truth, TOPIC, [10, 20]) == [
         "object 'o': 2 of 3 boxes have the stamp of no frame (1 outside the recording), the first "
         "15",
         "query 'q': 1 of 2 spans are outside the recording",
     ]
+    check_image_size(truth, TOPIC, (20, 10))
     with pytest.raises(DataError, match="are of 20 x 10 images, but its images are 40 x 20"):
-        check_footage(truth, TOPIC, [10], (40, 20))
+        check_image_size(truth, TOPIC, (40, 20))
