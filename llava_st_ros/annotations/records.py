@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from llava_st_ros.records import Box, Span, Task
 
@@ -89,12 +90,6 @@ class GroundTruth:
     objects: tuple[AnnotatedObject, ...] = ()
     queries: tuple[AnnotatedQuery, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
-    _by_id: Mapping[str, AnnotatedObject] = field(
-        init=False, default_factory=dict, repr=False, compare=False
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_id", {o.id: o for o in self.objects})
 
     def camera(self, topic: str) -> AnnotatedCamera:
         """Return the camera of a topic. Raises KeyError if it is not annotated."""
@@ -106,3 +101,7 @@ class GroundTruth:
     def objects_of(self, query: AnnotatedQuery) -> tuple[AnnotatedObject, ...]:
         """Return the objects that a query describes."""
         return tuple(self._by_id[name] for name in query.objects)
+
+    @cached_property
+    def _by_id(self) -> Mapping[str, AnnotatedObject]:
+        return {item.id: item for item in self.objects}
