@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.annotations.box_rules import box_in_image
+from llava_st_ros.annotations.box_rules import box_in_image, corners_to_write
 from llava_st_ros.annotations.change_notes import ChangeNotes
 from llava_st_ros.annotations.name_rules import checked_id, checked_words
 from llava_st_ros.annotations.records import (
@@ -39,7 +39,6 @@ REMEDY = "annotate the recording with 'llava-st eval annotate', or name its file
 MAX_BYTES = 1 << 30  # 10 objects on 30 minutes at 30 Hz are 60 MB
 MAX_STAMP = 2**63 - 1  # ns
 MAX_PIXELS = 1 << 16  # of a side of an image
-PIXEL_DIGITS = 3  # decimals of a corner
 
 
 def annotation_path(recording: Path) -> Path:
@@ -370,7 +369,7 @@ def _box_entry(value: Any, where: str) -> _Box:
 
 
 def _box_json(stamp: int, box: Box, item: AnnotatedObject, size: tuple[int, int]) -> dict[str, Any]:
-    corners = [round(value, PIXEL_DIGITS) for value in box.to_pixels(*size)]
+    corners = list(corners_to_write(box, size))
     if not all(map(math.isfinite, corners)):
         raise DataError(f"object {item.id!r} has the box {corners} at stamp {stamp}")
     entry: dict[str, Any] = {"stamp": stamp, "box": corners}

@@ -1,15 +1,18 @@
-"""Which part of a box that a file states is the ground truth."""
+"""Boxes in files: which part of a stated box is the ground truth, and the corners to write."""
 
 from __future__ import annotations
 
 from llava_st_ros.annotations.change_notes import ChangeNotes
 from llava_st_ros.records import Box
 
-MIN_SIDE = 0.002  # pixels; files have three decimals, which must not round a side to nothing
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+PIXEL_DIGITS = 3  # decimals of a corner that is written
+MIN_SIDE = 0.002  # pixels: rounding to PIXEL_DIGITS must not remove a side
 
 
 def box_in_image(
-    corners: tuple[float, float, float, float],
+    corners: Corners,
     size: tuple[int, int],
     notes: ChangeNotes,
     place: str,
@@ -36,3 +39,13 @@ def box_in_image(
     if inside != (x1, y1, x2, y2):
         notes.add("boxes beyond the edge of the image, clipped", place)
     return Box.from_pixels(inside, width, height)
+
+
+def corners_to_write(box: Box, size: tuple[int, int]) -> Corners:
+    """Return x1, y1, x2, y2 in pixels of an image of a width and height, with ``PIXEL_DIGITS``.
+
+    >>> corners_to_write(Box(0.1, 0.5, 1 / 3, 1.0), (100, 10))
+    (10.0, 5.0, 33.333, 10.0)
+    """
+    x1, y1, x2, y2 = (round(value, PIXEL_DIGITS) for value in box.to_pixels(*size))
+    return x1, y1, x2, y2

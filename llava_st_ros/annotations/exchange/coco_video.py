@@ -28,10 +28,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from llava_st_ros.annotations.box_rules import Corners
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.exchange.tracks import (
     Converted,
-    Corners,
     TrackReader,
     TrackWriter,
     width_and_height,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from llava_st_ros.annotations.box_rules import Corners
 from llava_st_ros.annotations.exchange.number_texts import (
     number_text,
     parse_integer,
@@ -24,7 +25,6 @@ from llava_st_ros.annotations.exchange.number_texts import (
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.exchange.tracks import (
     Converted,
-    Corners,
     NumberedTrack,
     TrackReader,
     TrackWriter,

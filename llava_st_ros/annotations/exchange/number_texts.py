@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
+from llava_st_ros.annotations.box_rules import PIXEL_DIGITS
 from llava_st_ros.errors import DataError, shown
 
-PIXEL_DIGITS = 3  # decimals of a corner that is written
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 

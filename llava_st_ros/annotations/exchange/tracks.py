@@ -6,16 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llava_st_ros.annotations.box_rules import box_in_image
+from llava_st_ros.annotations.box_rules import PIXEL_DIGITS, Corners, box_in_image, corners_to_write
 from llava_st_ros.annotations.change_notes import ChangeNotes
-from llava_st_ros.annotations.exchange.number_texts import PIXEL_DIGITS
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.name_rules import checked_id, checked_words
 from llava_st_ros.annotations.records import AnnotatedCamera, AnnotatedObject, GroundTruth
 from llava_st_ros.errors import DataError, shown
 from llava_st_ros.records import Box
-
-Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 NO_LABEL = "object"  # the label in a file whose format requires one
 MAX_PIXELS = 1e9  # of a coordinate: sums of two are finite
@@ -228,15 +225,15 @@ class TrackWriter:
         return Converted(text, self.notes.lines(), len(self.tracks), boxes)
 
     def _boxes(self, item: AnnotatedObject, frames: RecordedFrames) -> Iterator[NumberedBox]:
+        size = self.camera.width, self.camera.height
         for stamp, box in item.boxes.items():
             frame = frames.number(stamp)
             if frame is None:
                 kind = "between frames" if frames.is_within(stamp) else "outside the recording"
                 self.notes.add(f"boxes at stamps {kind}, left out", f"{item.id!r}, stamp {stamp}")
                 continue
-            pixels = box.to_pixels(self.camera.width, self.camera.height)
-            x1, y1, x2, y2 = (round(value, PIXEL_DIGITS) for value in pixels)
-            yield NumberedBox(frame, (x1, y1, x2, y2), stamp in item.keyframes)
+            corners = corners_to_write(box, size)
+            yield NumberedBox(frame, corners, stamp in item.keyframes)
 
 
 def _numbers(ids: Sequence[str]) -> Sequence[int]:

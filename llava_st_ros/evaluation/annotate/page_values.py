@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Any
 from unicodedata import category
 
-from llava_st_ros.annotations.annotation_file import MAX_STAMP, PIXEL_DIGITS
+from llava_st_ros.annotations.annotation_file import MAX_STAMP
+from llava_st_ros.annotations.box_rules import PIXEL_DIGITS, corners_to_write
 from llava_st_ros.annotations.records import (
     AnnotatedCamera,
     AnnotatedObject,
@@ -45,7 +46,7 @@ class PageObject:
             "label": self.value.label,
             "topic": self.value.topic,
             "boxes": {
-                str(stamp): [round(value, PIXEL_DIGITS) for value in box.to_pixels(*size)]
+                str(stamp): list(corners_to_write(box, size))
                 for stamp, box in self.value.boxes.items()
             },
             "keyframes": [str(stamp) for stamp in sorted(self.value.keyframes)],

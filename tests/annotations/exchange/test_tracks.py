@@ -6,7 +6,7 @@ import doctest
 
 import pytest
 
-from llava_st_ros.annotations import change_notes
+from llava_st_ros.annotations import box_rules, change_notes
 from llava_st_ros.annotations.exchange import number_texts, recorded_frames, tracks
 from llava_st_ros.annotations.exchange.recorded_frames import RecordedFrames
 from llava_st_ros.annotations.exchange.tracks import TrackReader, TrackWriter
@@ -23,7 +23,7 @@ CAMERA = AnnotatedCamera("/cam", 200, 100)
 FRAMES = RecordedFrames([100, 200, None, 200, 150])
 
 
-@pytest.mark.parametrize("module", [change_notes, number_texts, recorded_frames, tracks])
+@pytest.mark.parametrize("module", [box_rules, change_notes, number_texts, recorded_frames, tracks])
 def test_docstring_examples(module) -> None:
     results = doctest.testmod(module)
     assert results.failed == 0 and results.attempted >= 1
