@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llava_st_ros.errors import DataError, LlavaStError
 from llava_st_ros.query_rules import checked_name
 
 
-def checked_id(text: str, where: str) -> str:
+def checked_id(text: Any, where: str) -> str:
     """Return the id of an object or query.
 
     Args:
@@ -14,14 +16,15 @@ def checked_id(text: str, where: str) -> str:
         where: The file and the place, for the error.
 
     Raises:
-        DataError: It is empty, too long, not printable, or means "no value" in YAML.
+        DataError: It is not text, empty, too long, not printable, or means "no value" in YAML.
     """
-    if not text:
-        raise DataError(f"{where}: the id is empty")
     try:
-        return checked_name("the id", text)
+        name = checked_name("the id", text)
     except LlavaStError as error:
         raise DataError(f"{where}: {error.problem}") from error
+    if not name:
+        raise DataError(f"{where}: the id is empty")
+    return name
 
 
 def checked_words(kind: str, text: str, where: str) -> str:

@@ -10,17 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
-from unicodedata import category
 
 from llava_st_ros.annotations.annotation_file import MAX_STAMP
 from llava_st_ros.annotations.box_rules import PIXEL_DIGITS, corners_to_write
+from llava_st_ros.annotations.name_rules import checked_id, checked_words
 from llava_st_ros.annotations.records import (
     AnnotatedCamera,
     AnnotatedObject,
     AnnotatedQuery,
 )
 from llava_st_ros.errors import DataError, shown
-from llava_st_ros.query_rules import MAX_QUERY_CHARACTERS, as_float, checked_name, checked_text
+from llava_st_ros.query_rules import MAX_QUERY_CHARACTERS, as_float, checked_text
 from llava_st_ros.records import Box, Span, Task
 
 _STAMP_DIGITS = len(str(MAX_STAMP))
@@ -28,7 +28,7 @@ _STAMP_DIGITS = len(str(MAX_STAMP))
 
 @dataclass(frozen=True)
 class PageObject:
-    """An object, and what only the page knows of it.
+    """An object, and what the annotation file does not hold of it.
 
     Attributes:
         value: The object.
@@ -56,7 +56,7 @@ class PageObject:
 
 @dataclass(frozen=True)
 class PageQuery:
-    """A query, and what only the page knows of it.
+    """A query, which may be incomplete.
 
     Attributes:
         value: The query; without spans it may be incomplete.
@@ -102,8 +102,8 @@ def object_from_json(data: Any, camera: AnnotatedCamera) -> PageObject:
     if not keyframes <= boxes.keys():
         raise DataError(f"{name} has a keyframe without a box")
     value = AnnotatedObject(
-        id=_name("the id of an object", fields["id"]),
-        label=_label(fields["label"]),
+        id=checked_id(fields["id"], name),
+        label=_label(fields["label"], name),
         topic=camera.topic,
         boxes=dict(sorted(boxes.items())),
         keyframes=keyframes,
@@ -128,12 +128,12 @@ def query_from_json(data: Any, camera: AnnotatedCamera) -> PageQuery:
         raise DataError(f'{name} is "no match" and has spans')
     objects = _list(fields["objects"], f"objects of {name}")
     value = AnnotatedQuery(
-        id=_name("the id of a query", fields["id"]),
+        id=checked_id(fields["id"], name),
         text=checked_text(fields["text"]).strip(),
         task=Task.parse(fields["task"] if isinstance(fields["task"], str) else ""),
         topic=camera.topic,
         spans=spans,
-        objects=tuple(dict.fromkeys(_name("an object of a query", item) for item in objects)),
+        objects=tuple(dict.fromkeys(checked_id(item, f"objects of {name}") for item in objects)),
     )
     return PageQuery(value, fields["noMatch"])
 
@@ -152,7 +152,7 @@ def topic_of(data: Any) -> str:
 
 
 def _fields(data: Any, kind: str, names: Sequence[str]) -> Mapping[str, Any]:
-    values = _mapping(data, f"an {kind}" if kind[0] in "aeiou" else f"a {kind}")
+    values = _mapping(data, kind)
     if set(values) != set(names):
         raise DataError(f"{kind} has the fields {shown(sorted(values))}; expected {list(names)}")
     return values
@@ -170,17 +170,10 @@ def _list(value: Any, name: str) -> list[Any]:
     return value
 
 
-def _name(kind: str, value: Any) -> str:
-    if not checked_name(kind, value):
-        raise DataError(f"{kind} is empty")
-    return str(value)
-
-
-def _label(value: Any) -> str:
-    is_text = isinstance(value, str) and len(value) <= MAX_QUERY_CHARACTERS
-    if not is_text or any(category(character) == "Cs" for character in value):
-        raise DataError(f"the label of an object is {shown(value)}; expected a short text")
-    return str(value)
+def _label(value: Any, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_QUERY_CHARACTERS:
+        raise DataError(f"{name}: label is {shown(value)}; expected a short text")
+    return checked_words("label", value, name)
 
 
 def _stamp(value: Any, name: str) -> int:
