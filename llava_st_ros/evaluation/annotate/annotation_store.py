@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from llava_st_ros.annotations.annotation_file import (
     MAX_BYTES,
@@ -28,6 +28,8 @@ from llava_st_ros.evaluation.annotate.page_values import (
     with_objects,
 )
 from llava_st_ros.files.raw import read_bytes
+
+_Value = TypeVar("_Value")
 
 
 class ConflictError(LlavaStError):
@@ -290,31 +292,37 @@ def _changed(
 ) -> _Content:
     """Return the content after changes. Raises LlavaStError if a value is invalid."""
     known = {**cameras, **content.cameras}  # the file's sizes, if it has them
-    used, objects, queries = dict(content.cameras), dict(content.objects), dict(content.queries)
-    for key, data in _by_id(changes, "objects").items():
-        if data is None:
-            objects.pop(key, None)
-        else:
-            camera = _camera(known, data)
-            used[camera.topic] = camera
-            objects[key] = object_from_json(data, camera)
-    for key, data in _by_id(changes, "queries").items():
-        if data is None:
-            queries.pop(key, None)
-        else:
-            camera = _camera(known, data)
-            used[camera.topic] = camera
-            queries[key] = query_from_json(data, camera)
+    objects = _merged(content.objects, _by_id(changes, "objects"), known, object_from_json)
+    queries = _merged(content.queries, _by_id(changes, "queries"), known, query_from_json)
     topics = {key: value.value.topic for key, value in objects.items()}
+    used = (*topics.values(), *(query.value.topic for query in queries.values()))
+    used_cameras = {**content.cameras, **{topic: known[topic] for topic in used}}
     for key, query in queries.items():
         linked = query.value.objects
         present = [name for name in linked if topics.get(name) == query.value.topic]
         if len(present) < len(linked):
             queries[key] = with_objects(query, present)
-    return _Content(used, objects, queries)
+    return _Content(used_cameras, objects, queries)
+
+
+def _merged(
+    values: Mapping[str, _Value],
+    changes: Mapping[str, Any],
+    cameras: Mapping[str, AnnotatedCamera],
+    from_json: Callable[[Any, AnnotatedCamera], _Value],
+) -> dict[str, _Value]:
+    """Return values by id after changes."""
+    merged = dict(values)
+    for key, data in changes.items():
+        if data is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = from_json(data, _camera(cameras, data))
+    return merged
 
 
 def _by_id(changes: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return the changes of a kind. Raises DataError."""
     values = changes.get(kind, {})
     if not isinstance(values, Mapping):
         raise DataError(f"{kind} is {shown(values)}; expected the changed ones by id")
