@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from llava_st_ros.annotations.exchange import FORMATS
+
 HELP = "convert annotations from and to COCO video, MOTChallenge text and CVAT for video"
-FORMATS = ("annotations", "coco", "mot", "cvat")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from llava_st_ros.annotations.annotation_file import (
     check_image_size,
     read_annotations,
 )
+from llava_st_ros.annotations.exchange import ANNOTATIONS
 from llava_st_ros.annotations.exchange.coco_video import coco_video_text, read_coco_video
 from llava_st_ros.annotations.exchange.cvat_video import cvat_video_text, read_cvat_video
 from llava_st_ros.annotations.exchange.mot_text import mot_text, read_mot_text
@@ -22,8 +23,6 @@ from llava_st_ros.errors import ConfigError, DataError, FrameError
 from llava_st_ros.media.bags import Bag
 from llava_st_ros.media.image_decoding import decode_message
 
-ANNOTATIONS = "annotations"
-FORMATS = (ANNOTATIONS, "coco", "mot", "cvat")
 _WRITERS = {"coco": coco_video_text, "mot": mot_text, "cvat": cvat_video_text}
 
 
@@ -48,7 +47,7 @@ class InputFile:
 
     Attributes:
         path: The file.
-        format: One of FORMATS.
+        format: One of ``exchange.FORMATS``.
         video: Name or id of the video of a COCO file; None for the only one.
         first_frame: Number of the first frame, 0 or 1, in a COCO or MOT file; None for 1 in MOT
             text and what a COCO file shows.
@@ -108,7 +107,7 @@ def convert_annotations(source: InputFile, output: str, footage: AnnotatedFootag
 
     Args:
         source: The file.
-        output: The format to write, one of FORMATS.
+        output: The format to write, one of ``exchange.FORMATS``.
         footage: The topic of the bag that the annotations belong to.
 
     Returns:
