@@ -64,7 +64,7 @@ def read_xml(
 
 
 def parse_xml(data: bytes, name: str, error: type[LlavaStError], remedy: str = "") -> XmlElement:
-    """Parse XML as ``read_xml`` does; ``name`` says in the error what it is."""
+    """Parse XML as ``read_xml`` does; errors begin with ``name``."""
     reader = _Reader()
     try:
         return reader.read(data)

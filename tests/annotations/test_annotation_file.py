@@ -51,7 +51,7 @@ def is_valid(value: Any) -> bool:
     return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
 
 
-def test_a_file_is_read_as_it_says(tmp_path: Path) -> None:
+def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(VALUE))
     truth = read_annotations(path)

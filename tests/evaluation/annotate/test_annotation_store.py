@@ -1,4 +1,4 @@
-"""What the page changes is in the annotation file, or the page is told why not."""
+"""Changes from the page are written to the annotation file; a status reports what is not."""
 
 from __future__ import annotations
 

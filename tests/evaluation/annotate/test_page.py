@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person draws, marks and writes is in the file."""
+"""The page in a real browser: what is drawn, marked and typed is saved to the file."""
 
 from __future__ import annotations
 
@@ -455,11 +455,11 @@ def test_a_camera_is_chosen_and_a_cut_is_shown(
         page.get_by_text("cut.mcap is truncated or damaged").first.wait_for()
 
 
-def test_a_frame_that_cannot_be_decoded_says_so(
+def test_a_frame_that_cannot_be_decoded_is_reported(
     chromium: Browser, serve: Serve, tmp_path: Path
 ) -> None:
     messages = list(images(5))
-    # The third image's data are shorter than its height and width say.
+    # The third image's data are too short for its height and width.
     time = STORE.types["builtin_interfaces/msg/Time"](1_700_000_000, 200_000_000)
     header = STORE.types["std_msgs/msg/Header"](time, "cam")
     short = STORE.types[IMAGE](header, 600, 8, "rgb8", 0, 24, np.zeros(48, np.uint8))

@@ -1,4 +1,4 @@
-"""A team's way from footage to a gate: annotate, evaluate, report, compare, gate."""
+"""The workflow of docs/evaluation.md: annotate, evaluate, report, compare, gate."""
 
 from __future__ import annotations
 

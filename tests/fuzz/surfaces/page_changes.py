@@ -1,4 +1,4 @@
-"""Changes that a page sends: accepted ones are in the annotation file, which is read as it was."""
+"""Changes sent by the page: accepted ones are written, and read from the file unchanged."""
 
 from __future__ import annotations
 
