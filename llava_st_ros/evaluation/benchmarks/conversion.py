@@ -39,7 +39,6 @@ def benchmark_sample(query: BenchmarkQuery, clip: Clip | None) -> BenchmarkSampl
             1,
             1,
             fractions=(truth.start / unit, truth.end / unit),
-            original={"start": truth.start, "end": truth.end},
         )
     return _video_sample(query, truth, clip)
 
@@ -51,7 +50,7 @@ def _video_sample(query: BenchmarkQuery, truth: VideoTruth, clip: Clip | None) -
         query.id,
         query.dataset,
         query.query.task,
-        # Boxes may go on after the announced end of the video.
+        # Some boxes are after the announced end of the video.
         max(truth.frames or (len(clip.stamps) if clip else 0), last_annotated + 1),
         truth.fps or (clip.fps if clip else 0.0),
         truth.width,

@@ -16,7 +16,8 @@ from enum import Enum
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.metric_kinds import Metric
-from llava_st_ros.records import Box, Task
+from llava_st_ros.records import Box, BoxTube, Task
+from llava_st_ros.tracking.association import box_at
 
 IMAGE = 0  # the frame id of an image
 
@@ -55,8 +56,6 @@ class BenchmarkSample:
             ``used_segment``; ST-Align: ``split``); None for the complete video.
         fractions: The annotated span as fractions of the segment, where the data set states it
             so (Charades-STA: seconds divided by the duration); None: computed from ``span``.
-        original: What the data set's file says, by its own names (``st_frame``, ``len(bbox)``,
-            ``begin_fid``, seconds), for reports.
 
     Raises:
         DataError: A span, segment or box is empty, outside the video or not a number.
@@ -73,7 +72,6 @@ class BenchmarkSample:
     boxes: Mapping[int, Box] = field(default_factory=dict)
     segment: tuple[int, int] | None = None
     fractions: tuple[float, float] | None = None
-    original: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if min(self.num_frames, self.width, self.height) < 1:
@@ -171,11 +169,10 @@ class Prediction:
         if known[after : after + 1] == [frame]:
             return self.boxes.get(frame)
         neighbours = known[max(0, after - 1) : after + 1]
-        answered = [frame for frame in neighbours if frame in self.boxes]
-        if len(answered) < 2:
-            return self.boxes[answered[0]] if answered else None
-        first, last = answered
-        return between(self.boxes[first], self.boxes[last], (frame - first) / (last - first))
+        answered = tuple(frame for frame in neighbours if frame in self.boxes)
+        if not answered:
+            return None
+        return box_at(BoxTube(answered, tuple(self.boxes[frame] for frame in answered)), frame)
 
 
 class Convention(ABC):
@@ -234,17 +231,3 @@ def box_iou(predicted: Box, expected: Box) -> float:
     0.0
     """
     return predicted.iou(expected) if is_finite(predicted) else 0.0
-
-
-def between(a: Box, b: Box, share: float) -> Box:
-    """Return the box at a share of the way from ``a`` to ``b``.
-
-    >>> between(Box(0, 0, 0, 0), Box(1, 1, 1, 1), 0.25)
-    Box(x1=0.25, y1=0.25, x2=0.25, y2=0.25)
-    """
-    return Box(
-        a.x1 + share * (b.x1 - a.x1),
-        a.y1 + share * (b.y1 - a.y1),
-        a.x2 + share * (b.x2 - a.x2),
-        a.y2 + share * (b.y2 - a.y2),
-    )
