@@ -23,18 +23,17 @@ from __future__ import annotations
 
 from llava_st_ros.evaluation.conventions.records import (
     BenchmarkSample,
-    Convention,
     Dataset,
     Prediction,
     box_iou,
 )
-from llava_st_ros.evaluation.conventions.tube_figures import half_open_iou, tube_metrics
-from llava_st_ros.records import Task
+from llava_st_ros.evaluation.conventions.tube_figures import TubeConvention, tube_metrics
+from llava_st_ros.evaluation.metrics import frame_span, span_iou
 
 NAME = "64-frame"
 
 
-class Frames64(Convention):
+class Frames64(TubeConvention):
     """The scorer of CG-STVG and TA-STVG."""
 
     name = NAME
@@ -44,13 +43,16 @@ class Frames64(Convention):
     )
     metrics = tube_metrics(NAME)
 
-    def applies_to(self, sample: BenchmarkSample) -> bool:
-        return sample.task is Task.STVG and sample.span is not None
-
-    def values(self, sample: BenchmarkSample, prediction: Prediction) -> dict[str, float]:
+    def ious(
+        self,
+        sample: BenchmarkSample,
+        prediction: Prediction,
+        annotated: tuple[int, int],
+        predicted: tuple[int, int],
+    ) -> tuple[float, float]:
         """Return tIoU and vIoU.
 
-        >>> from llava_st_ros.records import Box
+        >>> from llava_st_ros.records import Box, Task
         >>> full = Box(0, 0, 1, 1)
         >>> boxes = dict.fromkeys(range(10, 30), full)
         >>> def perfect(dataset):
@@ -60,16 +62,12 @@ class Frames64(Convention):
         >>> perfect(Dataset.VIDSTG), perfect(Dataset.HC_STVG)
         ([1.0, 1.0], [0.95, 0.95])
         """
-        tiou = viou = 0.0
-        if prediction.span is not None and sample.span is not None:
-            lost = 1 if sample.dataset is Dataset.HC_STVG else 0
-            truth = (sample.span[0], sample.span[1] + 1 - lost)
-            predicted = (prediction.span[0], prediction.span[1] + 1)
-            tiou = half_open_iou(truth, predicted)
-            hull = max(truth[1], predicted[1]) - min(truth[0], predicted[0])
-            # Boxes are interpolated over everything: a frame without one is bridged.
-            dense = Prediction(prediction.span, prediction.boxes)
-            boxes = dense.boxes_at(t for t in sample.boxes if truth[0] <= t < truth[1])
-            total = sum(box_iou(box, sample.boxes[t]) for t, box in boxes.items())
-            viou = total / max(hull, 1)
-        return {self.key("tIoU"): tiou, self.key("vIoU"): viou}
+        lost = 1 if sample.dataset is Dataset.HC_STVG else 0
+        start, end = frame_span(annotated[0], annotated[1] - lost)
+        found = frame_span(*predicted)
+        hull = max(end, found[1]) - min(start, found[0])
+        # Boxes are interpolated over everything: a frame without one is bridged.
+        dense = Prediction(predicted, prediction.boxes)
+        boxes = dense.boxes_at(t for t in sample.boxes if start <= t < end)
+        total = sum(box_iou(box, sample.boxes[t]) for t, box in boxes.items())
+        return span_iou((start, end), found), total / max(hull, 1)

@@ -17,17 +17,15 @@ from __future__ import annotations
 
 from llava_st_ros.evaluation.conventions.records import (
     BenchmarkSample,
-    Convention,
     Prediction,
     box_iou,
 )
-from llava_st_ros.evaluation.conventions.tube_figures import tube_metrics
-from llava_st_ros.records import Task
+from llava_st_ros.evaluation.conventions.tube_figures import TubeConvention, tube_metrics
 
 NAME = "HC-STVG"
 
 
-class HcStvg(Convention):
+class HcStvg(TubeConvention):
     """The scorer that is published with HC-STVG."""
 
     name = NAME
@@ -37,14 +35,17 @@ class HcStvg(Convention):
     )
     metrics = tube_metrics(NAME)
 
-    def applies_to(self, sample: BenchmarkSample) -> bool:
-        return sample.task is Task.STVG and sample.span is not None
-
-    def values(self, sample: BenchmarkSample, prediction: Prediction) -> dict[str, float]:
+    def ious(
+        self,
+        sample: BenchmarkSample,
+        prediction: Prediction,
+        annotated: tuple[int, int],
+        predicted: tuple[int, int],
+    ) -> tuple[float, float]:
         """Return tIoU and vIoU.
 
         >>> from llava_st_ros.evaluation.conventions.records import Dataset
-        >>> from llava_st_ros.records import Box
+        >>> from llava_st_ros.records import Box, Task
         >>> full, left = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1)
         >>> sample = BenchmarkSample("a", Dataset.HC_STVG, Task.STVG, 20, 1.0, 8, 8,
         ...     span=(4, 7), boxes=dict.fromkeys(range(4, 8), full))
@@ -52,11 +53,7 @@ class HcStvg(Convention):
         >>> HcStvg().values(sample, prediction)  # frames 6 and 7 of 4..9, IoU 1/2
         {'HC-STVG tIoU': 0.3333333333333333, 'HC-STVG vIoU': 0.16666666666666666}
         """
-        tiou = viou = 0.0
-        if prediction.span is not None and sample.span is not None:
-            first = min(sample.span[0], prediction.span[0])
-            length = max(sample.span[1], prediction.span[1]) - first + 1
-            boxes = prediction.boxes_at(sample.boxes)
-            tiou = len(boxes) / length
-            viou = sum(box_iou(box, sample.boxes[frame]) for frame, box in boxes.items()) / length
-        return {self.key("tIoU"): tiou, self.key("vIoU"): viou}
+        length = max(annotated[1], predicted[1]) - min(annotated[0], predicted[0]) + 1
+        boxes = prediction.boxes_at(sample.boxes)
+        total = sum(box_iou(box, sample.boxes[frame]) for frame, box in boxes.items())
+        return len(boxes) / length, total / length

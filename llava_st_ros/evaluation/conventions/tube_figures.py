@@ -1,10 +1,16 @@
-"""The figures that papers report for tubes: m_tIoU, m_vIoU, vIoU@0.3 and vIoU@0.5."""
+"""The figures that papers report for tubes: m_tIoU, m_vIoU, vIoU@0.3 and vIoU@0.5.
+
+Conventions that have these figures differ in how the two values of a sample are computed.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
+from llava_st_ros.evaluation.conventions.records import BenchmarkSample, Convention, Prediction
 from llava_st_ros.evaluation.metric_kinds import MeanMetric, Metric, above
+from llava_st_ros.records import Task
 
 
 def tube_metrics(convention: str) -> Sequence[Metric]:
@@ -22,13 +28,32 @@ def tube_metrics(convention: str) -> Sequence[Metric]:
     )
 
 
-def half_open_iou(a: tuple[int, int], b: tuple[int, int]) -> float:
-    """Return the IoU of two spans of frame numbers whose ends are excluded; 0 if they are apart.
+class TubeConvention(Convention):
+    """A convention with tIoU and vIoU of the tubes of STVG; without a predicted span both are 0."""
 
-    >>> half_open_iou((0, 4), (2, 6)), half_open_iou((0, 4), (4, 6)), half_open_iou((3, 3), (3, 3))
-    (0.3333333333333333, 0.0, 0.0)
-    """
-    intersection = min(a[1], b[1]) - max(a[0], b[0])
-    if intersection <= 0:
-        return 0.0
-    return intersection / ((a[1] - a[0]) + (b[1] - b[0]) - intersection)
+    def applies_to(self, sample: BenchmarkSample) -> bool:
+        return sample.task is Task.STVG and sample.span is not None
+
+    def values(self, sample: BenchmarkSample, prediction: Prediction) -> dict[str, float]:
+        """Return tIoU and vIoU."""
+        tiou = viou = 0.0
+        if prediction.span is not None and sample.span is not None:
+            tiou, viou = self.ious(sample, prediction, sample.span, prediction.span)
+        return {self.key("tIoU"): tiou, self.key("vIoU"): viou}
+
+    @abstractmethod
+    def ious(
+        self,
+        sample: BenchmarkSample,
+        prediction: Prediction,
+        annotated: tuple[int, int],
+        predicted: tuple[int, int],
+    ) -> tuple[float, float]:
+        """Return tIoU and vIoU of a prediction with a span.
+
+        Args:
+            sample: The sample.
+            prediction: The prediction.
+            annotated: The sample's span: first and last frame, both included.
+            predicted: The predicted span, in the same form.
+        """

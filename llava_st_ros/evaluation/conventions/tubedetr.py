@@ -26,13 +26,12 @@ from __future__ import annotations
 
 from llava_st_ros.evaluation.conventions.records import (
     BenchmarkSample,
-    Convention,
     Dataset,
     Prediction,
     box_iou,
 )
-from llava_st_ros.evaluation.conventions.tube_figures import half_open_iou, tube_metrics
-from llava_st_ros.records import Task
+from llava_st_ros.evaluation.conventions.tube_figures import TubeConvention, tube_metrics
+from llava_st_ros.evaluation.metrics import frame_span, span_iou
 
 NAME = "TubeDETR"
 SAMPLED_FPS = 5
@@ -67,7 +66,7 @@ def sampled_frames(start: int, end: int, fps: float) -> list[int]:
     return frames
 
 
-class TubeDetr(Convention):
+class TubeDetr(TubeConvention):
     """The scorer of TubeDETR."""
 
     name = NAME
@@ -77,13 +76,16 @@ class TubeDetr(Convention):
     )
     metrics = tube_metrics(NAME)
 
-    def applies_to(self, sample: BenchmarkSample) -> bool:
-        return sample.task is Task.STVG and sample.span is not None
-
-    def values(self, sample: BenchmarkSample, prediction: Prediction) -> dict[str, float]:
+    def ious(
+        self,
+        sample: BenchmarkSample,
+        prediction: Prediction,
+        annotated: tuple[int, int],
+        predicted: tuple[int, int],
+    ) -> tuple[float, float]:
         """Return tIoU and vIoU.
 
-        >>> from llava_st_ros.records import Box
+        >>> from llava_st_ros.records import Box, Task
         >>> full = Box(0, 0, 1, 1)
         >>> boxes = dict.fromkeys(range(10, 30), full)
         >>> def perfect(dataset):
@@ -94,21 +96,15 @@ class TubeDetr(Convention):
         >>> perfect(Dataset.HC_STVG) == [19 / 21, 19 / 21]
         True
         """
-        tiou = viou = 0.0
-        if prediction.span is not None and sample.span is not None:
-            shift = sample.dataset.first_frame_number
-            truth = (sample.span[0] + shift, sample.span[1] + shift + 1)
-            predicted = (prediction.span[0], prediction.span[1] + 1)
-            tiou = half_open_iou(truth, predicted)
-            frames = self.frames(sample)
-            union = [
-                t for t in frames if min(truth[0], predicted[0]) <= t < max(truth[1], predicted[1])
-            ]
-            common = [t for t in frames if truth[0] <= t < truth[1] and t - shift in sample.boxes]
-            boxes = prediction.boxes_at(common)
-            total = sum(box_iou(box, sample.boxes[t - shift]) for t, box in boxes.items())
-            viou = total / max(len(union), 1)
-        return {self.key("tIoU"): tiou, self.key("vIoU"): viou}
+        shift = sample.dataset.first_frame_number
+        start, end = frame_span(annotated[0] + shift, annotated[1] + shift)
+        found = frame_span(*predicted)
+        frames = self.frames(sample)
+        union = [t for t in frames if min(start, found[0]) <= t < max(end, found[1])]
+        common = [t for t in frames if start <= t < end and t - shift in sample.boxes]
+        boxes = prediction.boxes_at(common)
+        total = sum(box_iou(box, sample.boxes[t - shift]) for t, box in boxes.items())
+        return span_iou((start, end), found), total / max(len(union), 1)
 
     def frames(self, sample: BenchmarkSample) -> list[int]:
         """Return the sampled frames of a sample."""
