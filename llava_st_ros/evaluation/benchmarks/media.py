@@ -93,11 +93,9 @@ class BenchmarkMedia:
             DataError: There is no such file, it is unreadable, or it lacks frames of the sample.
             FrameError: An image cannot be decoded.
         """
-        truth = sample.truth
-        crop = _crop(truth) if isinstance(truth, VideoTruth) else None
-        key = (sample.media, crop)
+        key = clip_key(sample)
         if self._latest is None or self._latest[0] != key:
-            self._latest = (key, self._read(sample, crop))
+            self._latest = (key, self._read(sample, key[1]))
         return self._latest[1]
 
     def _read(self, sample: BenchmarkQuery, crop: tuple[int, int] | None) -> Clip:
@@ -159,10 +157,16 @@ def require_some_media(folder: Path, samples: Sequence[BenchmarkQuery]) -> None:
         )
 
 
-def _crop(truth: VideoTruth) -> tuple[int, int] | None:
-    if truth.crop is not None or truth.frames is None:
-        return truth.crop
-    return 0, truth.frames - 1
+def clip_key(sample: BenchmarkQuery) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+    """Return the sample's media and its first and last frame in them; None for all frames.
+
+    Samples of the same clip have the same key.
+    """
+    truth = sample.truth
+    if not isinstance(truth, VideoTruth):
+        return sample.media, None
+    complete = None if truth.frames is None else (0, truth.frames - 1)
+    return sample.media, truth.crop or complete
 
 
 def _clip(path: Path, source: Source, sample: FrameSample) -> Clip:

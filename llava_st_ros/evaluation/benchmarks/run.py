@@ -18,7 +18,8 @@ from llava_st_ros.evaluation.benchmarks.evaluator import (
     SampleOutcome,
     unanswered,
 )
-from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery, VideoTruth
+from llava_st_ros.evaluation.benchmarks.media import clip_key
+from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery
 from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
 from llava_st_ros.evaluation.conventions.records import Convention
 from llava_st_ros.evaluation.jobs.records import JobFailure, Progress, Work
@@ -105,14 +106,10 @@ def _failed(settings: RunSettings, query: BenchmarkQuery, failure: JobFailure) -
 def chunks(queries: Sequence[BenchmarkQuery], size: int) -> list[list[int]]:
     """Return the indices of the samples of each job: at most ``size``, about the same clip."""
     found = []
-    for _, group in groupby(range(len(queries)), key=lambda index: _clip_key(queries[index])):
+    for _, group in groupby(range(len(queries)), key=lambda index: clip_key(queries[index])):
         indices = list(group)
         found += [indices[first : first + size] for first in range(0, len(indices), size)]
     return found
-
-
-def _clip_key(query: BenchmarkQuery) -> tuple[object, object]:
-    return query.media, query.truth.crop if isinstance(query.truth, VideoTruth) else None
 
 
 def _conventions(settings: RunSettings) -> list[Convention]:
