@@ -16,9 +16,10 @@ from llava_st_ros.cli.run_arguments import (
     add_output_arguments,
     add_threads_argument,
     add_workers_argument,
+    check_counts,
     threads_of_process,
 )
-from llava_st_ros.errors import ConfigError, LlavaStError
+from llava_st_ros.errors import LlavaStError
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.benchmarks.evaluator import SampleOutcome
@@ -90,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.evaluation.results import results_json
     from llava_st_ros.files.checksums import sha256_of
 
-    for name, value in (("--n", args.n), ("--workers", args.workers)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; expected at least 1")
+    check_counts(args, "n", "workers")
     conventions = conventions_named(args.convention)
     check_folders(args.out)
     read = read_benchmark(

@@ -16,6 +16,7 @@ from llava_st_ros.cli.run_arguments import (
     add_output_arguments,
     add_threads_argument,
     add_workers_argument,
+    check_counts,
     threads_of_process,
 )
 from llava_st_ros.errors import ConfigError
@@ -65,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.evaluation.scoring import summarize
     from llava_st_ros.evaluation.simulated_scores import EvaluationSettings, evaluate
 
-    for name, value in (("--n", args.n), ("--workers", args.workers)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; expected at least 1")
+    check_counts(args, "n", "workers")
     check_folders(args.store, args.out)
     folder = args.model or default_model(args.backend, args.device)
     settings = EvaluationSettings(

@@ -1,4 +1,4 @@
-"""The arguments of how an evaluation is run and what it writes; shared by its commands."""
+"""The arguments of how a command runs and what it writes; shared by commands."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="CPU threads of each process's model (default: the cores divided by --workers)",
     )
+
+
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+    """Check that arguments, where they are given, are at least 1. Raises ConfigError."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} is {value}; expected at least 1")
 
 
 def threads_of_process(threads: int | None, workers: int) -> int:

@@ -10,6 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
+from llava_st_ros.cli.run_arguments import check_counts
 from llava_st_ros.errors import ConfigError
 
 HELP = "render the clips of a training YAML, or (--out) a data set in ST-Align's format"
@@ -47,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.cli.outputs import check_folders
 
-    for name in ("workers", "n", "frames", "size"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; expected at least 1")
+    check_counts(args, "workers", "n", "frames", "size")
     for name in ("first", "seed"):
         if getattr(args, name) < 0:
             raise ConfigError(f"--{name} is {getattr(args, name)}; expected at least 0")
