@@ -15,6 +15,7 @@ from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, ground
 from llava_st_ros.cli.run_arguments import (
     add_output_arguments,
     add_threads_argument,
+    check_counts,
     threads_of_process,
 )
 from llava_st_ros.errors import ConfigError, DataError
@@ -54,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency",
         default="",
         metavar="L",
-        help="replay at the pace of a robot: each answer takes this long and the stream goes on; "
-        "measured, seconds (0.5), or quantiles in seconds (p50=0.8,p99=1.5) (default: offline, "
-        "every due query is answered)",
+        help="replay at the pace of a robot: each answer takes this long, and the stream "
+        "continues; measured, seconds (0.5), or quantiles in seconds (p50=0.8,p99=1.5) (default: "
+        "offline, every due query is answered)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the latencies that are drawn (default 0)"
@@ -119,8 +120,7 @@ def run(args: argparse.Namespace) -> int:
         return _run_on_node(args, start)
     if args.node_topic:
         raise ConfigError("--node-topic applies with --node only")
-    if args.workers is not None and args.workers < 1:
-        raise ConfigError(f"--workers is {args.workers}; expected at least 1")
+    check_counts(args, "workers")
     if args.resume and args.out is None:
         raise ConfigError("--resume needs --out, the folder of the earlier run")
     settings = BagJob(
@@ -174,27 +174,21 @@ def _run_on_node(args: argparse.Namespace, start: float) -> int:
     from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
     from llava_st_ros.cli.running_node import reject_model_arguments, run_on_node
     from llava_st_ros.evaluation.about import about_node
-    from llava_st_ros.evaluation.bag_evaluation import merge_latency, stream_rows
-    from llava_st_ros.evaluation.results import RunResults
+    from llava_st_ros.evaluation.bag_evaluation import footage, run_results
 
     reject_model_arguments(args, args.parser)
     check_folders(args.out)
     with sigterm_interrupts():
         node, outcomes, failures = run_on_node(args)
-    cases = tuple(case for outcome in outcomes for case in outcome.cases)
     about = about_node(
         "bag, node",
         node.node,
         node.facts,
         seconds=time.monotonic() - start,
         period=args.period,
-        bags=len(outcomes),
-        frames=sum(outcome.frames for outcome in outcomes),
-        footage_seconds=round(sum(outcome.seconds for outcome in outcomes), 3),
+        **footage(outcomes),
     )
-    dropped = [line for outcome in outcomes for line in outcome.dropped] + failures
-    latency = merge_latency(outcome.latency for outcome in outcomes)
-    _print(args, RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latency), ())
+    _print(args, run_results(about, outcomes, failures), ())
     return FAILED if failures else 0
 
 
@@ -240,17 +234,14 @@ def _results(
         DataError: No bag was evaluated.
     """
     from llava_st_ros.evaluation.about import about_run
-    from llava_st_ros.evaluation.bag_evaluation import merge_latency, stream_rows
-    from llava_st_ros.evaluation.results import RunResults
+    from llava_st_ros.evaluation.bag_evaluation import footage, run_results
 
     evaluated = bag_run.evaluated
     failures = _failures(bag_run)
     if not evaluated:
         raise DataError("; ".join(failures))
-    cases = tuple(case for outcome in evaluated for case in outcome.cases)
-    dropped = [line for outcome in evaluated for line in outcome.dropped] + failures
     if bag_run.waiting:
-        dropped.append(f"{len(bag_run.waiting)} bags not evaluated: the run was interrupted")
+        failures.append(f"{len(bag_run.waiting)} bags not evaluated: the run was interrupted")
     about = about_run(
         mode,
         model.path,
@@ -263,12 +254,9 @@ def _results(
         history=args.history,
         no_match_threshold=args.no_match_threshold,
         min_confidence=args.min_confidence,
-        bags=len(evaluated),
-        frames=sum(outcome.frames for outcome in evaluated),
-        footage_seconds=round(sum(outcome.seconds for outcome in evaluated), 3),
+        **footage(evaluated),
     )
-    latencies = merge_latency(outcome.latency for outcome in evaluated)
-    return RunResults(about, cases, tuple(stream_rows(cases)), tuple(dropped), latencies)
+    return run_results(about, evaluated, failures)
 
 
 def _print(args: argparse.Namespace, results: RunResults, ledger: Sequence[str]) -> None:

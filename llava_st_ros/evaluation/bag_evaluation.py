@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from llava_st_ros.annotations.annotation_file import (
     check_footage,
@@ -26,7 +27,7 @@ from llava_st_ros.evaluation.latency_models import parse_latency
 from llava_st_ros.evaluation.ledger import LedgerModel, LedgerSource, ledger_line
 from llava_st_ros.evaluation.recorded_replay import RecordedReplay, StreamingMode, recorded_replay
 from llava_st_ros.evaluation.replay import ReplayResult
-from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
+from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, rows_of
 from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
@@ -180,6 +181,31 @@ def merge_latency(
         for stage, samples in part.items():
             merged.setdefault(stage, []).extend(samples)
     return {stage: tuple(samples) for stage, samples in merged.items()}
+
+
+def footage(outcomes: Sequence[BagOutcome]) -> Mapping[str, Any]:
+    """Return how much of the bags was replayed, for ``RunResults.about``."""
+    return {
+        "bags": len(outcomes),
+        "frames": sum(outcome.frames for outcome in outcomes),
+        "footage_seconds": round(sum(outcome.seconds for outcome in outcomes), 3),
+    }
+
+
+def run_results(
+    about: Mapping[str, Any], outcomes: Sequence[BagOutcome], failures: Sequence[str]
+) -> RunResults:
+    """Return the results of a run on bags.
+
+    Args:
+        about: What ran.
+        outcomes: The bags that were evaluated, in order.
+        failures: What was not evaluated, and why, one line each.
+    """
+    cases = tuple(case for outcome in outcomes for case in outcome.cases)
+    dropped = (line for outcome in outcomes for line in outcome.dropped)
+    latency = merge_latency(outcome.latency for outcome in outcomes)
+    return RunResults(about, cases, tuple(stream_rows(cases)), (*dropped, *failures), latency)
 
 
 def stream_rows(cases: Sequence[Case]) -> list[MetricRow]:
