@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.errors import DataError
-from llava_st_ros.evaluation.metric_kinds import CONFIDENCE, Metric, resamples
+from llava_st_ros.evaluation.metric_kinds import Metric, percentile_interval, resamples
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, cases_by_id
 
 CHANGES_PER_TASK = 10
@@ -190,12 +190,7 @@ def paired_interval(
             for indices in resamples(len(a), seed)
         ]
     )
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
-        return math.nan, math.nan
-    tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.quantile(differences, (tail, 1.0 - tail))
-    return float(low), float(high)
+    return percentile_interval(differences)
 
 
 def has_same_truth(a: Case, b: Case) -> bool:

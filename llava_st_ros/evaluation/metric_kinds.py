@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llava_st_ros.evaluation import metrics
-
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.results import Case
 
@@ -36,6 +34,20 @@ def resamples(cases: int, seed: int = 0) -> Iterator[np.ndarray]:
     rows = max(1, BATCH // cases)
     for first in range(0, RESAMPLES, rows):
         yield generator.integers(0, cases, (min(rows, RESAMPLES - first), cases))
+
+
+def percentile_interval(figures: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of resampled figures; NaN if all are undefined.
+
+    Args:
+        figures: float64 [resamples]; those that are NaN are ignored.
+    """
+    defined = figures[~np.isnan(figures)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    tail = (1.0 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, (tail, 1.0 - tail))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -81,12 +93,7 @@ class Metric(ABC):
         figures = np.concatenate(
             [self.of_resamples(cases, indices) for indices in resamples(len(cases), seed)]
         )
-        figures = figures[~np.isnan(figures)]
-        if not len(figures):
-            return float("nan"), float("nan")
-        tail = (1.0 - CONFIDENCE) / 2
-        low, high = np.quantile(figures, (tail, 1.0 - tail))
-        return float(low), float(high)
+        return percentile_interval(figures)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class QuantileMetric(Metric):
         pooled, owners = pooled[order], owners[order]
         figures = np.full(len(indices), np.nan)
         for row, chosen in enumerate(indices):
-            # How often each sample is drawn tells where an order statistic is, without a sort.
+            # How often each sample is drawn determines where an order statistic is, without a sort.
             ends = np.cumsum(np.bincount(chosen, minlength=len(cases))[owners])
             if len(ends) and ends[-1]:
                 place = self.quantile * (ends[-1] - 1)
@@ -159,15 +166,14 @@ class Threshold:
     inclusive: bool
 
     def __call__(self, value: float) -> float:
-        share = metrics.share_reaching if self.inclusive else metrics.share_above
-        return share([value], self.value)
+        return float(value >= self.value if self.inclusive else value > self.value)
 
 
 def above(threshold: float) -> Threshold:
-    """Return a transform: 1 for a value > ``threshold``, else 0."""
+    """Return a transform: 1 for a value > ``threshold``: vIoU@R (HC-STVG), R1@m (Charades-STA)."""
     return Threshold(threshold, inclusive=False)
 
 
 def reaching(threshold: float) -> Threshold:
-    """Return a transform: 1 for a value >= ``threshold``, else 0."""
+    """Return a transform: 1 for a value >= ``threshold``: Acc@0.5 (RefCOCO), sIoU@R (ST-Align)."""
     return Threshold(threshold, inclusive=True)

@@ -93,19 +93,6 @@ def siou(predicted: Tube[Key], expected: Tube[Key]) -> float:
     return mean(list(box_ious(predicted, expected).values()))
 
 
-def tube_tiou(predicted: Tube[Key], expected: Tube[Key]) -> float:
-    """Return the temporal IoU of two tubes' frames; 0 if both are empty.
-
-    tIoU = |P and G| / |P or G|
-
-    >>> full = Box(0, 0, 1, 1)
-    >>> tube_tiou({1: full, 2: None}, {0: full, 1: full})
-    0.3333333333333333
-    """
-    union = len(predicted.keys() | expected.keys())
-    return len(predicted.keys() & expected.keys()) / union if union else 0.0
-
-
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean, 0 for no values.
 
@@ -113,47 +100,3 @@ def mean(values: Sequence[float]) -> float:
     (0.5, 0.0)
     """
     return float(np.mean(values)) if len(values) else 0.0
-
-
-def share_above(values: Sequence[float], threshold: float) -> float:
-    """Return the share of values > threshold: vIoU@R (HC-STVG), R1@m (Charades-STA).
-
-    >>> share_above([0.3, 0.31, 0.9, 0.0], 0.3)
-    0.5
-    """
-    return mean([float(value > threshold) for value in values])
-
-
-def share_reaching(values: Sequence[float], threshold: float) -> float:
-    """Return the share of values >= threshold: Acc@0.5 (RefCOCO), sIoU@R (ST-Align).
-
-    >>> share_reaching([0.5, 0.49], 0.5)
-    0.5
-    """
-    return mean([float(value >= threshold) for value in values])
-
-
-def bootstrap_interval(
-    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap confidence interval of a mean; (0, 0) for no values.
-
-    Args:
-        values: [N], one per case (0 or 1 for an accuracy), resampled with replacement.
-        confidence: Coverage of the interval, in (0, 1).
-        resamples: Number of bootstrap samples.
-        seed: Seed of the resampling, so that a report is reproducible.
-
-    >>> bootstrap_interval([0.25, 0.25, 0.25])
-    (0.25, 0.25)
-    >>> low, high = bootstrap_interval([0.0, 1.0] * 50)
-    >>> 0.38 < low < 0.45 and 0.55 < high < 0.62
-    True
-    """
-    if not len(values):
-        return 0.0, 0.0
-    data = np.asarray(values, np.float64)
-    samples = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
-    tail = (1.0 - confidence) / 2
-    low, high = np.quantile(data[samples].mean(axis=1), (tail, 1.0 - tail))
-    return float(low), float(high)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,18 +55,5 @@ def test_frame_without_box_costs_as_much_as_wrong_box() -> None:
     assert metrics.viou({}, expected) == 0.0
 
 
-def test_thresholds_are_strict_where_the_benchmarks_require_it() -> None:
-    assert metrics.share_above([0.5, 0.51], 0.5) == 0.5
-    assert metrics.share_reaching([0.5, 0.49], 0.5) == 0.5
-    assert metrics.share_above([], 0.5) == 0.0
-
-
-def test_bootstrap_interval_contains_the_mean_and_narrows_with_more_cases() -> None:
-    values = np.random.default_rng(3).random(400)
-    low, high = metrics.bootstrap_interval(values)
-    few_low, few_high = metrics.bootstrap_interval(values[:20])
-    assert low < values.mean() < high
-    assert (high - low) < (few_high - few_low) / 2
-    # At this size the interval agrees with the normal approximation, +- 1.96 standard errors.
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-    assert metrics.bootstrap_interval(values) == (low, high)
+def test_no_values_have_the_mean_0() -> None:
+    assert metrics.mean([]) == 0.0

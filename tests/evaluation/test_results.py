@@ -16,6 +16,7 @@ from llava_st_ros.evaluation.metric_kinds import (
     MeanMetric,
     QuantileMetric,
     RatioMetric,
+    Threshold,
     above,
     reaching,
     resamples,
@@ -88,6 +89,29 @@ def test_a_figure_without_events_or_samples_is_undefined() -> None:
     rows = rows_of("STVG", METRICS, cases)
     assert [row.metric for row in rows] == ["false events", "delay p50"]
     assert all(math.isnan(value) for row in rows for value in (row.value, row.low, row.high))
+
+
+def test_thresholds_are_strict_where_the_benchmarks_require_it() -> None:
+    def share(transform: Threshold, *values: float) -> float:
+        cases = [Case(str(n), "", "STVG", "", {"vIoU": value}) for n, value in enumerate(values)]
+        return MeanMetric("share", "vIoU", transform=transform).value(cases)
+
+    assert share(above(0.5), 0.5, 0.51) == 0.5
+    assert share(reaching(0.5), 0.5, 0.49) == 0.5
+
+
+def test_the_interval_contains_the_mean_and_narrows_with_more_cases() -> None:
+    values = np.random.default_rng(3).random(400)
+    cases = [Case(str(n), "", "STVG", "", {"vIoU": value}) for n, value in enumerate(values)]
+    metric = MeanMetric("m_vIoU", "vIoU")
+    low, high = metric.interval(cases)
+    few_low, few_high = metric.interval(cases[:20])
+    assert low < values.mean() < high
+    assert (high - low) < (few_high - few_low) / 2
+    # At this size the interval agrees with the normal approximation, +- 1.96 standard errors.
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert metric.interval(cases) == (low, high)
+    assert metric.interval([replace(case, values={"vIoU": 0.25}) for case in cases]) == (0.25, 0.25)
 
 
 @pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 0.9, 1.0])
