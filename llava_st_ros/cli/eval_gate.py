@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,20 +60,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.cli.outputs import print_tables
     from llava_st_ros.evaluation.gate import GateLimits, gate
-    from llava_st_ros.evaluation.results import read_results
+    from llava_st_ros.evaluation.results import read_results, without_nan
 
     limits = GateLimits(args.max_drop, args.max_increase, args.allow_fewer_cases)
     rows = gate(read_results(args.results), read_results(args.baseline), limits, args.metric)
     failed = [row for row in rows if row.failure]
     if args.json:
-        print(json.dumps({"passed": not failed, "rows": [_json(row) for row in rows]}, indent=1))
+        values = {"passed": not failed, "rows": [_json(row) for row in rows]}
+        print(json.dumps(without_nan(values), indent=1))
     else:
         print_tables(_table(rows))
         for row in rows:
             if row.note:
-                print(printable_line(f"{row.name}: {row.note}"))
+                print(printable_line(f"{row.row.name}: {row.note}"))
         for row in failed:
-            print(printable_line(f"FAILED {row.name}: {row.failure}"))
+            print(printable_line(f"FAILED {row.row.name}: {row.failure}"))
         print(f"{len(rows) - len(failed)} of {len(rows)} figures passed")
     return 1 if failed else 0
 
@@ -97,8 +97,8 @@ def _json(row: GateRow) -> dict[str, Any]:
         "metric": row.row.metric,
         "convention": row.row.convention,
         "unit": row.row.unit,
-        "baseline": None if math.isnan(row.row.value) else row.row.value,
-        "value": None if math.isnan(row.value) else row.value,
+        "baseline": row.row.value,
+        "value": row.value,
         "baseline_cases": row.row.cases,
         "cases": row.cases,
         "passed": not row.failure,

@@ -16,14 +16,19 @@ import numpy as np
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.metric_kinds import Metric, percentile_interval, resamples
-from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, cases_by_id
+from llava_st_ros.evaluation.results import (
+    Case,
+    MetricRow,
+    RunResults,
+    cases_by_id,
+    without_nan,
+)
 
 CHANGES_PER_TASK = 10
 # Of five cases, even a change of all in one direction has a probability of 1/16 by chance (sign
 # test), while the bootstrap's interval excludes 0 however few the cases are.
 MIN_CASES = 6
 TOLERANCE = 1e-6  # between a stored figure and the one computed from the stored cases
-RowKey = tuple[str, str, str, str]  # task, metric, convention, unit
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class MetricDifference:
 
     @property
     def verdict(self) -> str:
-        """Return what the interval says of B.
+        """Return how B compares to A by the interval.
 
         "better" or "worse" where it excludes 0, "equal" where it is 0, otherwise "unclear"; "too
         few" with fewer than MIN_CASES cases, and "undefined" where one of the figures is.
@@ -138,18 +143,18 @@ def compare(a: RunResults, b: RunResults, names: tuple[str, str] = ("A", "B")) -
         )
     pairs = [(cases_a[name], cases_b[name]) for name in common]
     differences, not_compared = [], []
-    rows_b = {_key(row): row for row in b.rows}
+    rows_b = {row.key: row for row in b.rows}
     for row in a.rows:
-        problem = _obstacle(row, rows_b.get(_key(row)), a, b)
+        problem = _obstacle(row, rows_b.get(row.key), a, b)
         found = None if problem else _difference(row, pairs)
         if found is None:
             reason = problem or "no common case has its values"
-            not_compared.append(f"{_name(row)}: {reason}")
+            not_compared.append(f"{row.name}: {reason}")
         else:
             differences.append(found)
-    keys_a = {_key(row) for row in a.rows}
+    keys_a = {row.key for row in a.rows}
     not_compared += [
-        f"{_name(row)}: {_absence(row, a, 'A')}" for row in b.rows if _key(row) not in keys_a
+        f"{row.name}: {_absence(row, a, 'A')}" for row in b.rows if row.key not in keys_a
     ]
     return Comparison(
         tuple(differences),
@@ -170,7 +175,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         values["verdict"] = difference.verdict
     for values, change in zip(plain["changes"], comparison.changes):
         values["difference"] = change.difference
-    return _without_nan(plain)
+    return without_nan(plain)
 
 
 def paired_interval(
@@ -206,14 +211,6 @@ def cases_of(row: MetricRow, metric: Metric, cases: Iterable[Case]) -> list[Case
     """
     applicable = [case for case in cases if metric.applies_to(case)]
     return [case for case in applicable if case.task == row.task] or applicable
-
-
-def _key(row: MetricRow) -> RowKey:
-    return row.task, row.metric, row.convention, row.unit
-
-
-def _name(row: MetricRow) -> str:
-    return f"{row.task} {row.metric} ({row.convention})"
 
 
 def _obstacle(row: MetricRow, other: MetricRow | None, a: RunResults, b: RunResults) -> str:
@@ -321,11 +318,3 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = str(value)
     return flat
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -63,11 +63,6 @@ class GateRow:
         """Return "FAILED" or "passed"."""
         return "FAILED" if self.failure else "passed"
 
-    @property
-    def name(self) -> str:
-        """Task, metric and convention."""
-        return f"{self.row.task} {self.row.metric} ({self.row.convention})"
-
 
 def gate(
     run: RunResults, baseline: RunResults, limits: GateLimits, metrics: Sequence[str] = ()
@@ -87,11 +82,11 @@ def gate(
     """
     _check_truth(run, baseline)
     rows = _chosen(baseline.rows, metrics)
-    current = {(row.task, row.metric, row.convention, row.unit): row for row in run.rows}
+    current = {row.key: row for row in run.rows}
     missing = {case.id for case in baseline.cases} - {case.id for case in run.cases}
     judged = []
     for row in rows:
-        found = current.get((row.task, row.metric, row.convention, row.unit))
+        found = current.get(row.key)
         if found is None:
             judged.append(GateRow(row, math.nan, 0, _absence(row, run)))
         elif found.cases < row.cases and not limits.fewer_cases:

@@ -108,6 +108,16 @@ class MetricRow:
     blind: float | None = None
     definition: MetricDefinition | None = None
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies the figure in a run: task, metric, convention and unit."""
+        return self.task, self.metric, self.convention, self.unit
+
+    @property
+    def name(self) -> str:
+        """Task, metric and convention."""
+        return f"{self.task} {self.metric} ({self.convention})"
+
     def defined_metric(self) -> Metric | None:
         """Return the metric that the figure is of; None if the row has no definition."""
         if self.definition is None:
@@ -146,7 +156,7 @@ def cases_by_id(run: RunResults, name: str) -> dict[str, Case]:
         name: What an error calls it.
 
     Raises:
-        DataError: An id is not unique, so that it does not say which case to compare.
+        DataError: An id is not unique, so it does not identify the case to compare.
     """
     cases: dict[str, Case] = {}
     for case in run.cases:
@@ -201,11 +211,20 @@ def results_json(results: RunResults) -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "about": dict(results.about),
-        "metrics": [_plain(asdict(row)) for row in results.rows],
+        "metrics": [without_nan(asdict(row)) for row in results.rows],
         "dropped": list(results.dropped),
         "latency": {stage: list(samples) for stage, samples in results.latency.items()},
         "cases": [_case_json(case) for case in results.cases],
     }
+
+
+def without_nan(value: Any) -> Any:
+    """Return plain values with None instead of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_results(path: Path, results: RunResults) -> None:
@@ -308,13 +327,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in row.items()
-    }
-
-
 def _case_json(case: Case) -> dict[str, Any]:
     return {
         "id": case.id,
@@ -345,19 +357,11 @@ def _timeline_json(timeline: Timeline | None) -> dict[str, Any] | None:
 
 def _case(values: Mapping[str, Any], where: str) -> Case:
     read = build(_Case, values, where, DataError)
-    return Case(
-        read.id,
-        read.source,
-        read.task,
-        read.query,
-        read.values,
-        read.counts,
-        read.samples,
-        _timeline(read.expected, f"{where}: expected"),
-        _timeline(read.predicted, f"{where}: predicted"),
-        read.topic,
-        read.problems,
-    )
+    timelines = {
+        name: _timeline(getattr(read, name), f"{where}: {name}")
+        for name in ("expected", "predicted")
+    }
+    return Case(**{**vars(read), **timelines})
 
 
 def _timeline(read: _Timeline | None, where: str) -> Timeline | None:

@@ -147,5 +147,8 @@ def test_the_command_exits_with_1_and_names_the_failing_rows(
     capsys.readouterr()
     assert main([*command, "--json", "--metric", "m_tIoU"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
+    write_results(new, results(row("m_vIoU", math.nan), row("m_tIoU", 0.6)))
+    assert main([*command, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["rows"][0]["value"] is None
     assert main(["eval", "gate", str(new), "--baseline", str(tmp_path / "none.json")]) == 2
     assert main([*command, "--max-drop", "nan"]) == 2
