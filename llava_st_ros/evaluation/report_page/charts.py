@@ -51,7 +51,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
     """A tick of an axis: its place in percent, and its label."""
 
     percent: float
@@ -71,6 +71,16 @@ def tick_values(low: float, high: float, most: int = 6) -> list[float]:
     step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def round_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return a range of round numbers that contains the values, from 0 if none is negative."""
+    low, high = min(min(values), 0.0), max(values)
+    if high - low < SMALLEST:
+        high = low + 1.0
+    ticks = tick_values(low, high)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
+    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
 
 
 def interval_bar(value: float, low: float, high: float, blind: float | None) -> Markup:
@@ -124,11 +134,11 @@ def histogram(
         unit: Their unit.
         share: Whether they are in [0, 1], and the axis too.
     """
-    low, high = (0.0, 1.0) if share else _round_range(values)
+    low, high = (0.0, 1.0) if share else round_range(values)
     counts, edges = np.histogram(np.clip(values, low, high), bins=BINS, range=(low, high))
     top = int(counts.max())
     plot = _Plot((low, high), (0.0, float(top)))
-    parts = [plot.x_axis(axis, unit), plot.y_axis("", whole=True)]
+    parts = [plot.x_axis(axis, unit), plot.y_axis("", integers=True)]
     for count, start, end in zip(counts, edges, edges[1:]):
         if not count:
             continue
@@ -148,16 +158,15 @@ def histogram(
 def scatter(points: Sequence[Point], title: str, x_label: str, x_unit: str, y_label: str) -> Chart:
     """Draw points, y in [0, 1]; series differ in shape."""
     series = list(dict.fromkeys(point.series for point in points))
-    high = max(_round_range([point.x for point in points])[1], 1e-9)
+    high = max(round_range([point.x for point in points])[1], 1e-9)
     plot = _Plot((0.0, high), (0.0, 1.0))
     parts = [plot.x_axis(x_label, x_unit), plot.y_axis(y_label)]
-    for point in points:
-        kind = series.index(point.series)
-        shape = SHAPES[kind % len(SHAPES)]
-        parts.append(
-            f'<g class="point s{kind % len(SHAPES)}"><title>{_escaped(point.label)}</title>'
-            f"{_shape(shape, plot.x(point.x), plot.y(point.y))}</g>"
+    parts += [
+        _mark(
+            series.index(p.series), plot.x(p.x), plot.y(p.y), f"<title>{_escaped(p.label)}</title>"
         )
+        for p in points
+    ]
     xs, ys = [point.x for point in points], [point.y for point in points]
     summary = (
         f"{title}: {plural(len(points), 'point')}; {x_label} {number(min(xs), x_unit)} to "
@@ -172,9 +181,7 @@ def paired_scatter(points: Sequence[Point], title: str) -> Chart:
     diagonal = f"M{plot.x(0):.1f} {plot.y(0):.1f}L{plot.x(1):.1f} {plot.y(1):.1f}"
     parts = [plot.x_axis("A", ""), plot.y_axis("B"), f'<path class="axis" d="{diagonal}"/>']
     parts += [
-        f'<g class="point s0"><title>{_escaped(point.label)}</title>'
-        f"{_shape(SHAPES[0], plot.x(point.x), plot.y(point.y))}</g>"
-        for point in points
+        _mark(0, plot.x(p.x), plot.y(p.y), f"<title>{_escaped(p.label)}</title>") for p in points
     ]
     above, below = (sum(sign * (p.y - p.x) > 0 for p in points) for sign in (1, -1))
     summary = (
@@ -192,8 +199,8 @@ def legend(series: Iterable[str]) -> list[tuple[str, Markup]]:
         (
             name,
             Markup(  # numbers only
-                f'<svg class="mark" width="14" height="14" aria-hidden="true"><g class="point '
-                f's{kind % len(SHAPES)}">{_shape(SHAPES[kind % len(SHAPES)], 7, 7)}</g></svg>'
+                '<svg class="mark" width="14" height="14" aria-hidden="true">'
+                f"{_mark(kind, 7, 7)}</svg>"
             ),
         )
         for kind, name in enumerate(dict.fromkeys(series))
@@ -215,19 +222,17 @@ def timeline(expected: Lane, predicted: Lane) -> Markup:
     parts = []
     for kind, lane, top in (("true", expected, 2), ("pred", predicted, 22)):
         parts.append(f'<path class="axis" d="M0 {top + 8}H1000"/>')
-        for start, end in lane.bars:
-            width = max(4.0, 1000 * (end - start))
-            left = min(1000 * start, 1000 - width)
-            parts.append(
-                f'<rect class="{kind}" x="{left:.1f}" y="{top}" width="{width:.1f}" height="11"/>'
-            )
-        for start, end in lane.boxes:
-            width = max(4.0, 1000 * (end - start))
-            left = min(1000 * start, 1000 - width)
-            parts.append(
-                f'<rect class="{kind} boxes" x="{left:.1f}" y="{top + 13}" width="{width:.1f}" '
-                'height="3"/>'
-            )
+        for name, intervals, y, height in (
+            (kind, lane.bars, top, 11),
+            (f"{kind} boxes", lane.boxes, top + 13, 3),
+        ):
+            for start, end in intervals:
+                width = max(4.0, 1000 * (end - start))
+                left = min(1000 * start, 1000 - width)
+                parts.append(
+                    f'<rect class="{name}" x="{left:.1f}" y="{y}" width="{width:.1f}" '
+                    f'height="{height}"/>'
+                )
     return Markup(  # numbers only
         '<svg class="timeline" viewBox="0 0 1000 40" preserveAspectRatio="none" '
         f'aria-hidden="true">{"".join(parts)}</svg>'
@@ -246,14 +251,10 @@ def share_bar(share: float, whisker: float) -> Markup:
     )
 
 
-def _round_range(values: Sequence[float]) -> tuple[float, float]:
-    """A range of round numbers that contains the values; from 0 on if they are not negative."""
-    low, high = min(min(values), 0.0), max(values)
-    if high - low < SMALLEST:
-        high = low + 1.0
-    ticks = tick_values(low, high)
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+def _mark(series: int, x: float, y: float, title: str = "") -> str:
+    """The mark of a series, with its tooltip as an element."""
+    kind = series % len(SHAPES)
+    return f'<g class="point s{kind}">{title}{_shape(SHAPES[kind], x, y)}</g>'
 
 
 def _shape(name: str, x: float, y: float) -> str:
@@ -297,10 +298,10 @@ class _Plot:
         )
         return "".join(parts)
 
-    def y_axis(self, label: str, *, whole: bool = False) -> str:
+    def y_axis(self, label: str, *, integers: bool = False) -> str:
         parts = []
         for value in tick_values(*self._y, most=4):
-            if whole and value != int(value):
+            if integers and value != int(value):
                 continue
             y = self.y(value)
             parts.append(

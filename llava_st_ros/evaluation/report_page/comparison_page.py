@@ -21,7 +21,7 @@ from llava_st_ros.evaluation.report_page.charts import (
     Point,
     difference_bar,
     paired_scatter,
-    tick_values,
+    round_range,
 )
 from llava_st_ros.evaluation.report_page.html_page import render
 from llava_st_ros.evaluation.report_page.texts import (
@@ -29,6 +29,7 @@ from llava_st_ros.evaluation.report_page.texts import (
     milliseconds,
     number,
     plural,
+    shortened,
     signed,
 )
 from llava_st_ros.evaluation.results import Case, RunResults
@@ -72,7 +73,7 @@ def comparison_html(
         "changes": [_change(change) for change in comparison.changes],
         "stages": list(_stages(a.latency, b.latency)),
         "left_out": [
-            (f"{plural(len(lines), noun)} {words}", _listed(lines))
+            (f"{plural(len(lines), noun)} {words}", shortened(lines, MAX_LISTED))
             for lines, noun, words in (
                 (comparison.only_a, "case", "of A only"),
                 (comparison.only_b, "case", "of B only"),
@@ -130,12 +131,7 @@ def _scale(differences: Sequence[MetricDifference]) -> float:
     sizes = [
         abs(value) for d in differences if not d.unit for value in (d.low, d.high, d.difference)
     ]
-    largest = max((size for size in sizes if not math.isnan(size)), default=0.0)
-    if largest == 0.0:
-        return 1.0
-    ticks = tick_values(0.0, largest)
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else largest
-    return float(f"{math.ceil(largest / step - 1e-9) * step:.6g}")
+    return round_range([0.0, *(size for size in sizes if not math.isnan(size))])[1]
 
 
 def _row(d: MetricDifference, scale: float) -> dict[str, Any]:
@@ -223,8 +219,3 @@ def _stages(
         ]
         cells = [(value, milliseconds(value)) for value in values]
         yield {"name": stage.replace("_", " "), "cells": cells}
-
-
-def _listed(lines: Sequence[str]) -> list[str]:
-    more = [f"and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
-    return [*lines[:MAX_LISTED], *more]

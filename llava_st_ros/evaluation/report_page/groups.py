@@ -55,14 +55,13 @@ def groups_of(results: RunResults) -> list[Group]:
 
 
 def film_cases(
-    results: RunResults,
+    groups: Sequence[Group],
 ) -> tuple[list[tuple[Case, Group]], list[tuple[Case, Group]]]:
     """Return the best and the worst cases of which pictures can be shown.
 
     Cases are ordered by an IoU; by what else their tasks have only if no task has one.
     """
     scored: dict[str, tuple[float, Case, Group]] = {}
-    groups = groups_of(results)
     with_iou = [g for g in groups if g.primary is not None and "iou" in g.primary.key.lower()]
     for group in with_iou or groups:
         for case in group.cases:
@@ -92,7 +91,7 @@ def _primary(rows: Sequence[MetricRow]) -> Metric | None:
 
 
 def is_plain_mean(row: MetricRow) -> bool:
-    """Return whether a figure is the mean of shares, each of which says how good a case is."""
+    """Return whether a figure is the mean of shares, each of which measures how good a case is."""
     definition = row.definition
     if definition is None or definition.kind != "mean" or row.unit:
         return False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.evaluation.comparison import flattened
+from llava_st_ros.evaluation.frame_readers import FrameReader
 from llava_st_ros.evaluation.metric_kinds import Metric
 from llava_st_ros.evaluation.report_page.charts import (
     Chart,
@@ -22,7 +23,7 @@ from llava_st_ros.evaluation.report_page.charts import (
 )
 from llava_st_ros.evaluation.report_page.convention_lines import convention_lines, side_by_side
 from llava_st_ros.evaluation.report_page.film_views import film_view
-from llava_st_ros.evaluation.report_page.filmstrips import FilmFrame
+from llava_st_ros.evaluation.report_page.filmstrips import filmstrips
 from llava_st_ros.evaluation.report_page.groups import (
     Group,
     case_figure,
@@ -38,6 +39,7 @@ from llava_st_ros.evaluation.report_page.texts import (
     milliseconds,
     number,
     plural,
+    shortened,
 )
 from llava_st_ros.evaluation.report_page.timelines import timelines_by_source
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults
@@ -55,16 +57,17 @@ ABOUT_CHARACTERS = 2000
 DELAYS = ("stamp_to_answer", "latency", "detection_delay")
 
 
-def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -> str:
+def report_html(results: RunResults, frames: FrameReader) -> str:
     """Return the report.
 
     Args:
         results: The run.
-        films: Filmstrips by the id of a case, for those of ``film_cases``.
+        frames: Reads the frames of the best and worst cases.
     """
     groups = groups_of(results)
     has_blind = any(row.blind is not None for row in results.rows)
-    best, worst = film_cases(results)
+    best, worst = film_cases(groups)
+    films = filmstrips([case for case, _ in (*best, *worst)], frames)
     points, x_label = _points(groups)
     chart = _scatter(points, x_label)
     listed = _timeline_cases(results.cases, groups)
@@ -99,7 +102,7 @@ def report_html(results: RunResults, films: Mapping[str, Sequence[FilmFrame]]) -
         "stages": _stages(results.latency),
         "conventions": convention_lines(results.rows),
         "beside": _beside(results.rows),
-        "dropped": _dropped(results.dropped),
+        "dropped": shortened(results.dropped, MAX_LINES),
         "about": [
             (name, CleanText(clean(text, ABOUT_CHARACTERS) or "–"))
             for name, text in flattened(results.about).items()
@@ -226,7 +229,7 @@ def _bar(row: MetricRow) -> Any:
 
 
 def _interval(row: MetricRow) -> str:
-    """The interval in words; resampling a single case says nothing about others."""
+    """The interval in words; resampling a single case has no meaning."""
     if row.cases == 1:
         return "one case"
     if math.isnan(row.low):
@@ -324,7 +327,7 @@ def _table(group: Group, anchors: Mapping[str, str]) -> dict[str, Any]:
                     for metric in metrics
                     for value in [case_figure(metric, case)]
                 ],
-                "problems": _shortened(case.problems, MAX_PROBLEMS),
+                "problems": shortened(case.problems, MAX_PROBLEMS),
             }
             for case in cases[:MAX_ROWS]
         ],
@@ -356,14 +359,14 @@ def _columns(rows: Iterable[MetricRow]) -> list[Metric]:
 
 
 def _listed(groups: Sequence[Group], results: RunResults) -> list[Group]:
-    """The groups of which tables are shown: none that says what an earlier one has said."""
+    """The groups of which tables are shown: none whose figures earlier ones have shown."""
     listed: list[Group] = []
-    said: set[tuple[str, str]] = set()  # case and metric
+    shown: set[tuple[str, str]] = set()  # case and metric
     for group in groups:
         names = [metric.name for metric in _columns(group.rows)]
-        says = {(case.id, name) for case in group.cases for name in names}
-        if not says <= said:
-            said |= says
+        figures = {(case.id, name) for case in group.cases for name in names}
+        if not figures <= shown:
+            shown |= figures
             listed.append(group)
     return [*listed, *_ungrouped(results, groups)]
 
@@ -414,15 +417,6 @@ def _beside(rows: Sequence[MetricRow]) -> dict[str, Any] | None:
         for task, metric, found in table.lines
     ]
     return {"conventions": table.conventions, "lines": lines}
-
-
-def _dropped(lines: Sequence[str]) -> list[str]:
-    return _shortened(lines, MAX_LINES)
-
-
-def _shortened(lines: Sequence[str], most: int) -> list[str]:
-    shown = list(lines[:most])
-    return [*shown, f"and {len(lines) - most} more"] if len(lines) > most else shown
 
 
 def _words(key: str) -> str:

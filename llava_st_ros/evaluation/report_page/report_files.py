@@ -7,8 +7,6 @@ from pathlib import Path
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.evaluation.csv_tables import CASES_FILE, METRICS_FILE, cases_csv, metrics_csv
 from llava_st_ros.evaluation.frame_readers import FrameReader
-from llava_st_ros.evaluation.report_page.filmstrips import filmstrips
-from llava_st_ros.evaluation.report_page.groups import film_cases
 from llava_st_ros.evaluation.report_page.page import report_html
 from llava_st_ros.evaluation.results import RESULTS_FILE, RunResults, write_results
 
@@ -39,8 +37,6 @@ def write_report(results: RunResults, folder: Path, frames: FrameReader) -> Path
     """
     write_text(folder / METRICS_FILE, metrics_csv(results.rows))
     write_text(folder / CASES_FILE, cases_csv(results.cases))
-    best, worst = film_cases(results)
-    films = filmstrips([case for case, _ in (*best, *worst)], frames)
     path = folder / REPORT_FILE
-    write_text(path, report_html(results, films))
+    write_text(path, report_html(results, frames))
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 MAX_TEXT = 600  # characters of a text from data that are shown
 # What HTML must not contain: controls, lone surrogates, noncharacters.
@@ -82,6 +83,16 @@ def milliseconds(duration: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
+
+
+def shortened(lines: Sequence[str], most: int) -> list[str]:
+    """Return the first lines of a list, and how many more there are.
+
+    >>> shortened(["a", "b", "c"], 1), shortened(["a"], 1)
+    (['a', 'and 2 more'], ['a'])
+    """
+    shown = list(lines[:most])
+    return [*shown, f"and {len(lines) - most} more"] if len(lines) > most else shown
 
 
 def plural(count: int, noun: str) -> str:

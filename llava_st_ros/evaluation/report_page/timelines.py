@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llava_st_ros.evaluation.recording import MAX_GAP
-from llava_st_ros.evaluation.report_page.charts import Lane, Tick, tick_values, timeline
+from llava_st_ros.evaluation.report_page.charts import AxisTick, Lane, tick_values, timeline
 from llava_st_ros.evaluation.report_page.texts import plural
 from llava_st_ros.evaluation.results import Case, Timeline
 from llava_st_ros.records import NANOSECONDS
@@ -48,7 +48,7 @@ class SourceTimelines:
     source: str
     topic: str
     start: str
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
     entries: tuple[TimelineEntry, ...]
 
 
@@ -72,7 +72,7 @@ def timelines_by_source(cases: Sequence[Case], figures: Mapping[str, str]) -> li
             entries.append(_entry(case, f"case-{counted}", start, end, figures.get(case.id, "")))
         duration = (end - start) / NANOSECONDS
         ticks = tuple(
-            Tick(round(100 * value / duration, 3) if duration else 0.0, f"{value:g} s")
+            AxisTick(round(100 * value / duration, 3) if duration else 0.0, f"{value:g} s")
             for value in tick_values(0.0, duration)
         )
         lines.append(SourceTimelines(source, topic, _time(start), ticks, tuple(entries)))

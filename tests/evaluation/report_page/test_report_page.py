@@ -26,7 +26,7 @@ from llava_st_ros.evaluation.report_page.convention_lines import (
     side_by_side,
 )
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
-from llava_st_ros.evaluation.report_page.groups import film_cases
+from llava_st_ros.evaluation.report_page.groups import film_cases, groups_of
 from llava_st_ros.evaluation.report_page.html_page import _asset
 from llava_st_ros.evaluation.report_page.page import MAX_ROWS
 from llava_st_ros.evaluation.report_page.report_files import write_report
@@ -272,7 +272,7 @@ def test_stamps_of_a_film_are_spread_over_time() -> None:
 
 
 def test_best_and_worst_are_by_the_iou_and_disjoint() -> None:
-    best, worst = film_cases(hostile_run(26))
+    best, worst = film_cases(groups_of(hostile_run(26)))
     scores = [group.score(case) for case, group in (*best, *reversed(worst))]
     assert len(best) == len(worst) == 3
     assert scores == sorted(scores, reverse=True)
