@@ -1,4 +1,4 @@
-"""How a metric is computed, as plain values: a file of results says it for each of its figures.
+"""How a metric is computed, as plain values: a file of results has it for each of its figures.
 
 A figure that is read from a file can therefore be computed again from its cases, or from some of
 them, whichever program wrote it.

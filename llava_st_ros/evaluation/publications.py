@@ -13,7 +13,7 @@ class PublishedTick:
 
     Attributes:
         at: Nanoseconds of header time: the stamp of the tick's newest frame plus the time that the
-            answers took. When footage is replayed as fast as it goes, nothing takes time.
+            answers took. When footage is replayed as fast as possible, nothing takes time.
         tick: The answers and events that were published, and all active tracks.
         stream: The number of the camera's stream (``ReplayResult.streams``).
     """
@@ -21,13 +21,3 @@ class PublishedTick:
     at: int
     tick: Tick
     stream: int = 0
-
-
-def of_camera(tick: Tick, camera: str) -> Tick:
-    """Return the part of a tick that is about a camera."""
-    return Tick(
-        tuple(grounding for grounding in tick.groundings if grounding.camera == camera),
-        tuple(track for track in tick.tracks if track.camera == camera),
-        tuple(event for event in tick.events if event.camera == camera),
-        tuple(failure for failure in tick.failures if failure.camera == camera),
-    )

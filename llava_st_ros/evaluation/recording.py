@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.evaluation.metrics import Tube
 from llava_st_ros.media.pictures import Annotations
 from llava_st_ros.records import (
     NANOSECONDS,
@@ -111,11 +110,6 @@ class Recording:
                 if box is not None:
                     found.setdefault(stamp, {})[candidate.track.track_id] = box
         return found
-
-    def query_tube(self, query_id: str, stamps: Iterable[int]) -> Tube[int]:
-        """Return the first of ``query_boxes`` of each stamp (ns)."""
-        boxes = self.query_boxes(query_id, stamps)
-        return {stamp: next(iter(found.values())) for stamp, found in boxes.items()}
 
     def tracks_at(self, stamp: int, stream: int = 0) -> list[Track]:
         """Return a stream's tracks that cover a stamp, each with its tube reduced to the box there.

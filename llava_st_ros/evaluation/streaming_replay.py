@@ -1,9 +1,9 @@
-"""Replays footage at the pace of a robot: answers take time, and the stream goes on meanwhile.
+"""Replays footage at the pace of a robot: answers take time, and the stream continues meanwhile.
 
 The clock is virtual, so that a replay takes no longer than its answers. A frame arrives at its
 header stamp; a late one (older than a frame before it) arrives with that frame. Times of recording
 are not used: converted and slowly played bags have none that mean anything. Where the stamps of a
-camera jump, the virtual clock goes on, and the stamps are mapped to it anew.
+camera jump, the virtual clock continues, and the stamps are mapped to it anew.
 
 While the worker is busy, frames go into the buffer. Nothing waits in a queue: when the worker is
 idle again, one tick sees the newest window (``streaming.new_frames``, as in the node), and the

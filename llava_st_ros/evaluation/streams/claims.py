@@ -1,4 +1,4 @@
-"""What a robot was told about a query, and when: the basis of delays, false events and silence."""
+"""What was published about a query, and when: the basis of delays, false events and silence."""
 
 from __future__ import annotations
 

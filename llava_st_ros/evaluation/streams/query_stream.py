@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llava_st_ros.evaluation.publications import PublishedTick
-from llava_st_ros.records import NANOSECONDS, Event, Grounding, QueryFailure, Tick, Track
+from llava_st_ros.records import Event, Grounding, QueryFailure, Tick, Track
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,6 @@ class QueryStream:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_times", tuple(tick.at for tick in self.ticks))
-
-    @property
-    def seconds(self) -> float:
-        """Header time from the first to the last frame."""
-        return (self.stamps[-1] - self.stamps[0]) / NANOSECONDS if self.stamps else 0.0
 
     def latest(self, time: int) -> QueryTick | None:
         """Return the last tick that was published by a time (ns); None if there is none."""

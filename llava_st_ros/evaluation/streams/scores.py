@@ -142,13 +142,14 @@ def score_stream(
         stream for stream in query_streams(published, query.id, stamps, camera) if stream.stamps
     ]
     recordings = [recorded(stream) for stream in streams]
+    boxes = [r.query_boxes(query.id, s.stamps) for s, r in zip(streams, recordings)]
     values: dict[str, float] = {}
     counts: dict[str, tuple[float, float]] = {}
     samples: dict[str, tuple[float, ...]] = {}
     frames = [stamp for stream in streams for stamp in stream.stamps]
     has_boxes = query.task in BOX_TASKS and bool(truth.objects)
     if has_boxes and any(map(truth.expected, frames)):
-        _score_boxes(truth, streams, recordings, allowance, values, counts)
+        _score_boxes(truth, streams, boxes, allowance, values, counts)
     elif query.task in EVENT_TASKS and not has_boxes and any(map(truth.is_active, frames)):
         _score_event_frames(truth, streams, recordings, allowance, values)
     if query.task in CLAIM_TASKS:
@@ -159,7 +160,7 @@ def score_stream(
         {key: (float(above), float(below)) for key, (above, below) in counts.items()},
         samples,
         _expected(truth, streams),
-        _predicted(truth, streams, recordings),
+        _predicted(boxes, recordings),
         _problems(truth, streams, counts),
     )
 
@@ -167,16 +168,13 @@ def score_stream(
 def _score_boxes(
     truth: QueryTruth,
     streams: Sequence[QueryStream],
-    recordings: Sequence[Recording],
+    final: Sequence[Mapping[int, TrackBoxes]],
     allowance: int,
     values: dict[str, float],
     counts: dict[str, tuple[float, float]],
 ) -> None:
-    boxes_by_variant: dict[str, list[Mapping[int, TrackBoxes]]] = {
-        "final": [r.query_boxes(truth.query.id, s.stamps) for s, r in zip(streams, recordings)],
-        "live": [live_boxes(stream, allowance) for stream in streams],
-    }
-    for variant, boxes in boxes_by_variant.items():
+    live = [live_boxes(stream, allowance) for stream in streams]
+    for variant, boxes in (("final", final), ("live", live)):
         tubes: list[TrackingFrame] = []
         frames: list[TrackingFrame] = []
         for stream, of_stream in zip(streams, boxes):
@@ -293,14 +291,11 @@ def _expected(truth: QueryTruth, streams: Sequence[QueryStream]) -> Timeline:
 
 
 def _predicted(
-    truth: QueryTruth, streams: Sequence[QueryStream], recordings: Sequence[Recording]
+    boxes: Sequence[Mapping[int, TrackBoxes]], recordings: Sequence[Recording]
 ) -> Timeline:
-    boxes: dict[int, Box] = {}
-    for stream, recording in zip(streams, recordings):
-        found = recording.query_boxes(truth.query.id, stream.stamps)
-        boxes |= {stamp: _first(of_stamp) for stamp, of_stamp in found.items()}
     spans = sorted((event.span.start, event.span.end) for r in recordings for event in r.events)
-    return Timeline(tuple(spans), boxes)
+    first = {stamp: _first(found) for of_stream in boxes for stamp, found in of_stream.items()}
+    return Timeline(tuple(spans), first)
 
 
 def _first(boxes: Mapping[Any, Box]) -> Box:

@@ -1,6 +1,6 @@
 """Timeliness-F1 of SPOT-Bench (arXiv 2604.24317; github.com/dibschat/SPOT-Bench, evals/).
 
-A response slot is a time at which something is to be said. A response at time t has the timeliness
+A response slot is a time at which a response is expected. A response at time t has the timeliness
 
     T(t) = 1                                         within the slot's window [a, b]
     T(t) = exp(-(t - a)^2 / (2 early^2))             before it

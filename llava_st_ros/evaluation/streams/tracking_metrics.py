@@ -1,14 +1,15 @@
 """HOTA, IDF1 and id switches as pure functions over the frames of a sequence.
 
 They follow TrackEval (github.com/JonathonLuiten/TrackEval), with which they are compared in the
-tests. TrackEval itself is not a requirement: it brings opencv-python, which overwrites the files of
-opencv-python-headless, and needs NumPy 2, where a native ROS 2 is compiled against NumPy 1.
+tests. TrackEval itself is not a requirement: it installs opencv-python, which overwrites the files
+of opencv-python-headless, and needs NumPy 2, where a native ROS 2 is compiled against NumPy 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +30,12 @@ class TrackingFrame:
 
     expected: Mapping[str, Box]
     predicted: Mapping[int, Box]
+
+    @cached_property
+    def ious(self) -> np.ndarray:
+        """The IoU of every expected (row) with every predicted box (column), float64 [N, M]."""
+        rows = [[a.iou(b) for b in self.predicted.values()] for a in self.expected.values()]
+        return np.array(rows, np.float64).reshape(len(self.expected), len(self.predicted))
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def correct_boxes(frames: Sequence[TrackingFrame]) -> tuple[int, int]:
     correct = 0
     for frame in frames:
         if frame.expected and frame.predicted:
-            matches = (box_iou_matrix(frame) >= MATCH_IOU).astype(np.float64)
+            matches = (frame.ious >= MATCH_IOU).astype(np.float64)
             rows, columns = best_pairs(matches)
             correct += int(matches[rows, columns].sum())
     return correct, sum(len(frame.expected) for frame in frames)
@@ -203,22 +210,13 @@ def tube_overlaps(frames: Sequence[TrackingFrame]) -> tuple[float, float, float]
         sizes = len(frame.expected), len(frame.predicted)
         both, either = both + min(sizes), either + max(sizes)
         if min(sizes):
-            ious = box_iou_matrix(frame)
-            rows, columns = best_pairs(ious)
-            total += float(ious[rows, columns].sum())
+            rows, columns = best_pairs(frame.ious)
+            total += float(frame.ious[rows, columns].sum())
     return (
         total / either if either else 0.0,
         both / either if either else 0.0,
         total / both if both else 0.0,
     )
-
-
-def box_iou_matrix(frame: TrackingFrame) -> np.ndarray:
-    """Return the IoU of every expected (row) with every predicted box (column), float64 [N, M]."""
-    rows = [
-        [box.iou(other) for other in frame.predicted.values()] for box in frame.expected.values()
-    ]
-    return np.array(rows, np.float64).reshape(len(frame.expected), len(frame.predicted))
 
 
 def _numbered(frames: Sequence[TrackingFrame]) -> tuple[list[_Frame], int, int]:
@@ -229,7 +227,7 @@ def _numbered(frames: Sequence[TrackingFrame]) -> tuple[list[_Frame], int, int]:
         _Frame(
             _numbers(frame.expected, objects),
             _numbers(frame.predicted, tracks),
-            box_iou_matrix(frame),
+            frame.ious,
         )
         for frame in frames
     ]

@@ -12,7 +12,6 @@ import pytest
 from llava_st_ros.evaluation.streams import assignment, tracking_metrics
 from llava_st_ros.evaluation.streams.tracking_metrics import (
     TrackingFrame,
-    box_iou_matrix,
     correct_boxes,
     hota,
     id_switches,
@@ -144,7 +143,7 @@ def as_trackeval(frames: Sequence[TrackingFrame]) -> dict[str, object]:
         "num_tracker_dets": sum(len(frame.predicted) for frame in frames),
         "gt_ids": [np.array([objects.index(n) for n in f.expected], int) for f in frames],
         "tracker_ids": [np.array([tracks.index(n) for n in f.predicted], int) for f in frames],
-        "similarity_scores": [box_iou_matrix(frame) for frame in frames],
+        "similarity_scores": [frame.ious for frame in frames],
     }
 
 
