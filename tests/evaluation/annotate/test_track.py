@@ -39,7 +39,7 @@ async ([sequences, times]) => {
         keys: [...track.keys],
         ends: [...track.ends],
         implied: [...T.impliedEnds(track.boxes, track.keys, times.length)],
-        runs: T.runs(track),
+        runs: T.runs(track.boxes.keys()),
       };
     });
   });

@@ -1,7 +1,7 @@
 // The objects and queries of one camera, with undo. Values are never modified: a change replaces
 // them, so that undo keeps references only.
 
-import { EMPTY, impliedEnds } from "./track.js";
+import { EMPTY, impliedEnds, runs } from "./track.js";
 
 const COLORS = ["#ff6b6b", "#4dabf7", "#51cf66", "#ffa94d", "#cc8bff", "#22d3d8", "#ff8ac4", "#c0d236"];
 const MAX_UNDO = 500;
@@ -67,18 +67,18 @@ export class Annotations extends EventTarget {
 
   /** Undo the last change; returns {title, frame}, or null if there is none. */
   undo() {
-    const step = this.done.pop();
-    if (!step) return null;
-    this.undone.push(step);
-    this.apply(step.before);
-    return step;
+    return this.step(this.done, this.undone, "before");
   }
 
   redo() {
-    const step = this.undone.pop();
+    return this.step(this.undone, this.done, "after");
+  }
+
+  step(from, to, side) {
+    const step = from.pop();
     if (!step) return null;
-    this.done.push(step);
-    this.apply(step.after);
+    to.push(step);
+    this.apply(step[side]);
     return step;
   }
 
@@ -118,7 +118,7 @@ export class Annotations extends EventTarget {
 
   newObject() {
     const id = this.newId("object");
-    return { id, label: id.replace("-", " "), topic: this.camera.topic, track: EMPTY, others: {} };
+    return { id, label: id.replace("-", " "), topic: this.camera.topic, track: EMPTY, others: {}, otherKeys: [] };
   }
 
   newQuery() {
@@ -166,7 +166,7 @@ export class Annotations extends EventTarget {
       label: value.label,
       topic: value.topic,
       boxes,
-      keyframes: [...[...value.track.keys].map((frame) => stamps[frame]), ...(value.otherKeys ?? [])],
+      keyframes: [...[...value.track.keys].map((frame) => stamps[frame]), ...value.otherKeys],
       ends: [...value.track.ends].map((frame) => stamps[frame]),
     };
   }
@@ -200,15 +200,8 @@ export function withSpan(spans, start, end) {
 
 /** The spans of the frames on which one of some objects is visible. */
 export function visibleSpans(objects, stamps) {
-  const frames = [...new Set(objects.flatMap(({ track }) => [...track.boxes.keys()]))];
-  const spans = [];
-  let last = null;
-  for (const frame of frames.sort((a, b) => a - b)) {
-    if (last !== null && frame === last + 1) spans.at(-1)[1] = stamps[frame];
-    else spans.push([stamps[frame], stamps[frame]]);
-    last = frame;
-  }
-  return spans;
+  const frames = new Set(objects.flatMap(({ track }) => [...track.boxes.keys()]));
+  return runs(frames).map(([first, last]) => [stamps[first], stamps[last]]);
 }
 
 /** The index of the span that contains a stamp; -1 if there is none. */

@@ -13,7 +13,6 @@ const at = (id) => document.getElementById(id);
 
 class Annotator {
   constructor(session) {
-    this.session = session;
     this.annotations = new Annotations(null);
     this.saver = new Saver(this.annotations);
     this.player = new Player(at("image"));
@@ -211,8 +210,8 @@ class Annotator {
     }
   }
 
-  say(text) {
-    at("said").textContent = text;
+  announce(text) {
+    at("announcement").textContent = text;
     at("hint").textContent = text;
   }
 
@@ -247,7 +246,7 @@ class Annotator {
     const object = this.annotations.newObject();
     this.annotations.change("new object", [["objects", object.id, object]], this.frame);
     this.chooseObject(object.id);
-    this.say(`${capital(object.label)}: drag its box on the frame.`);
+    this.announce(`${capital(object.label)}: drag its box on the frame.`);
   }
 
   setTrack(title, object, track) {
@@ -276,7 +275,7 @@ class Annotator {
   keep() {
     const box = this.chosen && this.boxToKeep(this.chosen);
     if (box) this.edit(this.object, box);
-    else this.say("Choose an object that has a box.");
+    else this.announce("Choose an object that has a box.");
   }
 
   boxByKey() {
@@ -286,23 +285,23 @@ class Annotator {
 
   hide() {
     const { chosen, frame } = this;
-    if (!chosen) return this.say("Choose an object.");
+    if (!chosen) return this.announce("Choose an object.");
     const { track } = chosen;
     const { times } = this.annotations.camera;
     if (isEnd(track, frame)) return this.setTrack("visible again", chosen, continueAt(track, frame, times));
-    if (isHidden(track, frame)) return this.say(`${capital(chosen.label)} is not visible here already.`);
+    if (isHidden(track, frame)) return this.announce(`${capital(chosen.label)} is not visible here already.`);
     return this.setTrack("not visible", chosen, endAt(track, frame));
   }
 
   removeBox() {
     const { chosen, frame } = this;
-    if (!chosen?.track.boxes.has(frame)) return this.say("The chosen object has no box on this frame.");
+    if (!chosen?.track.boxes.has(frame)) return this.announce("The chosen object has no box on this frame.");
     return this.setTrack("delete box", chosen, removeBox(chosen.track, frame, this.annotations.camera.times));
   }
 
   toKey(find) {
     const frame = this.chosen && find(this.chosen.track, this.frame);
-    if (frame === undefined) this.say("No further keyframe of a chosen object.");
+    if (frame === undefined) this.announce("No further keyframe of a chosen object.");
     else this.player.seek(frame);
   }
 
@@ -334,18 +333,23 @@ class Annotator {
 
   mark(edge, id = this.query) {
     const query = this.annotations.queries.get(id);
-    if (!query) return this.say("Choose a query.");
+    if (!query) return this.announce("Choose a query.");
     const inside = spanAt(query.spans, this.stamp);
-    const others = query.spans.filter((_, index) => index !== inside);
+    let { spans } = query;
     let span = null;
-    if (edge === "end" && this.pendingStart !== null) span = [this.pendingStart, this.stamp];
-    else if (inside >= 0) span = edge === "start" ? [this.stamp, query.spans[inside][1]] : [query.spans[inside][0], this.stamp];
-    else if (edge === "start") {
+    if (edge === "end" && this.pendingStart !== null) {
+      span = [this.pendingStart, this.stamp];
+    } else if (inside >= 0) {
+      const [start, end] = spans[inside];
+      span = edge === "start" ? [this.stamp, end] : [start, this.stamp];
+      spans = spans.filter((_, index) => index !== inside);
+    } else if (edge === "start") {
       this.pendingStart = this.stamp;
-      this.say("The span starts here. Go to its last frame and press ].");
+      this.announce("The span starts here. Go to its last frame and press ].");
       return this.render();
-    } else return this.say("Go to the first frame of the span and press [.");
-    const spans = edge === "end" && this.pendingStart !== null ? query.spans : others;
+    } else {
+      return this.announce("Go to the first frame of the span and press [.");
+    }
     this.pendingStart = null;
     return this.editQuery(id, { spans: withSpan(spans, ...span), noMatch: false });
   }
@@ -356,14 +360,14 @@ class Annotator {
     const query = queries.get(id);
     const linked = query.objects.map((name) => objects.get(name)).filter(Boolean);
     const spans = visibleSpans(linked, camera.stamps);
-    if (!spans.length) return this.say("The objects of the query have no box.");
+    if (!spans.length) return this.announce("The objects of the query have no box.");
     return this.editQuery(id, { spans, noMatch: false });
   }
 
   toggleNoMatch() {
     const query = this.annotations.queries.get(this.query);
     if (query) this.editQuery(query.id, { noMatch: !query.noMatch });
-    else this.say("Choose a query.");
+    else this.announce("Choose a query.");
   }
 
   // ---- Undo ----
@@ -371,12 +375,12 @@ class Annotator {
   step(name) {
     if (this.stage.cancel()) return;
     const step = this.annotations[name]();
-    if (!step) return this.say(`Nothing to ${name}.`);
+    if (!step) return this.announce(`Nothing to ${name}.`);
     if (!this.annotations.objects.has(this.object)) this.object = null;
     if (!this.annotations.queries.has(this.query)) this.query = null;
     this.player.seek(step.frame);
     this.render();
-    return this.say(`${name === "undo" ? "Undone" : "Done again"}: ${step.title}.`);
+    return this.announce(`${name === "undo" ? "Undone" : "Done again"}: ${step.title}.`);
   }
 
   zoom(step) {
@@ -400,7 +404,7 @@ class Annotator {
       const [width, height] = annotations.camera.frameSize;
       const { naturalWidth, naturalHeight } = player.image;
       if (!detail.problem && (naturalWidth !== width || naturalHeight !== height)) {
-        this.say(`This frame has ${naturalWidth}x${naturalHeight} pixels, the first one ${width}x${height}: it is shown stretched.`);
+        this.announce(`This frame has ${naturalWidth}x${naturalHeight} pixels, the first one ${width}x${height}: it is shown stretched.`);
       }
       at("frame-problem").textContent = `Frame ${player.shown + 1} cannot be shown: ${detail.problem}`;
     });
@@ -460,7 +464,7 @@ class Annotator {
     at("camera").addEventListener("change", () => {
       if (!saver.hasUnsent) return this.open(Number(at("camera").value));
       at("camera").value = this.number;
-      return this.say("The last changes are not saved yet: the camera can be changed when they are.");
+      return this.announce("The last changes are not saved yet: the camera can be changed when they are.");
     });
     document.addEventListener("keydown", (event) => this.key(event));
     addEventListener("focus", () => saver.check());
@@ -475,7 +479,7 @@ class Annotator {
     const { target, key } = event;
     const isTyping = target.matches("textarea, select, input:not([type=range], [type=checkbox])");
     const command = event.ctrlKey || event.metaKey;
-    if (isTyping && !(key === "Escape")) return;
+    if (isTyping && key !== "Escape") return;
     if (command && key.toLowerCase() === "z") this.step(event.shiftKey ? "redo" : "undo");
     else if (command && key.toLowerCase() === "y") this.step("redo");
     else if (command) return;
@@ -485,9 +489,11 @@ class Annotator {
     event.preventDefault();
   }
 
+  /** Returns whether the key is an arrow. */
   nudge(key, resizes) {
-    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [0, 0];
-    return (dx || dy) && (this.stage.nudge(dx, dy, resizes) || true);
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
+    if (step) this.stage.nudge(...step, resizes);
+    return Boolean(step);
   }
 
   /** Returns whether the key has a meaning. */

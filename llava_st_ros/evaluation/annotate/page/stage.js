@@ -130,11 +130,10 @@ export class Stage extends EventTarget {
   /** Move a box, or its lower right corner, by keys. */
   nudge(dx, dy, resizes) {
     const box = this.boxOf(this.selected);
-    if (!box) return false;
+    if (!box) return;
     const [x1, y1, x2, y2] = box;
     const changed = resizes ? this.inside([x1, y1, x2 + dx, y2 + dy]) : this.moved(box, dx, dy);
     if (this.isLarge(changed)) this.send("edit", { id: this.selected, box: changed });
-    return true;
   }
 
   /** A box in the middle of the image, for drawing without a pointer. */

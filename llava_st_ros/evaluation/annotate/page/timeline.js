@@ -131,7 +131,7 @@ export class Timeline extends EventTarget {
   drawObject(context, object, x, top) {
     const { times } = this.camera;
     const color = this.annotations.color(object.id);
-    if (!this.parts.has(object.track)) this.parts.set(object.track, runs(object.track));
+    if (!this.parts.has(object.track)) this.parts.set(object.track, runs(object.track.boxes.keys()));
     context.fillStyle = color;
     for (const [first, last] of this.parts.get(object.track)) {
       const left = x(times[first]);

@@ -147,20 +147,15 @@ export function continueAt(track, frame, times) {
 
 /** The ends that boxes imply: where they pause, and behind a last one that is no keyframe. */
 export function impliedEnds(boxes, keys, count) {
-  const frames = [...boxes.keys()].sort((a, b) => a - b);
-  const ends = new Set();
-  frames.forEach((frame, index) => {
-    const isLast = index === frames.length - 1;
-    const pauses = isLast ? !keys.has(frame) : frames[index + 1] > frame + 1;
-    if (pauses && frame + 1 < count) ends.add(frame + 1);
-  });
-  return ends;
+  const lasts = runs(boxes.keys()).map(([, last]) => last);
+  if (keys.has(lasts.at(-1))) lasts.pop();
+  return new Set(lasts.map((last) => last + 1).filter((end) => end < count));
 }
 
-/** The runs of consecutive frames with a box: [first, last] each, in order. */
-export function runs(track) {
+/** The runs of consecutive frames: [first, last] each, in order. */
+export function runs(frames) {
   const found = [];
-  for (const frame of [...track.boxes.keys()].sort((a, b) => a - b)) {
+  for (const frame of [...frames].sort((a, b) => a - b)) {
     const last = found.at(-1);
     if (last && last[1] === frame - 1) last[1] = frame;
     else found.push([frame, frame]);
