@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from llava_st_ros.annotations.annotation_file import read_annotations
+from llava_st_ros.annotations.annotation_file import read_annotations, write_annotations
+from llava_st_ros.annotations.records import AnnotatedCamera, GroundTruth
+from llava_st_ros.cli import eval_annotate
 from llava_st_ros.cli.__main__ import main
 from support.bags import TOPIC, images, write_mcap
 from support.paths import ROOT
@@ -97,6 +100,37 @@ def test_what_is_not_in_the_file_is_reported_at_the_end(
     (kept,) = read_annotations(Path(rescued[1])).queries
     assert kept.id == "r"
     assert tmp_path in Path(rescued[1]).parents
+
+
+def test_what_can_be_written_again_is_written_at_the_end(tmp_path: Path) -> None:
+    file, target = write_mcap(tmp_path / "a.mcap", images(5)), tmp_path / "a.annotations.json"
+    write_annotations(target, GroundTruth((AnnotatedCamera(TOPIC, 8, 6),)))
+    target.chmod(0o444)
+    with started(file) as (process, _, url):
+        query = {"id": "q", "text": "a dog", "task": "REC", "topic": TOPIC}
+        query |= {"spans": [], "objects": [], "noMatch": True}
+        sent = {"changes": {"queries": {"q": query}}, "revision": 1}
+        assert not post(url, "changes", sent)["isWritten"]
+        target.chmod(0o644)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, f"not saved: {target} is read-only\n")
+    assert [query.id for query in read_annotations(target).queries] == ["q"]
+
+
+@pytest.mark.parametrize(("display", "opened"), [(None, []), (":0", ["http://127.0.0.1/"])])
+def test_a_browser_is_opened_where_there_is_a_desktop(
+    display: str | None, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if display is not None:
+        monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.setattr(sys, "platform", "linux")
+    urls: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", urls.append)
+    eval_annotate._open_browser("http://127.0.0.1/")
+    assert urls == opened
 
 
 @pytest.mark.parametrize(

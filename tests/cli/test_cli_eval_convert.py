@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from llava_st_ros.annotations.records import (
 )
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.records import Box, Span, Task
-from support.bags import START, STEP, TOPIC, image_message, images, write_recording
+from support.bags import START, STEP, TOPIC, image_message, images, write_mcap, write_recording
 
 COUNT = 6
 CORNERS = ((1, 1, 4, 3), (2, 1, 5, 3), (3, 2, 6, 4))  # in frames 1, 2 and 4
@@ -67,7 +68,9 @@ def test_annotations_survive_each_format(
     assert item.label == ("object" if target == "mot" else "cup")
 
 
-def test_frames_are_numbered_in_the_order_of_recording(tmp_path: Path) -> None:
+def test_frames_are_numbered_in_the_order_of_recording(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The clock steps back, one message has no stamp, one repeats a stamp."""
     stamps = [START, START + 5 * STEP, 0, START + STEP, START]
     messages = ((START + n * STEP, image_message(n, stamp)) for n, stamp in enumerate(stamps))
@@ -77,6 +80,19 @@ def test_frames_are_numbered_in_the_order_of_recording(tmp_path: Path) -> None:
     (item,) = read_annotations(tmp_path / "a.json").objects
     widths = {stamp: round((box.x2 - box.x1) * 8) for stamp, box in item.boxes.items()}
     assert widths == {START: 1, START + STEP: 4, START + 5 * STEP: 2}
+    unusable = f"note: 2 frames on {TOPIC} have no stamp, or the stamp of another frame\n"
+    assert unusable in capsys.readouterr().err
+
+
+def test_lost_messages_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = write_mcap(tmp_path / "bag.mcap", images(20))
+    data = bytearray(bag.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    bag.write_bytes(data)
+    (tmp_path / "gt.txt").write_text("1,1,1,1,2,2,1,1,1\n")
+    assert convert(bag, "mot", "annotations", tmp_path / "gt.txt", tmp_path / "a.json") == 0
+    lost = rf"note: [1-9] messages on {TOPIC} are lost: the frames behind them move up\n"
+    assert re.search(lost, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from mcap.reader import make_reader
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.annotation_mcap import JSON_SCHEMA, write_annotation_mcap
 from llava_st_ros.evaluation.results import Timeline, write_results
 from llava_st_ros.records import Box
-from support.bags import START, STEP, TOPIC, image_message, images, write_recording
+from support.bags import IMAGE, START, STEP, STORE, TOPIC, image_message, images, write_recording
 from support.report_runs import hostile_run, recorded_run
 
 
@@ -81,6 +81,21 @@ def test_log_times_are_those_of_the_images(tmp_path: Path) -> None:
     assert [time for time, _ in found[f"{TOPIC}/llava_st/true"]] == [
         i * STEP + 7 for i in (1, 2, 3)
     ]
+
+
+def test_messages_of_several_cameras_are_in_the_order_of_recording(tmp_path: Path) -> None:
+    with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        left, right = (writer.add_connection(n, IMAGE, typestore=STORE) for n in ("/l", "/r"))
+        for n in range(3):
+            writer.write(left, START + n * STEP, image_message(n))
+            writer.write(right, START + n * STEP + 1, image_message(n))
+    case = recorded_run(tmp_path / "other").cases[0]
+    cases = [replace(case, topic=topic) for topic in ("/l", "/r")]
+    assert write_annotation_mcap(tmp_path / "out.mcap", tmp_path / "bag", cases) == 6
+    with (tmp_path / "out.mcap").open("rb") as file:
+        stored = make_reader(file).iter_messages(log_time_order=False)
+        times = [message.log_time for _, _, message in stored]
+    assert len(times) == 12 and times == sorted(times)
 
 
 def test_a_span_without_boxes_is_a_label(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,11 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from llava_st_ros.annotations.annotation_file import annotation_path, write_annotations
+from llava_st_ros.annotations.annotation_file import (
+    annotation_path,
+    read_annotations,
+    write_annotations,
+)
 from llava_st_ros.annotations.records import (
     AnnotatedCamera,
     AnnotatedObject,
@@ -98,11 +103,17 @@ def test_known_answers(tmp_path: Path, storage: StoragePlugin, compressed: bool)
     assert (again.cases, again.ledger) == (outcome.cases, outcome.ledger)
 
 
-def test_images_that_change_their_size_are_named(tmp_path: Path) -> None:
+def test_images_of_another_size_and_boxes_without_a_frame_are_named(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "bag", StoragePlugin.MCAP, compressed=True, halved_from=20)
+    truth = read_annotations(annotation_path(path))
+    (item,) = truth.objects
+    boxes = {**item.boxes, START + 1: item.boxes[START]}
+    truth = replace(truth, objects=(replace(item, boxes=boxes),))
+    write_annotations(annotation_path(path), truth)
     outcome = evaluate(path)
     sizes = f"{WIDTH // 2} x {HEIGHT // 2}, not {WIDTH} x {HEIGHT} as annotated"
     assert sum(f"11 frames are {sizes}" in line for line in outcome.dropped) == 1
+    assert any("1 of 32 boxes have the stamp of no frame" in line for line in outcome.dropped)
     assert outcome.cases[0].values["final_viou"] > 0.9
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
 from llava_st_ros.errors import DataError, FrameError
 from llava_st_ros.media.bag_frames import BagFrames
-from llava_st_ros.media.bags import Bag
+from llava_st_ros.media.bags import Bag, ImageMessage
+from llava_st_ros.media.bags.bag import MessageLocation, Topic
 from support.bags import (
     IMAGE,
     START,
@@ -106,6 +108,17 @@ def test_a_truncated_recording_is_indexed_as_far_as_it_is_readable(tmp_path: Pat
     assert any("is truncated" in note for note in frames.notes)
 
 
+def test_messages_of_a_damaged_chunk_are_counted(tmp_path: Path) -> None:
+    file = write_mcap(tmp_path / "a.mcap", images(COUNT))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    frames = BagFrames(Bag(file))
+    frames.read_index()
+    assert 0 < frames.dropped == COUNT - len(frames.stamps)
+    assert frames.problem == frames.notes[-1] and "messages are lost" in frames.problem
+
+
 def test_no_frame_is_an_error(tmp_path: Path) -> None:
     messages = [(START, b"\x00\x01\x00\x00nothing")]
     with pytest.raises(DataError, match=f"no frame on {TOPIC}"):
@@ -138,6 +151,25 @@ def test_topics_of_one_bag_are_read_at_the_same_time(tmp_path: Path) -> None:
     for n in range(COUNT):
         for first, camera in zip((0, COUNT), cameras):
             np.testing.assert_array_equal(camera.image(n), pixels(n + first))
+
+
+def test_the_bag_is_read_under_the_lock(tmp_path: Path) -> None:
+    lock, held = threading.Lock(), []
+
+    class LockedBag(Bag):
+        def images(self, topic: Topic) -> Generator[ImageMessage, None, None]:
+            for message in super().images(topic):
+                held.append(lock.locked())
+                yield message
+
+        def image_at(self, topic: Topic, location: MessageLocation) -> ImageMessage:
+            held.append(lock.locked())
+            return super().image_at(topic, location)
+
+    frames = BagFrames(LockedBag(write_mcap(tmp_path / "a.mcap", images(COUNT))), lock=lock)
+    frames.read_index()
+    frames.image(0)
+    assert held == [True] * (COUNT + 1) and not lock.locked()
 
 
 def test_several_threads_read_frames(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ ERRORS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Any], str]] = [
     (COCOVID, lambda v: v["images"][1].pop("frame_id"), "has no frame_index or frame_id"),
     (COCOVID, lambda v: v["images"][1].update(width=5, height=5), "images[1] states images of 5"),
     (COCOVID, lambda v: v["images"][1].update(frame_id=-1), "frame_id is -1"),
+    (COCOVID, lambda v: v["images"][1].update(id=10**16), "id is 10000000000000000; expected an"),
     (YOUTUBE_VIS, lambda v: v["annotations"][0].update(bboxes=[A]), "the length 4"),
     (YOUTUBE_VIS, lambda v: v["annotations"][0].update(bboxes=7), "bboxes is 7; expected a list"),
     (YOUTUBE_VIS, lambda v: v["annotations"][0]["bboxes"].__setitem__(1, {}), "bboxes[1] is"),

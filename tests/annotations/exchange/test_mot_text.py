@@ -64,6 +64,7 @@ def test_frames_may_count_from_0(tmp_path: Path) -> None:
         ("1,2,1_0,10,40,40,1,1,1", "line 2, column 3 is '1_0'"),
         ("1,2,1e999,10,40,40,1,1,1", "line 2, column 3 is '1e999'"),
         ("1.5,2,20,10,40,40,1,1,1", "line 2, column 1 is 1.5; expected an integer"),
+        ("1,9999999999,20,10,40,40,1,1,1", "line 2, column 2 is 1e+10; expected an integer"),
         ("1,2,20,10,-40,40,1,1,1", "line 2: the box is -40 wide"),
         ("1,2,21,10,40,40,1,1,1", "line 2: track 2 has another box"),
         ("1 2 20 10 40 40 1 1 1", "line 2 has 1 columns"),

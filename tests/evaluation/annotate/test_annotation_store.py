@@ -115,12 +115,12 @@ def test_removed_objects_are_removed_from_queries(store: AnnotationStore) -> Non
 def test_what_the_file_has_of_other_cameras_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     other = AnnotatedObject("dog", "", "/rear", {5: Box(0, 0, 1, 1)}, frozenset([5]))
-    rear = AnnotatedCamera("/rear", 10, 10)
-    write_annotations(path, GroundTruth((rear,), (other,)))
+    rear, side = AnnotatedCamera("/rear", 10, 10), AnnotatedCamera("/side", 10, 10)
+    write_annotations(path, GroundTruth((rear, side), (other,)))
     store = AnnotationStore(path)
     store.apply(CHANGES, 1, CAMERAS)
     truth = read_annotations(path)
-    assert truth.cameras == (rear, CAMERAS[TOPIC])
+    assert truth.cameras == (rear, side, CAMERAS[TOPIC])
     assert truth.objects == (other, *TRUTH.objects)
 
 
