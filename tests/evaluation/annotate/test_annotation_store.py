@@ -163,6 +163,31 @@ def test_an_edit_of_the_file_is_shown(store: AnnotationStore) -> None:
     assert store.path.read_text() == "{"
 
 
+def test_an_edit_of_the_file_replaces_unwritten_changes_only_on_request(
+    store: AnnotationStore,
+) -> None:
+    store.apply(CHANGES, 1, CAMERAS)
+    text = store.path.read_text()
+    store.path.chmod(0o444)
+    store.apply({"objects": {"cup": cup(label="blue cup")}}, 2, CAMERAS)
+    store.path.chmod(0o644)
+    store.path.write_text(text.replace("red cup", "green cup"))
+    assert store.to_json()["objects"][0]["label"] == "blue cup"
+    assert store.to_json(discard=True)["objects"][0]["label"] == "green cup"
+
+
+def test_the_size_of_images_in_the_file_is_kept(tmp_path: Path) -> None:
+    path, small = tmp_path / "a.json", AnnotatedCamera(TOPIC, 100, 50)
+    write_annotations(path, GroundTruth((small,)))
+    store = AnnotationStore(path)
+    with pytest.raises(DataError, match="inside the image of 100x50 pixels"):
+        store.apply({"objects": {"cup": cup(boxes={str(T): [20, 10, 60, 51]})}}, 1, CAMERAS)
+    store.apply({"objects": {"cup": cup()}}, 1, CAMERAS)
+    truth = read_annotations(path)
+    assert truth.cameras == (small,)
+    assert truth.objects[0].boxes[T] == Box(0.2, 0.2, 0.6, 1.0)
+
+
 def test_a_deleted_file_is_written_again(store: AnnotationStore) -> None:
     store.apply(CHANGES, 1, CAMERAS)
     for action in (store.to_json, lambda: store.to_json(discard=True), store.status):

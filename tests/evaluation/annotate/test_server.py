@@ -73,6 +73,7 @@ def test_frames_are_those_of_the_bag(server: PageServer, bag: Path) -> None:
         shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
         difference = np.abs(shown.astype(int) - frames[number].image).mean()
         assert (status, headers["Content-Type"]) == (200, "image/jpeg") and difference < 2
+        assert "immutable" in headers["Cache-Control"]
     assert request(server, "GET", "frames/0/360.jpg")[0] == 404
 
 
@@ -83,6 +84,12 @@ def test_another_host_name_is_rejected(server: PageServer, host: str | None) -> 
         assert " 403 " in line
     else:
         assert request(server, "GET", "session", Host=host)[0] == 403
+
+
+def test_a_second_host_name_is_rejected(server: PageServer) -> None:
+    own = f"Host: 127.0.0.1:{server.server_port}\r\n"
+    request_line = f"GET /{server.secret}/session HTTP/1.1\r\n"
+    assert " 403 " in raw(server, f"{request_line}{own}Host: evil.example\r\n\r\n")
 
 
 def test_a_wrong_secret_is_rejected(server: PageServer) -> None:
