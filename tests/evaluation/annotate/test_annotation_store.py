@@ -281,6 +281,7 @@ BAD: list[dict[str, Any]] = [
     {"objects": {"cup": cup(boxes={"1": [1, 1, 2]}, keyframes=[])}},
     {"objects": {"cup": cup(boxes={"1": [1, 1, 201, 2]}, keyframes=[])}},
     {"objects": {"cup": cup(boxes={"1": [2, 1, 1, 2]}, keyframes=[])}},
+    {"objects": {"cup": cup(boxes={"1": [1, 1, 1.0004, 2]}, keyframes=[])}},
     {"objects": {"cup": cup(boxes={"1": ["1", 1, 2, 2]}, keyframes=[])}},
     {"objects": {"cup": cup(boxes={"1": [float("nan"), 1, 2, 2]}, keyframes=[])}},
     {"objects": {"cup": cup(keyframes=["7"])}},

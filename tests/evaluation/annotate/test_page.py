@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ Corners = tuple[float, float, float, float]
 DEMO = read_annotations(ROOT / "demo/bag/annotations.json")
 TOPIC = "/camera/image/compressed"
 CAMERA = AnnotatedCamera(TOPIC, 320, 320)
+HALF_CAMERA = AnnotatedCamera(TOPIC, 160, 160)
+IS_HELD = """() => { const event = new Event("beforeunload", {cancelable: true});
+                dispatchEvent(event); return event.defaultPrevented; }"""
 
 
 def stamp(frame: int) -> int:
@@ -244,22 +248,27 @@ def test_a_query_that_matches_nothing(opened: Annotator, bag: Path) -> None:
 def test_an_existing_file_is_shown_and_only_what_is_edited_changes(
     chromium: Browser, serve: Serve, bag: Path
 ) -> None:
-    write_annotations(bag / "annotations.json", DEMO)
+    first, *others = DEMO.objects
+    away = stamp(0) + 1  # no frame has this stamp
+    item = replace(first, boxes={**first.boxes, away: first.boxes[stamp(0)]})
+    write_annotations(bag / "annotations.json", replace(DEMO, objects=(item, *others)))
     with open_page(chromium, serve(bag).url) as page:
         annotator = Annotator(page)
+        page.get_by_text("1 boxes in the annotation file are at stamps without a frame").wait_for()
         labels = [page.get_by_label(f"Label of object {n}").input_value() for n in (1, 2, 3)]
         assert labels == [item.label for item in DEMO.objects]
-        item = DEMO.objects[0]
         expected = tuple(round(v, 3) for v in item.boxes[stamp(0)].to_pixels(320, 320))
         assert (expected, "solid") in annotator.boxes()
+        page.locator("#rows").click(position={"x": 10, "y": 50})  # the second row of the timeline
+        assert page.locator("#objects .chosen input").input_value() == others[0].label
         annotator.press("1")
         page.get_by_label("Label of object 1").fill("renamed")
         annotator.press("Escape")
         annotator.saved()
-    first, *others = read_annotations(bag / "annotations.json").objects
-    assert (first.label, first.keyframes) == ("renamed", item.keyframes)
-    assert first.boxes.keys() == item.boxes.keys()
-    assert others == list(DEMO.objects[1:])
+    renamed, *kept = read_annotations(bag / "annotations.json").objects
+    assert (renamed.label, renamed.keyframes) == ("renamed", item.keyframes)
+    assert renamed.boxes.keys() == item.boxes.keys()
+    assert kept == others
 
 
 def test_two_tabs_do_not_overwrite_each_other(
@@ -285,6 +294,8 @@ def test_two_tabs_do_not_overwrite_each_other(
             two.get_by_label("Label of object 2").wait_for()
             assert len(second.boxes()) == 2
             assert two.locator("#objects .chosen input").input_value() == "object 1"
+            (query,) = server.session.store.to_json()["queries"]
+            assert query["objects"] == ["object-2"]
         first.drag((150, 200), (200, 300))
         first.alert.get_by_role("button", name="Load the newer version").click()
         first.saved()
@@ -292,6 +303,46 @@ def test_two_tabs_do_not_overwrite_each_other(
             (40, 60, 120, 140),
             (200, 60, 280, 140),
         ]
+
+
+def test_an_edit_of_the_file_is_offered_when_the_page_has_the_focus(
+    opened: Annotator, bag: Path
+) -> None:
+    write_annotations(bag / "annotations.json", replace(DEMO, cameras=(HALF_CAMERA,)))
+    opened.page.evaluate("dispatchEvent(new Event('focus'))")
+    opened.alert.get_by_text("The file was changed by another program").wait_for()
+    assert opened.boxes() == []
+    opened.alert.get_by_role("button", name="Load the newer version").click()
+    opened.saved()
+    assert opened.page.get_by_label("Label of object 1").input_value() == DEMO.objects[0].label
+    sizes = "is for images of 160x160 pixels; the frames have 320x320"
+    opened.page.get_by_text(sizes).wait_for()
+
+
+def test_the_ends_of_a_span_are_moved(opened: Annotator, bag: Path) -> None:
+    opened.press("q")
+    opened.page.keyboard.type("the ball")
+    opened.press("Escape", "[", *["ArrowRight"] * 4, "]")
+    opened.press("ArrowLeft", "]", "ArrowLeft", "ArrowLeft", "[")
+    opened.saved()
+    (query,) = read_annotations(bag / "annotations.json").queries
+    assert query.spans == (Span(stamp(1), stamp(3)),)
+
+
+def test_undoing_the_deletion_of_an_object_links_it_again(opened: Annotator, bag: Path) -> None:
+    opened.drag((40, 60), (120, 140))
+    opened.press("q")
+    opened.page.keyboard.type("the ball")
+    opened.press("Escape")
+    opened.page.get_by_role("button", name="While visible").click()
+    for action, links in (
+        (lambda: opened.page.get_by_label("Delete object object 1").click(), ()),
+        (lambda: opened.press("Control+z"), ("object-1",)),
+    ):
+        action()
+        opened.saved()
+        (query,) = read_annotations(bag / "annotations.json").queries
+        assert query.objects == links
 
 
 def test_an_unwritable_file_keeps_the_data_over_a_reload(opened: Annotator, bag: Path) -> None:
@@ -340,9 +391,11 @@ def test_without_the_command_the_page_keeps_what_was_drawn(
         page.route("**/changes", lambda route: route.abort("connectionrefused"))
         annotator.drag((40, 60), (120, 140))
         annotator.alert.get_by_text("the command does not answer").wait_for()
+        assert page.evaluate(IS_HELD)
         page.unroute("**/changes")
         annotator.alert.get_by_role("button", name="Try again").click()
         annotator.saved()
+        assert not page.evaluate(IS_HELD)
         assert len(server.session.store.to_json()["objects"]) == 1
 
 
@@ -368,7 +421,9 @@ def test_frames_are_played_and_sought(opened: Annotator) -> None:
     page.get_by_label("Speed").select_option("4")
     page.get_by_role("button", name="Play").click()
     page.locator("#clock", has_text=re.compile(r"frame 1[1-9]\d of")).wait_for()
-    page.get_by_role("button", name="Pause").click()
+    opened.drag((40, 60), (120, 140))  # on the frame at which it stops
+    page.get_by_role("button", name="Play").wait_for()
+    assert opened.boxes() == [((40, 60, 120, 140), "solid")]
 
 
 def test_everything_can_be_done_with_the_keyboard(opened: Annotator, bag: Path) -> None:
@@ -431,7 +486,8 @@ def test_a_camera_is_chosen_and_a_cut_is_shown(
     folder = tmp_path / "two"
     with Writer(folder, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = [
-            writer.add_connection(name, IMAGE, typestore=STORE) for name in ("/front", "/rear")
+            writer.add_connection(name, IMAGE, typestore=STORE)
+            for name in ("/front", "/rear", "/empty")
         ]
         for n in range(60):
             at = START + n * STEP
@@ -442,8 +498,18 @@ def test_a_camera_is_chosen_and_a_cut_is_shown(
     (folder / "metadata.yaml").unlink()
     file = next(folder.glob("*.mcap"))
     server = serve(file)
-    with open_page(chromium, server.url) as page:
-        Annotator(page)
+    with open_page(chromium, server.url, expected_errors=("ERR_CONNECTION",)) as page:
+        annotator = Annotator(page)
+        page.route("**/changes", lambda route: route.abort("connectionrefused"))
+        options = page.get_by_label("Camera").locator("option")
+        assert options.all_inner_texts() == ["/front", "/rear"]
+        annotator.press("n")
+        annotator.alert.get_by_text("the command does not answer").wait_for()
+        page.get_by_label("Camera").select_option("/rear")
+        page.get_by_text("the camera can be changed when they are").first.wait_for()
+        assert page.get_by_label("Camera").input_value() == "0"
+        page.unroute("**/changes")
+        annotator.saved()  # it is sent again after a while
         page.get_by_label("Camera").select_option("/rear")
         page.locator("#clock", has_text="of 59").wait_for()
         page.get_by_text("1 of 60 messages on /rear cannot be read").first.wait_for()

@@ -48,7 +48,6 @@ class Annotator {
     at("slider").max = camera.stamps.length - 1;
     this.sizeStage();
     this.player.open(camera, (frame) => `frames/${number}/${frame}.jpg`);
-    this.renderLosses();
     this.render();
   }
 
@@ -81,6 +80,7 @@ class Annotator {
     if (!this.annotations.objects.has(this.object)) this.object = null;
     if (!this.annotations.queries.has(this.query)) this.query = null;
     this.pendingStart = null;
+    this.renderLosses();
     return true;
   }
 
