@@ -48,7 +48,7 @@ def test_hostile_texts_are_read_back() -> None:
     run = hostile_run()
     rows = parsed(cases_csv(run.cases))
     assert len(rows) == len(run.cases)
-    cases_csv(run.cases).encode("utf-8")
+    assert b"\0" not in cases_csv(run.cases).encode("utf-8")
     for row, case in zip(rows, run.cases):
         if "\0" not in case.query and not case.query.startswith("="):
             assert row["query"] == case.query

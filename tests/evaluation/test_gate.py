@@ -12,6 +12,7 @@ import pytest
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.evaluation.gate import GateLimits, GateRow, gate
+from llava_st_ros.evaluation.metric_definitions import MetricDefinition
 from llava_st_ros.evaluation.results import (
     Case,
     MetricRow,
@@ -91,6 +92,20 @@ def test_a_missing_figure_fails() -> None:
     assert missing.failure == "missing" and math.isnan(missing.value)
     renamed = row("m_vIoU", 0.9, convention="HC-STVG")
     assert judged(renamed, row("m_vIoU", 0.5)).failure == "missing; the run has it by HC-STVG"
+
+
+def test_a_figure_that_is_computed_otherwise_fails() -> None:
+    old, new = (MetricDefinition("mean", "vIoU", above=share) for share in (0.3, 0.5))
+    failed = judged(row("R", 0.9, definition=new), row("R", 0.5, definition=old))
+    assert failed.failure == (
+        "it is the share of vIoU > 0.5, but the share of vIoU > 0.3 in the baseline"
+    )
+
+
+def test_missing_cases_are_noted() -> None:
+    baseline = results(row("m_vIoU", 0.5))
+    (found,) = gate(replace(baseline, cases=CASES[:1]), baseline, GateLimits())
+    assert (found.failure, found.note) == ("", "1 cases of the baseline are missing")
 
 
 def test_fewer_cases_fail_unless_allowed() -> None:

@@ -19,6 +19,7 @@ from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.cli import eval_explain
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.errors import DataError
+from llava_st_ros.evaluation import stage_times
 from llava_st_ros.evaluation.frame_hashes import HashedBackend, frame_hash
 from llava_st_ros.evaluation.latency_models import parse_latency
 from llava_st_ros.evaluation.ledger import (
@@ -34,7 +35,7 @@ from llava_st_ros.evaluation.recorded_replay import (
     recorded_replay,
 )
 from llava_st_ros.media.sources import BagSource
-from llava_st_ros.records import Frame, Query, Task
+from llava_st_ros.records import Frame, Query, QueryFailure, Task, Tick
 from support.bags import IMAGE, START, STEP, STORE, TOPIC, write_recording
 from support.red_box_backend import load_red_box, red_box_image
 
@@ -299,6 +300,35 @@ def test_stages_have_samples_for_each_tick(replayed: RecordedReplay, bag: Path) 
     streaming = replay_bag(bag, "0.25").latency
     assert set(streaming["answer"]) == {0.25}
     assert min(streaming["stamp_to_answer"]) >= 0.25
+
+
+def test_reading_is_no_part_of_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(stage_times.time, "perf_counter", lambda: clock[0])
+
+    def footage() -> Iterator[Frame]:
+        clock[0] += 4.0
+        yield Frame(red_box_image(0, 1, 2, 3), 0)
+
+    times = stage_times.StageTimes()
+
+    def tick() -> Tick:
+        clock[0] += 1.0
+        list(times.read(footage()))
+        return Tick(failures=(QueryFailure("q", "camera", "no", 1, 0),))
+
+    times.run_tick(tick)
+    assert times.samples == {"read": [4.0], "tick": [1.0]}
+
+
+def test_a_query_that_is_never_answered_is_a_result(bag: Path) -> None:
+    class Failing(WrappedBackend):
+        def encode_frame(self, image: np.ndarray):
+            raise RuntimeError("out of memory")
+
+    replayed = replay_bag(bag, backend=Failing(load_red_box().backend))
+    assert replayed.result.complete and replayed.ledger == ()
+    assert {failure.query_id for failure in replayed.result.failures} == {"box", "moves"}
 
 
 def test_the_same_stamps_in_two_streams_have_their_own_entries(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_figures_are_means_ratios_of_sums_and_pooled_quantiles() -> None:
 
 
 def test_a_figure_without_events_or_samples_is_undefined() -> None:
-    cases = (Case("a", "", "STVG", "", {}, {"false": (0.0, 0.0)}, {"delay": ()}),)
+    cases = (Case("a", "", "STVG", "", {}, {"false": (1.0, 0.0)}, {"delay": ()}),)
     rows = rows_of("STVG", METRICS, cases)
     assert [row.metric for row in rows] == ["false events", "delay p50"]
     assert all(math.isnan(value) for row in rows for value in (row.value, row.low, row.high))

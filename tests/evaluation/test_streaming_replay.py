@@ -166,6 +166,16 @@ def test_cameras_share_the_worker(oracle) -> None:  # noqa: F811
     assert times[:4] == [("left", 1.0), ("right", 1.0), ("left", 2.0), ("right", 2.0)]
 
 
+def test_a_query_on_one_camera_is_due_with_its_frames_only(oracle) -> None:  # noqa: F811
+    frames = [(camera, t) for t in tenths(0.0, 31) for camera in ("left", "right")]
+    left = replace(CUP, cameras=("left",))
+    result = run(oracle, [], FixedLatency(1.3), left, BALL, footage=Footages(frames))
+    assert {g.camera for g in result.groundings if g.query.id == "cup"} == {"left"}
+    missed = [m.stamp for m in result.missed]
+    assert missed == sorted(missed) and {m.query_id for m in result.missed} == {"cup", "ball"}
+    assert result.due == 4 + 2 * 4  # at 0, 1, 2, 3 s
+
+
 def test_a_camera_with_another_clock_is_published_in_its_own_time(oracle) -> None:  # noqa: F811
     frames = [(c, t + d) for t in tenths(0.0, 31) for c, d in (("left", 0.0), ("right", 400.0))]
     result = run(oracle, [], FixedLatency(0.2), CUP, footage=Footages(frames))

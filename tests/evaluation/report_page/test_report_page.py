@@ -18,7 +18,9 @@ from llava_st_ros.evaluation.comparison import compare
 from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
 from llava_st_ros.evaluation.frame_readers import NoFrames, RecordedFrames
 from llava_st_ros.evaluation.metric_definitions import MetricDefinition
+from llava_st_ros.evaluation.metric_kinds import MeanMetric
 from llava_st_ros.evaluation.report_page import filmstrips, html_page
+from llava_st_ros.evaluation.report_page import page as report_module
 from llava_st_ros.evaluation.report_page.charts import histogram, interval_bar, tick_values
 from llava_st_ros.evaluation.report_page.comparison_page import comparison_html
 from llava_st_ros.evaluation.report_page.convention_lines import (
@@ -28,12 +30,20 @@ from llava_st_ros.evaluation.report_page.convention_lines import (
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
 from llava_st_ros.evaluation.report_page.groups import film_cases, groups_of
 from llava_st_ros.evaluation.report_page.html_page import _asset
-from llava_st_ros.evaluation.report_page.page import MAX_ROWS
+from llava_st_ros.evaluation.report_page.page import MAX_COLUMNS, MAX_ROWS
 from llava_st_ros.evaluation.report_page.report_files import write_report
-from llava_st_ros.evaluation.results import MetricRow, RunResults, Timeline, write_results
+from llava_st_ros.evaluation.report_page.timelines import spans_of
+from llava_st_ros.evaluation.results import MetricRow, RunResults, Timeline, rows_of, write_results
 from llava_st_ros.evaluation.streams.scores import STREAM_CONVENTIONS, STREAM_METRICS
-from llava_st_ros.records import NANOSECONDS
-from support.report_runs import HOSTILE, changed_run, hostile_run, recorded_run, results_of
+from llava_st_ros.records import NANOSECONDS, Box
+from support.report_runs import (
+    HOSTILE,
+    changed_run,
+    hostile_run,
+    recorded_run,
+    results_of,
+    stream_run,
+)
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -269,6 +279,55 @@ def test_stamps_of_a_film_are_spread_over_time() -> None:
         **{**vars(case), "expected": Timeline(((0, 2**63 - 1),)), "predicted": None}
     )
     assert film_stamps(endless)[0] == 0 and film_stamps(endless)[-1] == 2**63 - 1
+
+
+def test_frames_of_a_film_are_spread_evenly_where_boxes_are_dense() -> None:
+    second, box = NANOSECONDS, Box(0, 0, 1, 1)
+    dense = {second * n // 100: box for n in range(100)} | {10 * second: box}
+    case = replace(hostile_run(1).cases[0], expected=Timeline((), dense), predicted=None)
+    assert film_stamps(case) == [0, 99 * second // 100, 10 * second]
+
+
+def test_a_timeline_without_spans_is_where_it_has_boxes() -> None:
+    box = Box(0, 0, 1, 1)
+    assert spans_of(Timeline((), {1: box, 5: box})) == ((1, 5),)
+    assert spans_of(Timeline(((2, 3),), {1: box, 5: box})) == ((2, 3),)
+
+
+def test_cases_are_ordered_by_the_viou_if_there_is_one() -> None:
+    values = {"tiou": 0.5, "viou": 0.2, "accuracy": 1.0}
+    cases = [replace(hostile_run(1).cases[0], values=values)]
+    metrics = [MeanMetric(key, key) for key in ("accuracy", "tiou", "viou")]
+    for count, name in ((3, "viou"), (2, "tiou"), (1, "accuracy")):
+        run = RunResults({}, tuple(cases), tuple(rows_of("STVG", metrics[:count], cases)))
+        (group,) = groups_of(run)
+        assert group.primary is not None and group.primary.name == name
+
+
+def test_a_table_has_few_columns_and_a_single_case_no_interval(tmp_path: Path) -> None:
+    root = Document(write_report(stream_run(), tmp_path, NoFrames()).read_text("utf-8")).root
+    (head,) = (t for t in root.all("thead") if t.words.startswith("QueryTaskRecording"))
+    names = [th.words for th in head.all("th")]
+    assert len(names) == 3 + MAX_COLUMNS + 1
+    assert names[3].startswith("final vIoU") and names[4].startswith("live vIoU")
+    case = hostile_run(1).cases[0]
+    page = write_report(results_of([case], {}), tmp_path, NoFrames()).read_text("utf-8")
+    figures = next(Document(page).root.all("tbody"))
+    assert {row.children[3].words for row in figures.all("tr")} == {"one case"}
+
+
+def test_of_many_timelines_the_worst_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "MAX_TIMELINES", 2)
+    cases = [
+        replace(case, id=str(n), task="STVG", values={"viou": score}, query=f"query {n}")
+        for n, (case, score) in enumerate(zip(hostile_run(4).cases, (0.9, 0.1, 0.8, 0.2)))
+    ]
+    page = write_report(results_of(cases, {}), tmp_path, NoFrames()).read_text("utf-8")
+    items = [li for li in Document(page).root.all("li") if "case-" in li.attributes.get("id", "")]
+    assert [next(li.all("bdi")).words for li in items] == ["query 1", "query 3"]
+    assert "The 2 worst of the run's 4 cases." in Document(page).root.words
 
 
 def test_best_and_worst_are_by_the_iou_and_disjoint() -> None:
