@@ -145,7 +145,8 @@ def test_an_answer_is_repeated_alone(
     assert "the answer is the same as in the run" in printed
     assert " ".join(map(str, entry.token_ids)) in printed
     assert entry.text in printed
-    assert "the red box" in printed.splitlines()[2]  # the prompt
+    prompt = printed.splitlines()[2]
+    assert "the red box" in prompt and " x " in prompt  # visual tokens are counted
     assert f"frames  {len(entry.frames)}, from {entry.frames[0][0]} ns" in printed
 
 

@@ -395,6 +395,18 @@ def test_a_comparison_shows_differences_and_what_is_left_out(comparison: str) ->
     assert stages["tick"] == ["–", "550", "–", "590"]
 
 
+def test_cases_with_other_annotations_are_no_marks_of_a_comparison() -> None:
+    a, b = hostile_run(), changed_run()
+    found = compare(a, b)
+    tasks = {change.task for change in found.changes}
+    of_tasks = [case.id for case in a.cases if case.task in tasks]
+    (other,) = found.other_truth
+    assert other in of_tasks
+    charts = list(Document(comparison_html(found, a, b, ("a", "b"))).root.all("svg"))
+    marks = [g for c in charts for g in c.all("g") if g.attributes["class"].startswith("point")]
+    assert len(marks) == len(of_tasks) - 1
+
+
 def test_the_command_writes_a_comparison(tmp_path: Path) -> None:
     for name, run in (("a", hostile_run()), ("b", changed_run())):
         (tmp_path / name).mkdir()
