@@ -15,8 +15,11 @@ import pytest
 
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.cli.eval_benchmark import BENCHMARK_NAMES
+from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.benchmarks import run as benchmark_run
 from llava_st_ros.evaluation.benchmarks.catalogue import BENCHMARKS
+from llava_st_ros.evaluation.benchmarks.evaluator import SampleEvaluator, SampleOutcome
+from llava_st_ros.evaluation.benchmarks.samples import BenchmarkQuery
 from llava_st_ros.evaluation.captions import PLAIN_WORDS
 from llava_st_ros.evaluation.results import RunResults, read_results
 from llava_st_ros.records import Answer, Box, Task
@@ -224,6 +227,29 @@ def test_charades_sta(evaluate: Run, tmp_path: Path, form: str) -> None:
     assert figures(results, "TVG")["R1@0.3"] == 1.0
 
 
+def test_charades_sta_of_other_videos_and_of_folders_of_images(
+    evaluate: Run, tmp_path: Path
+) -> None:
+    folder, frames = tmp_path / "charades", numbered_frames(FRAMES, WIDTH, HEIGHT)
+    (folder / "BOX02").mkdir(parents=True)
+    write_video(folder / "BOX01.avi", frames, 10.0)
+    for number, frame in enumerate(frames, 1):
+        write_image(folder / "BOX02" / f"BOX02-{number:06d}.png", frame)
+    (folder / "BOX02" / "BOX02-000005.png").write_bytes(b"no image")
+    path = tmp_path / "test.txt"
+    path.write_text("BOX01 1.4 4.3##a box moves.\nBOX02 0.5 1.0##a box moves.\n")
+    results = evaluate(
+        "charades-sta", path, {"box moves": Answer(Task.TVG, span=(6, 9))}, folder=folder
+    )
+    assert not results.dropped
+    video, images = results.cases
+    assert (Path(video.source), Path(images.source)) == (folder / "BOX01.avi", folder / "BOX02")
+    assert images.expected is not None and images.expected.spans == ((500_000_000, 1_000_000_000),)
+    late, damaged = results.about["notes"]
+    assert late.startswith("test.txt: line 1: the span ends at 4.3 s, after ")
+    assert "frames that cannot be decoded, after which frames are numbered too low: 1 (" in damaged
+
+
 @pytest.mark.parametrize("form", ["llava_st", "coco"])
 def test_refcoco(evaluate: Run, backend: ScriptedBackend, tmp_path: Path, form: str) -> None:
     path = write_json(tmp_path / "refcoco_val.json", refcoco_file(form))
@@ -265,6 +291,42 @@ def test_what_cannot_be_evaluated_is_counted_and_named(
     ]
     assert list(results.dropped) == expected
     assert capsys.readouterr().err.splitlines()[-6:] == [f"not evaluated: {e}" for e in expected]
+
+
+def failing(*ids: str) -> Callable[..., SampleOutcome]:
+    """``SampleEvaluator.evaluate`` with a fault at some samples."""
+    evaluate = SampleEvaluator.evaluate
+
+    def fail(evaluator: SampleEvaluator, query: BenchmarkQuery) -> SampleOutcome:
+        if query.id in ids:
+            raise ZeroDivisionError("a fault")
+        return evaluate(evaluator, query)
+
+    return fail
+
+
+def test_a_job_that_fails_costs_only_its_own_samples(
+    evaluate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SampleEvaluator, "evaluate", failing("0-box"))
+    path = write_json(tmp_path / "stvg.json", [st_align_record("stvg") for _ in range(2)])
+    results = evaluate("st-align", path, {"box moves": STVG})
+    assert [case.id for case in results.cases] == ["0-box", "1-box"]
+    assert figures(results, "STVG")["m_tIoU"] == pytest.approx(5 / 9 / 2)
+    assert results.dropped[-1] == "0-box: ZeroDivisionError: a fault (2 attempts)"
+
+
+def test_jobs_that_all_fail_end_the_run(
+    evaluate: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(SampleEvaluator, "evaluate", failing(*(f"{n}-box" for n in range(9))))
+    path = write_json(tmp_path / "stvg.json", [st_align_record("stvg") for _ in range(9)])
+    with pytest.raises(DataError, match=r"results\.json: No such file"):
+        evaluate("st-align", path, {}, code=2)
+    assert "ZeroDivisionError: a fault (2 attempts)" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_keeps_what_is_done(

@@ -141,6 +141,29 @@ def test_boxes_across_the_image_border_are_used_and_noted(tmp_path: Path) -> Non
     )
 
 
+def test_boxes_of_st_align_outside_the_span_are_noted(tmp_path: Path) -> None:
+    record = changed(
+        st_align_record("stvg"), "meta", "spatial_token", "<bboxes>", "21", value=[0, 0, 9, 9]
+    )
+    read = st_align(tmp_path, "stvg", record)
+    assert isinstance(read.samples[0].truth, VideoTruth) and 21 in read.samples[0].truth.boxes
+    assert read.notes == ("boxes outside the span (stvg.json: record 0)",)
+
+
+def test_an_answer_of_elc_in_another_form_is_its_caption_and_noted(tmp_path: Path) -> None:
+    record = changed(
+        st_align_record("elc"),
+        "conversations",
+        1,
+        "value",
+        value="A box. Object bounding box: <bboxes>",
+    )
+    read = st_align(tmp_path, "elc", record)
+    assert isinstance(read.samples[0].truth, VideoTruth)
+    assert read.samples[0].truth.caption == "A box."
+    assert read.notes == ('answers without "Ends in <e>," (elc.json: record 0)',)
+
+
 def test_a_record_that_is_not_json_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "stvg.jsonl"
     good = write_json(tmp_path / "x", st_align_record("stvg")).read_text()
@@ -202,6 +225,21 @@ def test_frames_without_a_box_in_vidor_are_noted(tmp_path: Path) -> None:
     assert read.notes[0].startswith("frames of temporal_gt without a box, which count as IoU 0 (")
 
 
+def test_videos_of_another_size_than_in_vidor_are_noted(tmp_path: Path) -> None:
+    read = vidstg(tmp_path, changed(vidstg_record(), "width", value=200), kinds=("declarative",))
+    assert isinstance(read.samples[0].truth, VideoTruth)
+    assert (read.samples[0].truth.width, read.samples[0].truth.boxes) == (400, TUBE)
+    assert read.notes[0].startswith("videos of another size or length than in VidOR")
+
+
+def test_two_boxes_of_an_object_in_a_frame_of_vidor_are_not_chosen_from(tmp_path: Path) -> None:
+    video = vidor_video()
+    video["trajectories"][16] *= 2
+    read = vidstg(tmp_path, vidstg_record(), video=video, kinds=("declarative",))
+    assert not read.samples
+    assert "VidOR's trajectories[16] has two boxes of object 0" in problems(read)[0]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -258,6 +296,14 @@ def test_ends_of_hc_stvg_that_disagree_with_the_boxes_are_counted(tmp_path: Path
         "ed_frame disagrees with the number of boxes, which counts (test.json: record 0, 'a.mp4')",
         "ed_time disagrees with the number of boxes, which counts (test.json: record 0, 'a.mp4')",
     )
+
+
+def test_boxes_of_hc_stvg_after_the_last_frame_are_used_and_noted(tmp_path: Path) -> None:
+    record = {**hc_stvg_record(1), "st_frame": 36, "ed_frame": 42, "ed_time": 21.0}
+    read = hc_stvg(tmp_path, 1, a=record)
+    assert isinstance(read.samples[0].truth, VideoTruth)
+    assert read.samples[0].truth.span == (35, 42)
+    assert read.notes[0].startswith("boxes after the video's last frame (img_num)")
 
 
 def test_a_repeated_video_of_hc_stvg_is_counted_once(tmp_path: Path) -> None:
@@ -360,6 +406,24 @@ def test_an_annotation_of_an_unknown_image_is_bad(tmp_path: Path) -> None:
     read = read_refcoco(write_json(tmp_path / "a.json", content))
     assert [sample.id for sample in read.samples] == ["1-8"]
     assert problems(read) == ["a.json: annotations[0]: there is no image with the id 73"]
+
+
+def test_repeated_ids_and_empty_boxes_of_refcoco_count_and_are_noted(tmp_path: Path) -> None:
+    content = refcoco_file("coco")
+    content["annotations"][1].update(id=7, bbox=[40, 50, 0, 100])
+    read = read_refcoco(write_json(tmp_path / "a.json", content))
+    assert [sample.id for sample in read.samples] == ["0-7", "1-7"]
+    assert read.notes == (
+        "repeated ids, each of which counts (a.json: annotations[1])",
+        "boxes without an area, whose IoU is 0 (a.json: annotations[1])",
+    )
+
+
+def test_a_refcoco_file_with_two_lists_of_a_name_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [], "annotations": [], "images": []}')
+    with pytest.raises(DataError, match=r"a\.json repeats a name at its top level"):
+        read_refcoco(path)
 
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
