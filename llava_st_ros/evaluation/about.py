@@ -48,19 +48,17 @@ def about_run(
         more: Further facts of this kind of run.
     """
     runtime, device = runtime_and_device(model, backend, device)
-    return {
-        "command": shlex.join(["llava-st", *map(_without_home, sys.argv[1:])]),
+    facts = {
         "mode": mode,
-        "model": _without_home(str(model)),
+        "model": str(model),
         "model_sha256": model_sha256 or model_checksum(model),
         "backend": runtime,
         "device": device,
         **more,
         "versions": _versions(runtime),
         "machine": _machine(device),
-        "seconds": round(seconds, 1),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    return _about(facts, seconds)
 
 
 def about_node(
@@ -71,19 +69,31 @@ def about_node(
     Args:
         mode: What was evaluated, and how.
         node: Fully qualified name of the node.
-        facts: What its diagnostics say about the model.
+        facts: The model's values in its diagnostics.
         seconds: Wall time.
         more: Further facts of this kind of run.
     """
-    named = {name: facts.get(name, "unknown") for name in ("model", "backend", "device")}
-    return {
-        "command": shlex.join(["llava-st", *map(_without_home, sys.argv[1:])]),
+    names = ("model", "backend", "device", "precision")
+    named = {name: facts.get(name, "unknown") for name in names}
+    found = {
         "mode": mode,
         "node": node,
         **named,
-        "precision": facts.get("precision", "unknown"),
         **more,
         "versions": {"llava_st_ros": llava_st_ros.__version__},
+    }
+    return _about(found, seconds)
+
+
+def _about(facts: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
+    """Return facts without home folders, with the command and its time."""
+    public = {
+        name: _without_home(value) if isinstance(value, str) else value
+        for name, value in facts.items()
+    }
+    return {
+        "command": shlex.join(["llava-st", *map(_without_home, sys.argv[1:])]),
+        **public,
         "seconds": round(seconds, 1),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
