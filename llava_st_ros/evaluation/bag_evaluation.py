@@ -116,7 +116,7 @@ def evaluate_bag(
         backend: The model.
         tokenizer: Its tokenizer.
         on_progress: Called after each frame with the frames until now and in all.
-        model: What the ledger says about the model.
+        model: The model, for the ledger.
 
     Raises:
         ConfigError: The job's latency makes no sense.
@@ -330,7 +330,7 @@ class _CameraReplay:
         ]
 
     def _loss(self) -> list[str]:
-        """Say how many of the recorded frames were not readable, and how much time they cover."""
+        """Return how many recorded frames were not readable, and how much time they cover."""
         source, read = self._source, self.result.stamps
         recorded = max(source.bag.recorded_messages(source.topic), len(read))
         lines = []
@@ -385,5 +385,5 @@ def _not_standing(query: AnnotatedQuery) -> str:
 
 
 def _not_evaluated(topic: str, queries: Sequence[AnnotatedQuery], error: DataError) -> str:
-    """Say that a camera is not evaluated."""
+    """Return a line about a camera that is not evaluated."""
     return f"{topic or 'its images'}: {len(queries)} queries not evaluated: {error}"

@@ -55,7 +55,7 @@ class ModelSettings:
 
     @property
     def ledger_model(self) -> LedgerModel:
-        """What the ledger says about the model."""
+        """The model, for the ledger."""
         return LedgerModel(str(self.path), self.sha256, self.backend, self.device)
 
 
@@ -119,7 +119,7 @@ def bag_jobs(bags: Sequence[Path], annotations: Sequence[Path], job: BagJob) -> 
 
 
 def _names(bags: Sequence[Path]) -> list[str]:
-    """Name each bag by as many of its last folders as tell it from the others."""
+    """Name each bag by as many of its last folders as distinguish it from the others."""
     names = []
     for bag in bags:
         length = 1

@@ -154,8 +154,8 @@ def test_a_bag_that_fails_does_not_cost_the_others(
 ) -> None:
     missing = tmp_path / "missing"
     cut = tmp_path / "cut.mcap"
-    (whole,) = bags[0].glob("*.mcap")
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    (complete,) = bags[0].glob("*.mcap")
+    cut.write_bytes(complete.read_bytes()[: complete.stat().st_size * 2 // 3])
     shutil.copy(annotation_path(bags[0]), annotation_path(cut))
     arguments = ("--model", random_checkpoint, "--topic", TOPICS[0], "--json")
     assert run(missing, cut, *arguments) == 1

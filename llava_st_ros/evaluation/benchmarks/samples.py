@@ -21,8 +21,8 @@ class VideoTruth:
         width: Width of the frames in pixels.
         height: Height of the frames in pixels.
         crop: The first and last frame that the model may see, both included; None for all.
-        frames: The number of frames of the video; None if the file does not say it.
-        fps: Frames per second; None if the file does not say it.
+        frames: The number of frames of the video; None if the file does not have it.
+        fps: Frames per second; None if the file does not have it.
         caption: The description that is expected (ELC); None for other tasks.
     """
 

@@ -1,7 +1,8 @@
 """Jobs in several processes of this machine. A process that dies costs one attempt of its job.
 
-``concurrent.futures`` gives up all jobs when one of its processes dies, and does not tell which job
-that was. Here each process has a pipe of its own, so that the job is known and only it is repeated.
+``concurrent.futures`` gives up all jobs when one of its processes dies, and does not report which
+job that was. Here each process has a pipe of its own, so that the job is known and only it is
+repeated.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class _Pool:
                         f"no worker process can start: {reason}",
                         "it may lack memory: use fewer --workers",
                     )
-                return None  # the others go on
+                return None  # the other processes continue
         else:
             self._deaths[process.job] += 1
             if self._deaths[process.job] < ATTEMPTS:
@@ -162,7 +163,7 @@ class _Pool:
 
 
 def _serve(start: Start, connection: Connection) -> None:
-    """Run the jobs that come through the connection, until it ends."""
+    """Run the jobs that are received through the connection, until it ends."""
     # A terminal sends Ctrl-C to all processes; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
