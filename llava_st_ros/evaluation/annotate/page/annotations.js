@@ -92,7 +92,7 @@ export class Annotations extends EventTarget {
   }
 
   /** Give objects and queries that are new other ids where a newer version uses theirs.
-   * Returns [kind, old id, new id] of each, and of queries that link such an object. */
+   * Returns [kind, old id, new id] of each. A query that links a new object is not sent yet either. */
   giveWay(newer, isNew) {
     for (const { id } of [...newer.objects, ...newer.queries]) this.takenIds.add(id);
     const renamed = [];
@@ -109,7 +109,6 @@ export class Annotations extends EventTarget {
           if (!query.objects.includes(old)) continue;
           const objects = query.objects.map((other) => (other === old ? id : other));
           this.queries.set(query.id, { ...query, objects });
-          renamed.push(["queries", query.id, query.id]);
         }
       }
     }
