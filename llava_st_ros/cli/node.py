@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llava_st_ros.errors import BackendError
+from llava_st_ros.cli.extras import requires_ros
 
 HELP = "run the ROS 2 node"
 
@@ -29,10 +29,5 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.ros.main import main
 
     parameters = ["--params-file", args.params_file] if args.params_file else []
-    try:
+    with requires_ros("llava-st node"):
         return main(["llava-st", "--ros-args", *parameters, *args.ros_args])
-    except ImportError as error:
-        raise BackendError(
-            f"rclpy or this package's messages cannot be imported ({error})",
-            "source your ROS 2 workspace, or use `scripts/with_ros llava-st node`",
-        ) from error

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.cli.extras import requires_ros
 from llava_st_ros.errors import BackendError, ConfigError, DataError, LlavaStError
 from llava_st_ros.records import NANOSECONDS
 
@@ -47,13 +48,8 @@ def reject_model_arguments(args: argparse.Namespace, parser: argparse.ArgumentPa
 
 def require_ros() -> None:
     """Raise BackendError if rclpy or this package's messages are missing."""
-    try:
+    with requires_ros("llava-st eval bag --node"):
         importlib.import_module("llava_st_ros.ros.query_holder")
-    except ImportError as error:
-        raise BackendError(
-            f"rclpy or this package's messages cannot be imported ({error})",
-            "source your ROS 2 workspace, or use `scripts/with_ros llava-st eval bag --node`",
-        ) from error
 
 
 class NodeEvaluation:
