@@ -115,7 +115,11 @@ class QueryRunner:
         )
         answer = parse(generation.ids, query.task, self._model, tokenizer=self._tokenizer)
         grounding = to_grounding(query, answer, window, generation.confidence)
-        return replace(grounding, token_ids=generation.ids)
+        return replace(
+            grounding,
+            token_ids=generation.ids,
+            match_probability=generation.match_probability,
+        )
 
 
 def to_grounding(query: Query, answer: Answer, window: Window, confidence: float) -> Grounding:

@@ -431,6 +431,8 @@ class Grounding:
         height: Height of the source image in pixels.
         segments: The events of a DVC answer.
         token_ids: The answer as the model's token ids, without the end token.
+        match_probability: Probability in [0, 1] that something in the window matches, whatever the
+            answer is; None for a task or a way of decoding without the choice of "no match".
     """
 
     query: Query
@@ -445,6 +447,7 @@ class Grounding:
     height: int
     segments: tuple[Segment, ...] = ()
     token_ids: tuple[int, ...] = ()
+    match_probability: float | None = None
 
 
 class TrackState(Enum):

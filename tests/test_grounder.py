@@ -387,6 +387,7 @@ def test_a_network_with_random_weights_gives_valid_groundings(tokenizer, model):
     for answer in tick.groundings:
         assert not answer.answer.problems
         assert 0.0 < answer.confidence < 1.0
+        assert answer.confidence < answer.match_probability <= 1.0
         # Without a shared prefix the answers are the same.
         runner = QueryRunner(backend, tokenizer, GrounderConfig())
         uncached = runner.run(runner.prepare(answer.query, 1.0), UncachedView(backend, buffer))

@@ -62,6 +62,7 @@ def _values(entry: LedgerEntry, explanation: Explanation) -> dict[str, Any]:
         "token_ids": list(grounding.token_ids),
         "text": grounding.answer.text,
         "confidence": grounding.confidence,
+        "match_probability": grounding.match_probability,
         "same": not explanation.differences,
         "differences": list(explanation.differences),
     }
@@ -80,6 +81,8 @@ def _text(entry: LedgerEntry, explanation: Explanation) -> str:
         f"tokens  {' '.join(map(str, grounding.token_ids))}",
         f"answer  {grounding.answer.text!r}, confidence {grounding.confidence:.3f}",
     ]
+    if grounding.match_probability is not None:
+        lines.append(f"match   probability {grounding.match_probability:.3f}")
     lines += [f"differs {line}" for line in explanation.differences]
     lines += [] if explanation.differences else ["the answer is the same as in the run"]
     return "\n".join(lines)

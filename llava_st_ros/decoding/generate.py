@@ -35,8 +35,9 @@ class Generation:
             NaN for other tokens.
         forced: Whether the grammar forced the token.
         finished: False if the token budget or ``cancelled`` ended the answer early.
-        choice_probability: Probability of the selected one of "no match" and an answer, normalized
-            over both; None if the grammar does not offer this choice.
+        match_probability: Probability in [0, 1] that something matches, normalized over an answer
+            and "no match", whichever was selected; None if the grammar does not offer this choice.
+        no_match: Whether "no match" was selected.
     """
 
     ids: tuple[int, ...]
@@ -44,7 +45,14 @@ class Generation:
     coordinate_probabilities: tuple[float, ...]
     forced: tuple[bool, ...]
     finished: bool
-    choice_probability: float | None = None
+    match_probability: float | None = None
+    no_match: bool = False
+
+    @property
+    def choice_probability(self) -> float | None:
+        """Probability of the selected one of "no match" and an answer, normalized over both."""
+        probability = self.match_probability
+        return 1.0 - probability if probability is not None and self.no_match else probability
 
     @property
     def confidence(self) -> float:
@@ -113,7 +121,8 @@ def generate(
         assert state.allowed is not None
         token = state.allowed.select(logits[-1])
         if isinstance(state.allowed, NoMatchChoice):
-            output.choice_probability = state.allowed.probability(token, logits[-1])
+            output.match_probability = state.allowed.match_probability(logits[-1])
+            output.no_match = token == state.allowed.no_match
         state.advance((token,))
         if token in state.end_ids:
             break
@@ -127,7 +136,8 @@ class _Output:
 
     def __init__(self, config: ModelConfig, on_token: Callable[[int], None] | None) -> None:
         self._config, self._on_token = config, on_token
-        self.choice_probability: float | None = None
+        self.match_probability: float | None = None
+        self.no_match = False
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._coordinates: list[float] = []
@@ -158,7 +168,8 @@ class _Output:
             tuple(self._coordinates),
             tuple(self._forced),
             finished,
-            self.choice_probability,
+            self.match_probability,
+            self.no_match,
         )
 
     def _append(self, token: int, logprob: float, coordinate: float, forced: bool) -> None:

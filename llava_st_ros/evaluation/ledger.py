@@ -76,6 +76,7 @@ class LedgerEntry:
         config: The settings, by name.
         token_ids: The answer, without the end token.
         text: The answer in words.
+        match_probability: As in ``Grounding``.
     """
 
     id: str
@@ -88,6 +89,7 @@ class LedgerEntry:
     config: Mapping[str, Any]
     token_ids: tuple[int, ...]
     text: str
+    match_probability: float | None
 
     def make_query(self) -> Query:
         """Return the query. Raises QueryError if its values are not those of a query."""
@@ -144,6 +146,7 @@ class LedgerRecorder:
             config=asdict(source.config),
             token_ids=grounding.token_ids,
             text=grounding.answer.text,
+            match_probability=grounding.match_probability,
         )
 
 

@@ -59,6 +59,7 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
     def pixels(box: Box) -> list[float]:
         return rounded_pixels(box, grounding.width, grounding.height)
 
+    match = grounding.match_probability
     return {
         "query_id": grounding.query.id,
         "window": [stamps[0], stamps[-1]],
@@ -76,6 +77,7 @@ def answer_json(grounding: Grounding) -> dict[str, Any]:
         "no_match": answer.no_match,
         "problems": list(answer.problems),
         "confidence": round(grounding.confidence, 4),
+        "match_probability": None if match is None else round(match, 4),
     }
 
 

@@ -82,7 +82,7 @@ class NoMatchChoice(TokenSet):
     """The first token of "no match" and the first token of an answer.
 
     Args:
-        no_match: Id of the former.
+        no_match: Id of the former, also an attribute.
         answer: Id of the latter.
         threshold: Probability from which the former is selected; 1 for never.
     """
@@ -91,16 +91,19 @@ class NoMatchChoice(TokenSet):
         members = np.zeros(max(no_match, answer) + 1, dtype=bool)
         members[[no_match, answer]] = True
         super().__init__(members)
-        self._no_match, self._answer, self._threshold = no_match, answer, threshold
+        self.no_match, self._answer, self._threshold = no_match, answer, threshold
 
     def select(self, logits: np.ndarray) -> int:
         matches_nothing = (
-            self._threshold < 1.0 and self.probability(self._no_match, logits) >= self._threshold
+            self._threshold < 1.0 and self._probability(self.no_match, logits) >= self._threshold
         )
-        return self._no_match if matches_nothing else self._answer
+        return self.no_match if matches_nothing else self._answer
 
-    def probability(self, token: int, logits: np.ndarray) -> float:
-        """Return the probability of one of the two ids, renormalized over both."""
+    def match_probability(self, logits: np.ndarray) -> float:
+        """Return the probability of an answer, normalized over both ids."""
+        return self._probability(self._answer, logits)
+
+    def _probability(self, token: int, logits: np.ndarray) -> float:
         pair = np.exp(logits[self._ids] - logits[self._ids].max())
         return float(pair[self._ids == token].sum() / pair.sum())
 

@@ -125,6 +125,9 @@ def test_no_match_and_its_confidence(more: float) -> None:
     generation = run(backend, Task.REC)
     sure = np.exp(4) / (1 + np.exp(4))  # their logits differ by 4
     assert generation.choice_probability == pytest.approx(sure, abs=1e-4)
+    expected = 1 - sure if more > 0 else sure  # of a match, whichever was selected
+    assert generation.match_probability == pytest.approx(expected, abs=1e-4)
+    assert generation.no_match == (more > 0)
     answer = parse(generation.ids, Task.REC, config(), tokenizer())
     assert answer.no_match == (more > 0)
     assert len(answer.boxes) == (more < 0)

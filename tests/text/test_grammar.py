@@ -260,4 +260,4 @@ def test_no_match_is_selected_at_or_above_its_threshold(
     logits = np.full(config().vocabulary, 9.0, np.float32)  # other ids are ignored
     logits[no_match_id], logits[opening] = np.log(probability), np.log(max(1 - probability, 1e-300))
     assert allowed.select(logits) == (no_match_id if no_match else opening)
-    assert allowed.probability(no_match_id, logits) == pytest.approx(probability, abs=1e-6)
+    assert allowed.match_probability(logits) == pytest.approx(1 - probability, abs=1e-6)
