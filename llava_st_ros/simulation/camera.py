@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from llava_st_ros.simulation.worlds import World, sample
 
 # Tremor of a handheld camera as a sum of sines: frequency (Hz), share of the amplitude (sum 1),
 # horizontal and vertical phase.
@@ -27,7 +29,8 @@ class CameraPose:
         distance: Distance from ``lookat``, in meters.
         azimuth: In degrees.
         elevation: In degrees.
-        fovy: Field of view in degrees, vertical and horizontal: images are square.
+        fovy: Vertical field of view in degrees.
+        aspect: Width of the image by its height. The image is stored as a square.
     """
 
     lookat: np.ndarray
@@ -35,6 +38,7 @@ class CameraPose:
     azimuth: float
     elevation: float
     fovy: float
+    aspect: float = 1.0
 
     @property
     def axes(self) -> np.ndarray:
@@ -54,7 +58,7 @@ class CameraPose:
 
     @property
     def focal_length(self) -> float:
-        """The focal length in image widths."""
+        """The focal length in image heights."""
         return 0.5 / math.tan(math.radians(self.fovy) / 2)
 
     def project(self, points: np.ndarray) -> np.ndarray:
@@ -62,7 +66,7 @@ class CameraPose:
         return PoseBatch([self]).project(np.atleast_2d(points))[0]
 
     def scale_at(self, depth: float) -> float:
-        """Return the image widths per meter at a depth in meters."""
+        """Return the image heights per meter at a depth in meters."""
         return self.focal_length / depth
 
 
@@ -88,6 +92,7 @@ class CameraTrajectory:
     period: float = 10.0
     phase: float = 0.0
     shake: float = 0.0
+    aspect: float = 1.0
 
     @property
     def is_moving(self) -> bool:
@@ -95,8 +100,12 @@ class CameraTrajectory:
 
     @property
     def view_width(self) -> float:
-        """The width in meters that the image covers at the point looked at."""
-        return 2 * self.distance * math.tan(math.radians(self.fovy) / 2)
+        """The width in meters that the image covers at the point looked at.
+
+        Of an image that is not square, the side of a square of equal area.
+        """
+        height = 2 * self.distance * math.tan(math.radians(self.fovy) / 2)
+        return height if self.aspect == 1.0 else height * math.sqrt(self.aspect)
 
     def pose_at(self, time: float) -> CameraPose:
         swing = math.sin(2 * math.pi * time / self.period + self.phase)
@@ -106,8 +115,9 @@ class CameraTrajectory:
             np.array(self.lookat) + np.array([x * slow_swing, 0.0, 0.0]),
             self.distance * (1 + distance * slow_swing),
             self.azimuth + azimuth * swing,
-            self.elevation + elevation * slow_swing,
+            max(-89.9, self.elevation + elevation * slow_swing),
             self.fovy,
+            self.aspect,
         )
         if self.shake:
             amplitude = pose.distance * math.tan(math.radians(self.shake))
@@ -125,19 +135,22 @@ class PoseBatch:
     """Projection through P poses.
 
     Attributes:
-        focal_lengths: float64 [P] in image widths.
+        focal_lengths: float64 [P] in image heights.
+        aspects: Widths of the images by their heights, float64 [P].
     """
 
     def __init__(self, poses: Sequence[CameraPose]) -> None:
         self._axes = np.stack([pose.axes for pose in poses])
         self._positions = np.stack([pose.position for pose in poses])
         self.focal_lengths = np.array([pose.focal_length for pose in poses])
+        self.aspects = np.array([pose.aspect for pose in poses])
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Project [N, 3] points to [P, N, 3]: u, v in [0, 1] of the image, and depth in meters."""
         x, y, depth = self._camera_coordinates(points)
         focal = self.focal_lengths[:, None]
-        u, v = 0.5 + focal * x / depth, 0.5 - focal * y / depth
+        u = 0.5 + focal / self.aspects[:, None] * x / depth
+        v = 0.5 - focal * y / depth
         return np.stack([u, v, depth], axis=2)
 
     def sphere_boxes(self, centers: np.ndarray, radius: float) -> np.ndarray:
@@ -149,7 +162,8 @@ class PoseBatch:
             y_half = radius * np.sqrt(y**2 + square)
             left, right = (x * depth - x_half) / square, (x * depth + x_half) / square
             low, high = (y * depth - y_half) / square, (y * depth + y_half) / square
-        slopes = np.stack([left, -high, right, -low], axis=2)
+        aspects = self.aspects[:, None]
+        slopes = np.stack([left / aspects, -high, right / aspects, -low], axis=2)
         return 0.5 + self.focal_lengths[:, None, None] * slopes
 
     def _camera_coordinates(self, points: np.ndarray) -> np.ndarray:
@@ -159,7 +173,7 @@ class PoseBatch:
 
 
 def sample_camera(
-    rng: np.random.Generator, fovy: tuple[float, float], width: float, can_shake: bool
+    rng: np.random.Generator, world: World, width: float, can_shake: bool
 ) -> CameraTrajectory:
     """Sample a camera whose image covers ``width`` meters at the point looked at.
 
@@ -167,7 +181,7 @@ def sample_camera(
 
     Args:
         rng: The random generator.
-        fovy: Minimum and maximum field of view in degrees.
+        world: The distribution to sample from.
         width: In meters.
         can_shake: Whether the camera may shake.
     """
@@ -175,9 +189,9 @@ def sample_camera(
     if rng.random() < 0.5:
         signs = rng.uniform(0.3, 1.0, 4) * rng.choice([-1.0, 1.0], 4)
         sway = tuple(float(v) for v in signs * _MAX_SWAY)  # type: ignore[assignment]
-    angle = float(rng.uniform(*fovy))
+    angle = float(rng.uniform(*world.fovy))
     shakes = can_shake and rng.random() < 0.45
-    return CameraTrajectory(
+    trajectory = CameraTrajectory(
         lookat=(float(rng.uniform(-0.02, 0.02)), float(rng.uniform(-0.02, 0.03)), 0.05),
         distance=width / (2 * math.tan(math.radians(angle) / 2)),
         azimuth=float(rng.uniform(70, 110)),
@@ -187,4 +201,14 @@ def sample_camera(
         period=float(rng.uniform(8, 14)),
         phase=float(rng.uniform(0, 2 * math.pi)),
         shake=float(rng.uniform(0.08, 0.012 * angle)) if shakes else 0.0,
+    )
+    if world.variety is None:
+        return trajectory
+    aspect = sample(rng, world.variety.aspect)
+    return replace(
+        trajectory,
+        azimuth=sample(rng, world.variety.azimuth),
+        elevation=sample(rng, world.variety.elevation),
+        distance=trajectory.distance / math.sqrt(aspect),
+        aspect=aspect,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from llava_st_ros.simulation.appearance import fill_textures
@@ -48,13 +50,16 @@ def render_frames(rollout: Rollout) -> np.ndarray:
 
 
 def _shadows(scene: Scene, state: np.ndarray) -> list[Shadow]:
-    """Return discs on the table where the directional light casts the objects' shadows."""
-    x, y, z = scene.appearance.light_direction
-    shadows = []
+    """Return discs on the table where the first directional light casts the objects' shadows."""
+    shadows: list[Shadow] = []
+    if not scene.appearance.lights:
+        return shadows
+    x, y, z = scene.appearance.lights[0].direction
     for item, (right, forward, height) in zip(scene.objects, state.reshape(-1, 7)[:, :3]):
         center = np.array([right - x / z * height, forward - y / z * height, MAT_TOP + 3e-4])
         if center[1] < scene.table_edge:
-            shadows.append(Shadow(center, 0.9 * item.scale))
+            width = math.sqrt(item.proportions[0] * item.proportions[1])
+            shadows.append(Shadow(center, 0.9 * item.scale * width, scene.appearance.shadow))
     return shadows
 
 

@@ -112,6 +112,12 @@ def ground_truth(clip: SimulatedClip) -> dict[str, Any]:
     }
 
 
+def _object(values: dict[str, Any]) -> SimulatedObject:
+    # Clips that were rendered before objects had proportions have none.
+    proportions = values.get("proportions", (1.0, 1.0, 1.0))
+    return SimulatedObject(**{**values, "proportions": tuple(proportions)})
+
+
 def _event(truth: dict[str, Any]) -> SimulatedEvent:
     first, last = truth["span"]
     return SimulatedEvent(EventKind(truth["kind"]), truth["subject"], truth["other"], (first, last))
@@ -202,7 +208,7 @@ class ClipStore:
         return _boxes(self._records[index]["boxes"])
 
     def objects(self, index: int) -> tuple[SimulatedObject, ...]:
-        return tuple(SimulatedObject(**o) for o in self._records[index]["objects"])
+        return tuple(_object(values) for values in self._records[index]["objects"])
 
     def __getitem__(self, index: int) -> SimulatedClip:
         truth = self._records[index]

@@ -28,7 +28,8 @@ def label_event(rollout: Rollout, scripted: ScriptedEvent, boxes: np.ndarray) ->
             raise InfeasibleError("never seen")
         end = 0 if scripted.kind is EventKind.ENTERS else 1
         span[end] = int(visible_frames[0] if end == 0 else visible_frames[-1])
-    if span[1] - span[0] < (1 if scripted.kind is EventKind.DROPPED else 2):
+    least = 1 if scripted.kind is EventKind.DROPPED else rollout.scene.min_event_frames
+    if span[1] - span[0] < least:
         raise InfeasibleError("too short to be seen")
     if not _has_happened(rollout, scripted, visible, span):
         raise InfeasibleError("the event did not happen")

@@ -7,6 +7,7 @@ derives the ground truth from the result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +15,7 @@ from enum import Enum
 import numpy as np
 
 from llava_st_ros.simulation.scenes import Scene, SimulatedObject
+from llava_st_ros.simulation.worlds import Variety, sample
 
 
 class EventKind(str, Enum):
@@ -83,6 +85,7 @@ class Motion:
         end: In seconds since the start of the clip.
         lift: Whether the height is controlled too; then the object is held at ``goal`` afterwards.
         brake_at: When braking starts, in seconds since the start of the clip.
+        bow: Displacement of the path from a straight line half-way, [3] in meters; None: none.
     """
 
     origin: np.ndarray
@@ -91,6 +94,7 @@ class Motion:
     end: float
     lift: bool = False
     brake_at: float | None = None
+    bow: np.ndarray | None = None
 
     def target_at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the target position (m) and velocity (m/s), each [3]."""
@@ -107,7 +111,11 @@ class Motion:
             u = elapsed / length if length else 1.0
             fraction = u**3 * (10 - 15 * u + 6 * u * u)
             rate = 30 * u * u * (1 - u) ** 2 / length if length else 0.0
-        return self.origin + fraction * displacement, rate * displacement
+        position, velocity = self.origin + fraction * displacement, rate * displacement
+        if self.bow is not None:
+            position = position + 4 * fraction * (1 - fraction) * self.bow
+            velocity = velocity + 4 * rate * (1 - 2 * fraction) * self.bow
+        return position, velocity
 
 
 _SHAPES = {
@@ -159,6 +167,8 @@ def sample_script(
         InfeasibleError: No script was found.
     """
     times = _sample_times(rng, duration, num_events)
+    if scene.variety is not None:
+        times = [_other_length(rng, start, end, scene.variety) for start, end in times]
     objects = scene.objects
     states: list[str | None] = [None] * len(objects)
     initial_states = ["table"] * len(objects)
@@ -215,6 +225,15 @@ def _lookalike(rng: np.random.Generator, objects: Sequence[SimulatedObject], ind
         for o in objects
     ]
     return int(rng.choice(len(objects), p=np.array(alike) / sum(alike)))
+
+
+def _other_length(
+    rng: np.random.Generator, start: float, end: float, variety: Variety
+) -> tuple[float, float]:
+    """Return a slot within another slot whose length is drawn from the variety's durations."""
+    length = min(math.exp(sample(rng, variety.event_seconds)), end - start)
+    begin = start + float(rng.uniform(0, end - start - length))
+    return begin, begin + length
 
 
 def _sample_times(

@@ -41,13 +41,13 @@ class FreeSpace:
 
     def is_out_of_view(self, index: int, position: np.ndarray) -> bool:
         """Whether no part of the object is in the image at any time if it is at ``position``."""
-        boxes = self._views.sphere_boxes(position[None], 1.1 * self.scene.objects[index].radius)
+        boxes = self._views.sphere_boxes(position[None], 1.1 * self.scene.objects[index].reach)
         margin = 0.02 + self._margin
         return bool(((boxes[:, :, 2] < -margin) | (boxes[:, :, 0] > 1 + margin)).all())
 
     def are_in_view(self, index: int, positions: np.ndarray) -> np.ndarray:
         """Return ``is_in_view`` of [N, 3] positions, bool [N]."""
-        boxes = self._views.sphere_boxes(positions, self.scene.objects[index].radius)
+        boxes = self._views.sphere_boxes(positions, self.scene.objects[index].reach)
         inside: np.ndarray = (boxes > self._margin) & (boxes < 1 - self._margin)
         return np.asarray(inside.all(axis=(0, 2)))
 

@@ -9,9 +9,10 @@ from llava_st_ros.simulation.appearance import (
     OBJECT_TEXTURE_SIZE,
     OBJECT_TEXTURES,
     SURFACES,
+    Light,
 )
 from llava_st_ros.simulation.clutter import CONE, Distractor, Occluder
-from llava_st_ros.simulation.scenes import COLORS, GRAVITY, TIMESTEP, Scene
+from llava_st_ros.simulation.scenes import GRAVITY, TIMESTEP, Scene
 
 MAX_GEOMS = 200  # with shadows; segmentation ids up to 254 fit into one color channel
 FLOOR = -0.75  # z, meters
@@ -49,8 +50,7 @@ def scene_xml(scene: Scene, size: int) -> str:
   </asset>
   <default><geom condim="6" friction="0.5 0.01 0.002" solref="0.012 0.7"/></default>
   <worldbody>
-    <light directional="true" dir="{_text(appearance.light_direction)}" castshadow="false"
-      diffuse="{_text(appearance.light)}" specular="{_text(appearance.light)}" ambient="0 0 0"/>
+    {"".join(map(_light, appearance.lights))}
     <geom name="floor" type="box" size="8 8 0.05" pos="0 0 {FLOOR - 0.05}" material="floor"
       {_PASSABLE}/>
     <geom name="wall" type="box" size="8 3 0.05" pos="0 {scene.wall} 1" euler="90 0 0"
@@ -62,6 +62,14 @@ def scene_xml(scene: Scene, size: int) -> str:
     {_occluder(scene.occluder) if scene.occluder else ""}
   </worldbody>
 </mujoco>"""
+
+
+def _light(light: Light) -> str:
+    color = _text(light.color)
+    return (
+        f'<light directional="true" dir="{_text(light.direction)}" castshadow="false" '
+        f'diffuse="{color}" specular="{color}" ambient="0 0 0"/>'
+    )
 
 
 def _textures() -> str:
@@ -92,7 +100,7 @@ def _object(scene: Scene, index: int) -> str:
     shape = {"ball": "sphere"}.get(item.shape, item.shape)
     return (
         f'<body name="object{index}"><freejoint/><geom name="object{index}" type="{shape}" '
-        f'size="{_text(item.geom_size)}" rgba="{_text(COLORS[item.color])} 1" '
+        f'size="{_text(item.geom_size)}" rgba="{_text(scene.appearance.shades[index])} 1" '
         f'material="{scene.appearance.materials[index]}" density="{_DENSITY}"/></body>'
     )
 

@@ -10,8 +10,10 @@ import numpy as np
 from llava_st_ros.simulation.events import EventKind, InfeasibleError, Motion, ScriptedEvent
 from llava_st_ros.simulation.free_space import FreeSpace, distance_to_segment
 from llava_st_ros.simulation.scenes import Scene
+from llava_st_ros.simulation.worlds import sample
 
 _CANDIDATES = 160  # sampled positions per object
+_STRAIGHT = {EventKind.COLLIDES, EventKind.STOPS}  # kinds that are planned on a straight path
 _LIFT_CLEARANCE = np.array([0.0, 0.0, 0.13])  # m above an object that is to be lifted
 
 
@@ -129,11 +131,35 @@ class MotionPlanner:
             goals.append(goal)
         if not goals:
             raise InfeasibleError("no free path")
-        motion = replace(motion, goal=goals[0])
+        motion = self._bowed(replace(motion, goal=goals[0]), scripted, positions, axis)
         if kind is EventKind.STOPS:
             brake = scripted.start + (scripted.end - scripted.start) * self.rng.uniform(0.35, 0.6)
             motion = replace(motion, brake_at=float(brake))
         return motion
+
+    def _bowed(
+        self,
+        motion: Motion,
+        scripted: ScriptedEvent,
+        positions: np.ndarray,
+        axis: np.ndarray | None,
+    ) -> Motion:
+        """Return the motion on a curved path if the world has such paths and there is room."""
+        variety = self.scene.variety
+        if variety is None or axis is not None or scripted.kind in _STRAIGHT:
+            return motion
+        displacement = motion.goal - motion.origin
+        side = np.array([-displacement[1], displacement[0], 0.0]) * sample(self.rng, variety.bow)
+        middle = motion.origin + displacement / 2 + side
+        free = self._is_path_free(scripted, motion.origin, middle, positions, 0.02)
+        free &= self._is_path_free(scripted, middle, motion.goal, positions, 0.02)
+        if not side.any() or not free:
+            return motion
+        if scripted.kind in (EventKind.PUSHED, EventKind.ROLLS) and not self._free_space.is_in_view(
+            scripted.subject, middle
+        ):
+            return motion
+        return replace(motion, bow=side)
 
     def _plan_lift(self, scripted: ScriptedEvent, motion: Motion) -> Motion:
         for _ in range(20):
@@ -272,7 +298,12 @@ class MotionPlanner:
         raise InfeasibleError("no position outside the image")
 
     def _is_path_free(
-        self, scripted: ScriptedEvent, origin: np.ndarray, goal: np.ndarray, positions: np.ndarray
+        self,
+        scripted: ScriptedEvent,
+        origin: np.ndarray,
+        goal: np.ndarray,
+        positions: np.ndarray,
+        clearance: float = 0.0,
     ) -> bool:
         """Whether the path is on the table and only the object to be hit is in the way."""
         radius = self.scene.objects[scripted.subject].radius
@@ -288,7 +319,7 @@ class MotionPlanner:
         ]
         for center, size in obstacles:
             distance = distance_to_segment(center[None], origin[:2], goal[:2])[0]
-            if distance < radius + size + 0.02:
+            if distance < radius + size + 0.02 + clearance:
                 return False
         return True
 

@@ -17,14 +17,13 @@ from llava_st_ros.simulation.camera import CameraPose
 from llava_st_ros.simulation.headless import gl_context, mujoco
 from llava_st_ros.simulation.mjcf import MAX_GEOMS
 
-_DARK = np.array([0.0, 0.0, 0.0, 0.35], dtype=np.float32)
-
 
 class Shadow(NamedTuple):
     """A dark disc on the table, in meters. It is not part of the segmentation."""
 
     center: np.ndarray
     radius: float
+    darkness: float
 
 
 class SceneRenderer:
@@ -85,7 +84,7 @@ class SceneRenderer:
                 np.array([shadow.radius, 2e-4, 0.0]),  # a disc: radius, half height
                 shadow.center,
                 np.eye(3).ravel(),
-                _DARK,
+                np.array([0.0, 0.0, 0.0, shadow.darkness], dtype=np.float32),
             )
             scene.ngeom += 1
         return self._read()
@@ -103,6 +102,10 @@ class SceneRenderer:
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, camera, everything, self._scene
         )
+        if pose.aspect != 1.0:
+            for view in self._scene.camera:
+                height = view.frustum_top - view.frustum_bottom
+                view.frustum_width = 0.5 * pose.aspect * height
         return self._scene
 
     def _read(self) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+
+from llava_st_ros.simulation.worlds import Variety, sample
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class SensorEffects:
         noise: Standard deviation of the noise in a white pixel, as a fraction.
         jpeg_quality: 0 for no compression.
         noise_seed: Seed of the noise.
+        gamma: Exponent of the camera's response.
+        saturation: Factor of the colors' distance from gray.
     """
 
     exposure_time: float = 0.0
@@ -40,6 +44,8 @@ class SensorEffects:
     noise: float = 0.0
     jpeg_quality: int = 0
     noise_seed: int = 0
+    gamma: float = 1.0
+    saturation: float = 1.0
 
     @property
     def exposure_offsets(self) -> np.ndarray:
@@ -71,6 +77,10 @@ class SensorEffects:
         if self.defocus:
             frame = cv2.GaussianBlur(frame, (0, 0), self.defocus * len(frame))
         values = frame * gains
+        if self.gamma != 1.0 or self.saturation != 1.0:
+            gray = values.mean(axis=2, keepdims=True)
+            values = np.clip(gray + np.float32(self.saturation) * (values - gray), 0, 255)
+            values = np.float32(255) * (values / np.float32(255)) ** np.float32(self.gamma)
         if self.noise:
             # Shot noise: the deviation grows with the square root of the light.
             deviation = self.noise * np.sqrt(255 * values + 500)
@@ -88,6 +98,19 @@ class SensorEffects:
         center_offset = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
         squares = center_offset**2
         return 1 - self.vignette * (squares[:, None] + squares[None]) / 2
+
+
+def with_response(
+    rng: np.random.Generator, effects: SensorEffects, variety: Variety
+) -> SensorEffects:
+    """Return the effects with another exposure, contrast and saturation."""
+    return replace(
+        effects,
+        gain=sample(rng, variety.exposure),
+        gamma=sample(rng, variety.gamma),
+        saturation=float(rng.uniform(0.75, 1.2)),
+        noise_seed=int(rng.integers(2**31)),
+    )
 
 
 def sample_sensor_effects(rng: np.random.Generator) -> SensorEffects:

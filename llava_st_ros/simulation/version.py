@@ -4,4 +4,4 @@ from __future__ import annotations
 
 # Increment on every change of what simulate_clip returns for a seed: frames, boxes, objects,
 # events or stamps. tests/simulation/test_golden_clips.py fails otherwise.
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2

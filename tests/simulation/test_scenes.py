@@ -20,7 +20,7 @@ from llava_st_ros.simulation.scenes import COLORS, SHAPES, Scene, sample_objects
 from llava_st_ros.simulation.sensor_effects import SensorEffects, sample_sensor_effects
 from llava_st_ros.simulation.simulator import simulate_unrendered, split_seed
 from llava_st_ros.simulation.textures import PHOTOS, surface
-from llava_st_ros.simulation.worlds import HELD_OUT, SPLITS, world_for_seed
+from llava_st_ros.simulation.worlds import HELD_OUT, world_for_seed
 
 pytestmark = pytest.mark.renderer
 
@@ -69,7 +69,7 @@ def test_tables_and_lenses_of_the_unseen_splits_differ_from_training() -> None:
     assert not known & surfaces("unseen_table")
     assert surfaces("unseen_table") & set(PHOTOS)
     assert known & set(PHOTOS)
-    for split in SPLITS:
+    for split in (*SEEN_SPLITS, "unseen_objects", "unseen_table", "unseen_lens"):
         low, high = (58, 70) if split == "unseen_lens" else (34, 48)
         angles = [s.camera.fovy for s in scenes(split, 100)]
         assert min(angles) >= low and max(angles) <= high
@@ -186,7 +186,7 @@ def test_motion_blur_changes_pixels_near_the_moving_box_only() -> None:
 
 
 def test_materials_keep_the_hue_and_most_of_the_brightness() -> None:
-    appearance = sample_appearance(np.random.default_rng(1), world_for_seed(0), 8)
+    appearance = sample_appearance(np.random.default_rng(1), world_for_seed(0), ["red"] * 8)
     scene = replace(scenes("train", 8)[7], appearance=appearance)
     model = mujoco.MjModel.from_xml_string(scene_xml(scene, 64))
     fill_textures(model, appearance)
