@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "split",
         metavar="SPLIT",
-        help="train, validation, test, unseen_objects, unseen_table or unseen_lens",
+        help="train, validation, test, unseen_objects, unseen_table, unseen_lens, wide or shifted",
     )
     parser.add_argument("--n", type=int, default=200, help="number of clips (default 200)")
     add_model_arguments(parser)
