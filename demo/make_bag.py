@@ -14,6 +14,7 @@ from pathlib import Path
 from llava_st_ros.errors import LlavaStError
 from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.simulator import simulate_video, split_seed
+from llava_st_ros.simulation.video_queries import event_queries, object_query
 
 INDEX = 4  # in the test split: three objects of three colors, two of one shape, five events
 EVENTS = (1, 2)  # each described by an STVG query
@@ -31,8 +32,10 @@ def main() -> int:
             video,
             options.out,
             topic="/camera/image/compressed",
-            queries=[video.events[i] for i in EVENTS],
-            tracked_objects=[video.events[TRACKED_EVENT].subject],
+            queries=[
+                *event_queries(video, [video.events[i] for i in EVENTS]),
+                object_query(video, video.events[TRACKED_EVENT].subject),
+            ],
         )
     except LlavaStError as error:
         print(f"make_bag: {error}", file=sys.stderr)

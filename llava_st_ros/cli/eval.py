@@ -6,13 +6,14 @@ import argparse
 
 from llava_st_ros.cli.actions import add_actions
 
-HELP = "measure accuracy, timeliness and latency on bags, benchmarks and simulated clips"
+HELP = "measure accuracy, timeliness and latency on bags, benchmarks, simulated clips and streams"
 ACTIONS = (
     "annotate",
     "bag",
     "explain",
     "benchmark",
     "simulated",
+    "streams",
     "convert",
     "compare",
     "gate",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from llava_st_ros.cli.bag_outcomes import (
+    FAILED,
+    failures_of,
+    frame_progress,
+    print_run,
+    results_of,
+)
 from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
 from llava_st_ros.cli.run_arguments import (
     add_output_arguments,
@@ -18,16 +22,13 @@ from llava_st_ros.cli.run_arguments import (
     check_counts,
     threads_of_process,
 )
-from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
 if TYPE_CHECKING:
-    from llava_st_ros.evaluation.bag_run import BagRun, ModelSettings
     from llava_st_ros.evaluation.jobs.ray_cluster import RayCluster
-    from llava_st_ros.evaluation.results import RunResults
 
 HELP = "evaluate standing queries on annotated bags"
-FAILED = 1  # exit code: some bags or cameras were not evaluated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,14 +161,14 @@ def run(args: argparse.Namespace) -> int:
         if not bag_run.outcomes:
             raise
         interrupted = True
-    results = _results(args, bag_run, answering, mode, time.monotonic() - start)
-    _print(args, results, [line for outcome in bag_run.evaluated for line in outcome.ledger])
+    results = results_of(args, bag_run, answering, mode, time.monotonic() - start)
+    print_run(args, results, [line for outcome in bag_run.evaluated for line in outcome.ledger])
     if interrupted:
         resume = "; --resume continues" if args.out is not None else ""
         raise InterruptedRunError(
             f"interrupted: {len(bag_run.outcomes)} of {len(jobs)} bags are evaluated{resume}"
         )
-    return FAILED if _failures(bag_run) else 0
+    return FAILED if failures_of(bag_run) else 0
 
 
 def _run_on_node(args: argparse.Namespace, start: float) -> int:
@@ -188,7 +189,7 @@ def _run_on_node(args: argparse.Namespace, start: float) -> int:
         period=args.period,
         **footage(outcomes),
     )
-    _print(args, run_results(about, outcomes, failures), ())
+    print_run(args, run_results(about, outcomes, failures), ())
     return FAILED if failures else 0
 
 
@@ -209,116 +210,3 @@ def _cluster(args: argparse.Namespace, model: Path) -> RayCluster | None:
         return None
     device = runtime_and_device(model, args.backend, args.device)[1]
     return RayCluster(args.ray, args.workers, gpus=int(device.startswith("cuda")))
-
-
-def _failures(bag_run: BagRun) -> list[str]:
-    """Return which bags and cameras were not evaluated, and why, one line each."""
-    from llava_st_ros.evaluation.jobs.records import JobFailure
-
-    lines = []
-    for index, job in enumerate(bag_run.jobs):
-        outcome = bag_run.outcomes.get(index)
-        if isinstance(outcome, JobFailure):
-            lines.append(f"{job.name}: not evaluated: {outcome.reason}")
-        elif outcome is not None:
-            lines += outcome.failures
-    return lines
-
-
-def _results(
-    args: argparse.Namespace, bag_run: BagRun, model: ModelSettings, mode: str, seconds: float
-) -> RunResults:
-    """Return the results of the bags that were evaluated, in the order of the arguments.
-
-    Raises:
-        DataError: No bag was evaluated.
-    """
-    from llava_st_ros.evaluation.about import about_run
-    from llava_st_ros.evaluation.bag_evaluation import footage, run_results
-
-    evaluated = bag_run.evaluated
-    failures = _failures(bag_run)
-    if not evaluated:
-        raise DataError("; ".join(failures))
-    if bag_run.waiting:
-        failures.append(f"{len(bag_run.waiting)} bags not evaluated: the run was interrupted")
-    about = about_run(
-        mode,
-        model.path,
-        model_sha256=model.sha256,
-        backend=model.backend,
-        device=model.device,
-        seconds=seconds,
-        period=args.period,
-        window=args.window,
-        history=args.history,
-        no_match_threshold=args.no_match_threshold,
-        min_confidence=args.min_confidence,
-        **footage(evaluated),
-    )
-    return run_results(about, evaluated, failures)
-
-
-def _print(args: argparse.Namespace, results: RunResults, ledger: Sequence[str]) -> None:
-    """Print the results, and write them to --out."""
-    from llava_st_ros.cli.extras import requires_extra
-    from llava_st_ros.cli.outputs import print_tables
-    from llava_st_ros.evaluation.bag_evaluation import ALL_QUERIES
-    from llava_st_ros.evaluation.frame_readers import RecordedFrames
-    from llava_st_ros.evaluation.ledger import LEDGER_FILE, write_ledger
-    from llava_st_ros.evaluation.report_page.report_files import write_run
-    from llava_st_ros.evaluation.result_table import result_table
-    from llava_st_ros.evaluation.results import results_json
-
-    if args.json:
-        print(json.dumps(results_json(results), indent=1, allow_nan=False))
-    else:
-        model, bags = Path(results.about["model"]).name, results.about["bags"]
-        title = f"{model}: {len(results.cases)} queries on {bags} bags"
-        rows = [row for row in results.rows if row.task == ALL_QUERIES]
-        print_tables(result_table(rows, title))
-    for line in results.dropped:
-        print(line, file=sys.stderr)
-    if args.out is not None:
-        if ledger:
-            write_ledger(args.out / LEDGER_FILE, ledger)
-        with requires_extra("evaluation"):
-            print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
-
-
-class FrameProgress:
-    """A progress bar of the frames of several bags, with the time left.
-
-    How many frames a bag has is known when it is opened; the others count as the mean of these.
-
-    Args:
-        bar: A bar of tqdm.
-        bags: Number of bags.
-    """
-
-    def __init__(self, bar: Any, bags: int) -> None:
-        self._bar, self._bags = bar, bags
-        self._frames: dict[int, tuple[int, int]] = {}  # done and in all
-
-    def set_frames(self, bag: int, done: int, total: int) -> None:
-        """Show that some frames of a bag are done."""
-        self._frames[bag] = done, total
-        known = sum(total for _, total in self._frames.values())
-        self._bar.total = round(known * self._bags / len(self._frames))
-        self._bar.update(sum(done for done, _ in self._frames.values()) - self._bar.n)
-
-    def finish(self, bag: int) -> None:
-        """Show that a bag is done."""
-        _, total = self._frames.get(bag, (0, 0))
-        self.set_frames(bag, total, total)
-        finished = sum(done == total for done, total in self._frames.values())
-        self._bar.set_postfix_str(f"{finished} of {self._bags} bags")
-
-
-@contextmanager
-def frame_progress(bags: int) -> Iterator[FrameProgress]:
-    """Show a progress bar on stderr."""
-    from tqdm import tqdm
-
-    with tqdm(desc="evaluating", unit="frame", file=sys.stderr, disable=None) as bar:
-        yield FrameProgress(bar, bags)

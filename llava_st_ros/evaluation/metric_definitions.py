@@ -11,6 +11,7 @@ from typing import Literal
 
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.metric_kinds import (
+    AurocMetric,
     MeanMetric,
     Metric,
     QuantileMetric,
@@ -26,28 +27,32 @@ class MetricDefinition:
     """The aggregation of a metric.
 
     Attributes:
-        kind: "mean" of values, "ratio" of the sums of numerators and denominators, or "quantile"
-            of all samples.
+        kind: "mean" of values, "ratio" of the sums of numerators and denominators, "quantile" of
+            all samples, or "auroc" of two sets of samples.
         key: The key of the cases' values.
         above: The mean is the share of values > this.
         reaching: The mean is the share of values >= this.
         quantile: The quantile, in [0, 1].
+        negatives: The key of the negatives of an AUROC; ``key`` is that of the positives.
 
     Raises:
-        DataError: A quantile is missing or not in [0, 1].
+        DataError: A quantile is missing or not in [0, 1], or an AUROC has no negatives.
     """
 
-    kind: Literal["mean", "ratio", "quantile"]
+    kind: Literal["mean", "ratio", "quantile", "auroc"]
     key: str
     above: float | None = None
     reaching: float | None = None
     quantile: float | None = None
+    negatives: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "quantile" and (self.quantile is None or not 0 <= self.quantile <= 1):
             raise DataError(
                 f"the metric of {self.key!r} has quantile {self.quantile}; expected 0 to 1"
             )
+        if self.kind == "auroc" and not self.negatives:
+            raise DataError(f"the AUROC of {self.key!r} has no negatives")
 
     def __str__(self) -> str:
         """Return the definition in words.
@@ -57,6 +62,8 @@ class MetricDefinition:
         """
         if self.kind == "ratio":
             return f"ratio of {self.key}"
+        if self.kind == "auroc":
+            return f"AUROC of {self.key} against {self.negatives}"
         if self.kind == "quantile":
             return f"p{100 * (self.quantile or 0.0):g} of {self.key}"
         if self.above is not None:
@@ -72,6 +79,8 @@ def definition_of(metric: Metric) -> MetricDefinition | None:
         return MetricDefinition("ratio", metric.key)
     if isinstance(metric, QuantileMetric):
         return MetricDefinition("quantile", metric.key, quantile=metric.quantile)
+    if isinstance(metric, AurocMetric):
+        return MetricDefinition("auroc", metric.key, negatives=metric.negatives)
     if not isinstance(metric, MeanMetric):
         return None
     if isinstance(metric.transform, Threshold):
@@ -89,6 +98,8 @@ def defined_metric(
         return RatioMetric(*common)
     if definition.kind == "quantile":
         return QuantileMetric(*common, quantile=definition.quantile or 0.0)
+    if definition.kind == "auroc":
+        return AurocMetric(*common, negatives=definition.negatives or "")
     if definition.above is not None:
         return MeanMetric(*common, transform=above(definition.above))
     if definition.reaching is not None:

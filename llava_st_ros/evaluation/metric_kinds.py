@@ -133,9 +133,7 @@ class QuantileMetric(Metric):
         return self.key in case.samples
 
     def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
-        samples = [np.asarray(case.samples[self.key], np.float64) for case in cases]
-        pooled = np.concatenate([*samples, np.empty(0)])
-        owners = np.repeat(np.arange(len(cases)), [len(values) for values in samples])
+        pooled, owners = _pooled(cases, self.key)
         order = np.argsort(pooled, kind="stable")
         pooled, owners = pooled[order], owners[order]
         figures = np.full(len(indices), np.nan)
@@ -148,6 +146,49 @@ class QuantileMetric(Metric):
                 low, high = pooled[np.searchsorted(ends, ranks, side="right")]
                 figures[row] = low + (high - low) * (place - ranks[0])
         return figures
+
+
+@dataclass(frozen=True)
+class AurocMetric(Metric):
+    """The area under the ROC curve of two sets of samples, each of all cases together.
+
+        AUROC = mean over positives p and negatives n of (1 if p > n, 1/2 if p = n, else 0)
+
+    It is the probability that a positive has the higher value; 0.5 is chance.
+
+    Attributes:
+        key: The key of the samples of positives.
+        negatives: The key of the samples of negatives.
+    """
+
+    negatives: str = ""
+
+    def applies_to(self, case: Case) -> bool:
+        return self.key in case.samples or self.negatives in case.samples
+
+    def of_resamples(self, cases: Sequence[Case], indices: np.ndarray) -> np.ndarray:
+        positives, owners = _pooled(cases, self.key)
+        negatives, negative_owners = _pooled(cases, self.negatives)
+        values, places = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
+        above, below = places[: len(positives)], places[len(positives) :]
+        figures = np.full(len(indices), np.nan)
+        for row, chosen in enumerate(indices):
+            drawn = np.bincount(chosen, minlength=len(cases)).astype(np.float64)
+            # How often each distinct value is drawn, as a positive and as a negative.
+            hits = np.bincount(above, drawn[owners], len(values))
+            others = np.bincount(below, drawn[negative_owners], len(values))
+            pairs = hits.sum() * others.sum()
+            if pairs:
+                lower = np.cumsum(others) - others
+                figures[row] = (hits * (lower + others / 2)).sum() / pairs
+        return figures
+
+
+def _pooled(cases: Sequence[Case], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples of all cases (float64 [N]) and the index of the case of each."""
+    samples = [np.asarray(case.samples.get(key, ()), np.float64) for case in cases]
+    owners = np.repeat(np.arange(len(cases)), [len(values) for values in samples])
+    return np.concatenate([*samples, np.empty(0)]), owners
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from llava_st_ros.annotations.records import (
     GroundTruth,
 )
 from llava_st_ros.errors import DataError
-from llava_st_ros.records import NANOSECONDS, Box, Span, Task
-from llava_st_ros.simulation.phrasing import event_sentence
-from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.records import NANOSECONDS, Box, Span
+from llava_st_ros.simulation.simulator import SimulatedClip
+from llava_st_ros.simulation.video_queries import VideoQuery, event_queries
 
 DEFAULT_START = 1_700_000_000 * NANOSECONDS  # ns
 
@@ -36,8 +36,7 @@ def write_bag(
     *,
     quality: int = 85,
     start: int = DEFAULT_START,
-    queries: Sequence[SimulatedEvent] | None = None,
-    tracked_objects: Sequence[int] = (),
+    queries: Sequence[VideoQuery] | None = None,
 ) -> None:
     """Write a video to a new folder: metadata.yaml, an MCAP file and annotations.json.
 
@@ -51,10 +50,7 @@ def write_bag(
         frame_id: The frame_id of the images' headers.
         quality: JPEG quality, 0 to 100.
         start: Stamp of the first frame in nanoseconds.
-        queries: The events that the annotations ask for with STVG queries; by default the first
-            event of each object. A query has the spans of all events that its text describes.
-        tracked_objects: Indices of the objects for which the annotations have REC queries over the
-            complete video.
+        queries: The queries of the annotations; by default those of ``event_queries``.
 
     Raises:
         DataError: ``path`` exists or cannot be written.
@@ -66,7 +62,7 @@ def write_bag(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_images(video.frames, stamps, path, topic, frame_id, quality)
-        truth = _ground_truth(video, stamps, topic, queries, tracked_objects)
+        truth = _ground_truth(video, stamps, topic, queries)
         write_annotations(annotation_path(path), truth)
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
@@ -96,8 +92,7 @@ def _ground_truth(
     video: SimulatedClip,
     stamps: Sequence[int],
     topic: str,
-    requested: Sequence[SimulatedEvent] | None,
-    tracked_objects: Sequence[int],
+    queries: Sequence[VideoQuery] | None,
 ) -> GroundTruth:
     """Return the annotations: boxes of the frames in which an object is visible."""
     height, width = video.frames.shape[1:3]
@@ -106,56 +101,17 @@ def _ground_truth(
         for i, item in enumerate(video.objects)
         for boxes in [_boxes(video, stamps, i)]
     )
-    queries = [
-        *_event_queries(video, stamps, topic, _first_events(video, requested)),
-        *(_object_query(video, stamps, topic, index) for index in tracked_objects),
-    ]
+    chosen = event_queries(video) if queries is None else queries
+    annotated = [_annotated(query, stamps, topic) for query in chosen]
     camera = AnnotatedCamera(topic, int(width), int(height))
-    return GroundTruth((camera,), objects, _with_unique_ids(queries))
+    return GroundTruth((camera,), objects, _with_unique_ids(annotated))
 
 
-def _first_events(
-    video: SimulatedClip, requested: Sequence[SimulatedEvent] | None
-) -> Sequence[SimulatedEvent]:
-    if requested is not None:
-        return requested
-    first: dict[int, SimulatedEvent] = {}
-    for event in video.events:
-        first.setdefault(event.subject, event)
-    return tuple(first.values())
-
-
-def _event_queries(
-    video: SimulatedClip, stamps: Sequence[int], topic: str, requested: Sequence[SimulatedEvent]
-) -> list[AnnotatedQuery]:
-    """Return a query for each sentence and object, with every event that the sentence describes."""
-    spans: dict[tuple[str, int], list[Span]] = {}
-    for event in sorted(video.events, key=lambda event: event.span):
-        described = event_sentence(event, video.objects), event.subject
-        spans.setdefault(described, []).append(Span(stamps[event.span[0]], stamps[event.span[1]]))
-    queries = {}
-    for event in requested:
-        text = event_sentence(event, video.objects)
-        name = f"{video.objects[event.subject].name} {event.kind.value}".replace(" ", "-")
-        queries[text, event.subject] = AnnotatedQuery(
-            name,
-            text,
-            Task.STVG,
-            topic,
-            tuple(spans[text, event.subject]),
-            (_object_id(event.subject),),
-        )
-    return list(queries.values())
-
-
-def _object_query(
-    video: SimulatedClip, stamps: Sequence[int], topic: str, index: int
-) -> AnnotatedQuery:
-    """Return a query for the object, true in the complete video."""
-    name = video.objects[index].name
-    span = Span(stamps[0], stamps[-1])
-    text, query_id = f"the {name}", name.replace(" ", "-")
-    return AnnotatedQuery(query_id, text, Task.REC, topic, (span,), (_object_id(index),))
+def _annotated(query: VideoQuery, stamps: Sequence[int], topic: str) -> AnnotatedQuery:
+    spans = tuple(Span(stamps[first], stamps[last]) for first, last in query.spans)
+    objects = () if query.subject is None else (_object_id(query.subject),)
+    name = query.name.replace(" ", "-")
+    return AnnotatedQuery(name, query.text, query.task, topic, spans, objects)
 
 
 def _with_unique_ids(queries: Sequence[AnnotatedQuery]) -> tuple[AnnotatedQuery, ...]:

@@ -21,14 +21,20 @@ from llava_st_ros.simulation.worlds import HELD_OUT
 _ATTEMPTS = 12
 
 
-def absent_event_text(clip: SimulatedClip, rng: np.random.Generator) -> str | None:
+def absent_event_text(
+    clip: SimulatedClip, rng: np.random.Generator, *, existing_share: float = 0.6
+) -> str | None:
     """Sample a text about an event that does not happen in the clip, None if none was found.
 
-    Most texts are about an object of the clip that does something else or nothing.
+    Args:
+        clip: The clip.
+        rng: The random generator.
+        existing_share: Share of texts that are about an object of the clip, which does something
+            else or nothing.
     """
     kinds = tuple(EventKind)
     for _ in range(_ATTEMPTS):
-        if rng.random() < 0.6:
+        if rng.random() < existing_share:
             subject = _describe(clip.objects[int(rng.integers(len(clip.objects)))], rng)
         else:
             subject = _mix_attributes(clip.objects, rng)

@@ -17,6 +17,7 @@ changed_answers         changes, minutes of static scene (``stability``)
 stamp_to_answer         seconds from the newest frame that an answer is about to its publication;
                         absent where answers take no time
 silent_ticks            ticks without a false claim, ticks outside the spans
+answered_without, ...   of single answers and their windows (``windows``)
 unparsed                answers with something missing or malformed, answers
 failed                  evaluations that raised an exception, evaluations
 ======================= =====================================================================
@@ -38,6 +39,7 @@ from typing import Any
 from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.evaluation.metric_kinds import (
     OURS,
+    AurocMetric,
     MeanMetric,
     Metric,
     QuantileMetric,
@@ -74,6 +76,7 @@ from llava_st_ros.evaluation.streams.tubes import (
     live_boxes,
     recorded,
 )
+from llava_st_ros.evaluation.streams.windows import WindowFigures
 from llava_st_ros.records import NANOSECONDS, Box, Task
 from llava_st_ros.tracking.standing import EVENT_TASKS
 
@@ -154,6 +157,7 @@ def score_stream(
         _score_event_frames(truth, streams, recordings, allowance, values)
     if query.task in CLAIM_TASKS:
         _score_claims(truth, streams, counts, samples)
+        _score_windows(truth, ground_truth, streams, counts, samples)
     _score_answers(truth, streams, counts, samples)
     return StreamScores(
         values,
@@ -254,6 +258,23 @@ def _score_claims(
             counts[f"timeliness_f1_{most}"] = fraction
     if truth.query.no_match:
         counts["false_events_no_match"] = counts["false_events"]
+
+
+def _score_windows(
+    truth: QueryTruth,
+    ground_truth: GroundTruth,
+    streams: Sequence[QueryStream],
+    counts: dict[str, tuple[float, float]],
+    samples: dict[str, tuple[float, ...]],
+) -> None:
+    objects = [item for item in ground_truth.objects if item.topic == truth.query.topic]
+    figures = WindowFigures()
+    for stream in streams:
+        for tick in stream.ticks:
+            for answer in tick.answers:
+                figures.add(answer, truth, objects)
+    counts.update(figures.counts)
+    samples.update(figures.samples)
 
 
 def _score_answers(
@@ -368,6 +389,17 @@ STREAM_METRICS: Sequence[Metric] = (
     RatioMetric(
         "false events, no match", "false_events_no_match", unit="1/h", lower_is_better=True
     ),
+    RatioMetric("answered though nothing matches", "answered_without", lower_is_better=True),
+    RatioMetric("missed, complete event", "missed_complete", lower_is_better=True),
+    RatioMetric("missed, cut event", "missed_cut", lower_is_better=True),
+    RatioMetric("window vIoU, complete event", "complete_viou"),
+    RatioMetric("window vIoU, cut event", "cut_viou"),
+    AurocMetric("AUROC of P(match)", "match_complete", negatives="match_without"),
+    AurocMetric(
+        "AUROC of P(match), something else happens", "match_complete", negatives="match_other"
+    ),
+    RatioMetric("missed, object visible", "missed_visible", lower_is_better=True),
+    RatioMetric("answered, object not visible", "answered_invisible", lower_is_better=True),
     RatioMetric("silent while nothing matches", "silent_ticks"),
     RatioMetric("answers changed", "changed_answers", unit="1/min", lower_is_better=True),
     RatioMetric("unparsed answers", "unparsed", lower_is_better=True),

@@ -1,0 +1,130 @@
+"""``llava-st eval streams``: how well standing queries are answered on simulated streams."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from llava_st_ros.cli.bag_outcomes import (
+    FAILED,
+    failures_of,
+    frame_progress,
+    print_run,
+    results_of,
+)
+from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
+from llava_st_ros.cli.run_arguments import (
+    add_output_arguments,
+    add_threads_argument,
+    add_workers_argument,
+    check_counts,
+    threads_of_process,
+)
+
+HELP = "evaluate standing queries on simulated streams"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("split", metavar="SPLIT", help="of the simulator, as for 'eval simulated'")
+    parser.add_argument("--n", type=int, default=40, help="number of streams (default 40)")
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=5,
+        metavar="N",
+        help="standing queries of a stream: a third never happens, a fifth follows an object "
+        "(default 5)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=(30.0, 60.0),
+        metavar="A..B",
+        help="least and greatest length of a stream (default 30..60)",
+    )
+    parser.add_argument(
+        "--period",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between evaluations of a query (default 1)",
+    )
+    add_grounding_arguments(parser)
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep the recorded streams here for later runs"
+    )
+    add_workers_argument(parser)
+    add_threads_argument(parser)
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.backends import model_checksum
+    from llava_st_ros.backends.default_model import default_model
+    from llava_st_ros.cli.extras import requires_extra
+    from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
+    from llava_st_ros.evaluation.bag_evaluation import BagJob
+    from llava_st_ros.evaluation.bag_run import BagRun, BagWorker, ModelSettings, bag_jobs
+    from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
+
+    start = time.monotonic()
+    check_counts(args, "n", "workers")
+    split = StreamSplit(args.split, args.seconds, args.queries)
+    settings = BagJob("", Path(), Path(), config=grounder_config(args), period=args.period)
+    check_folders(args.store, args.out)
+    model = args.model or default_model(args.backend, args.device)
+    threads = threads_of_process(args.threads, args.workers)
+    answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
+    with sigterm_interrupts(), _folder(args.store) as store, requires_extra("evaluation"):
+        with _recording(args.n) as advance:
+            bags = record_streams(split, args.n, store, args.workers, advance)
+        bag_run = BagRun(bag_jobs(bags, (), settings), BagWorker(answering), folder=args.out)
+        with frame_progress(args.n) as progress:
+            for index in bag_run.run(workers=args.workers, on_progress=progress.set_frames):
+                progress.finish(index)
+        results = results_of(
+            args,
+            bag_run,
+            answering,
+            "streams, offline",
+            time.monotonic() - start,
+            split=args.split,
+            seconds_of_stream=list(args.seconds),
+            queries_of_stream=args.queries,
+        )
+        ledger = [line for outcome in bag_run.evaluated for line in outcome.ledger]
+        print_run(args, results, ledger)
+    return FAILED if failures_of(bag_run) else 0
+
+
+def _seconds(text: str) -> tuple[float, float]:
+    """Return the numbers of "30..60"; of "45", twice the same."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 30..60")
+    return float(found[1]), float(found[2] or found[1])
+
+
+@contextmanager
+def _folder(store: Path | None) -> Iterator[Path]:
+    """Yield the store, or a folder that is removed at the end."""
+    if store is not None:
+        yield store
+        return
+    with TemporaryDirectory(prefix="llava-st-streams-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _recording(total: int) -> Iterator:
+    """Show a progress bar on stderr; the context's function advances it by a number of streams."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc="recording", unit="stream", file=sys.stderr, disable=None) as bar:
+        yield bar.update
