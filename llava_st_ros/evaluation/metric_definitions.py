@@ -84,8 +84,9 @@ def definition_of(metric: Metric) -> MetricDefinition | None:
     if not isinstance(metric, MeanMetric):
         return None
     if isinstance(metric.transform, Threshold):
-        name = "reaching" if metric.transform.inclusive else "above"
-        return MetricDefinition("mean", metric.key, **{name: metric.transform.value})
+        if metric.transform.inclusive:
+            return MetricDefinition("mean", metric.key, reaching=metric.transform.value)
+        return MetricDefinition("mean", metric.key, above=metric.transform.value)
     return MetricDefinition("mean", metric.key) if metric.transform is float else None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from llava_st_ros.errors import BackendError, ConfigError, DataError
 from llava_st_ros.evaluation.jobs.records import JobFailure, Progress, Work
 from llava_st_ros.evaluation.jobs.run import run_jobs
+from llava_st_ros.simulation.worlds import SPLITS
 
 _QUERIES_STREAM = 2  # of random numbers: a seed's queries do not depend on its video's numbers
 
@@ -28,7 +29,7 @@ class StreamSplit:
         size: Width and height of the frames in pixels.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: There is no such split, or a value is out of range.
     """
 
     split: str
@@ -38,6 +39,8 @@ class StreamSplit:
     size: int = 320
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ConfigError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
         low, high = self.seconds
         if not 10 <= low <= high <= 600:
             raise ConfigError(
@@ -70,7 +73,7 @@ class StreamSplit:
         """Record stream ``index`` as a bag with annotations; it appears complete.
 
         Raises:
-            ConfigError: There is no such split, or it has no such stream.
+            ConfigError: The split has no such stream.
             BackendError: There is no headless OpenGL.
             DataError: The simulator cannot be imported, or the bag cannot be written.
         """
