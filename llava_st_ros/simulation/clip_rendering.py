@@ -9,20 +9,27 @@ import numpy as np
 from llava_st_ros.simulation.appearance import fill_textures
 from llava_st_ros.simulation.clutter import MAT_TOP
 from llava_st_ros.simulation.rendering import Shadow, renderer_for
-from llava_st_ros.simulation.rollout import Rollout
+from llava_st_ros.simulation.rollout import StateRecord
 from llava_st_ros.simulation.scenes import Scene
 
 MIN_PIXELS = 12  # an object with fewer visible pixels counts as not visible
 
 
-def render_boxes(rollout: Rollout) -> np.ndarray:
-    """Return the boxes float32 [F, n, 4] at the stamps, as defined in ``SimulatedClip``."""
+def render_boxes(rollout: StateRecord, first: int = 0, end: int | None = None) -> np.ndarray:
+    """Return the boxes float32 [F, n, 4] at the stamps, as defined in ``SimulatedClip``.
+
+    Args:
+        rollout: The states.
+        first: The first frame.
+        end: The frame after the last one; None: all.
+    """
+    stamps = rollout.stamps[first:end]
     renderer = renderer_for(rollout.model, rollout.size)
     geoms = [rollout.model.geom(f"object{i}").id for i in range(len(rollout.scene.objects))]
-    boxes = np.full((len(rollout.stamps), len(geoms), 4), np.nan, dtype=np.float32)
+    boxes = np.full((len(stamps), len(geoms), 4), np.nan, dtype=np.float32)
     middle = rollout.times.shape[1] // 2
-    for f, stamp in enumerate(rollout.stamps):
-        rollout.set_state(f, middle)
+    for f, stamp in enumerate(stamps):
+        rollout.set_state(first + f, middle)
         pose = rollout.scene.camera.pose_at(float(stamp))
         segmentation = renderer.render_segmentation(rollout.data, pose)
         for i, geom in enumerate(geoms):
@@ -30,7 +37,7 @@ def render_boxes(rollout: Rollout) -> np.ndarray:
     return boxes
 
 
-def render_frames(rollout: Rollout) -> np.ndarray:
+def render_frames(rollout: StateRecord) -> np.ndarray:
     """Return the frames uint8 [F, S, S, 3]: the means of their exposures, with sensor effects."""
     scene, size = rollout.scene, rollout.size
     fill_textures(rollout.model, scene.appearance)

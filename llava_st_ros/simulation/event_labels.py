@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from llava_st_ros.records import Box
-from llava_st_ros.simulation.events import EventKind, InfeasibleError, ScriptedEvent, SimulatedEvent
-from llava_st_ros.simulation.rollout import MOTION_THRESHOLD, Rollout
+from llava_st_ros.simulation.events import (
+    EventKind,
+    InfeasibleError,
+    Motion,
+    ScriptedEvent,
+    SimulatedEvent,
+)
+from llava_st_ros.simulation.rollout import MOTION_THRESHOLD
+from llava_st_ros.simulation.scenes import Scene
 
 
-def label_event(rollout: Rollout, scripted: ScriptedEvent, boxes: np.ndarray) -> SimulatedEvent:
+class ExecutedScript(Protocol):
+    """What labels need of an executed script; see ``Rollout``."""
+
+    scene: Scene
+    stamps: np.ndarray
+    script: list[ScriptedEvent]
+    start_positions: list[np.ndarray]
+    motions: list[Motion | None]
+    contacts: set[frozenset[int]]
+
+    @property
+    def positions(self) -> np.ndarray: ...
+
+    def end_positions(self, index: int) -> np.ndarray: ...
+
+
+def label_event(
+    rollout: ExecutedScript, scripted: ScriptedEvent, boxes: np.ndarray
+) -> SimulatedEvent:
     """Return the event that a scripted event has led to.
 
     Args:
-        rollout: The physics of the clip.
+        rollout: The executed script.
         scripted: One of the rollout's scripted events.
         boxes: Boxes of all objects, float32 [F, objects, 4], NaN where not visible.
 
@@ -39,7 +66,7 @@ def label_event(rollout: Rollout, scripted: ScriptedEvent, boxes: np.ndarray) ->
     return SimulatedEvent(scripted.kind, scripted.subject, other, (span[0], span[1]))
 
 
-def _motion_span(rollout: Rollout, scripted: ScriptedEvent) -> list[int]:
+def _motion_span(rollout: ExecutedScript, scripted: ScriptedEvent) -> list[int]:
     """Return the first frame with motion of the subject and the first one at rest after it."""
     index = rollout.script.index(scripted)
     before, after = rollout.start_positions[index], rollout.end_positions(index)
@@ -66,7 +93,7 @@ def _motion_span(rollout: Rollout, scripted: ScriptedEvent) -> list[int]:
 
 
 def _has_happened(
-    rollout: Rollout, scripted: ScriptedEvent, visible: np.ndarray, span: list[int]
+    rollout: ExecutedScript, scripted: ScriptedEvent, visible: np.ndarray, span: list[int]
 ) -> bool:
     index = rollout.script.index(scripted)
     before, after = rollout.start_positions[index], rollout.end_positions(index)
@@ -96,7 +123,7 @@ def _has_happened(
 
 
 def _passed_behind(
-    rollout: Rollout, subject: int, boxes: np.ndarray, span: list[int]
+    rollout: ExecutedScript, subject: int, boxes: np.ndarray, span: list[int]
 ) -> int | None:
     """Return the object that the subject passes behind, or None.
 
@@ -119,7 +146,7 @@ def _passed_behind(
     return min((j for j in passed if crossed[j]), default=None)
 
 
-def _occluders(rollout: Rollout, subject: int, boxes: np.ndarray, frame: int) -> set[int]:
+def _occluders(rollout: ExecutedScript, subject: int, boxes: np.ndarray, frame: int) -> set[int]:
     """Return the nearer objects whose boxes cover a good part of the subject's projection."""
     pose = rollout.scene.camera.pose_at(float(rollout.stamps[frame]))
     projected = pose.project(rollout.positions[frame])

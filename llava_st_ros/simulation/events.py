@@ -134,6 +134,19 @@ _WEIGHTS = {
     EventKind.COLLIDES: 2.0,
     EventKind.STOPS: 1.2,
 }
+# Of a video's events. "Stops" is only possible at its start.
+_VIDEO_WEIGHTS = {
+    EventKind.PUSHED: 1.6,
+    EventKind.LIFTED: 0.5,
+    EventKind.DROPPED: 1.5,
+    EventKind.ROLLS: 2.4,
+    EventKind.ENTERS: 3.0,
+    EventKind.LEAVES: 0.9,
+    EventKind.COLLIDES: 2.6,
+    EventKind.STOPS: 0.0,
+}
+_AGAIN = 0.1  # probability that an event of a video has the kind and subject of the previous one
+_LIKE = 0.25  # probability that it has the kind of the previous one, and a similar subject
 # The state that an event requires of its subject, and the state after it; "table" if not listed.
 _BEFORE = {EventKind.DROPPED: "air", EventKind.ENTERS: "outside", EventKind.STOPS: "moving"}
 # An object that has stopped does not move again: "stops" would be ambiguous.
@@ -200,6 +213,58 @@ def sample_script(
         else:
             raise InfeasibleError("no event fits")
     return script, initial_states
+
+
+def state_after(kind: EventKind) -> str:
+    """Return the state of the subject of an event when it is over.
+
+    An object that has left is "outside" and may enter again.
+    """
+    state = _AFTER.get(kind, "table")
+    return "outside" if state == "gone" else state
+
+
+def sample_video_event(
+    rng: np.random.Generator,
+    scene: Scene,
+    states: Sequence[str],
+    events: Sequence[SimulatedEvent],
+    start: float,
+    end: float,
+) -> ScriptedEvent | None:
+    """Sample the next event of a video, in which an object may do the same thing again.
+
+    Args:
+        rng: The random generator.
+        scene: The scene that the event happens in.
+        states: The current state of each object.
+        events: The video's events so far. Often the next one is like the last one.
+        start: Start of the slot in seconds.
+        end: End of the slot.
+
+    Returns:
+        The event; None if none was found.
+    """
+    kinds, objects = tuple(EventKind), scene.objects
+    weights = np.array([_VIDEO_WEIGHTS[kind] for kind in kinds])
+    likeness = rng.random() if events else 1.0
+    for attempt in range(40):
+        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        subject = int(rng.integers(len(objects)))
+        if attempt < 15 and likeness < _AGAIN + _LIKE:
+            kind, subject = events[-1].kind, events[-1].subject
+            if likeness > _AGAIN:
+                subject = _lookalike(rng, objects, subject)
+        before = _BEFORE.get(kind, "table")
+        fits = objects[subject].shape in _SHAPES.get(kind, (objects[subject].shape,))
+        if kind is EventKind.STOPS or not fits or states[subject] != before:
+            continue
+        others = [i for i, state in enumerate(states) if i != subject and state == "table"]
+        if kind is EventKind.COLLIDES and not others:
+            continue
+        other = int(rng.choice(others)) if kind is EventKind.COLLIDES else None
+        return ScriptedEvent(kind, subject, other, start, end)
+    return None
 
 
 def _is_possible(

@@ -37,11 +37,11 @@ def absent_event_text(
         if rng.random() < existing_share:
             subject = _describe(clip.objects[int(rng.integers(len(clip.objects)))], rng)
         else:
-            subject = _mix_attributes(clip.objects, rng)
+            subject = mix_attributes(clip.objects, rng)
         kind = kinds[int(rng.integers(len(kinds)))]
-        if rng.random() < 0.5:  # a kind that does happen, but to another object
+        if rng.random() < 0.5 and clip.events:  # a kind that does happen, but to another object
             kind = clip.events[int(rng.integers(len(clip.events)))].kind
-        plausible = {i for event in clip.events for i in plausible_subjects(kind, event)}
+        plausible = {i for event in clip.visible_events for i in plausible_subjects(kind, event)}
         if any(subject.matches(clip.objects[i]) for i in plausible):
             continue
         choices = PREDICATES[kind]
@@ -70,7 +70,7 @@ def absent_object_text(visible: VisibleObjects, rng: np.random.Generator) -> str
 def absent_name_text(objects: tuple[SimulatedObject, ...], rng: np.random.Generator) -> str | None:
     """Sample a text whose attributes match none of the objects, None if none was found."""
     for _ in range(_ATTEMPTS):
-        description = _mix_attributes(objects, rng)
+        description = mix_attributes(objects, rng)
         if not any(description.matches(item) for item in objects):
             return f"the {description.sample_phrase(rng)}"
     return None
@@ -96,7 +96,7 @@ def _describe(item: SimulatedObject, rng: np.random.Generator) -> Description:
     return by_color_and_shape(item) if rng.random() < 0.4 else sample_description(rng, choices)
 
 
-def _mix_attributes(objects: tuple[SimulatedObject, ...], rng: np.random.Generator) -> Description:
+def mix_attributes(objects: tuple[SimulatedObject, ...], rng: np.random.Generator) -> Description:
     """Combine attributes of different objects and random ones.
 
     Held-out combinations are avoided: the model would learn that they never occur.

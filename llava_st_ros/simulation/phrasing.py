@@ -86,19 +86,25 @@ def plausible_subjects(kind: EventKind, event: SimulatedEvent) -> set[int]:
     return found
 
 
-def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator) -> str | None:
-    """Sample a text that matches this event only; None if no text does."""
-    choices = predicates(event, clip.objects)
-    predicate = choices[int(rng.integers(len(choices)))]
-    conjunction = "that " if rng.random() < 0.3 else ""
+def rival_subjects(clip: SimulatedClip, event: SimulatedEvent) -> list[SimulatedObject]:
+    """Return the objects that a description of the event's subject must not match."""
     rivals = [
         clip.objects[i]
-        for other in clip.events
+        for other in clip.visible_events
         if other is not event
         for i in plausible_subjects(event.kind, other)
     ]
     if event.kind is EventKind.COLLIDES and event.other is not None:
         rivals.append(clip.objects[event.other])
+    return rivals
+
+
+def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator) -> str | None:
+    """Sample a text that matches this event only; None if no text does."""
+    choices = predicates(event, clip.objects)
+    predicate = choices[int(rng.integers(len(choices)))]
+    conjunction = "that " if rng.random() < 0.3 else ""
+    rivals = rival_subjects(clip, event)
     descriptions = distinguishing_descriptions(clip.objects[event.subject], rivals)
     if not descriptions:
         return _text_by_order(clip, event, predicate, rng)
@@ -122,7 +128,8 @@ def _text_by_order(
     It needs several events of the kind, each with another subject, that one description matches.
     """
     similar = [e for e in clip.events if e.kind is event.kind]
-    rivals = [e for e in clip.events if e not in similar and plausible_subjects(event.kind, e)]
+    others = [e for e in clip.visible_events if e not in similar]
+    rivals = [e for e in others if plausible_subjects(event.kind, e)]
     subject = clip.objects[event.subject]
     same_name = all(by_color_and_shape(subject).matches(clip.objects[e.subject]) for e in similar)
     are_distinct = len({e.subject for e in similar}) == len(similar) > 1

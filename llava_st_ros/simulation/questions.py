@@ -27,6 +27,7 @@ from llava_st_ros.text.tasks import Question, make_question, num_templates
 
 __all__ = ["Sample", "all_texts", "clip_samples", "image_samples"]
 
+EVENT_TASKS = (Task.STVG, Task.SVG, Task.TVG)  # the tasks that a text about an event answers
 MIN_SIDE = 0.03  # of the image: smaller objects have no image questions
 
 
@@ -44,6 +45,8 @@ class Sample:
         answer: The answer in frames (= time tokens), with unrounded boxes.
         tube: The evidence for an answer that has times but no boxes: boxes of its subject by frame.
         attributes: The words that a correct caption of an event contains.
+        subject: Boxes of the described object by frame, in all frames in which it is visible: what
+            must be looked at to decide whether anything matches. Empty if there is no such object.
     """
 
     task: Task
@@ -54,6 +57,7 @@ class Sample:
     answer: Answer
     tube: tuple[tuple[int, Box], ...] = ()
     attributes: tuple[str, ...] = ()
+    subject: tuple[tuple[int, Box], ...] = ()
 
     def question(self, rng: np.random.Generator) -> Question:
         """Return the question in a randomly chosen template of its task."""
@@ -74,9 +78,10 @@ def clip_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
     """
     samples = []
     for event in clip.events:
-        samples += _event_samples(clip, event, rng)
-    segments = tuple((e.span, event_sentence(e, clip.objects)) for e in clip.events)
-    samples.append(Sample(Task.DVC, "", None, None, None, Answer(Task.DVC, segments=segments)))
+        samples += event_samples(clip, event, rng)
+    if clip.events:
+        segments = tuple((e.span, event_sentence(e, clip.objects)) for e in clip.events)
+        samples.append(Sample(Task.DVC, "", None, None, None, Answer(Task.DVC, segments=segments)))
     samples += _no_match_samples(clip, rng)
     return samples + image_samples(clip, int(rng.integers(len(clip.frames))), rng)
 
@@ -98,7 +103,8 @@ def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> 
         text = object_text(index, visible, rng)
         if text is not None:
             rec_answer = Answer(Task.REC, boxes=((None, box),))
-            samples.append(Sample(Task.REC, text, None, None, frame, rec_answer))
+            subject = ((frame, box),)
+            samples.append(Sample(Task.REC, text, None, None, frame, rec_answer, subject=subject))
         reg_answer = Answer(Task.REG, caption=object_phrase(clip.objects[index]))
         samples.append(Sample(Task.REG, "", None, box, frame, reg_answer))
     if boxes:
@@ -114,13 +120,17 @@ def image_samples(clip: SimulatedClip, frame: int, rng: np.random.Generator) -> 
     return samples
 
 
-def _event_samples(
+def visible_boxes(clip: SimulatedClip, index: int) -> tuple[tuple[int, Box], ...]:
+    """Return an object's boxes by frame, in the frames in which it is visible."""
+    frames = np.flatnonzero(clip.is_visible[:, index])
+    return tuple((int(f), Box(*(float(v) for v in clip.boxes[f, index]))) for f in frames)
+
+
+def event_samples(
     clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator
 ) -> list[Sample]:
-    tube = tuple(
-        (frame, Box(*(float(v) for v in clip.boxes[frame, event.subject])))
-        for frame in range(event.span[0], event.span[1] + 1)
-    )
+    """Return the questions about an event of the clip."""
+    tube = _tube(clip, event)
     sentence, last = event_sentence(event, clip.objects), len(clip.frames) - 1
     span = (event.span[0] / last, event.span[1] / last)
     attributes = caption_attributes(event, clip.objects)
@@ -133,17 +143,36 @@ def _event_samples(
         Sample(Task.ELC, "", start, tube[0][1], None, elc_answer, attributes=attributes),
     ]
     # Each task samples its own text. Some events have no text that matches them alone.
-    answers: dict[Task, tuple[tuple[float, float] | None, Answer]] = {
-        Task.STVG: (None, Answer(Task.STVG, span=event.span, boxes=tube)),
-        Task.SVG: (span, Answer(Task.SVG, span=event.span, boxes=tube)),
-        Task.TVG: (None, Answer(Task.TVG, span=event.span)),
-    }
-    for task, (input_span, answer) in answers.items():
+    for task in EVENT_TASKS:
         text = event_text(clip, event, rng)
         if text is not None:
-            evidence = tube if task is Task.TVG else ()
-            samples.append(Sample(task, text, input_span, None, None, answer, tube=evidence))
+            samples.append(event_sample(clip, event, task, text))
     return samples
+
+
+def event_sample(clip: SimulatedClip, event: SimulatedEvent, task: Task, text: str) -> Sample:
+    """Return the question of one of ``EVENT_TASKS`` about an event that ``text`` describes."""
+    tube, last = _tube(clip, event), len(clip.frames) - 1
+    span = (event.span[0] / last, event.span[1] / last) if task is Task.SVG else None
+    boxes = () if task is Task.TVG else tube
+    return Sample(
+        task,
+        text,
+        span,
+        None,
+        None,
+        Answer(task, span=event.span, boxes=boxes),
+        tube=tube if task is Task.TVG else (),
+        subject=visible_boxes(clip, event.subject),
+    )
+
+
+def _tube(clip: SimulatedClip, event: SimulatedEvent) -> tuple[tuple[int, Box], ...]:
+    first, last = event.span
+    return tuple(
+        (frame, Box(*(float(v) for v in clip.boxes[frame, event.subject])))
+        for frame in range(first, last + 1)
+    )
 
 
 def _no_match_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sample]:
@@ -152,19 +181,27 @@ def _no_match_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sam
     They are about events that do not happen; SVG is sometimes about an object that does not exist.
     """
     samples = []
-    last = len(clip.frames) - 1
     for task in (Task.STVG, Task.TVG, Task.SVG):
         by_name = task is Task.SVG and rng.random() < 0.3
         text = absent_name_text(clip.objects, rng) if by_name else absent_event_text(clip, rng)
         if text is None:
             continue
-        span = None
-        if task is Task.SVG:
-            # The span of an actual event, as in questions that have an answer.
-            event = clip.events[int(rng.integers(len(clip.events)))]
-            span = (event.span[0] / last, event.span[1] / last)
+        span = some_span(clip, rng) if task is Task.SVG else None
         samples.append(Sample(task, text, span, None, None, Answer(task, no_match=True)))
     return samples
+
+
+def some_span(clip: SimulatedClip, rng: np.random.Generator) -> tuple[float, float]:
+    """Sample the span of a question without a match, as fractions of the clip.
+
+    It is that of an actual event, as in questions that have an answer, or any if there is none.
+    """
+    last = len(clip.frames) - 1
+    if clip.events:
+        first, end = clip.events[int(rng.integers(len(clip.events)))].span
+    else:
+        first, end = sorted(int(f) for f in rng.choice(last + 1, 2, replace=False))
+    return first / last, end / last
 
 
 def _box(values: np.ndarray) -> Box | None:

@@ -12,12 +12,55 @@ from llava_st_ros.simulation.planning import MotionPlanner
 from llava_st_ros.simulation.scenes import Scene
 
 MOTION_THRESHOLD = 0.005  # m: a visible displacement (about one pixel at 144 px)
+REST_SPEED = 0.02  # m/s: an event is over when every object is slower
 
 
-class Rollout:
-    """The states of a scene while a script of events is executed.
+class StateRecord:
+    """The states of a scene at the exposures of frames, as the renderer needs them.
 
     A frame is the mean of K exposures, K = 1 without motion blur.
+
+    Args:
+        scene: The scene.
+        stamps: Times of the frames, float64 [F] in seconds.
+        size: Width and height of the frames in pixels.
+
+    Attributes:
+        model: The MuJoCo model of the scene.
+        data: Its state.
+        times: Times of the exposures, float64 [F, K] in seconds.
+        exposure_states: MuJoCo's qpos of all objects at these times, float64 [F, K, 7n].
+    """
+
+    data: mujoco.MjData
+    exposure_states: np.ndarray
+
+    def __init__(self, scene: Scene, stamps: np.ndarray, size: int) -> None:
+        self.scene, self.stamps, self.size = scene, stamps, size
+        self.model = mujoco.MjModel.from_xml_string(scene_xml(scene, size))
+        self.times = np.maximum(stamps[:, None] + scene.sensor_effects.exposure_offsets, 0.0)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions of all objects at the stamps, [F, n, 3] in meters."""
+        middle = self.exposure_states[:, self.exposure_states.shape[1] // 2]
+        return middle.reshape(len(middle), -1, 7)[:, :, :3]
+
+    def set_state(self, frame: int, exposure: int) -> None:
+        """Set ``data`` to the state at an exposure of a frame."""
+        model, data, occluder = self.model, self.data, self.scene.occluder
+        data.qpos[:] = self.exposure_states[frame, exposure]
+        if occluder is not None:
+            time = float(self.times[frame, exposure])
+            data.mocap_pos[0], rotation = occluder.pose_at(self.scene.camera, time)
+            mujoco.mju_mat2Quat(data.mocap_quat[0], rotation.ravel())
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+
+
+class Rollout(StateRecord):
+    """The states of a scene while a script of events is executed.
 
     Args:
         rng: The random generator.
@@ -28,8 +71,6 @@ class Rollout:
         size: Width and height of the frames in pixels.
 
     Attributes:
-        times: Times of the exposures, float64 [F, K] in seconds.
-        exposure_states: MuJoCo's qpos of all objects at these times, float64 [F, K, 7n].
         start_positions: Positions of all objects at the start of each event, [n, 3] in meters.
         motions: The target motion of each event, None where the subject was released.
         contacts: Pairs of objects that touched each other.
@@ -47,8 +88,8 @@ class Rollout:
         initial_states: list[str],
         size: int,
     ) -> None:
-        self.scene, self.stamps, self.script, self.size = scene, stamps, script, size
-        self.model = mujoco.MjModel.from_xml_string(scene_xml(scene, size))
+        super().__init__(scene, stamps, size)
+        self.script = script
         for scripted in script:
             if scripted.kind is EventKind.DROPPED:
                 make_bouncy(self.model, scripted.subject)
@@ -56,38 +97,18 @@ class Rollout:
         table = Tabletop(scene, self.model, *planner.sample_layout(initial_states, script))
         for i, state in enumerate(initial_states):
             if state == "air":
-                position = table.positions[i]
-                table.motions[i] = Motion(position, position, 0.0, 0.0, lift=True)
+                hold_in_air(table, i)
         self.start_positions: list[np.ndarray] = []
         self.motions: list[Motion | None] = []
-        self.times = np.maximum(stamps[:, None] + scene.sensor_effects.exposure_offsets, 0.0)
         self.exposure_states = self._run(table, planner).reshape(*self.times.shape, -1)
         self.data, self.contacts = table.data, table.contacts
         self._check_bystanders(table.positions)
-
-    @property
-    def positions(self) -> np.ndarray:
-        """Positions of all objects at the stamps, [F, n, 3] in meters."""
-        middle = self.exposure_states[:, self.exposure_states.shape[1] // 2]
-        return middle.reshape(len(middle), -1, 7)[:, :, :3]
 
     def end_positions(self, index: int) -> np.ndarray:
         """Return all positions [n, 3] when event ``index`` is over: when the next one starts."""
         if index + 1 < len(self.script):
             return self.start_positions[index + 1]
         return self.positions[-1]
-
-    def set_state(self, frame: int, exposure: int) -> None:
-        """Set ``data`` to the state at an exposure of a frame."""
-        model, data, occluder = self.model, self.data, self.scene.occluder
-        data.qpos[:] = self.exposure_states[frame, exposure]
-        if occluder is not None:
-            time = float(self.times[frame, exposure])
-            data.mocap_pos[0], rotation = occluder.pose_at(self.scene.camera, time)
-            mujoco.mju_mat2Quat(data.mocap_quat[0], rotation.ravel())
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_camlight(model, data)
 
     def _run(self, table: Tabletop, planner: MotionPlanner) -> np.ndarray:
         """Step the physics through all exposures and return their states, [F * K, 7n]."""
@@ -105,29 +126,48 @@ class Rollout:
     def _start_event(
         self, table: Tabletop, planner: MotionPlanner, scripted: ScriptedEvent
     ) -> None:
-        if (table.speeds > 0.02).any():
+        if (table.speeds > REST_SPEED).any():
             raise InfeasibleError("the previous event has not come to rest")
         self.start_positions.append(table.positions)
-        axis = table.capsule_axis(scripted.subject)
-        motion = planner.plan_motion(scripted, table.positions, axis)
-        self.motions.append(motion)
-        if motion is None:
-            table.motions.pop(scripted.subject, None)
-            return
-        table.motions[scripted.subject] = motion
-        if motion.brake_at is not None:
-            table.launch(scripted.subject, motion.target_at(0.0)[1])
+        self.motions.append(start_motion(table, planner, scripted))
 
     def _check_bystanders(self, end: np.ndarray) -> None:
-        if _has_moved(self.start_positions[0], self.positions[0]).any():
+        if has_moved(self.start_positions[0], self.positions[0]).any():
             raise InfeasibleError("an object moved before the first event")
         ends = [*self.start_positions[1:], end]
         for before, after, scripted in zip(self.start_positions, ends, self.script):
-            moved = _has_moved(before, after)
+            moved = has_moved(before, after)
             moved[[i for i in (scripted.subject, scripted.other) if i is not None]] = False
             if moved.any():
                 raise InfeasibleError("an object that is not in the event moved")
 
 
-def _has_moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def start_motion(table: Tabletop, planner: MotionPlanner, scripted: ScriptedEvent) -> Motion | None:
+    """Start the motion of a scripted event's subject.
+
+    Returns:
+        The target motion, None if the subject was released.
+
+    Raises:
+        InfeasibleError: No motion was found.
+    """
+    axis = table.capsule_axis(scripted.subject)
+    motion = planner.plan_motion(scripted, table.positions, axis)
+    if motion is None:
+        table.motions.pop(scripted.subject, None)
+        return None
+    table.motions[scripted.subject] = motion
+    if motion.brake_at is not None:
+        table.launch(scripted.subject, motion.target_at(0.0)[1])
+    return motion
+
+
+def hold_in_air(table: Tabletop, index: int) -> None:
+    """Hold an object where it is."""
+    position = table.positions[index]
+    table.motions[index] = Motion(position, position, 0.0, 0.0, lift=True)
+
+
+def has_moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Whether each object has moved visibly between two positions [n, 3], bool [n]."""
     return np.asarray(np.linalg.norm(after - before, axis=1) > MOTION_THRESHOLD)

@@ -16,7 +16,7 @@ from llava_st_ros.simulation.events import (
     SimulatedEvent,
     sample_script,
 )
-from llava_st_ros.simulation.rollout import Rollout
+from llava_st_ros.simulation.rollout import Rollout, StateRecord
 from llava_st_ros.simulation.scenes import Scene, SimulatedObject, sample_scene
 from llava_st_ros.simulation.worlds import SPLITS, World, world_for_seed
 
@@ -30,7 +30,7 @@ __all__ = [
     "split_seed",
 ]
 
-_OBJECT_COUNTS = (0.06, 0.12, 0.18, 0.2, 0.17, 0.12, 0.09, 0.06)  # shares of 1, 2, ... 8 objects
+OBJECT_COUNTS = (0.06, 0.12, 0.18, 0.2, 0.17, 0.12, 0.09, 0.06)  # shares of 1, 2, ... 8 objects
 _EVENT_COUNTS = (0.4, 0.5, 0.1)  # shares of clips with 1, 2, 3 events
 _REPEAT = 0.35  # probability that an event has the kind of the previous one
 _ATTEMPTS = 200
@@ -56,6 +56,8 @@ class SimulatedClip:
         objects: The n objects.
         events: In order of time.
         stamps: float64 [F] in seconds; the first is 0.
+        unclear: Events of which too little is visible to ask about them (see ``windows``). A
+            question may neither describe one nor claim that it does not happen.
     """
 
     seed: int
@@ -64,6 +66,12 @@ class SimulatedClip:
     objects: tuple[SimulatedObject, ...]
     events: tuple[SimulatedEvent, ...]
     stamps: np.ndarray
+    unclear: tuple[SimulatedEvent, ...] = ()
+
+    @property
+    def visible_events(self) -> tuple[SimulatedEvent, ...]:
+        """All events of which anything is visible."""
+        return (*self.events, *self.unclear)
 
     @property
     def is_visible(self) -> np.ndarray:
@@ -75,15 +83,15 @@ class SimulatedClip:
 class UnrenderedClip:
     """A clip with its ground truth, before its frames are rendered."""
 
-    rollout: Rollout
+    rollout: StateRecord
     boxes: np.ndarray
     events: tuple[SimulatedEvent, ...]
+    objects: tuple[SimulatedObject, ...]
 
     def render(self, seed: int) -> SimulatedClip:
         """Render the frames."""
-        scene, stamps = self.rollout.scene, self.rollout.stamps
-        frames = render_frames(self.rollout)
-        return SimulatedClip(seed, frames, self.boxes, scene.objects, self.events, stamps)
+        frames, stamps = render_frames(self.rollout), self.rollout.stamps
+        return SimulatedClip(seed, frames, self.boxes, self.objects, self.events, stamps)
 
 
 def split_seed(split: str, index: int) -> int:
@@ -122,7 +130,7 @@ def simulate_unrendered(seed: int, *, num_frames: int = 20, size: int = 144) -> 
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         stamps = np.linspace(0.0, rng.uniform(5.0, 7.0), num_frames)
-        num_objects = 1 + int(rng.choice(len(_OBJECT_COUNTS), p=_OBJECT_COUNTS))
+        num_objects = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
         num_events = 1 + int(rng.choice(len(_EVENT_COUNTS), p=_EVENT_COUNTS))
         scene = sample_scene(rng, num_objects, world)
         try:
@@ -154,7 +162,7 @@ def _label(rollout: Rollout) -> UnrenderedClip:
     events = tuple(label_event(rollout, scripted, boxes) for scripted in rollout.script)
     if np.isnan(boxes[:, :, 0]).all(axis=0).any():
         raise InfeasibleError("an object is never seen")
-    return UnrenderedClip(rollout, boxes, events)
+    return UnrenderedClip(rollout, boxes, events, rollout.scene.objects)
 
 
 def simulate_video(
