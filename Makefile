@@ -16,7 +16,7 @@ help:
 	@echo "make fuzz            ten minutes of damaged and hostile input (FUZZ_ARGS=\"bags --seconds 60\")"
 	@echo "make docs            build the documentation with the API reference into build/docs"
 	@echo "make engine          export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
-	@echo "make train-tiny      train a checkpoint like models/llava-st-tiny in two hours; resumes"
+	@echo "make train-tiny      train a checkpoint like models/llava-st-tiny; resumes (DEVICE=cuda, MINUTES=30)"
 	@echo "make demo-animation  make docs/images/demo.webp from the demo's output"
 	@echo "make setup           virtual environment, pinned requirements and messages only"
 	@echo "make messages        build msg/, srv/ and action/ again"
@@ -69,11 +69,18 @@ demo: engine
 demo-animation: demo
 	@$(WITH_ROS) python -m demo.animate
 
-# data/ holds the clips, the run's state and its checkpoint; delete it to start from scratch.
+# Where the clips, the run's state and its checkpoint are; delete them to start from scratch.
+# DEVICE: auto, cpu or cuda. MINUTES: stop by then; the same command resumes (docs/training.md).
+CONFIG = config/training/tiny.yaml
+DATA = data/train
+WORK = data/run
+OUT = data/llava-st-tiny
+DEVICE = auto
+MINUTES = inf
 train-tiny: setup
-	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config config/training/tiny.yaml --data data/train
-	@$(WITH_ROS) python -m llava_st_ros.cli train run --config config/training/tiny.yaml \
-	  --data data/train --work data/run --out data/llava-st-tiny
+	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config $(CONFIG) --data $(DATA)
+	@$(WITH_ROS) python -m llava_st_ros.cli train run --config $(CONFIG) --data $(DATA) \
+	  --work $(WORK) --out $(OUT) --device $(DEVICE) --minutes $(MINUTES)
 
 format: setup
 	@$(WITH_ROS) ruff format .

@@ -6,6 +6,7 @@ With several processes: ``accelerate launch ... -m llava_st_ros.cli train run ..
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -33,14 +34,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="auto: a GPU if there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        metavar="N",
+        help="stop after N minutes with the state saved, exit code 75; run again to resume",
+    )
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads per process")
     parser.add_argument(
         "--workers",
         type=int,
-        default=0,
-        help="processes that make batches, per training process; 0: a thread, enough on a CPU",
+        help="processes that make batches, per training process; 0: a thread (default: 0 on a "
+        "CPU, otherwise one for each core but one)",
     )
 
 
@@ -48,10 +62,20 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from llava_st_ros.cli.outputs import check_folders
+    from llava_st_ros.training.loop.time_budget import TimeBudget
     from llava_st_ros.training.tiny.pipeline import train
 
+    budget = TimeBudget(args.minutes)
     check_folders(args.out, args.work)
     torch.set_num_threads(args.threads)
-    train(args.config, args.data, args.work, args.out, args.workers)
+    train(
+        args.config,
+        args.data,
+        args.work,
+        args.out,
+        args.workers,
+        device=args.device,
+        budget=budget,
+    )
     print(f"wrote {args.out}")
     return 0

@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, default=Path("data/train"), help="folder to write the clips to"
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="rendering processes"
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="rendering processes (default: one per core)",
     )
     files = parser.add_argument_group("files in ST-Align's format")
     files.add_argument(

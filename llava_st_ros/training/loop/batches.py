@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -49,6 +50,18 @@ def item_rng(seed: int, step: int, item: int) -> np.random.Generator:
     Draws that all items of a batch share use ``item`` = batch size, which no item has.
     """
     return np.random.default_rng([seed, step, item])
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many processes should make the batches for each training process.
+
+    On a CPU none: they would take cores from the training, which a thread delays less. For a GPU,
+    which takes a step in less time than one core makes its batch, one for each core but one.
+    """
+    if device.type == "cpu":
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine
+    return max(1, len(os.sched_getaffinity(0)) // processes - 1)
 
 
 def prefetch(

@@ -23,33 +23,21 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import nn
 
-from llava_st_ros.errors import ConfigError, LlavaStError
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.training.loop import run_state
 from llava_st_ros.training.loop.batches import B, item_rng, prefetch
+from llava_st_ros.training.loop.errors import TrainingError, TrainingInterrupted
 from llava_st_ros.training.loop.gradients import StepResult, compute_gradients
 from llava_st_ros.training.loop.interrupts import Interrupts
 from llava_st_ros.training.loop.optimizers import OptimizerConfig, make_optimizers, rate_factor
 from llava_st_ros.training.loop.progress import Progress, RunningMeans
 from llava_st_ros.training.loop.run_state import RunState
+from llava_st_ros.training.loop.time_budget import TimeBudget
 
 # Fields of LoopConfig that may not change when a stage is resumed.
 FIXED_ON_RESUME = ("rate", "matrix_rate", "rates", "weight_decay", "clip_norm", "seed")
 
-
-class TrainingError(LlavaStError):
-    """Training that cannot continue, for example after a NaN or infinite loss."""
-
-
-class TrainingInterrupted(TrainingError):  # noqa: N818 (not a failure)
-    """A run that a signal stopped after it saved its state.
-
-    Attributes:
-        code: The exit code, 128 + the signal's number.
-    """
-
-    def __init__(self, problem: str, remedy: str, code: int) -> None:
-        super().__init__(problem, remedy)
-        self.code = code
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +71,7 @@ class LoopConfig(OptimizerConfig):
     max_loss_ratio: float = 10.0
     seed: int = 0
     log_every: int = 20
-    save_minutes: float = 5.0
+    save_minutes: float = 2.0
     save_steps: int | None = None
     workers: int = 0
 
@@ -100,16 +88,34 @@ class LoopConfig(OptimizerConfig):
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a value above 0")
 
 
-def make_accelerator() -> Accelerator:
+def make_accelerator(device: str = "auto") -> Accelerator:
     """Return the accelerator, as configured by ``accelerate launch`` or by default.
 
+    Args:
+        device: "cpu" or "cuda"; "auto": a GPU where there is one, unless accelerate is configured
+            otherwise.
+
     Raises:
-        ConfigError: Several processes were launched, but each would train alone.
+        ConfigError: The device is not available, or several processes were launched, but each
+            would train alone.
     """
+    if device not in DEVICES:
+        raise ConfigError(f"device is {device!r}; expected one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"torch {torch.__version__} has no CUDA device",
+            "install a build of torch for the driver (nvidia-smi), or train on the cpu",
+        )
     accelerator = Accelerator(
+        cpu=device == "cpu",
         # Not every batch uses every parameter.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if device not in ("auto", accelerator.device.type):
+        raise ConfigError(
+            f"accelerate uses {accelerator.device.type}, not {device}",
+            "unset ACCELERATE_USE_CPU, or let the device be auto",
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
@@ -127,6 +133,7 @@ def run(
     folder: Path,
     accelerator: Accelerator | None = None,
     settings: Mapping[str, Any] | None = None,
+    budget: TimeBudget | None = None,
 ) -> int:
     """Train a stage until its steps or minutes are used up.
 
@@ -143,16 +150,19 @@ def run(
         accelerator: As made by ``make_accelerator``, by default.
         settings: What the step and its batches depend on (JSON). A run resumes only under equal
             settings, rates and seed. The stage's length may change.
+        budget: The time of this call; None: no limit. It does not affect the result of the stage.
 
     Returns:
         The number of steps taken.
 
     Raises:
         TrainingError: The loss or its gradient is NaN or infinite, or the loss exploded.
-        TrainingInterrupted: SIGTERM or SIGINT; the step was finished and the state saved.
+        TrainingInterrupted: SIGTERM, SIGINT, or the budget is used up; the step was finished and
+            the state saved.
     """
     accelerator = accelerator or make_accelerator()
-    return _Loop(name, step, make_batch, config, folder, accelerator, settings or {}).run()
+    budget = budget or TimeBudget()
+    return _Loop(name, step, make_batch, config, folder, accelerator, settings or {}, budget).run()
 
 
 class _Loop:
@@ -165,9 +175,10 @@ class _Loop:
         folder: Path,
         accelerator: Accelerator,
         settings: Mapping[str, Any],
+        budget: TimeBudget,
     ) -> None:
         self.name, self.config, self.folder, self.accelerator = name, config, folder, accelerator
-        self.make_batch = make_batch
+        self.make_batch, self.budget = make_batch, budget
         folder.mkdir(parents=True, exist_ok=True)
         optimizers = make_optimizers(step, config)
         self.model, *self.optimizers = accelerator.prepare(step, *optimizers)
@@ -247,7 +258,7 @@ class _Loop:
             config.clip_norm,
             accelerator,
             minutes=self._minutes_now,
-            stop_requested=lambda: self.interrupts.received is not None,
+            stop_requested=self._stop_requested,
         )
         self._check(result)
         for optimizer in self.optimizers:
@@ -293,10 +304,17 @@ class _Loop:
         """The optimizers inside accelerate's wrappers."""
         return [optimizer.optimizer for optimizer in self.optimizers]
 
+    def _stop_requested(self) -> bool:
+        return self.interrupts.received is not None or self.budget.is_used_up
+
     def _interrupted(self) -> TrainingInterrupted:
+        saved = f"saved at step {self.done} of {self.config.steps}"
+        # Without a signal here, it was the budget or a signal to another process.
+        if self.interrupts.received is None and math.isfinite(self.budget.minutes):
+            return self.budget.out_of_time(f"stage {self.name} is {saved}")
         number = self.interrupts.received or signal.SIGTERM
         return TrainingInterrupted(
-            f"{number.name} in stage {self.name}: saved at step {self.done} of {self.config.steps}",
+            f"{number.name} in stage {self.name}: {saved}",
             "run the same command again to resume",
             128 + number,
         )

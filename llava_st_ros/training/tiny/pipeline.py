@@ -38,7 +38,8 @@ from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.text.tasks import make_question, num_templates
 from llava_st_ros.text.tokenizer import Tokenizer, train_tokenizer
 from llava_st_ros.training.loop import loop, run_state
-from llava_st_ros.training.loop.batches import Batch, Shard
+from llava_st_ros.training.loop.batches import Batch, Shard, default_workers
+from llava_st_ros.training.loop.time_budget import TimeBudget
 from llava_st_ros.training.objective import propagate_to_neighbors, stop_propagation
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes
 from llava_st_ros.training.tiny.dense_alignment import (
@@ -109,8 +110,10 @@ def train(
     data: Path,
     work: Path,
     out: Path | None,
-    workers: int = 0,
+    workers: int | None = 0,
     variant: Variant = PAPER,
+    device: str = "auto",
+    budget: TimeBudget | None = None,
 ) -> None:
     """Train a model from scratch.
 
@@ -121,12 +124,21 @@ def train(
         out: Checkpoint folder to write. None: only the stages' weights are kept, in ``work``, as
             for a variant, which is no checkpoint.
         workers: Processes that make batches (see loop.LoopConfig). They do not affect the result.
+            None: as many as keep the device busy (see batches.default_workers).
         variant: Changes the network.
+        device: See loop.make_accelerator.
+        budget: The time of this call; None: no limit.
+
+    Raises:
+        TrainingInterrupted: A signal, or the budget is used up. A second call resumes.
     """
+    budget = budget or TimeBudget()
     settings = read_settings(config_path)
     stages = {name: read_stage(name, values) for name, values in settings["stages"].items()}
     work.mkdir(parents=True, exist_ok=True)
-    accelerator = loop.make_accelerator()
+    accelerator = loop.make_accelerator(device)
+    if workers is None:
+        workers = default_workers(accelerator.device)
     store = ClipStore(data)
     tokenizer = learn_tokenizer(settings["model"])
     provenance = {
@@ -146,7 +158,7 @@ def train(
         f"{size:.2f}M parameters, {len(store)} clips, {processes} x {accelerator.device.type}"
     )
 
-    trainer = _StageTrainer(model, store, tokenizer, work, accelerator, variant)
+    trainer = _StageTrainer(model, store, tokenizer, work, accelerator, variant, budget)
     for number, (name, (loop_config, stage)) in enumerate(stages.items()):
         seed = settings["seed"] + number
         trainer.run(name, stage, dataclasses.replace(loop_config, seed=seed, workers=workers))
@@ -258,7 +270,9 @@ class _StageTrainer:
         work: Path,
         accelerator: Accelerator,
         variant: Variant,
+        budget: TimeBudget,
     ) -> None:
+        self.budget = budget
         self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
         self.accelerator, self.variant = accelerator, variant
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
@@ -274,6 +288,7 @@ class _StageTrainer:
             state = read_tensors(weights, CheckpointError, again, framework="pt")
             self._load_state(self.model, state, weights)
         else:
+            self.budget.check(f"stage {name} is not trained yet")
             self._train(name, stage, config, weights)
         self.accelerator.wait_for_everyone()
         if self._event_heads_file(name).exists():
@@ -291,7 +306,9 @@ class _StageTrainer:
         }
         with fast_matmul(self.accelerator.device):
             step, make_batch = self.variant.adapt(*self._prepare(name, stage, config.seed))
-            loop.run(name, step, make_batch, config, self.work, self.accelerator, settings)
+            loop.run(
+                name, step, make_batch, config, self.work, self.accelerator, settings, self.budget
+            )
         stop_propagation(self.model)
         if self.accelerator.is_main_process:
             self._save_event_heads(name, step)

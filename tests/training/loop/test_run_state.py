@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from llava_st_ros.cli.__main__ import main
-from llava_st_ros.errors import CheckpointError
-from llava_st_ros.training.loop import run_state
-from llava_st_ros.training.loop.loop import TrainingInterrupted, run
+from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.training.loop import run_state, time_budget
+from llava_st_ros.training.loop.errors import TrainingInterrupted
+from llava_st_ros.training.loop.loop import run
 from llava_st_ros.training.loop.losses import LossTerms
+from llava_st_ros.training.loop.time_budget import TimeBudget
 from llava_st_ros.training.tiny import pipeline
 from support.paths import ROOT
 from support.small_run import Points, logged, points, send_signal_at, small_config, small_net
@@ -92,10 +96,60 @@ def test_signal_stops_the_run_after_the_current_step(
     assert_same(net, tmp_path, uninterrupted)
 
 
+def test_used_up_budget_stops_the_run_after_the_current_step(
+    tmp_path: Path,
+    uninterrupted: tuple[dict[str, Any], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: now))
+    budget, net = TimeBudget(1.5), small_net()
+
+    def pass_time(*_: object) -> None:
+        nonlocal now
+        now += 30.0
+
+    net.register_forward_pre_hook(pass_time)
+    message = (
+        r"^1\.5 minutes are used up: stage small is saved at step 3 of 8; "
+        r"run the same command again to resume$"
+    )
+    with pytest.raises(TrainingInterrupted, match=message) as stopped:
+        run("small", net, points, small_config(), tmp_path, budget=budget)
+    assert stopped.value.code == 75
+    assert states(tmp_path) == ["small-0000002", "small-0000003"]
+    net = small_net()
+    run("small", net, points, small_config(), tmp_path, budget=TimeBudget())
+    assert_same(net, tmp_path, uninterrupted)
+
+
+def test_budget_that_ends_with_the_stage_interrupts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: now))
+    budget, net = TimeBudget(1.0), small_net()
+
+    def pass_time(*_: object) -> None:
+        nonlocal now
+        now += 20.0
+
+    net.register_forward_pre_hook(pass_time)
+    assert run("small", net, points, small_config(steps=3), tmp_path, budget=budget) == 3
+    with pytest.raises(TrainingInterrupted, match="minutes are used up: stage x is not trained"):
+        budget.check("stage x is not trained yet")
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan])
+def test_budget_without_time_is_rejected(minutes: float) -> None:
+    with pytest.raises(ConfigError, match="expected a value above 0"):
+        TimeBudget(minutes)
+
+
 def test_command_exits_with_the_signals_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(*_: object) -> None:
+    def train(*_: object, **__: object) -> None:
         raise TrainingInterrupted("SIGTERM in stage x", "run it again", 143)
 
     monkeypatch.setattr(pipeline, "train", train)

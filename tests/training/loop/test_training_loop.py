@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,9 @@ from torch import nn
 
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.training.loop import loop
-from llava_st_ros.training.loop.batches import Shard, prefetch, to_device
-from llava_st_ros.training.loop.loop import LoopConfig, TrainingError, run
+from llava_st_ros.training.loop.batches import Shard, default_workers, prefetch, to_device
+from llava_st_ros.training.loop.errors import TrainingError
+from llava_st_ros.training.loop.loop import LoopConfig, run
 from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_mean, mean_term
 from llava_st_ros.training.loop.optimizers import make_optimizers, rate_factor, train_only
 from llava_st_ros.training.tiny.dense_alignment import patch_targets
@@ -283,6 +285,35 @@ def test_error_while_making_a_batch_is_raised_unchanged() -> None:
     next(prefetched)
     with pytest.raises(DataError, match="a bad record"):
         next(prefetched)
+
+
+def test_unavailable_device_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="has no CUDA device"):
+        loop.make_accelerator("cuda")
+    with pytest.raises(ConfigError, match="device is 'gpu'; expected one of auto, cpu, cuda"):
+        loop.make_accelerator("gpu")
+    assert loop.make_accelerator("cpu").device.type == "cpu"
+
+
+def test_cuda_that_accelerate_does_not_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ACCELERATE_USE_CPU would train on the CPU without a word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cpu = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+    monkeypatch.setattr(loop, "Accelerator", lambda **_: cpu)
+    with pytest.raises(ConfigError, match="accelerate uses cpu, not cuda; unset ACCELERATE_USE"):
+        loop.make_accelerator("cuda")
+
+
+def test_a_gpu_has_a_worker_for_each_core_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert default_workers(torch.device("cpu")) == 0
+    assert default_workers(torch.device("cuda")) == 15
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert default_workers(torch.device("cuda")) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert default_workers(torch.device("cuda")) == 1
 
 
 def test_shards_partition_a_batch() -> None:
