@@ -6,12 +6,16 @@ import math
 
 import numpy as np
 
-from llava_st_ros.simulation.events import Motion
+from llava_st_ros.simulation.events import InfeasibleError, Motion
 from llava_st_ros.simulation.headless import mujoco
 from llava_st_ros.simulation.scenes import GRAVITY, TIMESTEP, Scene
 
 # Controller gains per unit of mass: stiffness 1/s^2, damping 1/s, rotational damping 1/s.
 _STIFFNESS, _DAMPING, _ROTATIONAL_DAMPING = 900.0, 60.0, 25.0
+
+
+# Instability is reported by step_until; MuJoCo would write a log file into the working folder.
+mujoco.set_mju_user_warning(lambda _: None)
 
 
 def make_bouncy(model: mujoco.MjModel, index: int) -> None:
@@ -84,13 +88,20 @@ class Tabletop:
             self.data.qvel[6 * index + 3 : 6 * index + 6] = local
 
     def step_until(self, time: float) -> None:
-        """Step the physics with the controller until ``time`` in seconds."""
+        """Step the physics with the controller until ``time`` in seconds.
+
+        Raises:
+            InfeasibleError: The physics became unstable; MuJoCo then resets the state.
+        """
         data, model = self.data, self.model
         while data.time < time - TIMESTEP / 2:
             data.xfrc_applied[:] = 0.0
             for index in list(self.motions):
                 self._apply_control(index)
+            before = data.time
             mujoco.mj_step(model, data)
+            if data.time < before:
+                raise InfeasibleError("the physics is unstable")
             if data.ncon > 0 and self.motions:
                 for first, second in data.contact.geom:
                     a, b = self._geoms.get(int(first)), self._geoms.get(int(second))

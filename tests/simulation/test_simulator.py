@@ -269,3 +269,15 @@ def test_missing_opengl_raises_an_error_with_all_reasons(monkeypatch) -> None:
     monkeypatch.setattr(headless.sys, "modules", dict(sys.modules))
     with pytest.raises(BackendError, match=r"glfw.*osmesa.*libegl1"):
         headless.gl_context(32)
+
+
+def test_unstable_physics_is_rejected(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = sample_scene(np.random.default_rng(0), 1, world_for_seed(0))
+    model = mujoco.MjModel.from_xml_string(scene_xml(scene, 64))
+    table = Tabletop(scene, model, np.array([[0.0, 0.0, 0.5]]), np.zeros(1))
+    table.step_until(0.1)
+    table.data.qvel[0] = np.nan
+    with pytest.raises(InfeasibleError, match="unstable"):
+        table.step_until(0.2)
+    assert not list(tmp_path.iterdir())  # MuJoCo's log
