@@ -70,17 +70,19 @@ demo-animation: demo
 	@$(WITH_ROS) python -m demo.animate
 
 # Where the clips, the run's state and its checkpoint are; delete them to start from scratch.
-# DEVICE: auto, cpu or cuda. MINUTES: stop by then; the same command resumes (docs/training.md).
+# DEVICE: auto, cpu or cuda. GROW: batches in a step, for a GPU. MINUTES: training stops by then, and
+# the same command resumes (docs/training.md).
 CONFIG = config/training/tiny.yaml
 DATA = data/train
 WORK = data/run
 OUT = data/llava-st-tiny
 DEVICE = auto
 MINUTES = inf
+GROW = 1
 train-tiny: setup
 	@$(WITH_ROS) python -m llava_st_ros.cli train simulate --config $(CONFIG) --data $(DATA)
 	@$(WITH_ROS) python -m llava_st_ros.cli train run --config $(CONFIG) --data $(DATA) \
-	  --work $(WORK) --out $(OUT) --device $(DEVICE) --minutes $(MINUTES)
+	  --work $(WORK) --out $(OUT) --device $(DEVICE) --grow $(GROW) --minutes $(MINUTES)
 
 format: setup
 	@$(WITH_ROS) ruff format .

@@ -10,6 +10,9 @@ import math
 import os
 from pathlib import Path
 
+from llava_st_ros.cli.run_arguments import check_counts
+from llava_st_ros.errors import ConfigError
+
 HELP = "train on rendered clips; an interrupted run resumes"
 
 
@@ -47,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="stop after N minutes with the state saved, exit code 75; run again to resume",
     )
+    parser.add_argument(
+        "--grow",
+        type=int,
+        default=1,
+        metavar="K",
+        help="K batches of the recipe in each step, for a GPU: as many samples in K times fewer "
+        "steps, rates and weight decay times the root of K (default: %(default)s)",
+    )
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads per process")
@@ -66,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.training.tiny.pipeline import train
 
     budget = TimeBudget(args.minutes)
+    check_counts(args, "grow", "threads")
+    if args.workers is not None and args.workers < 0:
+        raise ConfigError(f"--workers is {args.workers}; expected at least 0")
     check_folders(args.out, args.work)
     torch.set_num_threads(args.threads)
     train(
@@ -76,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         args.workers,
         device=args.device,
         budget=budget,
+        grow=args.grow,
     )
     print(f"wrote {args.out}")
     return 0

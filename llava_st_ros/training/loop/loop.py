@@ -8,6 +8,7 @@ on everything that ends or interrupts the loop (steps, minutes, signals, a NaN o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import os
@@ -86,6 +87,27 @@ class LoopConfig(OptimizerConfig):
         for name in ("minutes", "clip_norm", "max_loss_ratio"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a value above 0")
+
+    def grown(self, factor: int) -> LoopConfig:
+        """Return the settings of the stage when each step has ``factor`` of its batches.
+
+        The samples stay the same, so the steps and everything that is counted in steps are divided
+        by ``factor``. Rates are multiplied by its square root, as adaptive optimizers require
+        (Malladi et al. 2022, arXiv 2205.10287), and so is the weight decay, since each step decays
+        by rate times decay. The optimizers' averages keep their lengths in steps.
+        """
+        root = math.sqrt(factor)
+        return dataclasses.replace(
+            self,
+            steps=-(-self.steps // factor),
+            warmup=-(-self.warmup // factor),
+            log_every=-(-self.log_every // factor),
+            save_steps=None if self.save_steps is None else -(-self.save_steps // factor),
+            rate=self.rate * root,
+            matrix_rate=None if self.matrix_rate is None else self.matrix_rate * root,
+            rates={pattern: rate * root for pattern, rate in self.rates.items()},
+            weight_decay=self.weight_decay * root,
+        )
 
 
 def make_accelerator(device: str = "auto") -> Accelerator:

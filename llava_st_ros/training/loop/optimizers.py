@@ -104,5 +104,5 @@ def rate_factor(progress: float, step: int, warmup: int) -> float:
         step: The step, counted from 0.
         warmup: The number of warm-up steps.
     """
-    warm = min(1.0, (step + 1) / warmup)
+    warm = min(1.0, (step + 1) / max(1, warmup))
     return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress)))

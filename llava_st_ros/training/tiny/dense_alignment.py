@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.simulation.clip_store import ClipStore
-from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
+from llava_st_ros.training.loop.draws import Draws
 from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_mean, mean_term
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.objective import coordinate_tables, two_hot
@@ -145,6 +146,7 @@ class DenseBatches:
         size: Batch size over all processes.
         seed: Seeds every draw.
         shard: This process's items.
+        grow: Batches in a step, see draws.
     """
 
     def __init__(
@@ -155,9 +157,10 @@ class DenseBatches:
         size: int,
         seed: int,
         shard: Shard = FULL_SHARD,
+        grow: int = 1,
     ) -> None:
         self.store, self.config = store, config
-        self.size, self.seed, self.shard = size, seed, shard
+        self.draws = Draws(seed, size, shard, grow)
         self.names = [
             np.array(
                 [
@@ -176,9 +179,7 @@ class DenseBatches:
 
     def __call__(self, step: int) -> DenseBatch:
         """Return this process's shard of the step's batch."""
-        pixels, classes, boxes, sources = zip(
-            *(self._item(item_rng(self.seed, step, i)) for i in self.shard.items(self.size))
-        )
+        pixels, classes, boxes, sources = zip(*(self._item(rng) for rng in self.draws.items(step)))
         return DenseBatch(
             torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(np.stack(classes)),

@@ -22,7 +22,8 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.simulator import SimulatedClip
-from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
+from llava_st_ros.training.loop.draws import Draws
 from llava_st_ros.training.loop.losses import LossTerms, logged_mean, mean_term
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.tiny.dense_alignment import edge_loss
@@ -121,6 +122,7 @@ class PackerBatches:
         size: Batch size over all processes.
         seed: Seeds every draw.
         shard: This process's items.
+        grow: Batches in a step, see draws.
     """
 
     def __init__(
@@ -131,14 +133,14 @@ class PackerBatches:
         size: int,
         seed: int,
         shard: Shard = FULL_SHARD,
+        grow: int = 1,
     ) -> None:
         self.store, self.features, self.config = store, features, config
-        self.size, self.seed, self.shard = size, seed, shard
+        self.draws = Draws(seed, size, shard, grow)
 
     def __call__(self, step: int) -> PackerBatch:
         """Return this process's shard of the step's batch."""
-        items = self.shard.items(self.size)
-        clip_indices = [int(item_rng(self.seed, step, i).integers(len(self.store))) for i in items]
+        clip_indices = [int(rng.integers(len(self.store))) for rng in self.draws.items(step)]
         clips = [self.store[i] for i in clip_indices]
         features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in clip_indices])
         config = self.config

@@ -114,6 +114,7 @@ def train(
     variant: Variant = PAPER,
     device: str = "auto",
     budget: TimeBudget | None = None,
+    grow: int = 1,
 ) -> None:
     """Train a model from scratch.
 
@@ -128,6 +129,7 @@ def train(
         variant: Changes the network.
         device: See loop.make_accelerator.
         budget: The time of this call; None: no limit.
+        grow: Batches of the recipe in a step, for a GPU (see draws and LoopConfig.grown).
 
     Raises:
         TrainingInterrupted: A signal, or the budget is used up. A second call resumes.
@@ -158,10 +160,11 @@ def train(
         f"{size:.2f}M parameters, {len(store)} clips, {processes} x {accelerator.device.type}"
     )
 
-    trainer = _StageTrainer(model, store, tokenizer, work, accelerator, variant, budget)
+    trainer = _StageTrainer(model, store, tokenizer, work, accelerator, variant, budget, grow)
     for number, (name, (loop_config, stage)) in enumerate(stages.items()):
         seed = settings["seed"] + number
-        trainer.run(name, stage, dataclasses.replace(loop_config, seed=seed, workers=workers))
+        loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
+        trainer.run(name, stage, loop_config.grown(grow))
     if accelerator.is_main_process and out is not None:
         save_checkpoint(out, model.cpu(), config, tokenizer, "float16")
     accelerator.wait_for_everyone()
@@ -271,8 +274,9 @@ class _StageTrainer:
         accelerator: Accelerator,
         variant: Variant,
         budget: TimeBudget,
+        grow: int,
     ) -> None:
-        self.budget = budget
+        self.budget, self.grow = budget, grow
         self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
         self.accelerator, self.variant = accelerator, variant
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
@@ -304,6 +308,8 @@ class _StageTrainer:
             **dataclasses.asdict(stage),
             "clips": stage.clips or len(self.store),
         }
+        if self.grow > 1:
+            settings["grow"] = self.grow
         with fast_matmul(self.accelerator.device):
             step, make_batch = self.variant.adapt(*self._prepare(name, stage, config.seed))
             loop.run(
@@ -317,9 +323,9 @@ class _StageTrainer:
 
     def _prepare(self, name: str, stage: Stage, seed: int) -> PreparedStage:
         """Return the step that the stage trains, and its batches."""
-        if stage.batch < self.shard.world_size:
+        if stage.batch * self.grow < self.shard.world_size:
             raise ConfigError(
-                f"stage {name}: a batch of {stage.batch} is too small for "
+                f"stage {name}: a batch of {stage.batch * self.grow} is too small for "
                 f"{self.shard.world_size} processes",
                 "launch fewer processes or enlarge the batch",
             )
@@ -336,13 +342,17 @@ class _StageTrainer:
             # This stage trains the vision tower, so its stored features become outdated.
             self._features_file.unlink(missing_ok=True)
         heads = DenseHeads(config, OBJECT_VOCABULARY, self.tokenizer.encode)
-        batches = DenseBatches(store, config, OBJECT_VOCABULARY, stage.batch, seed, self.shard)
+        batches = DenseBatches(
+            store, config, OBJECT_VOCABULARY, stage.batch, seed, self.shard, self.grow
+        )
         return DenseStep(self.model, heads), batches
 
     def _prepare_packers(self, store: ClipStore, stage: PackerStage, seed: int) -> PreparedStage:
         config = self.model.config
         heads = PackerHeads(config, self.tokenizer.encode)
-        batches = PackerBatches(store, self._features(), config, stage.batch, seed, self.shard)
+        batches = PackerBatches(
+            store, self._features(), config, stage.batch, seed, self.shard, self.grow
+        )
         return PackerStep(self.model, heads), batches
 
     def _prepare_conversations(
@@ -351,7 +361,9 @@ class _StageTrainer:
         config = self.model.config
         builder = PromptBuilder(self.tokenizer, config)
         encoder = ConversationEncoder(builder, config, Lanes(stage.lanes, stage.lane_tokens))
-        batches = ConversationBatches(store, self._features(), encoder, stage, seed, self.shard)
+        batches = ConversationBatches(
+            store, self._features(), encoder, stage, seed, self.shard, self.grow
+        )
         heads = EventHeads(config)
         if self._event_heads is not None:
             state = read_tensors(self._event_heads, CheckpointError, framework="pt")

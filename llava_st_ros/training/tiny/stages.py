@@ -33,7 +33,8 @@ from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
 from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
 from llava_st_ros.text.prompt_layout import Block, visual_blocks, written_inputs
-from llava_st_ros.training.loop.batches import FULL_SHARD, Shard, item_rng
+from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
+from llava_st_ros.training.loop.draws import Draws
 from llava_st_ros.training.loop.losses import LossTerm, LossTerms, logged_ratio
 from llava_st_ros.training.loop.optimizers import train_only
 from llava_st_ros.training.objective import soft_cross_entropy, two_hot_targets
@@ -178,6 +179,7 @@ class ConversationBatches:
         stage: The stage's settings.
         seed: Seeds every draw.
         shard: This process's items.
+        grow: Batches in a step, see draws.
     """
 
     def __init__(
@@ -188,16 +190,16 @@ class ConversationBatches:
         stage: ConversationStage,
         seed: int,
         shard: Shard = FULL_SHARD,
+        grow: int = 1,
     ) -> None:
         self.store, self.features, self.encoder, self.stage = store, features, encoder, stage
-        self.seed, self.shard = seed, shard
+        self.draws = Draws(seed, stage.batch, shard, grow, lambda rng: rng.random() < stage.video)
 
     def __call__(self, step: int) -> ConversationBatch:
         """Return this process's shard of the step's batch: all about clips or all about frames."""
-        size = self.stage.batch
-        about_clips = item_rng(self.seed, step, size).random() < self.stage.video
+        about_clips = self.draws.kind(step)
         example = self._clip_example if about_clips else self._frame_example
-        examples = [example(item_rng(self.seed, step, i)) for i in self.shard.items(size)]
+        examples = [example(rng) for rng in self.draws.items(step)]
         conversations = collate([e.conversation for e in examples])
         labels = [e.labels for e in examples if e.labels is not None]
         return ConversationBatch(
