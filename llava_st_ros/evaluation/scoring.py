@@ -30,7 +30,7 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
     ======== ==================================================================================
 
     Every category but no_match also has ``parsed``, 1 if nothing of the answer is missing or
-    malformed, and ``answered``, 1 if it is not "no match" (tasks with that option only). What an
+    malformed, and ``false_no_match``, 1 if it is "no match" (tasks with that option only). What an
     answer lacks counts as 0. Frames of the expected span in which the object is hidden have no box
     and are ignored.
 
@@ -43,7 +43,7 @@ def score(answer: Answer, expected: Answer, attributes: Sequence[str] = ()) -> d
         return {"accuracy": float(answer.no_match)}
     values = {"parsed": float(is_parsed(answer, expected.task))}
     if expected.task in NO_MATCH_TASKS:
-        values["answered"] = float(not answer.no_match)
+        values["false_no_match"] = float(answer.no_match)
     if expected.task is Task.ELC:
         values |= _score_caption(answer, attributes)
     return values | _SCORES[expected.task](answer, expected)
@@ -134,9 +134,11 @@ _SCORES: Mapping[Task, Callable[[Answer, Answer], dict[str, float]]] = {
     Task.ELC: _score_elc,
 }
 NO_MATCH = "no_match"  # queries that match nothing, of every task in NO_MATCH_TASKS
+ANSWERABLE = "answerable"  # the rows of all queries together that match something
 CATEGORIES = (*(task.value for task in _SCORES), NO_MATCH)
 
 
+FALSE_NO_MATCH = MeanMetric('false "no match"', "false_no_match", lower_is_better=True)
 METRICS: Mapping[str, Sequence[Metric]] = {
     "STVG": (
         MeanMetric("m_tIoU", "tIoU"),
@@ -144,14 +146,14 @@ METRICS: Mapping[str, Sequence[Metric]] = {
         MeanMetric("m_sIoU", "sIoU"),
         MeanMetric("vIoU@0.3", "vIoU", transform=above(0.3)),
         MeanMetric("vIoU@0.5", "vIoU", transform=above(0.5)),
-        MeanMetric("answered", "answered"),
+        FALSE_NO_MATCH,
         MeanMetric("parsed", "parsed"),
     ),
     "SVG": (
         MeanMetric("m_sIoU", "sIoU"),
         MeanMetric("sIoU@0.3", "sIoU", transform=reaching(0.3)),
         MeanMetric("sIoU@0.5", "sIoU", transform=reaching(0.5)),
-        MeanMetric("answered", "answered"),
+        FALSE_NO_MATCH,
         MeanMetric("parsed", "parsed"),
     ),
     "TVG": (
@@ -159,13 +161,13 @@ METRICS: Mapping[str, Sequence[Metric]] = {
         MeanMetric("R1@0.3", "tIoU", transform=above(0.3)),
         MeanMetric("R1@0.5", "tIoU", transform=above(0.5)),
         MeanMetric("R1@0.7", "tIoU", transform=above(0.7)),
-        MeanMetric("answered", "answered"),
+        FALSE_NO_MATCH,
         MeanMetric("parsed", "parsed"),
     ),
     "REC": (
         MeanMetric("Acc@0.5", "IoU", transform=reaching(0.5)),
         MeanMetric("mIoU", "IoU"),
-        MeanMetric("answered", "answered"),
+        FALSE_NO_MATCH,
         MeanMetric("parsed", "parsed"),
     ),
     "ELC": (
@@ -180,17 +182,18 @@ METRICS: Mapping[str, Sequence[Metric]] = {
 
 
 def summarize(cases: Sequence[Case], blind: Sequence[Case] = ()) -> list[MetricRow]:
-    """Return the rows of every category that has cases, in the order of METRICS.
+    """Return the rows of every category that has cases, as in METRICS, then those of ANSWERABLE.
 
     Args:
         cases: The cases, whose ``task`` is their category.
         blind: Those of the blind baseline.
     """
-    return [
+    rows = [
         row
         for task, metrics_of_task in METRICS.items()
         for row in rows_of(task, metrics_of_task, _of(task, cases), _of(task, blind))
     ]
+    return rows + rows_of(ANSWERABLE, (FALSE_NO_MATCH,), cases, blind)
 
 
 def _of(task: str, cases: Sequence[Case]) -> list[Case]:

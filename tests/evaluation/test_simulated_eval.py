@@ -34,7 +34,7 @@ def tube(first: int, last: int, box: Box = A):
 
 def test_stvg_scores_span_and_boxes() -> None:
     expected = answer(Task.STVG, (4, 7), tube(4, 7))
-    perfect = {"parsed": 1.0, "answered": 1.0, "tIoU": 1.0, "vIoU": 1.0, "sIoU": 1.0}
+    perfect = {"parsed": 1.0, "false_no_match": 0.0, "tIoU": 1.0, "vIoU": 1.0, "sIoU": 1.0}
     assert score(expected, expected) == perfect
     shifted = score(answer(Task.STVG, (6, 9), tube(6, 9, HALF)), expected)
     assert shifted["tIoU"] == pytest.approx(2 / 6)
@@ -84,8 +84,8 @@ def test_no_match_is_correct_only_where_nothing_matches() -> None:
     no_match, grounded = Answer(Task.TVG, no_match=True), answer(Task.TVG, (0, 4))
     assert score(no_match, no_match) == {"accuracy": 1.0}
     assert score(grounded, no_match) == {"accuracy": 0.0}
-    assert score(no_match, grounded) == {"parsed": 1.0, "answered": 0.0, "tIoU": 0.0}
-    assert score(grounded, grounded)["answered"] == 1.0
+    assert score(no_match, grounded) == {"parsed": 1.0, "false_no_match": 1.0, "tIoU": 0.0}
+    assert score(grounded, grounded)["false_no_match"] == 0.0
     rows = summarize(cases(NO_MATCH, {"accuracy": 1.0}, {"accuracy": 0.0}))
     assert [(row.task, row.metric, row.value) for row in rows] == [("no_match", "accuracy", 0.5)]
 
@@ -97,25 +97,43 @@ def test_unparsable_answer_counts_as_zero_in_the_mean(task: Task) -> None:
     if task is Task.ELC:
         expected = dataclasses.replace(expected, caption="the ball rolls")
     scores = score(answer(task, problems=["unreadable"]), expected, ["ball"])
-    scores.pop("answered", None)  # an unparsable answer is not "no match"
+    assert scores.pop("false_no_match", 0.0) == 0.0  # an unparsable answer is not "no match"
     assert set(scores.values()) == {0.0}
-    scores["answered"] = 0.0
     name = task.value
     rows = summarize(
         cases(name, score(expected, expected, ["ball"]), scores), blind=cases(name, scores)
     )
-    assert {(row.value, row.blind, row.cases) for row in rows} == {(0.5, 0.0, 2)}
+    found = {(row.value, row.blind, row.cases) for row in rows if not row.lower_is_better}
+    assert found == {(0.5, 0.0, 2)}
 
 
 def test_report_applies_the_thresholds() -> None:
     values = (0.5, 0.49, 1.0, 0.0)
-    scores = [{"parsed": 1.0, "answered": 1.0, "IoU": v} for v in values]
+    scores = [{"parsed": 1.0, "false_no_match": 0.0, "IoU": v} for v in values]
     rows = {row.metric: row for row in summarize(cases("REC", *scores))}
     assert rows["Acc@0.5"].value == 0.5  # at or above
     assert rows["mIoU"].value == pytest.approx(0.4975)
     assert rows["Acc@0.5"].low < 0.5 < rows["Acc@0.5"].high
     assert rows["Acc@0.5"].blind is None
     assert list(rows) == [m.name for m in METRICS["REC"]]
+
+
+def test_false_no_match_is_reported_by_task_and_overall() -> None:
+    found = summarize(
+        [
+            *cases("REC", {"IoU": 1.0, "false_no_match": 0.0}, {"IoU": 0.0, "false_no_match": 1.0}),
+            *cases("TVG", *([{"tIoU": 1.0, "false_no_match": 0.0}] * 2)),
+            *cases(NO_MATCH, {"accuracy": 1.0}),
+        ]
+    )
+    rows = {(row.task, row.metric): row for row in found}
+    shares = {task: rows[task, 'false "no match"'] for task in ("REC", "TVG", "answerable")}
+    assert {task: row.value for task, row in shares.items()} == {
+        "REC": 0.5,
+        "TVG": 0.0,
+        "answerable": 0.25,
+    }
+    assert shares["answerable"].cases == 4 and shares["answerable"].lower_is_better
 
 
 def cases(task: str, *values: dict[str, float]) -> list[Case]:
