@@ -15,6 +15,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from llava_st_ros.calibration import Calibration
 from llava_st_ros.config import (
     LanguageConfig,
     ModelConfig,
@@ -24,6 +25,7 @@ from llava_st_ros.config import (
 )
 from llava_st_ros.errors import CheckpointError, ConfigError, shown
 from llava_st_ros.files.json_files import read_json
+from llava_st_ros.files.schema import build
 
 SECTION = "llava_st"
 KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
@@ -110,6 +112,9 @@ def read_config(
         num_frames=_integer(section, "num_frames") if "num_frames" in section else temporal,
         compat=section.get("compat", "released"),
         end_token_ids=_end_tokens(section.get("end_token_ids", values.get("eos_token_id"))),
+        calibration=build(
+            Calibration, section.get("calibration", {}), "config.json: calibration", CheckpointError
+        ),
     )
 
 
@@ -163,6 +168,8 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     language, spatial, temporal = (
         sizes.pop(name) for name in ("language", "num_spatial_tokens", "num_temporal_tokens")
     )
+    if config.calibration == Calibration():
+        del sizes["calibration"]
     return {
         "model_type": "llava_qwen",
         "architectures": ["LlavaQwenForCausalLM"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
+from llava_st_ros.calibration import Calibration
 from llava_st_ros.coordinates import Axis, CoordinateVocabulary
 from llava_st_ros.errors import BackendError, ConfigError, shown
 
@@ -125,6 +126,7 @@ class ModelConfig:
         compat: "released" follows the published code, in which fast tokens and width inputs do not
             reach the language model; "paper" follows the paper.
         end_token_ids: Ids that end an answer, besides ``<|im_end|>``.
+        calibration: How its probabilities are corrected.
 
     Raises:
         ConfigError: The sizes do not fit together.
@@ -141,6 +143,7 @@ class ModelConfig:
     num_frames: int = 100
     compat: Compat = "released"
     end_token_ids: tuple[int, ...] = ()
+    calibration: Calibration = field(default_factory=Calibration)
 
     def __post_init__(self) -> None:
         _check_sizes(self, "model")

@@ -29,6 +29,7 @@ from llava_st_ros.streaming.frame_buffer import (
 )
 from llava_st_ros.streaming.stream_time import StreamTime
 from llava_st_ros.streaming.view import CameraView
+from llava_st_ros.text.grammar import EVEN_ODDS
 from llava_st_ros.text.tokenizer import Tokenizer
 from llava_st_ros.tracking.standing import StandingQuery
 
@@ -49,14 +50,19 @@ class Grounder:
         backend: The model, from ``load_backend``.
         tokenizer: The model's tokenizer, from ``load_backend``.
         config: The settings; defaults if omitted.
+        runner: Runs single queries; by default on the backend.
     """
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, config: GrounderConfig | None = None
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        config: GrounderConfig | None = None,
+        runner: QueryRunner | None = None,
     ) -> None:
         self._backend = backend
         self._config = config or GrounderConfig()
-        self._runner = QueryRunner(backend, tokenizer, self._config)
+        self._runner = runner or QueryRunner(backend, tokenizer, self._config)
         self._num_frames = backend.describe().model.num_frames
         # Guards the fields below. Reentrant: the caller's ``cancelled`` may read the queries.
         self._state_lock = threading.RLock()
@@ -214,6 +220,7 @@ class Grounder:
         *,
         camera: str | None = None,
         now: int | None = None,
+        no_match_threshold: float = EVEN_ODDS,
         on_token: Callable[[int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Grounding:
@@ -224,6 +231,7 @@ class Grounder:
             camera: The camera; by default the one of ``query.cameras`` (or of all) whose newest
                 frame arrived last.
             now: Ignore frames stamped later than this (ns).
+            no_match_threshold: As in ``text.grammar.Grammar``.
             on_token: Called with each generated id.
             cancelled: Called before each decoding step; True ends the answer early.
 
@@ -231,7 +239,7 @@ class Grounder:
             QueryError: The query lacks an input that its task needs.
             FrameError: There is no frame from the camera.
         """
-        prepared = self._runner.prepare(query)
+        prepared = self._runner.prepare(query, no_match_threshold)
         cameras = (camera,) if camera is not None else query.cameras
         with self._state_lock:
             latest_first = (

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from llava_st_ros.cli.bag_outcomes import (
     FAILED,
@@ -26,6 +24,7 @@ from llava_st_ros.cli.run_arguments import (
     check_counts,
     threads_of_process,
 )
+from llava_st_ros.cli.stream_arguments import add_seconds_argument, stream_store
 
 HELP = "evaluate standing queries on simulated streams"
 
@@ -41,13 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standing queries of a stream: a third never happens, a fifth follows an object "
         "(default 5)",
     )
-    parser.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=(30.0, 60.0),
-        metavar="A..B",
-        help="least and greatest length of a stream (default 30..60)",
-    )
+    add_seconds_argument(parser)
     parser.add_argument(
         "--period",
         type=float,
@@ -81,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     model = args.model or default_model(args.backend, args.device)
     threads = threads_of_process(args.threads, args.workers)
     answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
-    with sigterm_interrupts(), _folder(args.store) as store, requires_extra("evaluation"):
+    with sigterm_interrupts(), stream_store(args.store) as store, requires_extra("evaluation"):
         with _recording(args.n) as advance:
             bags = record_streams(split, args.n, store, args.workers, advance)
         bag_run = BagRun(bag_jobs(bags, (), settings), BagWorker(answering), folder=args.out)
@@ -101,24 +94,6 @@ def run(args: argparse.Namespace) -> int:
         ledger = [line for outcome in bag_run.evaluated for line in outcome.ledger]
         print_run(args, results, ledger)
     return FAILED if failures_of(bag_run) else 0
-
-
-def _seconds(text: str) -> tuple[float, float]:
-    """Return the numbers of "30..60"; of "45", twice the same."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 30..60")
-    return float(found[1]), float(found[2] or found[1])
-
-
-@contextmanager
-def _folder(store: Path | None) -> Iterator[Path]:
-    """Yield the store, or a folder that is removed at the end."""
-    if store is not None:
-        yield store
-        return
-    with TemporaryDirectory(prefix="llava-st-streams-") as folder:
-        yield Path(folder)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import argparse
 from llava_st_ros.cli.actions import add_actions
 from llava_st_ros.cli.extras import requires_extra
 
-HELP = "render simulated clips, train, fine-tune and merge checkpoints"
-ACTIONS = ("simulate", "run", "finetune", "merge", "curves", "ablate")
+HELP = "render simulated clips, train, fine-tune, merge and calibrate checkpoints"
+ACTIONS = ("simulate", "run", "finetune", "merge", "calibrate", "curves", "ablate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

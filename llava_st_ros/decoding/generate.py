@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from llava_st_ros.backends.base import Backend, Cache
+from llava_st_ros.calibration import ConfidenceCalibration
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import BackendError
@@ -36,8 +37,11 @@ class Generation:
         forced: Whether the grammar forced the token.
         finished: False if the token budget or ``cancelled`` ended the answer early.
         match_probability: Probability in [0, 1] that something matches, normalized over an answer
-            and "no match", whichever was selected; None if the grammar does not offer this choice.
+            and "no match" and calibrated, whichever was selected; None if the grammar does not
+            offer this choice.
         no_match: Whether "no match" was selected.
+        calibration: The model's calibration of the confidence of an answer that could have been "no
+            match"; None if there is none.
     """
 
     ids: tuple[int, ...]
@@ -47,6 +51,7 @@ class Generation:
     finished: bool
     match_probability: float | None = None
     no_match: bool = False
+    calibration: ConfidenceCalibration | None = None
 
     @property
     def choice_probability(self) -> float | None:
@@ -58,8 +63,10 @@ class Generation:
     def confidence(self) -> float:
         """The confidence in [0, 1].
 
-        Mean probability of the selected coordinates times ``choice_probability``. Without selected
-        coordinates: ``choice_probability``, or else the mean probability of all tokens.
+        With ``calibration``: the probability that the answer is right, of ``match_probability`` and
+        the mean probability of the selected coordinates. Without: the product of that mean and
+        ``choice_probability``. Without selected coordinates: ``choice_probability``, or else the
+        mean probability of all tokens.
         """
         selected = [
             p
@@ -68,6 +75,8 @@ class Generation:
         ]
         if not selected and self.choice_probability is None:
             selected = [float(np.exp(value)) for value in self.logprobs] or [0.0]
+        if selected and self.match_probability is not None and self.calibration is not None:
+            return self.calibration.probability(self.match_probability, float(np.mean(selected)))
         choice = 1.0 if self.choice_probability is None else self.choice_probability
         return choice * float(np.mean(selected or [1.0]))
 
@@ -123,6 +132,7 @@ def generate(
         if isinstance(state.allowed, NoMatchChoice):
             output.match_probability = state.allowed.match_probability(logits[-1])
             output.no_match = token == state.allowed.no_match
+            output.calibration = state.allowed.calibration.confidence
         state.advance((token,))
         if token in state.end_ids:
             break
@@ -138,6 +148,7 @@ class _Output:
         self._config, self._on_token = config, on_token
         self.match_probability: float | None = None
         self.no_match = False
+        self.calibration: ConfidenceCalibration | None = None
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._coordinates: list[float] = []
@@ -170,6 +181,7 @@ class _Output:
             finished,
             self.match_probability,
             self.no_match,
+            self.calibration,
         )
 
     def _append(self, token: int, logprob: float, coordinate: float, forced: bool) -> None:

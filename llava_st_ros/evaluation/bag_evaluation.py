@@ -32,6 +32,7 @@ from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
+from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -105,6 +106,7 @@ def evaluate_bag(
     tokenizer: Tokenizer,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     model: LedgerModel = UNNAMED_MODEL,
+    runner: QueryRunner | None = None,
 ) -> BagOutcome:
     """Replay a bag with its annotated queries and score what was published.
 
@@ -117,6 +119,7 @@ def evaluate_bag(
         tokenizer: Its tokenizer.
         on_progress: Called after each frame with the frames until now and in all.
         model: The model, for the ledger.
+        runner: As for ``Grounder``.
 
     Raises:
         ConfigError: The job's latency makes no sense.
@@ -149,7 +152,7 @@ def evaluate_bag(
     evaluated: list[_CameraReplay] = []
     for camera in replays:
         try:
-            camera.run(backend, tokenizer, on_frame, model)
+            camera.run(backend, tokenizer, on_frame, model, runner)
         except DataError as error:
             failures.append(_not_evaluated(camera.topic, camera.standing, error))
         else:
@@ -249,6 +252,7 @@ class _CameraReplay:
         tokenizer: Tokenizer,
         on_frame: Callable[[], None],
         model: LedgerModel,
+        runner: QueryRunner | None,
     ) -> None:
         """Replay the camera. Raises DataError if there is no frame, or the images do not fit."""
         job = self._job
@@ -263,6 +267,7 @@ class _CameraReplay:
             LedgerSource(job.name, str(job.bag), self.topic, model, config),
             job.mode,
             on_frame=on_frame,
+            runner=runner,
         )
 
     @property

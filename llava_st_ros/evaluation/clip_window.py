@@ -10,6 +10,7 @@ from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Modality, Query
+from llava_st_ros.text.grammar import EVEN_ODDS
 from llava_st_ros.text.tokenizer import Tokenizer
 
 CAMERA = "clip"
@@ -40,16 +41,21 @@ class ClipWindow:
         for stamp, image in zip(self._stamps, frames):
             self._grounder.push(Frame(image, stamp, CAMERA, CAMERA))
 
-    def ask(self, query: Query, frame: int | None = None) -> Grounding:
+    def ask(
+        self, query: Query, frame: int | None = None, no_match_threshold: float = EVEN_ODDS
+    ) -> Grounding:
         """Answer a query about the clip.
 
         Args:
             query: The query.
             frame: The frame that a query about an image is about.
+            no_match_threshold: As in ``text.grammar.Grammar``.
         """
         on_image = query.task.modality is Modality.IMAGE
         expected = [self._stamps[frame or 0]] if on_image else self._stamps
-        grounding = self._grounder.ask(query, camera=CAMERA, now=expected[-1])
+        grounding = self._grounder.ask(
+            query, camera=CAMERA, now=expected[-1], no_match_threshold=no_match_threshold
+        )
         if list(grounding.window) != expected:
             raise AssertionError(f"{query.id}: the window is {grounding.window}")
         return grounding

@@ -13,6 +13,7 @@ from llava_st_ros.evaluation.ledger import LedgerEntry, LedgerRecorder, LedgerSo
 from llava_st_ros.evaluation.replay import ReplayResult, replay
 from llava_st_ros.evaluation.stage_times import StageTimes, TimedBackend, TimedGrounder
 from llava_st_ros.evaluation.streaming_replay import StreamingResult, replay_streaming
+from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import Frame, Query
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 from llava_st_ros.text.tokenizer import Tokenizer
@@ -61,6 +62,7 @@ def recorded_replay(
     mode: StreamingMode | None = None,
     *,
     on_frame: Callable[[], None] = lambda: None,
+    runner: QueryRunner | None = None,
 ) -> RecordedReplay:
     """Replay footage and record its answers.
 
@@ -75,11 +77,12 @@ def recorded_replay(
         source: What the answers have in common; its ``config`` is that of the replay.
         mode: Streaming mode; None for offline, where every due query is answered.
         on_frame: Called after each frame.
+        runner: As for ``Grounder``.
     """
     times = StageTimes()
     hashed = HashedBackend(TimedBackend(backend, times))
     recorder = LedgerRecorder(source, hashed)
-    grounder = TimedGrounder(hashed, tokenizer, source.config, times)
+    grounder = TimedGrounder(hashed, tokenizer, source.config, times, runner)
     result = ReplayResult() if mode is None else StreamingResult()
     footage = hashed.watch(times.read(frames))
 

@@ -79,7 +79,8 @@ class StreamSplit:
         """
         try:
             from llava_st_ros.simulation.bag_writer import write_bag
-            from llava_st_ros.simulation.simulator import simulate_video, split_seed
+            from llava_st_ros.simulation.simulator import split_seed
+            from llava_st_ros.simulation.streams import simulate_stream
             from llava_st_ros.simulation.video_queries import sample_queries
         except ImportError as error:
             raise DataError(
@@ -89,7 +90,7 @@ class StreamSplit:
         seed = split_seed(self.split, index)
         rng = np.random.default_rng([seed, _QUERIES_STREAM])
         duration = float(rng.uniform(*self.seconds))
-        video = simulate_video(seed, duration=duration, fps=self.fps, size=self.size)
+        video = simulate_stream(seed, duration=duration, fps=self.fps, size=self.size)
         queries = sample_queries(video, self.queries, rng)
         path = self.bag(store, index)
         try:

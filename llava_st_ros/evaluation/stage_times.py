@@ -20,6 +20,7 @@ from llava_st_ros.backends.base import Backend, Cache
 from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.grounder import Grounder
+from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import Frame, Prompt, Query, Tick
 from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -122,12 +123,18 @@ class TimedGrounder(Grounder):
         tokenizer: The model's tokenizer.
         config: The settings.
         times: Where the times are collected.
+        runner: As for ``Grounder``.
     """
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, config: GrounderConfig, times: StageTimes
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        config: GrounderConfig,
+        times: StageTimes,
+        runner: QueryRunner | None = None,
     ) -> None:
-        super().__init__(backend, tokenizer, config)
+        super().__init__(backend, tokenizer, config, runner)
         self._times = times
 
     def tick(

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from llava_st_ros.atomic_files import staged_files
+from llava_st_ros.calibration import Calibration
 from llava_st_ros.checkpoint_config import (
     check_layers,
     read_checkpoint_json,
@@ -98,7 +99,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder that ``load_checkpoint`` reads.
 
-    Existing files are replaced one by one, atomically, the weights last; other files are kept.
+    Existing files are replaced one by one, atomically, the weights last; other files are kept. A
+    calibration is not written: it belongs to the weights for which it was fitted.
 
     Args:
         folder: The folder to write.
@@ -121,6 +123,7 @@ def save_checkpoint(
         if not torch.isfinite(state[name]).all():
             remedy = "" if dtype == "float32" else "save as float32"
             raise CheckpointError(f"{name} is not finite as {dtype}", remedy)
+    config = replace(config, calibration=Calibration())
     values = {**write_config(config), "torch_dtype": dtype}
     with staged_files(Path(folder), last=SINGLE) as stage:
         text = json.dumps(values, indent=1) + "\n"

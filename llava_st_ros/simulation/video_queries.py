@@ -94,9 +94,13 @@ def sample_queries(
     """
     never, followed = (_rounded(share * count, rng) for share in (NEVER_SHARE, FOLLOWED_SHARE))
     queries: dict[str, VideoQuery] = {}
+    asked: set[tuple] = set()  # two texts about the same events would be one query
     for event in _shuffled(video.events, rng):
-        if len(queries) < count - never - followed:
-            _add(queries, _sample_event_query(video, event, rng))
+        query = _sample_event_query(video, event, rng)
+        if query is not None and len(queries) < count - never - followed:
+            if (query.subject, query.spans) not in asked:
+                _add(queries, query)
+            asked.add((query.subject, query.spans))
     about_events = len(queries)
     for index in _shuffled(range(len(video.objects)), rng):
         if len(queries) < about_events + followed:

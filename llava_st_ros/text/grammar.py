@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Sequence
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
-from llava_st_ros.records import Task
+from llava_st_ros.records import Modality, Task
 from llava_st_ros.text.answer_format import (
     ELC_OPENER,
     NO_MATCH_TEXT,
@@ -120,6 +120,8 @@ class Grammar:
     ) -> None:
         self._task, self._tokenizer, self._config, self._span = task, tokenizer, config, span
         self._no_match_threshold = no_match_threshold
+        on_image = task.modality is Modality.IMAGE
+        self._calibration = config.calibration.image if on_image else config.calibration.video
         self._time_offset = config.coordinates.offset(Axis.TIME)
         self._end_ids = frozenset((*config.end_token_ids, tokenizer.chat_end))
         self._words = WordSets.for_tokenizer(tokenizer)
@@ -229,7 +231,9 @@ class Grammar:
     def _no_match_or(self, opener: str) -> Generator[tuple | Allowed, int, bool]:
         """Yield "no match" or the opening words of an answer; return True for "no match"."""
         no_match, opening = self._literal(NO_MATCH_TEXT), self._literal(opener)
-        token = yield NoMatchChoice(no_match[0], opening[0], self._no_match_threshold)
+        token = yield NoMatchChoice(
+            no_match[0], opening[0], self._no_match_threshold, self._calibration
+        )
         chosen = no_match if token == no_match[0] else opening
         yield chosen[1:]
         return chosen is no_match

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from llava_st_ros.calibration import ModalityCalibration
 from llava_st_ros.text.tokenizer import Tokenizer
 
 _BRACKETS = frozenset("[]{}")
@@ -85,27 +86,32 @@ class NoMatchChoice(TokenSet):
         no_match: Id of the former, also an attribute.
         answer: Id of the latter.
         threshold: Probability from which the former is selected; 1 for never.
+        calibration: The model's calibration of both (attribute).
     """
 
-    def __init__(self, no_match: int, answer: int, threshold: float) -> None:
+    def __init__(
+        self,
+        no_match: int,
+        answer: int,
+        threshold: float,
+        calibration: ModalityCalibration,
+    ) -> None:
         members = np.zeros(max(no_match, answer) + 1, dtype=bool)
         members[[no_match, answer]] = True
         super().__init__(members)
         self.no_match, self._answer, self._threshold = no_match, answer, threshold
+        self.calibration = calibration
 
     def select(self, logits: np.ndarray) -> int:
         matches_nothing = (
-            self._threshold < 1.0 and self._probability(self.no_match, logits) >= self._threshold
+            self._threshold < 1.0 and 1.0 - self.match_probability(logits) >= self._threshold
         )
         return self.no_match if matches_nothing else self._answer
 
     def match_probability(self, logits: np.ndarray) -> float:
-        """Return the probability of an answer, normalized over both ids."""
-        return self._probability(self._answer, logits)
-
-    def _probability(self, token: int, logits: np.ndarray) -> float:
-        pair = np.exp(logits[self._ids] - logits[self._ids].max())
-        return float(pair[self._ids == token].sum() / pair.sum())
+        """Return the probability of an answer, normalized over both ids and calibrated."""
+        difference = float(logits[self._answer]) - float(logits[self.no_match])
+        return self.calibration.match.probability(difference)
 
 
 class WordSets:

@@ -1,0 +1,130 @@
+"""``llava-st train calibrate``: make a checkpoint's probabilities frequencies of right answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_st_ros.cli.run_arguments import add_threads_argument, check_counts
+from llava_st_ros.cli.stream_arguments import add_seconds_argument, stream_store
+from llava_st_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llava_st_ros.evaluation.match_samples import MatchSample
+    from llava_st_ros.training.calibration.fit import Reliability
+
+HELP = "calibrate a checkpoint's probabilities on simulated clips and streams"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="calibrated checkpoint to write: a new folder, or the checkpoint itself",
+    )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        default=["validation", "shifted"],
+        metavar="SPLIT",
+        help="splits of the simulator (default validation shifted)",
+    )
+    parser.add_argument(
+        "--clips", type=int, default=200, metavar="N", help="clips of each split (default 200)"
+    )
+    parser.add_argument(
+        "--streams", type=int, default=12, metavar="N", help="streams of each split (default 12)"
+    )
+    add_seconds_argument(parser)
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep clips and streams here for later runs"
+    )
+    parser.add_argument("--device", default="", help="device of the model (default cpu)")
+    add_threads_argument(parser)
+    parser.add_argument(
+        "--diagram", type=Path, metavar="FILE.png", help="draw the reliability before and after"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_st_ros.cli.outputs import check_files, check_folders, print_tables
+    from llava_st_ros.training.calibration.checkpoint_folder import check_target, write_calibrated
+    from llava_st_ros.training.calibration.diagram import draw_reliability
+    from llava_st_ros.training.calibration.fit import fit_calibration, measure
+
+    check_counts(args, "clips", "streams", "threads")
+    if args.diagram is not None and args.diagram.suffix.lower() != ".png":
+        raise ConfigError(f"--diagram is {args.diagram}; expected a .png file")
+    check_target(args.checkpoint, args.out)
+    check_folders(args.store, args.out.parent)
+    check_files(args.diagram)
+    samples = list(_samples(args))
+    calibration, measured = fit_calibration(samples), measure(samples)
+    write_calibrated(args.checkpoint, args.out, calibration)
+    print_tables(_table(measured))
+    if args.diagram is not None:
+        draw_reliability(measured, args.diagram)
+        print(f"wrote {args.diagram}", file=sys.stderr)
+    print(f"wrote {args.out}", file=sys.stderr)
+    return 0
+
+
+def _samples(args: argparse.Namespace) -> Iterator[MatchSample]:
+    """Yield the samples of all splits, with a progress bar on stderr."""
+    from tqdm import tqdm
+
+    from llava_st_ros.annotations.annotation_file import annotation_path
+    from llava_st_ros.backends import load_backend
+    from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
+    from llava_st_ros.evaluation.bag_evaluation import BagJob
+    from llava_st_ros.evaluation.match_samples import clip_samples, stream_samples
+    from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
+
+    splits = [StreamSplit(name, args.seconds) for name in args.split]
+    backend, tokenizer = load_backend(
+        args.checkpoint, device=args.device, threads=args.threads or 0
+    )
+    config = GrounderConfig(stream=StreamConfig(history=HISTORY))
+    total = len(splits) * (args.clips + args.streams)
+    with (
+        stream_store(args.store) as store,
+        tqdm(total=total, desc="answering", file=sys.stderr, disable=None) as bar,
+    ):
+        for split in splits:
+            clips = range(args.clips)
+            for found in clip_samples(backend, tokenizer, split.split, clips, args.store):
+                yield from found
+                bar.update()
+            for index in range(args.streams):
+                bag = record_streams(split, index + 1, store)[index]
+                job = BagJob(f"{split.split} stream {index}", bag, annotation_path(bag), "", config)
+                yield from stream_samples(backend, tokenizer, job, job.name)
+                bar.update()
+
+
+def _table(measured: list[Reliability]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="reliability; after: of each half, by the fit to the other half")
+    for name in ("tasks", "probability", "samples", "right"):
+        table.add_column(name)
+    for name in ("ECE before", "after", "Brier before", "after"):
+        table.add_column(name, justify="right")
+    for each in measured:
+        before, after = each.errors(each.before), each.errors(each.after)
+        pairs = (*zip(before, after),)
+        table.add_row(
+            each.modality.value,
+            each.quantity,
+            str(len(each.outcomes)),
+            f"{each.outcomes.mean():.3f}",
+            *(f"{value:.3f}" for pair in pairs for value in pair),
+        )
+    return table

@@ -1,0 +1,100 @@
+"""Answers that are kept, so that other settings can be tried without running the model again.
+
+Every query is decoded as if "no match" were no choice. Whether it is the answer follows from P(no
+match) and ``no_match_threshold``, of which the rest of an answer does not depend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from llava_st_ros.backends.base import Backend
+from llava_st_ros.backends.wrapped import WrappedBackend
+from llava_st_ros.config import GrounderConfig
+from llava_st_ros.query_runner import PreparedQuery, QueryRunner
+from llava_st_ros.records import Answer, BoxTube, Grounding, Query
+from llava_st_ros.streaming.view import CameraView
+from llava_st_ros.text.answer_format import NO_MATCH_TEXT
+from llava_st_ros.text.grammar import EVEN_ODDS
+from llava_st_ros.text.tokenizer import Tokenizer
+
+NEVER = 1.0  # the no_match_threshold at which "no match" is never the answer
+Key = tuple[Query, tuple[int, ...]]  # a query and the stamps of a window
+
+
+class RememberingRunner(QueryRunner):
+    """Runs each query on each window once, and applies ``no_match_threshold`` to what it found.
+
+    One instance is for the frames of one camera: windows are known by their stamps.
+
+    Args:
+        backend: The model.
+        tokenizer: Its tokenizer.
+        config: The settings. Those of the stream and of decoding must stay the same.
+        answers: What is known, by query and stamps of the window; it is added to.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        config: GrounderConfig,
+        answers: dict[Key, Grounding],
+    ) -> None:
+        super().__init__(backend, tokenizer, config)
+        self._answers = answers
+        self._threshold = EVEN_ODDS
+        self._no_match_ids = tuple(tokenizer.encode_user(NO_MATCH_TEXT))
+
+    def prepare(self, query: Query, no_match_threshold: float = EVEN_ODDS) -> PreparedQuery:
+        self._threshold = no_match_threshold
+        return super().prepare(query, NEVER)
+
+    def run(
+        self,
+        prepared: PreparedQuery,
+        view: CameraView,
+        *,
+        on_token: Callable[[int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Grounding | None:
+        window = view.window(prepared.query.task.modality)
+        if window is None:
+            return None
+        key = prepared.query, window.stamps
+        if key not in self._answers:
+            answer = super().run(prepared, view, on_token=on_token, cancelled=cancelled)
+            assert answer is not None
+            self._answers[key] = answer
+        return self._decided(self._answers[key])
+
+    def _decided(self, found: Grounding) -> Grounding:
+        """Return the answer with ``no_match_threshold``."""
+        match = found.match_probability
+        if match is None or self._threshold >= NEVER or 1.0 - match < self._threshold:
+            return found
+        return replace(
+            found,
+            answer=Answer(found.query.task, text=NO_MATCH_TEXT, no_match=True),
+            span=None,
+            tube=BoxTube(),
+            confidence=1.0 - match,
+            token_ids=self._no_match_ids,
+        )
+
+
+class EyelessBackend(WrappedBackend):
+    """A backend for replays whose answers are all remembered: it encodes no frame."""
+
+    def encode_frame(self, image: np.ndarray) -> Any:
+        return np.empty(0, np.float32)
+
+    def pack(self, features: Sequence[Any], time_indices: Sequence[int]) -> Any:
+        raise AssertionError("an answer is not remembered")
+
+    def image_tokens(self, features: Any) -> Any:
+        raise AssertionError("an answer is not remembered")

@@ -1,0 +1,1 @@
+"""Fits the calibration of a checkpoint's probabilities."""
