@@ -110,7 +110,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "tracking",
         "grounder",
     ),
-    "training": (*FOUNDATION, "media", "text", "simulation", "model", "backends", "evaluation"),
+    "training": (
+        *FOUNDATION,
+        "media",
+        "text",
+        "simulation",
+        "model",
+        "backends",
+        "streaming",
+        "evaluation",
+    ),
     "export": (
         *FOUNDATION,
         "engine",

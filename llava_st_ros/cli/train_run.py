@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="K batches of the recipe in each step, for a GPU: as many samples in K times fewer "
         "steps, rates and weight decay times the root of K (default: %(default)s)",
     )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="start from this checkpoint's weights instead of from scratch",
+    )
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads per process")
@@ -91,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         budget=budget,
         grow=args.grow,
+        initial=args.init,
     )
     print(f"wrote {args.out}")
     return 0

@@ -1,7 +1,8 @@
 """``llava-st train simulate``: render simulated clips.
 
 With ``--out`` it writes files in ST-Align's format, for ``train finetune``. Otherwise it writes the
-shards of raw frames that a training YAML asks for, for ``train run``.
+shards of raw frames (clips, and videos in the subfolder ``videos``) that a training YAML asks for,
+for ``train run``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from llava_st_ros.cli.run_arguments import check_counts
 from llava_st_ros.errors import ConfigError
 
+SHARD_VIDEOS = 10
 HELP = "render the clips of a training YAML, or (--out) a data set in ST-Align's format"
 
 
@@ -74,19 +76,36 @@ def _write_shards(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from llava_st_ros.simulation.clip_store import SHARD_CLIPS, render_shards
-    from llava_st_ros.training.tiny.settings import read_settings
+    from llava_st_ros.simulation.simulator import simulate_clip
+    from llava_st_ros.simulation.streams import simulate_training_video
+    from llava_st_ros.training.tiny.settings import VIDEOS_FOLDER, read_settings
 
     settings = read_settings(args.config)
-    clips, model = settings["data"]["clips"], settings["model"]
-    shards = render_shards(
-        args.data,
-        "train",
-        clips,
-        num_frames=model["num_frames"],
-        size=model["image_size"],
-        workers=args.workers,
+    data, model = settings["data"], settings["model"]
+    kinds = (
+        ("clips", data["clips"], model["num_frames"], SHARD_CLIPS, args.data, simulate_clip),
+        (
+            "videos",
+            data["videos"],
+            data["video_frames"],
+            SHARD_VIDEOS,
+            args.data / VIDEOS_FOLDER,
+            simulate_training_video,
+        ),
     )
-    total = -(-clips // SHARD_CLIPS)
-    for _ in tqdm(shards, total=total, unit=f" x {SHARD_CLIPS} clips"):
-        pass
+    for name, count, frames, per_shard, folder, simulate in kinds:
+        if not count:
+            continue
+        shards = render_shards(
+            folder,
+            data["split"],
+            count,
+            num_frames=frames,
+            size=model["image_size"],
+            workers=args.workers,
+            simulate=simulate,
+            shard_clips=per_shard,
+        )
+        for _ in tqdm(shards, total=-(-count // per_shard), unit=f" x {per_shard} {name}"):
+            pass
     return 0

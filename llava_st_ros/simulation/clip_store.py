@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,8 +43,22 @@ _RENDER_AGAIN = "delete it and run llava-st train simulate again"
 _SHARD_NAME = re.compile(r"\w+-\d{6,}")  # split and index of the first clip
 
 
+class Simulate(Protocol):
+    """A function that returns the clip of a seed."""
+
+    def __call__(self, seed: int, *, num_frames: int, size: int) -> SimulatedClip: ...
+
+
 def render_shards(
-    folder: Path, split: str, clips: int, *, num_frames: int, size: int, workers: int
+    folder: Path,
+    split: str,
+    clips: int,
+    *,
+    num_frames: int,
+    size: int,
+    workers: int,
+    simulate: Simulate = simulate_clip,
+    shard_clips: int = SHARD_CLIPS,
 ) -> Iterator[Path]:
     """Render the first ``clips`` clips of a split in shards; yield each complete shard.
 
@@ -58,11 +72,13 @@ def render_shards(
         num_frames: Frames per clip.
         size: Width and height of a frame in pixels.
         workers: Number of rendering processes.
+        simulate: A function of a module: ``simulate_clip``, or ``simulate_training_video``.
+        shard_clips: Clips in a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [
-        (folder / f"{split}-{first:06d}", split, first, min(SHARD_CLIPS, clips - first))
-        for first in range(0, clips, SHARD_CLIPS)
+        (folder / f"{split}-{first:06d}", split, first, min(shard_clips, clips - first))
+        for first in range(0, clips, shard_clips)
     ]
     missing = [job for job in jobs if not job[0].is_dir()]
     yield from (job[0] for job in jobs if job not in missing)
@@ -74,13 +90,21 @@ def render_shards(
         missing = [job for job in missing if not job[0].is_dir()]
         # Spawned, not forked: a GL context does not survive a fork.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(_render_shard, *job, num_frames, size) for job in missing]
+            futures = [
+                pool.submit(_render_shard, *job, num_frames, size, simulate) for job in missing
+            ]
             for future in as_completed(futures):
                 yield future.result()
 
 
 def _render_shard(
-    folder: Path, split: str, first: int, count: int, num_frames: int, size: int
+    folder: Path,
+    split: str,
+    first: int,
+    count: int,
+    num_frames: int,
+    size: int,
+    simulate: Simulate,
 ) -> Path:
     shape = (count, num_frames, size, size, 3)
     with atomic_folder(folder) as part:
@@ -89,7 +113,7 @@ def _render_shard(
         )
         records = []
         for index in range(count):
-            clip = simulate_clip(split_seed(split, first + index), num_frames=num_frames, size=size)
+            clip = simulate(split_seed(split, first + index), num_frames=num_frames, size=size)
             frames[index] = clip.frames
             records.append(ground_truth(clip))
         frames.flush()

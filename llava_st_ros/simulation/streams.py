@@ -42,11 +42,14 @@ from llava_st_ros.simulation.worlds import sample, world_for_seed
 DURATION = (30.0, 60.0)  # s: the range of a stream's duration
 _VIDEO = 1  # distinguishes a video's random numbers from those of the clip with the same seed
 _ATTEMPTS = 200
+_FIRST_ATTEMPT = 10  # lower numbers seed the times of a video's frames
 _EVENT_ATTEMPTS = 8  # events that are tried in one place of a video
 # Lengths of events and of the rests after them: probability, and range in seconds.
 _LENGTHS = ((0.35, 0.5, 1.2), (0.4, 1.2, 2.4), (0.25, 2.4, 4.2))
 _RESTS = ((0.6, 0.3, 2.5), (0.22, 2.5, 6.0), (0.18, 8.0, 13.0))
 _SETTLING = 2.0  # s: how long an event may go on after its rest should be over
+_CAMERA_RATES = (10.0, 15.0, 30.0)  # Hz, of training videos
+_CELLS_PER_END = 4
 _SECONDS_PER_EVENT = 15.0  # a video with fewer events is rejected
 _FALLING = 0.2  # s: a released object is at rest at first
 _STILL = 1e-3  # m/s: slower objects are at rest, and no physics is computed for them
@@ -88,11 +91,55 @@ def simulate_unrendered_stream(
     return simulate_unrendered_at(seed, np.arange(int(duration * fps)) / fps, size)
 
 
+def simulate_training_video(seed: int, *, num_frames: int = 120, size: int = 144) -> SimulatedClip:
+    """Simulate a video with the frames that windows at many moments need (``window_stamps``).
+
+    Args:
+        seed: See ``split_seed``.
+        num_frames: Number of frames; 120 last half a minute.
+        size: Width and height of the frames in pixels.
+
+    Raises:
+        BackendError: There is no headless OpenGL.
+        DataError: No video was found.
+    """
+    return simulate_unrendered_at(seed, window_stamps(seed, num_frames), size).render(seed)
+
+
+def window_step(seed: int) -> float:
+    """Return the interval in seconds between the frames of windows of a training video.
+
+    It is that of a clip: windows of 20 frames last 5 to 7 s.
+    """
+    return float(np.random.default_rng([seed, 1, _VIDEO]).uniform(5.0, 7.0)) / 19
+
+
+def window_stamps(seed: int, num_frames: int) -> np.ndarray:
+    """Return the times of a training video's frames, float64 [F] in seconds; the first is 0.
+
+    A window has the first frame of each cell of a time grid, and as its last frame the camera's
+    newest, at any time within its cell (``streaming.frame_buffer``). These are the first frames of
+    all cells and, in every fourth cell, a later frame, with which windows can end.
+    """
+    step = window_step(seed)
+    rng = np.random.default_rng([seed, 2, _VIDEO])
+    period = 1 / float(rng.choice(_CAMERA_RATES))
+    stamps: list[float] = []
+    cell = 0
+    while len(stamps) < num_frames:
+        first, end = (int(np.ceil(k * step / period)) for k in (cell, cell + 1))
+        stamps.append(first * period)
+        if cell % _CELLS_PER_END == 0 and end - first > 1:
+            stamps.append(int(rng.integers(first + 1, end)) * period)
+        cell += 1
+    return np.array(stamps[:num_frames])
+
+
 def simulate_unrendered_at(seed: int, stamps: np.ndarray, size: int) -> UnrenderedClip:
     """Simulate a video with frames at increasing ``stamps`` (s, float64 [F], the first is 0)."""
     world = world_for_seed(seed)
-    for attempt in range(1, _ATTEMPTS):
-        rng = np.random.default_rng([seed, attempt, _VIDEO])
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.default_rng([seed, _FIRST_ATTEMPT + attempt, _VIDEO])
         count = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
         scene = sample_scene(rng, count, world)
         try:

@@ -46,7 +46,9 @@ def window_of(video: SimulatedClip, frames: Sequence[int]) -> VideoWindow:
     """
     indices = np.asarray(frames)
     boxes = video.boxes[indices]
-    events, unclear, absent = [], [], []
+    events: list[SimulatedEvent] = []
+    unclear: list[SimulatedEvent] = []
+    absent: list[SimulatedEvent] = []
     for event in video.events:
         slots = np.flatnonzero((indices >= event.span[0]) & (indices <= event.span[1]))
         before = np.flatnonzero(indices < event.span[0])

@@ -236,7 +236,7 @@ class FrameBuffer:
             stamps = (
                 self._stamps if now is None else self._stamps[: bisect_right(self._stamps, now)]
             )
-            selected = self._select(stamps) if stamps else ()
+            selected = select_stamps(stamps, self._step, self._num_frames)
             return self._generation, tuple(self._entries[stamp] for stamp in selected)
 
     def latest(self, now: int | None = None) -> Entry | None:
@@ -282,31 +282,9 @@ class FrameBuffer:
         else:
             self._unfilled += min(self._required, self._stamps[-1] - newest[0])
 
-    def _select(self, stamps: Sequence[int]) -> list[int]:
-        newest = stamps[-1]
-        inside = stamps[bisect_left(stamps, self._window_start(newest)) :]
-        selected = [
-            stamp
-            for i, stamp in enumerate(inside)
-            if i == 0 or stamp // self._step != inside[i - 1] // self._step
-        ]
-        # The newest frame replaces the first frame of its cell.
-        if selected[-1] != newest:
-            if len(selected) > 1 or self._num_frames == 1:
-                selected[-1] = newest
-            else:
-                selected.append(newest)
-        if len(selected) == self._num_frames:
-            return selected
-        first, steps = selected[0], max(1, self._num_frames - 1)
-        return [
-            min(selected, key=lambda stamp: abs((stamp - first) * steps - i * (newest - first)))
-            for i in range(self._num_frames)
-        ]
-
     def _window_start(self, newest: int) -> int:
         """Return the start of the oldest grid cell in the window."""
-        return (newest // self._step - self._num_frames + 1) * self._step
+        return _window_start(newest, self._step, self._num_frames)
 
     def _push_late(self, frame: Frame) -> None:
         if frame.stamp < self._window_start(self._stamps[-1]):
@@ -366,3 +344,41 @@ class FrameBuffer:
         self._counts = replace(
             counts, **{name: getattr(counts, name) + n for name, n in increments.items()}
         )
+
+
+def select_stamps(stamps: Sequence[int], step: int, num_frames: int) -> list[int]:
+    """Select the frames of the window that ends with the newest frame.
+
+    Args:
+        stamps: The stamps of a camera's frames in ascending order, in nanoseconds.
+        step: Size of a grid cell in nanoseconds.
+        num_frames: Number of slots.
+
+    Returns:
+        The stamp of each slot, as ``FrameBuffer.sample`` describes; empty if there is no frame.
+    """
+    if not stamps:
+        return []
+    newest = stamps[-1]
+    inside = stamps[bisect_left(stamps, _window_start(newest, step, num_frames)) :]
+    selected = [
+        stamp for i, stamp in enumerate(inside) if i == 0 or stamp // step != inside[i - 1] // step
+    ]
+    # The newest frame replaces the first frame of its cell.
+    if selected[-1] != newest:
+        if len(selected) > 1 or num_frames == 1:
+            selected[-1] = newest
+        else:
+            selected.append(newest)
+    if len(selected) == num_frames:
+        return selected
+    first, steps = selected[0], max(1, num_frames - 1)
+    return [
+        min(selected, key=lambda stamp: abs((stamp - first) * steps - i * (newest - first)))
+        for i in range(num_frames)
+    ]
+
+
+def _window_start(newest: int, step: int, num_frames: int) -> int:
+    """Return the start of the oldest grid cell in the window."""
+    return (newest // step - num_frames + 1) * step

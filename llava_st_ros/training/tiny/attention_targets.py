@@ -7,12 +7,14 @@ object or event in question. attention_alignment trains the decoder to attend to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.records import Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
+from llava_st_ros.text.answer_format import NO_MATCH_TASKS
 
 # How many of an answer's times are decisions, from the first on. The times of a tube follow from
 # them, or (SVG) from the span in the question. Tasks not listed: all.
@@ -34,6 +36,21 @@ def left_edges(ids: np.ndarray, answer: np.ndarray, config: ModelConfig) -> np.n
     return edges & (np.cumsum(edges) % 4 == 1)
 
 
+def decisive_edges(boxes: Sequence[tuple[int | None, Box]]) -> np.ndarray:
+    """Mask the boxes of a tube that do not follow from the previous one, bool [n].
+
+    These are the first box, and those whose center has moved by more than half a side of the
+    previous one.
+    """
+    decisive = np.zeros(len(boxes), dtype=bool)
+    decisive[:1] = True
+    for i, ((_, before), (_, after)) in enumerate(pairwise(boxes), start=1):
+        across = abs(after.x1 + after.x2 - before.x1 - before.x2) / 2
+        down = abs(after.y1 + after.y2 - before.y1 - before.y2) / 2
+        decisive[i] = across > (before.x2 - before.x1) / 2 or down > (before.y2 - before.y1) / 2
+    return decisive
+
+
 def decision_times(
     ids: np.ndarray, answer: np.ndarray, task: Task, config: ModelConfig
 ) -> np.ndarray:
@@ -48,7 +65,8 @@ def attention_targets(
     """Find the tokens of an answer to ``sample`` that have attention targets, and the targets.
 
     The targets of a left edge are the visual tokens of its box, those of a time the visual tokens
-    of the tube.
+    of the tube. The first word decides whether anything matches; its targets are the visual tokens
+    of the described object in every frame, whether or not the answer is "no match".
 
     Args:
         ids: Token ids, int64 [n].
@@ -69,6 +87,10 @@ def attention_targets(
         times = np.flatnonzero(decision_times(ids, answer, sample.task, config))
         positions = np.concatenate([positions, times])
         targets = [*targets, *[np.any(tube, axis=0)] * len(times)]
+    subject = [box_tokens(frame, box, modality, config) for frame, box in sample.subject]
+    if subject and sample.task in NO_MATCH_TASKS:
+        positions = np.concatenate([np.flatnonzero(answer)[:1], positions])
+        targets = [np.any(subject, axis=0), *targets]
     total = sum(visual_token_counts(config, modality))
     return positions, np.array(targets, dtype=bool).reshape(-1, total)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
-from llava_st_ros.records import Modality, Task
+from llava_st_ros.records import Modality
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.answer_format import NO_MATCH_TASKS, format_answer
 from llava_st_ros.text.prompt import PromptBuilder
@@ -29,6 +29,7 @@ from llava_st_ros.text.prompt_layout import visual_blocks
 from llava_st_ros.training.tiny.attention_targets import (
     attention_targets,
     decision_times,
+    decisive_edges,
     left_edges,
     visual_token_counts,
 )
@@ -165,7 +166,7 @@ class ConversationEncoder:
             ids[cut:],
             answer_mask[cut:],
             np.asarray(labeled.coordinate_values)[cut:],
-            decision_tokens(ids, answer_mask, sample.task, config)[cut:],
+            decision_tokens(ids, answer_mask, sample, config)[cut:],
             positions - cut,
             targets,
             labeled.prompt.inputs,
@@ -173,26 +174,28 @@ class ConversationEncoder:
 
 
 def decision_tokens(
-    ids: np.ndarray, answer: np.ndarray, task: Task, config: ModelConfig
+    ids: np.ndarray, answer: np.ndarray, sample: Sample, config: ModelConfig
 ) -> np.ndarray:
     """Mask the tokens that decide on the object, the time, or "no match".
 
     The first word of an answer decides whether anything matches. The left edge of a box decides on
-    the object; its other edges and the later boxes of a tube follow from it. Times are decisions
-    where no other token implies them: before a tube, not within it.
+    the object; its other edges follow from it, and so do the later boxes of a tube unless the
+    object is fast (``decisive_edges``). Times are decisions where no other token implies them:
+    before a tube, not within it.
 
     Args:
         ids: Token ids, int64 [n].
         answer: Mask of the answer, bool [n].
-        task: The task of the question.
+        sample: The question and its answer.
         config: The model's geometry.
 
     Returns:
         Bool [n].
     """
     left = left_edges(ids, answer, config)
+    task = sample.task
     if task.modality is Modality.VIDEO:
-        left &= np.cumsum(left) == 1
+        left[np.flatnonzero(left)] = decisive_edges(sample.answer.boxes)
     first = np.zeros_like(left)
     if task in NO_MATCH_TASKS:
         first[np.flatnonzero(answer)[:1]] = True

@@ -7,6 +7,7 @@ The work folder keeps the weights of every finished stage and the state of the c
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from llava_st_ros.atomic_files import atomic_file, write_text
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
@@ -27,7 +28,7 @@ from llava_st_ros.files.checksums import UNSEALED, seal
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.schema import build
 from llava_st_ros.files.tensor_file import read_tensors
-from llava_st_ros.model.checkpoint import save_checkpoint
+from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Box, Task
 from llava_st_ros.simulation.clip_store import ClipStore
@@ -52,11 +53,12 @@ from llava_st_ros.training.tiny.event_alignment import EventHeads
 from llava_st_ros.training.tiny.initialize import initialize
 from llava_st_ros.training.tiny.matmul_precision import fast_matmul
 from llava_st_ros.training.tiny.packer_alignment import PackerBatches, PackerHeads, PackerStep
-from llava_st_ros.training.tiny.settings import read_settings
+from llava_st_ros.training.tiny.settings import VIDEOS_FOLDER, read_settings
 from llava_st_ros.training.tiny.stages import (
     ConversationBatches,
     ConversationStage,
     ConversationStep,
+    VisualData,
     cache_vision_features,
     check_batch,
     count_parameters,
@@ -115,8 +117,9 @@ def train(
     device: str = "auto",
     budget: TimeBudget | None = None,
     grow: int = 1,
+    initial: Path | None = None,
 ) -> None:
-    """Train a model from scratch.
+    """Train a model.
 
     Args:
         config_path: The training YAML.
@@ -130,8 +133,10 @@ def train(
         device: See loop.make_accelerator.
         budget: The time of this call; None: no limit.
         grow: Batches of the recipe in a step, for a GPU (see draws and LoopConfig.grown).
+        initial: A checkpoint of the same model to start from; None: from scratch.
 
     Raises:
+        ConfigError: ``initial`` is a checkpoint of another model.
         TrainingInterrupted: A signal, or the budget is used up. A second call resumes.
     """
     budget = budget or TimeBudget()
@@ -142,25 +147,34 @@ def train(
     if workers is None:
         workers = default_workers(accelerator.device)
     store = ClipStore(data)
+    videos = ClipStore(data / VIDEOS_FOLDER) if settings["data"]["videos"] else None
     tokenizer = learn_tokenizer(settings["model"])
     provenance = {
         "seed": settings["seed"],
         "model": settings["model"],
         "tokenizer": tokenizer.digest,
         "clips": store.digest,
+        "videos": None if videos is None else videos.digest,
     }
-    claim_work_folder(work, provenance, accelerator)
     config = model_config(settings["model"], tokenizer)
+    weights = None if initial is None else load_initial(initial, config, tokenizer)
+    provenance["initial"] = None if weights is None else weights_digest(weights)
+    claim_work_folder(work, provenance, accelerator)
     torch.manual_seed(settings["seed"])
     model = variant.model(config)
-    initialize(model, settings["seed"])
+    if weights is None:
+        initialize(model, settings["seed"])
+    else:
+        model.load_state_dict(weights)
     model.to(accelerator.device)
     size, processes = count_parameters(model) / 1e6, accelerator.num_processes
     accelerator.print(
         f"{size:.2f}M parameters, {len(store)} clips, {processes} x {accelerator.device.type}"
     )
 
-    trainer = _StageTrainer(model, store, tokenizer, work, accelerator, variant, budget, grow)
+    trainer = _StageTrainer(
+        model, store, videos, tokenizer, work, accelerator, variant, budget, grow
+    )
     for number, (name, (loop_config, stage)) in enumerate(stages.items()):
         seed = settings["seed"] + number
         loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
@@ -168,6 +182,35 @@ def train(
     if accelerator.is_main_process and out is not None:
         save_checkpoint(out, model.cpu(), config, tokenizer, "float16")
     accelerator.wait_for_everyone()
+
+
+def load_initial(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """Load the weights of a checkpoint to start from.
+
+    Raises:
+        CheckpointError: The checkpoint is unreadable.
+        ConfigError: It is of another geometry or has another tokenizer.
+    """
+    checkpoint = load_checkpoint(folder)
+    names = [field.name for field in dataclasses.fields(config)]
+    other = [n for n in names if getattr(checkpoint.config, n) != getattr(config, n)]
+    if checkpoint.tokenizer is None or checkpoint.tokenizer.digest != tokenizer.digest:
+        other.append("tokenizer")
+    if other:
+        raise ConfigError(
+            f"{folder} is a checkpoint of another model ({', '.join(other)})",
+            "choose one that was trained with the same section model",
+        )
+    return checkpoint.model.state_dict()
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors and their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def claim_work_folder(work: Path, provenance: Mapping[str, Any], accelerator: Accelerator) -> None:
@@ -269,6 +312,7 @@ class _StageTrainer:
         self,
         model: LlavaST,
         store: ClipStore,
+        videos: ClipStore | None,
         tokenizer: Tokenizer,
         work: Path,
         accelerator: Accelerator,
@@ -277,10 +321,12 @@ class _StageTrainer:
         grow: int,
     ) -> None:
         self.budget, self.grow = budget, grow
-        self.model, self.store, self.tokenizer, self.work = model, store, tokenizer, work
+        self.model, self.store, self.videos = model, store, videos
+        self.tokenizer, self.work = tokenizer, work
         self.accelerator, self.variant = accelerator, variant
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
         self._features_file = work / "vision_features.npy"
+        self._video_features_file = work / "video_features.npy"
         self._event_heads: Path | None = None  # of the last stage that trained them
 
     def run(self, name: str, stage: Stage, config: loop.LoopConfig) -> None:
@@ -341,6 +387,7 @@ class _StageTrainer:
         if self.accelerator.is_main_process:
             # This stage trains the vision tower, so its stored features become outdated.
             self._features_file.unlink(missing_ok=True)
+            self._video_features_file.unlink(missing_ok=True)
         heads = DenseHeads(config, OBJECT_VOCABULARY, self.tokenizer.encode)
         batches = DenseBatches(
             store, config, OBJECT_VOCABULARY, stage.batch, seed, self.shard, self.grow
@@ -351,7 +398,13 @@ class _StageTrainer:
         config = self.model.config
         heads = PackerHeads(config, self.tokenizer.encode)
         batches = PackerBatches(
-            store, self._features(), config, stage.batch, seed, self.shard, self.grow
+            store,
+            self._features(self.store, self._features_file),
+            config,
+            stage.batch,
+            seed,
+            self.shard,
+            self.grow,
         )
         return PackerStep(self.model, heads), batches
 
@@ -361,9 +414,17 @@ class _StageTrainer:
         config = self.model.config
         builder = PromptBuilder(self.tokenizer, config)
         encoder = ConversationEncoder(builder, config, Lanes(stage.lanes, stage.lane_tokens))
-        batches = ConversationBatches(
-            store, self._features(), encoder, stage, seed, self.shard, self.grow
-        )
+        clips = VisualData(store, self._features(self.store, self._features_file))
+        videos = None
+        if stage.window_share:
+            if self.videos is None:
+                raise ConfigError(
+                    "a stage has a window_share, but the training YAML has no videos",
+                    "set data: videos, then run llava-st train simulate",
+                )
+            features = self._features(self.videos, self._video_features_file)
+            videos = VisualData(self.videos, features)
+        batches = ConversationBatches(clips, videos, encoder, stage, seed, self.shard, self.grow)
         heads = EventHeads(config)
         if self._event_heads is not None:
             state = read_tensors(self._event_heads, CheckpointError, framework="pt")
@@ -390,15 +451,15 @@ class _StageTrainer:
     def _event_heads_file(self, name: str) -> Path:
         return self.work / f"{name}.heads.safetensors"
 
-    def _features(self) -> np.ndarray:
-        """The vision features, float16 [clips, F, N, Dv].
+    def _features(self, store: ClipStore, path: Path) -> np.ndarray:
+        """The vision features of clips or videos, float16 [clips, F, N, Dv].
 
         The main process computes them once: the vision tower is frozen after dense alignment.
         """
-        if not self._features_file.exists() and self.accelerator.is_main_process:
-            cache_vision_features(self.model, self.store, self._features_file)
+        if not path.exists() and self.accelerator.is_main_process:
+            cache_vision_features(self.model, store, path)
         self.accelerator.wait_for_everyone()
-        return map_array(self._features_file, DataError, "delete it to compute it again")
+        return map_array(path, DataError, "delete it to compute it again")
 
 
 def _save_sealed(module: nn.Module, path: Path) -> None:

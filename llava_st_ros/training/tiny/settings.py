@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,38 @@ from llava_st_ros.errors import ConfigError, shown
 from llava_st_ros.files.raw import is_file_name
 from llava_st_ros.files.schema import build
 from llava_st_ros.files.yaml_files import read_yaml
+from llava_st_ros.simulation.worlds import SPLITS
 
+VIDEOS_FOLDER = "videos"  # in the folder of the clips
 SECTIONS = ("seed", "data", "model", "stages")
 
 
 @dataclass(frozen=True)
-class _DataSection:
-    """The section ``data``."""
+class DataSection:
+    """The section ``data``.
+
+    Attributes:
+        clips: Number of clips.
+        videos: Number of videos, for windows of them.
+        video_frames: Frames of a video.
+        split: The split that clips and videos are of.
+    """
 
     clips: int
+    videos: int = 0
+    video_frames: int = 120
+    split: str = "train"
 
     def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise ConfigError(f"data: clips is {self.clips}; expected at least 1")
+        for name, least in (("clips", 1), ("videos", 0), ("video_frames", 40)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"data: {name} is {getattr(self, name)}; expected at least {least}"
+                )
+        if self.split not in SPLITS:
+            raise ConfigError(
+                f"data: split is {shown(self.split)}; expected one of {', '.join(SPLITS)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class _ModelSection:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the YAML's sections.
+    """Return the YAML's sections; ``data`` has its defaults filled in.
 
     Raises:
         ConfigError: The file cannot be read, is not valid YAML, or a section is missing or of
@@ -66,7 +86,8 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: section {name} is {shown(settings[name])}; expected a mapping"
             )
-    build(_DataSection, settings["data"], f"{path}: data", ConfigError)
+    data = build(DataSection, settings["data"], f"{path}: data", ConfigError)
+    settings["data"] = dataclasses.asdict(data)
     model = build(_ModelSection, settings["model"], f"{path}: model", ConfigError)
     language = {**model.language, "vocab_size": model.text_vocabulary}
     build(LanguageConfig, language, f"{path}: model.language", ConfigError)

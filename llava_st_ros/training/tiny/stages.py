@@ -4,20 +4,22 @@
 2. picture alignment: the language model learns to ground words, on single frames;
 3. packer alignment: the packers alone (see packer_alignment);
 4. coordinate alignment: as 2, on clips, with short questions;
-5. multi-task tuning on every task.
+5. multi-task tuning on every task;
+6. streaming: as 5, mostly on windows of videos as the node makes them.
 
-The stages with questions (2, 4, 5) are conversation stages and are made here. From stage 2 on the
-vision tower is frozen, as in LLaVA-ST (section 4.1); its features are computed once and stored.
+The stages with questions (2, 4, 5, 6) are conversation stages and are made here. From stage 2 on
+the vision tower is frozen, as in LLaVA-ST (section 4.1); its features are computed once and stored.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +33,19 @@ from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Modality, Task
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.simulation.object_tubes import object_tube_samples
-from llava_st_ros.simulation.questions import Sample, clip_samples, image_samples
+from llava_st_ros.simulation.questions import (
+    EVENT_TASKS,
+    Sample,
+    clip_samples,
+    image_samples,
+)
+from llava_st_ros.simulation.window_questions import (
+    NO_MATCH_KINDS,
+    window_event_samples,
+    window_no_match_samples,
+    window_pairs,
+)
+from llava_st_ros.simulation.windows import VideoWindow, window_of
 from llava_st_ros.text.prompt_layout import Block, visual_blocks, written_inputs
 from llava_st_ros.training.loop.batches import FULL_SHARD, Shard
 from llava_st_ros.training.loop.draws import Draws
@@ -53,8 +67,13 @@ from llava_st_ros.training.tiny.event_alignment import (
     object_cells,
 )
 from llava_st_ros.training.tiny.lane_attention import use_lane_attention
+from llava_st_ros.training.tiny.windows import sample_window
 
 TUBE = "tube"  # the name of object_tube_samples in a mix
+# Names of a window's questions without a match, and of pairs, among those in a mix.
+NO_MATCH, PAIR = "no_match", "pair"
+EMPTY_WINDOW_QUESTIONS = 10  # questions without a match about a window without events
+S = TypeVar("S")
 WORDINGS = 3  # of every question, to fill a conversation
 
 
@@ -79,6 +98,13 @@ class ConversationStage:
         no_match_share: The probability of keeping a clip question without a match. These are four
             in ten; a model that cannot detect events yet would learn to always answer "no match".
         clips: Use only the first clips of the store; None: all.
+        window_share: The probability that a conversation about a clip is about a window of a video
+            instead.
+        window_no_match_share: The share of questions without a match among a window's questions
+            that could have one. A window without events has only those.
+        window_no_match_kinds: Weights of their kinds, see window_questions.
+        pair_weight: Weight, in ``mix``, of pairs of a question with an answer and one without that
+            differ in a word.
     """
 
     kind: ClassVar[str] = "conversations"
@@ -95,13 +121,20 @@ class ConversationStage:
     single_event_share: float = 1.0
     no_match_share: float = 1.0
     clips: int | None = None
+    window_share: float = 0.0
+    window_no_match_share: float = 0.5
+    window_no_match_kinds: Mapping[str, float] = field(
+        default_factory=lambda: dict.fromkeys(NO_MATCH_KINDS, 1.0)
+    )
+    pair_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_batch(self.batch, self.clips)
         for name in ("lanes", "lane_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("video", "single_event_share", "no_match_share"):
+        shares = ("video", "single_event_share", "no_match_share", "window_share")
+        for name in (*shares, "window_no_match_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a value in [0, 1]")
         low, high = self.tube_frames
@@ -112,6 +145,18 @@ class ConversationStage:
             raise ConfigError(f"mix has {', '.join(unknown)}; expected some of {', '.join(known)}")
         if min(self.mix.values(), default=0) < 0 or not any(self.mix.values()):
             raise ConfigError("mix is empty or has a negative weight")
+        if self.window_no_match_share == 1:
+            raise ConfigError("window_no_match_share is 1; expected a share below 1")
+        if self.pair_weight < 0:
+            raise ConfigError(f"pair_weight is {self.pair_weight}; expected at least 0")
+        kinds = self.window_no_match_kinds
+        if unknown := sorted(set(kinds) - set(NO_MATCH_KINDS)):
+            raise ConfigError(
+                f"window_no_match_kinds has {', '.join(unknown)}"
+                f"; expected some of {', '.join(NO_MATCH_KINDS)}"
+            )
+        if min(kinds.values(), default=0) < 0 or not any(kinds.values()):
+            raise ConfigError("window_no_match_kinds is empty or has a negative weight")
 
 
 def check_batch(batch: int, clips: int | None) -> None:
@@ -146,7 +191,7 @@ class ConversationBatch:
 def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
     """Write the frozen tower's output for every frame of the store, float16 [clips, F, N, Dv]."""
     config, device = model.config, next(model.parameters()).device
-    shape = (len(store), config.num_frames, config.tokens_per_frame, config.vision.hidden_size)
+    shape = (len(store), len(store.frames(0)), config.tokens_per_frame, config.vision.hidden_size)
     with atomic_file(path) as part:
         cache = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
         for first in tqdm(range(0, len(store), batch), desc="vision features"):
@@ -157,6 +202,14 @@ def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: i
                 features = model.vision_features(pixels.to(device)).half().cpu()
             cache[first : first + len(clips)] = features.numpy().reshape(len(clips), *shape[1:])
         cache.flush()
+
+
+@dataclass(frozen=True)
+class VisualData:
+    """Clips or videos and their vision features [clips, F, N, Dv]."""
+
+    store: ClipStore
+    features: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -173,8 +226,8 @@ class ConversationBatches:
     """``batches(step)``: conversations about clips of the store or about single frames of them.
 
     Args:
-        store: The clips.
-        features: Their vision features [clips, F, N, Dv].
+        clips: The clips.
+        videos: The videos, None if the stage has no windows.
         encoder: Encodes samples.
         stage: The stage's settings.
         seed: Seeds every draw.
@@ -184,21 +237,22 @@ class ConversationBatches:
 
     def __init__(
         self,
-        store: ClipStore,
-        features: np.ndarray,
+        clips: VisualData,
+        videos: VisualData | None,
         encoder: ConversationEncoder,
         stage: ConversationStage,
         seed: int,
         shard: Shard = FULL_SHARD,
         grow: int = 1,
     ) -> None:
-        self.store, self.features, self.encoder, self.stage = store, features, encoder, stage
+        self.store, self.features = clips.store, clips.features
+        self.videos, self.encoder, self.stage = videos, encoder, stage
         self.draws = Draws(seed, stage.batch, shard, grow, lambda rng: rng.random() < stage.video)
 
     def __call__(self, step: int) -> ConversationBatch:
         """Return this process's shard of the step's batch: all about clips or all about frames."""
         about_clips = self.draws.kind(step)
-        example = self._clip_example if about_clips else self._frame_example
+        example = self._video_example if about_clips else self._frame_example
         examples = [example(rng) for rng in self.draws.items(step)]
         conversations = collate([e.conversation for e in examples])
         labels = [e.labels for e in examples if e.labels is not None]
@@ -224,6 +278,51 @@ class ConversationBatches:
                 source = f"{self.store.source(index)} frame {frame}"
                 features = np.asarray(self.features[index, frame], dtype=np.float32)
                 return _Example(self.encoder.encode(ordered, rng), features, None, source)
+
+    def _video_example(self, rng: np.random.Generator) -> _Example:
+        stage = self.stage
+        if self.videos is not None and stage.window_share and rng.random() < stage.window_share:
+            return self._window_example(self.videos, rng)
+        return self._clip_example(rng)
+
+    def _window_example(self, videos: VisualData, rng: np.random.Generator) -> _Example:
+        while True:
+            index = int(rng.integers(len(videos.store)))
+            video = videos.store[index]
+            slots = self.encoder.config.num_frames
+            frames = sample_window(video.seed, video.stamps, slots, rng)
+            window = window_of(video, frames)
+            ordered = self._window_samples(window, rng)
+            if ordered:
+                side = self.encoder.config.fast_side
+                return _Example(
+                    self.encoder.encode(ordered, rng),
+                    np.asarray(videos.features[index, frames], dtype=np.float32),
+                    event_labels(window.clip, object_cells(window.clip, side), side),
+                    f"{videos.store.source(index)} frame {frames[-1]}",
+                )
+
+    def _window_samples(self, window: VideoWindow, rng: np.random.Generator) -> list[Sample]:
+        """Return the questions about a window in the order in which they are encoded."""
+        stage, share = self.stage, self.stage.window_no_match_share
+        units: list[tuple[str, tuple[Sample, ...]]] = []
+        for _ in range(WORDINGS):
+            units += [(s.task.value, (s,)) for s in window_event_samples(window, rng)]
+            units += [(PAIR, pair) for pair in window_pairs(window, rng)]
+            tubes = object_tube_samples(window.clip, rng, *stage.tube_frames)
+            units += [(TUBE, (sample,)) for sample in tubes]
+        if window.clip.events:
+            answered = sum(
+                unit[0].task in EVENT_TASKS and name not in (PAIR, TUBE) for name, unit in units
+            )
+            count = math.ceil(answered * share / (1 - share))
+        else:
+            count = EMPTY_WINDOW_QUESTIONS
+        kinds = stage.window_no_match_kinds
+        units += [(NO_MATCH, (s,)) for s in window_no_match_samples(window, count, kinds, rng)]
+        weight = sum(stage.mix.get(task.value, 0) for task in EVENT_TASKS)
+        mix = {**stage.mix, NO_MATCH: weight * share / (1 - share), PAIR: stage.pair_weight}
+        return [sample for unit in weighted_order(units, mix, rng) for sample in unit]
 
     def _clip_example(self, rng: np.random.Generator) -> _Example:
         while True:
@@ -251,8 +350,8 @@ class ConversationBatches:
 
 
 def weighted_order(
-    samples: Sequence[tuple[str, Sample]], mix: Mapping[str, float], rng: np.random.Generator
-) -> list[Sample]:
+    samples: Sequence[tuple[str, S]], mix: Mapping[str, float], rng: np.random.Generator
+) -> list[S]:
     """Return the samples in random order, those of heavier names earlier on average.
 
     Args:

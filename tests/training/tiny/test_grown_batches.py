@@ -22,6 +22,7 @@ from llava_st_ros.training.tiny.stages import (
     ConversationBatches,
     ConversationStage,
     ConversationStep,
+    VisualData,
     cache_vision_features,
 )
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
@@ -62,7 +63,9 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module
         ),
         "conversations": (
             ConversationStep(model, heads, stage),
-            lambda grow: ConversationBatches(store, features, encoder, stage, 7, grow=grow),
+            lambda grow: ConversationBatches(
+                VisualData(store, features), None, encoder, stage, 7, grow=grow
+            ),
         ),
     }
 

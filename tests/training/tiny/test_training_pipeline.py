@@ -25,7 +25,11 @@ from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop import loop
 from llava_st_ros.training.tiny import pipeline
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes
-from llava_st_ros.training.tiny.stages import ConversationBatches, ConversationStage
+from llava_st_ros.training.tiny.stages import (
+    ConversationBatches,
+    ConversationStage,
+    VisualData,
+)
 from support.rolling_clip import rolling_clip
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
 
@@ -217,7 +221,9 @@ def test_clips_with_a_single_event_are_drawn_by_their_share(encoder: Conversatio
     def drawn(share: float) -> float:
         """The fraction of the batch that shows the clip with a single event."""
         stage = ConversationStage(40, 1.0, 1, 60, {"STVG": 1.0}, single_event_share=share)
-        batch = ConversationBatches(store, features(store, encoder), encoder, stage, 0)(0)
+        batch = ConversationBatches(
+            VisualData(store, features(store, encoder)), None, encoder, stage, 0
+        )(0)
         return float((batch.features[:, 0, 0, 0] == 0).float().mean())
 
     assert drawn(0.0) == 0.0
@@ -232,7 +238,9 @@ def test_questions_without_a_match_are_drawn_by_their_share(encoder: Conversatio
     def drawn(share: float) -> float:
         """The fraction of the batch's conversations with a no-match answer."""
         stage = ConversationStage(40, 1.0, 1, 60, {"TVG": 1.0}, no_match_share=share)
-        batch = ConversationBatches(store, features(store, encoder), encoder, stage, 0)(0)
+        batch = ConversationBatches(
+            VisualData(store, features(store, encoder)), None, encoder, stage, 0
+        )(0)
         collated = batch.conversations
         rows = [ids[mask].tolist() for ids, mask in zip(collated.ids, collated.answer_mask)]
         return float(np.mean([_contains(row, no_match) for row in rows]))
