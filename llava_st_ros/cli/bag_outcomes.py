@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from llava_st_ros.errors import DataError
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.bag_run import BagRun, ModelSettings
-    from llava_st_ros.evaluation.results import RunResults
+    from llava_st_ros.evaluation.results import MetricRow, RunResults
 
 FAILED = 1  # exit code: some bags or cameras were not evaluated
 
@@ -81,11 +81,29 @@ def results_of(
     return run_results(about, evaluated, failures)
 
 
-def print_run(args: argparse.Namespace, results: RunResults, ledger: Sequence[str]) -> None:
-    """Print the results, and write them to --out."""
+def rows_of_all_queries(rows: Sequence[MetricRow]) -> list[MetricRow]:
+    """Return the rows of all queries together."""
+    from llava_st_ros.evaluation.streams.headline import ALL_QUERIES
+
+    return [row for row in rows if row.task == ALL_QUERIES]
+
+
+def print_run(
+    args: argparse.Namespace,
+    results: RunResults,
+    ledger: Sequence[str],
+    chosen: Callable[[Sequence[MetricRow]], list[MetricRow]] = rows_of_all_queries,
+) -> None:
+    """Print the results, and write them to --out.
+
+    Args:
+        args: The command's arguments, among them those of ``add_output_arguments``.
+        results: The results.
+        ledger: The lines of the ledger; none for no ledger.
+        chosen: Returns the rows of the table on the terminal.
+    """
     from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import print_tables
-    from llava_st_ros.evaluation.bag_evaluation import ALL_QUERIES
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
     from llava_st_ros.evaluation.ledger import LEDGER_FILE, write_ledger
     from llava_st_ros.evaluation.report_page.report_files import write_run
@@ -97,8 +115,7 @@ def print_run(args: argparse.Namespace, results: RunResults, ledger: Sequence[st
     else:
         model, bags = Path(results.about["model"]).name, results.about["bags"]
         title = f"{model}: {len(results.cases)} queries on {bags} bags"
-        rows = [row for row in results.rows if row.task == ALL_QUERIES]
-        print_tables(result_table(rows, title))
+        print_tables(result_table(chosen(results.rows), title))
     for line in results.dropped:
         print(line, file=sys.stderr)
     if args.out is not None:

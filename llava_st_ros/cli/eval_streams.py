@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_st_ros.cli.bag_outcomes import (
     FAILED,
@@ -26,6 +28,11 @@ from llava_st_ros.cli.run_arguments import (
 )
 from llava_st_ros.cli.stream_arguments import add_seconds_argument, stream_store
 
+if TYPE_CHECKING:
+    from llava_st_ros.evaluation.bag_evaluation import BagJob
+    from llava_st_ros.evaluation.bag_run import BagWorker
+
+THRESHOLDS_FILE = "thresholds.json"
 HELP = "evaluate standing queries on simulated streams"
 
 
@@ -50,6 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_grounding_arguments(parser)
     parser.add_argument(
+        "--thresholds",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="P",
+        help="compare these values of --no-match-threshold instead; the model runs once",
+    )
+    parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep the recorded streams here for later runs"
     )
     add_workers_argument(parser)
@@ -63,13 +78,15 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
     from llava_st_ros.evaluation.bag_evaluation import BagJob
-    from llava_st_ros.evaluation.bag_run import BagRun, BagWorker, ModelSettings, bag_jobs
+    from llava_st_ros.evaluation.bag_run import BagWorker, ModelSettings, bag_jobs
     from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
 
     start = time.monotonic()
     check_counts(args, "n", "workers")
     split = StreamSplit(args.split, args.seconds, args.queries)
     settings = BagJob("", Path(), Path(), config=grounder_config(args), period=args.period)
+    for value in args.thresholds:
+        grounder_config(argparse.Namespace(**{**vars(args), "no_match_threshold": value}))
     check_folders(args.store, args.out)
     model = args.model or default_model(args.backend, args.device)
     threads = threads_of_process(args.threads, args.workers)
@@ -77,23 +94,69 @@ def run(args: argparse.Namespace) -> int:
     with sigterm_interrupts(), stream_store(args.store) as store, requires_extra("evaluation"):
         with _recording(args.n) as advance:
             bags = record_streams(split, args.n, store, args.workers, advance)
-        bag_run = BagRun(bag_jobs(bags, (), settings), BagWorker(answering), folder=args.out)
-        with frame_progress(args.n) as progress:
-            for index in bag_run.run(workers=args.workers, on_progress=progress.set_frames):
-                progress.finish(index)
-        results = results_of(
-            args,
-            bag_run,
-            answering,
-            "streams, offline",
-            time.monotonic() - start,
-            split=args.split,
-            seconds_of_stream=list(args.seconds),
-            queries_of_stream=args.queries,
-        )
-        ledger = [line for outcome in bag_run.evaluated for line in outcome.ledger]
-        print_run(args, results, ledger)
+        jobs, worker = bag_jobs(bags, (), settings), BagWorker(answering)
+        if args.thresholds:
+            return _compare_thresholds(args, jobs, worker)
+        return _evaluate(args, jobs, worker, start)
+
+
+def _evaluate(
+    args: argparse.Namespace, jobs: Sequence[BagJob], worker: BagWorker, start: float
+) -> int:
+    from llava_st_ros.evaluation.bag_run import BagRun
+    from llava_st_ros.evaluation.streams.headline import headline
+
+    bag_run = BagRun(jobs, worker, folder=args.out)
+    with frame_progress(len(jobs)) as progress:
+        for index in bag_run.run(workers=args.workers, on_progress=progress.set_frames):
+            progress.finish(index)
+    results = results_of(
+        args,
+        bag_run,
+        worker.model,
+        "streams, offline",
+        time.monotonic() - start,
+        split=args.split,
+        seconds_of_stream=list(args.seconds),
+        queries_of_stream=args.queries,
+    )
+    ledger = [line for outcome in bag_run.evaluated for line in outcome.ledger]
+    print_run(args, results, ledger, headline)
     return FAILED if failures_of(bag_run) else 0
+
+
+def _compare_thresholds(args: argparse.Namespace, jobs: Sequence[BagJob], worker: BagWorker) -> int:
+    """Print the figures of each threshold, and write them to --out."""
+    from llava_st_ros.atomic_files import write_text
+    from llava_st_ros.cli.figure_tables import name_of, number, text_table
+    from llava_st_ros.cli.outputs import print_tables
+    from llava_st_ros.evaluation.results import without_nan
+    from llava_st_ros.evaluation.streams.headline import headline
+    from llava_st_ros.evaluation.threshold_sweep import sweep_thresholds
+
+    thresholds = tuple(dict.fromkeys(args.thresholds))
+    with frame_progress(len(jobs)) as progress:
+        rows = sweep_thresholds(jobs, worker, thresholds, args.workers, progress.set_frames)
+    shown = {value: headline(rows[value]) for value in thresholds}
+    figures = {
+        f"{value:g}": {f"{row.task}/{row.metric}": row.value for row in of_value}
+        for value, of_value in rows.items()
+    }
+    report = {"split": args.split, "streams": len(jobs), "no_match_thresholds": figures}
+    text = json.dumps(without_nan(report), indent=1)
+    if args.out is not None:
+        write_text(args.out / THRESHOLDS_FILE, text + "\n")
+        print(f"wrote {args.out / THRESHOLDS_FILE}", file=sys.stderr)
+    if args.json:
+        print(text)
+        return 0
+    columns = [f"{value:g}" for value in thresholds]
+    table = text_table(f"no_match_threshold on {len(jobs)} streams", ("", "figure"), columns)
+    for of_metric in zip(*shown.values()):
+        first = of_metric[0]
+        table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))
+    print_tables(table)
+    return 0
 
 
 @contextmanager

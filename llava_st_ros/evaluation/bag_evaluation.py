@@ -29,6 +29,7 @@ from llava_st_ros.evaluation.recorded_replay import RecordedReplay, StreamingMod
 from llava_st_ros.evaluation.replay import ReplayResult
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, rows_of
 from llava_st_ros.evaluation.scoring import CATEGORIES
+from llava_st_ros.evaluation.streams.headline import ALL_QUERIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
@@ -37,7 +38,6 @@ from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 from llava_st_ros.text.tokenizer import Tokenizer
 
-ALL_QUERIES = "stream"  # the rows of all queries together
 UNNAMED_MODEL = LedgerModel("", "")
 STANDING_TASKS = (Task.STVG, Task.TVG, Task.REC)  # that are published as tracks or events
 

@@ -1,0 +1,100 @@
+"""A sweep over remembered answers gives what the model gives at each threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from llava_st_ros.annotations.annotation_file import annotation_path
+from llava_st_ros.backends import load_backend
+from llava_st_ros.backends.base import BackendDescription
+from llava_st_ros.backends.wrapped import WrappedBackend
+from llava_st_ros.calibration import Calibration, MatchCalibration, ModalityCalibration
+from llava_st_ros.config import GrounderConfig, StreamConfig
+from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
+from llava_st_ros.evaluation.match_samples import STREAMS, clip_samples, stream_samples
+from llava_st_ros.evaluation.remembered_answers import RememberingRunner
+from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
+from llava_st_ros.evaluation.threshold_sweep import sweep_bag
+from llava_st_ros.records import Modality
+
+pytestmark = pytest.mark.renderer
+
+
+class Unsure(WrappedBackend):
+    """A model whose P(match) is about one half; it counts the prompts that it has seen."""
+
+    prefills = 0
+
+    def describe(self) -> BackendDescription:
+        found = self._backend.describe()
+        unsure = ModalityCalibration(MatchCalibration(0.002, -1.0))
+        model = dataclasses.replace(found.model, calibration=Calibration(unsure, unsure))
+        return dataclasses.replace(found, model=model)
+
+    def prefill(self, embeddings, cache):
+        self.prefills += 1
+        return self._backend.prefill(embeddings, cache)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> BagJob:
+    pytest.importorskip("mujoco", reason="the simulator needs mujoco")
+    split = StreamSplit("test", (12.0, 12.0), queries=3, fps=5.0, size=48)
+    store: Path = tmp_path_factory.mktemp("streams")
+    (bag,) = record_streams(split, 1, store)
+    config = GrounderConfig(stream=StreamConfig(window_seconds=4.0))
+    return BagJob("stream", bag, annotation_path(bag), config=config, period=3.0)
+
+
+@pytest.fixture(scope="module")
+def model(random_checkpoint):
+    backend, tokenizer = load_backend(random_checkpoint)
+    return Unsure(backend), tokenizer
+
+
+def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> None:
+    backend, tokenizer = model
+    answers: dict = {}
+    runner = RememberingRunner(backend, tokenizer, job.config, answers)
+    evaluate_bag(job, backend, tokenizer, runner=runner)
+    no_match = sorted(1.0 - answer.match_probability for answer in answers.values())
+    assert len(set(no_match)) > 3
+    middle = no_match[len(no_match) // 2]  # some answers are "no match" at it and some are not
+
+    backend.prefills = 0
+    swept = sweep_bag(job, backend, tokenizer, (middle, 1.0, 0.0))
+    once = backend.prefills
+    for value, cases in swept.items():
+        config = dataclasses.replace(job.config, no_match_threshold=value)
+        alone = evaluate_bag(dataclasses.replace(job, config=config), backend, tokenizer)
+        for found, expected in zip(cases, alone.cases, strict=True):
+            assert found.values == expected.values
+            assert found.counts == expected.counts
+            assert found.samples == expected.samples
+            assert found.predicted == expected.predicted
+    assert backend.prefills == once * 4
+    with_answer = [case.predicted is not None and case.predicted.spans for case in swept[middle]]
+    assert any(with_answer) and not all(with_answer)
+
+
+def test_samples_of_a_stream_are_the_models_own_probabilities(job, model) -> None:
+    backend, tokenizer = model
+    samples = stream_samples(backend, tokenizer, job, "s")
+    assert {sample.origin for sample in samples} == {STREAMS}
+    # Without the calibration the random model is sure that something matches.
+    assert all(sample.log_odds > 20 and 0 < sample.coordinates <= 1 for sample in samples)
+    assert {sample.modality for sample in samples} <= {Modality.VIDEO, Modality.IMAGE}
+    assert not all(sample.matches for sample in samples)
+    assert not any(sample.is_right and not sample.matches for sample in samples)
+
+
+def test_samples_of_a_clip_have_a_question_of_each_category(model) -> None:
+    backend, tokenizer = model
+    (samples,) = clip_samples(backend, tokenizer, "test", range(1))
+    assert len(samples) == 5
+    assert [sample.matches for sample in samples] == [True] * 4 + [False]
+    assert {sample.source for sample in samples} == {"test clip 0"}
+    assert all(sample.log_odds > 20 for sample in samples)
