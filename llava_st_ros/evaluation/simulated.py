@@ -94,7 +94,6 @@ def simulated_questions(
         ConfigError: The split is unknown.
     """
     try:
-        from llava_st_ros.simulation.questions import clip_samples
         from llava_st_ros.simulation.simulator import SPLITS, split_seed
     except ImportError as error:
         raise DataError(
@@ -106,16 +105,30 @@ def simulated_questions(
 
     def generate() -> Iterator[ClipQuestions]:
         for index, clip in zip(clips, _rendered(split, clips, config, store)):
-            seed = split_seed(split, index)
-            samples = clip_samples(clip, np.random.default_rng(seed))
-            by_category = (
-                [sample for sample in samples if category(sample.answer) == name]
-                for name in categories
-            )
-            questions = tuple(_choose(offered, index, seed) for offered in by_category if offered)
-            yield ClipQuestions(index, clip.frames, questions)
+            yield clip_questions(clip, index, split_seed(split, index), categories)
 
     return generate()
+
+
+def clip_questions(
+    clip: SimulatedClip, index: int, seed: int, categories: Sequence[str] = CATEGORIES
+) -> ClipQuestions:
+    """Return a clip with one question per category that it offers.
+
+    Args:
+        clip: The clip.
+        index: Its number, for the ids of the queries.
+        seed: With the category, determines the question.
+        categories: The categories of questions (``scoring.CATEGORIES``).
+    """
+    from llava_st_ros.simulation.questions import clip_samples
+
+    samples = clip_samples(clip, np.random.default_rng(seed))
+    by_category = (
+        [sample for sample in samples if category(sample.answer) == name] for name in categories
+    )
+    questions = tuple(_choose(offered, index, seed) for offered in by_category if offered)
+    return ClipQuestions(index, clip.frames, questions)
 
 
 def _choose(samples: Sequence[Sample], clip: int, seed: int) -> ClipQuestion:

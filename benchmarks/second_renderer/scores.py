@@ -1,0 +1,170 @@
+"""How well a model answers queries about the second renderer's clips and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.second_renderer.footage import make_video
+from llava_st_ros.backends.base import Backend
+from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
+from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
+from llava_st_ros.evaluation.bag_run import bag_jobs
+from llava_st_ros.evaluation.clip_window import ClipWindow
+from llava_st_ros.evaluation.metric_kinds import AurocMetric, MeanMetric, Metric, above, reaching
+from llava_st_ros.evaluation.remembered_answers import NEVER
+from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
+from llava_st_ros.evaluation.scoring import FALSE_NO_MATCH, NO_MATCH, score
+from llava_st_ros.evaluation.simulated import ClipQuestion, ClipQuestions
+from llava_st_ros.evaluation.streams.scores import STREAM_METRICS
+from llava_st_ros.records import Task
+from llava_st_ros.simulation.bag_writer import write_bag
+from llava_st_ros.simulation.video_queries import sample_queries
+from llava_st_ros.text.tokenizer import Tokenizer
+
+CATEGORIES = (Task.STVG.value, Task.SVG.value, Task.TVG.value, Task.REC.value, NO_MATCH)
+_CLIP_METRICS: dict[str, Sequence[Metric]] = {
+    "REC": (
+        MeanMetric("Acc@0.5", "IoU", transform=reaching(0.5)),
+        MeanMetric("Acc@0.5, never no match", "forced IoU", transform=reaching(0.5)),
+    ),
+    "STVG": (
+        MeanMetric("m_vIoU", "vIoU"),
+        MeanMetric("m_vIoU, never no match", "forced vIoU"),
+        MeanMetric("m_tIoU", "tIoU"),
+    ),
+    "SVG": (MeanMetric("m_sIoU", "sIoU"),),
+    "TVG": (
+        MeanMetric("R1@0.5", "tIoU", transform=above(0.5)),
+        MeanMetric("R1@0.5, never no match", "forced tIoU", transform=above(0.5)),
+    ),
+    NO_MATCH: (MeanMetric("accuracy", "accuracy"),),
+}
+_ALL_METRICS: Sequence[Metric] = (
+    FALSE_NO_MATCH,
+    AurocMetric("AUROC of P(match)", "match", negatives="match_without"),
+)
+_STREAM_METRICS = (
+    "final vIoU",
+    "final tIoU",
+    "final id switches",
+    "detection delay p50",
+    "missed events",
+    "false events",
+    "false events, no match",
+    "answered though nothing matches",
+    "missed, complete event",
+    "AUROC of P(match)",
+    "AUROC of P(match), something else happens",
+    "missed, object visible",
+)
+
+
+def score_clips(
+    clips: Iterable[ClipQuestions], backend: Backend, tokenizer: Tokenizer
+) -> list[Case]:
+    """Ask the questions of clips and return their cases.
+
+    A question that is answered "no match" though something matches is asked again without that
+    option; keys of its scores then begin with "forced".
+    """
+    window = ClipWindow(backend, tokenizer)
+    cases = []
+    for clip in clips:
+        window.load(clip.frames)
+        cases += [_ask(window, clip, question) for question in clip.questions]
+    return cases
+
+
+def _ask(window: ClipWindow, clip: ClipQuestions, question: ClipQuestion) -> Case:
+    grounding = window.ask(question.query, question.frame)
+    answer, expected = grounding.answer, question.expected
+    values = score(answer, expected, question.attributes)
+    if not expected.no_match:
+        if answer.no_match:
+            answer = window.ask(question.query, question.frame, NEVER).answer
+        forced = score(answer, expected, question.attributes)
+        values |= {f"forced {key}": value for key, value in forced.items()}
+    probability = grounding.match_probability
+    key = "match_without" if expected.no_match else "match"
+    samples = {} if probability is None else {key: (probability,)}
+    name = NO_MATCH if expected.no_match else expected.task.value
+    source = f"clip {clip.index}"
+    return Case(question.query.id, source, name, question.query.text, values, samples=samples)
+
+
+def clip_rows(cases: Sequence[Case]) -> list[MetricRow]:
+    """Return the figures of clips: by category, then of all questions."""
+    rows = []
+    for name, metrics in _CLIP_METRICS.items():
+        rows += rows_of(name, metrics, [case for case in cases if case.task == name])
+    return rows + rows_of("all", _ALL_METRICS, cases)
+
+
+def record_streams(
+    count: int,
+    queries: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    duration: float = 40.0,
+    on_recorded: Callable[[int], None] = lambda recorded: None,
+) -> list[Path]:
+    """Record videos as annotated bags, each with standing queries as ``sample_queries`` does.
+
+    Args:
+        count: Number of videos.
+        queries: Number of queries of each.
+        folder: The folder to record them in.
+        seed: Of the first one; the others have the next ones.
+        duration: Of a video in seconds.
+        on_recorded: Called with 1 after each one.
+
+    Returns:
+        The bags.
+    """
+    bags = []
+    for number in range(seed, seed + count):
+        video = make_video(number, duration=duration)
+        chosen = sample_queries(video, queries, np.random.default_rng([number, 2]))
+        bags.append(folder / f"{number:04}")
+        write_bag(video, bags[-1], queries=chosen)
+        on_recorded(1)
+    return bags
+
+
+def score_streams(
+    bags: Sequence[Path],
+    backend: Backend,
+    tokenizer: Tokenizer,
+    *,
+    no_match_threshold: float = GrounderConfig.no_match_threshold,
+    on_scored: Callable[[int], None] = lambda scored: None,
+) -> list[Case]:
+    """Replay recorded streams offline and return the case of each standing query."""
+    config = GrounderConfig(StreamConfig(history=HISTORY), no_match_threshold=no_match_threshold)
+    cases: list[Case] = []
+    for job in bag_jobs(bags, (), BagJob("", Path(), Path(), config=config)):
+        cases += evaluate_bag(job, backend, tokenizer).cases
+        on_scored(1)
+    return cases
+
+
+def stream_rows(cases: Sequence[Case]) -> list[MetricRow]:
+    """Return the figures of streams: of events, followed objects and events that never happen."""
+    metrics = [metric for metric in STREAM_METRICS if metric.name in _STREAM_METRICS]
+    rows = []
+    for name, title in (
+        (Task.STVG.value, "events"),
+        (Task.REC.value, "followed"),
+        (NO_MATCH, "never"),
+    ):
+        rows += rows_of(title, metrics, [case for case in cases if case.task == name])
+    pooled = [replace(case, task="windows") for case in cases if case.task != Task.REC.value]
+    windows = [m for m in metrics if m.name.startswith(("AUROC", "answered though", "missed, c"))]
+    return [row for row in rows if not row.metric.startswith("AUROC")] + rows_of(
+        "windows", windows, pooled
+    )
