@@ -51,6 +51,16 @@ def decisive_edges(boxes: Sequence[tuple[int | None, Box]]) -> np.ndarray:
     return decisive
 
 
+def moving_boxes(boxes: Sequence[tuple[int | None, Box]]) -> np.ndarray:
+    """Mask the boxes of a tube that are far from the previous or the next one, bool [n].
+
+    Far is as in ``decisive_edges``.
+    """
+    far = decisive_edges(boxes)
+    far[:1] = False
+    return far | np.append(far[1:], False)[: len(far)]
+
+
 def decision_times(
     ids: np.ndarray, answer: np.ndarray, task: Task, config: ModelConfig
 ) -> np.ndarray:
@@ -64,9 +74,11 @@ def attention_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the tokens of an answer to ``sample`` that have attention targets, and the targets.
 
-    The targets of a left edge are the visual tokens of its box, those of a time the visual tokens
-    of the tube. The first word decides whether anything matches; its targets are the visual tokens
-    of the described object in every frame, whether or not the answer is "no match".
+    The targets of a left edge are the visual tokens of its box. While the object moves fast, these
+    are the fast tokens only: a slow token shows it in several frames, and would give the box of a
+    neighbor of the frame in question. The targets of a time are the visual tokens of the tube. The
+    first word decides whether anything matches; its targets are the visual tokens of the described
+    object in every frame, whether or not the answer is "no match".
 
     Args:
         ids: Token ids, int64 [n].
@@ -79,10 +91,15 @@ def attention_targets(
     """
     modality = sample.task.modality
     boxes = [*sample.answer.boxes, *((sample.frame, box) for _, box in sample.answer.phrases)]
-    targets = [box_tokens(frame, box, modality, config) for frame, box in boxes]
+    shown = [box_tokens(frame, box, modality, config) for frame, box in boxes]
+    targets = [target.copy() for target in shown]
+    if modality is Modality.VIDEO:
+        for target, is_moving in zip(targets, moving_boxes(boxes)):
+            if is_moving:
+                target[config.num_fast_tokens :] = False
     positions = np.flatnonzero(left_edges(ids, answer, config))
     assert len(positions) == len(targets), "an answer whose boxes are not the sample's"
-    tube = [box_tokens(frame, box, modality, config) for frame, box in sample.tube] or targets
+    tube = [box_tokens(frame, box, modality, config) for frame, box in sample.tube] or shown
     if tube and modality is Modality.VIDEO:
         times = np.flatnonzero(decision_times(ids, answer, sample.task, config))
         positions = np.concatenate([positions, times])

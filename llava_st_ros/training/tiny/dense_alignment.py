@@ -204,15 +204,16 @@ class DenseBatches:
 
 
 class DenseStep(nn.Module):
-    """Trains vision tower, projector, word embeddings, coordinate tables and the heads."""
+    """Trains vision tower, projector and the heads, and with ``words`` the embeddings of words and
+    coordinates."""
 
-    def __init__(self, model: LlavaST, heads: DenseHeads) -> None:
+    def __init__(self, model: LlavaST, heads: DenseHeads, *, words: bool = True) -> None:
         super().__init__()
         self.model, self.heads = model, heads
-        trained = ("vision_tower", "mm_projector", "embed_tokens")
+        trained = ("vision_tower", "mm_projector", *(("embed_tokens",) if words else ()))
         train_only(model, *(model.model.get_submodule(name) for name in trained))
         for table in coordinate_tables(model):
-            table.requires_grad_(True)
+            table.requires_grad_(words)
 
     def forward(self, batch: DenseBatch) -> LossTerms:
         """Return ``attribute_loss`` (cross-entropy), ``box_loss`` (two-hot), and logged metrics."""

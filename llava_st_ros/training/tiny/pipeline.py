@@ -88,10 +88,18 @@ class _AlignmentStage:
         check_batch(self.batch, self.clips)
 
 
+@dataclass(frozen=True)
 class DenseStage(_AlignmentStage):
-    """The settings of dense alignment; its examples are frames."""
+    """The settings of dense alignment; its examples are frames.
+
+    Attributes:
+        words: Whether word embeddings and coordinate tables are trained too. Without them, a tower
+            is adapted to other footage and the decoder still knows its tokens.
+    """
 
     kind: ClassVar[str] = "dense_alignment"
+
+    words: bool = True
 
 
 class PackerStage(_AlignmentStage):
@@ -392,7 +400,7 @@ class _StageTrainer:
         batches = DenseBatches(
             store, config, OBJECT_VOCABULARY, stage.batch, seed, self.shard, self.grow
         )
-        return DenseStep(self.model, heads), batches
+        return DenseStep(self.model, heads, words=stage.words), batches
 
     def _prepare_packers(self, store: ClipStore, stage: PackerStage, seed: int) -> PreparedStage:
         config = self.model.config

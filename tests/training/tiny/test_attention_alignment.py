@@ -77,6 +77,21 @@ def video(task: Task, answer: Answer, **more: object) -> Sample:
     return Sample(task, "the ball", None, None, None, answer, **more)  # type: ignore[arg-type]
 
 
+def test_boxes_of_a_slow_object_are_shown_by_slow_tokens_too(stream_tokenizer: Tokenizer) -> None:
+    near = Box(0.2, 0.15, 0.4, 0.24)
+    tube = ((6, BOX), (7, near), (8, Box(0.8, 0.1, 0.9, 0.2)))
+    found = found_targets(
+        video(Task.STVG, Answer(Task.STVG, span=(6, 8), boxes=tube)), stream_tokenizer
+    )
+    by_token = [targets for text, targets in found if text.startswith("<WIDTH")]
+    # The last step is far: both of its boxes count as moving.
+    assert by_token == [
+        [fast(6, 0, 0), slow(1, 0, 1)],
+        [fast(7, 0, 0)],
+        [fast(8, 0, 1)],
+    ]
+
+
 def test_box_in_an_image_is_shown_by_the_patches_it_covers(stream_tokenizer: Tokenizer) -> None:
     config = stream_config(stream_tokenizer)
     assert np.flatnonzero(box_tokens(None, BOX, Modality.IMAGE, config)).tolist() == [9, 10]
@@ -104,8 +119,9 @@ def test_targets_of_times_are_the_tube_and_of_boxes_their_frame(
         # Both ends of the span; the times of the boxes follow from it.
         ("<TEMP-006>", tube),
         ("<TEMP-007>", tube),
-        ("<WIDTH-015>", first),
-        ("<WIDTH-059>", second),
+        # The ball is fast: a slow token shows both frames.
+        ("<WIDTH-015>", first[:1]),
+        ("<WIDTH-059>", second[:1]),
     ]
 
 

@@ -108,6 +108,24 @@ def test_stage_trains_with_fast_matmul(
     assert seen == ["medium"]
 
 
+def test_dense_alignment_without_words_leaves_what_the_decoder_knows(
+    tmp_path: Path, data: Path
+) -> None:
+    settings = copy.deepcopy(SETTINGS)
+    dense = {**settings["stages"]["dense_alignment"], "words": False}
+    settings["stages"] = {"dense_alignment": dense}
+    for name in ("short", "long"):
+        (tmp_path / name).mkdir()
+    first = train(
+        tmp_path / "short", data, {**settings, "stages": {"dense_alignment": {**dense, "steps": 1}}}
+    )
+    second = train(tmp_path / "long", data, settings)
+    before, after = (load_file(work / "dense_alignment.safetensors") for work in (first, second))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    parts = {".".join(name.split(".")[:2]) for name in changed}
+    assert parts == {"model.vision_tower", "model.mm_projector"}
+
+
 def test_run_resumes_after_its_last_finished_stage(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
