@@ -215,6 +215,11 @@ def sample_script(
     return script, initial_states
 
 
+def can_be_subject(kind: EventKind, shape: str) -> bool:
+    """Whether objects of a shape can be the subject of an event of the kind."""
+    return shape in _SHAPES.get(kind, (shape,))
+
+
 def state_after(kind: EventKind) -> str:
     """Return the state of the subject of an event when it is over.
 
@@ -256,7 +261,7 @@ def sample_video_event(
             if likeness > _AGAIN:
                 subject = _lookalike(rng, objects, subject)
         before = _BEFORE.get(kind, "table")
-        fits = objects[subject].shape in _SHAPES.get(kind, (objects[subject].shape,))
+        fits = can_be_subject(kind, objects[subject].shape)
         if kind is EventKind.STOPS or not fits or states[subject] != before:
             continue
         others = [i for i, state in enumerate(states) if i != subject and state == "table"]
@@ -273,7 +278,7 @@ def _is_possible(
     """Whether an event can follow ``script``; ``state`` is the subject's, None if still open."""
     if any(s.kind is kind and s.subject == subject for s in script):
         return False
-    if shape not in _SHAPES.get(kind, (shape,)):
+    if not can_be_subject(kind, shape):
         return False
     before = _BEFORE.get(kind, "table")
     return state in (None, before) and not (before == "moving" and script)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llava_st_ros.simulation.descriptions import (
@@ -24,6 +26,14 @@ _ATTEMPTS = 12
 def absent_event_text(
     clip: SimulatedClip, rng: np.random.Generator, *, existing_share: float = 0.6
 ) -> str | None:
+    """Sample a text about an event that does not happen in the clip; see ``absent_event``."""
+    found = absent_event(clip, rng, existing_share=existing_share)
+    return None if found is None else found[0]
+
+
+def absent_event(
+    clip: SimulatedClip, rng: np.random.Generator, *, existing_share: float = 0.6
+) -> tuple[str, Description] | None:
     """Sample a text about an event that does not happen in the clip, None if none was found.
 
     Args:
@@ -31,6 +41,9 @@ def absent_event_text(
         rng: The random generator.
         existing_share: Share of texts that are about an object of the clip, which does something
             else or nothing.
+
+    Returns:
+        The text, and its description of the subject.
     """
     kinds = tuple(EventKind)
     for _ in range(_ATTEMPTS):
@@ -53,8 +66,14 @@ def absent_event_text(
         landmark_name = landmarks[int(rng.integers(len(landmarks)))].name
         predicate = choices[int(rng.integers(len(choices)))].replace("@", landmark_name)
         conjunction = "that " if rng.random() < 0.3 else ""
-        return f"the {subject.sample_phrase(rng)} {conjunction}{predicate}"
+        return f"the {subject.sample_phrase(rng)} {conjunction}{predicate}", subject
     return None
+
+
+def described_object(description: Description, objects: Sequence[SimulatedObject]) -> int | None:
+    """Return the index of the only object that a description matches, None if there is none."""
+    matching = [i for i, item in enumerate(objects) if description.matches(item)]
+    return matching[0] if len(matching) == 1 else None
 
 
 def absent_object_text(visible: VisibleObjects, rng: np.random.Generator) -> str | None:

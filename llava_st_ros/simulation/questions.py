@@ -8,9 +8,10 @@ import numpy as np
 
 from llava_st_ros.records import Answer, Box, Task
 from llava_st_ros.simulation.negatives import (
-    absent_event_text,
+    absent_event,
     absent_name_text,
     absent_object_text,
+    described_object,
 )
 from llava_st_ros.simulation.phrasing import (
     all_texts,
@@ -183,12 +184,30 @@ def _no_match_samples(clip: SimulatedClip, rng: np.random.Generator) -> list[Sam
     samples = []
     for task in (Task.STVG, Task.TVG, Task.SVG):
         by_name = task is Task.SVG and rng.random() < 0.3
-        text = absent_name_text(clip.objects, rng) if by_name else absent_event_text(clip, rng)
-        if text is None:
-            continue
-        span = some_span(clip, rng) if task is Task.SVG else None
-        samples.append(Sample(task, text, span, None, None, Answer(task, no_match=True)))
+        text, subject = absent_name_text(clip.objects, rng) if by_name else None, None
+        found = None if by_name else absent_event(clip, rng)
+        if found is not None:
+            text, subject = found[0], described_object(found[1], clip.objects)
+        if text is not None:
+            samples.append(no_match_sample(clip, task, text, subject, rng))
     return samples
+
+
+def no_match_sample(
+    clip: SimulatedClip, task: Task, text: str, subject: int | None, rng: np.random.Generator
+) -> Sample:
+    """Return a question of one of ``EVENT_TASKS`` without a match.
+
+    Args:
+        clip: The clip.
+        task: The task.
+        text: The text.
+        subject: The object that the text describes, None if there is no such object.
+        rng: The random generator.
+    """
+    span = some_span(clip, rng) if task is Task.SVG else None
+    boxes = () if subject is None else visible_boxes(clip, subject)
+    return Sample(task, text, span, None, None, Answer(task, no_match=True), subject=boxes)
 
 
 def some_span(clip: SimulatedClip, rng: np.random.Generator) -> tuple[float, float]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llava_st_ros.records import Answer, Task
 from llava_st_ros.simulation.descriptions import (
     OBJECT,
     Description,
@@ -22,8 +21,8 @@ from llava_st_ros.simulation.descriptions import (
     distinguishing_descriptions,
     sample_description,
 )
-from llava_st_ros.simulation.events import EventKind, SimulatedEvent
-from llava_st_ros.simulation.negatives import mix_attributes
+from llava_st_ros.simulation.events import EventKind, SimulatedEvent, can_be_subject
+from llava_st_ros.simulation.negatives import described_object, mix_attributes
 from llava_st_ros.simulation.phrasing import (
     BEHIND,
     PREDICATES,
@@ -37,8 +36,7 @@ from llava_st_ros.simulation.questions import (
     Sample,
     event_sample,
     event_samples,
-    some_span,
-    visible_boxes,
+    no_match_sample,
 )
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES
 from llava_st_ros.simulation.simulator import SimulatedClip
@@ -51,7 +49,11 @@ from llava_st_ros.simulation.worlds import HELD_OUT
 # video does not do. nothing: an object that is not in the video.
 NO_MATCH_KINDS = ("other_time", "other_subject", "other_predicate", "nothing")
 _ATTEMPTS = 10
-_BEHIND_SHARE = 0.3  # of texts about rolling objects
+# Probability of a text about what a shape never does, such as a ball that is pushed. It is low,
+# because the words alone tell that nothing matches.
+_IMPOSSIBLE_SHARE = 0.1
+_OF_VIDEO_SHARE = 0.7  # probability that a kind is that of an event of the video
+_BEHIND_SHARE = 0.03  # of texts about rolling objects; few do pass behind another in a video
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def window_no_match_samples(
         described = _SAMPLERS[name](window, rng)
         if described is not None:
             task = EVENT_TASKS[int(rng.integers(len(EVENT_TASKS)))]
-            samples.append(_no_match_sample(window.clip, task, described, rng))
+            samples.append(
+                no_match_sample(window.clip, task, described.text, described.subject, rng)
+            )
     return samples
 
 
@@ -96,19 +100,10 @@ def window_pairs(window: VideoWindow, rng: np.random.Generator) -> list[tuple[Sa
     """Return, for each event, a question with an answer and one without that differ in a word."""
     pairs = []
     for event in window.clip.events:
-        pair = _pair(window.clip, event, rng)
+        pair = _pair(window, event, rng)
         if pair is not None:
             pairs.append(pair)
     return pairs
-
-
-def _no_match_sample(
-    clip: SimulatedClip, task: Task, described: Described, rng: np.random.Generator
-) -> Sample:
-    span = some_span(clip, rng) if task is Task.SVG else None
-    subject = () if described.subject is None else visible_boxes(clip, described.subject)
-    answer = Answer(task, no_match=True)
-    return Sample(task, described.text, span, None, None, answer, subject=subject)
 
 
 def _other_time(window: VideoWindow, rng: np.random.Generator) -> Described | None:
@@ -129,19 +124,20 @@ def _other_subject(window: VideoWindow, rng: np.random.Generator) -> Described |
 
 
 def _other_predicate(window: VideoWindow, rng: np.random.Generator) -> Described | None:
-    clip, kinds = window.clip, tuple(EventKind)
+    clip = window.clip
     subject = int(rng.integers(len(clip.objects)))
     if clip.events and rng.random() < 0.6:
         subject = clip.events[int(rng.integers(len(clip.events)))].subject
-    return _imagined(clip, kinds[int(rng.integers(len(kinds)))], subject, None, rng)
+    return _imagined(clip, _sample_kind(window, rng), subject, None, rng)
 
 
 def _nothing(window: VideoWindow, rng: np.random.Generator) -> Described | None:
-    clip, kinds = window.clip, tuple(EventKind)
-    kind = kinds[int(rng.integers(len(kinds)))]
+    clip = window.clip
+    kind = _sample_kind(window, rng)
     for _ in range(_ATTEMPTS):
         description = mix_attributes(clip.objects, rng)
-        if not any(description.matches(item) for item in clip.objects):
+        possible = _is_likely(kind, description.shape, rng)
+        if possible and not any(description.matches(item) for item in clip.objects):
             conjunction = "that " if rng.random() < 0.3 else ""
             words = description.sample_phrase(rng)
             predicate = _predicate(clip, kind, description, rng)
@@ -155,6 +151,19 @@ _SAMPLERS = {
     "other_predicate": _other_predicate,
     "nothing": _nothing,
 }
+
+
+def _sample_kind(window: VideoWindow, rng: np.random.Generator) -> EventKind:
+    """Sample a kind as often as it occurs, so that it does not tell whether anything matches."""
+    events = (*window.clip.visible_events, *window.absent)
+    if events and rng.random() < _OF_VIDEO_SHARE:
+        return events[int(rng.integers(len(events)))].kind
+    return tuple(EventKind)[int(rng.integers(len(EventKind)))]
+
+
+def _is_likely(kind: EventKind, shape: str | None, rng: np.random.Generator) -> bool:
+    possible = shape is None or can_be_subject(kind, shape)
+    return possible or rng.random() < _IMPOSSIBLE_SHARE
 
 
 def _imagined(
@@ -172,6 +181,8 @@ def _imagined(
     Returns:
         None if there are no such words.
     """
+    if not _is_likely(kind, clip.objects[subject].shape, rng):
+        return None
     others = [i for i in range(len(clip.objects)) if i != subject]
     needs_other = kind is EventKind.COLLIDES or (
         kind is EventKind.ROLLS and rng.random() < _BEHIND_SHARE
@@ -199,8 +210,9 @@ def _imagined(
 
 
 def _pair(
-    clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator
+    window: VideoWindow, event: SimulatedEvent, rng: np.random.Generator
 ) -> tuple[Sample, Sample] | None:
+    clip = window.clip
     item = clip.objects[event.subject]
     rivals = rival_subjects(clip, event)
     choices = [d for d in distinguishing_descriptions(item, rivals) if d != Description()]
@@ -213,7 +225,7 @@ def _pair(
     for _ in range(_ATTEMPTS):
         changed: tuple[dict[str, str], str, int | None] | None = None
         if rng.random() < 0.5:
-            other_predicate = _changed_predicate(clip, event, description, predicate, rng)
+            other_predicate = _changed_predicate(window, event, description, predicate, rng)
             if other_predicate is not None:
                 changed = words, other_predicate, event.subject
         else:
@@ -228,13 +240,13 @@ def _pair(
     text = f"the {' '.join(words.values())} {conjunction}{predicate}"
     other_text = f"the {' '.join(changed[0].values())} {conjunction}{changed[1]}"
     task = EVENT_TASKS[int(rng.integers(len(EVENT_TASKS)))]
-    no_match = _no_match_sample(clip, task, Described(other_text, changed[2]), rng)
+    no_match = no_match_sample(clip, task, other_text, changed[2], rng)
     answered = event_sample(clip, event, task, text)
     return answered, replace(no_match, span=answered.span)
 
 
 def _changed_predicate(
-    clip: SimulatedClip,
+    window: VideoWindow,
     event: SimulatedEvent,
     description: Description,
     predicate: str,
@@ -245,14 +257,17 @@ def _changed_predicate(
     Returns:
         None if the object may be seen to do what was sampled.
     """
+    clip = window.clip
     if event.kind is EventKind.COLLIDES and rng.random() < 0.3:
         assert event.other is not None
         involved = {clip.objects[event.other].name, clip.objects[event.subject].name}
         names = sorted({item.name for item in clip.objects} - involved)
         hit = clip.objects[event.other].name
         return predicate.replace(hit, names[int(rng.integers(len(names)))]) if names else None
-    kind = tuple(EventKind)[int(rng.integers(len(EventKind)))]
-    if kind is event.kind or _may_happen(clip, kind, description):
+    kind, shape = _sample_kind(window, rng), clip.objects[event.subject].shape
+    if kind is event.kind or not _is_likely(kind, shape, rng):
+        return None
+    if _may_happen(clip, kind, description):
         return None
     return _predicate(clip, kind, description, rng)
 
@@ -278,10 +293,9 @@ def _changed_attribute(
     changed = replace(description, **{name: value})
     if changed == description or (changed.color, changed.shape) in HELD_OUT:
         return None
-    if _may_happen(clip, kind, changed):
+    if _may_happen(clip, kind, changed) or not _is_likely(kind, changed.shape, rng):
         return None
-    matching = [i for i, item in enumerate(clip.objects) if changed.matches(item)]
-    subject = matching[0] if len(matching) == 1 else None
+    subject = described_object(changed, clip.objects)
     return {**words, name: choose_synonym(value, rng)}, subject
 
 
