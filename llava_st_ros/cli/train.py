@@ -7,8 +7,18 @@ import argparse
 from llava_st_ros.cli.actions import add_actions
 from llava_st_ros.cli.extras import requires_extra
 
-HELP = "render simulated clips, train, fine-tune, merge and calibrate checkpoints"
-ACTIONS = ("simulate", "run", "finetune", "merge", "calibrate", "curves", "ablate")
+HELP = "render simulated clips, train, fine-tune, carry runs, merge and calibrate checkpoints"
+ACTIONS = (
+    "simulate",
+    "run",
+    "finetune",
+    "merge",
+    "pack",
+    "unpack",
+    "calibrate",
+    "curves",
+    "ablate",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -223,6 +223,16 @@ class ClipStore:
         frames, row = self._frames[index]
         return frames[row]
 
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        """A short hash of each clip's seed, objects and events, which renderers hardly affect."""
+        return tuple(
+            hashlib.sha256(
+                json.dumps([record["seed"], record["objects"], record["events"]]).encode()
+            ).hexdigest()[:8]
+            for record in self._records
+        )
+
     def source(self, index: int) -> str:
         """Return a clip's shard and row, for example "train-000050:17"."""
         return self._sources[index]

@@ -147,6 +147,11 @@ def discard(folder: Path, stage: str) -> None:
         shutil.rmtree(path)
 
 
+def newest(folder: Path, stage: str) -> Path | None:
+    """Return the folder of a stage's last state; None if nothing was saved."""
+    return next(iter(_states(folder, stage)), None)
+
+
 def _states(folder: Path, stage: str) -> list[Path]:
     """The folders of a stage's states, the latest first."""
     pattern = re.compile(re.escape(stage) + r"-\d{7,}")

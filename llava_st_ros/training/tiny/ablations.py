@@ -192,6 +192,7 @@ def _train(variant: Variant, settings: Mapping[str, Any], data: Path, folder: Pa
 
 def _link_shared(shared: Path, folder: Path, stages: Mapping[str, Any]) -> None:
     """Link the shared stages' weights and vision features, as if they were made in ``folder``."""
-    for name in [*(f"{stage}.safetensors" for stage in stages), "vision_features.npy"]:
-        if (shared / name).exists() and not (folder / name).exists():
-            os.link(shared / name, folder / name)
+    weights = [shared / f"{stage}.safetensors" for stage in stages]
+    for file in [*weights, *shared.glob("vision_features-*.npy")]:
+        if file.exists() and not (folder / file.name).exists():
+            os.link(file, folder / file.name)

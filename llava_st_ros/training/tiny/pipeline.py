@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,10 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llava_st_ros.atomic_files import atomic_file, write_text
+from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
-from llava_st_ros.errors import CheckpointError, ConfigError, DataError
-from llava_st_ros.files.array_files import map_array
+from llava_st_ros.errors import CheckpointError, ConfigError
 from llava_st_ros.files.checksums import UNSEALED, seal
-from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.schema import build
 from llava_st_ros.files.tensor_file import read_tensors
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
@@ -53,19 +50,23 @@ from llava_st_ros.training.tiny.event_alignment import EventHeads
 from llava_st_ros.training.tiny.initialize import initialize
 from llava_st_ros.training.tiny.matmul_precision import fast_matmul
 from llava_st_ros.training.tiny.packer_alignment import PackerBatches, PackerHeads, PackerStep
+from llava_st_ros.training.tiny.provenance import claim_work_folder, clips_provenance
 from llava_st_ros.training.tiny.settings import VIDEOS_FOLDER, read_settings
 from llava_st_ros.training.tiny.stages import (
     ConversationBatches,
     ConversationStage,
     ConversationStep,
     VisualData,
-    cache_vision_features,
     check_batch,
     count_parameters,
 )
 from llava_st_ros.training.tiny.variants import PAPER, Variant
+from llava_st_ros.training.tiny.vision_features import (
+    compute_features,
+    features_file,
+    open_features,
+)
 
-PROVENANCE_FILE = "made_from.json"
 OBJECT_VOCABULARY = ObjectVocabulary(tuple(COLORS), tuple(SHAPES), tuple(SIZES))
 
 
@@ -161,8 +162,8 @@ def train(
         "seed": settings["seed"],
         "model": settings["model"],
         "tokenizer": tokenizer.digest,
-        "clips": store.digest,
-        "videos": None if videos is None else videos.digest,
+        **clips_provenance("clips", store),
+        **clips_provenance("videos", videos),
     }
     config = model_config(settings["model"], tokenizer)
     weights = None if initial is None else load_initial(initial, config, tokenizer)
@@ -183,7 +184,10 @@ def train(
     trainer = _StageTrainer(
         model, store, videos, tokenizer, work, accelerator, variant, budget, grow
     )
+    finished = trainer.finished(list(stages))
     for number, (name, (loop_config, stage)) in enumerate(stages.items()):
+        if name in finished[:-1]:
+            continue  # the weights of a later stage contain its result
         seed = settings["seed"] + number
         loop_config = dataclasses.replace(loop_config, seed=seed, workers=workers)
         trainer.run(name, stage, loop_config.grown(grow))
@@ -219,25 +223,6 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def claim_work_folder(work: Path, provenance: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """Record what a work folder is made from, or compare it with the record there.
-
-    Raises:
-        ConfigError: They differ, so the folder's weights and features do not fit.
-    """
-    path = work / PROVENANCE_FILE
-    if accelerator.is_main_process and not path.exists():
-        write_text(path, json.dumps(provenance, indent=1) + "\n")
-    accelerator.wait_for_everyone()
-    recorded = read_json(path, ConfigError, "use another work folder")
-    changed = [name for name, value in provenance.items() if recorded.get(name) != value]
-    if changed:
-        raise ConfigError(
-            f"{work} was started with other settings ({', '.join(changed)})",
-            "restore them, or use another work folder",
-        )
 
 
 def read_stage(name: str, values: Mapping[str, Any]) -> tuple[loop.LoopConfig, Stage]:
@@ -333,13 +318,23 @@ class _StageTrainer:
         self.tokenizer, self.work = tokenizer, work
         self.accelerator, self.variant = accelerator, variant
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
-        self._features_file = work / "vision_features.npy"
-        self._video_features_file = work / "video_features.npy"
         self._event_heads: Path | None = None  # of the last stage that trained them
+
+    def finished(self, names: list[str]) -> list[str]:
+        """Return the stages up to the last one whose weights are stored.
+
+        The event heads of the last of them that trained some are used from here on.
+        """
+        stored = [i for i, name in enumerate(names) if self._weights_file(name).exists()]
+        done = names[: max(stored, default=-1) + 1]
+        for name in done:
+            if self._event_heads_file(name).exists():
+                self._event_heads = self._event_heads_file(name)
+        return done
 
     def run(self, name: str, stage: Stage, config: loop.LoopConfig) -> None:
         """Train a stage, or load its weights if it is finished."""
-        weights = self.work / f"{name}.safetensors"
+        weights = self._weights_file(name)
         if weights.exists():
             self.accelerator.print(f"{name}: done before, read from {weights}")
             again = "delete it to train the stage again"
@@ -392,10 +387,6 @@ class _StageTrainer:
 
     def _prepare_dense(self, store: ClipStore, stage: DenseStage, seed: int) -> PreparedStage:
         config = self.model.config
-        if self.accelerator.is_main_process:
-            # This stage trains the vision tower, so its stored features become outdated.
-            self._features_file.unlink(missing_ok=True)
-            self._video_features_file.unlink(missing_ok=True)
         heads = DenseHeads(config, OBJECT_VOCABULARY, self.tokenizer.encode)
         batches = DenseBatches(
             store, config, OBJECT_VOCABULARY, stage.batch, seed, self.shard, self.grow
@@ -407,7 +398,7 @@ class _StageTrainer:
         heads = PackerHeads(config, self.tokenizer.encode)
         batches = PackerBatches(
             store,
-            self._features(self.store, self._features_file),
+            self._features(self.store, "vision_features"),
             config,
             stage.batch,
             seed,
@@ -422,7 +413,7 @@ class _StageTrainer:
         config = self.model.config
         builder = PromptBuilder(self.tokenizer, config)
         encoder = ConversationEncoder(builder, config, Lanes(stage.lanes, stage.lane_tokens))
-        clips = VisualData(store, self._features(self.store, self._features_file))
+        clips = VisualData(store, self._features(self.store, "vision_features"))
         videos = None
         if stage.window_share:
             if self.videos is None:
@@ -430,7 +421,7 @@ class _StageTrainer:
                     "a stage has a window_share, but the training YAML has no videos",
                     "set data: videos, then run llava-st train simulate",
                 )
-            features = self._features(self.videos, self._video_features_file)
+            features = self._features(self.videos, "video_features")
             videos = VisualData(self.videos, features)
         batches = ConversationBatches(clips, videos, encoder, stage, seed, self.shard, self.grow)
         heads = EventHeads(config)
@@ -456,18 +447,24 @@ class _StageTrainer:
             )
         module.load_state_dict(state)
 
+    def _weights_file(self, name: str) -> Path:
+        return self.work / f"{name}.safetensors"
+
     def _event_heads_file(self, name: str) -> Path:
         return self.work / f"{name}.heads.safetensors"
 
-    def _features(self, store: ClipStore, path: Path) -> np.ndarray:
+    def _features(self, store: ClipStore, name: str) -> np.ndarray:
         """The vision features of clips or videos, float16 [clips, F, N, Dv].
 
         The main process computes them once: the vision tower is frozen after dense alignment.
         """
+        path = features_file(self.work, name, self.model, store)
         if not path.exists() and self.accelerator.is_main_process:
-            cache_vision_features(self.model, store, path)
+            # One of several processes may not leave the others waiting.
+            budget = self.budget if self.accelerator.num_processes == 1 else None
+            compute_features(self.model, store, path, budget)
         self.accelerator.wait_for_everyone()
-        return map_array(path, DataError, "delete it to compute it again")
+        return open_features(path)
 
 
 def _save_sealed(module: nn.Module, path: Path) -> None:

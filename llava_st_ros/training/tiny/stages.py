@@ -18,16 +18,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from llava_st_ros.atomic_files import atomic_file
-from llava_st_ros.backends.preprocessing import preprocess
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Modality, Task
@@ -186,22 +182,6 @@ class ConversationBatch:
     @property
     def modality(self) -> Modality:
         return Modality.IMAGE if self.features.ndim == 3 else Modality.VIDEO
-
-
-def cache_vision_features(model: LlavaST, store: ClipStore, path: Path, batch: int = 5) -> None:
-    """Write the frozen tower's output for every frame of the store, float16 [clips, F, N, Dv]."""
-    config, device = model.config, next(model.parameters()).device
-    shape = (len(store), len(store.frames(0)), config.tokens_per_frame, config.vision.hidden_size)
-    with atomic_file(path) as part:
-        cache = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-        for first in tqdm(range(0, len(store), batch), desc="vision features"):
-            clips = range(first, min(first + batch, len(store)))
-            images = [image for clip in clips for image in store.frames(clip)]
-            pixels = torch.from_numpy(np.stack([preprocess(i, config.image_size) for i in images]))
-            with torch.inference_mode():
-                features = model.vision_features(pixels.to(device)).half().cpu()
-            cache[first : first + len(clips)] = features.numpy().reshape(len(clips), *shape[1:])
-        cache.flush()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,11 @@ from llava_st_ros.training.tiny.stages import (
     ConversationStage,
     ConversationStep,
     VisualData,
-    cache_vision_features,
+)
+from llava_st_ros.training.tiny.vision_features import (
+    compute_features,
+    features_file,
+    open_features,
 )
 from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
 
@@ -43,8 +47,9 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module
     config = pipeline.model_config(SETTINGS["model"], tokenizer)
     torch.manual_seed(0)
     model = LlavaST(config)
-    cache_vision_features(model, store, folder / "features.npy")
-    features = pipeline.map_array(folder / "features.npy", pipeline.DataError)
+    path = features_file(folder, "features", model, store)
+    compute_features(model, store, path)
+    features = open_features(path)
     vocabulary = pipeline.OBJECT_VOCABULARY
     encoder = ConversationEncoder(PromptBuilder(tokenizer, config), config, Lanes(2, 60))
     stage = ConversationStage(
