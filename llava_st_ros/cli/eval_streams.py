@@ -31,8 +31,9 @@ from llava_st_ros.cli.stream_arguments import add_seconds_argument, stream_store
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.bag_evaluation import BagJob
     from llava_st_ros.evaluation.bag_run import BagWorker
+    from llava_st_ros.evaluation.setting_sweep import Variation
 
-THRESHOLDS_FILE = "thresholds.json"
+VARIATION_FILE = "variation.json"
 HELP = "evaluate standing queries on simulated streams"
 
 
@@ -57,12 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_grounding_arguments(parser)
     parser.add_argument(
-        "--thresholds",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="P",
-        help="compare these values of --no-match-threshold instead; the model runs once",
+        "--vary",
+        default="",
+        metavar="NAME=V,V",
+        help="compare values of a setting instead, e.g. no_match_threshold=0.5,0.2; the model runs "
+        "once",
     )
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep the recorded streams here for later runs"
@@ -79,14 +79,16 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
     from llava_st_ros.evaluation.bag_evaluation import BagJob
     from llava_st_ros.evaluation.bag_run import BagWorker, ModelSettings, bag_jobs
+    from llava_st_ros.evaluation.setting_sweep import Variation
     from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
 
     start = time.monotonic()
     check_counts(args, "n", "workers")
     split = StreamSplit(args.split, args.seconds, args.queries)
     settings = BagJob("", Path(), Path(), config=grounder_config(args), period=args.period)
-    for value in args.thresholds:
-        grounder_config(argparse.Namespace(**{**vars(args), "no_match_threshold": value}))
+    variation = Variation.parse(args.vary) if args.vary else None
+    if variation is not None:
+        variation.configs(settings.config)  # rejects a value before long work starts
     check_folders(args.store, args.out)
     model = args.model or default_model(args.backend, args.device)
     threads = threads_of_process(args.threads, args.workers)
@@ -95,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
         with _recording(args.n) as advance:
             bags = record_streams(split, args.n, store, args.workers, advance)
         jobs, worker = bag_jobs(bags, (), settings), BagWorker(answering)
-        if args.thresholds:
-            return _compare_thresholds(args, jobs, worker)
+        if variation is not None:
+            return _compare(args, jobs, worker, variation)
         return _evaluate(args, jobs, worker, start)
 
 
@@ -125,34 +127,34 @@ def _evaluate(
     return FAILED if failures_of(bag_run) else 0
 
 
-def _compare_thresholds(args: argparse.Namespace, jobs: Sequence[BagJob], worker: BagWorker) -> int:
-    """Print the figures of each threshold, and write them to --out."""
+def _compare(
+    args: argparse.Namespace, jobs: Sequence[BagJob], worker: BagWorker, variation: Variation
+) -> int:
+    """Print the figures of each value of a setting, and write them to --out."""
     from llava_st_ros.atomic_files import write_text
     from llava_st_ros.cli.figure_tables import name_of, number, text_table
     from llava_st_ros.cli.outputs import print_tables
     from llava_st_ros.evaluation.results import without_nan
+    from llava_st_ros.evaluation.setting_sweep import sweep_bags
     from llava_st_ros.evaluation.streams.headline import headline
-    from llava_st_ros.evaluation.threshold_sweep import sweep_thresholds
 
-    thresholds = tuple(dict.fromkeys(args.thresholds))
     with frame_progress(len(jobs)) as progress:
-        rows = sweep_thresholds(jobs, worker, thresholds, args.workers, progress.set_frames)
-    shown = {value: headline(rows[value]) for value in thresholds}
+        rows = sweep_bags(jobs, worker, variation, args.workers, progress.set_frames)
+    columns = [f"{value:g}" for value in variation.values]
     figures = {
-        f"{value:g}": {f"{row.task}/{row.metric}": row.value for row in of_value}
-        for value, of_value in rows.items()
+        value: {f"{row.task}/{row.metric}": row.value for row in of_value}
+        for value, of_value in zip(columns, rows)
     }
-    report = {"split": args.split, "streams": len(jobs), "no_match_thresholds": figures}
+    report = {"split": args.split, "streams": len(jobs), variation.name: figures}
     text = json.dumps(without_nan(report), indent=1)
     if args.out is not None:
-        write_text(args.out / THRESHOLDS_FILE, text + "\n")
-        print(f"wrote {args.out / THRESHOLDS_FILE}", file=sys.stderr)
+        write_text(args.out / VARIATION_FILE, text + "\n")
+        print(f"wrote {args.out / VARIATION_FILE}", file=sys.stderr)
     if args.json:
         print(text)
         return 0
-    columns = [f"{value:g}" for value in thresholds]
-    table = text_table(f"no_match_threshold on {len(jobs)} streams", ("", "figure"), columns)
-    for of_metric in zip(*shown.values()):
+    table = text_table(f"{variation.name} on {len(jobs)} streams", ("", "figure"), columns)
+    for of_metric in zip(*map(headline, rows)):
         first = of_metric[0]
         table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))
     print_tables(table)

@@ -13,11 +13,12 @@ from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.calibration import Calibration, MatchCalibration, ModalityCalibration
 from llava_st_ros.config import GrounderConfig, StreamConfig
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
 from llava_st_ros.evaluation.match_samples import STREAMS, clip_samples, stream_samples
 from llava_st_ros.evaluation.remembered_answers import RememberingRunner
+from llava_st_ros.evaluation.setting_sweep import Variation, sweep_bag
 from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
-from llava_st_ros.evaluation.threshold_sweep import sweep_bag
 from llava_st_ros.records import Modality
 
 pytestmark = pytest.mark.renderer
@@ -65,10 +66,10 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
     middle = no_match[len(no_match) // 2]  # some answers are "no match" at it and some are not
 
     backend.prefills = 0
-    swept = sweep_bag(job, backend, tokenizer, (middle, 1.0, 0.0))
+    configs = Variation("no_match_threshold", (middle, 1.0, 0.0)).configs(job.config)
+    swept = sweep_bag(job, backend, tokenizer, configs)
     once = backend.prefills
-    for value, cases in swept.items():
-        config = dataclasses.replace(job.config, no_match_threshold=value)
+    for config, cases in zip(configs, swept, strict=True):
         alone = evaluate_bag(dataclasses.replace(job, config=config), backend, tokenizer)
         for found, expected in zip(cases, alone.cases, strict=True):
             assert found.values == expected.values
@@ -76,8 +77,27 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
             assert found.samples == expected.samples
             assert found.predicted == expected.predicted
     assert backend.prefills == once * 4
-    with_answer = [case.predicted is not None and case.predicted.spans for case in swept[middle]]
+    with_answer = [case.predicted is not None and case.predicted.spans for case in swept[0]]
     assert any(with_answer) and not all(with_answer)
+
+
+def test_a_variation_names_a_setting_and_its_values() -> None:
+    found = Variation.parse("no_match_threshold=0.5,1,0.5")
+    assert found == Variation("no_match_threshold", (0.5, 1))
+    thresholds = [config.no_match_threshold for config in found.configs(GrounderConfig())]
+    assert thresholds == [0.5, 1]
+    for text, problem in (
+        ("no_match=0.5", "the settings are no_match_threshold"),
+        ("no_match_threshold", "not a setting with values"),
+        ("no_match_threshold=", "not a setting with values"),
+        ("no_match_threshold=0.5,", "no number"),
+        ("no_match_threshold=true", "expected a number"),
+        ("max_new_tokens=5", "the settings are"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            Variation.parse(text)
+    with pytest.raises(ConfigError, match=r"no_match_threshold is 1\.5"):
+        Variation.parse("no_match_threshold=1.5").configs(GrounderConfig())
 
 
 def test_samples_of_a_stream_are_the_models_own_probabilities(job, model) -> None:
