@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +14,7 @@ import numpy as np
 from llava_st_ros.errors import BackendError, ConfigError, DataError
 from llava_st_ros.evaluation.jobs.records import JobFailure, Progress, Work
 from llava_st_ros.evaluation.jobs.run import run_jobs
+from llava_st_ros.files.checksums import sha256_of
 from llava_st_ros.simulation.worlds import SPLITS
 
 _QUERIES_STREAM = 2  # of random numbers: a seed's queries do not depend on its video's numbers
@@ -56,13 +59,14 @@ class StreamSplit:
 
     @property
     def folder(self) -> str:
-        """The name of the folder of its bags, which differs for other streams or queries."""
-        from llava_st_ros.simulation.version import SIMULATOR_VERSION
+        """The name of the folder of its bags, which differs for other streams or queries.
 
+        It has a checksum of the simulator's sources: a change there may change any of them.
+        """
         low, high = self.seconds
         return (
             f"{self.split}-{low:g}to{high:g}s-{self.fps:g}fps-{self.size}px-{self.queries}queries-"
-            f"v{SIMULATOR_VERSION}"
+            f"{_sources_checksum()}"
         )
 
     def bag(self, store: Path, index: int) -> Path:
@@ -101,6 +105,14 @@ class StreamSplit:
                 part.rename(path)
         except OSError as error:
             raise DataError(f"cannot write {path}: {error}") from error
+
+
+@cache
+def _sources_checksum() -> str:
+    """Return eight hex digits of a checksum of the simulator's sources."""
+    folder = files("llava_st_ros.simulation")
+    assert isinstance(folder, Path)
+    return sha256_of(*sorted(folder.glob("*.py")))[:8]
 
 
 def record_streams(

@@ -20,6 +20,7 @@ HEADLINE: Sequence[tuple[str, str]] = (
     ("STVG", "detection delay p90"),
     ("STVG", "missed events"),
     ("REC", "final vIoU"),
+    ("REC", "ids per followed object"),
     ("REC", "missed, object visible"),
 )
 

@@ -8,6 +8,8 @@ final_*, live_*         of the boxes as last published, and as known at each fra
  .._hota, _deta, _assa  ``hota``
  .._idf1                ``idf1``
  .._id_switches         id switches, minutes in which the object is visible (``id_switches``)
+track_ids               of REC: ids of the tracks with a final box in a frame that shows an object,
+                        objects with such a track: at most as many as ids
 live_correct            object boxes with a live box of IoU >= 0.5, all object boxes
 detection_delay         seconds from the start of a span to its first claim (``claims``)
 missed_events           spans without a claim, spans
@@ -198,6 +200,10 @@ def _score_boxes(
         counts[f"{variant}_id_switches"] = id_switches(frames), _visible_minutes(truth, streams)
         if variant == "live":
             counts["live_correct"] = correct_boxes(frames)
+        elif truth.query.task is Task.REC:
+            ids = {track for frame in frames if frame.expected for track in frame.predicted}
+            if ids:
+                counts["track_ids"] = len(ids), min(len(ids), len(truth.objects))
 
 
 def _visible_minutes(truth: QueryTruth, streams: Sequence[QueryStream]) -> float:
@@ -373,6 +379,7 @@ def _overlap_metrics(variant: str) -> tuple[Metric, ...]:
 STREAM_METRICS: Sequence[Metric] = (
     *_overlap_metrics("final"),
     *_overlap_metrics("live"),
+    RatioMetric("ids per followed object", "track_ids", lower_is_better=True),
     RatioMetric("correct live track", "live_correct"),
     QuantileMetric("detection delay p50", "detection_delay", unit="s", lower_is_better=True),
     QuantileMetric(

@@ -242,6 +242,17 @@ def test_an_id_switch_while_the_object_is_visible() -> None:
     assert scores.values["live_idf1"] == pytest.approx(2 * 51 / 202)
 
 
+def test_ids_of_a_followed_object() -> None:
+    once, again = track(steady(0, 4)), track(steady(5, 10), 2)
+    ticks = published(4, tracks=[once]), published(10, tracks=[again])
+    assert score(VISIBLE, *ticks).counts["track_ids"] == (2, 1)
+    assert score(VISIBLE, ticks[0]).counts["track_ids"] == (1, 1)
+    gone = annotated((0, 4), task=Task.REC)  # the second track has no frame with the object
+    assert score(gone, *ticks).counts["track_ids"] == (1, 1)
+    assert "track_ids" not in score(gone, ticks[1]).counts
+    assert "track_ids" not in score(ROLLS, *ticks).counts
+
+
 def test_two_objects_need_two_tracks() -> None:
     truth = annotated((4, 6), boxes=[dict.fromkeys(STAMPS, A), dict.fromkeys(STAMPS, B)])
     one = track(steady(4, 6))
