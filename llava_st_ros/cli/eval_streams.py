@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
     with sigterm_interrupts(), stream_store(args.store) as store, requires_extra("evaluation"):
         with _recording(args.n) as advance:
-            bags = record_streams(split, args.n, store, args.workers, advance)
+            bags = record_streams(split, range(args.n), store, args.workers, advance)
         jobs, worker = bag_jobs(bags, (), settings), BagWorker(answering)
         if variation is not None:
             return _compare(args, jobs, worker, variation)

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_st_ros.cli.run_arguments import add_threads_argument, check_counts
+from llava_st_ros.cli.run_arguments import (
+    add_threads_argument,
+    add_workers_argument,
+    check_counts,
+    threads_of_process,
+)
 from llava_st_ros.cli.stream_arguments import add_seconds_argument, stream_store
 from llava_st_ros.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llava_st_ros.evaluation.match_samples import MatchSample
     from llava_st_ros.training.calibration.fit import Reliability
 
@@ -44,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_seconds_argument(parser)
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep clips and streams here for later runs"
+        "--store", type=Path, metavar="DIR", help="keep the recorded streams here for later runs"
     )
     parser.add_argument("--device", default="", help="device of the model (default cpu)")
+    add_workers_argument(parser)
     add_threads_argument(parser)
     parser.add_argument(
         "--diagram", type=Path, metavar="FILE.png", help="draw the reliability before and after"
@@ -59,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.training.calibration.diagram import draw_reliability
     from llava_st_ros.training.calibration.fit import fit_calibration, measure
 
-    check_counts(args, "clips", "streams", "threads")
+    check_counts(args, "clips", "streams", "workers")
     if args.diagram is not None and args.diagram.suffix.lower() != ".png":
         raise ConfigError(f"--diagram is {args.diagram}; expected a .png file")
     check_target(args.checkpoint, args.out)
     check_folders(args.store, args.out.parent)
     check_files(args.diagram)
-    samples = list(_samples(args))
+    samples = _samples(args)
     calibration, measured = fit_calibration(samples), measure(samples)
     write_calibrated(args.checkpoint, args.out, calibration)
     print_tables(_table(measured))
@@ -76,37 +80,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _samples(args: argparse.Namespace) -> Iterator[MatchSample]:
-    """Yield the samples of all splits, with a progress bar on stderr."""
+def _samples(args: argparse.Namespace) -> list[MatchSample]:
+    """Return the samples of all splits; a progress bar is on stderr."""
     from tqdm import tqdm
 
-    from llava_st_ros.annotations.annotation_file import annotation_path
-    from llava_st_ros.backends import load_backend
-    from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
-    from llava_st_ros.evaluation.bag_evaluation import BagJob
-    from llava_st_ros.evaluation.match_samples import clip_samples, stream_samples
-    from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
+    from llava_st_ros.evaluation.simulated_streams import StreamSplit
+    from llava_st_ros.training.calibration.samples import SampleSource, collect_samples
 
-    splits = [StreamSplit(name, args.seconds) for name in args.split]
-    backend, tokenizer = load_backend(
-        args.checkpoint, device=args.device, threads=args.threads or 0
-    )
-    config = GrounderConfig(stream=StreamConfig(history=HISTORY))
-    total = len(splits) * (args.clips + args.streams)
-    with (
-        stream_store(args.store) as store,
-        tqdm(total=total, desc="answering", file=sys.stderr, disable=None) as bar,
-    ):
-        for split in splits:
-            clips = range(args.clips)
-            for found in clip_samples(backend, tokenizer, split.split, clips, args.store):
-                yield from found
-                bar.update()
-            for index in range(args.streams):
-                bag = record_streams(split, index + 1, store)[index]
-                job = BagJob(f"{split.split} stream {index}", bag, annotation_path(bag), "", config)
-                yield from stream_samples(backend, tokenizer, job, job.name)
-                bar.update()
+    splits = tuple(StreamSplit(name, args.seconds) for name in dict.fromkeys(args.split))
+    threads = threads_of_process(args.threads, args.workers)
+    with stream_store(args.store) as store:
+        source = SampleSource(
+            args.checkpoint, splits, args.clips, args.streams, store, args.device, threads
+        )
+        with tqdm(total=source.total, desc="answering", file=sys.stderr, disable=None) as bar:
+            return collect_samples(source, args.workers, bar.update)
 
 
 def _table(measured: list[Reliability]) -> Any:

@@ -15,6 +15,7 @@ from llava_st_ros.annotations.records import GroundTruth
 from llava_st_ros.backends.base import Backend, BackendDescription
 from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.calibration import Calibration, log_odds
+from llava_st_ros.config import GrounderConfig
 from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
 from llava_st_ros.evaluation.clip_window import ClipWindow
 from llava_st_ros.evaluation.remembered_answers import NEVER, Key, RememberingRunner
@@ -63,7 +64,7 @@ class UncalibratedBackend(WrappedBackend):
 
 
 def clip_samples(
-    backend: Backend, tokenizer: Tokenizer, split: str, clips: range, store: Path | None = None
+    backend: Backend, tokenizer: Tokenizer, split: str, clips: range
 ) -> Iterator[list[MatchSample]]:
     """Yield the samples of each clip of a simulated split: a question of every category.
 
@@ -72,7 +73,6 @@ def clip_samples(
         tokenizer: Its tokenizer.
         split: The split.
         clips: Indices of the clips.
-        store: As for ``simulated_questions``.
 
     Raises:
         LlavaStError: As ``simulated_questions`` does.
@@ -81,7 +81,7 @@ def clip_samples(
     window = ClipWindow(backend, tokenizer)
     categories = (*(task.value for task in _OVERLAPS), NO_MATCH)
     config = backend.describe().model
-    for clip in simulated_questions(split, clips, config, categories=categories, store=store):
+    for clip in simulated_questions(split, clips, config, categories=categories):
         window.load(clip.frames)
         samples = []
         for question in clip.questions:
@@ -96,7 +96,7 @@ def clip_samples(
 
 
 def stream_samples(
-    backend: Backend, tokenizer: Tokenizer, job: BagJob, source: str
+    backend: Backend, tokenizer: Tokenizer, bag: Path, config: GrounderConfig, source: str
 ) -> list[MatchSample]:
     """Return the samples of a recorded stream: every window of every query.
 
@@ -106,7 +106,8 @@ def stream_samples(
     Args:
         backend: The model.
         tokenizer: Its tokenizer.
-        job: The bag, with one camera.
+        bag: The stream, an annotated bag with one camera.
+        config: How its windows are made.
         source: Its name.
 
     Raises:
@@ -114,9 +115,10 @@ def stream_samples(
     """
     backend = UncalibratedBackend(backend)
     answers: dict[Key, Grounding] = {}
-    runner = RememberingRunner(backend, tokenizer, job.config, answers)
+    runner = RememberingRunner(backend, tokenizer, config, answers)
+    job = BagJob(source, bag, annotation_path(bag), config=config)
     evaluate_bag(job, backend, tokenizer, runner=runner)
-    truth = read_annotations(annotation_path(job.bag))
+    truth = read_annotations(job.annotations)
     samples = []
     for (query, _), answer in answers.items():
         expected = _expected(truth, query.id)

@@ -117,16 +117,16 @@ def _sources_checksum() -> str:
 
 def record_streams(
     split: StreamSplit,
-    count: int,
+    indices: range,
     store: Path,
     workers: int = 1,
     on_recorded: Callable[[int], None] = lambda completed: None,
 ) -> Sequence[Path]:
-    """Record streams 0..count-1 of a split, those that ``store`` does not have yet.
+    """Record streams of a split, those that ``store`` does not have yet.
 
     Args:
         split: The streams.
-        count: Number of streams.
+        indices: Indices of the streams.
         store: The folder to record them in.
         workers: Number of processes; 1 is this process.
         on_recorded: Called with the number of streams recorded since the last call.
@@ -137,14 +137,13 @@ def record_streams(
     Raises:
         LlavaStError: As ``StreamSplit.record`` does.
     """
-    bags = [split.bag(store, index) for index in range(count)]
-    missing = [index for index, bag in enumerate(bags) if not bag.exists()]
-    on_recorded(count - len(missing))
+    missing = [index for index in indices if not split.bag(store, index).exists()]
+    on_recorded(len(indices) - len(missing))
     for done in run_jobs(_Recorder(split, store), missing, workers=workers):
         if isinstance(done.outcome, JobFailure):
             raise BackendError(f"stream {missing[done.index]}: {done.outcome.reason}")
         on_recorded(1)
-    return bags
+    return [split.bag(store, index) for index in indices]
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ def test_streams_are_evaluated_as_bags_are(random_checkpoint, tmp_path) -> None:
 def test_what_a_run_over_fewer_streams_recorded_is_used_by_one_over_more(tmp_path) -> None:
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
     split = StreamSplit("test", (10.0, 10.0), fps=2.0, size=48)
-    (first,) = record_streams(split, 1, tmp_path)
+    (first,) = record_streams(split, range(1), tmp_path)
     before = {path: path.read_bytes() for path in first.iterdir()}
     found: list[int] = []
-    assert record_streams(split, 2, tmp_path, on_recorded=found.append)[0] == first
+    assert record_streams(split, range(2), tmp_path, on_recorded=found.append)[0] == first
     assert found == [1, 1]
     assert {path: path.read_bytes() for path in first.iterdir()} == before
     assert sorted(path.name for path in first.parent.iterdir()) == ["0000", "0001"]

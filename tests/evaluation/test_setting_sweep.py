@@ -45,7 +45,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> BagJob:
     pytest.importorskip("mujoco", reason="the simulator needs mujoco")
     split = StreamSplit("test", (12.0, 12.0), queries=3, fps=5.0, size=48)
     store: Path = tmp_path_factory.mktemp("streams")
-    (bag,) = record_streams(split, 1, store)
+    (bag,) = record_streams(split, range(1), store)
     config = GrounderConfig(stream=StreamConfig(window_seconds=4.0))
     return BagJob("stream", bag, annotation_path(bag), config=config, period=3.0)
 
@@ -102,7 +102,7 @@ def test_a_variation_names_a_setting_and_its_values() -> None:
 
 def test_samples_of_a_stream_are_the_models_own_probabilities(job, model) -> None:
     backend, tokenizer = model
-    samples = stream_samples(backend, tokenizer, job, "s")
+    samples = stream_samples(backend, tokenizer, job.bag, job.config, "s")
     assert {sample.origin for sample in samples} == {STREAMS}
     # Without the calibration the random model is sure that something matches.
     assert all(sample.log_odds > 20 and 0 < sample.coordinates <= 1 for sample in samples)

@@ -29,7 +29,7 @@ def run(*arguments: object) -> int:
 def samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples instead of the answers of a model."""
     found = [*drawn(2_000), *drawn(2_000, Modality.IMAGE, seed=1)]
-    monkeypatch.setattr(command, "_samples", lambda args: iter(found))
+    monkeypatch.setattr(command, "_samples", lambda args: found)
 
 
 def test_a_calibrated_checkpoint_is_the_same_but_for_its_probabilities(
