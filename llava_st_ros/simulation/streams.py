@@ -285,6 +285,8 @@ class StreamRollout(StateRecord):
         )
         event = label_event(executed, scripted, self.boxes[context:end])
         span = event.span[0] + context, event.span[1] + context
+        if event.other is not None and np.isnan(self.boxes[span[0], event.other, 0]):
+            raise InfeasibleError("the object that is hit is not visible")
         self.events.append(SimulatedEvent(event.kind, event.subject, event.other, span))
         self._states[event.subject] = state_after(event.kind)
         return end
