@@ -14,7 +14,7 @@ from rich.text import Text
 from llava_st_ros.annotations.records import AnnotatedQuery
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.evaluation.results import Case
-from llava_st_ros.records import NANOSECONDS, Event, EventState, Track
+from llava_st_ros.records import NANOSECONDS, Event, Track
 
 MILLISECONDS = 1_000_000
 _VALUES = {
@@ -82,8 +82,10 @@ class View:
 
     def show_event(self, event: Event) -> None:
         """Show a published event."""
+        before = self._events.get(event.query_id)
         self._events[event.query_id] = event
-        if self._live is None and event.state is not EventState.ONGOING:
+        is_new = before is None or (before.event_id, before.state) != (event.event_id, event.state)
+        if self._live is None and is_new:
             self.print(
                 f"event {event.event_id} of {event.query_id} {event.state.name.lower()}: "
                 f"{event.text} ({self._span(event.span.start, event.span.end)})"

@@ -16,9 +16,10 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from llava_st_ros.msg import GroundedEvent, GroundedTrack, GroundedTrackArray
+from llava_st_ros.records import EventState
 
 TRACK_STATES = {getattr(GroundedTrack, name): name for name in ("GROUNDED", "PROPAGATED", "LOST")}
-EVENT_STATES = {getattr(GroundedEvent, name): name for name in ("BEGUN", "ONGOING", "ENDED")}
+EVENT_STATES = {state.value: state.name for state in EventState}
 
 
 def seconds(time: Time) -> float:

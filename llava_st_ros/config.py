@@ -291,10 +291,18 @@ class GrounderConfig:
         no_match_threshold: A standing query is answered "no match" when P(no match) is at or above
             this; 1 for never. The default is below one half because most of a stream does not show
             what a query describes.
+        evidence_floor: The most probable match of a standing query is decoded if P(match) is at or
+            above this, even if the answer is "no match": as evidence for later decisions.
+        evidence_on: Probability, by all answers that saw a moment, from which something is taken to
+            happen. Its events reach it somewhere.
+        evidence_off: Probability below which it is taken to be over; at most ``evidence_on``.
+        confirmations: Number of answers that must agree on an event before it is CONFIRMED.
+        provisional_events: Publish events before they are CONFIRMED, too.
         max_queries: Most standing queries; a further one is rejected.
         min_confidence: Groundings with a lower confidence are treated as "no match".
         association_iou: Minimum mean IoU over shared stamps for an answer to continue a track.
         track_timeout_seconds: A track that is absent from all answers for this long is dropped.
+        memory_seconds: An object that is not tracked any more keeps its id for this long.
         event_gap_seconds: Two spans closer than this are one event.
 
     Raises:
@@ -305,10 +313,16 @@ class GrounderConfig:
     max_new_tokens: int = 1024
     constrained: bool = True
     no_match_threshold: float = 0.2
+    evidence_floor: float = 0.2
+    evidence_on: float = 0.6
+    evidence_off: float = 0.4
+    confirmations: int = 2
+    provisional_events: bool = True
     max_queries: int = 64
     min_confidence: float = 0.0
     association_iou: float = 0.3
     track_timeout_seconds: float = 3.0
+    memory_seconds: float = 30.0
     event_gap_seconds: float = 1.0
 
     def __post_init__(self) -> None:
@@ -316,14 +330,24 @@ class GrounderConfig:
             self,
             "max_new_tokens",
             "max_queries",
+            "confirmations",
             "association_iou",
             "track_timeout_seconds",
+            "memory_seconds",
             "event_gap_seconds",
         )
-        for name in ("no_match_threshold", "min_confidence"):
+        probabilities = ("no_match_threshold", "evidence_floor", "evidence_off", "min_confidence")
+        for name in probabilities:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}; expected a value in [0, 1]")
+        if not 0.0 < self.evidence_on <= 1.0:
+            raise ConfigError(f"evidence_on is {self.evidence_on}; expected a value in (0, 1]")
+        if self.evidence_off > self.evidence_on:
+            raise ConfigError(
+                f"evidence_off is {self.evidence_off}; expected at most evidence_on, "
+                f"{self.evidence_on}"
+            )
 
 
 def _check_sizes(config: Any, part: str) -> None:

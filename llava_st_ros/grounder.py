@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
@@ -20,6 +20,7 @@ from llava_st_ros.records import (
     QueryFailure,
     QueryPace,
     Tick,
+    Track,
 )
 from llava_st_ros.streaming.frame_buffer import (
     FrameBuffer,
@@ -154,7 +155,8 @@ class Grounder:
         """
         with self._state_lock:
             self._check_count(query)  # before the work of preparing it
-        prepared = self._runner.prepare(query, self._config.no_match_threshold)
+        config = self._config
+        prepared = self._runner.prepare(query, config.no_match_threshold, config.evidence_floor)
         with self._state_lock:
             standing = self._make_standing(prepared)
             old = self._standing.get(query.id)
@@ -190,14 +192,19 @@ class Grounder:
         Raises:
             ConfigError: A setting of the stream or of decoding differs; these cannot change.
         """
-        fixed = ("stream", "max_new_tokens", "constrained", "no_match_threshold")
+        fixed = (
+            "stream",
+            "max_new_tokens",
+            "constrained",
+            "no_match_threshold",
+            "evidence_floor",
+        )
         with self._state_lock:
             changed = [n for n in fixed if getattr(config, n) != getattr(self._config, n)]
             if changed:
+                live = [f.name for f in fields(config) if f.name not in fixed]
                 raise ConfigError(
-                    f"a Grounder's {', '.join(changed)} cannot change; only max_queries, "
-                    "min_confidence, association_iou, track_timeout_seconds and event_gap_seconds "
-                    "can",
+                    f"a Grounder's {', '.join(changed)} cannot change; only {', '.join(live)} can",
                     "create a new Grounder",
                 )
             self._config = config
@@ -318,8 +325,9 @@ class Grounder:
 
         tick = self._run_tick(None, cancelled, is_due)
         with self._state_lock:
-            ended = tuple(event for s in self._standing.values() for event in s.end(camera))
-        return replace(tick, events=tick.events + ended)
+            ended = tuple(event for s in self._standing.values() for event in s.finish(camera))
+            tracks = self._tracks(self._advance(None))
+            return replace(tick, tracks=tracks, events=tick.events + ended)
 
     def _run_tick(
         self,
@@ -366,13 +374,17 @@ class Grounder:
                 on_evaluated(standing.query, camera)
         with self._state_lock:
             events, self._events = self._events, []
-            tracks = (
-                track
-                for standing in self._standing.values()
-                for camera in streams
-                for track in standing.tracks(camera, streams[camera].now)
-            )
-            return Tick(tuple(groundings), tuple(tracks), tuple(events), tuple(failures))
+            tracks = self._tracks(streams)
+            return Tick(tuple(groundings), tracks, tuple(events), tuple(failures))
+
+    def _tracks(self, streams: Mapping[str, StreamState]) -> tuple[Track, ...]:
+        """Return the active tracks of all queries."""
+        return tuple(
+            track
+            for standing in self._standing.values()
+            for camera, stream in streams.items()
+            for track in standing.tracks(camera, stream.now)
+        )
 
     def _evaluate(
         self,

@@ -8,11 +8,22 @@ from functools import lru_cache, partial
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
-from llava_st_ros.decoding.generate import generate
+from llava_st_ros.decoding.generate import Generation, generate
 from llava_st_ros.errors import QueryError
-from llava_st_ros.records import Answer, Grounding, Modality, Prompt, Query, Segment, Span, Task
+from llava_st_ros.records import (
+    Answer,
+    Candidate,
+    Grounding,
+    Modality,
+    Prompt,
+    Query,
+    Segment,
+    Span,
+    Task,
+)
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.streaming.window import Window, span_of_tokens, tube_of_tokens
+from llava_st_ros.text.answer_format import NO_MATCH_TEXT
 from llava_st_ros.text.answer_room import answer_room
 from llava_st_ros.text.answers import parse
 from llava_st_ros.text.grammar import EVEN_ODDS, Grammar
@@ -23,11 +34,20 @@ from llava_st_ros.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class PreparedQuery:
-    """A query with its prompt and grammar, which do not depend on the window."""
+    """A query with its prompt and grammar, which do not depend on the window.
+
+    Attributes:
+        query: The query.
+        prompt: Its prompt.
+        grammar: Its grammar; None for decoding without constraints.
+        no_match_threshold: P(no match) from which the answer is "no match", also where the grammar
+            decodes the most probable match; 1 for never.
+    """
 
     query: Query
     prompt: Prompt
     grammar: Grammar | None
+    no_match_threshold: float = EVEN_ODDS
 
 
 class QueryRunner:
@@ -43,12 +63,19 @@ class QueryRunner:
             partial(answer_room, prompts=self._prompts, config=self._model)
         )
 
-    def prepare(self, query: Query, no_match_threshold: float = EVEN_ODDS) -> PreparedQuery:
+    def prepare(
+        self,
+        query: Query,
+        no_match_threshold: float = EVEN_ODDS,
+        evidence_floor: float = 1.0,
+    ) -> PreparedQuery:
         """Build the prompt and the grammar of a query.
 
         Args:
             query: The query.
-            no_match_threshold: As in ``text.grammar.Grammar``.
+            no_match_threshold: P(no match) from which the answer is "no match"; 1 for never.
+            evidence_floor: P(match) from which the most probable match is decoded all the same, as
+                the candidate of the grounding; 1 for never.
 
         Raises:
             QueryError: The query lacks an input that its task needs, or leaves no room for an
@@ -58,11 +85,14 @@ class QueryRunner:
         grammar = None
         if self._config.constrained:
             grammar = Grammar.for_question(
-                question, self._tokenizer, self._model, no_match_threshold
+                question,
+                self._tokenizer,
+                self._model,
+                max(no_match_threshold, 1.0 - evidence_floor),
             )
         prompt = self._prompts.build(question)
         self._check_positions(question, prompt)
-        return PreparedQuery(query, prompt, grammar)
+        return PreparedQuery(query, prompt, grammar, no_match_threshold)
 
     def _check_positions(self, question: Question, prompt: Prompt) -> None:
         """Raise QueryError unless the prompt and an answer fit the model's positions."""
@@ -113,13 +143,30 @@ class QueryRunner:
             on_token=on_token,
             cancelled=cancelled,
         )
-        answer = parse(generation.ids, query.task, self._model, tokenizer=self._tokenizer)
-        grounding = to_grounding(query, answer, window, generation.confidence)
-        return replace(
-            grounding,
-            token_ids=generation.ids,
-            match_probability=generation.match_probability,
-        )
+        grounding = self._ground(query, generation.ids, generation.confidence, window)
+        if _is_candidate(generation, prepared.no_match_threshold):
+            candidate = Candidate(grounding.span, grounding.tube, grounding.confidence)
+            assert generation.match_probability is not None
+            no_match = tuple(self._tokenizer.encode_user(NO_MATCH_TEXT))
+            grounding = replace(
+                self._ground(query, no_match, 1.0 - generation.match_probability, window),
+                candidate=candidate,
+            )
+        return replace(grounding, match_probability=generation.match_probability)
+
+    def _ground(
+        self, query: Query, ids: tuple[int, ...], confidence: float, window: Window
+    ) -> Grounding:
+        answer = parse(ids, query.task, self._model, tokenizer=self._tokenizer)
+        return replace(to_grounding(query, answer, window, confidence), token_ids=ids)
+
+
+def _is_candidate(generation: Generation, no_match_threshold: float) -> bool:
+    """Whether a match was decoded although "no match" is the answer at this threshold."""
+    probability = generation.match_probability
+    if probability is None or generation.no_match or no_match_threshold >= 1.0:
+        return False
+    return 1.0 - probability >= no_match_threshold
 
 
 def to_grounding(query: Query, answer: Answer, window: Window, confidence: float) -> Grounding:

@@ -415,6 +415,21 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """The most probable match in a window whose answer is "no match".
+
+    Attributes:
+        span: When it would be; None for image tasks.
+        tube: Where it would be; empty if the task has no boxes.
+        confidence: As that of a ``Grounding`` with this answer.
+    """
+
+    span: Span | None
+    tube: BoxTube
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Grounding:
     """An answer mapped to the stream: time tokens are replaced by the stamps of their frames.
 
@@ -433,6 +448,8 @@ class Grounding:
         token_ids: The answer as the model's token ids, without the end token.
         match_probability: Probability in [0, 1] that something in the window matches, whatever the
             answer is; None for a task or a way of decoding without the choice of "no match".
+        candidate: The most probable match although the answer is "no match"; None if it was not
+            decoded (``GrounderConfig.evidence_floor``), and for any other answer.
     """
 
     query: Query
@@ -448,22 +465,27 @@ class Grounding:
     segments: tuple[Segment, ...] = ()
     token_ids: tuple[int, ...] = ()
     match_probability: float | None = None
+    candidate: Candidate | None = None
 
 
 class TrackState(Enum):
     """Where the current box of a track comes from."""
 
-    GROUNDED = 0  # the latest answer
+    GROUNDED = 0  # the latest answers
     PROPAGATED = 1  # an earlier answer, propagated to a newer frame
-    LOST = 2  # the last known box; the latest answer does not confirm it
+    LOST = 2  # the last known box; the latest answers do not confirm it
 
 
 class EventState(Enum):
-    """The phase of an event."""
+    """What is known about an event; the constants of ``GroundedEvent.msg``.
 
-    BEGUN = 0
-    ONGOING = 1
-    ENDED = 2
+    An event is published first as PROVISIONAL or CONFIRMED and last as ENDED or RETRACTED.
+    """
+
+    PROVISIONAL = 0  # too few answers agree on it yet
+    CONFIRMED = 1  # ``GrounderConfig.confirmations`` answers agree on it
+    ENDED = 2  # it was confirmed and is over; the span is final
+    RETRACTED = 3  # later answers contradict it, or it was never confirmed: it did not happen
 
 
 @dataclass(frozen=True)
@@ -476,7 +498,8 @@ class Track:
         label: The query's text.
         tube: The track's boxes; the last one is the current box.
         state: Where the current box comes from.
-        confidence: Of the last answer that contained the object.
+        confidence: Of the last answer that contained the object; of a query with events: the
+            mean probability of the event.
         camera: As in ``Frame``.
         frame_id: As in ``Frame``.
         width: Width of the source image in pixels.
@@ -513,9 +536,10 @@ class Event:
         query_id: Id of the query.
         event_id: Id of the event, unique over all queries.
         text: The query's text.
-        span: When it happens; for an ONGOING event up to the newest frame in which it is seen.
-        state: The phase that the event has reached.
-        confidence: Of the last answer that contained the event.
+        span: When it happens; for an event that has not ended up to the newest frame in which it
+            is seen, for a RETRACTED one as last published.
+        state: What is known about it.
+        confidence: Mean probability of its moments by the answers that saw them, in [0, 1].
         camera: As in ``Frame``.
         frame_id: As in ``Frame``.
     """

@@ -51,7 +51,8 @@ from support.answer_cache import AnswerCache
 from support.stream_config import stream_config
 
 SECOND = 1_000_000_000
-BEGUN, ONGOING, ENDED = EventState.BEGUN, EventState.ONGOING, EventState.ENDED
+PROVISIONAL, CONFIRMED = EventState.PROVISIONAL, EventState.CONFIRMED
+ENDED = EventState.ENDED
 BALL = Query("ball", "the ball", Task.STVG, period=1.0)
 CUP = Query("cup", "the cup", Task.STVG, period=1.0)
 
@@ -233,9 +234,7 @@ def test_a_stream_gives_tracks_and_an_event(oracle):
     g.add_query(BALL)
     ticks = play(g, 0.0, 25.0)
     states = [state for _, _, state in events_of(ticks)]
-    assert states[0] is BEGUN
-    assert states[-1] is ENDED
-    assert set(states[1:-1]) == {ONGOING}
+    assert [state for state, _ in itertools.groupby(states)] == [PROVISIONAL, CONFIRMED, ENDED]
     (end,) = (e for tick in ticks for e in tick.events if e.state is ENDED)
     assert end.span.start == pytest.approx(8 * SECOND, abs=0.7 * SECOND)
     assert end.span.end == pytest.approx(14 * SECOND, abs=0.7 * SECOND)
@@ -403,13 +402,15 @@ def test_no_match_threshold_applies_to_standing_queries_only(oracle, monkeypatch
         "for_question",
         lambda *args: asked.append(args[-1]) or for_question(*args),
     )
-    g = grounder(oracle, constrained=True, no_match_threshold=0.3)
+    g = grounder(oracle, constrained=True, no_match_threshold=0.3, evidence_floor=1.0)
     for i in range(100):
         g.push(frame(3 + i / 10))
     g.add_query(BALL)
     g.ask(BALL)
     assert asked == [0.3, 0.5]
-    with pytest.raises(ConfigError, match="Grounder's no_match_threshold cannot change"):
+    with pytest.raises(
+        ConfigError, match="Grounder's no_match_threshold, evidence_floor cannot change"
+    ):
         g.configure(GrounderConfig())
     message = r"no_match_threshold is 1.5; expected a value in \[0, 1\]"
     with pytest.raises(ConfigError, match=message):
@@ -518,7 +519,7 @@ def test_removing_a_query_ends_its_events_and_drops_its_tracks(oracle):
 
 
 def test_adding_an_equal_query_changes_nothing_and_another_text_replaces_it(oracle):
-    g = grounder(oracle)
+    g = grounder(oracle, confirmations=1)
     g.add_query(BALL)
     (track,) = play(g, 8.0, 11.0)[-1].tracks
     g.add_query(BALL)
@@ -527,7 +528,7 @@ def test_adding_an_equal_query_changes_nothing_and_another_text_replaces_it(orac
     g.add_query(changed)
     assert g.queries == (changed,)
     tick = g.tick(stamp(11.5))
-    assert [e.state for e in tick.events] == [ENDED, BEGUN]
+    assert [e.state for e in tick.events] == [ENDED, CONFIRMED]
     assert [e.text for e in tick.events] == ["the ball", "the cup"]
     assert [t.label for t in tick.tracks] == ["the cup"]
     assert tick.tracks[0].track_id != track.track_id
@@ -583,8 +584,8 @@ def test_a_bag_that_restarts_resets_the_stream(oracle):
     old, new = ({t.track_id for tick in ticks for t in tick.tracks} for ticks in (first, second))
     assert len(old) == len(new) == 1
     assert old != new
-    states = [(i, s) for _, i, s in events_of(second) if s is not ONGOING]
-    assert states == [(0, ENDED), (1, BEGUN)]
+    states = [(i, s) for _, i, s in events_of(second) if s is not CONFIRMED]
+    assert states == [(0, ENDED), (1, PROVISIONAL)]
 
 
 def test_settings_of_tracks_and_events_can_change(oracle):
@@ -612,7 +613,7 @@ def test_reset_drops_the_stream_and_keeps_the_queries(oracle):
     assert g.tick(stamp(60)) == Tick()
     ticks = play(g, 0.0, 2.0)
     assert ticks[0].groundings
-    assert events_of(ticks)[0][2] is BEGUN
+    assert events_of(ticks)[0][2] is PROVISIONAL
 
 
 def test_push_and_ask_during_a_tick(oracle):
@@ -709,7 +710,7 @@ def failing(oracle: Oracle, words: str, error: BaseException) -> dict[str, bool]
 )
 def test_a_failing_answer_costs_only_itself(oracle, error):
     failing(oracle, "the cup", error)
-    g = grounder(oracle)
+    g = grounder(oracle, confirmations=1)
     for query in (replace(BALL, id="before"), CUP, replace(BALL, id="after")):
         g.add_query(query)
     for i in range(30):
@@ -840,7 +841,7 @@ def test_a_replay_reports_failures_and_fails_if_a_query_was_never_answered(oracl
 
 def test_a_camera_stamped_ahead_starves_no_other_camera(oracle):
     """Without a time of arrival the stamp may be true; the other camera has its own clock."""
-    g = grounder(oracle)
+    g = grounder(oracle, confirmations=1)
     g.add_query(CUP)
     g.push(frame(0.0, "left"))
     g.push(frame(0.0, "right"))
@@ -873,7 +874,7 @@ def test_a_wrong_stamp_changes_no_answer_track_or_event_of_its_camera(oracle):
         assert g.counts("camera").implausible == 2 * len(wrong)
         assert g.counts("camera").resets == 0
     assert ticks[0] == ticks[1] == ticks[2] == ticks[3]
-    assert {e.state for tick in ticks[0] for e in tick.events} == {BEGUN, ONGOING, ENDED}
+    assert {e.state for tick in ticks[0] for e in tick.events} == {PROVISIONAL, CONFIRMED, ENDED}
 
 
 def test_a_stream_that_restarts_on_one_camera_leaves_the_other_alone(oracle):
@@ -931,7 +932,8 @@ def test_finish_evaluates_what_is_left_and_ends_events(oracle):
     play(g, 8.0, 10.0)  # too short for the history
     tick = g.finish()
     assert [a.window[-1] for a in tick.groundings] == [stamp(9.9)]
-    assert [e.state for e in tick.events] == [BEGUN, ENDED]
+    assert [e.state for e in tick.events] == [PROVISIONAL, CONFIRMED, ENDED]
+    assert [len(track.tube) for track in tick.tracks] == [len(set(tick.groundings[0].window))]
     assert g.finish() == replace(tick, groundings=(), events=())
 
 

@@ -69,8 +69,15 @@ class Recording:
         self._tracks[key] = _RecordedTrack(replace(track, tube=tube), revision, stream)
 
     def add_event(self, event: Event, stream: int = 0) -> None:
-        """Add an event of a stream as published. Call in the order of publication."""
-        self._events[(event.camera, event.query_id, event.event_id)] = event, stream
+        """Add an event of a stream as published; one that is RETRACTED is removed.
+
+        Call in the order of publication.
+        """
+        key = event.camera, event.query_id, event.event_id
+        if event.state is EventState.RETRACTED:
+            self._events.pop(key, None)
+        else:
+            self._events[key] = event, stream
 
     @property
     def tracks(self) -> tuple[Track, ...]:
@@ -79,7 +86,7 @@ class Recording:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Every event as last published, in the order of first publication."""
+        """Every event that was not retracted as last published, in the order of publication."""
         return tuple(event for event, _ in self._events.values())
 
     @property
@@ -125,9 +132,9 @@ class Recording:
         return found
 
     def events_at(self, stamp: int, stream: int = 0) -> list[Event]:
-        """Return a stream's events whose span contains a stamp, as ONGOING."""
+        """Return a stream's events whose span contains a stamp, as CONFIRMED."""
         return [
-            replace(event, state=EventState.ONGOING)
+            replace(event, state=EventState.CONFIRMED)
             for event, of_stream in self._events.values()
             if of_stream == stream and event.span.start <= stamp <= event.span.end
         ]

@@ -24,7 +24,12 @@ _STATES = {
     TrackState.PROPAGATED: " (propagated)",
     TrackState.LOST: " (lost)",
 }
-_MARKS = {EventState.BEGUN: ">", EventState.ONGOING: "=", EventState.ENDED: "|"}
+_MARKS = {
+    EventState.PROVISIONAL: "?",
+    EventState.CONFIRMED: "=",
+    EventState.ENDED: "|",
+    EventState.RETRACTED: "x",
+}
 
 
 def color_of(query_id: str, track_id: int = 0) -> Color:

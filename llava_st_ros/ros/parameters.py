@@ -166,6 +166,41 @@ class NodeParameters:
         low=0.0,
         high=1.0,
     )
+    evidence_floor: float = _parameter(
+        GrounderConfig.evidence_floor,
+        "P(match) from which the most probable match of a standing query is decoded as evidence, "
+        "even if the answer is 'no match'; 1: never",
+        low=0.0,
+        high=1.0,
+    )
+    evidence_on: float = _parameter(
+        GrounderConfig.evidence_on,
+        "An event is taken to happen where the mean probability of all answers that saw the moment "
+        "reaches this",
+        live=True,
+        low=0.01,
+        high=1.0,
+    )
+    evidence_off: float = _parameter(
+        GrounderConfig.evidence_off,
+        "An event is taken to be over, and a followed object to be gone, below this probability; "
+        "at most evidence_on",
+        live=True,
+        low=0.0,
+        high=1.0,
+    )
+    confirmations: int = _parameter(
+        GrounderConfig.confirmations,
+        "Answers that must agree on an event before it is CONFIRMED",
+        live=True,
+        low=1,
+        high=100,
+    )
+    provisional_events: bool = _parameter(
+        GrounderConfig.provisional_events,
+        "Publish events before they are CONFIRMED, too, as PROVISIONAL",
+        live=True,
+    )
     min_confidence: float = _parameter(
         GrounderConfig.min_confidence,
         "Answers with a lower confidence are published, but treated as 'no match'",
@@ -183,6 +218,13 @@ class NodeParameters:
     track_timeout: float = _parameter(
         GrounderConfig.track_timeout_seconds,
         "A track that has been lost for this many seconds is dropped",
+        live=True,
+        low=0.01,
+        high=3600.0,
+    )
+    track_memory: float = _parameter(
+        GrounderConfig.memory_seconds,
+        "An object that was lost keeps its track id if it is found again within this many seconds",
         live=True,
         low=0.01,
         high=3600.0,
@@ -261,9 +303,15 @@ class NodeParameters:
             constrained=self.constrained,
             no_match_threshold=self.no_match_threshold,
             max_queries=self.max_queries,
+            evidence_floor=self.evidence_floor,
+            evidence_on=self.evidence_on,
+            evidence_off=self.evidence_off,
+            confirmations=self.confirmations,
+            provisional_events=self.provisional_events,
             min_confidence=self.min_confidence,
             association_iou=self.association_iou,
             track_timeout_seconds=self.track_timeout,
+            memory_seconds=self.track_memory,
             event_gap_seconds=self.event_gap,
         )
 

@@ -23,7 +23,7 @@ MAX_OVERLAY_EVENTS = 50  # per camera; more do not fit on an image
 
 
 class OverlayEvents:
-    """The events of one camera that its overlay shows: active ones, and ended ones for a while."""
+    """The events of one camera that its overlay shows: active ones, and final ones for a while."""
 
     def __init__(self) -> None:
         self._events: dict[int, Event] = {}  # by id
@@ -45,7 +45,8 @@ class OverlayEvents:
         """Drop what is not shown on an image with this stamp (ns), and return the rest."""
         oldest = stamp - round(OVERLAY_EVENT_SECONDS * NANOSECONDS)
         for event in list(self._events.values()):
-            is_over = event.state is EventState.ENDED and event.span.end < oldest
+            is_final = event.state in (EventState.ENDED, EventState.RETRACTED)
+            is_over = is_final and event.span.end < oldest
             is_future = event.span.start > stamp  # the stream was reset
             if is_over or is_future:
                 del self._events[event.event_id]

@@ -93,6 +93,15 @@ class StreamState:
         return self.generation, self.newest
 
 
+def frame_interval(window_seconds: float, num_frames: int) -> int:
+    """Return the interval of a window's frames in ns: the cells of its time grid.
+
+    A window spans F - 1 intervals. Rounded down, so that frames with exactly this spacing are never
+    in the same cell.
+    """
+    return max(1, to_nanoseconds(window_seconds) // max(1, num_frames - 1))
+
+
 class FrameBuffer:
     """The frames of one camera over the last ``window_seconds``. Thread-safe.
 
@@ -117,10 +126,7 @@ class FrameBuffer:
             raise ConfigError(f"num_frames is {num_frames}; expected at least 1")
         self._config = config
         self._num_frames = num_frames
-        # A window spans F - 1 steps. Rounded down, so that frames with exactly this spacing are
-        # never in the same cell.
-        window = to_nanoseconds(config.window_seconds)
-        self._step = max(1, window // max(1, num_frames - 1))
+        self._step = frame_interval(config.window_seconds, num_frames)
         # A filled window covers at least F - 2 steps.
         self._required = round(config.history * self._step * (num_frames - 2))
         self._unfilled = 0

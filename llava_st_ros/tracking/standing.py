@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.errors import QueryError, one_line
 from llava_st_ros.query_runner import PreparedQuery
 from llava_st_ros.records import (
     NANOSECONDS,
-    BoxTube,
     Event,
     Grounding,
     Modality,
@@ -23,6 +22,7 @@ from llava_st_ros.records import (
 from llava_st_ros.streaming.frame_buffer import StreamState
 from llava_st_ros.tracking.association import TrackAssociator
 from llava_st_ros.tracking.events import EventTracker
+from llava_st_ros.tracking.evidence import Evidence, Sighting
 
 EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers have a span
 NEWEST_SHARE = 0.5  # of the newest interval in the mean interval between evaluations
@@ -35,10 +35,12 @@ WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
 class _CameraState:
     tracks: TrackAssociator
     events: EventTracker
+    evidence: Evidence
     generation: int | None = None  # of the stream that everything below is about
     evaluated_at: int | None = None  # the camera's newest stamp then, ns
     interval: float | None = None  # between evaluations, a moving mean, ns
     answered: WindowEnd | None = None  # end of the window of the last answer
+    answer: tuple[Grounding, int] | None = None  # the last one and its newest stamp
     failure: QueryFailure | None = None  # of the latest evaluation
 
 
@@ -80,7 +82,7 @@ class StandingQuery:
         self._config = config
         for camera in self._cameras.values():
             camera.tracks.configure(config)
-            camera.events.configure(config.event_gap_seconds)
+            camera.events.configure(config)
 
     def start(self, elapsed: int) -> None:
         """Start the expiry timer unless it is running; ``elapsed`` is the stream time (ns)."""
@@ -103,7 +105,9 @@ class StandingQuery:
             return ()
         state.generation = generation
         state.evaluated_at = state.interval = state.answered = state.failure = None
+        state.answer = None
         state.tracks.clear()
+        state.evidence.clear()
         return state.events.reset()
 
     def is_due(self, camera: str, stream: StreamState) -> bool:
@@ -169,18 +173,21 @@ class StandingQuery:
     def update(self, grounding: Grounding, end: WindowEnd) -> tuple[Event, ...]:
         """Process an answer whose window ends at ``end``; return the events that changed.
 
-        An answer below ``min_confidence`` counts as "no match".
+        An answer below ``min_confidence`` counts as "no match": in tasks without that answer, a low
+        confidence is the only sign of one.
         """
         state = self._camera(grounding.camera)
         generation, newest = end
         events = self.enter_stream(grounding.camera, generation)
         state.answered, state.failure = end, None
-        if grounding.confidence < self._config.min_confidence:
-            # In tasks without a "no match" answer, a low confidence is the only sign of one.
-            grounding = replace(grounding, span=None, tube=BoxTube())
-        state.tracks.update(grounding, newest)
+        state.answer = grounding, newest
+        sighting = Sighting.of(grounding, self._config.min_confidence)
         if self.query.task in EVENT_TASKS:
-            events += state.events.update(grounding)
+            state.evidence.add(sighting)
+            events += state.events.update(state.evidence, grounding)
+            state.tracks.update_events(state.events.tubes, grounding, newest)
+        else:
+            state.tracks.update(sighting, grounding, newest)
         return events
 
     def tracks(self, camera: str, now: int) -> tuple[Track, ...]:
@@ -188,15 +195,25 @@ class StandingQuery:
         state = self._cameras.get(camera)
         return () if state is None else state.tracks.tracks(now)
 
-    def end(self, camera: str | None = None) -> tuple[Event, ...]:
-        """End the active events, by default on all cameras: query or footage are at their end."""
-        states = [s for name, s in self._cameras.items() if camera in (None, name)]
-        return tuple(event for state in states for event in state.events.end())
+    def finish(self, camera: str | None = None) -> tuple[Event, ...]:
+        """End the events, by default on all cameras: the footage is at its end."""
+        events: tuple[Event, ...] = ()
+        for name, state in self._cameras.items():
+            if camera in (None, name) and (ended := state.events.finish()):
+                assert state.answer is not None
+                state.tracks.update_events(state.events.tubes, *state.answer)
+                events += ended
+        return events
+
+    def end(self) -> tuple[Event, ...]:
+        """End the events on all cameras: the query is removed."""
+        return tuple(event for state in self._cameras.values() for event in state.events.end())
 
     def _camera(self, name: str) -> _CameraState:
         if name not in self._cameras:
             self._cameras[name] = _CameraState(
                 TrackAssociator(self.query, self._track_ids, self._config),
-                EventTracker(self.query, self._event_ids, self._config.event_gap_seconds),
+                EventTracker(self.query, self._event_ids, self._config),
+                Evidence(self._config.stream.window_seconds),
             )
         return self._cameras[name]

@@ -45,7 +45,7 @@ def test_messages_become_records() -> None:
     assert nothing.span is None and len(nothing.tube) == 0 and nothing.answer.no_match
     assert to_track(TRACK).tube == grounding.tube
     assert to_track(TRACK).state is TrackState.GROUNDED
-    assert to_event(EVENT).state is EventState.BEGUN
+    assert to_event(EVENT).state is EventState.PROVISIONAL
 
 
 def test_the_messages_of_a_tick_are_one_tick_in_header_time() -> None:

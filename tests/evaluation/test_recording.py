@@ -59,7 +59,11 @@ def test_the_most_recently_changed_track_wins() -> None:
 def test_events_keep_their_last_publication_and_records_are_written(tmp_path: Path) -> None:
     recording = Recording()
     recording.add_track(track({0: A, 1: B}))
-    for end, state in ((1, EventState.BEGUN), (4, EventState.ONGOING), (3, EventState.ENDED)):
+    for end, state in (
+        (1, EventState.PROVISIONAL),
+        (4, EventState.CONFIRMED),
+        (3, EventState.ENDED),
+    ):
         recording.add_event(Event("q1", 7, "it rolls", Span(0, end), state, 0.5, "cam", "f"))
     recording.write(tmp_path)
     (line,) = (tmp_path / "tracks.jsonl").read_text().splitlines()

@@ -70,7 +70,7 @@ def test_push_frames_prints_tracks_and_events_of_a_video(
 ) -> None:
     output = run_example("push_frames.py", video, "the square moves", "--model", random_checkpoint)
     assert re.search(TRACK, output)
-    assert re.search(r"event \d+ BEGUN: \d\.\d\d to \d\.\d\d s, the square moves", output)
+    assert re.search(r"event \d+ PROVISIONAL: \d\.\d\d to \d\.\d\d s, the square moves", output)
     assert re.search(r"event \d+ ENDED: ", output)
 
 

@@ -27,7 +27,7 @@ def track(box: Box, state: TrackState = TrackState.GROUNDED, label: str = "ball"
 
 
 def event(text: str = "the ball rolls") -> Event:
-    return Event("q1", 1, text, Span(0, 5), EventState.ONGOING, 0.5, "cam", "cam")
+    return Event("q1", 1, text, Span(0, 5), EventState.CONFIRMED, 0.5, "cam", "cam")
 
 
 def drawn(*tracks: Track) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_events_do_not_accumulate_without_a_viewer() -> None:
 def test_overlay_shows_active_events_and_recent_ones() -> None:
     events = OverlayEvents()
     events.add(event(1, 1.0, 2.0))
-    events.add(event(2, 1.0, 2.0, EventState.ONGOING))
+    events.add(event(2, 1.0, 2.0, EventState.CONFIRMED))
     events.add(event(3, 4.0, 9.0))
     assert [e.event_id for e in events.at(10 * NANOSECONDS)] == [2, 3]
     assert [e.event_id for e in events.at(3 * NANOSECONDS)] == [2]  # the stream was reset
@@ -98,8 +98,8 @@ def test_overlay_shows_active_events_and_recent_ones() -> None:
 def test_overlay_of_many_events_keeps_those_that_still_change() -> None:
     events = OverlayEvents()
     for number in range(MAX_OVERLAY_EVENTS):
-        events.add(event(number, 1.0, 2.0, EventState.ONGOING))
-    events.add(event(0, 1.0, 3.0, EventState.ONGOING))
+        events.add(event(number, 1.0, 2.0, EventState.CONFIRMED))
+    events.add(event(0, 1.0, 3.0, EventState.CONFIRMED))
     events.add(event(MAX_OVERLAY_EVENTS, 2.0, 3.0))
     shown = [e.event_id for e in events.at(3 * NANOSECONDS)]
     assert len(shown) == MAX_OVERLAY_EVENTS

@@ -50,7 +50,7 @@ def test_numbers_of_every_type_arrive_in_our_messages() -> None:
     assert message.tube[0].box.x_max == 640.0
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 1)
 
-    event = Event("q", 1, "cup", Span(ONE, 2), EventState.BEGUN, HALF, "c", "f")
+    event = Event("q", 1, "cup", Span(ONE, 2), EventState.PROVISIONAL, HALF, "c", "f")
     assert received(conversions.event_to_msg(event)).confidence == 0.5
 
     query = Query("q", "cup", Task.SVG, period=2, expiry=3, span=(0, 1), box=whole)

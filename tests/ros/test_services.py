@@ -34,9 +34,15 @@ def test_every_field_of_grounder_config_has_a_parameter() -> None:
         "max_new_tokens": 77,
         "no_match_threshold": 0.21,
         "max_queries": 13,
+        "evidence_floor": 0.24,
+        "evidence_on": 0.9,
+        "evidence_off": 0.26,
+        "confirmations": 3,
+        "provisional_events": False,
         "min_confidence": 0.22,
         "association_iou": 0.23,
         "track_timeout": 4.5,
+        "track_memory": 6.5,
         "event_gap": 1.5,
     }
     config, default = NodeParameters(**given).grounder_config, GrounderConfig()
@@ -46,7 +52,7 @@ def test_every_field_of_grounder_config_has_a_parameter() -> None:
     names = [field.name for field in fields(GrounderConfig)]
     assert all(getattr(config, name) != getattr(default, name) for name in names)
     others = {getattr(config, name) for name in names if name != "stream"}
-    assert others == {False, 77, 13, 0.21, 0.22, 0.23, 4.5, 1.5}
+    assert others == {False, 77, 13, 0.21, 0.24, 0.9, 0.26, 3, 0.22, 0.23, 4.5, 6.5, 1.5}
 
 
 class ImagePublisher:

@@ -24,6 +24,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg, srv
+from llava_st_ros.records import EventState
 from llava_st_ros.ros.conversions import stamp_from_msg
 from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
 
@@ -129,7 +130,7 @@ def test_tracks_have_the_stamp_frame_id_and_pixels_of_their_images(client: Clien
         assert answer.query.text == "the red box"
         assert "<HEIGHT-" in answer.text
         assert not answer.problems
-    assert events[0].state == msg.GroundedEvent.BEGUN
+    assert events[0].state == EventState.PROVISIONAL.value
     assert stamp_from_msg(events[0].start) in cameras.boxes
     for overlay in overlays:
         assert stamp_from_msg(overlay.header.stamp) in cameras.boxes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llava_st_ros.evaluation.streams.query_stream import QueryStream, QueryTick
 from llava_st_ros.evaluation.streams.query_truth import QueryTruth
-from llava_st_ros.records import NANOSECONDS, Span, Task, TrackState
+from llava_st_ros.records import NANOSECONDS, EventState, Span, Task, TrackState
 from llava_st_ros.tracking.standing import EVENT_TASKS
 
 
@@ -29,9 +29,10 @@ class Claim:
 
 
 def event_claims(tick: QueryTick) -> Iterator[Claim]:
-    """Return a claim for each event of a tick: its span."""
+    """Return a claim for each event of a tick that is confirmed: its span."""
     for event in tick.events:
-        yield Claim(event.event_id, tick.at, event.span.start, event.span.end)
+        if event.state in (EventState.CONFIRMED, EventState.ENDED):
+            yield Claim(event.event_id, tick.at, event.span.start, event.span.end)
 
 
 def track_claims(tick: QueryTick) -> Iterator[Claim]:

@@ -56,13 +56,14 @@ def live_boxes(stream: QueryStream, allowance: int = 0) -> dict[int, TrackBoxes]
 
 
 def frames_in_events(stream: QueryStream, recording: Recording) -> set[int]:
-    """Return the stamps of the frames that the final events contain."""
-    spans = [event.span for event in recording.events]
+    """Return the stamps of the frames that the final events contain, provisional ones excluded."""
+    events = recording.events
+    spans = [event.span for event in events if event.state is not EventState.PROVISIONAL]
     return {s for s in stream.stamps if any(span.start <= s <= span.end for span in spans)}
 
 
 def frames_in_live_events(stream: QueryStream, allowance: int = 0) -> set[int]:
-    """Return the stamps of the frames at which an event was published as begun and not as ended.
+    """Return the stamps of the frames at which an event was CONFIRMED as last published.
 
     Args:
         stream: The stream.
@@ -74,10 +75,10 @@ def frames_in_live_events(stream: QueryStream, allowance: int = 0) -> set[int]:
     for stamp in stream.stamps:
         while ticks and ticks[-1].at <= stamp + allowance:
             for event in ticks.pop().events:
-                if event.state is EventState.ENDED:
-                    active.discard(event.event_id)
-                else:
+                if event.state is EventState.CONFIRMED:
                     active.add(event.event_id)
+                else:
+                    active.discard(event.event_id)
         if active:
             found.add(stamp)
     return found

@@ -92,7 +92,7 @@ def steady(start: float, end: float, box: Box = A) -> dict[float, Box]:
 
 
 def event(
-    start: float, end: float, state: EventState = EventState.BEGUN, event_id: int = 1
+    start: float, end: float, state: EventState = EventState.CONFIRMED, event_id: int = 1
 ) -> Event:
     span = Span(ns(start), ns(end))
     return Event("q", event_id, "the ball rolls", span, state, 0.5, CAMERA, "")
