@@ -46,9 +46,8 @@ class NeighboringTokenPropagation(nn.Module):
 def propagate_to_neighbors(module: nn.Module) -> None:
     """Register NeighboringTokenPropagation on the six coordinate tables of ``module``."""
     for table in coordinate_tables(module):
-        parametrize.register_parametrization(
-            table, "weight", NeighboringTokenPropagation(table.weight.shape[0])
-        )
+        propagation = NeighboringTokenPropagation(table.weight.shape[0]).to(table.weight.device)
+        parametrize.register_parametrization(table, "weight", propagation)
 
 
 def stop_propagation(module: nn.Module) -> None:
