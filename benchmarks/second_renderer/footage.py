@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.second_renderer.camera import CameraPose
 from benchmarks.second_renderer.planning import Plan, sample_plan
-from benchmarks.second_renderer.rendering import RAYS, Placed, Surfaces, render, trace
+from benchmarks.second_renderer.rendering import RAYS, Placed, render, trace
 from benchmarks.second_renderer.scenes import Scene, sample_scene
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.simulation.events import EventKind, InfeasibleError
@@ -113,11 +113,11 @@ def _film(
 class Shot:
     """What is where, and seen where, at one moment."""
 
-    def __init__(self, objects: tuple[Placed, ...], pose: CameraPose, surfaces: Surfaces) -> None:
-        self.objects, self.pose = objects, pose
-        self._surfaces = surfaces
-        self.counts = np.array([(surfaces.ids == i).sum() for i in range(len(objects))])
-        self.boxes = np.stack([box_of(surfaces.ids == i) for i in range(len(objects))])
+    def __init__(self, objects: tuple[Placed, ...], pose: CameraPose, size: int) -> None:
+        self.objects, self.pose, self._size = objects, pose, size
+        self._ids = trace(objects, pose, size).ids
+        self.counts = np.array([(self._ids == i).sum() for i in range(len(objects))])
+        self.boxes = np.stack([box_of(self._ids == i) for i in range(len(objects))])
 
     @classmethod
     def at(cls, scene: Scene, plan: Plan, time: float, size: int) -> Shot:
@@ -126,7 +126,7 @@ class Shot:
         objects = tuple(
             Placed(shape, *track.at(time)) for shape, track in zip(scene.shapes, plan.tracks)
         )
-        return cls(objects, pose, trace(objects, pose, size))
+        return cls(objects, pose, size)
 
     @property
     def centers(self) -> np.ndarray:
@@ -135,9 +135,8 @@ class Shot:
 
     def covering(self, subject: int) -> set[int]:
         """Return the objects that cover more than COVERED of the subject's silhouette."""
-        size = len(self._surfaces.ids) // RAYS
-        alone = trace((self.objects[subject],), self.pose, size).ids == 0
-        ids = self._surfaces.ids[alone]
+        alone = trace((self.objects[subject],), self.pose, self._size).ids == 0
+        ids = self._ids[alone]
         return {
             i
             for i in range(len(self.objects))

@@ -37,7 +37,7 @@ _SAME_NAME_SHARE = 0.25  # of scenes of three or more objects
 # Least and greatest elevation in degrees, field of view in degrees; alternatives.
 ELEVATIONS = ((9, 20), (20, 40), (40, 62), (62, 88))
 LENSES = ((13, 28), (28, 55), (55, 78), (78, 98))
-_NEUTRAL = ((0.0, 0.3), (0.25, 0.9))  # saturation and value of grounds
+_NEUTRAL = ((0.0, 0.2), (0.25, 0.78))  # saturation and value of grounds
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     if count is None:
         count = 1 + int(rng.choice(len(_COUNTS), p=_COUNTS))
     objects = _sample_objects(rng, count)
-    width = (0.42 + 0.05 * count) * float(rng.uniform(0.95, 1.5))
+    width = (0.42 + 0.05 * count) * float(rng.uniform(0.8, 1.3))
     return Scene(
         objects,
         tuple(Shape.of(item) for item in objects),
@@ -140,7 +140,7 @@ def _sample_look(rng: np.random.Generator, objects: Sequence[SimulatedObject]) -
     lights: list[Light] = []
     ambient = float(rng.uniform(0.85, 1.05))
     if kind > 0.15:  # else ambient light only
-        ambient = float(rng.uniform(0.15, 0.55))
+        ambient = float(rng.uniform(0.28, 0.6))
         count = 1 if kind < 0.55 else 2 if kind < 0.85 else 3
         for _ in range(count):
             height = float(rng.uniform(0.45, 0.95))
@@ -180,7 +180,7 @@ def _sample_paint(rng: np.random.Generator, item: SimulatedObject) -> Paint:
 def _sample_ground(rng: np.random.Generator) -> Ground:
     hue, saturation = float(rng.uniform(0, 1)), float(rng.uniform(*_NEUTRAL[0]))
     value = float(rng.uniform(*_NEUTRAL[1]))
-    other = float(np.clip(value * np.exp(rng.choice([-1, 1]) * rng.uniform(0.12, 0.5)), 0.15, 0.97))
+    other = float(np.clip(value * np.exp(rng.choice([-1, 1]) * rng.uniform(0.12, 0.5)), 0.18, 0.85))
     sky_value = float(rng.uniform(0.3, 0.95))
     return Ground(
         str(rng.choice(["plain", "checker", "planks", "patches"])),
