@@ -1,7 +1,8 @@
 """Measure a model on footage of a second renderer, with which nothing is trained.
 
 scripts/with_ros python -m benchmarks.second_renderer --n 60 [--streams 6] [--model DIR]
-    [--seed 0] [--queries 8] [--threads 1] [--sheet FILE.png] [--out FILE.json]
+    [--seed 0] [--queries 8] [--vary NAME=V,V] [--store DIR] [--threads 1] [--sheet FILE.png]
+    [--out FILE.json]
 
 Clips are evaluated as by ``llava-st eval simulated``, streams of 40 s as by ``llava-st eval
 streams``.
@@ -13,8 +14,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 from tqdm import tqdm
@@ -27,17 +28,21 @@ from benchmarks.second_renderer.scores import (
     record_streams,
     score_clips,
     score_streams,
-    stream_rows,
 )
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.backends import load_backend
+from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.default_model import default_model
-from llava_st_ros.cli.outputs import check_files, print_tables
-from llava_st_ros.config import GrounderConfig
+from llava_st_ros.cli.figure_tables import name_of, number, text_table
+from llava_st_ros.cli.outputs import check_files, check_folders, print_tables
+from llava_st_ros.cli.stream_arguments import stream_store
+from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, LlavaStError
 from llava_st_ros.evaluation.result_table import result_table
 from llava_st_ros.evaluation.results import MetricRow, without_nan
+from llava_st_ros.evaluation.setting_sweep import Variation
 from llava_st_ros.evaluation.simulated import clip_questions
+from llava_st_ros.text.tokenizer import Tokenizer
 
 SHEET_CLIPS = 24
 
@@ -49,18 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=8, help="of a stream (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip and stream")
     parser.add_argument("--model", type=Path, help="checkpoint or engine directory")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
     parser.add_argument(
-        "--no-match-threshold",
-        type=float,
-        default=GrounderConfig.no_match_threshold,
-        help="of the streams' standing queries",
+        "--vary",
+        default=f"no_match_threshold={GrounderConfig.no_match_threshold}",
+        metavar="NAME=V,V",
+        help="values of a setting of standing queries to compare (default %(default)s)",
     )
+    parser.add_argument("--store", type=Path, metavar="DIR", help="keep the recorded streams here")
     parser.add_argument(
-        "--sheet",
-        type=Path,
-        metavar="FILE.png",
-        help=f"draw the first {SHEET_CLIPS} clips, no more",
+        "--sheet", type=Path, metavar="FILE.png", help=f"only draw the first {SHEET_CLIPS} clips"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures as JSON")
     try:
@@ -73,60 +76,78 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if min(options.n, options.streams, options.seed) < 0 or options.queries < 1:
         raise ConfigError("--n, --streams and --seed are at least 0, --queries at least 1")
+    variation = Variation.parse(options.vary)
+    configs = variation.configs(GrounderConfig(StreamConfig(history=HISTORY)))
     check_files(options.out, options.sheet)
-    seeds = range(options.seed, options.seed + options.n)
+    check_folders(options.store)
     if options.sheet is not None:
-        sheet = contact_sheet([make_clip(seed) for seed in seeds[:SHEET_CLIPS]])
-        if not cv2.imwrite(str(options.sheet), sheet[:, :, ::-1]):
-            raise ConfigError(f"cannot write {options.sheet}", "name a file that ends in .png")
-        return 0
+        return _draw(options)
     start = time.monotonic()
     folder = options.model or default_model()
     backend, tokenizer = load_backend(folder, threads=options.threads)
+    report = {"model": folder.name, "seed": options.seed}
+    if options.n:
+        clips = _clip_rows(options, backend, tokenizer)
+        print_tables(result_table(clips, f"{folder.name}: {options.n} clips, second renderer"))
+        report |= {"clips": options.n, "figures": _figures(clips)}
+    if options.streams:
+        rows = _stream_rows(options, backend, tokenizer, configs)
+        title = f"{folder.name}: {options.streams} streams, second renderer"
+        columns = [f"{value:g}" for value in variation.values]
+        table = text_table(title, ("", f"figure by {variation.name}"), columns)
+        for of_metric in zip(*rows):
+            first = of_metric[0]
+            table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))
+        print_tables(table)
+        by_value = {column: _figures(found) for column, found in zip(columns, rows)}
+        report |= {"streams": options.streams, variation.name: by_value}
+    print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
+    if options.out is not None:
+        write_text(options.out, json.dumps(without_nan(report), indent=1) + "\n")
+    return 0
+
+
+def _draw(options: argparse.Namespace) -> int:
+    if options.sheet.suffix.lower() != ".png":
+        raise ConfigError(f"--sheet is {options.sheet}; expected a .png file")
+    seeds = range(options.seed, options.seed + min(options.n, SHEET_CLIPS))
+    if not seeds:
+        raise ConfigError("--sheet needs clips", "set --n to at least 1")
+    sheet = contact_sheet([make_clip(seed) for seed in seeds])
+    cv2.imwrite(str(options.sheet), sheet[:, :, ::-1])
+    return 0
+
+
+def _clip_rows(
+    options: argparse.Namespace, backend: Backend, tokenizer: Tokenizer
+) -> list[MetricRow]:
     model = backend.describe().model
+    frames, size = model.num_frames, model.image_size
+    seeds = range(options.seed, options.seed + options.n)
     clips = (
-        clip_questions(
-            make_clip(seed, num_frames=model.num_frames, size=model.image_size),
-            seed,
-            seed,
-            CATEGORIES,
-        )
+        clip_questions(make_clip(seed, num_frames=frames, size=size), seed, seed, CATEGORIES)
         for seed in tqdm(seeds, unit="clip", disable=None)
     )
-    rows: list[MetricRow] = clip_rows(score_clips(clips, backend, tokenizer))
-    if options.streams:
-        with TemporaryDirectory() as bags, tqdm(total=2 * options.streams, disable=None) as bar:
-            recorded = record_streams(
-                options.streams,
-                options.queries,
-                Path(bags),
-                seed=options.seed,
-                on_recorded=bar.update,
-            )
-            cases = score_streams(
-                recorded,
-                backend,
-                tokenizer,
-                no_match_threshold=options.no_match_threshold,
-                on_scored=bar.update,
-            )
-        rows += stream_rows(cases)
-    title = f"{folder.name}: {options.n} clips and {options.streams} streams, second renderer"
-    print_tables(result_table(rows, title))
-    seconds = round(time.monotonic() - start, 1)
-    print(f"{seconds:g} s")
-    if options.out is not None:
-        figures = {f"{row.task} {row.metric}": without_nan(row.value) for row in rows}
-        report = {
-            "model": folder.name,
-            "clips": options.n,
-            "streams": options.streams,
-            "seed": options.seed,
-            "no_match_threshold": options.no_match_threshold,
-            "figures": figures,
-        }
-        write_text(options.out, json.dumps(report, indent=1) + "\n")
-    return 0
+    return clip_rows(score_clips(clips, backend, tokenizer))
+
+
+def _stream_rows(
+    options: argparse.Namespace,
+    backend: Backend,
+    tokenizer: Tokenizer,
+    configs: Sequence[GrounderConfig],
+) -> list[list[MetricRow]]:
+    seeds = range(options.seed, options.seed + options.streams)
+    with (
+        stream_store(options.store) as store,
+        tqdm(total=2 * len(seeds), unit="step", disable=None) as bar,
+    ):
+        bags = record_streams(seeds, options.queries, store, on_recorded=bar.update)
+        return score_streams(bags, backend, tokenizer, configs, bar.update)
+
+
+def _figures(rows: Sequence[MetricRow]) -> dict[str, float]:
+    return {f"{row.task} {row.metric}": row.value for row in rows}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from llava_st_ros.errors import ConfigError
 from llava_st_ros.simulation.events import EventKind, InfeasibleError
 from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
 
+VERSION = 1  # grows when a seed gives other footage than before
 MIN_PIXELS = 12  # an object with fewer visible pixels counts as not visible
 MOVED = 0.005  # m: an object that is displaced by more is moving
 COVERED = 0.15  # of its silhouette: an object that something in front covers by more is behind it

@@ -23,6 +23,7 @@ LEAST_REST = 0.35  # seconds before, between and after events
 _TRIES = 60
 _CLEARANCE = 0.012  # m between objects that do not touch
 _MARGIN = 0.01  # of the image
+_LEAST_EXTENT = 0.07  # of the image: what is smaller is too far away to be recognized
 _SHAPES = {
     EventKind.PUSHED: ("box", "cylinder"),
     EventKind.ROLLS: ("ball", "capsule"),
@@ -364,13 +365,14 @@ class _Planner:
         return None
 
     def _in_view(self, index: int, points: np.ndarray) -> bool:
-        """Whether an object is completely in the image at all points [N, 3] of a path."""
+        """Whether an object is recognizable and complete at all points [N, 3] of a path."""
         bound = self._scene.shapes[index].bound
         some = points if len(points) < 9 else points[:: len(points) // 8]
         for pose in self._poses:
             for point in (*some, points[-1]):
                 x1, y1, x2, y2 = pose.extent(point, bound)
-                if min(x1, y1) < _MARGIN or max(x2, y2) > 1 - _MARGIN:
+                is_inside = min(x1, y1) >= _MARGIN and max(x2, y2) <= 1 - _MARGIN
+                if not is_inside or max(x2 - x1, y2 - y1) < _LEAST_EXTENT:
                     return False
         return True
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.second_renderer.footage import make_video
+from benchmarks.second_renderer.footage import VERSION, make_video
 from llava_st_ros.backends.base import Backend
-from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
-from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
+from llava_st_ros.config import GrounderConfig
+from llava_st_ros.evaluation.bag_evaluation import BagJob, stream_rows
 from llava_st_ros.evaluation.bag_run import bag_jobs
 from llava_st_ros.evaluation.clip_window import ClipWindow
 from llava_st_ros.evaluation.metric_kinds import AurocMetric, MeanMetric, Metric, above, reaching
 from llava_st_ros.evaluation.remembered_answers import NEVER
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
 from llava_st_ros.evaluation.scoring import FALSE_NO_MATCH, NO_MATCH, score
+from llava_st_ros.evaluation.setting_sweep import sweep_bag
 from llava_st_ros.evaluation.simulated import ClipQuestion, ClipQuestions
-from llava_st_ros.evaluation.streams.scores import STREAM_METRICS
+from llava_st_ros.evaluation.streams.headline import headline
 from llava_st_ros.records import Task
 from llava_st_ros.simulation.bag_writer import write_bag
 from llava_st_ros.simulation.video_queries import sample_queries
@@ -46,20 +47,6 @@ _CLIP_METRICS: dict[str, Sequence[Metric]] = {
 _ALL_METRICS: Sequence[Metric] = (
     FALSE_NO_MATCH,
     AurocMetric("AUROC of P(match)", "match", negatives="match_without"),
-)
-_STREAM_METRICS = (
-    "final vIoU",
-    "final tIoU",
-    "final id switches",
-    "detection delay p50",
-    "missed events",
-    "false events",
-    "false events, no match",
-    "answered though nothing matches",
-    "missed, complete event",
-    "AUROC of P(match)",
-    "AUROC of P(match), something else happens",
-    "missed, object visible",
 )
 
 
@@ -105,21 +92,19 @@ def clip_rows(cases: Sequence[Case]) -> list[MetricRow]:
 
 
 def record_streams(
-    count: int,
+    seeds: range,
     queries: int,
     folder: Path,
     *,
-    seed: int = 0,
     duration: float = 40.0,
     on_recorded: Callable[[int], None] = lambda recorded: None,
 ) -> list[Path]:
     """Record videos as annotated bags, each with standing queries as ``sample_queries`` does.
 
     Args:
-        count: Number of videos.
+        seeds: Of the videos.
         queries: Number of queries of each.
-        folder: The folder to record them in.
-        seed: Of the first one; the others have the next ones.
+        folder: The folder of the bags. Those that it has already are not recorded again.
         duration: Of a video in seconds.
         on_recorded: Called with 1 after each one.
 
@@ -127,11 +112,17 @@ def record_streams(
         The bags.
     """
     bags = []
-    for number in range(seed, seed + count):
-        video = make_video(number, duration=duration)
-        chosen = sample_queries(video, queries, np.random.default_rng([number, 2]))
-        bags.append(folder / f"{number:04}")
-        write_bag(video, bags[-1], queries=chosen)
+    for seed in seeds:
+        bag = folder / f"{duration:g}s-{queries}queries-v{VERSION}" / f"{seed:04}"
+        if not bag.exists():
+            video = make_video(seed, duration=duration)
+            chosen = sample_queries(video, queries, np.random.default_rng([seed, 2]))
+            bag.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".", dir=bag.parent) as unfinished:
+                part = Path(unfinished) / bag.name
+                write_bag(video, part, queries=chosen)
+                part.rename(bag)
+        bags.append(bag)
         on_recorded(1)
     return bags
 
@@ -140,31 +131,24 @@ def score_streams(
     bags: Sequence[Path],
     backend: Backend,
     tokenizer: Tokenizer,
-    *,
-    no_match_threshold: float = GrounderConfig.no_match_threshold,
+    configs: Sequence[GrounderConfig],
     on_scored: Callable[[int], None] = lambda scored: None,
-) -> list[Case]:
-    """Replay recorded streams offline and return the case of each standing query."""
-    config = GrounderConfig(StreamConfig(history=HISTORY), no_match_threshold=no_match_threshold)
-    cases: list[Case] = []
-    for job in bag_jobs(bags, (), BagJob("", Path(), Path(), config=config)):
-        cases += evaluate_bag(job, backend, tokenizer).cases
+) -> list[list[MetricRow]]:
+    """Replay recorded streams offline and return the figures by which they are judged.
+
+    Args:
+        bags: The streams.
+        backend: The model, which runs once for all of ``configs``.
+        tokenizer: Its tokenizer.
+        configs: Settings of tracks and events.
+        on_scored: Called with 1 after each stream.
+
+    Returns:
+        The rows of ``headline`` for each of the settings.
+    """
+    cases: list[list[Case]] = [[] for _ in configs]
+    for job in bag_jobs(bags, (), BagJob("", Path(), Path())):
+        for all_cases, found in zip(cases, sweep_bag(job, backend, tokenizer, configs)):
+            all_cases += found
         on_scored(1)
-    return cases
-
-
-def stream_rows(cases: Sequence[Case]) -> list[MetricRow]:
-    """Return the figures of streams: of events, followed objects and events that never happen."""
-    metrics = [metric for metric in STREAM_METRICS if metric.name in _STREAM_METRICS]
-    rows = []
-    for name, title in (
-        (Task.STVG.value, "events"),
-        (Task.REC.value, "followed"),
-        (NO_MATCH, "never"),
-    ):
-        rows += rows_of(title, metrics, [case for case in cases if case.task == name])
-    pooled = [replace(case, task="windows") for case in cases if case.task != Task.REC.value]
-    windows = [m for m in metrics if m.name.startswith(("AUROC", "answered though", "missed, c"))]
-    return [row for row in rows if not row.metric.startswith("AUROC")] + rows_of(
-        "windows", windows, pooled
-    )
+    return [headline(stream_rows(found)) for found in cases]

@@ -243,10 +243,22 @@ def test_the_command_draws_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--n", "-1"], ["--queries", "0"], ["--out", "/proc/nowhere/x.json"]]
+    "arguments",
+    [
+        ["--n", "-1"],
+        ["--queries", "0"],
+        ["--out", "/proc/nowhere/x.json"],
+        ["--sheet", "sheet.txt"],
+        ["--sheet", "sheet.png", "--n", "0"],
+        ["--vary", "period=1,2"],
+    ],
 )
 def test_bad_arguments_are_one_line(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert command.main(arguments) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
