@@ -8,10 +8,11 @@ from functools import lru_cache, partial
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
-from llava_st_ros.decoding.generate import Generation, generate
+from llava_st_ros.decoding.generate import generate
 from llava_st_ros.errors import QueryError
 from llava_st_ros.records import (
     Answer,
+    BoxTube,
     Candidate,
     Grounding,
     Modality,
@@ -59,6 +60,7 @@ class QueryRunner:
         self._config = config
         self._model = backend.describe().model
         self._prompts = PromptBuilder(tokenizer, self._model)
+        self._no_match_ids = tuple(tokenizer.encode_user(NO_MATCH_TEXT))
         self._answer_room = lru_cache(64)(
             partial(answer_room, prompts=self._prompts, config=self._model)
         )
@@ -143,30 +145,42 @@ class QueryRunner:
             on_token=on_token,
             cancelled=cancelled,
         )
-        grounding = self._ground(query, generation.ids, generation.confidence, window)
-        if _is_candidate(generation, prepared.no_match_threshold):
-            candidate = Candidate(grounding.span, grounding.tube, grounding.confidence)
-            assert generation.match_probability is not None
-            no_match = tuple(self._tokenizer.encode_user(NO_MATCH_TEXT))
-            grounding = replace(
-                self._ground(query, no_match, 1.0 - generation.match_probability, window),
-                candidate=candidate,
-            )
-        return replace(grounding, match_probability=generation.match_probability)
-
-    def _ground(
-        self, query: Query, ids: tuple[int, ...], confidence: float, window: Window
-    ) -> Grounding:
-        answer = parse(ids, query.task, self._model, tokenizer=self._tokenizer)
-        return replace(to_grounding(query, answer, window, confidence), token_ids=ids)
+        answer = parse(generation.ids, query.task, self._model, tokenizer=self._tokenizer)
+        grounding = replace(
+            to_grounding(query, answer, window, generation.confidence),
+            token_ids=generation.ids,
+            match_probability=generation.match_probability,
+        )
+        threshold = prepared.no_match_threshold
+        if not generation.no_match and is_no_match(generation.match_probability, threshold):
+            return as_no_match(grounding, self._no_match_ids)
+        return grounding
 
 
-def _is_candidate(generation: Generation, no_match_threshold: float) -> bool:
-    """Whether a match was decoded although "no match" is the answer at this threshold."""
-    probability = generation.match_probability
-    if probability is None or generation.no_match or no_match_threshold >= 1.0:
+def is_no_match(match_probability: float | None, no_match_threshold: float) -> bool:
+    """Whether the answer is "no match"; None as the probability is that of no choice."""
+    if match_probability is None or no_match_threshold >= 1.0:
         return False
-    return 1.0 - probability >= no_match_threshold
+    return 1.0 - match_probability >= no_match_threshold
+
+
+def as_no_match(found: Grounding, no_match_ids: tuple[int, ...]) -> Grounding:
+    """Return "no match" as the answer, with the decoded match as its candidate.
+
+    Args:
+        found: A grounding with a match and its probability.
+        no_match_ids: The token ids of the answer "no match".
+    """
+    assert found.match_probability is not None
+    return replace(
+        found,
+        answer=Answer(found.query.task, text=NO_MATCH_TEXT, no_match=True),
+        span=None,
+        tube=BoxTube(),
+        confidence=1.0 - found.match_probability,
+        token_ids=no_match_ids,
+        candidate=Candidate(found.span, found.tube, found.confidence),
+    )
 
 
 def to_grounding(query: Query, answer: Answer, window: Window, confidence: float) -> Grounding:

@@ -1,7 +1,8 @@
 """Answers that are kept, so that other settings can be tried without running the model again.
 
-Every query is decoded as if "no match" were no choice. Whether it is the answer follows from P(no
-match) and ``no_match_threshold``, of which the rest of an answer does not depend.
+Every query is decoded as if "no match" were no choice. Whether it is the answer, and whether the
+match is its candidate, follow from P(no match), ``no_match_threshold`` and ``evidence_floor``, of
+which the rest of an answer does not depend.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import numpy as np
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.config import GrounderConfig
-from llava_st_ros.query_runner import PreparedQuery, QueryRunner
-from llava_st_ros.records import Answer, BoxTube, Grounding, Query
+from llava_st_ros.query_runner import PreparedQuery, QueryRunner, as_no_match, is_no_match
+from llava_st_ros.records import Grounding, Query
 from llava_st_ros.streaming.view import CameraView
-from llava_st_ros.text.answer_format import NO_MATCH_TEXT
 from llava_st_ros.text.grammar import EVEN_ODDS
 from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -47,11 +47,15 @@ class RememberingRunner(QueryRunner):
     ) -> None:
         super().__init__(backend, tokenizer, config)
         self._answers = answers
-        self._threshold = EVEN_ODDS
-        self._no_match_ids = tuple(tokenizer.encode_user(NO_MATCH_TEXT))
+        self._threshold, self._floor = EVEN_ODDS, NEVER
 
-    def prepare(self, query: Query, no_match_threshold: float = EVEN_ODDS) -> PreparedQuery:
-        self._threshold = no_match_threshold
+    def prepare(
+        self,
+        query: Query,
+        no_match_threshold: float = EVEN_ODDS,
+        evidence_floor: float = NEVER,
+    ) -> PreparedQuery:
+        self._threshold, self._floor = no_match_threshold, evidence_floor
         return super().prepare(query, NEVER)
 
     def run(
@@ -73,18 +77,13 @@ class RememberingRunner(QueryRunner):
         return self._decided(self._answers[key])
 
     def _decided(self, found: Grounding) -> Grounding:
-        """Return the answer with ``no_match_threshold``."""
+        """Return the answer with ``no_match_threshold`` and ``evidence_floor``."""
         match = found.match_probability
-        if match is None or self._threshold >= NEVER or 1.0 - match < self._threshold:
+        if match is None or not is_no_match(match, self._threshold):
             return found
-        return replace(
-            found,
-            answer=Answer(found.query.task, text=NO_MATCH_TEXT, no_match=True),
-            span=None,
-            tube=BoxTube(),
-            confidence=1.0 - match,
-            token_ids=self._no_match_ids,
-        )
+        answer = as_no_match(found, self._no_match_ids)
+        is_decoded = not is_no_match(match, 1.0 - self._floor)
+        return answer if is_decoded else replace(answer, candidate=None)
 
 
 class EyelessBackend(WrappedBackend):

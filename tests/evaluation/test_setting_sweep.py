@@ -46,7 +46,13 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> BagJob:
     split = StreamSplit("test", (12.0, 12.0), queries=3, fps=5.0, size=48)
     store: Path = tmp_path_factory.mktemp("streams")
     (bag,) = record_streams(split, range(1), store)
-    config = GrounderConfig(stream=StreamConfig(window_seconds=4.0))
+    config = GrounderConfig(
+        stream=StreamConfig(window_seconds=4.0),
+        evidence_floor=1.0,  # else events do not depend on no_match_threshold
+        evidence_on=0.1,
+        evidence_off=0.1,
+        confirmations=1,
+    )
     return BagJob("stream", bag, annotation_path(bag), config=config, period=3.0)
 
 
@@ -65,10 +71,13 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
     assert len(set(no_match)) > 3
     middle = no_match[len(no_match) // 2]  # some answers are "no match" at it and some are not
 
+    floors = Variation("evidence_floor", (1.0, 1.0 - middle)).configs(job.config)
     backend.prefills = 0
     configs = Variation("no_match_threshold", (middle, 1.0, 0.0)).configs(job.config)
     swept = sweep_bag(job, backend, tokenizer, configs)
     once = backend.prefills
+    configs, swept = configs + floors, swept + sweep_bag(job, backend, tokenizer, floors)
+    backend.prefills = once
     for config, cases in zip(configs, swept, strict=True):
         alone = evaluate_bag(dataclasses.replace(job, config=config), backend, tokenizer)
         for found, expected in zip(cases, alone.cases, strict=True):
@@ -76,7 +85,7 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
             assert found.counts == expected.counts
             assert found.samples == expected.samples
             assert found.predicted == expected.predicted
-    assert backend.prefills == once * 4
+    assert backend.prefills == once * 6
     with_answer = [case.predicted is not None and case.predicted.spans for case in swept[0]]
     assert any(with_answer) and not all(with_answer)
 
