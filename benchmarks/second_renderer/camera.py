@@ -24,7 +24,11 @@ class CameraPose:
 
     @classmethod
     def looking_at(
-        cls, target: np.ndarray, orbit: tuple[float, float, float], roll: float, focal: tuple
+        cls,
+        target: np.ndarray,
+        orbit: tuple[float, float, float],
+        roll: float,
+        focal: tuple[float, float],
     ) -> CameraPose:
         """Return a camera on an orbit.
 

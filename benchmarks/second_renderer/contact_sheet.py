@@ -1,4 +1,4 @@
-"""A picture of clips for a look at them: rows of frames with boxes, and the events below."""
+"""An image of clips to be inspected by eye: rows of frames with boxes, and the events below."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def contact_sheet(clips: Sequence[SimulatedClip]) -> np.ndarray:
 
 def _row(clip: SimulatedClip) -> np.ndarray:
     frames = np.unique(np.linspace(0, len(clip.frames) - 1, _COLUMNS).round().astype(int))
-    pictures = [_marked(clip, int(frame)) for frame in frames]
-    row = np.concatenate(pictures, axis=1)
+    marked = [_marked(clip, int(frame)) for frame in frames]
+    row = np.concatenate(marked, axis=1)
     sentences = [
         f"{event_sentence(event, clip.objects)} {event.span[0]}-{event.span[1]}"
         for event in clip.events
@@ -43,12 +43,12 @@ def _row(clip: SimulatedClip) -> np.ndarray:
 
 
 def _marked(clip: SimulatedClip, frame: int) -> np.ndarray:
-    picture = clip.frames[frame].copy()
-    size = len(picture)
+    image = clip.frames[frame].copy()
+    size = len(image)
     active = {e.subject for e in clip.events if e.span[0] <= frame <= e.span[1]}
     for index, box in enumerate(clip.boxes[frame]):
         if not np.isnan(box[0]):
             x1, y1, x2, y2 = (int(v) for v in np.rint(box * size))
             color = (255, 255, 255) if index in active else (0, 200, 0)
-            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), color, 1)
-    return picture
+            cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), color, 1)
+    return image

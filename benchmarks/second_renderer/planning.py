@@ -271,20 +271,25 @@ class _Planner:
         if not fits or not self._in_view(subject, come) or not self._in_view(other, go):
             return None
         share = float(rng.uniform(0.35, 0.65))
-        first = motions.roll if shapes[subject].kind == "ball" else None
-        arriving = (
-            motions.roll(come, share * length, "constant", rotation, shapes[subject].half[0])
-            if first
-            else motions.slide(come, share * length, "constant", rotation)
-        )
-        leaving = (
-            motions.roll(go, (1 - share) * length, "ease_out", hit_rotation, shapes[other].half[0])
-            if shapes[other].kind == "ball"
-            else motions.slide(
-                go, (1 - share) * length, "ease_out", hit_rotation, float(rng.normal(0, 0.3))
-            )
-        )
+        arriving = self._push(subject, come, share * length, "constant", rotation, 0.0)
+        turn = float(rng.normal(0, 0.3))
+        leaving = self._push(other, go, (1 - share) * length, "ease_out", hit_rotation, turn)
         return {subject: arriving.delayed(start), other: leaving.delayed(start + share * length)}
+
+    def _push(
+        self,
+        index: int,
+        points: np.ndarray,
+        length: float,
+        profile: str,
+        rotation: np.ndarray,
+        turn: float,
+    ) -> Motion:
+        """Roll a ball, slide anything else: a capsule is not hit across its axis."""
+        shape = self._scene.shapes[index]
+        if shape.kind == "ball":
+            return motions.roll(points, length, profile, rotation, shape.half[0])
+        return motions.slide(points, length, profile, rotation, turn)
 
     def _goal_near(self, subject: int, center: np.ndarray) -> np.ndarray | None:
         distance = float(self._rng.uniform(0.12, 0.12 + 0.7 * self._scene.width))
@@ -323,7 +328,8 @@ class _Planner:
         """Sample a direction on the ground; a capsule moves across its axis only."""
         angle = float(self._rng.uniform(0, 2 * math.pi))
         if self._scene.shapes[subject].kind == "capsule":
-            angle = float(self._yaws[subject]) + math.pi * (float(self._rng.random() < 0.5) - 0.5)
+            across = math.pi * (float(self._rng.random() < 0.5) - 0.5)
+            angle = _yaw(self.tracks[subject].at(math.inf)[1]) + across
         return np.array([math.cos(angle), math.sin(angle), 0.0])
 
     def _place(self, index: int) -> np.ndarray:

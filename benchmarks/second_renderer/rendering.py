@@ -74,7 +74,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything about a picture but what is where.
+    """The surfaces and the light of a scene.
 
     Attributes:
         paints: Of each object.
