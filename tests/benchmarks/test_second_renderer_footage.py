@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.second_renderer.footage import label_events, make_clip, make_vid
 from benchmarks.second_renderer.motions import Track, cruise, path, slide
 from benchmarks.second_renderer.planning import Plan, PlannedEvent, sample_plan
 from benchmarks.second_renderer.scenes import Scene, sample_scene
+from benchmarks.second_renderer.shapes import contact_distance
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.simulated import ClipQuestion, ClipQuestions, clip_questions
@@ -159,6 +161,49 @@ def test_labels_agree_with_the_simulators() -> None:
         assert [(e.kind, e.subject) for e in ours] == [(e.kind, e.subject) for e in theirs]
         compared += len(ours)
     assert compared >= 8
+
+
+def test_objects_on_the_ground_never_overlap() -> None:
+    checked = 0
+    for seed in range(12):
+        rng = np.random.default_rng([seed, 7])
+        scene = sample_scene(rng, 4)
+        try:
+            found = sample_plan(rng, scene, 20.0, 4)
+        except InfeasibleError:
+            continue
+        for time in np.linspace(0, 20, 50):
+            places = [track.at(float(time)) for track in found.tracks]
+            for i, j in itertools.combinations(range(4), 2):
+                apart = (places[j][0] - places[i][0])[:2]
+                heights = [places[k][0][2] - scene.shapes[k].rest_height for k in (i, j)]
+                if max(heights) > 1e-6:
+                    continue
+                distance = float(np.linalg.norm(apart))
+                yaws = tuple(math.atan2(*axis_on_ground(places[k][1])[::-1]) for k in (i, j))
+                shapes = scene.shapes[i], scene.shapes[j]
+                assert distance > contact_distance(*shapes, yaws, apart / distance) - 2e-3
+                checked += 1
+    assert checked > 300
+
+
+def axis_on_ground(rotation: np.ndarray) -> np.ndarray:
+    """The x axis of what stands, the long axis of a lying capsule; any axis of a rolling ball."""
+    return rotation[:2, 2] if abs(rotation[2, 2]) < 0.5 else rotation[:2, 0]
+
+
+def test_a_plan_ends_each_event_before_the_next_begins() -> None:
+    for seed in range(30):
+        rng = np.random.default_rng([seed, 8])
+        scene = sample_scene(rng)
+        try:
+            found = sample_plan(rng, scene, 8.0, 3)
+        except InfeasibleError:
+            continue
+        for event, following in itertools.pairwise(found.events):
+            times = np.linspace(following.start - 0.01, following.start, 2)
+            for track in found.tracks:
+                assert np.array_equal(*(track.at(float(t))[0] for t in times)), event
 
 
 @pytest.fixture(scope="module")
