@@ -41,10 +41,14 @@ class Tiny:
         return encoder.encode(samples, np.random.default_rng(0))
 
     def loss(
-        self, model: LlavaST, batch: CollatedConversations, decision_weight: float = 1.0
+        self,
+        model: LlavaST,
+        batch: CollatedConversations,
+        decision_weight: float = 1.0,
+        match_weight: float | None = None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         states = decode(model, batch, self.features, Modality.VIDEO).last_hidden_state
-        terms = answer_terms(model, batch, states, decision_weight)
+        terms = answer_terms(model, batch, states, decision_weight, match_weight)
         means = {f"video_{name}": (t.numerator / t.denominator).item() for name, t in terms.items()}
         return terms["answer_loss"].numerator / terms["answer_loss"].denominator, means
 

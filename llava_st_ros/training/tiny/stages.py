@@ -87,6 +87,8 @@ class ConversationStage:
             events.
         tube_frames: The least and the greatest number of frames of ``tube`` questions.
         decision_weight: Weight of decision tokens in the loss; other tokens have 1.
+        match_weight: Weight of the first word of answers that may be "no match"; None: that of the
+            other decision tokens.
         event_weight: Weight of the loss of event_alignment.
         attention_weight: Weight of the loss of attention_alignment.
         single_event_share: The probability of keeping a drawn clip with a single event, whose
@@ -112,6 +114,7 @@ class ConversationStage:
     mix: Mapping[str, float]
     tube_frames: tuple[int, int] = (5, 20)
     decision_weight: float = 1.0
+    match_weight: float | None = None
     event_weight: float = 0.0
     attention_weight: float = 0.0
     single_event_share: float = 1.0
@@ -143,8 +146,9 @@ class ConversationStage:
             raise ConfigError("mix is empty or has a negative weight")
         if self.window_no_match_share == 1:
             raise ConfigError("window_no_match_share is 1; expected a share below 1")
-        if self.pair_weight < 0:
-            raise ConfigError(f"pair_weight is {self.pair_weight}; expected at least 0")
+        for name in ("pair_weight", "match_weight"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 0")
         kinds = self.window_no_match_kinds
         if unknown := sorted(set(kinds) - set(NO_MATCH_KINDS)):
             raise ConfigError(
@@ -365,7 +369,13 @@ class ConversationStep(nn.Module):
         conversations, modality = batch.conversations, batch.modality
         start = _visual_start(model, conversations, modality)
         out = decode(model, conversations, batch.features, modality)
-        terms = answer_terms(model, conversations, out.last_hidden_state, stage.decision_weight)
+        terms = answer_terms(
+            model,
+            conversations,
+            out.last_hidden_state,
+            stage.decision_weight,
+            stage.match_weight,
+        )
         hidden = out.hidden_states[middle_layer(model)]
         if stage.attention_weight > 0:
             terms |= attention_loss(model, conversations, hidden, start, stage.attention_weight)
@@ -392,7 +402,11 @@ def decode(
 
 
 def answer_terms(
-    model: LlavaST, conversations: CollatedConversations, hidden: Tensor, decision_weight: float
+    model: LlavaST,
+    conversations: CollatedConversations,
+    hidden: Tensor,
+    decision_weight: float,
+    match_weight: float | None = None,
 ) -> LossTerms:
     """Return the loss of the answers' tokens.
 
@@ -401,6 +415,7 @@ def answer_terms(
         conversations: B conversations of L tokens.
         hidden: The last hidden states [B, L, D].
         decision_weight: Weight of the decision tokens; other tokens have 1.
+        match_weight: Weight of those that are words; None: ``decision_weight``.
 
     Returns:
         ``answer_loss``, and, only logged, the means over kinds of tokens: among decision tokens
@@ -425,6 +440,8 @@ def answer_terms(
         "space": ~decides & in_space,
     }
     weights = torch.where(decides, decision_weight, 1.0)
+    if match_weight is not None:
+        weights = torch.where(kinds["match"], match_weight, weights)
     detached = losses.detach()
     by_kind = {
         name: logged_ratio((detached * kind).sum(), kind.sum()) for name, kind in kinds.items()

@@ -267,7 +267,8 @@ def test_committed_ablation_yaml_is_tiny_yaml_with_fewer_steps() -> None:
     assert read_ablation_config(settings).variants == tuple(VARIANTS)
     assert len(read_ablation_config(settings).seeds) == 2
     tiny = read_settings(ROOT / "config/training/tiny.yaml")
-    assert list(settings["stages"]) == list(tiny["stages"])
+    # Windows of streams came after the ablation.
+    assert list(settings["stages"]) == [name for name in tiny["stages"] if name != "streaming"]
     for name, values in settings["stages"].items():
         assert "minutes" not in values
         read_stage(name, values)

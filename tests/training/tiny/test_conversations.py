@@ -12,6 +12,7 @@ from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.records import Answer, Box, Modality, Task
 from llava_st_ros.simulation.questions import Sample
 from llava_st_ros.text.tasks import make_question
+from llava_st_ros.training.tiny.attention_targets import box_tokens
 from llava_st_ros.training.tiny.conversations import (
     CollatedConversations,
     Lanes,
@@ -102,6 +103,35 @@ def test_decision_tokens_of_a_tube_are_its_span_and_first_left_edge() -> None:
     assert decision_text(Task.TVG, tvg) == [*first, "<TEMP-001>", "<TEMP-007>"]
 
 
+def test_left_edge_of_a_box_that_has_moved_far_is_a_decision_token() -> None:
+    """Boxes are 0.2 wide and 0.4 high; more than 0.1 across or 0.2 down is far."""
+    config = Tiny().config
+    left, top = [0.1, 0.19, 0.31, 0.31, 0.32], [0.1, 0.1, 0.1, 0.29, 0.5]
+    boxes = tuple((f, Box(x, y, x + 0.2, y + 0.4)) for f, (x, y) in enumerate(zip(left, top)))
+    answer = Answer(Task.STVG, span=(0, 4), boxes=boxes)
+    sample = Sample(Task.STVG, "the ball rolls", None, None, None, answer)
+    rows = [round(left[i] * (config.num_spatial_tokens - 1)) for i in (0, 2, 4)]
+    decisions = decision_text(Task.STVG, sample)
+    assert decisions[-3:] == [f"<WIDTH-{row:03d}>" for row in rows]
+    assert len(decisions) == 6  # the first word and the span
+
+
+def test_first_word_attends_to_the_described_object() -> None:
+    """In all frames in which it is visible, for both answers."""
+    tiny = Tiny()
+    box = Box(0.1, 0.1, 0.3, 0.3)
+    subject = ((0, box), (3, box))
+    expected = np.any(
+        [box_tokens(frame, box, Modality.VIDEO, tiny.config) for frame, _ in subject], axis=0
+    )
+    for answer in (Answer(Task.TVG, no_match=True), Answer(Task.TVG, span=(0, 3))):
+        sample = Sample(Task.TVG, "the ball", None, None, None, answer, subject=subject)
+        turn = tiny.encode([sample]).turns[0]
+        assert turn.attention_positions[0] == np.flatnonzero(turn.answer_mask)[0]
+        np.testing.assert_array_equal(turn.attention_targets[0], expected)
+        assert len(turn.attention_positions) == 1  # TVG has no other evidence here
+
+
 def test_first_word_is_the_decision_token_of_no_match() -> None:
     tiny = Tiny()
     nothing = Answer(Task.TVG, no_match=True)
@@ -135,6 +165,9 @@ def test_decision_tokens_have_the_decision_weight() -> None:
     expected /= decisions
     assert abs(heavy.item() - expected) < 1e-3
     assert abs(total.item() - expected) > 1e-2
+    with torch.inference_mode():
+        first_words, means = tiny.loss(model, batch, match_weight=1e6)
+    assert abs(first_words.item() - means["video_match"]) < 1e-3
 
 
 def test_full_conversation_drops_turns_but_keeps_one() -> None:
