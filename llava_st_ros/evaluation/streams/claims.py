@@ -78,6 +78,34 @@ def false_claims(truth: QueryTruth, made: Sequence[Claim]) -> set[int]:
     return {claim.id for claim in made} - right
 
 
+def provisional_claims(stream: QueryStream) -> list[Claim]:
+    """Return the claims of a stream's events while they are PROVISIONAL, in order."""
+    return [
+        Claim(event.event_id, tick.at, event.span.start, event.span.end)
+        for tick in stream.ticks
+        for event in tick.events
+        if event.state is EventState.PROVISIONAL
+    ]
+
+
+def retractions(stream: QueryStream) -> tuple[int, int]:
+    """Return how many events of a stream were retracted, and how many were published."""
+    states = {event.event_id: event.state for tick in stream.ticks for event in tick.events}
+    return sum(state is EventState.RETRACTED for state in states.values()), len(states)
+
+
+def contradictions(stream: QueryStream) -> tuple[int, int]:
+    """Return how many CONFIRMED events of a stream were retracted, and how many there are."""
+    confirmed, retracted = set(), set()
+    for tick in stream.ticks:
+        for event in tick.events:
+            if event.state is EventState.RETRACTED:
+                retracted.add(event.event_id)
+            elif event.state is not EventState.PROVISIONAL:
+                confirmed.add(event.event_id)
+    return len(confirmed & retracted), len(confirmed)
+
+
 def first_claims(made: Sequence[Claim]) -> list[int]:
     """Return when each event or track was first published (ns), in order."""
     first: dict[int, int] = {}

@@ -14,6 +14,11 @@ live_correct            object boxes with a live box of IoU >= 0.5, all object b
 detection_delay         seconds from the start of a span to its first claim (``claims``)
 missed_events           spans without a claim, spans
 false_events            events or tracks of which no claim overlaps a span, hours outside spans
+false_confirmed         the same of queries about events only
+false_provisional       events of which nothing that was published overlaps a span, PROVISIONAL ones
+                        included, hours outside spans
+retracted               RETRACTED events, published events
+contradicted            RETRACTED ones, events that were CONFIRMED
 timeliness_f1_1, _5     numerator and denominator of Timeliness-F1 (``timeliness_f1``)
 changed_answers         changes, minutes of static scene (``stability``)
 stamp_to_answer         seconds from the newest frame that an answer is about to its publication;
@@ -53,9 +58,12 @@ from llava_st_ros.evaluation.results import Case, Timeline
 from llava_st_ros.evaluation.scoring import NO_MATCH
 from llava_st_ros.evaluation.streams.claims import (
     claims,
+    contradictions,
     detection_delays,
     false_claims,
     first_claims,
+    provisional_claims,
+    retractions,
     silent_ticks,
 )
 from llava_st_ros.evaluation.streams.query_stream import QueryStream, query_streams
@@ -257,6 +265,8 @@ def _score_claims(
             timeliness[most] = above + added[0], below + added[1]
     counts["false_events"] = false, hours
     counts["silent_ticks"] = silent, ticks
+    if truth.query.task in EVENT_TASKS:
+        _score_states(truth, streams, (false, hours), counts)
     if delays:
         samples["detection_delay"] = tuple(delay for delay in delays if delay is not None)
         counts["missed_events"] = sum(delay is None for delay in delays), len(delays)
@@ -264,6 +274,28 @@ def _score_claims(
             counts[f"timeliness_f1_{most}"] = fraction
     if truth.query.no_match:
         counts["false_events_no_match"] = counts["false_events"]
+
+
+def _score_states(
+    truth: QueryTruth,
+    streams: Sequence[QueryStream],
+    false_events: tuple[float, float],
+    counts: dict[str, tuple[float, float]],
+) -> None:
+    counts["false_confirmed"] = false_events
+    totals = {"retracted": (0, 0), "contradicted": (0, 0)}
+    false = 0
+    for stream in streams:
+        made = [*claims(stream, truth.query.task), *provisional_claims(stream)]
+        false += len(false_claims(truth, made))
+        for key, counted in (
+            ("retracted", retractions(stream)),
+            ("contradicted", contradictions(stream)),
+        ):
+            above, below = totals[key]
+            totals[key] = above + counted[0], below + counted[1]
+    counts["false_provisional"] = false, false_events[1]
+    counts.update(totals)
 
 
 def _score_windows(
@@ -396,6 +428,17 @@ STREAM_METRICS: Sequence[Metric] = (
     RatioMetric(
         "false events, no match", "false_events_no_match", unit="1/h", lower_is_better=True
     ),
+    RatioMetric(
+        "false confirmed events", "false_confirmed", unit="1/h per query", lower_is_better=True
+    ),
+    RatioMetric(
+        "false events, provisional ones too",
+        "false_provisional",
+        unit="1/h per query",
+        lower_is_better=True,
+    ),
+    RatioMetric("retracted events", "retracted", lower_is_better=True),
+    RatioMetric("retracted after confirmation", "contradicted", lower_is_better=True),
     RatioMetric("answered though nothing matches", "answered_without", lower_is_better=True),
     RatioMetric("missed, complete event", "missed_complete", lower_is_better=True),
     RatioMetric("missed, cut event", "missed_cut", lower_is_better=True),

@@ -307,6 +307,31 @@ def test_a_false_event_between_spans_and_a_missed_one() -> None:
     assert scores.counts["timeliness_f1_5"] == (pytest.approx(2), 2 + 0 + 1)
 
 
+def test_only_confirmed_events_are_told_and_provisional_ones_are_counted_apart() -> None:
+    provisional, confirmed = EventState.PROVISIONAL, EventState.CONFIRMED
+    ended, retracted = EventState.ENDED, EventState.RETRACTED
+    scores = score(
+        ROLLS,
+        # Right: provisional at 4.5 s, confirmed at 5 s, ended.
+        published(4.5, events=[event(4, 4.4, provisional, 1)]),
+        published(5.0, events=[event(4, 4.9, confirmed, 1)]),
+        published(6.5, events=[event(4, 6.0, ended, 1)]),
+        # False: one is only provisional, one is confirmed and taken back, one ends.
+        published(7.0, events=[event(6.5, 6.9, provisional, 2)]),
+        published(7.5, events=[event(6.5, 6.9, retracted, 2), event(7, 7.4, confirmed, 3)]),
+        published(8.0, events=[event(7, 7.4, retracted, 3), event(7.6, 8, provisional, 4)]),
+        published(8.5, events=[event(7.6, 8.4, confirmed, 4)]),
+        published(9.0, events=[event(7.6, 8.8, ended, 4)]),
+    )
+    hours = pytest.approx(8 / 3600)
+    assert scores.counts["false_confirmed"] == (2, hours)
+    assert scores.counts["false_provisional"] == (3, hours)
+    assert scores.counts["retracted"] == (2, 4)
+    assert scores.counts["contradicted"] == (1, 3)
+    assert scores.samples["detection_delay"] == (pytest.approx(1.0),)
+    assert "false_confirmed" not in score(VISIBLE).counts
+
+
 def test_the_latency_of_answers_is_from_the_newest_frame_of_their_window() -> None:
     ticks = [published(s + wait, answers=[answer((s - 2, s))]) for s, wait in ((3, 0.5), (5, 1.25))]
     assert score(ROLLS, *ticks).samples["stamp_to_answer"] == pytest.approx((0.5, 1.25))
