@@ -140,7 +140,7 @@ def _compare(
 
     with frame_progress(len(jobs)) as progress:
         rows = sweep_bags(jobs, worker, variation, args.workers, progress.set_frames)
-    columns = [f"{value:g}" for value in variation.values]
+    columns = [json.dumps(value) for value in variation.values]
     figures = {
         value: {f"{row.task}/{row.metric}": row.value for row in of_value}
         for value, of_value in zip(columns, rows)

@@ -58,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.cli.outputs import check_files, check_folders, print_tables
+    from llava_st_ros.cli.outputs import (
+        check_files,
+        check_folders,
+        print_tables,
+        sigterm_interrupts,
+    )
     from llava_st_ros.training.calibration.checkpoint_folder import check_target, write_calibrated
     from llava_st_ros.training.calibration.diagram import draw_reliability
     from llava_st_ros.training.calibration.fit import fit_calibration, measure
@@ -69,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.checkpoint, args.out)
     check_folders(args.store, args.out.parent)
     check_files(args.diagram)
-    samples = _samples(args)
+    with sigterm_interrupts():
+        samples = _samples(args)
     calibration, measured = fit_calibration(samples), measure(samples)
     write_calibrated(args.checkpoint, args.out, calibration)
     print_tables(_table(measured))

@@ -104,6 +104,8 @@ class StreamSplit:
                 write_bag(video, part, queries=queries)
                 part.rename(path)
         except OSError as error:
+            if path.exists():  # another process has recorded it
+                return
             raise DataError(f"cannot write {path}: {error}") from error
 
 
