@@ -31,16 +31,19 @@ _CLIP_METRICS: dict[str, Sequence[Metric]] = {
     "REC": (
         MeanMetric("Acc@0.5", "IoU", transform=reaching(0.5)),
         MeanMetric("Acc@0.5, never no match", "forced IoU", transform=reaching(0.5)),
+        FALSE_NO_MATCH,
     ),
     "STVG": (
         MeanMetric("m_vIoU", "vIoU"),
         MeanMetric("m_vIoU, never no match", "forced vIoU"),
         MeanMetric("m_tIoU", "tIoU"),
+        FALSE_NO_MATCH,
     ),
-    "SVG": (MeanMetric("m_sIoU", "sIoU"),),
+    "SVG": (MeanMetric("m_sIoU", "sIoU"), FALSE_NO_MATCH),
     "TVG": (
         MeanMetric("R1@0.5", "tIoU", transform=above(0.5)),
         MeanMetric("R1@0.5, never no match", "forced tIoU", transform=above(0.5)),
+        FALSE_NO_MATCH,
     ),
     NO_MATCH: (MeanMetric("accuracy", "accuracy"),),
 }

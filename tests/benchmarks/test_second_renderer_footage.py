@@ -274,6 +274,7 @@ def test_refused_questions_are_asked_again() -> None:
     assert {(row.task, row.metric): row.value for row in rows} == {
         ("REC", "Acc@0.5"): 0.0,
         ("REC", "Acc@0.5, never no match"): 1.0,
+        ("REC", 'false "no match"'): 1.0,
         ("no_match", "accuracy"): 1.0,
         ("all", 'false "no match"'): 1.0,
         ("all", "AUROC of P(match)"): 0.5,
