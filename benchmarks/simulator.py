@@ -1,4 +1,4 @@
-"""Print how many clips per minute the simulator renders, and where one process spends its time.
+"""Print how many clips and videos per minute the simulator renders, and where the time is spent.
 
 scripts/with_ros python -m benchmarks.simulator [--clips 100] [--workers 2]
 """
@@ -14,6 +14,7 @@ from llava_st_ros.simulation import clip_rendering, simulator
 from llava_st_ros.simulation.clip_store import render_shards
 from llava_st_ros.simulation.sensor_effects import SensorEffects
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
+from llava_st_ros.simulation.streams import simulate_training_video
 
 STAGES = {
     "physics": (simulator, "Rollout"),
@@ -45,6 +46,12 @@ def main() -> None:
     print(f"one process: {1000 * total / (options.clips // 4):.0f} ms per clip")
     for name, calls in seconds.items():
         print(f"  {name:28} {sum(calls) / total:5.0%}")
+    start_cpu = time.process_time()
+    videos = max(1, options.clips // 10)
+    for index in range(videos):
+        simulate_training_video(split_seed("wide", index))
+    per_minute = 60 * videos / (time.process_time() - start_cpu)
+    print(f"one process: {per_minute:.0f} videos of 120 frames per minute of CPU time")
 
 
 def _timed(owner: object, name: str) -> list[float]:

@@ -1,12 +1,18 @@
-"""Videos with random objects, boxes and events, made without physics and renderer."""
+"""Videos with random objects, boxes, events and pixels, made without physics and renderer."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
+from llava_st_ros.simulation.clip_store import ground_truth
 from llava_st_ros.simulation.events import EventKind, can_be_subject
 from llava_st_ros.simulation.scenes import sample_objects
 from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.simulation.streams import window_stamps
 from llava_st_ros.simulation.worlds import world_for_seed
 
 FRAMES = 100
@@ -51,3 +57,20 @@ def random_video(seed: int) -> SimulatedClip:
     boxes = np.concatenate([centers - 0.05, centers + 0.05], axis=2).astype(np.float32)
     frames = np.zeros((FRAMES, 1), dtype=np.uint8)
     return SimulatedClip(seed, frames, boxes, objects, tuple(events), np.arange(FRAMES) * 0.3)
+
+
+def store_random_videos(folder: Path, count: int, num_frames: int, size: int) -> None:
+    """Write a shard of random videos, at the times of the frames of training videos."""
+    shard = folder / "train-000000"
+    shard.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    shape = (count, num_frames, size, size, 3)
+    np.save(shard / "frames.npy", rng.integers(0, 256, shape, dtype=np.uint8))
+    records = []
+    for seed in range(count):
+        video = random_video(seed)
+        stamps = window_stamps(seed, num_frames)
+        events = tuple(e for e in video.events if e.span[1] < num_frames)
+        video = replace(video, boxes=video.boxes[:num_frames], events=events, stamps=stamps)
+        records.append(ground_truth(video))
+    (shard / "clips.json").write_text(json.dumps(records))

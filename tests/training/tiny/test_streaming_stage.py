@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.model.checkpoint import load_checkpoint
-from llava_st_ros.simulation.clip_store import ClipStore, render_shards
-from llava_st_ros.simulation.streams import simulate_training_video
+from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.text.prompt import PromptBuilder
 from llava_st_ros.training.loop.errors import TrainingInterrupted
 from llava_st_ros.training.loop.time_budget import TimeBudget
@@ -29,6 +28,7 @@ from llava_st_ros.training.tiny.stages import (
     ConversationStage,
     VisualData,
 )
+from support.random_videos import store_random_videos
 from support.tiny_run import CLIPS, FRAMES, QUESTIONS, SETTINGS, SIZE
 
 pytestmark = pytest.mark.slow
@@ -56,10 +56,8 @@ def uncompiled() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    list(render_shards(folder, "train", CLIPS, num_frames=FRAMES, size=SIZE, workers=1))
-    videos = folder / VIDEOS_FOLDER
-    of_videos = {"num_frames": VIDEO_FRAMES, "size": SIZE, "workers": 1}
-    list(render_shards(videos, "train", 2, simulate=simulate_training_video, **of_videos))
+    store_random_videos(folder, CLIPS, FRAMES, SIZE)
+    store_random_videos(folder / VIDEOS_FOLDER, 2, VIDEO_FRAMES, SIZE)
     return folder
 
 
