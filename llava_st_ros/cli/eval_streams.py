@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,9 @@ from llava_st_ros.cli.stream_arguments import add_seconds_argument, stream_store
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.bag_evaluation import BagJob
     from llava_st_ros.evaluation.bag_run import BagWorker
-    from llava_st_ros.evaluation.setting_sweep import Variation
+    from llava_st_ros.evaluation.setting_sweep import Changes
 
-VARIATION_FILE = "variation.json"
+VARIANTS_FILE = "variants.json"
 HELP = "evaluate standing queries on simulated streams"
 
 
@@ -59,10 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_grounding_arguments(parser)
     parser.add_argument(
         "--vary",
-        default="",
+        action="append",
+        default=[],
         metavar="NAME=V,V",
         help="compare values of a setting instead, e.g. no_match_threshold=0.5,0.2; the model runs "
-        "once",
+        "once; given several times: all combinations",
     )
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep the recorded streams here for later runs"
@@ -79,16 +81,16 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
     from llava_st_ros.evaluation.bag_evaluation import BagJob
     from llava_st_ros.evaluation.bag_run import BagWorker, ModelSettings, bag_jobs
-    from llava_st_ros.evaluation.setting_sweep import Variation
+    from llava_st_ros.evaluation.setting_sweep import Variation, combinations
     from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
 
     start = time.monotonic()
     check_counts(args, "n", "workers")
     split = StreamSplit(args.split, args.seconds, args.queries)
     settings = BagJob("", Path(), Path(), config=grounder_config(args), period=args.period)
-    variation = Variation.parse(args.vary) if args.vary else None
-    if variation is not None:
-        variation.configs(settings.config)  # rejects a value before long work starts
+    changes = combinations([Variation.parse(text) for text in args.vary])
+    for changed in changes:
+        replace(settings.config, **changed)  # rejects a value before long work starts
     check_folders(args.store, args.out)
     model = args.model or default_model(args.backend, args.device)
     threads = threads_of_process(args.threads, args.workers)
@@ -97,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
         with _recording(args.n) as advance:
             bags = record_streams(split, range(args.n), store, args.workers, advance)
         jobs, worker = bag_jobs(bags, (), settings), BagWorker(answering)
-        if variation is not None:
-            return _compare(args, jobs, worker, variation)
+        if args.vary:
+            return _compare(args, jobs, worker, changes)
         return _evaluate(args, jobs, worker, start)
 
 
@@ -128,9 +130,9 @@ def _evaluate(
 
 
 def _compare(
-    args: argparse.Namespace, jobs: Sequence[BagJob], worker: BagWorker, variation: Variation
+    args: argparse.Namespace, jobs: Sequence[BagJob], worker: BagWorker, changes: Sequence[Changes]
 ) -> int:
-    """Print the figures of each value of a setting, and write them to --out."""
+    """Print the figures of each combination of settings, and write them to --out."""
     from llava_st_ros.atomic_files import write_text
     from llava_st_ros.cli.figure_tables import name_of, number, text_table
     from llava_st_ros.cli.outputs import print_tables
@@ -139,21 +141,25 @@ def _compare(
     from llava_st_ros.evaluation.streams.headline import headline
 
     with frame_progress(len(jobs)) as progress:
-        rows = sweep_bags(jobs, worker, variation, args.workers, progress.set_frames)
-    columns = [json.dumps(value) for value in variation.values]
-    figures = {
-        value: {f"{row.task}/{row.metric}": row.value for row in of_value}
-        for value, of_value in zip(columns, rows)
-    }
-    report = {"split": args.split, "streams": len(jobs), variation.name: figures}
+        rows = sweep_bags(jobs, worker, changes, args.workers, progress.set_frames)
+    variants = [
+        {
+            "settings": dict(changed),
+            "figures": {f"{row.task}/{row.metric}": row.value for row in of_variant},
+        }
+        for changed, of_variant in zip(changes, rows)
+    ]
+    report = {"split": args.split, "streams": len(jobs), "variants": variants}
     text = json.dumps(without_nan(report), indent=1)
     if args.out is not None:
-        write_text(args.out / VARIATION_FILE, text + "\n")
-        print(f"wrote {args.out / VARIATION_FILE}", file=sys.stderr)
+        write_text(args.out / VARIANTS_FILE, text + "\n")
+        print(f"wrote {args.out / VARIANTS_FILE}", file=sys.stderr)
     if args.json:
         print(text)
         return 0
-    table = text_table(f"{variation.name} on {len(jobs)} streams", ("", "figure"), columns)
+    columns = ["\n".join(json.dumps(value) for value in changed.values()) for changed in changes]
+    title = f"{', '.join(changes[0])} on {len(jobs)} streams"
+    table = text_table(title, ("", "figure"), columns)
     for of_metric in zip(*map(headline, rows)):
         first = of_metric[0]
         table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))

@@ -7,9 +7,10 @@ it decodes (FIXED).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from llava_st_ros.backends.base import Backend
@@ -71,25 +72,39 @@ class Variation:
                 raise ConfigError(f"{name} is {value!r}; expected {kind}")
         return cls(name, tuple(dict.fromkeys(values)))
 
-    def configs(self, config: GrounderConfig) -> list[GrounderConfig]:
-        """Return ``config`` with each of the values. Raises ConfigError for one out of range."""
-        changes: list[dict[str, Any]] = [{self.name: value} for value in self.values]
-        return [replace(config, **change) for change in changes]
+
+Changes = Mapping[str, Any]  # settings by name
+
+
+def combinations(variations: Sequence[Variation]) -> list[Changes]:
+    """Return every combination of the values of several settings, the last one varying fastest.
+
+    Raises:
+        ConfigError: A setting is named twice.
+
+    >>> combinations([Variation("a", (1, 2)), Variation("b", (True, False))])[1]
+    {'a': 1, 'b': False}
+    """
+    names = [variation.name for variation in variations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name} is varied twice", "give all its values at once")
+    return [dict(zip(names, values)) for values in product(*(v.values for v in variations))]
 
 
 def sweep_bags(
     jobs: Sequence[BagJob],
     worker: BagWorker,
-    variation: Variation,
+    changes: Sequence[Changes],
     workers: int = 1,
     on_progress: OnProgress = ignore_progress,
 ) -> list[list[MetricRow]]:
-    """Return the figures of bags for each value of a setting.
+    """Return the figures of bags for each of several changes of the jobs' settings.
 
     Args:
         jobs: The bags, each with one annotated camera.
         worker: What answers.
-        variation: The setting.
+        changes: The settings that differ from those of the jobs.
         workers: Number of processes; 1 is this process.
         on_progress: As for ``run_jobs``.
 
@@ -98,14 +113,14 @@ def sweep_bags(
         LlavaStError: As ``run_jobs`` does.
     """
     found: dict[int, list[Sequence[Case]]] = {}
-    start = _SweepWorker(worker, variation)
+    start = _SweepWorker(worker, tuple(changes))
     for done in run_jobs(start, jobs, workers=workers, on_progress=on_progress):
         if isinstance(done.outcome, JobFailure):
             raise BackendError(f"{jobs[done.index].name}: {done.outcome.reason}")
         found[done.index] = done.outcome
     return [
         stream_rows([case for index in sorted(found) for case in found[index][number]])
-        for number in range(len(variation.values))
+        for number in range(len(changes))
     ]
 
 
@@ -144,7 +159,7 @@ class _SweepWorker:
     """Sweeps bags in a process: calling it loads the model and returns the work."""
 
     worker: BagWorker
-    variation: Variation
+    changes: tuple[Changes, ...]
 
     def __call__(self) -> Work[BagJob, list[Sequence[Case]]]:
         backend, tokenizer = self.worker.load(self.worker.model)
@@ -153,4 +168,5 @@ class _SweepWorker:
     def _sweep(
         self, backend: Backend, tokenizer: Tokenizer, job: BagJob, progress: Progress
     ) -> list[Sequence[Case]]:
-        return sweep_bag(job, backend, tokenizer, self.variation.configs(job.config), progress)
+        configs = [replace(job.config, **changed) for changed in self.changes]
+        return sweep_bag(job, backend, tokenizer, configs, progress)

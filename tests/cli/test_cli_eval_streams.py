@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 
 import pytest
 
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.cli import eval_streams as command
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.evaluation.results import read_results
+from llava_st_ros.evaluation import setting_sweep, simulated_streams
+from llava_st_ros.evaluation.results import MetricRow, read_results
 from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
 
 
@@ -70,11 +73,46 @@ def test_invalid_arguments_are_rejected(random_checkpoint) -> None:
         (("--queries", 0), "0 queries"),
         (("--seconds", "5..60"), "5 to 60 s"),
         (("--seconds", "60..30"), "60 to 30 s"),
+        (("--vary", "no_match_threshold=0.5,1.5"), "no_match_threshold is 1.5"),
+        (("--vary", "no_match_threshold=NaN"), "no_match_threshold is nan"),
+        (("--vary", "evidence_on=0.1"), "evidence_off"),
+        (("--vary", "window=3"), "the settings are"),
     ):
         with pytest.raises(ConfigError, match=problem):
             run("test", *arguments, *model)
     with pytest.raises(ConfigError, match="'tset'"):
         run("tset", "--n", 1, *model)
+
+
+def test_figures_of_every_combination_are_printed_and_written(
+    random_checkpoint, tmp_path, capsys, monkeypatch
+) -> None:
+    def sweep_bags(jobs, worker, changes, workers, on_progress):
+        assert [job.bag.name for job in jobs] == ["0000", "0001"]
+        values = [100 * c["confirmations"] + c["evidence_on"] for c in changes]
+        return [[row("STVG", v), row("stream", math.nan)] for v in values]
+
+    def row(task: str, value: float) -> MetricRow:
+        return MetricRow(task, "final vIoU", value, value, value, 2)
+
+    bags = [tmp_path / "0000", tmp_path / "0001"]
+    monkeypatch.setattr(simulated_streams, "record_streams", lambda *args: bags)
+    monkeypatch.setattr(setting_sweep, "sweep_bags", sweep_bags)
+    varied = ("--vary", "confirmations=1,2", "--vary", "evidence_on=0.5,0.6")
+    out = ("--out", tmp_path / "out")
+    assert run("test", "--n", 2, *varied, *out, "--model", random_checkpoint) == 0
+    table = capsys.readouterr().out
+    assert "confirmations, evidence_on on 2 streams" in table
+    for number in ("100.5", "100.6", "200.5", "200.6"):
+        assert number in table
+    written = json.loads((tmp_path / "out" / "variants.json").read_text(encoding="utf-8"))
+    assert [v["settings"] for v in written["variants"]] == [
+        {"confirmations": count, "evidence_on": value} for count in (1, 2) for value in (0.5, 0.6)
+    ]
+    assert written["variants"][3]["figures"] == {
+        "STVG/final vIoU": 200.6,
+        "stream/final vIoU": None,
+    }
 
 
 def test_a_length_is_one_number_or_two(capsys) -> None:

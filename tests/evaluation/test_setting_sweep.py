@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.calibration import Calibration, MatchCalibration, ModalityCalibration
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.evaluation import setting_sweep
 from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag
 from llava_st_ros.evaluation.match_samples import STREAMS, clip_samples, stream_samples
 from llava_st_ros.evaluation.remembered_answers import RememberingRunner
-from llava_st_ros.evaluation.setting_sweep import Variation, sweep_bag
+from llava_st_ros.evaluation.setting_sweep import Variation, combinations, sweep_bag
 from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
 from llava_st_ros.records import Modality
 from llava_st_ros.text.answer_format import NO_MATCH_TEXT
@@ -87,11 +89,20 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
     assert 0 < no_match_answers[0] < len(answers)
 
 
+def test_docstring_examples() -> None:
+    results = doctest.testmod(setting_sweep)
+    assert results.attempted and not results.failed
+
+
 def test_a_variation_names_a_setting_and_its_values() -> None:
     found = Variation.parse("no_match_threshold=0.5,1,0.5")
     assert found == Variation("no_match_threshold", (0.5, 1))
-    thresholds = [config.no_match_threshold for config in found.configs(GrounderConfig())]
-    assert thresholds == [0.5, 1]
+    switch = Variation.parse("provisional_events=true,false")
+    assert combinations([found, switch]) == [
+        {"no_match_threshold": value, "provisional_events": shown}
+        for value in (0.5, 1)
+        for shown in (True, False)
+    ]
     for text, problem in (
         ("no_match=0.5", "the settings are no_match_threshold"),
         ("no_match_threshold", "not a setting with values"),
@@ -99,11 +110,13 @@ def test_a_variation_names_a_setting_and_its_values() -> None:
         ("no_match_threshold=0.5,", "no number"),
         ("no_match_threshold=true", "expected a number"),
         ("max_new_tokens=5", "the settings are"),
+        ("confirmations=1.5", "expected an integer"),
+        ("provisional_events=1", "expected true or false"),
     ):
         with pytest.raises(ConfigError, match=problem):
             Variation.parse(text)
-    with pytest.raises(ConfigError, match=r"no_match_threshold is 1\.5"):
-        Variation.parse("no_match_threshold=1.5").configs(GrounderConfig())
+    with pytest.raises(ConfigError, match="varied twice"):
+        combinations([found, found])
 
 
 def test_samples_of_a_stream_are_the_models_own_probabilities(job, model) -> None:
