@@ -10,6 +10,7 @@ from llava_st_ros.cli.extras import requires_extra
 HELP = "render simulated clips, train, fine-tune, carry runs, merge and calibrate checkpoints"
 ACTIONS = (
     "simulate",
+    "plan",
     "run",
     "finetune",
     "merge",

@@ -1,8 +1,10 @@
-"""Settings of a training run with every kind of stage, small enough for a test."""
+"""A training run with every kind of stage, small enough for a test."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from llava_st_ros.training.loop.time_budget import TimeBudget
 
 CLIPS, FRAMES, SIZE = 3, 5, 48
 QUESTIONS = {
@@ -47,3 +49,16 @@ SETTINGS: dict[str, Any] = {
         "clips": {"steps": 2, "rate": 0.01, "video": 1.0, "event_weight": 1.0, **QUESTIONS},
     },
 }
+
+
+class Moments(TimeBudget):
+    """A budget that is used up when it was asked for the ``count``-th time."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(1.0)
+        self.count = count
+
+    @property
+    def is_used_up(self) -> bool:
+        self.count -= 1
+        return self.count <= 0

@@ -100,7 +100,7 @@ class PackerBatch:
     """B clips and the targets of their packed tokens.
 
     Attributes:
-        features: Vision features, float32 [B, F, N, Dv].
+        features: Vision features, float16 [B, F, N, Dv].
         fast: Targets of the fast tokens.
         slow: Targets of the slow tokens.
         sources: Where each clip comes from.
@@ -142,7 +142,7 @@ class PackerBatches:
         """Return this process's shard of the step's batch."""
         clip_indices = [int(rng.integers(len(self.store))) for rng in self.draws.items(step)]
         clips = [self.store[i] for i in clip_indices]
-        features = np.stack([np.asarray(self.features[i], dtype=np.float32) for i in clip_indices])
+        features = np.stack([np.asarray(self.features[i]) for i in clip_indices])
         config = self.config
         return PackerBatch(
             torch.from_numpy(features),
@@ -186,7 +186,7 @@ class PackerStep(nn.Module):
 
     def forward(self, batch: PackerBatch) -> LossTerms:
         """Return ``box_loss`` and, with twice the weight, ``event_loss``, each of both streams."""
-        model, features = self.model, batch.features
+        model, features = self.model, batch.features.float()
         packed = model.pack(model.project(features), range(features.shape[1]))
         embeddings = model.model.embed_tokens.weight
         terms: LossTerms = {}

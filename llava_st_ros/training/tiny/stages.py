@@ -173,7 +173,7 @@ class ConversationBatch:
 
     Attributes:
         conversations: The token side.
-        features: Vision features, float32 [B, F, N, Dv] of clips or [B, N, Dv] of single frames.
+        features: Vision features, float16 [B, F, N, Dv] of clips or [B, N, Dv] of single frames.
         labels: As in event_alignment, int8 [B, F * n_fast, NUM_LABELS]; None for single frames.
         sources: Where each visual input comes from.
     """
@@ -260,7 +260,7 @@ class ConversationBatches:
             ordered = weighted_order(samples, self.stage.mix, rng)
             if ordered:
                 source = f"{self.store.source(index)} frame {frame}"
-                features = np.asarray(self.features[index, frame], dtype=np.float32)
+                features = np.asarray(self.features[index, frame])
                 return _Example(self.encoder.encode(ordered, rng), features, None, source)
 
     def _video_example(self, rng: np.random.Generator) -> _Example:
@@ -281,7 +281,7 @@ class ConversationBatches:
                 side = self.encoder.config.fast_side
                 return _Example(
                     self.encoder.encode(ordered, rng),
-                    np.asarray(videos.features[index, frames], dtype=np.float32),
+                    np.asarray(videos.features[index, frames]),
                     event_labels(window.clip, object_cells(window.clip, side), side),
                     f"{videos.store.source(index)} frame {frames[-1]}",
                 )
@@ -327,7 +327,7 @@ class ConversationBatches:
                 side = self.encoder.config.fast_side
                 return _Example(
                     self.encoder.encode(ordered, rng),
-                    np.asarray(self.features[index], dtype=np.float32),
+                    np.asarray(self.features[index]),
                     event_labels(clip, object_cells(clip, side), side),
                     self.store.source(index),
                 )
@@ -368,7 +368,7 @@ class ConversationStep(nn.Module):
         model, stage = self.model, self.stage
         conversations, modality = batch.conversations, batch.modality
         start = _visual_start(model, conversations, modality)
-        out = decode(model, conversations, batch.features, modality)
+        out = decode(model, conversations, batch.features.float(), modality)
         terms = answer_terms(
             model,
             conversations,

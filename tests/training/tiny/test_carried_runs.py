@@ -27,24 +27,11 @@ from llava_st_ros.training.tiny.vision_features import (
     features_file,
     open_features,
 )
-from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE
+from support.tiny_run import CLIPS, FRAMES, SETTINGS, SIZE, Moments
 
 pytestmark = [pytest.mark.slow, pytest.mark.renderer]
 
 STAGES = list(SETTINGS["stages"])
-
-
-class Moments(TimeBudget):
-    """A budget that is used up when it was asked for the ``count``-th time."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(1.0)
-        self.count = count
-
-    @property
-    def is_used_up(self) -> bool:
-        self.count -= 1
-        return self.count <= 0
 
 
 @pytest.fixture(scope="module")
