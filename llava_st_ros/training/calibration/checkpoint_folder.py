@@ -11,7 +11,7 @@ from llava_st_ros.atomic_files import atomic_folder, write_text
 from llava_st_ros.backends import is_engine_directory
 from llava_st_ros.calibration import Calibration
 from llava_st_ros.checkpoint_config import SECTION, read_checkpoint_json
-from llava_st_ros.errors import ConfigError, DataError, reason_of
+from llava_st_ros.errors import CheckpointError, ConfigError, DataError, reason_of
 
 CONFIG = "config.json"
 
@@ -24,8 +24,11 @@ def check_target(checkpoint: Path, out: Path) -> None:
         out: The folder to write: a new one, or the checkpoint itself.
 
     Raises:
+        CheckpointError: There is no folder ``checkpoint``.
         ConfigError: ``checkpoint`` is an engine directory, or ``out`` is another existing folder.
     """
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"no folder {checkpoint}; expected a checkpoint folder")
     if is_engine_directory(checkpoint):
         raise ConfigError(
             f"{checkpoint} is an engine directory",

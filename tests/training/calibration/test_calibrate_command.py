@@ -13,7 +13,7 @@ from llava_st_ros.backends import load_backend
 from llava_st_ros.calibration import Calibration
 from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.cli import train_calibrate as command
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import CheckpointError, ConfigError
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.records import Modality
 from support.match_samples import drawn
@@ -82,6 +82,8 @@ def test_what_cannot_be_written_is_an_error_before_the_model_runs(
         with pytest.raises(ConfigError, match=problem):
             run("--checkpoint", random_checkpoint, *arguments)
     assert not (tmp_path / "new").exists()
+    with pytest.raises(CheckpointError, match="no folder"):
+        run("--checkpoint", tmp_path / "nowhere", "--out", other)
     (other / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match="engine directory"):
         run("--checkpoint", other, "--out", tmp_path / "new")
