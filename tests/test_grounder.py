@@ -42,6 +42,7 @@ from llava_st_ros.records import (
 from llava_st_ros.streaming.frame_buffer import FrameBuffer
 from llava_st_ros.streaming.view import CameraView, VisualPrefix
 from llava_st_ros.text.answer_room import answer_room
+from llava_st_ros.text.answer_format import NO_MATCH_TEXT
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.prompt import PromptBuilder
@@ -392,6 +393,20 @@ def test_a_network_with_random_weights_gives_valid_groundings(tokenizer, model):
         uncached = runner.run(runner.prepare(answer.query, 1.0), UncachedView(backend, buffer))
         assert uncached.answer == answer.answer
         assert uncached.confidence == pytest.approx(answer.confidence, rel=1e-4)
+        # As "no match", the same match is the candidate, from the evidence floor on.
+        match = answer.match_probability
+        for floor, is_decoded in ((0.9 * match, True), (min(1.0, 1.1 * match), False)):
+            prepared = runner.prepare(answer.query, 0.9 * (1.0 - match), floor)
+            nothing = runner.run(prepared, UncachedView(backend, buffer))
+            assert nothing.answer.no_match
+            assert nothing.answer.text == tokenizer.decode(nothing.token_ids) == NO_MATCH_TEXT
+            assert (nothing.span, len(nothing.tube)) == (None, 0)
+            assert nothing.match_probability == pytest.approx(match, rel=1e-4)
+            assert nothing.confidence == pytest.approx(1.0 - match, rel=1e-4)
+            assert (nothing.candidate is not None) == is_decoded
+            if nothing.candidate is not None:
+                assert (nothing.candidate.span, nothing.candidate.tube) == (answer.span, answer.tube)
+                assert nothing.candidate.confidence == pytest.approx(answer.confidence, rel=1e-4)
 
 
 def test_no_match_threshold_applies_to_standing_queries_only(oracle, monkeypatch):
