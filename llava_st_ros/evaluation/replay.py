@@ -215,7 +215,7 @@ def replay(
 
     Image tasks are evaluated from the first frame, video tasks once ``StreamConfig.history`` of the
     window is filled. Unlike on a running stream, the end is known: every query is evaluated once
-    more on the last frames, however short the footage is, and ongoing events end. The same is done
+    more on the last frames, however short the footage is, and events end. The same is done
     where the clock of the stamps jumps, before the new stream starts.
 
     Args:
