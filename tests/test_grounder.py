@@ -41,8 +41,8 @@ from llava_st_ros.records import (
 )
 from llava_st_ros.streaming.frame_buffer import FrameBuffer
 from llava_st_ros.streaming.view import CameraView, VisualPrefix
-from llava_st_ros.text.answer_room import answer_room
 from llava_st_ros.text.answer_format import NO_MATCH_TEXT
+from llava_st_ros.text.answer_room import answer_room
 from llava_st_ros.text.answers import format_answer
 from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.prompt import PromptBuilder
@@ -405,7 +405,8 @@ def test_a_network_with_random_weights_gives_valid_groundings(tokenizer, model):
             assert nothing.confidence == pytest.approx(1.0 - match, rel=1e-4)
             assert (nothing.candidate is not None) == is_decoded
             if nothing.candidate is not None:
-                assert (nothing.candidate.span, nothing.candidate.tube) == (answer.span, answer.tube)
+                assert nothing.candidate.span == answer.span
+                assert nothing.candidate.tube == answer.tube
                 assert nothing.candidate.confidence == pytest.approx(answer.confidence, rel=1e-4)
 
 
