@@ -30,9 +30,16 @@ def make_clip(seed: int, *, num_frames: int = 20, size: int = 144) -> SimulatedC
 
     Args:
         seed: Any integer >= 0. They are unrelated to the simulator's.
-        num_frames: Number of frames, equally spaced over the clip.
-        size: Width and height of the frames in pixels.
+        num_frames: Number of frames, equally spaced over the clip; at least 8.
+        size: Width and height of the frames in pixels; at least 32.
+
+    Raises:
+        ConfigError: An argument is too small.
     """
+    if num_frames < 8 or size < 32:
+        raise ConfigError(
+            f"a clip of {num_frames} frames and {size} px; expected at least 8 frames and 32 px"
+        )
 
     def sample(rng: np.random.Generator) -> tuple[Scene, Plan, np.ndarray]:
         scene = sample_scene(rng)
@@ -51,8 +58,8 @@ def make_video(
     Args:
         seed: As for ``make_clip``; the videos are others than the clips.
         duration: In seconds, at least 10.
-        fps: Frames per second.
-        size: Width and height of the frames in pixels.
+        fps: Frames per second, at least 1.
+        size: Width and height of the frames in pixels, at least 32.
 
     Raises:
         ConfigError: An argument is too small.

@@ -250,9 +250,11 @@ def test_a_video_becomes_an_annotated_bag(tmp_path: Path) -> None:
     assert [query.text for query in truth.queries] == [query.text for query in queries]
 
 
-def test_videos_have_a_least_length() -> None:
+def test_footage_has_a_least_length() -> None:
     with pytest.raises(ConfigError, match="at least 10 s"):
         make_video(0, duration=9.0)
+    with pytest.raises(ConfigError, match="at least 8 frames"):
+        make_clip(0, num_frames=1)
 
 
 class RefusingWindow:
