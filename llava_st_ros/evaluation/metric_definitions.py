@@ -12,6 +12,7 @@ from typing import Literal
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.metric_kinds import (
     AurocMetric,
+    CalibrationErrorMetric,
     MeanMetric,
     Metric,
     QuantileMetric,
@@ -28,18 +29,18 @@ class MetricDefinition:
 
     Attributes:
         kind: "mean" of values, "ratio" of the sums of numerators and denominators, "quantile" of
-            all samples, or "auroc" of two sets of samples.
+            all samples, "auroc" or "calibration_error" of two sets of samples.
         key: The key of the cases' values.
         above: The mean is the share of values > this.
         reaching: The mean is the share of values >= this.
         quantile: The quantile, in [0, 1].
-        negatives: The key of the negatives of an AUROC; ``key`` is that of the positives.
+        negatives: The key of the negatives, of which ``key`` is that of the positives.
 
     Raises:
-        DataError: A quantile is missing or not in [0, 1], or an AUROC has no negatives.
+        DataError: A quantile is missing or not in [0, 1], or negatives are missing.
     """
 
-    kind: Literal["mean", "ratio", "quantile", "auroc"]
+    kind: Literal["mean", "ratio", "quantile", "auroc", "calibration_error"]
     key: str
     above: float | None = None
     reaching: float | None = None
@@ -51,8 +52,8 @@ class MetricDefinition:
             raise DataError(
                 f"the metric of {self.key!r} has quantile {self.quantile}; expected 0 to 1"
             )
-        if self.kind == "auroc" and not self.negatives:
-            raise DataError(f"the AUROC of {self.key!r} has no negatives")
+        if self.kind in ("auroc", "calibration_error") and not self.negatives:
+            raise DataError(f"the {self.kind} of {self.key!r} has no negatives")
 
     def __str__(self) -> str:
         """Return the definition in words.
@@ -62,6 +63,8 @@ class MetricDefinition:
         """
         if self.kind == "ratio":
             return f"ratio of {self.key}"
+        if self.kind == "calibration_error":
+            return f"ECE of {self.key} and {self.negatives}"
         if self.kind == "auroc":
             return f"AUROC of {self.key} against {self.negatives}"
         if self.kind == "quantile":
@@ -81,6 +84,8 @@ def definition_of(metric: Metric) -> MetricDefinition | None:
         return MetricDefinition("quantile", metric.key, quantile=metric.quantile)
     if isinstance(metric, AurocMetric):
         return MetricDefinition("auroc", metric.key, negatives=metric.negatives)
+    if isinstance(metric, CalibrationErrorMetric):
+        return MetricDefinition("calibration_error", metric.key, negatives=metric.negatives)
     if not isinstance(metric, MeanMetric):
         return None
     if isinstance(metric.transform, Threshold):
@@ -101,6 +106,8 @@ def defined_metric(
         return QuantileMetric(*common, quantile=definition.quantile or 0.0)
     if definition.kind == "auroc":
         return AurocMetric(*common, negatives=definition.negatives or "")
+    if definition.kind == "calibration_error":
+        return CalibrationErrorMetric(*common, negatives=definition.negatives or "")
     if definition.above is not None:
         return MeanMetric(*common, transform=above(definition.above))
     if definition.reaching is not None:

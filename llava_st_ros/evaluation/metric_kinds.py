@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llava_st_ros.evaluation.reliability import bins_of
+
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.results import Case
 
@@ -149,12 +151,8 @@ class QuantileMetric(Metric):
 
 
 @dataclass(frozen=True)
-class AurocMetric(Metric):
-    """The area under the ROC curve of two sets of samples, each of all cases together.
-
-        AUROC = mean over positives p and negatives n of (1 if p > n, 1/2 if p = n, else 0)
-
-    It is the probability that a positive has the higher value; 0.5 is chance.
+class TwoSampleMetric(Metric):
+    """A figure of two sets of samples, each of all cases together.
 
     Attributes:
         key: The key of the samples of positives.
@@ -174,14 +172,54 @@ class AurocMetric(Metric):
         figures = np.full(len(indices), np.nan)
         for row, chosen in enumerate(indices):
             drawn = np.bincount(chosen, minlength=len(cases)).astype(np.float64)
-            # How often each distinct value is drawn, as a positive and as a negative.
             hits = np.bincount(above, drawn[owners], len(values))
             others = np.bincount(below, drawn[negative_owners], len(values))
-            pairs = hits.sum() * others.sum()
-            if pairs:
-                lower = np.cumsum(others) - others
-                figures[row] = (hits * (lower + others / 2)).sum() / pairs
+            figures[row] = self._figure(values, hits, others)
         return figures
+
+    @abstractmethod
+    def _figure(self, values: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
+        """Return the figure; NaN if it is undefined.
+
+        Args:
+            values: The distinct values, in order, float64 [P].
+            positives: How often each is drawn as a positive, float64 [P].
+            negatives: How often each is drawn as a negative, float64 [P].
+        """
+
+
+@dataclass(frozen=True)
+class AurocMetric(TwoSampleMetric):
+    """The area under the ROC curve of two sets of samples, each of all cases together.
+
+        AUROC = mean over positives p and negatives n of (1 if p > n, 1/2 if p = n, else 0)
+
+    It is the probability that a positive has the higher value; 0.5 is chance.
+    """
+
+    def _figure(self, values: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
+        pairs = positives.sum() * negatives.sum()
+        if not pairs:
+            return float("nan")
+        lower = np.cumsum(negatives) - negatives
+        return float((positives * (lower + negatives / 2)).sum() / pairs)
+
+
+@dataclass(frozen=True)
+class CalibrationErrorMetric(TwoSampleMetric):
+    """The expected calibration error of the probabilities of positives and negatives.
+
+    As ``reliability.expected_calibration_error``, where positives are the right predictions.
+    """
+
+    def _figure(self, values: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
+        count = positives.sum() + negatives.sum()
+        if not count:
+            return float("nan")
+        bins = bins_of(values)
+        expected = np.bincount(bins, (positives + negatives) * values)
+        found = np.bincount(bins, positives, len(expected))
+        return float(np.abs(found - expected).sum() / count)
 
 
 def _pooled(cases: Sequence[Case], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,11 @@ class ReliabilityBin:
     frequency: float
 
 
+def bins_of(probabilities: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Return the number of the bin of each probability, int [N]; the last bin contains 1."""
+    return np.minimum((probabilities * bins).astype(int), bins - 1)
+
+
 def reliability(
     probabilities: np.ndarray, outcomes: np.ndarray, bins: int = BINS
 ) -> list[ReliabilityBin]:
@@ -39,13 +44,13 @@ def reliability(
     Args:
         probabilities: float [N] in [0, 1].
         outcomes: bool [N].
-        bins: Number of intervals; the last one contains 1.
+        bins: Number of intervals.
 
     >>> reliability(np.array([0.1, 0.3, 0.9]), np.array([False, True, True]), bins=2)
     ... # doctest: +ELLIPSIS
     [ReliabilityBin(count=2, probability=0.2, frequency=0.5), ReliabilityBin(count=1, ...)]
     """
-    places = np.minimum((probabilities * bins).astype(int), bins - 1)
+    places = bins_of(probabilities, bins)
     found = []
     for number in range(bins):
         chosen = places == number

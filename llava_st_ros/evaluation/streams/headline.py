@@ -15,6 +15,7 @@ HEADLINE: Sequence[tuple[str, str]] = (
     (ALL_QUERIES, "missed, cut event"),
     (ALL_QUERIES, "AUROC of P(match)"),
     (ALL_QUERIES, "AUROC of P(match), something else happens"),
+    (ALL_QUERIES, "ECE of P(match)"),
     (ALL_QUERIES, "false confirmed events"),
     (ALL_QUERIES, "false events, provisional ones too"),
     (ALL_QUERIES, "retracted events"),

@@ -47,6 +47,7 @@ from llava_st_ros.annotations.records import AnnotatedQuery, GroundTruth
 from llava_st_ros.evaluation.metric_kinds import (
     OURS,
     AurocMetric,
+    CalibrationErrorMetric,
     MeanMetric,
     Metric,
     QuantileMetric,
@@ -447,6 +448,9 @@ STREAM_METRICS: Sequence[Metric] = (
     AurocMetric("AUROC of P(match)", "match_complete", negatives="match_without"),
     AurocMetric(
         "AUROC of P(match), something else happens", "match_complete", negatives="match_other"
+    ),
+    CalibrationErrorMetric(
+        "ECE of P(match)", "match_complete", negatives="match_without", lower_is_better=True
     ),
     RatioMetric("missed, object visible", "missed_visible", lower_is_better=True),
     RatioMetric("answered, object not visible", "answered_invisible", lower_is_better=True),

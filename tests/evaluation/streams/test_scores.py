@@ -20,7 +20,7 @@ from llava_st_ros.annotations.records import (
     AnnotatedQuery,
     GroundTruth,
 )
-from llava_st_ros.evaluation.metric_kinds import AurocMetric, QuantileMetric
+from llava_st_ros.evaluation.metric_kinds import QuantileMetric, TwoSampleMetric
 from llava_st_ros.evaluation.publications import PublishedTick
 from llava_st_ros.evaluation.results import (
     RunResults,
@@ -552,7 +552,7 @@ def test_figures_of_several_cases() -> None:
 def test_metric_names_and_keys_are_unique() -> None:
     assert len({metric.name for metric in STREAM_METRICS}) == len(STREAM_METRICS)
     # Several figures are made of one set of samples.
-    shared = QuantileMetric, AurocMetric
+    shared = QuantileMetric, TwoSampleMetric
     keys = [metric.key for metric in STREAM_METRICS if not isinstance(metric, shared)]
     assert len(set(keys)) == len(keys)
 
