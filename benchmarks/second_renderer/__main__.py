@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,7 @@ from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError, LlavaStError
 from llava_st_ros.evaluation.result_table import result_table
 from llava_st_ros.evaluation.results import MetricRow, without_nan
-from llava_st_ros.evaluation.setting_sweep import Variation
+from llava_st_ros.evaluation.setting_sweep import Variation, combinations
 from llava_st_ros.evaluation.simulated import clip_questions
 from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -57,9 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of the model (default 1)")
     parser.add_argument(
         "--vary",
-        default=f"no_match_threshold={GrounderConfig.no_match_threshold}",
+        action="append",
+        default=[],
         metavar="NAME=V,V",
-        help="values of a setting of standing queries to compare (default %(default)s)",
+        help="compare values of a setting of standing queries, as 'llava-st eval streams' does",
     )
     parser.add_argument("--store", type=Path, metavar="DIR", help="keep the recorded streams here")
     parser.add_argument(
@@ -76,8 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if min(options.n, options.streams, options.seed) < 0 or options.queries < 1:
         raise ConfigError("--n, --streams and --seed are at least 0, --queries at least 1")
-    variation = Variation.parse(options.vary)
-    configs = variation.configs(GrounderConfig(StreamConfig(history=HISTORY)))
+    changes = combinations([Variation.parse(text) for text in options.vary])
+    base = GrounderConfig(StreamConfig(history=HISTORY))
+    configs = [replace(base, **changed) for changed in changes]
     check_files(options.out, options.sheet)
     check_folders(options.store)
     if options.sheet is not None:
@@ -93,14 +96,18 @@ def _run(options: argparse.Namespace) -> int:
     if options.streams:
         rows = _stream_rows(options, backend, tokenizer, configs)
         title = f"{folder.name}: {options.streams} streams, second renderer"
-        columns = [f"{value:g}" for value in variation.values]
-        table = text_table(title, ("", f"figure by {variation.name}"), columns)
+        values = ["\n".join(json.dumps(value) for value in c.values()) for c in changes]
+        named = ", ".join(["figure", *changes[0]])
+        table = text_table(title, ("", named), [value or "value" for value in values])
         for of_metric in zip(*rows):
             first = of_metric[0]
             table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))
         print_tables(table)
-        by_value = {column: _figures(found) for column, found in zip(columns, rows)}
-        report |= {"streams": options.streams, variation.name: by_value}
+        variants = [
+            {"settings": dict(changed), "figures": _figures(found)}
+            for changed, found in zip(changes, rows)
+        ]
+        report |= {"streams": options.streams, "variants": variants}
     print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
     if options.out is not None:
         write_text(options.out, json.dumps(without_nan(report), indent=1) + "\n")
