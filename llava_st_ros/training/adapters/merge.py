@@ -24,6 +24,7 @@ from torch import Tensor
 from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.checkpoint_config import (
     LM_HEAD,
+    SECTION,
     check_layers,
     read_checkpoint_json,
     read_config,
@@ -196,6 +197,8 @@ def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Pat
     for folder in folders:
         if (folder / "config.json").is_file():
             values |= read_checkpoint_json(folder / "config.json")
+    if isinstance(values.get(SECTION), dict):  # a calibration is that of the weights before
+        values[SECTION] = {k: v for k, v in values[SECTION].items() if k != "calibration"}
     temporal, spatial = (merged.shapes.get(name) for name in (TABLES[0], TABLES[2]))
     if temporal is None or spatial is None:
         raise CheckpointError(

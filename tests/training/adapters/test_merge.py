@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llava_st_ros.calibration import Calibration
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import CheckpointError
@@ -474,6 +475,15 @@ def test_unused_tensors_of_stage_1_are_kept(stages: tuple[Path, ...], tmp_path: 
     with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("model.image_newline"), torch.arange(32.0))
     assert 5 in load_checkpoint(tmp_path / "out").config.end_token_ids
+
+
+def test_a_calibration_of_stage_1_is_dropped(stages: tuple[Path, ...], tmp_path: Path) -> None:
+    config = stages[0] / "config.json"
+    section = json.loads(config.read_text())["llava_st"]
+    change_json(config, llava_st={**section, "calibration": {"video": {"match": {"scale": 2.0}}}})
+    assert load_checkpoint(stages[0]).config.calibration.video.match.scale == 2.0
+    merge(stages[0], stages[1:], tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").config.calibration == Calibration()
 
 
 def test_an_adapter_of_our_own_stages_can_be_merged(trained_stages: Stages, tmp_path: Path) -> None:
