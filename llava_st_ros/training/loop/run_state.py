@@ -8,6 +8,7 @@ the newest is damaged.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -147,9 +148,13 @@ def discard(folder: Path, stage: str) -> None:
         shutil.rmtree(path)
 
 
-def newest(folder: Path, stage: str) -> Path | None:
-    """Return the folder of a stage's last state; None if nothing was saved."""
-    return next(iter(_states(folder, stage)), None)
+def last_readable(folder: Path, stage: str) -> Path | None:
+    """Return the folder of a stage's last state that is not damaged; None if there is none."""
+    for path in _states(folder, stage):
+        with contextlib.suppress(CheckpointError):
+            _read(path)
+            return path
+    return None
 
 
 def _states(folder: Path, stage: str) -> list[Path]:

@@ -256,7 +256,11 @@ def compile_parts(model: LlavaST) -> None:
 
     Each of the two shapes, clips and single frames, is compiled separately. Code for dynamic shapes
     is slower, and torch 2.13 computes wrong strides for attention's gradient in it.
+
+    Code for the batches of earlier stages is discarded: torch keeps at most eight versions of a
+    function, and would run later stages without compiling them.
     """
+    torch.compiler.reset()
     for part in ("vision_tower", "vision_resampler", ""):
         model.model.get_submodule(part).compile(dynamic=False)
 

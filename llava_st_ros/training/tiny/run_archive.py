@@ -43,7 +43,7 @@ def run_files(work: Path, stages: Sequence[str]) -> list[Path]:
     files = [work / f"{name}.safetensors" for name in finished[-1:]]
     files += [work / f"{name}.heads.safetensors" for name in heads[-1:]]
     later = stages[stages.index(finished[-1]) + 1 :] if finished else stages
-    states = [state for name in later if (state := run_state.newest(work, name)) is not None]
+    states = [state for name in later if (state := run_state.last_readable(work, name)) is not None]
     files += [file for state in states[-1:] for file in sorted(state.iterdir())]
     # The record of the run is last: without it, what was unpacked is not taken for a run.
     files += [work / name for name in (LOG_FILE, PROVENANCE_FILE)]

@@ -320,6 +320,16 @@ def test_frozen_parameters_are_not_saved(tmp_path: Path) -> None:
     assert run_state.load(tmp_path, "small", net, [], {}).step == 0
 
 
+def test_damaged_state_is_not_the_last_readable_one(tmp_path: Path) -> None:
+    assert run_state.last_readable(tmp_path, "small") is None
+    run("small", small_net(), points, small_config(), tmp_path)
+    last, before = (tmp_path / "state" / f"small-000000{step}" for step in (8, 6))
+    assert run_state.last_readable(tmp_path, "small") == last
+    (last / "run.json").write_text("{}")
+    assert run_state.last_readable(tmp_path, "small") == before
+    assert run_state.last_readable(tmp_path, "smal") is None
+
+
 def test_state_is_saved_every_save_minutes(tmp_path: Path) -> None:
     class Watching(torch.nn.Module):
         def __init__(self) -> None:
