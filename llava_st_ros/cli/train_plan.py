@@ -45,14 +45,18 @@ def run(args: argparse.Namespace) -> int:
     config = model_config(settings["model"], learn_tokenizer(settings["model"]))
     speed = plan.machine(args.device, args.cores)
     plans = plan.plan_stages(stages, config, speed, args.grow)
-    rendering = plan.rendering_minutes(settings["data"], config, speed)
-    total = rendering + sum(stage.minutes for stage in plans)
+    once = {
+        "rendering": plan.rendering_minutes(settings["data"], config, speed),
+        "vision features": plan.features_minutes(settings["data"], config, speed),
+    }
+    total = sum(once.values()) + sum(stage.minutes for stage in plans)
 
     table = Table(title=f"{args.config} on {args.device}, {args.cores} cores (estimated)")
     table.add_column("stage")
     for name in ("steps", "samples", "GFLOP a step", "minutes"):
         table.add_column(name, justify="right")
-    table.add_row("rendering", "", "", "", f"{rendering:.1f}")
+    for name, minutes in once.items():
+        table.add_row(name, "", "", "", f"{minutes:.1f}")
     for stage in plans:
         table.add_row(
             stage.name,

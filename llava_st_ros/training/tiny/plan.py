@@ -29,11 +29,13 @@ class Machine:
         flops: Floating-point operations per second in the products of this model.
         step_seconds: The least time of a step: the host's.
         frames_per_second: Frames that all cores together render.
+        frame_seconds: The least time of a frame's vision features: reading and writing them.
     """
 
     flops: float
     step_seconds: float
     frames_per_second: float
+    frame_seconds: float = 1e-4
 
 
 def machine(device: str, cores: int) -> Machine:
@@ -92,8 +94,19 @@ def plan_stages(
 
 def rendering_minutes(data: dict[str, Any], config: ModelConfig, speed: Machine) -> float:
     """Return the estimated time of rendering, from the YAML's section ``data``."""
-    frames = data["clips"] * config.num_frames + data["videos"] * data["video_frames"]
-    return float(frames / speed.frames_per_second / 60)
+    return _frames(data, config) / speed.frames_per_second / 60
+
+
+def features_minutes(data: dict[str, Any], config: ModelConfig, speed: Machine) -> float:
+    """Return the estimated time of the vision features of all frames, computed once."""
+    seconds = max(tower_flops(config) / speed.flops, speed.frame_seconds)
+    return _frames(data, config) * seconds / 60
+
+
+def _frames(data: dict[str, Any], config: ModelConfig) -> int:
+    """The number of frames of all clips and videos of the YAML's section ``data``."""
+    frames: int = data["clips"] * config.num_frames + data["videos"] * data["video_frames"]
+    return frames
 
 
 def sample_flops(stage: Stage, config: ModelConfig) -> float:

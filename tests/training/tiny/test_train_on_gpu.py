@@ -161,6 +161,8 @@ def test_plan_follows_growth_and_machine(model: LlavaST) -> None:
         assert found.minutes == pytest.approx(minutes)
     data = {"clips": 3, "videos": 2, "video_frames": 50}
     assert plan.rendering_minutes(data, model.config, launches) == pytest.approx(115 / 10 / 60)
+    slow = plan.Machine(plan.tower_flops(model.config) / 2, 0.5, 10.0)  # two seconds a frame
+    assert plan.features_minutes(data, model.config, slow) == pytest.approx(115 * 2 / 60)
 
 
 def test_plan_says_when_the_time_is_too_short(capsys: pytest.CaptureFixture[str]) -> None:
