@@ -49,7 +49,7 @@ _CLIP_METRICS: dict[str, Sequence[Metric]] = {
 }
 _ALL_METRICS: Sequence[Metric] = (
     FALSE_NO_MATCH,
-    AurocMetric("AUROC of P(match)", "match", negatives="match_without"),
+    AurocMetric("AUROC of P(match)", "match", negatives="match_probability_without"),
 )
 
 
@@ -79,7 +79,7 @@ def _ask(window: ClipWindow, clip: ClipQuestions, question: ClipQuestion) -> Cas
         forced = score(answer, expected, question.attributes)
         values |= {f"forced {key}": value for key, value in forced.items()}
     probability = grounding.match_probability
-    key = "match_without" if expected.no_match else "match"
+    key = "match_probability_without" if expected.no_match else "match"
     samples = {} if probability is None else {key: (probability,)}
     name = NO_MATCH if expected.no_match else expected.task.value
     source = f"clip {clip.index}"

@@ -295,10 +295,16 @@ def _histograms(groups: Sequence[Group], results: RunResults) -> list[Chart]:
         for row in results.rows
         if row.definition is not None and row.definition.kind == "quantile"
     }
+    definitions = [row.definition for row in results.rows if row.definition is not None]
+    probabilities = {
+        key for each in definitions if each.negatives for key in (each.key, each.negatives)
+    }
     for key in dict.fromkeys(key for case in results.cases for key in case.samples):
         samples = [v for case in results.cases for v in case.samples.get(key, ())]
         if finite := [v for v in samples if abs(v) <= MAX_DRAWN]:
-            charts.append(histogram(finite, _words(key), "", units.get(key, "s")))
+            share = key in probabilities
+            unit = "" if share else units.get(key, "s")
+            charts.append(histogram(finite, _words(key), "", unit, share=share))
     for stage in ("stamp_to_answer", "tick"):
         if any(stage in case.samples for case in results.cases):
             continue

@@ -445,12 +445,19 @@ STREAM_METRICS: Sequence[Metric] = (
     RatioMetric("missed, cut event", "missed_cut", lower_is_better=True),
     RatioMetric("window vIoU, complete event", "complete_viou"),
     RatioMetric("window vIoU, cut event", "cut_viou"),
-    AurocMetric("AUROC of P(match)", "match_complete", negatives="match_without"),
     AurocMetric(
-        "AUROC of P(match), something else happens", "match_complete", negatives="match_other"
+        "AUROC of P(match)", "match_probability_complete", negatives="match_probability_without"
+    ),
+    AurocMetric(
+        "AUROC of P(match), something else happens",
+        "match_probability_complete",
+        negatives="match_probability_other",
     ),
     CalibrationErrorMetric(
-        "ECE of P(match)", "match_complete", negatives="match_without", lower_is_better=True
+        "ECE of P(match)",
+        "match_probability_complete",
+        negatives="match_probability_without",
+        lower_is_better=True,
     ),
     RatioMetric("missed, object visible", "missed_visible", lower_is_better=True),
     RatioMetric("answered, object not visible", "answered_invisible", lower_is_better=True),

@@ -11,18 +11,19 @@ without   has no time in common with a span
 
 Keys of ``window_figures``:
 
-================== ===============================================================================
-answered_without   answers other than "no match" in windows without the event, such windows
-missed_complete    "no match" answers in windows with the complete event, such windows
-missed_cut         "no match" answers in windows where an edge cuts the event, such windows
-complete_viou      sum of vIoU over the other answers in complete windows, such answers
-cut_viou           the same in cut windows: compared with the part of the event in the window
-match_complete     P(match) of each complete window
-match_without      P(match) of each window without the event
-match_other        P(match) of those among them in which something else happens
-missed_visible     of REC: "no match" answers about frames that show the object, such frames
-answered_invisible of REC: other answers about frames outside the spans, such frames
-================== ===============================================================================
+========================== =======================================================================
+answered_without           answers other than "no match" in windows without the event, such windows
+missed_complete            "no match" answers in windows with the complete event, such windows
+missed_cut                 "no match" answers in windows where an edge cuts the event, such windows
+complete_viou              sum of vIoU over the other answers in complete windows, such answers
+cut_viou                   the same in cut windows: compared with the part of the event in the
+                           window
+match_probability_complete P(match) of each complete window
+match_probability_without  P(match) of each window without the event
+match_probability_other    P(match) of those among them in which something else happens
+missed_visible             of REC: "no match" answers about frames that show the object, such frames
+answered_invisible         of REC: other answers about frames outside the spans, such frames
+========================== =======================================================================
 
 Something else happens where the box of any annotated object of the camera has an IoU below
 MOVED_IOU with its first box in the window, or is there in some slots only.
@@ -89,15 +90,15 @@ class WindowFigures:
         if kind is WindowKind.WITHOUT:
             self._count("answered_without", is_answered)
             if match is not None:
-                self._sample("match_without", match)
+                self._sample("match_probability_without", match)
                 if moves(objects, answer.window):
-                    self._sample("match_other", match)
+                    self._sample("match_probability_other", match)
             return
         self._count(f"missed_{kind.value}", not is_answered)
         if is_answered and truth.objects:
             self._count(f"{kind.value}_viou", window_viou(truth, answer))
         if match is not None and kind is WindowKind.COMPLETE:
-            self._sample("match_complete", match)
+            self._sample("match_probability_complete", match)
 
 
 def window_kind(spans: Sequence[Span], window: Sequence[int]) -> WindowKind | None:

@@ -30,10 +30,17 @@ from llava_st_ros.evaluation.report_page.convention_lines import (
 from llava_st_ros.evaluation.report_page.filmstrips import FRAMES, film_stamps
 from llava_st_ros.evaluation.report_page.groups import film_cases, groups_of
 from llava_st_ros.evaluation.report_page.html_page import _asset
-from llava_st_ros.evaluation.report_page.page import MAX_COLUMNS, MAX_ROWS
+from llava_st_ros.evaluation.report_page.page import MAX_COLUMNS, MAX_ROWS, report_html
 from llava_st_ros.evaluation.report_page.report_files import write_report
 from llava_st_ros.evaluation.report_page.timelines import spans_of
-from llava_st_ros.evaluation.results import MetricRow, RunResults, Timeline, rows_of, write_results
+from llava_st_ros.evaluation.results import (
+    Case,
+    MetricRow,
+    RunResults,
+    Timeline,
+    rows_of,
+    write_results,
+)
 from llava_st_ros.evaluation.streams.scores import STREAM_CONVENTIONS, STREAM_METRICS
 from llava_st_ros.records import NANOSECONDS, Box
 from support.report_runs import (
@@ -373,6 +380,20 @@ def test_charts_have_the_counts_of_their_values() -> None:
     for low, high in ((0.0, 1e-9), (0.0, 1e9), (-3.0, 4.0), (5.0, 5.0)):
         ticks = tick_values(low, high)
         assert 1 <= len(ticks) <= 8 and ticks == sorted(set(ticks))
+
+
+def test_samples_of_probabilities_are_drawn_as_shares_and_others_with_their_unit() -> None:
+    samples = {
+        "match_probability_complete": (0.9, 0.8),
+        "match_probability_without": (0.25,),
+        "detection_delay": (7.5,),
+    }
+    cases = (Case("a", "bag", "STVG", "the ball rolls", samples=samples),)
+    run = RunResults({}, cases, tuple(rows_of("stream", STREAM_METRICS, cases)))
+    page = report_html(run, NoFrames("none"))
+    assert "match probability complete: 2 values, minimum 0.800, median 0.850" in page
+    assert "match probability without: 1 value, minimum 0.250" in page
+    assert "detection delay: 1 value, minimum 7.50 s" in page
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-2.0, 3.0], [1e-9], [1e12]])

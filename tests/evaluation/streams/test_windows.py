@@ -106,7 +106,7 @@ def test_windows_with_the_complete_event() -> None:
         answer(None, 0.25),
     )
     assert found.counts == {"missed_complete": (1, 3), "complete_viou": (1.25, 2)}
-    assert found.samples == {"match_complete": (0.9, 0.8, 0.25)}
+    assert found.samples == {"match_probability_complete": (0.9, 0.8, 0.25)}
 
 
 def test_where_an_edge_cuts_the_event_its_visible_part_is_the_truth() -> None:
@@ -120,10 +120,13 @@ def test_windows_without_the_event() -> None:
     moving = ball({s: A if s < 12 else FAR for s in range(30)})
     still = answer({10: A}, 0.5), answer(None, 0.125)
     assert figures(truth((20, 25)), *still).counts == {"answered_without": (1, 2)}
-    assert figures(truth((20, 25)), *still).samples == {"match_without": (0.5, 0.125)}
+    assert figures(truth((20, 25)), *still).samples == {"match_probability_without": (0.5, 0.125)}
     found = figures(truth(), *still, objects=[moving])
     assert found.counts == {"answered_without": (1, 2)}
-    assert found.samples == {"match_without": (0.5, 0.125), "match_other": (0.5, 0.125)}
+    assert found.samples == {
+        "match_probability_without": (0.5, 0.125),
+        "match_probability_other": (0.5, 0.125),
+    }
 
 
 def test_a_glimpse_counts_for_nothing() -> None:
