@@ -296,7 +296,8 @@ class GrounderConfig:
         evidence_on: Probability, by all answers that saw a moment, from which something is taken to
             happen. Its events reach it somewhere.
         evidence_off: Probability below which it is taken to be over; at most ``evidence_on``.
-        confirmations: Number of answers that must agree on an event before it is CONFIRMED.
+        confirmations: Number of answers that must agree on an event before it is CONFIRMED; fewer
+            for a query whose period leaves fewer windows that see a moment.
         provisional_events: Publish events before they are CONFIRMED, too.
         max_queries: Most standing queries; a further one is rejected.
         min_confidence: Groundings with a lower confidence are treated as "no match".
@@ -313,7 +314,7 @@ class GrounderConfig:
     max_new_tokens: int = 1024
     constrained: bool = True
     no_match_threshold: float = 0.2
-    evidence_floor: float = 0.2
+    evidence_floor: float = 0.5
     evidence_on: float = 0.6
     evidence_off: float = 0.4
     confirmations: int = 2
@@ -336,13 +337,15 @@ class GrounderConfig:
             "memory_seconds",
             "event_gap_seconds",
         )
-        probabilities = ("no_match_threshold", "evidence_floor", "evidence_off", "min_confidence")
+        probabilities = ("no_match_threshold", "evidence_floor", "min_confidence")
         for name in probabilities:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}; expected a value in [0, 1]")
-        if not 0.0 < self.evidence_on <= 1.0:
-            raise ConfigError(f"evidence_on is {self.evidence_on}; expected a value in (0, 1]")
+        for name in ("evidence_on", "evidence_off"):
+            value = getattr(self, name)
+            if not 0.0 < value <= 1.0:
+                raise ConfigError(f"{name} is {value}; expected a value in (0, 1]")
         if self.evidence_off > self.evidence_on:
             raise ConfigError(
                 f"evidence_off is {self.evidence_off}; expected at most evidence_on, "

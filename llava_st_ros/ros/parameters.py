@@ -186,7 +186,7 @@ class NodeParameters:
         "An event is taken to be over, and a followed object to be gone, below this probability; "
         "at most evidence_on",
         live=True,
-        low=0.0,
+        low=0.01,
         high=1.0,
     )
     confirmations: int = _parameter(
@@ -270,6 +270,11 @@ class NodeParameters:
             )
             if value not in allowed
         ]
+        if self.evidence_off > self.evidence_on:
+            problems.append(
+                f"evidence_off is {self.evidence_off}; expected at most evidence_on, "
+                f"{self.evidence_on}"
+            )
         try:
             parse_cameras(self.cameras, self.transport)
         except ConfigError as error:

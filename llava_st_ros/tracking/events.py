@@ -124,10 +124,11 @@ class EventTracker:
 
     An event is a run of slots whose probability reaches ``evidence_on`` somewhere and
     ``evidence_off`` everywhere, apart from gaps shorter than ``event_gap_seconds``. It is
-    PROVISIONAL until ``confirmations`` answers agree on it, then CONFIRMED, and published again
-    when its span changes. It has ENDED when as many answers have seen what comes more than the gap
-    after its end, and is final from then on. It is RETRACTED when its evidence is gone before,
-    or when it was never confirmed and no window will show it again.
+    PROVISIONAL until ``confirmations`` answers agree on it (fewer if fewer see it, as with a long
+    period), then CONFIRMED, and published again when its span changes. It has ENDED when
+    END_ANSWERS answers have seen what comes more than the gap after its end, and is final from then
+    on. It is RETRACTED when its evidence is gone before or has become part of another event's, or
+    when it was not confirmed and no window will show it again.
 
     What evidence says later about an ended event is ignored, unless it goes on for more than the
     gap after the published end: the rest is a new event.
@@ -150,8 +151,11 @@ class EventTracker:
 
     def configure(self, config: GrounderConfig) -> None:
         """Change the settings from the next answer on; events are kept."""
-        self._on, self._off = config.evidence_on, min(config.evidence_off, config.evidence_on)
-        self._confirmations = config.confirmations
+        self._on, self._off = config.evidence_on, config.evidence_off
+        # Of a query whose period is longer than the window, one answer sees each moment.
+        answers = max(1, int(config.stream.window_seconds // self._query.period))
+        self._confirmations = min(config.confirmations, answers)
+        self._end_answers = min(END_ANSWERS, answers)
         self._publishes_provisional = config.provisional_events
         self._gap = to_nanoseconds(config.event_gap_seconds)
 
@@ -187,7 +191,8 @@ class EventTracker:
             if event.confirmed and self._is_over(event, slots):
                 found += self._publish(event) + self._close(event)
             elif not event.confirmed and event.span.end < oldest:
-                found += self._retract(event)
+                event.confirmed = self._all_agree(event)
+                found += self._publish(event) + self._close(event)
             else:
                 found += self._publish(event)
                 kept.append(event)
@@ -200,8 +205,7 @@ class EventTracker:
         An event on which all answers agree that saw its most probable moment is confirmed first.
         """
         for event in self._open:
-            votes = event.run.peak.votes
-            event.confirmed |= all(vote.probability >= self._on for vote in votes)
+            event.confirmed |= self._all_agree(event)
         return self.end()
 
     def end(self) -> tuple[Event, ...]:
@@ -263,7 +267,11 @@ class EventTracker:
     def _is_over(self, event: _OpenEvent, slots: Sequence[Slot]) -> bool:
         """Whether enough answers have seen that the event does not go on after the gap."""
         after = (slot for slot in slots if slot.stamp - event.span.end > self._gap)
-        return any(len(slot.votes) >= END_ANSWERS for slot in after)
+        return any(len(slot.votes) >= self._end_answers for slot in after)
+
+    def _all_agree(self, event: _OpenEvent) -> bool:
+        """Whether all answers that saw the most probable moment of an event agree on it."""
+        return all(vote.probability >= self._on for vote in event.run.peak.votes)
 
     def _is_near(self, a: Span, b: Span) -> bool:
         return a.start - b.end < self._gap and b.start - a.end < self._gap

@@ -239,6 +239,8 @@ def test_thresholds_can_change_at_run_time(client: ClientNode, start_node) -> No
         ("model", "/elsewhere", "read-only"),
         ("cameras", ["rear=image"], "read-only"),
         ("track_timeout", "long", "expected a number"),
+        ("evidence_off", 0.9, "expected at most evidence_on"),
+        ("confirmations", 0, "confirmations"),
     ],
 )
 def test_invalid_parameter_change_is_rejected(

@@ -36,8 +36,9 @@ FINAL = (ENDED, RETRACTED)
 class Stream:
     """A query on a camera with ten frames in every window of 4.5 s, so two a second."""
 
-    def __init__(self, config: GrounderConfig = CONFIG) -> None:
-        self.tracker = EventTracker(QUERY, itertools.count(), config)
+    def __init__(self, config: GrounderConfig = CONFIG, period: float = 1.0) -> None:
+        query = replace(QUERY, period=period)
+        self.tracker = EventTracker(query, itertools.count(), config)
         self.evidence = Evidence(4.5)
 
     def answer(
@@ -128,6 +129,20 @@ def test_without_provisional_events_only_confirmed_ones_are_published() -> None:
 def test_one_confirmation_is_enough_if_one_is_asked_for() -> None:
     s = Stream(replace(CONFIG, confirmations=1))
     assert s.answer(9, (8, 9)) == [(0, CONFIRMED, 8, 9)]
+
+
+def test_one_answer_confirms_what_no_other_one_can_see() -> None:
+    s = Stream(period=20.0)
+    assert s.answer(9, (6, 7)) == [(0, CONFIRMED, 6, 7), (0, ENDED, 6, 7)]
+    assert s.answer(29, (28, 29)) == [(1, CONFIRMED, 28, 29)]
+    assert s.answer(49) == [(1, ENDED, 28, 29)]
+
+
+def test_an_event_that_leaves_the_window_is_confirmed_if_all_answers_agree() -> None:
+    """A query that is evaluated more rarely than asked."""
+    s = Stream()
+    assert s.answer(9, (7, 8)) == [(0, PROVISIONAL, 7, 8)]
+    assert s.answer(13, (9, 9.5))[:2] == [(0, CONFIRMED, 7, 8), (0, ENDED, 7, 8)]
 
 
 def test_an_improbable_match_neither_begins_nor_confirms_an_event() -> None:
