@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from llava_st_ros.training.tiny.provenance import PROVENANCE_FILE
 MANIFEST_FILE = "run.json"
 LOG_FILE = "log.jsonl"
 MIB = 1 << 20
+_PACKED = re.compile(r"run\.(json|\d{3,})")  # the files that ``pack`` writes
 
 
 def run_files(work: Path, stages: Sequence[str]) -> list[Path]:
@@ -60,8 +62,12 @@ def pack(work: Path, stages: Sequence[str], out: Path, piece_bytes: int = 15 * M
         piece_bytes: The largest size of a piece.
 
     Raises:
-        ConfigError: There is no run in the folder.
+        ConfigError: There is no run in the folder, or ``out`` has other files.
     """
+    if out.exists() and any(not _PACKED.fullmatch(path.name) for path in out.iterdir()):
+        raise ConfigError(
+            f"{out} has files of something else, which would be lost", "write to a new folder"
+        )
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for file in run_files(work, stages):

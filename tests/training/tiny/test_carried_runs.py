@@ -139,6 +139,9 @@ def test_incomplete_pieces_are_rejected(tmp_path: Path, uninterrupted: Path) -> 
     folder = tmp_path / "out"
     pieces = pack(uninterrupted, STAGES, folder, 1 << 16)
     assert all(piece.stat().st_size <= 1 << 16 for piece in pieces)
+    pack(uninterrupted, STAGES, folder, 1 << 16)  # replaces the pieces
+    with pytest.raises(ConfigError, match="has files of something else, which would be lost"):
+        pack(uninterrupted, STAGES, uninterrupted)
     damaged = bytearray(pieces[2].read_bytes())
     damaged[7] ^= 1
     original = pieces[2].read_bytes()
