@@ -56,6 +56,19 @@ def test_the_most_recently_changed_track_wins() -> None:
     assert first == {0: A, STEP: B, 2 * STEP: B}
 
 
+def test_retracted_events_are_not_kept() -> None:
+    recording = Recording()
+    for event_id, state in (
+        (1, EventState.PROVISIONAL),
+        (2, EventState.CONFIRMED),
+        (1, EventState.RETRACTED),
+        (3, EventState.RETRACTED),  # published before the recording began
+    ):
+        recording.add_event(Event("q1", event_id, "it rolls", Span(0, 1), state, 0.5, "cam", "f"))
+    assert [event.event_id for event in recording.events] == [2]
+    assert len(recording.event_streams) == len(recording.events_json()) == 1
+
+
 def test_events_keep_their_last_publication_and_records_are_written(tmp_path: Path) -> None:
     recording = Recording()
     recording.add_track(track({0: A, 1: B}))

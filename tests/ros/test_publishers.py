@@ -91,6 +91,7 @@ def test_overlay_shows_active_events_and_recent_ones() -> None:
     events.add(event(1, 1.0, 2.0))
     events.add(event(2, 1.0, 2.0, EventState.CONFIRMED))
     events.add(event(3, 4.0, 9.0))
+    events.add(event(4, 1.0, 2.0, EventState.RETRACTED))
     assert [e.event_id for e in events.at(10 * NANOSECONDS)] == [2, 3]
     assert [e.event_id for e in events.at(3 * NANOSECONDS)] == [2]  # the stream was reset
 
