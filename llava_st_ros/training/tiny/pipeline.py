@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from llava_st_ros.atomic_files import atomic_file
 from llava_st_ros.config import LanguageConfig, ModelConfig, PackerConfig, VisionConfig
-from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.errors import CheckpointError, ConfigError, DataError
 from llava_st_ros.files.checksums import UNSEALED, seal
 from llava_st_ros.files.schema import build
 from llava_st_ros.files.tensor_file import read_tensors
@@ -156,7 +156,7 @@ def train(
     if workers is None:
         workers = default_workers(accelerator.device)
     store = ClipStore(data)
-    videos = ClipStore(data / VIDEOS_FOLDER) if settings["data"]["videos"] else None
+    videos = open_videos(data / VIDEOS_FOLDER, settings["data"])
     tokenizer = learn_tokenizer(settings["model"])
     provenance = {
         "seed": settings["seed"],
@@ -194,6 +194,25 @@ def train(
     if accelerator.is_main_process and out is not None:
         save_checkpoint(out, model.cpu(), config, tokenizer, "float16")
     accelerator.wait_for_everyone()
+
+
+def open_videos(folder: Path, data: Mapping[str, Any]) -> ClipStore | None:
+    """Open the videos of a training YAML's section ``data``; None if it has none.
+
+    Raises:
+        DataError: The folder has too few videos, or others.
+    """
+    if not data["videos"]:
+        return None
+    store = ClipStore(folder)
+    frames = len(store.frames(0))
+    if len(store) < data["videos"] or frames != data["video_frames"]:
+        raise DataError(
+            f"{folder} has {len(store)} videos of {frames} frames; the training YAML asks for "
+            f"{data['videos']} of {data['video_frames']}",
+            "run llava-st train simulate with this YAML, into another folder if the frames differ",
+        )
+    return store
 
 
 def load_initial(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.model.checkpoint import load_checkpoint
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.text.prompt import PromptBuilder
@@ -147,6 +147,16 @@ def test_windows_without_videos_are_rejected(tmp_path: Path, data: Path) -> None
     values = settings()
     del values["data"]["videos"]
     with pytest.raises(ConfigError, match="the training YAML has no videos; set data: videos"):
+        train(tmp_path, data, values)
+
+
+@pytest.mark.parametrize("change", [{"videos": 3}, {"video_frames": 50}])
+def test_other_videos_than_the_yamls_are_rejected(
+    tmp_path: Path, data: Path, change: dict[str, int]
+) -> None:
+    values = settings()
+    values["data"] |= change
+    with pytest.raises(DataError, match=r"has 2 videos of 40 frames; the training YAML asks for"):
         train(tmp_path, data, values)
 
 
