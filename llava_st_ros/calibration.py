@@ -100,11 +100,23 @@ class ModalityCalibration:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The corrections for video tasks and for image tasks."""
+class QueryCalibration:
+    """The corrections for one kind of query: those for video tasks and for image tasks."""
 
     video: ModalityCalibration = field(default_factory=ModalityCalibration)
     image: ModalityCalibration = field(default_factory=ModalityCalibration)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The corrections of a checkpoint.
+
+    They differ by kind of query, as a probability depends on how often something matches: in about
+    one of seven windows of a stream, and in four of five questions about a clip.
+    """
+
+    standing: QueryCalibration = field(default_factory=QueryCalibration)
+    one_shot: QueryCalibration = field(default_factory=QueryCalibration)
 
 
 def _check_finite(name: str, values: MatchCalibration | ConfidenceCalibration) -> None:

@@ -64,7 +64,8 @@ class Grounder:
         self._backend = backend
         self._config = config or GrounderConfig()
         self._runner = runner or QueryRunner(backend, tokenizer, self._config)
-        self._num_frames = backend.describe().model.num_frames
+        model = backend.describe().model
+        self._num_frames, self._calibration = model.num_frames, model.calibration.standing
         # Guards the fields below. Reentrant: the caller's ``cancelled`` may read the queries.
         self._state_lock = threading.RLock()
         self._model_lock = FairLock()  # held for one answer
@@ -156,7 +157,9 @@ class Grounder:
         with self._state_lock:
             self._check_count(query)  # before the work of preparing it
         config = self._config
-        prepared = self._runner.prepare(query, config.no_match_threshold, config.evidence_floor)
+        prepared = self._runner.prepare(
+            query, config.no_match_threshold, config.evidence_floor, self._calibration
+        )
         with self._state_lock:
             standing = self._make_standing(prepared)
             old = self._standing.get(query.id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from llava_st_ros.backends.base import Backend
+from llava_st_ros.calibration import QueryCalibration
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.decoding.generate import generate
 from llava_st_ros.errors import QueryError
@@ -70,6 +71,7 @@ class QueryRunner:
         query: Query,
         no_match_threshold: float = EVEN_ODDS,
         evidence_floor: float = 1.0,
+        calibration: QueryCalibration | None = None,
     ) -> PreparedQuery:
         """Build the prompt and the grammar of a query.
 
@@ -78,6 +80,7 @@ class QueryRunner:
             no_match_threshold: P(no match) from which the answer is "no match"; 1 for never.
             evidence_floor: P(match) from which the most probable match is decoded all the same, as
                 the candidate of the grounding; 1 for never.
+            calibration: How probabilities are corrected; by default as for one-shot queries.
 
         Raises:
             QueryError: The query lacks an input that its task needs, or leaves no room for an
@@ -91,6 +94,7 @@ class QueryRunner:
                 self._tokenizer,
                 self._model,
                 max(no_match_threshold, 1.0 - evidence_floor),
+                calibration,
             )
         prompt = self._prompts.build(question)
         self._check_positions(question, prompt)

@@ -18,17 +18,21 @@ from llava_st_ros.calibration import (
     ConfidenceCalibration,
     MatchCalibration,
     ModalityCalibration,
+    QueryCalibration,
     log_odds,
     sigmoid,
 )
 from llava_st_ros.checkpoint_config import read_config, write_config
 from llava_st_ros.decoding.generate import Generation
 from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.records import Task
+from llava_st_ros.text.grammar import Grammar
 from llava_st_ros.text.token_sets import NoMatchChoice
-from support.text_cases import config
+from support.text_cases import config, tokenizer
 
 VIDEO = ModalityCalibration(MatchCalibration(2.0, math.log(3)), ConfidenceCalibration(1.0, 2.0, 3))
-FITTED = Calibration(VIDEO, ModalityCalibration(MatchCalibration(0.5, -1.0)))
+IMAGE = ModalityCalibration(MatchCalibration(0.5, -1.0))
+FITTED = Calibration(QueryCalibration(VIDEO, IMAGE), QueryCalibration(IMAGE))
 
 
 def test_docstring_examples() -> None:
@@ -68,22 +72,22 @@ def test_config_json_has_the_calibration_only_if_there_is_one() -> None:
     assert "calibration" not in write_config(plain)["llava_st"]
     fitted = replace(plain, calibration=FITTED)
     values = json.loads(json.dumps(write_config(fitted)))
-    assert values["llava_st"]["calibration"]["image"]["confidence"] is None
+    assert values["llava_st"]["calibration"]["standing"]["image"]["confidence"] is None
     assert read_config(values, {}) == fitted
-    values["llava_st"]["calibration"] = {"image": {"match": {"scale": 2}}}
-    image = ModalityCalibration(MatchCalibration(2.0))
-    assert read_config(values, {}).calibration == Calibration(image=image)
+    values["llava_st"]["calibration"] = {"one_shot": {"image": {"match": {"scale": 2}}}}
+    image = QueryCalibration(image=ModalityCalibration(MatchCalibration(2.0)))
+    assert read_config(values, {}).calibration == Calibration(one_shot=image)
 
 
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
         ([], "calibration is"),
-        ({"video": {"scale": 1}}, "no setting 'scale'"),
-        ({"video": {"match": {"scale": "1"}}}, "scale"),
-        ({"video": {"match": {"scale": -1}}}, "more than 0"),
-        ({"video": {"confidence": {"offset": 0}}}, "lacks match, coordinates"),
-        ({"video": {"match": {"offset": math.nan}}}, "offset"),
+        ({"standing": {"video": {"scale": 1}}}, "no setting 'scale'"),
+        ({"standing": {"video": {"match": {"scale": "1"}}}}, "scale"),
+        ({"standing": {"video": {"match": {"scale": -1}}}}, "more than 0"),
+        ({"standing": {"video": {"confidence": {"offset": 0}}}}, "lacks match, coordinates"),
+        ({"standing": {"video": {"match": {"offset": math.nan}}}}, "offset"),
     ],
 )
 def test_a_wrong_section_is_an_error_that_names_it(section, problem: str) -> None:
@@ -107,6 +111,19 @@ def test_the_choice_of_no_match_follows_the_corrected_probability() -> None:
         choice = NoMatchChoice(4, 7, threshold, correction)
         assert choice.select(logits) == expected, (threshold, correction)
     assert choice.match_probability(logits) == pytest.approx(12 / 13)
+
+
+def test_standing_and_one_shot_queries_have_calibrations_of_their_own() -> None:
+    model = replace(config(), calibration=FITTED)
+    for task, chosen, expected in (
+        (Task.STVG, FITTED.standing, VIDEO),
+        (Task.REC, FITTED.standing, IMAGE),
+        (Task.STVG, None, IMAGE),  # as for a one-shot query
+        (Task.REC, None, ModalityCalibration()),
+    ):
+        state = Grammar(task, tokenizer(), model, calibration=chosen).start()
+        assert isinstance(state.allowed, NoMatchChoice)
+        assert state.allowed.calibration == expected
 
 
 def test_the_confidence_of_an_answer_is_corrected_and_that_of_no_match_is_not() -> None:

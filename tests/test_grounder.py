@@ -410,20 +410,21 @@ def test_a_network_with_random_weights_gives_valid_groundings(tokenizer, model):
                 assert nothing.candidate.confidence == pytest.approx(answer.confidence, rel=1e-4)
 
 
-def test_no_match_threshold_applies_to_standing_queries_only(oracle, monkeypatch):
+def test_no_match_threshold_and_calibration_are_those_of_the_kind_of_query(oracle, monkeypatch):
     asked = []
     for_question = Grammar.for_question
     monkeypatch.setattr(
         Grammar,
         "for_question",
-        lambda *args: asked.append(args[-1]) or for_question(*args),
+        lambda *args: asked.append(args[-2:]) or for_question(*args),
     )
     g = grounder(oracle, constrained=True, no_match_threshold=0.3, evidence_floor=1.0)
     for i in range(100):
         g.push(frame(3 + i / 10))
     g.add_query(BALL)
     g.ask(BALL)
-    assert asked == [0.3, 0.5]
+    model = oracle.describe().model
+    assert asked == [(0.3, model.calibration.standing), (0.5, None)]
     with pytest.raises(
         ConfigError, match="Grounder's no_match_threshold, evidence_floor cannot change"
     ):

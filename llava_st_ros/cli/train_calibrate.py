@@ -104,21 +104,20 @@ def _samples(args: argparse.Namespace) -> list[MatchSample]:
 
 
 def _table(measured: list[Reliability]) -> Any:
-    from rich.table import Table
+    from llava_st_ros.cli.figure_tables import text_table
+    from llava_st_ros.evaluation.match_samples import STREAMS
 
-    table = Table(title="reliability; after: of each half, by the fit to the other half")
-    for name in ("tasks", "probability", "samples", "right"):
-        table.add_column(name)
-    for name in ("ECE before", "after", "Brier before", "after"):
-        table.add_column(name, justify="right")
+    title = "calibration; after: of each half, by the fit to the other half"
+    figures = ("samples", "right", "ECE", "after", "Brier", "after")
+    table = text_table(title, ("queries", "tasks", "probability"), figures)
     for each in measured:
         before, after = each.errors(each.before), each.errors(each.after)
-        pairs = (*zip(before, after),)
         table.add_row(
+            "standing" if each.origin == STREAMS else "one-shot",
             each.modality.value,
             each.quantity,
             str(len(each.outcomes)),
             f"{each.outcomes.mean():.3f}",
-            *(f"{value:.3f}" for pair in pairs for value in pair),
+            *(f"{value:.3f}" for pair in zip(before, after) for value in pair),
         )
     return table

@@ -15,6 +15,7 @@ import numpy as np
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.wrapped import WrappedBackend
+from llava_st_ros.calibration import QueryCalibration
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.query_runner import PreparedQuery, QueryRunner, as_no_match, is_no_match
 from llava_st_ros.records import Grounding, Query
@@ -54,9 +55,10 @@ class RememberingRunner(QueryRunner):
         query: Query,
         no_match_threshold: float = EVEN_ODDS,
         evidence_floor: float = NEVER,
+        calibration: QueryCalibration | None = None,
     ) -> PreparedQuery:
         self._threshold, self._floor = no_match_threshold, evidence_floor
-        return super().prepare(query, NEVER)
+        return super().prepare(query, NEVER, calibration=calibration)
 
     def run(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 
+from llava_st_ros.calibration import QueryCalibration
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.records import Modality, Task
@@ -107,6 +108,7 @@ class Grammar:
         config: The checkpoint's geometry.
         span: The first and last time token given in the question. SVG uses both, ELC the first.
         no_match_threshold: Answer "no match" when its probability is at or above this; 1 for never.
+        calibration: How probabilities are corrected; by default as for one-shot queries.
     """
 
     def __init__(
@@ -117,11 +119,13 @@ class Grammar:
         *,
         span: tuple[int, int] | None = None,
         no_match_threshold: float = EVEN_ODDS,
+        calibration: QueryCalibration | None = None,
     ) -> None:
         self._task, self._tokenizer, self._config, self._span = task, tokenizer, config, span
         self._no_match_threshold = no_match_threshold
         on_image = task.modality is Modality.IMAGE
-        self._calibration = config.calibration.image if on_image else config.calibration.video
+        of_query = calibration or config.calibration.one_shot
+        self._calibration = of_query.image if on_image else of_query.video
         self._time_offset = config.coordinates.offset(Axis.TIME)
         self._end_ids = frozenset((*config.end_token_ids, tokenizer.chat_end))
         self._words = WordSets.for_tokenizer(tokenizer)
@@ -134,13 +138,19 @@ class Grammar:
         tokenizer: Tokenizer,
         config: ModelConfig,
         no_match_threshold: float = EVEN_ODDS,
+        calibration: QueryCalibration | None = None,
     ) -> Grammar:
         """Make the grammar of a question's answers, with the times given in the question."""
         last = config.num_frames - 1
         times = [round(value * last) for value in question.temporal_inputs]
         span = (times[0], times[-1]) if times else None
         return cls(
-            question.task, tokenizer, config, span=span, no_match_threshold=no_match_threshold
+            question.task,
+            tokenizer,
+            config,
+            span=span,
+            no_match_threshold=no_match_threshold,
+            calibration=calibration,
         )
 
     def start(self) -> GrammarState:

@@ -12,7 +12,12 @@ from llava_st_ros.annotations.annotation_file import annotation_path
 from llava_st_ros.backends import load_backend
 from llava_st_ros.backends.base import BackendDescription
 from llava_st_ros.backends.wrapped import WrappedBackend
-from llava_st_ros.calibration import Calibration, MatchCalibration, ModalityCalibration
+from llava_st_ros.calibration import (
+    Calibration,
+    MatchCalibration,
+    ModalityCalibration,
+    QueryCalibration,
+)
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation import setting_sweep
@@ -35,7 +40,8 @@ class Unsure(WrappedBackend):
     def describe(self) -> BackendDescription:
         found = self._backend.describe()
         unsure = ModalityCalibration(MatchCalibration(0.002, -1.0))
-        model = dataclasses.replace(found.model, calibration=Calibration(unsure, unsure))
+        standing = QueryCalibration(unsure, unsure)
+        model = dataclasses.replace(found.model, calibration=Calibration(standing))
         return dataclasses.replace(found, model=model)
 
     def prefill(self, embeddings, cache):

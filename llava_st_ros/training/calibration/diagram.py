@@ -41,7 +41,7 @@ def draw_reliability(measured: Sequence[Reliability], out: Path) -> None:
                 label=f"{name}, ECE {error:.3f}",
             )
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.set_title(f"{each.quantity}, {each.modality.value} tasks", fontsize=10)
+        axes.set_title(f"{each.quantity}, {each.modality.value} tasks, {each.origin}", fontsize=10)
         axes.set_xlabel("probability")
         axes.set_ylabel("frequency")
         axes.legend(fontsize=8)

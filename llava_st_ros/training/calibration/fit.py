@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -13,16 +13,18 @@ from llava_st_ros.calibration import (
     ConfidenceCalibration,
     MatchCalibration,
     ModalityCalibration,
+    QueryCalibration,
     log_odds,
     sigmoid,
 )
 from llava_st_ros.errors import DataError
-from llava_st_ros.evaluation.match_samples import MatchSample
+from llava_st_ros.evaluation.match_samples import CLIPS, STREAMS, MatchSample
 from llava_st_ros.evaluation.reliability import brier_score, expected_calibration_error
 from llava_st_ros.records import Modality
 from llava_st_ros.training.calibration.logistic import fit_logistic
 
 MATCH, CONFIDENCE = "P(match)", "confidence"
+MODALITIES = (Modality.VIDEO, Modality.IMAGE)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Reliability:
     """One kind of probability before and after calibration.
 
     Attributes:
+        origin: STREAMS for standing queries, CLIPS for one-shot queries.
         modality: Of the tasks.
         quantity: MATCH or CONFIDENCE.
         outcomes: Whether what was predicted is so, bool [N].
@@ -38,6 +41,7 @@ class Reliability:
             is fitted to the other half.
     """
 
+    origin: str
     modality: Modality
     quantity: str
     outcomes: np.ndarray
@@ -53,41 +57,45 @@ class Reliability:
 
 
 def fit_calibration(samples: Sequence[MatchSample]) -> Calibration:
-    """Fit a calibration.
+    """Fit a calibration: that of standing queries to streams, that of one-shot queries to clips.
 
-    Clips and streams have the same weight, however many samples each of them has.
+    One-shot queries keep the model's P(match), so that even odds decide as they did in training.
 
     Raises:
         DataError: There are too few samples, or P(match) is lower where something matches.
     """
-    return Calibration(
-        *(fit_modality(_of(samples, modality)) for modality in (Modality.VIDEO, Modality.IMAGE))
+    streams, clips = (
+        QueryCalibration(*(fit_samples(_of(samples, origin, m)) for m in MODALITIES))
+        for origin in (STREAMS, CLIPS)
     )
+    return Calibration(standing=streams, one_shot=clips)
 
 
-def fit_modality(samples: Sequence[MatchSample]) -> ModalityCalibration:
-    """Fit the calibration of the tasks of one modality, as ``fit_calibration`` does."""
+def fit_samples(samples: Sequence[MatchSample]) -> ModalityCalibration:
+    """Fit the calibration of one kind of query and one modality, as ``fit_calibration`` does."""
     if not samples:
         raise DataError("there are no samples of a modality", "use more clips or streams")
-    counts = Counter(sample.origin for sample in samples)
-    weights = np.array([1.0 / counts[sample.origin] for sample in samples])
-    odds = np.array([sample.log_odds for sample in samples])
-    offset, scale = fit_logistic(odds[:, None], _matches(samples), weights)
-    if scale <= 0:
-        raise DataError(
-            f"P(match) is lower where something matches ({len(samples)} "
-            f"{samples[0].modality.value} samples)",
-            "the checkpoint has not learned when nothing matches: train it further",
-        )
-    match = MatchCalibration(scale, offset)
+    match = _fit_match(samples) if samples[0].origin == STREAMS else MatchCalibration()
     features = np.array(
         [
             (log_odds(match.probability(sample.log_odds)), log_odds(sample.coordinates))
             for sample in samples
         ]
     )
-    fitted = fit_logistic(features, _right(samples), weights)
+    fitted = fit_logistic(features, _right(samples))
     return ModalityCalibration(match, ConfidenceCalibration(*fitted))
+
+
+def _fit_match(samples: Sequence[MatchSample]) -> MatchCalibration:
+    odds = np.array([sample.log_odds for sample in samples])
+    offset, scale = fit_logistic(odds[:, None], _matches(samples))
+    if scale <= 0:
+        raise DataError(
+            f"P(match) is lower where something matches ({len(samples)} "
+            f"{samples[0].modality.value} samples)",
+            "the checkpoint has not learned when nothing matches: train it further",
+        )
+    return MatchCalibration(scale, offset)
 
 
 def measure(samples: Sequence[MatchSample]) -> list[Reliability]:
@@ -97,34 +105,38 @@ def measure(samples: Sequence[MatchSample]) -> list[Reliability]:
         DataError: As ``fit_calibration`` does, for each half of the sources.
     """
     found = []
-    for modality in (Modality.VIDEO, Modality.IMAGE):
-        of_modality = _of(samples, modality)
-        sources = list(dict.fromkeys(sample.source for sample in of_modality))
-        even = set(sources[::2])
-        halves = [
-            [sample for sample in of_modality if (sample.source in even) == is_even]
-            for is_even in (True, False)
-        ]
-        fits = fit_modality(halves[1]), fit_modality(halves[0])
-        ordered = [sample for half in halves for sample in half]
-        matches, confidences = [], []
-        for half, fit in zip(halves, fits):
-            for sample in half:
-                match = fit.match.probability(sample.log_odds)
-                assert fit.confidence is not None
-                matches.append(match)
-                confidences.append(fit.confidence.probability(match, sample.coordinates))
-        raw = np.array([sigmoid(sample.log_odds) for sample in ordered])
-        product = raw * np.array([sample.coordinates for sample in ordered])
-        found += [
-            Reliability(modality, MATCH, _matches(ordered), raw, np.array(matches)),
-            Reliability(modality, CONFIDENCE, _right(ordered), product, np.array(confidences)),
-        ]
+    for origin, modality in product((STREAMS, CLIPS), MODALITIES):
+        found += _measure(_of(samples, origin, modality))
     return found
 
 
-def _of(samples: Sequence[MatchSample], modality: Modality) -> list[MatchSample]:
-    return [sample for sample in samples if sample.modality is modality]
+def _measure(samples: Sequence[MatchSample]) -> list[Reliability]:
+    sources = list(dict.fromkeys(sample.source for sample in samples))
+    even = set(sources[::2])
+    halves = [
+        [sample for sample in samples if (sample.source in even) == is_even]
+        for is_even in (True, False)
+    ]
+    fits = fit_samples(halves[1]), fit_samples(halves[0])
+    ordered = [sample for half in halves for sample in half]
+    matches, confidences = [], []
+    for half, fit in zip(halves, fits):
+        for sample in half:
+            match = fit.match.probability(sample.log_odds)
+            assert fit.confidence is not None
+            matches.append(match)
+            confidences.append(fit.confidence.probability(match, sample.coordinates))
+    raw = np.array([sigmoid(sample.log_odds) for sample in ordered])
+    product_of_both = raw * np.array([sample.coordinates for sample in ordered])
+    kind = ordered[0].origin, ordered[0].modality
+    return [
+        Reliability(*kind, MATCH, _matches(ordered), raw, np.array(matches)),
+        Reliability(*kind, CONFIDENCE, _right(ordered), product_of_both, np.array(confidences)),
+    ]
+
+
+def _of(samples: Sequence[MatchSample], origin: str, modality: Modality) -> list[MatchSample]:
+    return [s for s in samples if s.origin == origin and s.modality is modality]
 
 
 def _matches(samples: Sequence[MatchSample]) -> np.ndarray:

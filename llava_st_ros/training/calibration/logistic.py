@@ -11,9 +11,7 @@ _TOLERANCE = 1e-9
 _RIDGE = 1e-6  # of the mean loss, so that a feature without variation has a weight of 0
 
 
-def fit_logistic(
-    features: np.ndarray, outcomes: np.ndarray, weights: np.ndarray
-) -> tuple[float, ...]:
+def fit_logistic(features: np.ndarray, outcomes: np.ndarray) -> tuple[float, ...]:
     """Return the intercept and the weight of each feature, of greatest likelihood.
 
     Outcomes are smoothed as by Platt (Probabilistic Outputs for Support Vector Machines, 1999), so
@@ -23,7 +21,6 @@ def fit_logistic(
     Args:
         features: float64 [N, K].
         outcomes: bool [N].
-        weights: Weight of each sample, float64 [N], positive.
 
     Raises:
         DataError: All outcomes are the same.
@@ -37,7 +34,6 @@ def fit_logistic(
     scale = np.maximum(1e-12, features.std(axis=0))
     center = features.mean(axis=0)
     design = np.column_stack([np.ones(len(features)), (features - center) / scale])
-    shares = weights / weights.sum()
     penalty = np.full(design.shape[1], _RIDGE)
     penalty[0] = 0.0
     found = np.zeros(design.shape[1])
@@ -45,12 +41,12 @@ def fit_logistic(
     def loss(values: np.ndarray) -> float:
         margin = design @ values
         fit = np.logaddexp(0.0, margin) - targets * margin
-        return float(shares @ fit + penalty @ values**2 / 2)
+        return float(fit.mean() + penalty @ values**2 / 2)
 
     for _ in range(_STEPS):
         probabilities = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -500, 500)))
-        gradient = design.T @ (shares * (probabilities - targets)) + penalty * found
-        curvature = shares * probabilities * (1.0 - probabilities)
+        gradient = design.T @ (probabilities - targets) / len(design) + penalty * found
+        curvature = probabilities * (1.0 - probabilities) / len(design)
         hessian = design.T @ (curvature[:, None] * design) + np.diag(penalty + 1e-12)
         step = np.linalg.solve(hessian, gradient)
         length = 1.0

@@ -480,8 +480,9 @@ def test_unused_tensors_of_stage_1_are_kept(stages: tuple[Path, ...], tmp_path: 
 def test_a_calibration_of_stage_1_is_dropped(stages: tuple[Path, ...], tmp_path: Path) -> None:
     config = stages[0] / "config.json"
     section = json.loads(config.read_text())["llava_st"]
-    change_json(config, llava_st={**section, "calibration": {"video": {"match": {"scale": 2.0}}}})
-    assert load_checkpoint(stages[0]).config.calibration.video.match.scale == 2.0
+    fitted = {"standing": {"video": {"match": {"scale": 2.0}}}}
+    change_json(config, llava_st={**section, "calibration": fitted})
+    assert load_checkpoint(stages[0]).config.calibration.standing.video.match.scale == 2.0
     merge(stages[0], stages[1:], tmp_path / "out")
     assert load_checkpoint(tmp_path / "out").config.calibration == Calibration()
 

@@ -14,6 +14,7 @@ from llava_st_ros.calibration import Calibration
 from llava_st_ros.checkpoint_config import read_checkpoint_json, read_config
 from llava_st_ros.cli import train_calibrate as command
 from llava_st_ros.errors import CheckpointError, ConfigError
+from llava_st_ros.evaluation.match_samples import CLIPS, STREAMS
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.records import Modality
 from support.match_samples import drawn
@@ -28,7 +29,12 @@ def run(*arguments: object) -> int:
 @pytest.fixture
 def samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples instead of the answers of a model."""
-    found = [*drawn(2_000), *drawn(2_000, Modality.IMAGE, seed=1)]
+    found = [
+        sample
+        for origin in (STREAMS, CLIPS)
+        for modality in Modality
+        for sample in drawn(1_000, modality, origin=origin)
+    ]
     monkeypatch.setattr(command, "_samples", lambda args: found)
 
 
@@ -40,13 +46,14 @@ def test_a_calibrated_checkpoint_is_the_same_but_for_its_probabilities(
     assert run("--checkpoint", random_checkpoint, "--out", out, "--diagram", png) == 0
     assert png.read_bytes().startswith(b"\x89PNG")
     table = capsys.readouterr().out
-    assert "ECE before" in table and table.count("video") == 2 and table.count("image") == 2
+    assert "ECE" in table and table.count("video") == table.count("image") == 4
+    assert table.count("standing") == table.count("one-shot") == 4
     assert {p.name for p in out.iterdir()} == {p.name for p in random_checkpoint.iterdir()}
     for path in out.iterdir():
         if path.name != "config.json":
             assert path.read_bytes() == (random_checkpoint / path.name).read_bytes()
     model = load_backend(out)[0].describe().model
-    assert model.calibration.video.match.scale == pytest.approx(0.5, rel=0.2)
+    assert model.calibration.standing.video.match.scale == pytest.approx(0.5, rel=0.2)
     before = load_backend(random_checkpoint)[0].describe().model
     assert before.calibration == Calibration()
     # Weights that are trained further are not those that it was fitted for.
@@ -65,7 +72,7 @@ def test_a_checkpoint_can_be_calibrated_in_place_and_again(
     first = (folder / "config.json").read_bytes()
     assert run("--checkpoint", folder, "--out", folder) == 0
     assert (folder / "config.json").read_bytes() == first
-    assert json.loads(first)["llava_st"]["calibration"]["video"]["match"]["scale"] > 0
+    assert json.loads(first)["llava_st"]["calibration"]["standing"]["video"]["match"]["scale"] > 0
 
 
 def test_what_cannot_be_written_is_an_error_before_the_model_runs(

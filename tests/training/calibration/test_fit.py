@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from llava_st_ros.calibration import log_odds
+from llava_st_ros.calibration import MatchCalibration, log_odds
 from llava_st_ros.errors import DataError
-from llava_st_ros.evaluation.match_samples import CLIPS, MatchSample
+from llava_st_ros.evaluation.match_samples import CLIPS, STREAMS, MatchSample
 from llava_st_ros.records import Modality
 from llava_st_ros.training.calibration.fit import (
     CONFIDENCE,
     MATCH,
     fit_calibration,
-    fit_modality,
+    fit_samples,
     measure,
 )
 from llava_st_ros.training.calibration.logistic import fit_logistic
@@ -31,99 +30,102 @@ def test_a_logistic_fit_recovers_its_parameters() -> None:
     features = rng.normal(size=(40_000, 2)) * (1.0, 20.0) + (0.0, 100.0)
     margin = -11.0 + 1.5 * features[:, 0] + 0.1 * features[:, 1]
     outcomes = rng.random(len(margin)) < 1 / (1 + np.exp(-margin))
-    found = fit_logistic(features, outcomes, np.ones(len(margin)))
+    found = fit_logistic(features, outcomes)
     np.testing.assert_allclose(found, (-11.0, 1.5, 0.1), rtol=0.05)
 
 
 def test_the_fit_is_where_the_likelihood_has_no_slope() -> None:
     rng = np.random.default_rng(2)
-    features, weights = rng.normal(size=(300, 1)), rng.uniform(0.1, 2.0, 300)
+    features = rng.normal(size=(300, 1))
     outcomes = rng.random(300) < 0.3
-    offset, slope = fit_logistic(features, outcomes, weights)
+    offset, slope = fit_logistic(features, outcomes)
     right = outcomes.sum()
     targets = np.where(outcomes, (right + 1) / (right + 2), 1 / (300 - right + 2))
-    residual = weights * (1 / (1 + np.exp(-(offset + slope * features[:, 0]))) - targets)
+    residual = 1 / (1 + np.exp(-(offset + slope * features[:, 0]))) - targets
     assert abs(residual.sum()) < 1e-6
     assert abs((residual * features[:, 0]).sum()) < 1e-2
 
 
-def test_a_weight_counts_like_repetition() -> None:
-    features = np.array([[-1.0], [0.0], [0.5], [2.0]])
-    outcomes = np.array([False, True, False, True])
-    weighted = fit_logistic(features, outcomes, np.array([1.0, 1.0, 1.0, 1.0]) * 7)
-    assert weighted == pytest.approx(fit_logistic(features, outcomes, np.ones(4)))
-
-
 def test_outcomes_that_a_feature_separates_have_a_finite_fit() -> None:
     features = np.array([[-2.0], [-1.0], [1.0], [2.0]])
-    offset, slope = fit_logistic(features, features[:, 0] > 0, np.ones(4))
+    offset, slope = fit_logistic(features, features[:, 0] > 0)
     assert offset == pytest.approx(0.0, abs=1e-6)
     # The smoothed targets are 3/4 and 1/4.
     assert 0.5 < slope < 1.2
     with pytest.raises(DataError, match="all of 4 samples"):
-        fit_logistic(features, np.ones(4, bool), np.ones(4))
+        fit_logistic(features, np.ones(4, bool))
 
 
-def test_the_calibration_recovers_scale_and_offset_of_each_modality() -> None:
-    samples = [*drawn(20_000), *drawn(20_000, IMAGE, scale=2.0, offset=0.5, seed=1)]
+def everything(count: int) -> list[MatchSample]:
+    """Return samples of each kind of query and modality."""
+    pairs = ((origin, modality) for origin in (STREAMS, CLIPS) for modality in (VIDEO, IMAGE))
+    return [
+        sample
+        for seed, (origin, modality) in enumerate(pairs)
+        for sample in drawn(count, modality, origin=origin, seed=seed)
+    ]
+
+
+def test_the_calibration_recovers_scale_and_offset_of_each_modality_from_streams() -> None:
+    samples = [
+        *drawn(20_000),
+        *drawn(20_000, IMAGE, scale=2.0, offset=0.5, seed=1),
+        *drawn(2_000, origin=CLIPS, offset=2.0),
+        *drawn(2_000, IMAGE, origin=CLIPS, offset=2.0),
+    ]
     found = fit_calibration(samples)
-    assert found.video.match.scale == pytest.approx(0.5, rel=0.06)
-    assert found.video.match.offset == pytest.approx(-1.0, rel=0.06)
-    assert found.image.match.scale == pytest.approx(2.0, rel=0.1)
-    assert found.image.match.offset == pytest.approx(0.5, abs=0.15)
-    confidence = found.video.confidence
+    standing = found.standing
+    assert standing.video.match.scale == pytest.approx(0.5, rel=0.06)
+    assert standing.video.match.offset == pytest.approx(-1.0, rel=0.06)
+    assert standing.image.match.scale == pytest.approx(2.0, rel=0.1)
+    assert standing.image.match.offset == pytest.approx(0.5, abs=0.15)
+    confidence = standing.video.confidence
     assert confidence is not None and confidence.match > 0 and confidence.coordinates > 0
-
-
-def test_clips_and_streams_have_the_same_weight() -> None:
-    clips = drawn(4_000, origin=CLIPS, offset=2.0, seed=3)
-    streams = drawn(4_000, offset=-2.0, seed=4)
-    even = fit_modality([*clips, *streams]).match.offset
-    uneven = fit_modality([*clips[:1000], *streams]).match.offset
-    assert uneven == pytest.approx(even, abs=0.1)
-    assert fit_modality(clips).match.offset > 1.5 > even
+    # One-shot queries are decided by the model's own probability.
+    for one_shot in (found.one_shot.video, found.one_shot.image):
+        assert one_shot.match == MatchCalibration()
+        assert one_shot.confidence is not None and one_shot.confidence != confidence
 
 
 def test_reliability_is_measured_on_samples_that_were_not_fitted_to() -> None:
-    samples = [*drawn(3_000), *drawn(3_000, IMAGE, seed=1)]
-    measured = {(m.modality, m.quantity): m for m in measure(samples)}
+    samples = everything(3_000)
+    measured = {(m.origin, m.modality, m.quantity): m for m in measure(samples)}
     assert list(measured) == [
-        (VIDEO, MATCH),
-        (VIDEO, CONFIDENCE),
-        (IMAGE, MATCH),
-        (IMAGE, CONFIDENCE),
+        (origin, modality, quantity)
+        for origin in (STREAMS, CLIPS)
+        for modality in (VIDEO, IMAGE)
+        for quantity in (MATCH, CONFIDENCE)
     ]
-    match = measured[VIDEO, MATCH]
-    assert len(match.outcomes) == 3_000 and match.outcomes.sum() == _matching(samples[:3_000])
+    match = measured[STREAMS, VIDEO, MATCH]
+    assert len(match.outcomes) == 3_000
+    assert match.outcomes.sum() == sum(sample.matches for sample in samples[:3_000])
     assert match.errors(match.after)[0] < 0.04 < match.errors(match.before)[0]
-    for each in measured.values():
-        assert each.errors(each.after)[1] < each.errors(each.before)[1]
+    for (origin, _, quantity), each in measured.items():
+        if origin == CLIPS and quantity == MATCH:
+            np.testing.assert_array_equal(each.after, each.before)
+        else:
+            assert each.errors(each.after)[1] < each.errors(each.before)[1]
     # A source with every outcome reversed spoils the fit for the other half, not its own.
     spoiled = [replace(s, matches=not s.matches) if s.source == "s0" else s for s in samples]
-    again = {(m.modality, m.quantity): m for m in measure(spoiled)}[VIDEO, MATCH]
+    again = measure(spoiled)[0]
     half = len(match.after) // 2
     np.testing.assert_array_equal(again.after[:half], match.after[:half])
     assert np.abs(again.after[half:] - match.after[half:]).max() > 0.01
 
 
 def test_a_model_that_is_surer_where_nothing_matches_cannot_be_calibrated() -> None:
-    samples = [*drawn(500, scale=-0.5), *drawn(500, IMAGE)]
     with pytest.raises(DataError, match="lower where something matches"):
-        fit_calibration(samples)
+        fit_samples(drawn(500, scale=-0.5))
     with pytest.raises(DataError, match="no samples"):
         fit_calibration(drawn(500))
 
 
 def test_the_confidence_of_uninformative_coordinates_is_that_of_the_match() -> None:
     samples = [replace(s, coordinates=0.5, is_right=s.matches) for s in drawn(5_000)]
-    found = fit_modality(samples)
+    found = fit_samples(samples)
     assert found.confidence is not None
     assert found.confidence.coordinates == pytest.approx(0.0, abs=1e-6)
     for odds in (-4.0, 0.0, 4.0):
         match = found.match.probability(odds)
         assert found.confidence.probability(match, 0.5) == pytest.approx(match, abs=0.01)
     assert math.isfinite(log_odds(0.0))
-
-
-def _matching(samples: Sequence[MatchSample]) -> int:
-    return sum(sample.matches for sample in samples)
