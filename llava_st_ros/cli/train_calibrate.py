@@ -76,9 +76,12 @@ def run(args: argparse.Namespace) -> int:
     check_files(args.diagram)
     with sigterm_interrupts():
         samples = _samples(args)
-    calibration, measured = fit_calibration(samples), measure(samples)
+    calibration, not_calibrated = fit_calibration(samples)
+    measured, not_measured = measure(samples)
     write_calibrated(args.checkpoint, args.out, calibration)
     print_tables(_table(measured))
+    for line in (*not_calibrated, *not_measured):
+        print(line, file=sys.stderr)
     if args.diagram is not None:
         draw_reliability(measured, args.diagram)
         print(f"wrote {args.diagram}", file=sys.stderr)

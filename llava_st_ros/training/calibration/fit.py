@@ -56,19 +56,33 @@ class Reliability:
         )
 
 
-def fit_calibration(samples: Sequence[MatchSample]) -> Calibration:
+def fit_calibration(samples: Sequence[MatchSample]) -> tuple[Calibration, list[str]]:
     """Fit a calibration: that of standing queries to streams, that of one-shot queries to clips.
 
     One-shot queries keep the model's P(match), so that even odds decide as they did in training.
 
+    Returns:
+        The calibration, and what is not calibrated and why, one line each: a followed object that
+        is always visible says nothing about P(match).
+
     Raises:
-        DataError: There are too few samples, or P(match) is lower where something matches.
+        DataError: Standing video queries cannot be calibrated: there are too few samples, or
+            P(match) is lower where something matches.
     """
-    streams, clips = (
-        QueryCalibration(*(fit_samples(_of(samples, origin, m)) for m in MODALITIES))
+    fitted, notes = {}, []
+    for kind in product((STREAMS, CLIPS), MODALITIES):
+        try:
+            fitted[kind] = fit_samples(_of(samples, *kind))
+        except DataError as error:
+            if kind == (STREAMS, Modality.VIDEO):
+                raise
+            fitted[kind] = ModalityCalibration()
+            notes.append(f"{kind[1].value} tasks, {kind[0]}: not calibrated: {error.problem}")
+    standing, one_shot = (
+        QueryCalibration(*(fitted[origin, modality] for modality in MODALITIES))
         for origin in (STREAMS, CLIPS)
     )
-    return Calibration(standing=streams, one_shot=clips)
+    return Calibration(standing, one_shot), notes
 
 
 def fit_samples(samples: Sequence[MatchSample]) -> ModalityCalibration:
@@ -98,16 +112,20 @@ def _fit_match(samples: Sequence[MatchSample]) -> MatchCalibration:
     return MatchCalibration(scale, offset)
 
 
-def measure(samples: Sequence[MatchSample]) -> list[Reliability]:
+def measure(samples: Sequence[MatchSample]) -> tuple[list[Reliability], list[str]]:
     """Return how reliable each kind of probability is before and after calibration.
 
-    Raises:
-        DataError: As ``fit_calibration`` does, for each half of the sources.
+    Returns:
+        What could be measured, and what could not and why, one line each: a half of the sources may
+        be too few for a fit.
     """
-    found = []
+    found, notes = [], []
     for origin, modality in product((STREAMS, CLIPS), MODALITIES):
-        found += _measure(_of(samples, origin, modality))
-    return found
+        try:
+            found += _measure(_of(samples, origin, modality))
+        except DataError as error:
+            notes.append(f"{modality.value} tasks, {origin}: not measured: {error.problem}")
+    return found, notes
 
 
 def _measure(samples: Sequence[MatchSample]) -> list[Reliability]:

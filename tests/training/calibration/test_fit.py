@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llava_st_ros.calibration import MatchCalibration, log_odds
+from llava_st_ros.calibration import MatchCalibration, ModalityCalibration, log_odds
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.match_samples import CLIPS, STREAMS, MatchSample
 from llava_st_ros.records import Modality
@@ -73,7 +73,8 @@ def test_the_calibration_recovers_scale_and_offset_of_each_modality_from_streams
         *drawn(2_000, origin=CLIPS, offset=2.0),
         *drawn(2_000, IMAGE, origin=CLIPS, offset=2.0),
     ]
-    found = fit_calibration(samples)
+    found, notes = fit_calibration(samples)
+    assert notes == []
     standing = found.standing
     assert standing.video.match.scale == pytest.approx(0.5, rel=0.06)
     assert standing.video.match.offset == pytest.approx(-1.0, rel=0.06)
@@ -89,7 +90,7 @@ def test_the_calibration_recovers_scale_and_offset_of_each_modality_from_streams
 
 def test_reliability_is_measured_on_samples_that_were_not_fitted_to() -> None:
     samples = everything(3_000)
-    measured = {(m.origin, m.modality, m.quantity): m for m in measure(samples)}
+    measured = {(m.origin, m.modality, m.quantity): m for m in measure(samples)[0]}
     assert list(measured) == [
         (origin, modality, quantity)
         for origin in (STREAMS, CLIPS)
@@ -107,7 +108,7 @@ def test_reliability_is_measured_on_samples_that_were_not_fitted_to() -> None:
             assert each.errors(each.after)[1] < each.errors(each.before)[1]
     # A source with every outcome reversed spoils the fit for the other half, not its own.
     spoiled = [replace(s, matches=not s.matches) if s.source == "s0" else s for s in samples]
-    again = measure(spoiled)[0]
+    again = measure(spoiled)[0][0]
     half = len(match.after) // 2
     np.testing.assert_array_equal(again.after[:half], match.after[:half])
     assert np.abs(again.after[half:] - match.after[half:]).max() > 0.01
@@ -117,7 +118,24 @@ def test_a_model_that_is_surer_where_nothing_matches_cannot_be_calibrated() -> N
     with pytest.raises(DataError, match="lower where something matches"):
         fit_samples(drawn(500, scale=-0.5))
     with pytest.raises(DataError, match="no samples"):
-        fit_calibration(drawn(500))
+        fit_calibration(drawn(500, IMAGE))
+
+
+def test_what_cannot_be_fitted_is_named_and_keeps_the_models_probabilities() -> None:
+    always = [replace(sample, matches=True) for sample in drawn(400, IMAGE)]
+    found, notes = fit_calibration([*drawn(2_000), *always])
+    assert found.standing.video.match.scale == pytest.approx(0.5, rel=0.2)
+    assert found.standing.image == found.one_shot.video == ModalityCalibration()
+    assert notes == [
+        "image tasks, streams: not calibrated: all of 400 samples have the same outcome",
+        "video tasks, clips: not calibrated: there are no samples of a modality",
+        "image tasks, clips: not calibrated: there are no samples of a modality",
+    ]
+    # Only one source has windows in which something matches: no fit of the other half has them.
+    one = [replace(s, matches=s.matches and s.source == "s1") for s in drawn(2_000)]
+    measured, notes = measure(one)
+    assert measured == [] and len(notes) == 4
+    assert notes[0].startswith("video tasks, streams: not measured: all of ")
 
 
 def test_the_confidence_of_uninformative_coordinates_is_that_of_the_match() -> None:
