@@ -41,7 +41,7 @@ def model_checksum(folder: Path) -> str:
     all files of a checkpoint.
 
     Raises:
-        CheckpointError: There is no such folder.
+        CheckpointError: There is no such folder, or it has no model.
     """
     if not folder.is_dir():
         raise CheckpointError(
@@ -49,6 +49,10 @@ def model_checksum(folder: Path) -> str:
         )
     if is_engine_directory(folder):
         return sha256_of(folder / "manifest.json")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json; expected a checkpoint folder or an engine directory"
+        )
     names = sorted(path for path in folder.iterdir() if path.is_file())
     return sha256_of(*names, prefix="\n".join(path.name for path in names).encode())
 

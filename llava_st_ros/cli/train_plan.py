@@ -35,11 +35,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from llava_st_ros.cli.outputs import print_tables
+    from llava_st_ros.training.loop.time_budget import TimeBudget
     from llava_st_ros.training.tiny import plan
     from llava_st_ros.training.tiny.pipeline import learn_tokenizer, model_config, read_stage
     from llava_st_ros.training.tiny.settings import read_settings
 
     check_counts(args, "cores", "grow")
+    budget = TimeBudget(args.minutes)
     settings = read_settings(args.config)
     stages = {name: read_stage(name, values) for name, values in settings["stages"].items()}
     config = model_config(settings["model"], learn_tokenizer(settings["model"]))
@@ -67,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
         )
     table.add_row("total", "", "", "", f"{total:.1f}")
     print_tables(table)
-    if total > args.minutes:
+    if total > budget.minutes:
         print(
-            f"The estimate exceeds {args.minutes:g} minutes: the run may have to be carried on, or "
-            "grown (--grow)."
+            f"The estimate exceeds {budget.minutes:g} minutes: the run may have to be carried "
+            "on, or grown (--grow)."
         )
     return 0

@@ -33,6 +33,7 @@ from llava_st_ros.evaluation.streams.headline import ALL_QUERIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.media.sources import BagSource
+from llava_st_ros.query_rules import MAX_PERIOD, MIN_PERIOD, checked_seconds
 from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
@@ -57,6 +58,9 @@ class BagJob:
             robot. Empty: offline, every due query is answered.
         seed: Of the latencies that are drawn.
         max_frame_rate: Frames above this rate in Hz are skipped; 0: no limit. Not offline.
+
+    Raises:
+        QueryError: ``period`` is out of range.
     """
 
     name: str
@@ -68,6 +72,9 @@ class BagJob:
     latency: str = ""
     seed: int = 0
     max_frame_rate: float = MAX_FRAME_RATE
+
+    def __post_init__(self) -> None:
+        checked_seconds("the period", self.period, MIN_PERIOD, MAX_PERIOD)
 
     @property
     def mode(self) -> StreamingMode | None:

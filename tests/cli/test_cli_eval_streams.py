@@ -10,7 +10,7 @@ import pytest
 
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.cli import eval_streams as command
-from llava_st_ros.errors import ConfigError
+from llava_st_ros.errors import CheckpointError, ConfigError, LlavaStError
 from llava_st_ros.evaluation import setting_sweep, simulated_streams
 from llava_st_ros.evaluation.results import MetricRow, read_results
 from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
@@ -77,11 +77,21 @@ def test_invalid_arguments_are_rejected(random_checkpoint) -> None:
         (("--vary", "no_match_threshold=NaN"), "no_match_threshold is nan"),
         (("--vary", "evidence_on=0.1"), "evidence_off"),
         (("--vary", "window=3"), "the settings are"),
+        (("--period", "nan"), "the period is nan"),
+        (("--period", "0"), "the period is 0"),
     ):
-        with pytest.raises(ConfigError, match=problem):
+        with pytest.raises(LlavaStError, match=problem):
             run("test", *arguments, *model)
     with pytest.raises(ConfigError, match="'tset'"):
         run("tset", "--n", 1, *model)
+
+
+def test_a_folder_without_a_model_is_rejected_before_streams_are_recorded(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(simulated_streams, "record_streams", lambda *args: pytest.fail("recorded"))
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        run("test", "--n", 1, "--model", tmp_path)
 
 
 def test_figures_of_every_combination_are_printed_and_written(

@@ -174,3 +174,6 @@ def test_plan_says_when_the_time_is_too_short(capsys: pytest.CaptureFixture[str]
     assert "The estimate exceeds 9 minutes" in text
     assert main([*arguments, "--minutes", "900"]) == 0
     assert "exceeds" not in capsys.readouterr().out
+    for minutes in ("nan", "0"):
+        assert main([*arguments, "--minutes", minutes]) == 2
+        assert f"the time budget is {minutes} minutes" in capsys.readouterr().err
