@@ -216,14 +216,14 @@ def open_videos(folder: Path, data: Mapping[str, Any]) -> ClipStore | None:
 
 
 def load_initial(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """Load the weights of a checkpoint to start from.
+    """Load the weights of a checkpoint to start from; its calibration is not used.
 
     Raises:
         CheckpointError: The checkpoint is unreadable.
         ConfigError: It is of another geometry or has another tokenizer.
     """
     checkpoint = load_checkpoint(folder)
-    names = [field.name for field in dataclasses.fields(config)]
+    names = [f.name for f in dataclasses.fields(config) if f.name != "calibration"]
     other = [n for n in names if getattr(checkpoint.config, n) != getattr(config, n)]
     if checkpoint.tokenizer is None or checkpoint.tokenizer.digest != tokenizer.digest:
         other.append("tokenizer")

@@ -14,10 +14,17 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from llava_st_ros.calibration import (
+    Calibration,
+    MatchCalibration,
+    ModalityCalibration,
+    QueryCalibration,
+)
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.model.checkpoint import load_checkpoint
 from llava_st_ros.simulation.clip_store import ClipStore
 from llava_st_ros.text.prompt import PromptBuilder
+from llava_st_ros.training.calibration.checkpoint_folder import write_calibrated
 from llava_st_ros.training.loop.errors import TrainingInterrupted
 from llava_st_ros.training.loop.time_budget import TimeBudget
 from llava_st_ros.training.tiny import pipeline
@@ -96,6 +103,20 @@ def test_run_starts_from_a_checkpoint(tmp_path: Path, data: Path, checkpoint: Pa
         assert torch.equal(weights[name], value), name
     (line,) = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
     assert line["video_match"] > 0 and line["video_attention_loss"] > 0
+
+
+def test_run_can_start_from_a_calibrated_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
+    """As the shipped one is: the calibration is not part of the model's geometry."""
+    calibrated = tmp_path / "calibrated"
+    video = ModalityCalibration(MatchCalibration(0.5, -1.0))
+    calibration = Calibration(standing=QueryCalibration(video=video))
+    write_calibrated(checkpoint, calibrated, calibration)
+    assert load_checkpoint(calibrated).config.calibration == calibration
+    tokenizer = pipeline.learn_tokenizer(SETTINGS["model"])
+    config = pipeline.model_config(SETTINGS["model"], tokenizer)
+    weights = pipeline.load_initial(calibrated, config, tokenizer)
+    expected = load_checkpoint(checkpoint).model.state_dict()
+    assert pipeline.weights_digest(weights) == pipeline.weights_digest(expected)
 
 
 def test_interrupted_run_resumes_from_its_state(
