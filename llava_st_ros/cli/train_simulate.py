@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, help="folder to write; --config and --data are then ignored"
     )
     files.add_argument("--n", type=int, default=100, help="number of clips")
-    files.add_argument("--split", default="train", help="train, validation or test")
+    files.add_argument("--split", default="train", help="a split of the simulator")
     files.add_argument(
         "--first", type=int, default=0, help="index of the split's first clip to render"
     )

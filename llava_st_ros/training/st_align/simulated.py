@@ -104,8 +104,10 @@ def write_simulated(folder: Path, data: SimulatedData, workers: int = 1) -> Iter
         The JSON file of each clip, as soon as it exists.
 
     Raises:
-        ConfigError: The folder holds clips of other settings.
+        ConfigError: The folder holds clips of other settings, or the split has no such clips.
     """
+    for index in (data.first, data.first + data.clips - 1):
+        split_seed(data.split, index)
     for name in ("videos", "pictures", "clips"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _check_settings(folder / "simulated.json", data)

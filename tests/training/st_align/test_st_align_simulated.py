@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +88,12 @@ def test_a_second_run_resumes_and_other_settings_are_rejected(folder: Path) -> N
     assert not list(folder.rglob("*.part*"))
     with pytest.raises(ConfigError, match="choose another folder"):
         list(write_simulated(folder, SimulatedData(clips=2, num_frames=12, size=64)))
+
+
+@pytest.mark.parametrize("change", [{"split": "tset"}, {"first": 10**9}, {"clips": 10**9}])
+def test_a_split_without_the_clips_is_rejected_before_anything_is_written(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError):
+        next(write_simulated(tmp_path / "new", replace(DATA, **change)))
+    assert not (tmp_path / "new").exists()
