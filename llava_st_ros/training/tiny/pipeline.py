@@ -47,6 +47,7 @@ from llava_st_ros.training.tiny.dense_alignment import (
     ObjectVocabulary,
 )
 from llava_st_ros.training.tiny.event_alignment import EventHeads
+from llava_st_ros.training.tiny.event_stage import EventBatches, EventStep
 from llava_st_ros.training.tiny.initialize import initialize
 from llava_st_ros.training.tiny.matmul_precision import fast_matmul
 from llava_st_ros.training.tiny.packer_alignment import PackerBatches, PackerHeads, PackerStep
@@ -109,9 +110,27 @@ class PackerStage(_AlignmentStage):
     kind: ClassVar[str] = "packer_alignment"
 
 
-Stage = DenseStage | PackerStage | ConversationStage
+@dataclass(frozen=True)
+class EventStage(_AlignmentStage):
+    """The settings of event alignment without questions; its examples are clips and windows.
+
+    Attributes:
+        window_share: The probability that an example is a window of a video.
+    """
+
+    kind: ClassVar[str] = "event_alignment"
+
+    window_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.window_share <= 1:
+            raise ConfigError(f"window_share is {self.window_share}; expected a value in [0, 1]")
+
+
+Stage = DenseStage | PackerStage | EventStage | ConversationStage
 STAGE_KINDS: Mapping[str, type[Stage]] = {
-    stage.kind: stage for stage in (DenseStage, PackerStage, ConversationStage)
+    stage.kind: stage for stage in (DenseStage, PackerStage, EventStage, ConversationStage)
 }
 PreparedStage = tuple[nn.Module, Callable[[int], Batch]]  # the step, and make_batch
 
@@ -406,6 +425,8 @@ class _StageTrainer:
             return self._prepare_dense(store, stage, seed)
         if isinstance(stage, PackerStage):
             return self._prepare_packers(store, stage, seed)
+        if isinstance(stage, EventStage):
+            return self._prepare_events(store, stage, seed)
         return self._prepare_conversations(store, stage, seed)
 
     def _prepare_dense(self, store: ClipStore, stage: DenseStage, seed: int) -> PreparedStage:
@@ -430,6 +451,21 @@ class _StageTrainer:
         )
         return PackerStep(self.model, heads), batches
 
+    def _prepare_events(self, store: ClipStore, stage: EventStage, seed: int) -> PreparedStage:
+        config = self.model.config
+        if config.compat == "released":
+            raise ConfigError(
+                "event alignment reads the fast tokens, which prompts of compat released lack",
+                "remove the stage, or set compat: paper",
+            )
+        clips = VisualData(store, self._features(self.store, "vision_features"))
+        videos = self._videos_for(stage.window_share)
+        batches = EventBatches(
+            clips, videos, config, stage.window_share, stage.batch, seed, self.shard, self.grow
+        )
+        builder = PromptBuilder(self.tokenizer, config)
+        return EventStep(self.model, self._heads_so_far(), builder), batches
+
     def _prepare_conversations(
         self, store: ClipStore, stage: ConversationStage, seed: int
     ) -> PreparedStage:
@@ -437,28 +473,37 @@ class _StageTrainer:
         builder = PromptBuilder(self.tokenizer, config)
         encoder = ConversationEncoder(builder, config, Lanes(stage.lanes, stage.lane_tokens))
         clips = VisualData(store, self._features(self.store, "vision_features"))
-        videos = None
-        if stage.window_share:
-            if self.videos is None:
-                raise ConfigError(
-                    "a stage has a window_share, but the training YAML has no videos",
-                    "set data: videos, then run llava-st train simulate",
-                )
-            features = self._features(self.videos, "video_features")
-            videos = VisualData(self.videos, features)
+        videos = self._videos_for(stage.window_share)
         batches = ConversationBatches(clips, videos, encoder, stage, seed, self.shard, self.grow)
-        heads = EventHeads(config)
+        return ConversationStep(self.model, self._heads_so_far(), stage), batches
+
+    def _videos_for(self, window_share: float) -> VisualData | None:
+        """Return the videos that a stage takes windows from, None if it takes none."""
+        if not window_share:
+            return None
+        if self.videos is None:
+            raise ConfigError(
+                "a stage has a window_share, but the training YAML has no videos",
+                "set data: videos, then run llava-st train simulate",
+            )
+        return VisualData(self.videos, self._features(self.videos, "video_features"))
+
+    def _heads_so_far(self) -> EventHeads:
+        """Return the event heads as the last stage that trained them left them, or new ones."""
+        heads = EventHeads(self.model.config)
         if self._event_heads is not None:
             state = read_tensors(self._event_heads, CheckpointError, framework="pt")
             self._load_state(heads, state, self._event_heads)
-        return ConversationStep(self.model, heads, stage), batches
+        return heads
 
     def _save_event_heads(self, name: str, step: nn.Module) -> None:
         """Save the event heads for the next stage.
 
         New heads would pass no gradient to the decoder at first, while its learning rate is high.
         """
-        if isinstance(step, ConversationStep) and step.stage.event_weight > 0:
+        if isinstance(step, EventStep) or (
+            isinstance(step, ConversationStep) and step.stage.event_weight > 0
+        ):
             _save_sealed(step.heads, self._event_heads_file(name))
 
     @staticmethod

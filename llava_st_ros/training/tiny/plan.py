@@ -14,7 +14,7 @@ from llava_st_ros.config import ModelConfig
 from llava_st_ros.records import Modality
 from llava_st_ros.training.loop.loop import LoopConfig
 from llava_st_ros.training.tiny.attention_targets import visual_token_counts
-from llava_st_ros.training.tiny.pipeline import DenseStage, PackerStage, Stage
+from llava_st_ros.training.tiny.pipeline import DenseStage, EventStage, PackerStage, Stage
 from llava_st_ros.training.tiny.stages import ConversationStage
 
 TRAINED = 3  # times the operations of a forward pass
@@ -116,6 +116,11 @@ def sample_flops(stage: Stage, config: ModelConfig) -> float:
         return TRAINED * (tower_flops(config) + projector_flops(config))
     if isinstance(stage, PackerStage):
         return frames * projector_flops(config) + TRAINED * packer_flops(config)
+    if isinstance(stage, EventStage):
+        tokens = PROMPT_TOKENS + config.num_fast_tokens
+        layers, layer = config.language.num_hidden_layers, _layer_flops(config, tokens, tokens**2)
+        decoder = (layers // 2) * TRAINED * layer + (layers - layers // 2) * layer
+        return frames * projector_flops(config) + TRAINED * packer_flops(config) + decoder
     assert isinstance(stage, ConversationStage)
     clip = frames * projector_flops(config) + packer_flops(config)
     clip += decoder_flops(config, stage, Modality.VIDEO)
@@ -156,12 +161,16 @@ def packer_flops(config: ModelConfig) -> float:
 
 def decoder_flops(config: ModelConfig, stage: ConversationStage, modality: Modality) -> float:
     """Return the operations of the decoder for a conversation with full lanes."""
-    language = config.language
-    width = language.hidden_size
     prefix = PROMPT_TOKENS + sum(visual_token_counts(config, modality))
     lanes, tokens = stage.lanes, stage.lane_tokens
+    pairs = prefix**2 + lanes * tokens * (prefix + tokens)
+    return config.language.num_hidden_layers * _layer_flops(config, prefix + lanes * tokens, pairs)
+
+
+def _layer_flops(config: ModelConfig, tokens: int, pairs: int) -> float:
+    """Return the operations of a decoder layer for tokens, of which ``pairs`` attend."""
+    language = config.language
+    width = language.hidden_size
     keys = width * language.num_key_value_heads // language.num_attention_heads
     weights = 2 * width**2 + 2 * width * keys + 3 * width * language.intermediate_size
-    products = 2 * (prefix + lanes * tokens) * weights
-    attention = 4 * width * (prefix**2 + lanes * tokens * (prefix + tokens))
-    return language.num_hidden_layers * (products + attention)
+    return 2 * tokens * weights + 4 * width * pairs

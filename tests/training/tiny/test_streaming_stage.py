@@ -29,10 +29,13 @@ from llava_st_ros.training.loop.errors import TrainingInterrupted
 from llava_st_ros.training.loop.time_budget import TimeBudget
 from llava_st_ros.training.tiny import pipeline
 from llava_st_ros.training.tiny.conversations import ConversationEncoder, Lanes
+from llava_st_ros.training.tiny.event_alignment import EventHeads
+from llava_st_ros.training.tiny.event_stage import EventBatch, EventBatches, EventStep
 from llava_st_ros.training.tiny.settings import VIDEOS_FOLDER
 from llava_st_ros.training.tiny.stages import (
     ConversationBatches,
     ConversationStage,
+    ConversationStep,
     VisualData,
 )
 from support.random_videos import store_random_videos
@@ -199,3 +202,93 @@ def test_shares_of_windows_and_of_questions_without_a_match(data: Path) -> None:
     assert batch.features.shape == (40, FRAMES, 64, 24)
     again = ConversationBatches(clips, videos, encoder, stage, 0)(0)
     assert torch.equal(batch.conversations.ids, again.conversations.ids)
+
+
+EVENTS = {"kind": "event_alignment", "steps": 2, "rate": 0.01, "batch": 2, "window_share": 0.5}
+
+
+def test_event_stage_trains_packers_and_lower_layers_and_hands_its_heads_on(
+    tmp_path: Path, data: Path, checkpoint: Path
+) -> None:
+    values = settings(rate=0.0, steps=1)
+    values["stages"] = {"events": EVENTS, **values["stages"]}
+    work = train(tmp_path, data, values, checkpoint)
+    before, after = (
+        load_checkpoint(checkpoint).model.state_dict(),
+        load_file(work / "events.safetensors"),
+    )
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    # Of two layers, the first is the lower half.
+    parts = {".".join(name.split(".")[: 3 if "layers" in name else 2]) for name in changed}
+    assert parts == {"model.vision_resampler", "model.layers.0"}
+    trained = load_file(work / "events.heads.safetensors")
+    assert trained["labels.weight"].abs().max() > 0
+    kept = load_file(work / "streaming.heads.safetensors")  # of a stage whose rate is 0
+    assert all(torch.equal(kept[name], value) for name, value in trained.items())
+    lines = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["stage"] == "events" and lines[0]["event_loss"] > 0
+
+
+def test_event_stage_has_the_event_loss_of_conversations(data: Path, checkpoint: Path) -> None:
+    """What follows the fast tokens, and the questions, do not affect them."""
+    loaded = load_checkpoint(checkpoint)
+    model, config = loaded.model, loaded.config
+    assert loaded.tokenizer is not None
+    builder = PromptBuilder(loaded.tokenizer, config)
+    _, stage = pipeline.read_stage("streaming", {**STREAMING, "window_share": 0.0})
+    assert isinstance(stage, ConversationStage)
+    store = ClipStore(data)
+    rng = np.random.default_rng(3)
+    shape = len(store), FRAMES, config.tokens_per_frame, config.vision.hidden_size
+    clips = VisualData(store, rng.normal(size=shape).astype(np.float16))
+    encoder = ConversationEncoder(builder, config, Lanes(stage.lanes, stage.lane_tokens))
+    batch = ConversationBatches(clips, None, encoder, stage, 5)(0)
+    heads = EventHeads(config)
+    torch.nn.init.normal_(heads.labels.weight)
+    assert batch.labels is not None
+    with torch.no_grad():
+        expected = ConversationStep(model, heads, stage)(batch)["event_loss"]
+        alone = EventBatch(batch.features, batch.labels, batch.sources)
+        found = EventStep(model, heads, builder)(alone)["event_loss"]
+    torch.testing.assert_close(found.numerator, expected.numerator, rtol=1e-4, atol=1e-4)
+    assert found.denominator == expected.denominator > 0
+
+
+def test_event_batches_are_clips_and_windows_by_their_share(data: Path, checkpoint: Path) -> None:
+    config = load_checkpoint(checkpoint).config
+    rng = np.random.default_rng(3)
+
+    def visual(store: ClipStore, frames: int) -> VisualData:
+        shape = len(store), frames, config.tokens_per_frame, config.vision.hidden_size
+        return VisualData(store, rng.normal(size=shape).astype(np.float16))
+
+    clips = visual(ClipStore(data), FRAMES)
+    videos = visual(ClipStore(data / VIDEOS_FOLDER), VIDEO_FRAMES)
+
+    def sources(share: float) -> list[str]:
+        batches = EventBatches(clips, videos, config, share, 4, 7)
+        return [source for step in range(10) for source in batches(step).sources]
+
+    assert not any(" frame " in source for source in sources(0.0))
+    assert all(" frame " in source for source in sources(1.0))
+    assert 8 <= sum(" frame " in source for source in sources(0.5)) <= 32
+    first, again = (EventBatches(clips, videos, config, 0.5, 4, 7)(3) for _ in range(2))
+    assert torch.equal(first.features, again.features) and torch.equal(first.labels, again.labels)
+    assert first.features.shape[:2] == (4, FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "message"),
+    [
+        ({"window_share": 1.5}, {}, "window_share is 1.5"),
+        ({}, {"compat": "released"}, "compat released lack"),
+    ],
+)
+def test_wrong_event_stages_are_rejected(
+    tmp_path: Path, data: Path, change: dict[str, Any], model: dict[str, Any], message: str
+) -> None:
+    values = settings()
+    values["model"] |= model
+    values["stages"] = {"events": {**EVENTS, **change}}
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, data, values)

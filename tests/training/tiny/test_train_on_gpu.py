@@ -144,6 +144,14 @@ def test_operations_are_those_that_torch_counts(model: LlavaST) -> None:
     states = torch.zeros(1, length, config.language.hidden_size)
     found = counted(lambda: model.model(inputs_embeds=states, use_cache=False))
     assert found == pytest.approx(plan.decoder_flops(config, prefix, Modality.VIDEO), rel=0.03)
+    # Event alignment: the prompt up to the last fast token, backward through the lower layer only.
+    _, events = pipeline.read_stage(
+        "events", {"kind": "event_alignment", "steps": 1, "rate": 0.1, "batch": 1}
+    )
+    states = states[:, : plan.PROMPT_TOKENS + config.num_fast_tokens]
+    forward = counted(lambda: model.model(inputs_embeds=states, use_cache=False))
+    others = FRAMES * plan.projector_flops(config) + 3 * plan.packer_flops(config)
+    assert plan.sample_flops(events, config) == pytest.approx(others + 2 * forward, rel=0.03)
 
 
 def test_plan_follows_growth_and_machine(model: LlavaST) -> None:
