@@ -37,7 +37,9 @@ def window_of(video: SimulatedClip, frames: Sequence[int]) -> VideoWindow:
     An event belongs to the window if at least ``MIN_VISIBLE`` of its frames are in it and it can
     be told from others by them: "leaves" needs the subject at the border of the image or gone,
     "enters" likewise, and "collides" the object that is hit moving. What is visible of another
-    event is unclear (``SimulatedClip.unclear``), and so is the motion before an object stops.
+    event is unclear (``SimulatedClip.unclear``), and so is the motion before an object stops. An
+    object that something else hides at the end of the window may have left for who sees nothing
+    but the window, and one that is hidden at its start may enter: these are unclear, too.
 
     Args:
         video: The video.
@@ -61,6 +63,7 @@ def window_of(video: SimulatedClip, frames: Sequence[int]) -> VideoWindow:
             unclear.append(replace(event, span=(int(before[0]), int(before[-1]))))
         else:
             absent.append(event)
+    unclear += _hidden_objects(boxes, (*events, *unclear))
     clip = replace(
         video,
         frames=video.frames[indices],
@@ -70,6 +73,27 @@ def window_of(video: SimulatedClip, frames: Sequence[int]) -> VideoWindow:
         unclear=tuple(unclear),
     )
     return VideoWindow(clip, tuple(absent))
+
+
+def _hidden_objects(boxes: np.ndarray, known: Sequence[SimulatedEvent]) -> list[SimulatedEvent]:
+    """Return what looks like an object that leaves or enters, apart from ``known`` events.
+
+    Args:
+        boxes: float32 [F, n, 4], NaN where hidden.
+        known: Events of the window.
+    """
+    found = []
+    are_known = {(event.kind, event.subject) for event in known}
+    for index, is_visible in enumerate(~np.isnan(boxes[:, :, 0].T)):
+        frames = np.flatnonzero(is_visible)
+        if not len(frames):
+            continue
+        first, last = int(frames[0]), int(frames[-1])
+        if last < len(is_visible) - 1 and (EventKind.LEAVES, index) not in are_known:
+            found.append(SimulatedEvent(EventKind.LEAVES, index, None, (last, last)))
+        if first > 0 and (EventKind.ENTERS, index) not in are_known:
+            found.append(SimulatedEvent(EventKind.ENTERS, index, None, (first, first)))
+    return found
 
 
 def _is_recognizable(

@@ -45,6 +45,29 @@ def video_of(
     return SimulatedClip(0, pixels, boxes, (BALL, BOX), events, np.arange(frames) * 0.3)
 
 
+def test_object_that_is_hidden_at_an_end_may_have_left_or_may_enter() -> None:
+    """The box rolls behind the ball, say: who sees only the window may say that it disappears."""
+    video = video_of(EventKind.LIFTED, (4, 8))
+    video.boxes[9:, 1] = np.nan
+    video.boxes[:2, 1] = np.nan
+    both = window_of(video, range(12)).clip
+    assert both.unclear == (
+        SimulatedEvent(EventKind.LEAVES, 1, None, (8, 8)),
+        SimulatedEvent(EventKind.ENTERS, 1, None, (2, 2)),
+    )
+    between = window_of(video, range(2, 9)).clip
+    assert between.unclear == ()
+    hidden_in_the_middle = video_of(EventKind.LIFTED, (4, 8))
+    hidden_in_the_middle.boxes[5, 1] = np.nan
+    assert window_of(hidden_in_the_middle, range(12)).clip.unclear == ()
+    # An event that explains it stays what it is.
+    leaves = video_of(EventKind.LEAVES, (2, 4))
+    leaves.boxes[2:5, 0, 0] = 0.0
+    leaves.boxes[5:, 0] = np.nan
+    seen = window_of(leaves, range(12)).clip
+    assert [event.kind for event in seen.events] == [EventKind.LEAVES] and seen.unclear == ()
+
+
 @pytest.mark.parametrize(
     ("frames", "expected"),
     [
