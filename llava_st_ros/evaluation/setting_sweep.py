@@ -6,7 +6,6 @@ it decodes (FIXED).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -28,6 +27,7 @@ from llava_st_ros.evaluation.jobs.records import (
 from llava_st_ros.evaluation.jobs.run import run_jobs
 from llava_st_ros.evaluation.remembered_answers import EyelessBackend, Key, RememberingRunner
 from llava_st_ros.evaluation.results import Case, MetricRow
+from llava_st_ros.files.json_files import parse_json
 from llava_st_ros.records import Grounding
 from llava_st_ros.text.tokenizer import Tokenizer
 
@@ -61,8 +61,11 @@ class Variation:
                 f"the settings are {', '.join(known)}",
             )
         try:
-            values = [json.loads(value) for value in listed.split(",")]
-        except ValueError as error:
+            parsed = (
+                parse_json(v, text, ConfigError, expected=None, nan=True) for v in listed.split(",")
+            )
+            values = list(parsed)
+        except ConfigError as error:
             raise ConfigError(f"{text!r} has a value that is no number") from error
         is_switch, is_count = isinstance(known[name], bool), isinstance(known[name], int)
         expected = (bool,) if is_switch else (int,) if is_count else (int, float)

@@ -13,6 +13,7 @@ from llava_st_ros.evaluation.metric_kinds import (
     Metric,
     QuantileMetric,
     RatioMetric,
+    TwoSampleMetric,
     above,
 )
 from llava_st_ros.evaluation.results import Case, MetricRow, RunResults, Timeline, rows_of
@@ -112,16 +113,17 @@ def hostile_run(count: int = 26) -> RunResults:
 
 def stream_run(better: float = 0.0) -> RunResults:
     """Three queries with every figure of a stream, as many as a report has on bags."""
-    kinds: dict[type[Metric], str] = {
-        MeanMetric: "values", RatioMetric: "counts", QuantileMetric: "samples",
-    }  # fmt: skip
+    kinds: dict[type[Metric], str] = {MeanMetric: "values", RatioMetric: "counts"}
     cases = []
     for number in range(3):
         share = 0.2 + 0.2 * number + better
         found: dict[str, dict[str, object]] = {"values": {}, "counts": {}, "samples": {}}
         for metric in STREAM_METRICS:
             value = {"values": share, "counts": (12.0 * share, 1.0), "samples": (share, 2.0)}
-            found[kinds[type(metric)]][metric.key] = value[kinds[type(metric)]]
+            kind = kinds.get(type(metric), "samples")
+            found[kind][metric.key] = value[kind]
+            if isinstance(metric, TwoSampleMetric):
+                found[kind][metric.negatives] = (0.1, share)
         query = f"the red box is pushed behind the green ball {number}"
         bag = "recordings/kitchen_2026_11_03.mcap"
         cases.append(Case(f"bag-{number}", bag, "STVG", query, **found))  # type: ignore[arg-type]

@@ -429,13 +429,11 @@ STREAM_METRICS: Sequence[Metric] = (
     RatioMetric(
         "false events, no match", "false_events_no_match", unit="1/h", lower_is_better=True
     ),
-    RatioMetric(
-        "false confirmed events", "false_confirmed", unit="1/h per query", lower_is_better=True
-    ),
+    RatioMetric("false confirmed events", "false_confirmed", unit="1/h", lower_is_better=True),
     RatioMetric(
         "false events, provisional ones too",
         "false_provisional",
-        unit="1/h per query",
+        unit="1/h",
         lower_is_better=True,
     ),
     RatioMetric("retracted events", "retracted", lower_is_better=True),
