@@ -86,7 +86,9 @@ class Vote:
     @property
     def sort_key(self) -> tuple:
         """Orders votes, newest windows last, whatever the order in which they were added."""
-        return (self.newest, self.stamp, self.weight, self.probability, self.box or Box(0, 0, 0, 0))
+        box = self.box or Box(0, 0, 0, 0)
+        has_box = self.box is not None
+        return (self.newest, self.stamp, self.weight, self.probability, has_box, box)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,20 @@ def sightings(draw: st.DrawFn, newest: int | None = None) -> Sighting:
     return Sighting(stamps, draw(st.floats(0, 1)), Span(stamps[a], stamps[b]), tube, 0.5)
 
 
+def test_votes_with_and_without_a_box_have_an_order() -> None:
+    stamp = 9 * SECOND
+    tube = BoxTube((stamp,), (Box(0.0, 0.0, 0.0, 0.0),))
+    answers = [Sighting((stamp,), 0.0), Sighting((stamp,), 0.0, Span(stamp, stamp), tube, 0.5)]
+    slots = []
+    for ordered in (answers, answers[::-1]):
+        evidence = Evidence(6.0)
+        for answer in ordered:
+            evidence.add(answer)
+        slots.append(evidence.slots)
+    assert slots[0] == slots[1]
+    assert [vote.box is None for vote in slots[0][0].votes] == [True, False]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(sightings(newest=9 * SECOND), min_size=1, max_size=4), st.randoms())
 def test_the_order_of_equal_time_answers_does_not_matter(answers, random) -> None:

@@ -89,7 +89,11 @@ def test_carried_run_is_finished_in_one_call(tmp_path: Path) -> None:
     expected = load((tmp_path / "expected" / "model.safetensors").read_bytes())
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+        # Another process may add in another order, which shows in parameters without a true
+        # gradient: 1e-6. A step more or less changes all of them by 1e-2, the rate.
+        torch.testing.assert_close(
+            found[name].float(), value.float(), rtol=2e-3, atol=1e-5, msg=name
+        )
     with tarfile.open(out / "report.tar") as archive:
         members = {name: archive.extractfile(name) for name in archive.getnames()}
         assert members.keys() == {"log.jsonl", "curves.png", "validation.json"}

@@ -161,13 +161,13 @@ def test_run_resumes_after_its_last_finished_stage(
             "clips",
             {"kind": "clips"},
             "^stage clips: kind is 'clips'; "
-            "expected one of dense_alignment, packer_alignment, conversations$",
+            "expected one of dense_alignment, packer_alignment, event_alignment, conversations$",
         ),
         (
             "clips",
             {"kind": None},
             "^stage clips: kind is None; "
-            "expected one of dense_alignment, packer_alignment, conversations$",
+            "expected one of dense_alignment, packer_alignment, event_alignment, conversations$",
         ),
     ],
 )
@@ -184,7 +184,8 @@ def test_invalid_setting_is_rejected_before_training(
 def test_stage_without_a_kind_is_rejected() -> None:
     values = {name: v for name, v in SETTINGS["stages"]["clips"].items() if name != "kind"}
     words = (
-        "^stage x has no kind; expected one of dense_alignment, packer_alignment, conversations$"
+        "^stage x has no kind; expected one of dense_alignment, packer_alignment, event_alignment, "
+        "conversations$"
     )
     with pytest.raises(ConfigError, match=words):
         pipeline.read_stage("x", values)
