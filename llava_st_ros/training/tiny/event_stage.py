@@ -1,8 +1,8 @@
 """The stage that trains the lower half of the decoder to see events, without questions.
 
 In a conversation, a thousand tokens of questions go through the decoder for every clip whose fast
-tokens are labeled (event_alignment). Here only the prompt up to the last fast token does, so that
-a clip costs a tenth.
+tokens are labeled (event_alignment). Here only the prompt up to the last fast token does, which
+is less than a third of the operations (``train plan``).
 """
 
 from __future__ import annotations
