@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -120,11 +119,7 @@ def record_streams(
         if not bag.exists():
             video = make_video(seed, duration=duration)
             chosen = sample_queries(video, queries, np.random.default_rng([seed, 2]))
-            bag.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=".", dir=bag.parent) as unfinished:
-                part = Path(unfinished) / bag.name
-                write_bag(video, part, queries=chosen)
-                part.rename(bag)
+            write_bag(video, bag, queries=chosen)
         bags.append(bag)
         on_recorded(1)
     return bags

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -98,15 +97,10 @@ class StreamSplit:
         queries = sample_queries(video, self.queries, rng)
         path = self.bag(store, index)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=".", dir=path.parent) as unfinished:
-                part = Path(unfinished) / path.name
-                write_bag(video, part, queries=queries)
-                part.rename(path)
-        except OSError as error:
-            if path.exists():  # another process has recorded it
-                return
-            raise DataError(f"cannot write {path}: {error}") from error
+            write_bag(video, path, queries=queries)
+        except DataError:
+            if not path.exists():  # else another process has recorded it
+                raise
 
 
 @cache

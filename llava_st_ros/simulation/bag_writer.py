@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ def write_bag(
 
     Args:
         video: The simulated video.
-        path: The folder to create. It is removed again when writing fails.
+        path: The folder to create. It appears complete or not at all.
         topic: The topic of the images.
         frame_id: The frame_id of the images' headers.
         quality: JPEG quality, 0 to 100.
@@ -61,11 +61,13 @@ def write_bag(
     stamps = [start + round(float(s) * NANOSECONDS) for s in video.stamps]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_images(video.frames, stamps, path, topic, frame_id, quality)
-        truth = _ground_truth(video, stamps, topic, queries)
-        write_annotations(annotation_path(path), truth)
+        with TemporaryDirectory(prefix=".", dir=path.parent) as unfinished:
+            part = Path(unfinished) / path.name  # the name of the MCAP file follows the folder's
+            _write_images(video.frames, stamps, part, topic, frame_id, quality)
+            truth = _ground_truth(video, stamps, topic, queries)
+            write_annotations(annotation_path(part), truth)
+            part.rename(path)
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
         raise DataError(f"cannot write {path}: {error}") from error
 
 

@@ -14,6 +14,7 @@ from llava_st_ros.annotations.records import AnnotatedCamera
 from llava_st_ros.errors import ConfigError, DataError
 from llava_st_ros.media.bags import Bag
 from llava_st_ros.records import NANOSECONDS, Span
+from llava_st_ros.simulation import bag_writer
 from llava_st_ros.simulation.bag_writer import DEFAULT_START, write_bag
 from llava_st_ros.simulation.phrasing import event_sentence
 from llava_st_ros.simulation.simulator import SimulatedClip, simulate_video, split_seed
@@ -106,3 +107,13 @@ def test_a_bag_is_never_overwritten(video, bag) -> None:
     with pytest.raises(DataError, match="exists"):
         write_bag(video, bag)
     assert (annotation_path(bag)).read_bytes() == before
+
+
+def test_a_bag_that_cannot_be_written_leaves_nothing(video, tmp_path, monkeypatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(bag_writer, "write_annotations", fail)
+    with pytest.raises(DataError, match="cannot write .*bag: disk full"):
+        write_bag(video, tmp_path / "bag")
+    assert list(tmp_path.iterdir()) == []
