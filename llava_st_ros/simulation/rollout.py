@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from llava_st_ros.simulation.events import EventKind, InfeasibleError, Motion, ScriptedEvent
@@ -59,6 +62,33 @@ class StateRecord:
         mujoco.mj_camlight(model, data)
 
 
+@dataclass(frozen=True)
+class ExecutedEvent:
+    """A scripted event and what it led to.
+
+    Attributes:
+        scene: The scene.
+        scripted: The event.
+        motion: The target motion of its subject, None if the subject was released.
+        before: Positions of all objects when it starts, [n, 3] in meters.
+        after: Positions of all objects when it is over, [n, 3] in meters.
+        until: When the next event starts, inf if there is none, in seconds.
+        stamps: Times of the frames, float64 [F] in seconds.
+        positions: Positions of all objects at the stamps, [F, n, 3] in meters.
+        contacts: Pairs of objects that touched each other.
+    """
+
+    scene: Scene
+    scripted: ScriptedEvent
+    motion: Motion | None
+    before: np.ndarray
+    after: np.ndarray
+    until: float
+    stamps: np.ndarray
+    positions: np.ndarray
+    contacts: set[frozenset[int]]
+
+
 class Rollout(StateRecord):
     """The states of a scene while a script of events is executed.
 
@@ -69,11 +99,6 @@ class Rollout(StateRecord):
         script: The events in order of time.
         initial_states: For each object "table", "air", "outside" or "moving".
         size: Width and height of the frames in pixels.
-
-    Attributes:
-        start_positions: Positions of all objects at the start of each event, [n, 3] in meters.
-        motions: The target motion of each event, None where the subject was released.
-        contacts: Pairs of objects that touched each other.
 
     Raises:
         InfeasibleError: The script cannot be executed, or it moves an object not in the script.
@@ -98,17 +123,32 @@ class Rollout(StateRecord):
         for i, state in enumerate(initial_states):
             if state == "air":
                 hold_in_air(table, i)
-        self.start_positions: list[np.ndarray] = []
-        self.motions: list[Motion | None] = []
+        self._start_positions: list[np.ndarray] = []  # [n, 3] of each event
+        self._motions: list[Motion | None] = []
         self.exposure_states = self._run(table, planner).reshape(*self.times.shape, -1)
-        self.data, self.contacts = table.data, table.contacts
+        self.data, self._contacts = table.data, table.contacts
         self._check_bystanders(table.positions)
 
-    def end_positions(self, index: int) -> np.ndarray:
-        """Return all positions [n, 3] when event ``index`` is over: when the next one starts."""
-        if index + 1 < len(self.script):
-            return self.start_positions[index + 1]
-        return self.positions[-1]
+    @property
+    def executed_events(self) -> list[ExecutedEvent]:
+        """The events of the script; each is over when the next one starts."""
+        positions = self.positions
+        starts = [*(scripted.start for scripted in self.script), math.inf]
+        states = [*self._start_positions, positions[-1]]
+        return [
+            ExecutedEvent(
+                self.scene,
+                scripted,
+                self._motions[index],
+                before=states[index],
+                after=states[index + 1],
+                until=starts[index + 1],
+                stamps=self.stamps,
+                positions=positions,
+                contacts=self._contacts,
+            )
+            for index, scripted in enumerate(self.script)
+        ]
 
     def _run(self, table: Tabletop, planner: MotionPlanner) -> np.ndarray:
         """Step the physics through all exposures and return their states, [F * K, 7n]."""
@@ -128,18 +168,32 @@ class Rollout(StateRecord):
     ) -> None:
         if (table.speeds > REST_SPEED).any():
             raise InfeasibleError("the previous event has not come to rest")
-        self.start_positions.append(table.positions)
-        self.motions.append(start_motion(table, planner, scripted))
+        self._start_positions.append(table.positions)
+        self._motions.append(start_motion(table, planner, scripted))
 
     def _check_bystanders(self, end: np.ndarray) -> None:
-        if has_moved(self.start_positions[0], self.positions[0]).any():
+        if _has_moved(self._start_positions[0], self.positions[0]).any():
             raise InfeasibleError("an object moved before the first event")
-        ends = [*self.start_positions[1:], end]
-        for before, after, scripted in zip(self.start_positions, ends, self.script):
-            moved = has_moved(before, after)
-            moved[[i for i in (scripted.subject, scripted.other) if i is not None]] = False
-            if moved.any():
-                raise InfeasibleError("an object that is not in the event moved")
+        ends = [*self._start_positions[1:], end]
+        for before, after, scripted in zip(self._start_positions, ends, self.script):
+            check_bystanders(scripted, before, after)
+
+
+def check_bystanders(scripted: ScriptedEvent, before: np.ndarray, after: np.ndarray) -> None:
+    """Check that an event has moved its subject and the object that is hit only.
+
+    Args:
+        scripted: The event.
+        before: Positions of all objects before it, [n, 3] in meters.
+        after: Their positions after it.
+
+    Raises:
+        InfeasibleError: Another object has moved.
+    """
+    moved = _has_moved(before, after)
+    moved[[i for i in (scripted.subject, scripted.other) if i is not None]] = False
+    if moved.any():
+        raise InfeasibleError("an object that is not in the event moved")
 
 
 def start_motion(table: Tabletop, planner: MotionPlanner, scripted: ScriptedEvent) -> Motion | None:
@@ -168,6 +222,6 @@ def hold_in_air(table: Tabletop, index: int) -> None:
     table.motions[index] = Motion(position, position, 0.0, 0.0, lift=True)
 
 
-def has_moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def _has_moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Whether each object has moved visibly between two positions [n, 3], bool [n]."""
     return np.asarray(np.linalg.norm(after - before, axis=1) > MOTION_THRESHOLD)

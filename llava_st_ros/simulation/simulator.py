@@ -159,7 +159,7 @@ def _sample_script(
 
 def _label(rollout: Rollout) -> UnrenderedClip:
     boxes = render_boxes(rollout)
-    events = tuple(label_event(rollout, scripted, boxes) for scripted in rollout.script)
+    events = tuple(label_event(executed, boxes) for executed in rollout.executed_events)
     if np.isnan(boxes[:, :, 0]).all(axis=0).any():
         raise InfeasibleError("an object is never seen")
     return UnrenderedClip(rollout, boxes, events, rollout.scene.objects)

@@ -9,7 +9,6 @@ scene is put back to where it was, and another event or none takes its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from llava_st_ros.simulation.event_labels import label_event
 from llava_st_ros.simulation.events import (
     EventKind,
     InfeasibleError,
-    Motion,
     ScriptedEvent,
     SimulatedEvent,
     sample_video_event,
@@ -30,8 +28,9 @@ from llava_st_ros.simulation.physics import Tabletop, make_bouncy
 from llava_st_ros.simulation.planning import MotionPlanner
 from llava_st_ros.simulation.rollout import (
     REST_SPEED,
+    ExecutedEvent,
     StateRecord,
-    has_moved,
+    check_bystanders,
     hold_in_air,
     start_motion,
 )
@@ -268,22 +267,22 @@ class StreamRollout(StateRecord):
                 raise InfeasibleError("the event has not come to rest")
             self._film(end, end + 1)
             end += 1
-        moved = has_moved(before, table.positions)
-        moved[[i for i in (scripted.subject, scripted.other) if i is not None]] = False
-        if moved.any():
-            raise InfeasibleError("an object that is not in the event moved")
+        check_bystanders(scripted, before, table.positions)
         self.boxes[first:end] = render_boxes(self, first, end)
         context = max(0, first - 1)  # labels compare with the frame before the event
-        executed = _ExecutedEvent(
+        positions = self.positions[context:end]
+        executed = ExecutedEvent(
             self.scene,
-            self.stamps[context:end],
-            [scripted],
-            [before],
-            [motion],
-            table.contacts,
-            self.positions[context:end],
+            scripted,
+            motion,
+            before=before,
+            after=positions[-1],
+            until=np.inf,
+            stamps=self.stamps[context:end],
+            positions=positions,
+            contacts=table.contacts,
         )
-        event = label_event(executed, scripted, self.boxes[context:end])
+        event = label_event(executed, self.boxes[context:end])
         span = event.span[0] + context, event.span[1] + context
         if event.other is not None and np.isnan(self.boxes[span[0], event.other, 0]):
             raise InfeasibleError("the object that is hit is not visible")
@@ -324,22 +323,6 @@ class StreamRollout(StateRecord):
         if variety is not None and self._rng.random() < 0.5:
             return float(np.exp(sample(self._rng, variety.event_seconds)))
         return _sample_from(self._rng, _LENGTHS)
-
-
-@dataclass
-class _ExecutedEvent:
-    """One event and the frames around it, as ``label_event`` reads them."""
-
-    scene: Scene
-    stamps: np.ndarray
-    script: list[ScriptedEvent]
-    start_positions: list[np.ndarray]
-    motions: list[Motion | None]
-    contacts: set[frozenset[int]]
-    positions: np.ndarray
-
-    def end_positions(self, index: int) -> np.ndarray:
-        return np.asarray(self.positions[-1])
 
 
 class _Saved:

@@ -104,41 +104,36 @@ def test_a_collision_lasts_until_the_other_object_rests() -> None:
     assert found[0].other == 1
 
 
-class SimulatorsView:
-    """A plan as ``simulation.event_labels`` reads it."""
+def executed_events(scene: Scene, plan: Plan, stamps: np.ndarray) -> list[SimpleNamespace]:
+    """A plan's events as ``simulation.event_labels`` reads them."""
 
-    def __init__(self, scene: Scene, plan: Plan, stamps: np.ndarray) -> None:
-        items = [
-            SimpleNamespace(rest_height=shape.rest_height, scale=shape.bound)
-            for shape in scene.shapes
-        ]
-        camera = SimpleNamespace(pose_at=self._pose_at)
-        self._camera = scene.camera
-        self.scene = SimpleNamespace(objects=items, camera=camera, min_event_frames=1)
-        self.stamps, self._plan = stamps, plan
-        stops = [event.kind is EventKind.STOPS for event in plan.events]
-        self.script = [
-            SimpleNamespace(**{**vars(event), "start": 0.0 if stop else event.start})
-            for event, stop in zip(plan.events, stops)
-        ]
-        self.motions = [
-            SimpleNamespace(brake_at=event.start if stop else None)
-            for event, stop in zip(plan.events, stops)
-        ]
-        self.start_positions = [self._centers(event.start) for event in self.script]
-        self.contacts = {frozenset((e.subject, e.other)) for e in plan.events}
-        self.positions = np.stack([self._centers(float(stamp)) for stamp in stamps])
+    def centers(time: float) -> np.ndarray:
+        return np.stack([track.at(time)[0] for track in plan.tracks])
 
-    def end_positions(self, index: int) -> np.ndarray:
-        later = self.start_positions[index + 1 :]
-        return later[0] if later else self._centers(math.inf)
-
-    def _centers(self, time: float) -> np.ndarray:
-        return np.stack([track.at(time)[0] for track in self._plan.tracks])
-
-    def _pose_at(self, time: float) -> SimpleNamespace:
-        pose = self._camera.pose_at(time)
+    def pose_at(time: float) -> SimpleNamespace:
+        pose = scene.camera.pose_at(time)
         return SimpleNamespace(project=pose.project, scale_at=lambda depth: 0.5 / depth)
+
+    items = [
+        SimpleNamespace(rest_height=shape.rest_height, scale=shape.bound) for shape in scene.shapes
+    ]
+    camera = SimpleNamespace(pose_at=pose_at)
+    stops = [event.kind is EventKind.STOPS for event in plan.events]
+    starts = [0.0 if stop else event.start for event, stop in zip(plan.events, stops)]
+    return [
+        SimpleNamespace(
+            scene=SimpleNamespace(objects=items, camera=camera, min_event_frames=1),
+            scripted=SimpleNamespace(**{**vars(event), "start": start}),
+            motion=SimpleNamespace(brake_at=event.start if stop else None),
+            before=centers(start),
+            after=centers(until),
+            until=until,
+            stamps=stamps,
+            positions=np.stack([centers(float(stamp)) for stamp in stamps]),
+            contacts={frozenset((event.subject, event.other))},
+        )
+        for event, stop, start, until in zip(plan.events, stops, starts, [*starts[1:], math.inf])
+    ]
 
 
 def test_labels_agree_with_the_simulators() -> None:
@@ -150,11 +145,10 @@ def test_labels_agree_with_the_simulators() -> None:
         stamps = np.linspace(0.0, 6.0, 20)
         try:
             found = sample_plan(rng, scene, 6.0, 1 + seed % 3)
-            view = SimulatorsView(scene, found, stamps)
             shots = [footage.Shot.at(scene, found, float(stamp), 48) for stamp in stamps]
             seen = np.stack([shot.boxes for shot in shots])
             ours = label_events(found, stamps, seen, shots)
-            theirs = [label_event(view, event, seen) for event in view.script]
+            theirs = [label_event(e, seen) for e in executed_events(scene, found, stamps)]
         except InfeasibleError:
             continue
         assert [e.span for e in ours] == [e.span for e in theirs]
