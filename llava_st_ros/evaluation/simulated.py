@@ -15,10 +15,11 @@ import numpy as np
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import ModelConfig
-from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.errors import ConfigError
 from llava_st_ros.evaluation.clip_window import ClipWindow
 from llava_st_ros.evaluation.results import Case
 from llava_st_ros.evaluation.scoring import CATEGORIES, category, score
+from llava_st_ros.evaluation.simulator_import import requires_simulator
 from llava_st_ros.records import Answer, Query
 
 if TYPE_CHECKING:
@@ -93,13 +94,8 @@ def simulated_questions(
         BackendError: The simulator has no OpenGL.
         ConfigError: The split is unknown.
     """
-    try:
+    with requires_simulator():
         from llava_st_ros.simulation.simulator import SPLITS, split_seed
-    except ImportError as error:
-        raise DataError(
-            f"the simulator cannot be imported: {error}",
-            "install mujoco, with EGL or OSMesa",
-        ) from error
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} does not exist; expected one of {', '.join(SPLITS)}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from llava_st_ros.errors import BackendError, ConfigError, DataError
 from llava_st_ros.evaluation.jobs.records import JobFailure, Progress, Work
 from llava_st_ros.evaluation.jobs.run import run_jobs
+from llava_st_ros.evaluation.simulator_import import requires_simulator
 from llava_st_ros.files.checksums import sha256_of
 from llava_st_ros.simulation.worlds import SPLITS
 
@@ -80,16 +81,11 @@ class StreamSplit:
             BackendError: There is no headless OpenGL.
             DataError: The simulator cannot be imported, or the bag cannot be written.
         """
-        try:
+        with requires_simulator():
             from llava_st_ros.simulation.bag_writer import write_bag
             from llava_st_ros.simulation.simulator import split_seed
             from llava_st_ros.simulation.streams import simulate_stream
             from llava_st_ros.simulation.video_queries import sample_queries
-        except ImportError as error:
-            raise DataError(
-                f"the simulator cannot be imported: {error}",
-                "install mujoco, with EGL or OSMesa",
-            ) from error
         seed = split_seed(self.split, index)
         rng = np.random.default_rng([seed, _QUERIES_STREAM])
         duration = float(rng.uniform(*self.seconds))
