@@ -14,7 +14,12 @@ from llava_st_ros.simulation.descriptions import (
     sample_description,
 )
 from llava_st_ros.simulation.events import EventKind
-from llava_st_ros.simulation.phrasing import BEHIND, PREDICATES, plausible_subjects
+from llava_st_ros.simulation.phrasing import (
+    BEHIND,
+    PREDICATES,
+    plausible_subjects,
+    sample_conjunction,
+)
 from llava_st_ros.simulation.scenes import COLORS, SHAPES, SIZES, SimulatedObject
 from llava_st_ros.simulation.simulator import SimulatedClip
 from llava_st_ros.simulation.spatial_relations import MARGIN, VisibleObjects
@@ -54,20 +59,46 @@ def absent_event(
         kind = kinds[int(rng.integers(len(kinds)))]
         if rng.random() < 0.5 and clip.events:  # a kind that does happen, but to another object
             kind = clip.events[int(rng.integers(len(clip.events)))].kind
-        plausible = {i for event in clip.visible_events for i in plausible_subjects(kind, event)}
-        if any(subject.matches(clip.objects[i]) for i in plausible):
+        if may_happen(clip, kind, subject):
             continue
-        choices = PREDICATES[kind]
-        if kind is EventKind.ROLLS and rng.random() < 0.3:
-            choices = BEHIND
-        # Worded as questions with an answer are (phrasing.predicates): the wording alone must not
-        # reveal that nothing matches.
-        landmarks = [item for item in clip.objects if not subject.matches(item)] or clip.objects
-        landmark_name = landmarks[int(rng.integers(len(landmarks)))].name
-        predicate = choices[int(rng.integers(len(choices)))].replace("@", landmark_name)
-        conjunction = "that " if rng.random() < 0.3 else ""
+        predicate = sample_predicate(clip, kind, subject, rng, behind_share=0.3)
+        conjunction = sample_conjunction(rng)
         return f"the {subject.sample_phrase(rng)} {conjunction}{predicate}", subject
     return None
+
+
+def may_happen(clip: SimulatedClip, kind: EventKind, description: Description) -> bool:
+    """Whether a described object may be seen as the subject of an event of the kind."""
+    subjects = {i for event in clip.visible_events for i in plausible_subjects(kind, event)}
+    return any(description.matches(clip.objects[i]) for i in subjects)
+
+
+def sample_predicate(
+    clip: SimulatedClip,
+    kind: EventKind,
+    description: Description,
+    rng: np.random.Generator,
+    *,
+    behind_share: float,
+) -> str:
+    """Sample a predicate of the kind; an object that it mentions is not the described one.
+
+    It is worded as in questions with an answer (``phrasing.predicates``): the wording alone must
+    not reveal that nothing matches.
+
+    Args:
+        clip: The clip.
+        kind: The kind of event.
+        description: The subject.
+        rng: The random generator.
+        behind_share: Probability that a rolling object passes behind another one.
+    """
+    choices = PREDICATES[kind]
+    if kind is EventKind.ROLLS and rng.random() < behind_share:
+        choices = BEHIND
+    landmarks = [item for item in clip.objects if not description.matches(item)] or clip.objects
+    landmark = landmarks[int(rng.integers(len(landmarks)))].name
+    return choices[int(rng.integers(len(choices)))].replace("@", landmark)
 
 
 def described_object(description: Description, objects: Sequence[SimulatedObject]) -> int | None:

@@ -99,11 +99,19 @@ def rival_subjects(clip: SimulatedClip, event: SimulatedEvent) -> list[Simulated
     return rivals
 
 
+def sample_conjunction(rng: np.random.Generator) -> str:
+    """Sample what is between subject and predicate.
+
+    All questions share it, so that it does not reveal whether anything matches.
+    """
+    return "that " if rng.random() < 0.3 else ""
+
+
 def event_text(clip: SimulatedClip, event: SimulatedEvent, rng: np.random.Generator) -> str | None:
     """Sample a text that matches this event only; None if no text does."""
     choices = predicates(event, clip.objects)
     predicate = choices[int(rng.integers(len(choices)))]
-    conjunction = "that " if rng.random() < 0.3 else ""
+    conjunction = sample_conjunction(rng)
     rivals = rival_subjects(clip, event)
     descriptions = distinguishing_descriptions(clip.objects[event.subject], rivals)
     if not descriptions:

@@ -16,6 +16,7 @@ from llava_st_ros.simulation.phrasing import (
     event_sentence,
     plausible_subjects,
     predicates,
+    sample_conjunction,
 )
 from llava_st_ros.simulation.simulator import SimulatedClip
 
@@ -141,7 +142,7 @@ def _sample_event_query(
     descriptions = distinguishing_descriptions(video.objects[event.subject], rivals)
     if not descriptions:
         return None
-    conjunction = "that " if rng.random() < 0.3 else ""
+    conjunction = sample_conjunction(rng)
     phrase = sample_description(rng, descriptions).sample_phrase(rng)
     spans = tuple(sorted(other.span for other in described))
     return _event_query(video, event, f"the {phrase} {conjunction}{predicate}", spans)
@@ -181,8 +182,8 @@ def _add(queries: dict[str, VideoQuery], query: VideoQuery | None) -> None:
 
 def _rounded(value: float, rng: np.random.Generator) -> int:
     """Round up or down at random, so that the mean is ``value``."""
-    whole = int(value)
-    return whole + bool(rng.random() < value - whole)
+    lower = int(value)
+    return lower + bool(rng.random() < value - lower)
 
 
 def _shuffled(items: Sequence, rng: np.random.Generator) -> list:

@@ -22,14 +22,18 @@ from llava_st_ros.simulation.descriptions import (
     sample_description,
 )
 from llava_st_ros.simulation.events import EventKind, SimulatedEvent, can_be_subject
-from llava_st_ros.simulation.negatives import described_object, mix_attributes
+from llava_st_ros.simulation.negatives import (
+    described_object,
+    may_happen,
+    mix_attributes,
+    sample_predicate,
+)
 from llava_st_ros.simulation.phrasing import (
-    BEHIND,
-    PREDICATES,
     event_text,
     plausible_subjects,
     predicates,
     rival_subjects,
+    sample_conjunction,
 )
 from llava_st_ros.simulation.questions import (
     EVENT_TASKS,
@@ -50,7 +54,7 @@ from llava_st_ros.simulation.worlds import HELD_OUT
 NO_MATCH_KINDS = ("other_time", "other_subject", "other_predicate", "nothing")
 _ATTEMPTS = 10
 # Probability of a text about what a shape never does, such as a ball that is pushed. It is low,
-# because the words alone tell that nothing matches.
+# because the words alone reveal that nothing matches.
 _IMPOSSIBLE_SHARE = 0.1
 _OF_VIDEO_SHARE = 0.7  # probability that a kind is that of an event of the video
 _BEHIND_SHARE = 0.03  # of texts about rolling objects; few do pass behind another in a video
@@ -138,9 +142,9 @@ def _nothing(window: VideoWindow, rng: np.random.Generator) -> Described | None:
         description = mix_attributes(clip.objects, rng)
         possible = _is_likely(kind, description.shape, rng)
         if possible and not any(description.matches(item) for item in clip.objects):
-            conjunction = "that " if rng.random() < 0.3 else ""
+            conjunction = sample_conjunction(rng)
             words = description.sample_phrase(rng)
-            predicate = _predicate(clip, kind, description, rng)
+            predicate = sample_predicate(clip, kind, description, rng, behind_share=_BEHIND_SHARE)
             return Described(f"the {words} {conjunction}{predicate}", None)
     return None
 
@@ -154,7 +158,7 @@ _SAMPLERS = {
 
 
 def _sample_kind(window: VideoWindow, rng: np.random.Generator) -> EventKind:
-    """Sample a kind as often as it occurs, so that it does not tell whether anything matches."""
+    """Sample a kind as often as it occurs, so that it does not reveal whether anything matches."""
     events = (*window.clip.visible_events, *window.absent)
     if events and rng.random() < _OF_VIDEO_SHARE:
         return events[int(rng.integers(len(events)))].kind
@@ -195,7 +199,7 @@ def _imagined(
     visible = np.flatnonzero(clip.is_visible[:, subject])
     boxes = clip.boxes
     if len(similar) == 1 and clip.is_visible[similar[0].span[0], subject]:
-        # A place must tell the subject from that of the event that happens, when that begins.
+        # A place must distinguish the subject from that of the event when that begins.
         frame = similar[0].span[0]
     elif similar or not len(visible):
         frame, boxes = 0, np.full_like(boxes, np.nan)  # no place does
@@ -236,7 +240,7 @@ def _pair(
             break
     else:
         return None
-    conjunction = "that " if rng.random() < 0.3 else ""
+    conjunction = sample_conjunction(rng)
     text = f"the {' '.join(words.values())} {conjunction}{predicate}"
     other_text = f"the {' '.join(changed[0].values())} {conjunction}{changed[1]}"
     task = EVENT_TASKS[int(rng.integers(len(EVENT_TASKS)))]
@@ -267,9 +271,9 @@ def _changed_predicate(
     kind, shape = _sample_kind(window, rng), clip.objects[event.subject].shape
     if kind is event.kind or not _is_likely(kind, shape, rng):
         return None
-    if _may_happen(clip, kind, description):
+    if may_happen(clip, kind, description):
         return None
-    return _predicate(clip, kind, description, rng)
+    return sample_predicate(clip, kind, description, rng, behind_share=_BEHIND_SHARE)
 
 
 def _changed_attribute(
@@ -293,16 +297,10 @@ def _changed_attribute(
     changed = replace(description, **{name: value})
     if changed == description or (changed.color, changed.shape) in HELD_OUT:
         return None
-    if _may_happen(clip, kind, changed) or not _is_likely(kind, changed.shape, rng):
+    if may_happen(clip, kind, changed) or not _is_likely(kind, changed.shape, rng):
         return None
     subject = described_object(changed, clip.objects)
     return {**words, name: choose_synonym(value, rng)}, subject
-
-
-def _may_happen(clip: SimulatedClip, kind: EventKind, description: Description) -> bool:
-    """Whether a described object may be seen as the subject of an event of the kind."""
-    subjects = {i for event in clip.visible_events for i in plausible_subjects(kind, event)}
-    return any(description.matches(clip.objects[i]) for i in subjects)
 
 
 def _words(description: Description, rng: np.random.Generator) -> dict[str, str]:
@@ -313,15 +311,3 @@ def _words(description: Description, rng: np.random.Generator) -> dict[str, str]
         "shape": description.shape or OBJECT,
     }
     return {name: choose_synonym(word, rng) for name, word in mentioned.items() if word}
-
-
-def _predicate(
-    clip: SimulatedClip, kind: EventKind, description: Description, rng: np.random.Generator
-) -> str:
-    """Sample a predicate of the kind; an object that it mentions is not the described one."""
-    choices = PREDICATES[kind]
-    if kind is EventKind.ROLLS and rng.random() < _BEHIND_SHARE:
-        choices = BEHIND
-    landmarks = [item for item in clip.objects if not description.matches(item)] or clip.objects
-    landmark = landmarks[int(rng.integers(len(landmarks)))].name
-    return choices[int(rng.integers(len(choices)))].replace("@", landmark)
