@@ -1,4 +1,4 @@
-"""Print how well a model tells windows with the event that is meant from other windows.
+"""Print how well a model distinguishes windows with the event that is meant from other windows.
 
 scripts/with_ros python -m benchmarks.window_questions [--split validation] [--videos 24]
     [--windows 4] [--model DIR] [--threads 1] [--out FILE.json]
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,8 @@ from llava_st_ros.backends.base import Backend
 from llava_st_ros.backends.default_model import default_model
 from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.decoding.generate import generate
+from llava_st_ros.evaluation.metric_kinds import AurocMetric
+from llava_st_ros.evaluation.results import Case
 from llava_st_ros.simulation.questions import EVENT_TASKS, Sample
 from llava_st_ros.simulation.simulator import split_seed
 from llava_st_ros.simulation.streams import simulate_training_video
@@ -88,12 +89,6 @@ def measure(
     return found
 
 
-def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """Return the probability that a positive is above a negative; ties count half."""
-    difference = np.array(positive)[:, None] - np.array(negative)[None]
-    return float((difference > 0).mean() + (difference == 0).mean() / 2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--split", default="validation")
@@ -109,11 +104,13 @@ def main() -> None:
     found = measure(backend, tokenizer, options.split, options.videos, options.windows)
     answered = found.pop(ANSWERED)
     found["all without a match"] = [p for of_kind in found.values() for p in of_kind]
+    samples = {kind: tuple(values) for kind, values in [(ANSWERED, answered), *found.items()]}
+    run = Case("", "", "", "", samples=samples)
     figures = {
         kind: {
             "questions": len(values),
             "mean P(answer)": float(np.mean(values)),
-            "AUROC": auroc(answered, values),
+            "AUROC": AurocMetric("AUROC", ANSWERED, negatives=kind).value([run]),
         }
         for kind, values in found.items()
     }

@@ -11,11 +11,11 @@ from benchmarks.second_renderer.planning import Plan, sample_plan
 from benchmarks.second_renderer.rendering import RAYS, Placed, render, trace
 from benchmarks.second_renderer.scenes import Scene, sample_scene
 from llava_st_ros.errors import ConfigError
+from llava_st_ros.simulation.clip_rendering import MIN_PIXELS, mask_box
 from llava_st_ros.simulation.events import EventKind, InfeasibleError
-from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent
+from llava_st_ros.simulation.simulator import SimulatedClip, SimulatedEvent, check_video
 
 VERSION = 1  # grows when a seed gives other footage than before
-MIN_PIXELS = 12  # an object with fewer visible pixels counts as not visible
 MOVED = 0.005  # m: an object that is displaced by more is moving
 COVERED = 0.15  # of its silhouette: an object that something in front covers by more is behind it
 LEAST_SIZE = 0.0035  # of the image: what an object must fill, at its median, to be recognized
@@ -64,11 +64,7 @@ def make_video(
     Raises:
         ConfigError: An argument is too small.
     """
-    if duration < 10 or fps < 1 or size < 32:
-        raise ConfigError(
-            f"a video of {duration:g} s, {fps:g} frames/s and {size} px"
-            "; expected at least 10 s, 1 frame/s and 32 px"
-        )
+    check_video(duration, fps, size)
 
     def sample(rng: np.random.Generator) -> tuple[Scene, Plan, np.ndarray]:
         count = int(rng.integers(3, 7))
@@ -159,11 +155,7 @@ class Shot:
 
 def box_of(mask: np.ndarray) -> np.ndarray:
     """Return the box x1, y1, x2, y2 in [0, 1] of bool [R, R], NaN below MIN_PIXELS pixels."""
-    if int(mask.sum()) < MIN_PIXELS * RAYS**2:
-        return np.full(4, np.nan, dtype=np.float32)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
-    return edges / np.float32(len(mask))
+    return mask_box(mask, MIN_PIXELS * RAYS**2)
 
 
 def label_events(
@@ -179,7 +171,7 @@ def label_events(
     Raises:
         InfeasibleError: An event cannot be seen.
     """
-    return tuple(_label(plan, number, stamps, boxes, shots) for number, _ in enumerate(plan.events))
+    return tuple(_label(plan, number, stamps, boxes, shots) for number in range(len(plan.events)))
 
 
 def _label(

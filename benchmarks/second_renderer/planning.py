@@ -16,7 +16,14 @@ from benchmarks.second_renderer import motions
 from benchmarks.second_renderer.motions import Motion, Track
 from benchmarks.second_renderer.scenes import Scene
 from benchmarks.second_renderer.shapes import contact_distance
-from llava_st_ros.simulation.events import EventKind, InfeasibleError
+from llava_st_ros.simulation.events import (
+    STATE_AFTER,
+    STATE_BEFORE,
+    EventKind,
+    InfeasibleError,
+    can_be_subject,
+    choose_hit,
+)
 
 SHORTEST, LONGEST = 0.35, 3.2  # seconds of an event
 LEAST_REST = 0.35  # seconds before, between and after events
@@ -24,13 +31,6 @@ _TRIES = 60
 _CLEARANCE = 0.012  # m between objects that do not touch
 _MARGIN = 0.01  # of the image
 _LEAST_EXTENT = 0.07  # of the image: what is smaller is too far away to be recognized
-_SHAPES = {
-    EventKind.PUSHED: ("box", "cylinder"),
-    EventKind.ROLLS: ("ball", "capsule"),
-    EventKind.COLLIDES: ("ball", "box", "cylinder"),
-}
-_BEFORE = {EventKind.DROPPED: "air", EventKind.ENTERS: "outside", EventKind.STOPS: "moving"}
-_AFTER = {EventKind.LIFTED: "air", EventKind.LEAVES: "gone", EventKind.STOPS: "done"}
 # Some kinds are possible for few objects, or discarded more often: clips are nearly balanced.
 _WEIGHTS = {
     EventKind.PUSHED: 3.0,
@@ -115,10 +115,10 @@ def _sample_script(
             kind = script[-1][0] if again else kinds[int(rng.choice(len(kinds), p=weights))]
             again = False
             subject = int(rng.integers(len(objects)))
-            before = _BEFORE.get(kind, "table")
+            before = STATE_BEFORE.get(kind, "table")
             if (
                 states[subject] not in (None, before)
-                or objects[subject].shape not in _SHAPES.get(kind, (objects[subject].shape,))
+                or not can_be_subject(kind, objects[subject].shape)
                 or any(kind is k and subject == s for k, s, _ in script)
                 or (kind is EventKind.STOPS and script)
                 or (kind in (EventKind.LIFTED, EventKind.DROPPED) and scene.is_seen_from_above)
@@ -126,14 +126,13 @@ def _sample_script(
                 continue
             other = None
             if kind is EventKind.COLLIDES:
-                others = [i for i, s in enumerate(states) if i != subject and s in (None, "table")]
-                if not others:
+                other = choose_hit(rng, states, subject)
+                if other is None:
                     continue
-                other = int(rng.choice(others))
                 states[other] = "table"
             if states[subject] is None:
                 initial[subject] = before
-            states[subject] = _AFTER.get(kind, "table")
+            states[subject] = STATE_AFTER.get(kind, "table")
             script.append((kind, subject, other))
             break
         else:

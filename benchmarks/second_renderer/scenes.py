@@ -168,7 +168,7 @@ def _sample_paint(rng: np.random.Generator, item: SimulatedObject) -> Paint:
     hue, saturation, value = (float(rng.uniform(*limits)) for limits in SHADES[item.color])
     striped = rng.random() < 0.3
     glossy = rng.random() < 0.5
-    most = 0.5 if item.shape in ("ball", "capsule") else 0.2  # a flat face may shine as a whole
+    most = 0.5 if item.shape in ("ball", "capsule") else 0.2  # all of a flat face may shine
     return Paint(
         colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value),
         float(rng.uniform(0.55, 0.75)) if striped else 1.0,

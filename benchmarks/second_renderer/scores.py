@@ -16,7 +16,7 @@ from llava_st_ros.evaluation.clip_window import ClipWindow
 from llava_st_ros.evaluation.metric_kinds import AurocMetric, MeanMetric, Metric, above, reaching
 from llava_st_ros.evaluation.remembered_answers import NEVER
 from llava_st_ros.evaluation.results import Case, MetricRow, rows_of
-from llava_st_ros.evaluation.scoring import FALSE_NO_MATCH, NO_MATCH, score
+from llava_st_ros.evaluation.scoring import FALSE_NO_MATCH, NO_MATCH, category, score
 from llava_st_ros.evaluation.setting_sweep import sweep_bag
 from llava_st_ros.evaluation.simulated import ClipQuestion, ClipQuestions
 from llava_st_ros.evaluation.streams.headline import headline
@@ -80,9 +80,9 @@ def _ask(window: ClipWindow, clip: ClipQuestions, question: ClipQuestion) -> Cas
     probability = grounding.match_probability
     key = "match_probability_without" if expected.no_match else "match"
     samples = {} if probability is None else {key: (probability,)}
-    name = NO_MATCH if expected.no_match else expected.task.value
     source = f"clip {clip.index}"
-    return Case(question.query.id, source, name, question.query.text, values, samples=samples)
+    task, text = category(expected), question.query.text
+    return Case(question.query.id, source, task, text, values, samples=samples)
 
 
 def clip_rows(cases: Sequence[Case]) -> list[MetricRow]:

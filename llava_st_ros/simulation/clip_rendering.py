@@ -33,7 +33,7 @@ def render_boxes(rollout: StateRecord, first: int = 0, end: int | None = None) -
         pose = rollout.scene.camera.pose_at(float(stamp))
         segmentation = renderer.render_segmentation(rollout.data, pose)
         for i, geom in enumerate(geoms):
-            boxes[f, i] = _box(segmentation == geom)
+            boxes[f, i] = mask_box(segmentation == geom)
     return boxes
 
 
@@ -70,8 +70,9 @@ def _shadows(scene: Scene, state: np.ndarray) -> list[Shadow]:
     return shadows
 
 
-def _box(mask: np.ndarray) -> np.ndarray:
-    if int(mask.sum()) < MIN_PIXELS:
+def mask_box(mask: np.ndarray, min_pixels: int = MIN_PIXELS) -> np.ndarray:
+    """Return the box x1, y1, x2, y2 in [0, 1] of bool [S, S], NaN below ``min_pixels`` pixels."""
+    if int(mask.sum()) < min_pixels:
         return np.full(4, np.nan, dtype=np.float32)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)

@@ -148,9 +148,9 @@ _VIDEO_WEIGHTS = {
 _AGAIN = 0.1  # probability that an event of a video has the kind and subject of the previous one
 _LIKE = 0.25  # probability that it has the kind of the previous one, and a similar subject
 # The state that an event requires of its subject, and the state after it; "table" if not listed.
-_BEFORE = {EventKind.DROPPED: "air", EventKind.ENTERS: "outside", EventKind.STOPS: "moving"}
+STATE_BEFORE = {EventKind.DROPPED: "air", EventKind.ENTERS: "outside", EventKind.STOPS: "moving"}
 # An object that has stopped does not move again: "stops" would be ambiguous.
-_AFTER = {EventKind.LIFTED: "air", EventKind.LEAVES: "gone", EventKind.STOPS: "done"}
+STATE_AFTER = {EventKind.LIFTED: "air", EventKind.LEAVES: "gone", EventKind.STOPS: "done"}
 
 
 def sample_script(
@@ -199,14 +199,13 @@ def sample_script(
                 continue
             other = None
             if kind is EventKind.COLLIDES:
-                others = [i for i, s in enumerate(states) if i != subject and s in (None, "table")]
-                if not others:
+                other = choose_hit(rng, states, subject)
+                if other is None:
                     continue
-                other = int(rng.choice(others))
                 states[other] = "table"
             if states[subject] is None:
-                initial_states[subject] = _BEFORE.get(kind, "table")
-            states[subject] = _AFTER.get(kind, "table")
+                initial_states[subject] = STATE_BEFORE.get(kind, "table")
+            states[subject] = STATE_AFTER.get(kind, "table")
             begin = 0.0 if kind is EventKind.STOPS else start
             script.append(ScriptedEvent(kind, subject, other, begin, end))
             break
@@ -220,12 +219,27 @@ def can_be_subject(kind: EventKind, shape: str) -> bool:
     return shape in _SHAPES.get(kind, (shape,))
 
 
-def state_after(kind: EventKind) -> str:
-    """Return the state of the subject of an event when it is over.
+def choose_hit(rng: np.random.Generator, states: Sequence[str | None], subject: int) -> int | None:
+    """Choose the object that the subject of a collision hits.
 
-    An object that has left is "outside" and may enter again.
+    Args:
+        rng: The random generator.
+        states: The state of each object, None if it is still open.
+        subject: Index of the subject.
+
+    Returns:
+        An object that is or may be on the table; None if there is no other.
     """
-    state = _AFTER.get(kind, "table")
+    others = [i for i, s in enumerate(states) if i != subject and s in (None, "table")]
+    return int(rng.choice(others)) if others else None
+
+
+def state_after(kind: EventKind) -> str:
+    """Return the state of the subject of a video's event when it is over.
+
+    Unlike in a clip, an object that has left is "outside" and may enter again.
+    """
+    state = STATE_AFTER.get(kind, "table")
     return "outside" if state == "gone" else state
 
 
@@ -260,14 +274,15 @@ def sample_video_event(
             kind, subject = events[-1].kind, events[-1].subject
             if likeness > _AGAIN:
                 subject = _lookalike(rng, objects, subject)
-        before = _BEFORE.get(kind, "table")
+        before = STATE_BEFORE.get(kind, "table")
         fits = can_be_subject(kind, objects[subject].shape)
         if kind is EventKind.STOPS or not fits or states[subject] != before:
             continue
-        others = [i for i, state in enumerate(states) if i != subject and state == "table"]
-        if kind is EventKind.COLLIDES and not others:
-            continue
-        other = int(rng.choice(others)) if kind is EventKind.COLLIDES else None
+        other = None
+        if kind is EventKind.COLLIDES:
+            other = choose_hit(rng, states, subject)
+            if other is None:
+                continue
         return ScriptedEvent(kind, subject, other, start, end)
     return None
 
@@ -280,7 +295,7 @@ def _is_possible(
         return False
     if not can_be_subject(kind, shape):
         return False
-    before = _BEFORE.get(kind, "table")
+    before = STATE_BEFORE.get(kind, "table")
     return state in (None, before) and not (before == "moving" and script)
 
 

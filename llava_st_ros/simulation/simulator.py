@@ -165,6 +165,19 @@ def _label(rollout: Rollout) -> UnrenderedClip:
     return UnrenderedClip(rollout, boxes, events, rollout.scene.objects)
 
 
+def check_video(duration: float, fps: float, size: int) -> None:
+    """Check the arguments of a video.
+
+    Raises:
+        ConfigError: One of them is too small.
+    """
+    if duration < 10 or fps < 1 or size < 32:
+        raise ConfigError(
+            f"a video of {duration:g} s, {fps:g} frames/s and {size} px"
+            "; expected at least 10 s, 1 frame/s and 32 px"
+        )
+
+
 def simulate_video(
     seed: int, *, duration: float = 24.0, fps: float = 15.0, size: int = 320
 ) -> SimulatedClip:
@@ -182,11 +195,7 @@ def simulate_video(
         ConfigError: An argument is too small.
         BackendError: There is no headless OpenGL.
     """
-    if duration < 10 or fps < 1 or size < 32:
-        raise ConfigError(
-            f"a video of {duration} s, {fps} frames/s and {size} px"
-            "; expected at least 10 s, 1 frame/s and 32 px"
-        )
+    check_video(duration, fps, size)
     world, stamps = world_for_seed(seed), np.arange(int(duration * fps)) / fps
     num_events = min(len(_VIDEO_KINDS), max(3, round(duration / 5)))
     for attempt in range(_VIDEO_ATTEMPTS):

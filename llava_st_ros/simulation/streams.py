@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llava_st_ros.errors import ConfigError, DataError
+from llava_st_ros.errors import DataError
 from llava_st_ros.simulation.clip_rendering import render_boxes
 from llava_st_ros.simulation.event_labels import label_event
 from llava_st_ros.simulation.events import (
@@ -35,7 +35,12 @@ from llava_st_ros.simulation.rollout import (
     start_motion,
 )
 from llava_st_ros.simulation.scenes import Scene, sample_scene
-from llava_st_ros.simulation.simulator import OBJECT_COUNTS, SimulatedClip, UnrenderedClip
+from llava_st_ros.simulation.simulator import (
+    OBJECT_COUNTS,
+    SimulatedClip,
+    UnrenderedClip,
+    check_video,
+)
 from llava_st_ros.simulation.worlds import sample, world_for_seed
 
 DURATION = (30.0, 60.0)  # s: the range of a stream's duration
@@ -46,7 +51,7 @@ _EVENT_ATTEMPTS = 8  # events that are tried in one place of a video
 # Lengths of events and of the rests after them: probability, and range in seconds.
 _LENGTHS = ((0.35, 0.5, 1.2), (0.4, 1.2, 2.4), (0.25, 2.4, 4.2))
 _RESTS = ((0.6, 0.3, 2.5), (0.22, 2.5, 6.0), (0.18, 8.0, 13.0))
-_SETTLING = 2.0  # s: how long an event may go on after its rest should be over
+_SETTLING = 2.0  # s: how long an event may last after its rest should be over
 _CAMERA_RATES = (10.0, 15.0, 30.0)  # Hz, of training videos
 _CELLS_PER_END = 4
 _SECONDS_PER_EVENT = 15.0  # a video with fewer events is rejected
@@ -82,11 +87,7 @@ def simulate_unrendered_stream(
     """Simulate a video as ``simulate_stream`` does, without rendering its frames."""
     if duration is None:
         duration = float(np.random.default_rng([seed, 0, _VIDEO]).uniform(*DURATION))
-    if duration < 10 or fps < 1 or size < 32:
-        raise ConfigError(
-            f"a video of {duration} s, {fps} frames/s and {size} px"
-            "; expected at least 10 s, 1 frame/s and 32 px"
-        )
+    check_video(duration, fps, size)
     return simulate_unrendered_at(seed, np.arange(int(duration * fps)) / fps, size)
 
 
@@ -200,7 +201,7 @@ class StreamRollout(StateRecord):
         for index, state in enumerate(self._states):
             if state == "air":
                 hold_in_air(self._table, index)
-        self.data = mujoco.MjData(self.model)  # to render: the physics goes on in the table's
+        self.data = mujoco.MjData(self.model)  # to render: the physics has the table's
         self.exposure_states = np.empty((*self.times.shape, 7 * count))
         self.boxes = np.full((len(stamps), count, 4), np.nan, dtype=np.float32)
         self.events: list[SimulatedEvent] = []

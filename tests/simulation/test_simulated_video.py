@@ -114,6 +114,6 @@ def test_a_bag_that_cannot_be_written_leaves_nothing(video, tmp_path, monkeypatc
         raise OSError("disk full")
 
     monkeypatch.setattr(bag_writer, "write_annotations", fail)
-    with pytest.raises(DataError, match="cannot write .*bag: disk full"):
+    with pytest.raises(DataError, match=r"cannot write .*bag: disk full"):
         write_bag(video, tmp_path / "bag")
     assert list(tmp_path.iterdir()) == []
