@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,3 +305,45 @@ def test_bad_arguments_are_one_line(
     monkeypatch.chdir(tmp_path)
     assert command.main(arguments) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("covered", "left_after", "other"),
+    [
+        (range(6, 8), False, 1),  # the ball is covered half-way, and then on the other side
+        (range(6, 8), True, None),  # it has come back
+        (range(5, 8), False, None),  # it is covered from the start
+        ((), False, None),
+    ],
+)
+def test_rolling_behind_an_object(covered: Sequence[int], left_after: bool, other: int | None):
+    shots = [
+        SimpleNamespace(
+            covering=lambda subject, frame=frame: {1} if frame in covered else set(),
+            is_left_of=lambda subject, frame=frame: np.array([False, frame < 7 or left_after]),
+        )
+        for frame in range(20)
+    ]
+    found = label_events(plan(EventKind.ROLLS, pushed(1.1, 1.0), 1.1), STAMPS, boxes(), shots)
+    assert (found[0].span, found[0].other) == ((5, 9), other)
+
+
+def test_objects_that_are_too_small_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footage, "_ATTEMPTS", 3)
+    monkeypatch.setattr(footage, "LEAST_SIZE", 1.0)
+    with pytest.raises(RuntimeError, match="nothing in 3 attempts"):
+        make_clip(3, num_frames=12, size=72)
+
+
+def test_streams_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def make(seed: int, duration: float) -> footage.SimulatedClip:
+        made.append(seed)
+        return make_video(seed, duration=duration, fps=2.0, size=48)
+
+    monkeypatch.setattr(scores, "make_video", make)
+    first = scores.record_streams(range(2), 3, tmp_path, duration=10.0)
+    assert scores.record_streams(range(2), 3, tmp_path, duration=10.0) == first
+    assert made == [0, 1]
+    assert all(annotation_path(bag).exists() for bag in first)

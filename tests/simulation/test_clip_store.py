@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from llava_st_ros.errors import DataError
 from llava_st_ros.simulation.clip_store import ClipStore, render_shards
 from llava_st_ros.simulation.simulator import simulate_clip, split_seed
+from support.random_videos import random_video, store_random_videos
 
 pytestmark = pytest.mark.renderer
 
@@ -53,3 +55,13 @@ def test_incomplete_shards_of_killed_processes_are_ignored(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "clips.json").write_text("[")
     assert len(ClipStore(tmp_path)) == 1
+
+
+def test_objects_of_clips_without_proportions_have_equal_ones(tmp_path: Path) -> None:
+    store_random_videos(tmp_path, 1, num_frames=10, size=8)
+    path = tmp_path / "train-000000" / "clips.json"
+    records = json.loads(path.read_text())
+    for values in records[0]["objects"]:
+        del values["proportions"]
+    path.write_text(json.dumps(records))
+    assert ClipStore(tmp_path)[0].objects == random_video(0).objects

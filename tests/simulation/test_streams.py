@@ -10,8 +10,8 @@ import pytest
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.simulation import streams
 from llava_st_ros.simulation.clip_store import ClipStore, render_shards
-from llava_st_ros.simulation.events import EventKind, InfeasibleError, state_after
-from llava_st_ros.simulation.rollout import MOTION_THRESHOLD
+from llava_st_ros.simulation.events import EventKind, InfeasibleError, ScriptedEvent, state_after
+from llava_st_ros.simulation.rollout import MOTION_THRESHOLD, check_bystanders
 from llava_st_ros.simulation.simulator import UnrenderedClip, split_seed
 from llava_st_ros.simulation.streams import (
     StreamRollout,
@@ -97,18 +97,32 @@ def test_videos_are_reproducible_from_their_seeds() -> None:
     np.testing.assert_allclose(first.stamps, np.arange(36) / 3.0)
 
 
-def test_failed_event_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def fail(*arguments: object) -> None:
+    raise InfeasibleError("never")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label_event", fail),
+        ("check_bystanders", fail),  # another object is moved
+        ("REST_SPEED", -1.0),  # the objects do not come to rest
+    ],
+)
+def test_failed_event_leaves_no_trace(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With every event but the rests failing, the video shows a scene at rest."""
-
-    def fail(*arguments: object) -> None:
-        raise InfeasibleError("never")
-
-    rng = np.random.default_rng(5)
-    video = simulate_unrendered_stream(split_seed("test", 2), duration=12.0, fps=3.0, size=64)
-    scene = video.rollout.scene
-    monkeypatch.setattr(streams, "label_event", fail)
+    video = simulate_unrendered_stream(split_seed("test", 1), duration=12.0, fps=3.0, size=64)
     monkeypatch.setattr(streams, "_initial_states", lambda rng, count: ["table"] * count)
-    rollout = StreamRollout(rng, scene, np.arange(36) / 3.0, 64)
+
+    def film() -> StreamRollout:
+        rng = np.random.default_rng(6)
+        return StreamRollout(rng, video.rollout.scene, np.arange(36) / 3.0, 64)
+
+    assert film().events
+    monkeypatch.setattr(streams, name, value)
+    rollout = film()
     assert rollout.events == []
     drift = np.linalg.norm(rollout.positions - rollout.positions[0], axis=2)
     assert drift.max() < MOTION_THRESHOLD
@@ -143,3 +157,13 @@ def test_training_videos_are_stored_in_shards(tmp_path) -> None:
     assert store[1].events == expected.events and store[1].objects == expected.objects
     np.testing.assert_array_equal(store[1].frames, expected.frames)
     np.testing.assert_allclose(store[1].stamps, expected.stamps)
+
+
+def test_only_subject_and_object_that_is_hit_may_move() -> None:
+    collision = ScriptedEvent(EventKind.COLLIDES, 0, 2, 0.0, 1.0)
+    before = np.zeros((3, 3))
+    moved = np.array([[0.1, 0, 0], [0.9 * MOTION_THRESHOLD, 0, 0], [0, 0.1, 0]])
+    check_bystanders(collision, before, moved)
+    moved[1] = [1.1 * MOTION_THRESHOLD, 0, 0]
+    with pytest.raises(InfeasibleError, match="not in the event"):
+        check_bystanders(collision, before, moved)

@@ -135,3 +135,32 @@ def test_short_gaps_of_visibility_are_bridged() -> None:
     assert visible_spans(clip, 0) == ((5, 29), (45, 59))
     clip.boxes[:] = np.nan
     assert visible_spans(clip, 0) == ()
+
+
+def collision(frame: int, other: int) -> SimulatedEvent:
+    return SimulatedEvent(EventKind.COLLIDES, 0, other, (frame, frame + 4))
+
+
+def test_a_text_that_names_what_is_hit_has_the_spans_of_that_collision_only() -> None:
+    green = item("green", "cylinder")
+    clip = video(collision(2, 1), collision(12, 2), objects=(RED, BLUE, green))
+    for query in (q for qs in drawn(clip) for q in qs if q.task is Task.STVG and q.spans):
+        named = [thing for thing in (BLUE, green) if thing.name in query.text]
+        assert len(named) == 1, query.text
+        assert query.spans == (((2, 6),) if named == [BLUE] else ((12, 16),))
+
+
+def test_a_subject_is_distinguished_from_what_it_hits() -> None:
+    clip = video(collision(2, 1), objects=(RED, OTHER))
+    texts = {q.text for qs in drawn(clip) for q in qs if q.task is Task.STVG and q.spans}
+    assert texts
+    for text in texts:
+        assert {"small", "little"} & set(text.split()), text
+
+
+def test_events_that_one_text_describes_are_one_query() -> None:
+    clip = video(
+        *(SimulatedEvent(PUSHED, 0, None, (f, f + 5)) for f in (2, 12, 22)), objects=(RED,)
+    )
+    for queries in drawn(clip, 9):
+        assert sum(q.task is Task.STVG and bool(q.spans) for q in queries) == 1

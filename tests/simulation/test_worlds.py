@@ -14,7 +14,7 @@ import pytest
 from llava_st_ros.simulation.appearance import COLORS
 from llava_st_ros.simulation.camera import CameraTrajectory, PoseBatch
 from llava_st_ros.simulation.clip_rendering import render_boxes
-from llava_st_ros.simulation.events import Motion
+from llava_st_ros.simulation.events import EventKind, Motion
 from llava_st_ros.simulation.headless import mujoco
 from llava_st_ros.simulation.mjcf import scene_xml
 from llava_st_ros.simulation.scenes import Scene, SimulatedObject, sample_scene
@@ -164,11 +164,19 @@ def test_a_bow_leaves_the_ends_where_they_are() -> None:
 
 
 def test_wide_clips_have_events_of_two_frames_and_fast_subjects() -> None:
-    lengths, speeds = [], []
+    lengths, speeds, seconds, bows = [], [], [], []
     for index in range(1, 60):
         clip = simulate_unrendered(split_seed("wide", index))
         if clip.rollout.scene.variety is None:
             continue
+        for executed in clip.rollout.executed_events:
+            scripted, motion = executed.scripted, executed.motion
+            if scripted.kind is not EventKind.STOPS:  # it starts with the clip
+                seconds.append(scripted.end - scripted.start)
+            is_straight = scripted.kind in (EventKind.COLLIDES, EventKind.STOPS)
+            if motion is not None and not motion.lift:
+                assert motion.bow is None or not is_straight
+                bows.append(motion.bow is not None)
         for event in clip.events:
             lengths.append(event.span[1] - event.span[0] + 1)
             boxes = clip.boxes[event.span[0] : event.span[1] + 1, event.subject]
@@ -177,6 +185,14 @@ def test_wide_clips_have_events_of_two_frames_and_fast_subjects() -> None:
             speeds.append(float((steps / sides[1:]).max()))
     assert min(lengths) == 2 and max(lengths) >= 6
     assert np.mean(np.array(speeds) > 1) > 0.15
+    assert min(seconds) < 0.8 and max(seconds) <= math.exp(1.1) + 1e-9
+    assert np.mean(bows) > 0.1
+
+
+def test_clips_with_ambient_light_only_have_no_shadows() -> None:
+    clips = (simulate_unrendered(split_seed("wide", index)) for index in range(1, 60))
+    dark = next(clip for clip in clips if not clip.rollout.scene.appearance.lights)
+    assert dark.render(0).frames.mean() > 20
 
 
 def test_response_by_hand() -> None:
