@@ -6,8 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from llava_st_ros.backends import model_checksum
     from llava_st_ros.backends.default_model import default_model
     from llava_st_ros.cli.extras import requires_extra
@@ -96,8 +97,10 @@ def run(args: argparse.Namespace) -> int:
     threads = threads_of_process(args.threads, args.workers)
     answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
     with sigterm_interrupts(), stream_store(args.store) as store, requires_extra("evaluation"):
-        with _recording(args.n) as advance:
-            bags = record_streams(split, range(args.n), store, args.workers, advance)
+        with tqdm(
+            total=args.n, desc="recording", unit="stream", file=sys.stderr, disable=None
+        ) as bar:
+            bags = record_streams(split, range(args.n), store, args.workers, bar.update)
         jobs, worker = bag_jobs(bags, (), settings), BagWorker(answering)
         if args.vary:
             return _compare(args, jobs, worker, changes)
@@ -165,12 +168,3 @@ def _compare(
         table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))
     print_tables(table)
     return 0
-
-
-@contextmanager
-def _recording(total: int) -> Iterator:
-    """Show a progress bar on stderr; the context's function advances it by a number of streams."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc="recording", unit="stream", file=sys.stderr, disable=None) as bar:
-        yield bar.update

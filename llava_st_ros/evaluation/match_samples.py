@@ -1,4 +1,4 @@
-"""What a model says of questions whose answers are known: the data of a calibration.
+"""A model's answers to questions whose answers are known: the data of a calibration.
 
 Each question is decoded as if "no match" were no choice, so that there is an answer to judge. The
 probabilities are the model's own, without a calibration that it may have.
@@ -6,12 +6,11 @@ probabilities are the model's own, without a calibration that it may have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
-from llava_st_ros.annotations.records import GroundTruth
 from llava_st_ros.backends.base import Backend, BackendDescription
 from llava_st_ros.backends.wrapped import WrappedBackend
 from llava_st_ros.calibration import Calibration, log_odds
@@ -33,7 +32,7 @@ _OVERLAPS = {Task.STVG: "vIoU", Task.SVG: "sIoU", Task.TVG: "tIoU", Task.REC: "I
 
 @dataclass(frozen=True)
 class MatchSample:
-    """One question and what the model says.
+    """One question and the model's answer.
 
     Attributes:
         origin: CLIPS or STREAMS.
@@ -118,19 +117,14 @@ def stream_samples(
     runner = RememberingRunner(backend, tokenizer, config, answers)
     job = BagJob(source, bag, annotation_path(bag), config=config)
     evaluate_bag(job, backend, tokenizer, runner=runner)
-    truth = read_annotations(job.annotations)
+    annotations = read_annotations(job.annotations)
+    truths = {query.id: QueryTruth.of(query, annotations) for query in annotations.queries}
     samples = []
     for (query, _), answer in answers.items():
-        expected = _expected(truth, query.id)
-        judged = _judged(expected, answer)
+        judged = _judged(truths[query.id], answer)
         if judged is not None:
             samples.append(_sample(STREAMS, source, answer, *judged))
     return samples
-
-
-def _expected(truth: GroundTruth, query_id: str) -> QueryTruth:
-    by_id: Mapping = {query.id: query for query in truth.queries}
-    return QueryTruth.of(by_id[query_id], truth)
 
 
 def _judged(truth: QueryTruth, answer: Grounding) -> tuple[bool, float] | None:

@@ -1,7 +1,7 @@
 """Answers that are kept, so that other settings can be tried without running the model again.
 
 Every query is decoded as if "no match" were no choice. Whether it is the answer, and whether the
-match is its candidate, follow from P(no match), ``no_match_threshold`` and ``evidence_floor``, of
+match is its candidate, follow from P(no match), ``no_match_threshold`` and ``evidence_floor``, on
 which the rest of an answer does not depend.
 """
 
@@ -35,7 +35,8 @@ class RememberingRunner(QueryRunner):
     Args:
         backend: The model.
         tokenizer: Its tokenizer.
-        config: The settings. Those of the stream and of decoding must stay the same.
+        config: The settings of the replay. Those of the stream and of decoding must stay the same;
+            ``no_match_threshold`` and ``evidence_floor`` are applied to every answer.
         answers: What is known, by query and stamps of the window; it is added to.
     """
 
@@ -48,7 +49,6 @@ class RememberingRunner(QueryRunner):
     ) -> None:
         super().__init__(backend, tokenizer, config)
         self._answers = answers
-        self._threshold, self._floor = EVEN_ODDS, NEVER
 
     def prepare(
         self,
@@ -57,7 +57,6 @@ class RememberingRunner(QueryRunner):
         evidence_floor: float = NEVER,
         calibration: QueryCalibration | None = None,
     ) -> PreparedQuery:
-        self._threshold, self._floor = no_match_threshold, evidence_floor
         return super().prepare(query, NEVER, calibration=calibration)
 
     def run(
@@ -79,12 +78,12 @@ class RememberingRunner(QueryRunner):
         return self._decided(self._answers[key])
 
     def _decided(self, found: Grounding) -> Grounding:
-        """Return the answer with ``no_match_threshold`` and ``evidence_floor``."""
+        """Return the answer at ``no_match_threshold`` and ``evidence_floor``."""
         match = found.match_probability
-        if match is None or not is_no_match(match, self._threshold):
+        if match is None or not is_no_match(match, self._config.no_match_threshold):
             return found
         answer = as_no_match(found, self._no_match_ids)
-        is_decoded = not is_no_match(match, 1.0 - self._floor)
+        is_decoded = not is_no_match(match, 1.0 - self._config.evidence_floor)
         return answer if is_decoded else replace(answer, candidate=None)
 
 

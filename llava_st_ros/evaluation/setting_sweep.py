@@ -61,10 +61,9 @@ class Variation:
                 f"the settings are {', '.join(known)}",
             )
         try:
-            parsed = (
+            values = [
                 parse_json(v, text, ConfigError, expected=None, nan=True) for v in listed.split(",")
-            )
-            values = list(parsed)
+            ]
         except ConfigError as error:
             raise ConfigError(f"{text!r} has a value that is no number") from error
         is_switch, is_count = isinstance(known[name], bool), isinstance(known[name], int)

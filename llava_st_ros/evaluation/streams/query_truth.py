@@ -92,12 +92,22 @@ class QueryTruth:
         """
         if len({self.is_active(stamp) for stamp in stamps}) > 1:
             return False
-        for item in self.objects:
-            boxes = [item.boxes.get(stamp) for stamp in stamps]
-            first = boxes[0] if boxes else None
-            for box in boxes:
-                if (box is None) != (first is None):
-                    return False
-                if box is not None and first is not None and box.iou(first) < STATIC_IOU:
-                    return False
-        return True
+        return all(stays(item, stamps, STATIC_IOU) for item in self.objects)
+
+
+def stays(item: AnnotatedObject, stamps: Sequence[int], least_iou: float) -> bool:
+    """Return whether an object stays visible in its place, or stays hidden.
+
+    Args:
+        item: The object.
+        stamps: The stamps of successive frames (ns).
+        least_iou: The IoU that its boxes have at least with the first one.
+    """
+    boxes = [item.boxes.get(stamp) for stamp in stamps]
+    first = boxes[0] if boxes else None
+    for box in boxes:
+        if (box is None) != (first is None):
+            return False
+        if box is not None and first is not None and box.iou(first) < least_iou:
+            return False
+    return True

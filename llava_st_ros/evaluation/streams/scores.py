@@ -283,20 +283,13 @@ def _score_states(
     false_events: tuple[float, float],
     counts: dict[str, tuple[float, float]],
 ) -> None:
+    published = [[*claims(s, truth.query.task), *provisional_claims(s)] for s in streams]
+    false = sum(len(false_claims(truth, made)) for made in published)
     counts["false_confirmed"] = false_events
-    totals = {"retracted": (0, 0), "contradicted": (0, 0)}
-    false = 0
-    for stream in streams:
-        made = [*claims(stream, truth.query.task), *provisional_claims(stream)]
-        false += len(false_claims(truth, made))
-        for key, counted in (
-            ("retracted", retractions(stream)),
-            ("contradicted", contradictions(stream)),
-        ):
-            above, below = totals[key]
-            totals[key] = above + counted[0], below + counted[1]
     counts["false_provisional"] = false, false_events[1]
-    counts.update(totals)
+    for key, count in (("retracted", retractions), ("contradicted", contradictions)):
+        found = [count(stream) for stream in streams]
+        counts[key] = sum(above for above, _ in found), sum(below for _, below in found)
 
 
 def _score_windows(

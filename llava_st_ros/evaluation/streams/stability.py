@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from llava_st_ros.evaluation.streams.query_stream import QueryStream
 from llava_st_ros.evaluation.streams.query_truth import QueryTruth
+from llava_st_ros.evaluation.streams.windows import is_match
 from llava_st_ros.records import NANOSECONDS, Grounding, TrackState
 
 JUMP_IOU = 0.5  # two boxes of one object with a smaller IoU
@@ -21,14 +22,8 @@ class _Answered:
     grounding: Grounding
     tracks: frozenset[int]
 
-    @property
-    def is_match(self) -> bool:
-        grounding = self.grounding
-        has_content = grounding.span is not None or len(grounding.tube) > 0
-        return has_content and not grounding.answer.no_match
-
     def differs(self, other: _Answered) -> bool:
-        if self.is_match != other.is_match:
+        if is_match(self.grounding) != is_match(other.grounding):
             return True
         if self.tracks and other.tracks and not self.tracks & other.tracks:
             return True

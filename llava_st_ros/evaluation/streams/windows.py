@@ -9,7 +9,7 @@ without   has no time in common with a span
 (neither) a span is seen in fewer than MIN_SLOTS slots only; such windows are not counted
 ========= ========================================================================================
 
-Keys of ``window_figures``:
+Keys of ``WindowFigures``:
 
 ========================== =======================================================================
 answered_without           answers other than "no match" in windows without the event, such windows
@@ -32,12 +32,13 @@ MOVED_IOU with its first box in the window, or is there in some slots only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from llava_st_ros.annotations.records import AnnotatedObject
-from llava_st_ros.evaluation.streams.query_truth import QueryTruth
-from llava_st_ros.evaluation.streams.tracking_metrics import TrackingFrame, tube_overlaps
+from llava_st_ros.evaluation.streams.query_truth import QueryTruth, stays
+from llava_st_ros.evaluation.streams.tracking_metrics import tube_overlaps
+from llava_st_ros.evaluation.streams.tubes import compared_frames
 from llava_st_ros.records import Grounding, Modality, Span
 
 MIN_SLOTS = 2  # in which an event must be seen
@@ -136,7 +137,7 @@ def window_kind(spans: Sequence[Span], window: Sequence[int]) -> WindowKind | No
 
 
 def is_match(answer: Grounding) -> bool:
-    """Return whether an answer says that something matches: it is not "no match", nor empty."""
+    """Return whether an answer is a match: neither "no match" nor empty."""
     has_content = answer.span is not None or len(answer.tube) > 0
     return has_content and not answer.answer.no_match
 
@@ -146,30 +147,15 @@ def window_viou(truth: QueryTruth, answer: Grounding) -> float:
 
     Only the slots of the window count, and of them those in which the object is visible.
     """
-    predicted = answer.tube.as_dict()
+    stamps = tuple(dict.fromkeys(answer.window))
+    boxes = {stamp: {0: box} for stamp, box in answer.tube.as_dict().items()}
     best = 0.0
     for span in truth.query.spans:
-        frames = []
-        for stamp in dict.fromkeys(answer.window):
-            is_inside = span.start <= stamp <= span.end
-            expected = truth.expected(stamp) if is_inside else {}
-            if is_inside and not expected:
-                continue
-            found = {0: predicted[stamp]} if stamp in predicted else {}
-            if expected or found:
-                frames.append(TrackingFrame(expected, found))
-        best = max(best, tube_overlaps(frames)[0])
+        alone = QueryTruth(replace(truth.query, spans=(span,)), truth.objects)
+        best = max(best, tube_overlaps(compared_frames(alone, stamps, boxes))[0])
     return best
 
 
 def moves(objects: Iterable[AnnotatedObject], window: Sequence[int]) -> bool:
     """Return whether any object moves, appears or disappears between the slots of a window."""
-    for item in objects:
-        boxes = [item.boxes.get(stamp) for stamp in window]
-        first = boxes[0]
-        for box in boxes:
-            if (box is None) != (first is None):
-                return True
-            if box is not None and first is not None and box.iou(first) < MOVED_IOU:
-                return True
-    return False
+    return not all(stays(item, window, MOVED_IOU) for item in objects)

@@ -307,7 +307,7 @@ def test_a_false_event_between_spans_and_a_missed_one() -> None:
     assert scores.counts["timeliness_f1_5"] == (pytest.approx(2), 2 + 0 + 1)
 
 
-def test_only_confirmed_events_are_told_and_provisional_ones_are_counted_apart() -> None:
+def test_only_confirmed_events_are_claims_and_provisional_ones_are_counted_apart() -> None:
     provisional, confirmed = EventState.PROVISIONAL, EventState.CONFIRMED
     ended, retracted = EventState.ENDED, EventState.RETRACTED
     scores = score(
@@ -316,7 +316,7 @@ def test_only_confirmed_events_are_told_and_provisional_ones_are_counted_apart()
         published(4.5, events=[event(4, 4.4, provisional, 1)]),
         published(5.0, events=[event(4, 4.9, confirmed, 1)]),
         published(6.5, events=[event(4, 6.0, ended, 1)]),
-        # False: one is only provisional, one is confirmed and taken back, one ends.
+        # False: one is only provisional, one is confirmed and retracted, one ends.
         published(7.0, events=[event(6.5, 6.9, provisional, 2)]),
         published(7.5, events=[event(6.5, 6.9, retracted, 2), event(7, 7.4, confirmed, 3)]),
         published(8.0, events=[event(7, 7.4, retracted, 3), event(7.6, 8, provisional, 4)]),
