@@ -90,7 +90,7 @@ def clip_samples(
             if not expected.no_match:
                 overlap = score(answer.answer, expected)[_OVERLAPS[expected.task]]
             source = f"{split} clip {clip.index}"
-            samples.append(_sample(CLIPS, source, answer, not expected.no_match, overlap))
+            samples.append(make_sample(CLIPS, source, answer, not expected.no_match, overlap))
         yield samples
 
 
@@ -121,14 +121,22 @@ def stream_samples(
     truths = {query.id: QueryTruth.of(query, annotations) for query in annotations.queries}
     samples = []
     for (query, _), answer in answers.items():
-        judged = _judged(truths[query.id], answer)
+        judged = judge_answer(truths[query.id], answer)
         if judged is not None:
-            samples.append(_sample(STREAMS, source, answer, *judged))
+            samples.append(make_sample(STREAMS, source, answer, *judged))
     return samples
 
 
-def _judged(truth: QueryTruth, answer: Grounding) -> tuple[bool, float] | None:
-    """Return whether something matches, and the answer's overlap; None if that is unclear."""
+def judge_answer(truth: QueryTruth, answer: Grounding) -> tuple[bool, float] | None:
+    """Return whether something in an answer's window matches, and how well the answer overlaps it.
+
+    Args:
+        truth: The query's ground truth.
+        answer: An answer to it.
+
+    Returns:
+        None for a window or frame that ``stream_samples`` leaves out.
+    """
     if answer.query.task.modality is Modality.IMAGE:
         stamp = answer.window[-1]
         boxes = truth.expected(stamp)
@@ -144,9 +152,10 @@ def _judged(truth: QueryTruth, answer: Grounding) -> tuple[bool, float] | None:
     return True, window_viou(truth, answer)
 
 
-def _sample(
+def make_sample(
     origin: str, source: str, answer: Grounding, matches: bool, overlap: float
 ) -> MatchSample:
+    """Return the sample of an answer; arguments as in MatchSample, and the answer's overlap."""
     match = answer.match_probability
     assert match is not None
     coordinates = answer.confidence / match if match > 0 else 0.0

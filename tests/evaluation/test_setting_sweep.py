@@ -26,16 +26,17 @@ from llava_st_ros.evaluation.match_samples import STREAMS, clip_samples, stream_
 from llava_st_ros.evaluation.remembered_answers import RememberingRunner
 from llava_st_ros.evaluation.setting_sweep import Variation, combinations, sweep_bag
 from llava_st_ros.evaluation.simulated_streams import StreamSplit, record_streams
-from llava_st_ros.records import Modality
+from llava_st_ros.query_runner import QueryRunner
+from llava_st_ros.records import Grounding, Modality
 from llava_st_ros.text.answer_format import NO_MATCH_TEXT
 
 pytestmark = pytest.mark.renderer
 
 
 class Unsure(WrappedBackend):
-    """A model whose P(match) is about one half; it counts the prompts that it has seen."""
+    """A model whose P(match) is about one half; it counts the prompts and frames it has seen."""
 
-    prefills = 0
+    prefills = frames = 0
 
     def describe(self) -> BackendDescription:
         found = self._backend.describe()
@@ -43,6 +44,10 @@ class Unsure(WrappedBackend):
         standing = QueryCalibration(unsure, unsure)
         model = dataclasses.replace(found.model, calibration=Calibration(standing))
         return dataclasses.replace(found, model=model)
+
+    def encode_frame(self, image):
+        self.frames += 1
+        return self._backend.encode_frame(image)
 
     def prefill(self, embeddings, cache):
         self.prefills += 1
@@ -74,14 +79,14 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
     assert len(set(no_match)) > 3
     middle = no_match[len(no_match) // 2]  # some answers are "no match" at it and some are not
 
-    backend.prefills = 0
+    backend.prefills = backend.frames = 0
     pairs = ((middle, 1.0), (middle, 0.0), (1.0, 0.5), (0.0, 0.5))
     configs = [
         dataclasses.replace(job.config, no_match_threshold=value, evidence_floor=floor)
         for value, floor in pairs
     ]
     swept = sweep_bag(job, backend, tokenizer, configs)
-    once = backend.prefills
+    once, frames = backend.prefills, backend.frames
     no_match_answers = []
     for config, cases in zip(configs, swept, strict=True):
         alone = evaluate_bag(dataclasses.replace(job, config=config), backend, tokenizer)
@@ -91,8 +96,37 @@ def test_a_sweep_gives_what_the_model_gives_at_each_threshold(job, model) -> Non
             assert found.counts == expected.counts
             assert found.samples == expected.samples
             assert found.predicted == expected.predicted
-    assert backend.prefills == once * 5
+    assert (backend.prefills, backend.frames) == (once * 5, frames * 5)
     assert 0 < no_match_answers[0] < len(answers)
+
+
+def test_remembered_answers_have_the_candidates_that_the_model_decodes(job, model) -> None:
+    backend, tokenizer = model
+
+    def answered(runner_class, floor: float, *remembered) -> list[Grounding]:
+        config = dataclasses.replace(job.config, no_match_threshold=0.0, evidence_floor=floor)
+        runner = runner_class(backend, tokenizer, config, *remembered)
+        found, run = [], runner.run
+
+        def recorded(*args, **kwargs):
+            found.append(run(*args, **kwargs))
+            return found[-1]
+
+        runner.run = recorded
+        evaluate_bag(dataclasses.replace(job, config=config), backend, tokenizer, runner=runner)
+        return found
+
+    answers: dict = {}
+    found = answered(RememberingRunner, 0.0, answers)
+    assert all(answer.answer.no_match and answer.candidate is not None for answer in found)
+    middle = sorted(answer.match_probability for answer in found)[len(found) // 2]
+    decoded = []
+    for floor in (0.0, middle, 1.0):
+        remembered = answered(RememberingRunner, floor, answers)
+        alone = answered(QueryRunner, floor)
+        assert [each.candidate for each in remembered] == [each.candidate for each in alone]
+        decoded.append(sum(each.candidate is not None for each in remembered))
+    assert len(found) == decoded[0] > decoded[1] > decoded[2] == 0
 
 
 def test_docstring_examples() -> None:
