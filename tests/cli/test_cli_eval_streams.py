@@ -66,6 +66,17 @@ def test_what_a_run_over_fewer_streams_recorded_is_used_by_one_over_more(tmp_pat
     assert sorted(path.name for path in first.parent.iterdir()) == ["0000", "0001"]
 
 
+def test_streams_of_another_simulator_are_in_another_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(simulated_streams, "files", lambda package: tmp_path)
+    folders = []
+    for source in ("x = 1", "x = 1", "x = 2"):
+        (tmp_path / "scenes.py").write_text(source, encoding="utf-8")
+        simulated_streams._sources_checksum.cache_clear()
+        folders.append(StreamSplit("test").folder)
+    simulated_streams._sources_checksum.cache_clear()
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_invalid_arguments_are_rejected(random_checkpoint) -> None:
     model = ("--model", random_checkpoint)
     for arguments, problem in (

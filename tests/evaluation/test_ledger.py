@@ -119,6 +119,8 @@ def test_there_is_a_line_for_each_answer(replayed: RecordedReplay) -> None:
         f"bag/cam/image_raw/{g.query.id}@{g.window[-1]}" for g in answers
     ]
     assert [e.window for e in replayed.ledger] == [g.window for g in answers]
+    matches = [e.match_probability for e in replayed.ledger]
+    assert matches == [g.match_probability for g in answers] and None not in matches
     entry = replayed.ledger[0]
     assert (entry.query["id"], len(entry.window)) == ("box", 1)
     # The hash is that of the pixels, by another way.
@@ -145,6 +147,7 @@ def test_an_answer_is_repeated_alone(
     assert "the answer is the same as in the run" in printed
     assert " ".join(map(str, entry.token_ids)) in printed
     assert entry.text in printed
+    assert f"match   probability {entry.match_probability:.3f}" in printed
     prompt = printed.splitlines()[2]
     assert "the red box" in prompt and " x " in prompt  # visual tokens are counted
     assert f"frames  {len(entry.frames)}, from {entry.frames[0][0]} ns" in printed
@@ -158,7 +161,7 @@ def test_a_changed_frame_is_named_with_its_answer(
     other = write_bag(tmp_path / "other", changed=(stamp - START) // STEP)
     assert explain(monkeypatch, run_folder, entry.id, "--bag", other, "--json") == 1
     values = json.loads(capsys.readouterr().out)
-    assert not values["same"]
+    assert not values["same"] and 0 <= values["match_probability"] <= 1
     frames, tokens, answer = values["differences"]
     assert frames == (
         f"frames: 1 of {len(entry.frames)} have other pixels than in the run: {stamp}"
