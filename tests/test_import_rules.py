@@ -28,6 +28,7 @@ ROS = (
     "builtin_interfaces",
     "cv_bridge",
     "diagnostic_msgs",
+    "foxglove_msgs",
     "geometry_msgs",
     "launch",
     "launch_ros",
@@ -39,6 +40,8 @@ ROS = (
     "rclpy",
     "sensor_msgs",
     "std_msgs",
+    "tf2_ros",
+    "vision_msgs",
     "visualization_msgs",
 )
 TOOLS = ("benchmarks", "demo", "examples", "tests")

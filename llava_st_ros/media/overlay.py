@@ -43,6 +43,11 @@ def color_of(query_id: str, track_id: int = 0) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def label_of(track: Track) -> str:
+    """The text beside a track's box: its query, its id and, unless it is GROUNDED, its state."""
+    return f"{track.label} #{track.track_id}{_STATES[track.state]}"
+
+
 def draw(image: np.ndarray, tracks: Sequence[Track], events: Sequence[Event] = ()) -> np.ndarray:
     """Draw each track's current box and a line of text per event on a copy of an image.
 
@@ -68,8 +73,7 @@ def draw(image: np.ndarray, tracks: Sequence[Track], events: Sequence[Event] = (
             cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
         else:
             _dashed(canvas, (x1, y1, x2, y2), color, thickness)
-        label = f"{track.label} #{track.track_id}{_STATES[track.state]}"
-        _label(canvas, label, (x1, y1), color, occupied)
+        _label(canvas, label_of(track), (x1, y1), color, occupied)
     for row, event in enumerate(reversed(events)):
         text = f"{_MARKS[event.state]} {event.text}: {event.state.name.lower()}"
         line = _line_height(canvas)

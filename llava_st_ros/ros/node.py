@@ -23,6 +23,7 @@ from llava_st_ros.ros.ground_action import GroundAction
 from llava_st_ros.ros.images import bridge_name
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.model_loading import LoadedModel, LoadModel, load_model
+from llava_st_ros.ros.output_kinds import Selection, select
 from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
 from llava_st_ros.ros.parameter_updates import TypedParameters
 from llava_st_ros.ros.parameters import declare_parameters, with_changes
@@ -31,6 +32,7 @@ from llava_st_ros.ros.publishers import ResultPublishers
 from llava_st_ros.ros.queries import describe_added, parameter_queries
 from llava_st_ros.ros.service_guard import guard_services, reject_invalid_transitions
 from llava_st_ros.ros.services import Services
+from llava_st_ros.ros.track_outputs import TrackOutputs, missing_reasons
 from llava_st_ros.ros.worker import Worker, WorkerHealth
 
 NODE_NAME = "grounding"
@@ -78,6 +80,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._result_publishers: ResultPublishers | None = None
         self._cameras: tuple[CameraSubscription, ...] = ()
         self._model_facts: Mapping[str, Any] = {}
+        self._outputs = Selection()
         self._query_services = Services(
             self, self._get_worker, lambda: self.parameters, self._throttle
         )
@@ -86,6 +89,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
             self, lambda: self._cameras, lambda: self._worker, self._describe
         )
         self._diagnostics.add_source(self._query_services.topic.reasons)
+        self._diagnostics.add_source(lambda: missing_reasons(self._outputs))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._shutdown_deadline: Deadline | None = None
         self._abandoned: list[Worker] = []  # their threads did not end
@@ -190,7 +194,12 @@ class GroundingNode(TypedParameters, LifecycleNode):
         for query in queries:
             grounder.add_query(query)
             self.get_logger().info(describe_added(query))
-        self._result_publishers = ResultPublishers(self, parameters.camera_names)
+        self._outputs = self._select_outputs()
+        self._result_publishers = ResultPublishers(
+            self,
+            parameters.camera_names,
+            TrackOutputs(self, parameters.camera_names, self._outputs),
+        )
         self._result_publishers.overlay_quality = parameters.overlay_quality
         self._worker_health = WorkerHealth()
         self._worker = Worker(
@@ -243,9 +252,18 @@ class GroundingNode(TypedParameters, LifecycleNode):
             )
         if publishers is not None:
             publishers.destroy()
-        self._model_facts = {}
+        self._model_facts, self._outputs = {}, Selection()
         del worker
         gc.collect()  # free the model's memory before another one is loaded
+
+    def _select_outputs(self) -> Selection:
+        outputs = select(self.parameters.outputs)
+        for line in outputs.missing:
+            if outputs.is_requested:
+                self.get_logger().warning(line)
+            else:
+                self.get_logger().info(line)
+        return outputs
 
     def _get_worker(self) -> Worker:
         worker = self._worker

@@ -21,6 +21,7 @@ from llava_st_ros.ros.camera_sources import (
     check_topics,
     parse_cameras,
 )
+from llava_st_ros.ros.output_kinds import ALL, NAMES
 from llava_st_ros.ros.parameter_overrides import read_overrides
 from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
 from llava_st_ros.ros.parameter_values import join_problems, read_value, ros_value
@@ -256,6 +257,11 @@ class NodeParameters:
         low=0.001,
         high=1e4,
     )
+    outputs: tuple[str, ...] = _parameter(
+        (ALL,),
+        f"Tracks also as messages of other packages, each of {', '.join(NAMES)}; auto: all whose "
+        "packages are installed; empty: none",
+    )
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", live=True, low=1, high=100)
     log_period: float = _parameter(
         5.0, "Minimum time in seconds before a warning is repeated", live=True, low=0.1, high=3600.0
@@ -269,6 +275,11 @@ class NodeParameters:
                 ("image_reliability", RELIABILITIES, self.image_reliability),
             )
             if value not in allowed
+        ]
+        problems += [
+            f"outputs has {name!r}; expected {ALL} or names of {', '.join(NAMES)}"
+            for name in self.outputs
+            if name.strip() and name not in (ALL, *NAMES)
         ]
         if self.evidence_off > self.evidence_on:
             problems.append(

@@ -17,6 +17,7 @@ from llava_st_ros.media.overlay import draw
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Grounding, Tick, Track
 from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.camera_sources import topic_part
+from llava_st_ros.ros.track_outputs import TrackOutputs
 
 OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
 MAX_OVERLAY_EVENTS = 50  # per camera; more do not fit on an image
@@ -61,14 +62,18 @@ class ResultPublishers:
     Args:
         node: The node that publishes.
         cameras: Names of all cameras.
+        outputs: Publishes tracks in the messages of other packages, too; destroyed with this.
 
     Attributes:
         overlay_quality: JPEG quality, 1 to 100.
     """
 
-    def __init__(self, node: LifecycleNode, cameras: Sequence[str]) -> None:
+    def __init__(
+        self, node: LifecycleNode, cameras: Sequence[str], outputs: TrackOutputs | None = None
+    ) -> None:
         self.overlay_quality = 80
         self._node = node
+        self._outputs = outputs
         self._last_tracks: dict[str, tuple[Track, ...]] = {}  # by camera
         self._events = {camera: OverlayEvents() for camera in cameras}
 
@@ -137,6 +142,8 @@ class ResultPublishers:
     def destroy(self) -> None:
         for publisher in (self._tracks, self._event, self._answers, *self._overlays.values()):
             self._node.destroy_lifecycle_publisher(publisher)
+        if self._outputs is not None:
+            self._outputs.destroy()
 
     def _publish_answer(self, grounding: Grounding) -> None:
         self._answers.publish(conversions.answer_to_msg(grounding))
@@ -149,6 +156,8 @@ class ResultPublishers:
     def _publish_tracks(self, tracks: Sequence[Track], frame: Frame) -> None:
         message = conversions.tracks_to_msg(tracks, frame.camera, frame.stamp, frame.frame_id)
         self._tracks.publish(message)
+        if self._outputs is not None:
+            self._outputs.publish(frame.camera, tracks, message.header)
 
     def _publish_overlay(self, frame: Frame, tracks: Sequence[Track]) -> None:
         publisher = self._overlays.get(frame.camera)

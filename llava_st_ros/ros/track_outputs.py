@@ -1,0 +1,100 @@
+"""Publishes tracks in the messages of other packages: see ``output_kinds``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header
+
+from llava_st_ros.errors import BackendError, one_line
+from llava_st_ros.records import Track
+from llava_st_ros.ros import detection_messages, drawing_messages, qos
+from llava_st_ros.ros.camera_sources import topic_part
+from llava_st_ros.ros.diagnostics import Reason
+from llava_st_ros.ros.output_kinds import OutputKind, Selection
+
+# Converts the tracks of one camera, given the module of the messages and the array's header.
+Convert = Callable[[Any, Sequence[Track], Header], Any]
+CONVERTERS: Mapping[str, Convert] = {
+    "detections": detection_messages.detections_2d,
+    "annotations": drawing_messages.image_annotations,
+    "image_markers": drawing_messages.image_marker,
+}
+
+
+class TrackOutputs:
+    """The optional outputs of all cameras, from construction to ``destroy``.
+
+    A message is made only while its topic has a subscriber. ``publish`` may be called from any
+    thread, and is silent unless the node is active.
+
+    Args:
+        node: The node that publishes.
+        cameras: Names of all cameras.
+        selection: The outputs.
+    """
+
+    def __init__(self, node: LifecycleNode, cameras: Sequence[str], selection: Selection) -> None:
+        self._node = node
+        self._publishers = {
+            camera: [
+                (
+                    kind,
+                    types,
+                    self._publisher(kind, types, camera_topic(kind.name, camera, cameras)),
+                )
+                for kind, types in selection.kinds
+            ]
+            for camera in cameras
+        }
+
+    def publish(self, camera: str, tracks: Sequence[Track], header: Header) -> None:
+        """Publish the tracks of a camera, as on the topic ``tracks``.
+
+        Args:
+            camera: The camera.
+            tracks: Its tracks; may be empty.
+            header: That of the message on ``tracks``.
+
+        Raises:
+            BackendError: An output could not be published; the others were.
+        """
+        problems: list[str] = []
+        for kind, types, publisher in self._publishers.get(camera, ()):
+            try:
+                if publisher.get_subscription_count():
+                    publisher.publish(CONVERTERS[kind.name](types, tracks, header))
+            except Exception as error:  # e.g. a message of a version that is not known
+                problems.append(f"{kind.package}/{kind.message}: {one_line(error)}")
+        if problems:
+            raise BackendError("; ".join(problems))
+
+    def destroy(self) -> None:
+        for outputs in self._publishers.values():
+            for _, _, publisher in outputs:
+                self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers = {}
+
+    def _publisher(self, kind: OutputKind, types: Any, topic: str) -> Any:
+        events = qos.publisher_events(self._node, topic, qos.RESULTS)
+        return self._node.create_lifecycle_publisher(
+            getattr(types, kind.message), topic, qos.RESULTS, event_callbacks=events
+        )
+
+
+def camera_topic(name: str, camera: str, cameras: Sequence[str]) -> str:
+    """Return ``~/name``, followed by the camera's name if there are several cameras.
+
+    The camera's name is changed where topics cannot have it: see ``topic_part``.
+    """
+    return f"~/{name}" if len(cameras) == 1 else f"~/{name}/{topic_part(camera)}"
+
+
+def missing_reasons(selection: Selection) -> Iterator[Reason]:
+    """Yield a warning for each package that was requested and is missing."""
+    if selection.is_requested:
+        for line in selection.missing:
+            yield Reason(DiagnosticStatus.WARN, line)
