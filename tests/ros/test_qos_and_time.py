@@ -264,8 +264,8 @@ def test_event_of_a_replaced_subscription_is_not_a_warning(client: ClientNode, s
     (camera,) = start_node()._cameras
     client.create_publisher(Image, "image", QoSProfile(depth=1))
     client.poll(lambda: camera.reliability == "reliable", "a second subscription")
-    camera._on_incompatible("of the first subscription", 1)
-    camera._on_incompatible("of the second subscription", 2)
+    camera._subscription._on_incompatible("of the first subscription", 1)
+    camera._subscription._on_incompatible("of the second subscription", 2)
     client.wait_log("of the second subscription")
     assert "of the first subscription" not in client.log_lines()
 
