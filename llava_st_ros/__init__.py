@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llava_st_ros.records import (
         Box,
         BoxTube,
+        EndReason,
         Event,
         EventState,
         Frame,
@@ -39,6 +40,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Box",
     "BoxTube",
+    "EndReason",
     "Event",
     "EventState",
     "Frame",

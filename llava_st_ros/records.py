@@ -488,6 +488,19 @@ class EventState(Enum):
     RETRACTED = 3  # later answers contradict it, or it was never confirmed: it did not happen
 
 
+class EndReason(Enum):
+    """Why an event is ENDED or RETRACTED; the constants ``REASON_`` of ``GroundedEvent.msg``."""
+
+    NONE = 0  # it is not
+    ANSWERS = 1  # they have seen what comes after it, or contradict it
+    CAMERA_SILENT = 2
+    STREAM_ENDED = 3  # the clock of the camera jumped, or its footage is at its end
+    QUERY_REMOVED = 4
+    QUERY_REPLACED = 5
+    QUERY_EXPIRED = 6
+    DEACTIVATED = 7
+
+
 @dataclass(frozen=True)
 class Track:
     """One object found by one query.
@@ -542,6 +555,7 @@ class Event:
         confidence: Mean probability of its moments by the answers that saw them, in [0, 1].
         camera: As in ``Frame``.
         frame_id: As in ``Frame``.
+        reason: Why it is ENDED or RETRACTED.
     """
 
     query_id: str
@@ -552,6 +566,7 @@ class Event:
     confidence: float
     camera: str
     frame_id: str
+    reason: EndReason = EndReason.NONE
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from llava_st_ros.records import (
     Answer,
     Box,
     BoxTube,
+    EndReason,
     Event,
     EventState,
     Grounding,
@@ -73,12 +74,21 @@ def test_track_is_converted_to_pixels_of_its_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "name"), [(TrackState, "GroundedTrack"), (EventState, "GroundedEvent")]
+    ("values", "name", "prefix"),
+    [
+        (TrackState, "GroundedTrack", ""),
+        (EventState, "GroundedEvent", ""),
+        (EndReason, "GroundedEvent", "REASON_"),
+    ],
 )
-def test_state_values_are_the_same_in_records_and_messages(states, name) -> None:
+def test_constants_are_the_same_in_records_and_messages(values, name, prefix) -> None:
     text = (ROOT / "msg" / f"{name}.msg").read_text(encoding="utf-8")
-    constants = re.findall(r"^uint8 (\w+)=(\d+)$", text, re.MULTILINE)
-    assert {key: int(value) for key, value in constants} == {s.name: s.value for s in states}
+    constants = {
+        key.removeprefix(prefix): int(value)
+        for key, value in re.findall(r"^uint8 (\w+)=(\d+)$", text, re.MULTILINE)
+        if key.startswith("REASON_") == bool(prefix)
+    }
+    assert constants == {s.name: s.value for s in values}
 
 
 def test_event_keeps_its_span() -> None:
