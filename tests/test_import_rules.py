@@ -71,6 +71,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "query_rules": ("errors",),
     "records": ("coordinates", "errors", "noun_phrases", "query_rules"),
     "calibration": ("errors",),
+    "camera_geometry": ("errors", "records"),
     "config": ("calibration", "coordinates", "errors"),
     "checkpoint_config": ("calibration", "config", "errors", "files"),
     "engine": ("atomic_files", "errors", "files"),
@@ -136,6 +137,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "ros": (
         *FOUNDATION,
+        "camera_geometry",
         "standard_streams",
         "media",
         "text",
