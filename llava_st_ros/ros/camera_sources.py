@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from rclpy.exceptions import NameValidationException
@@ -15,6 +15,7 @@ from llava_st_ros.ros.parameter_values import join_problems
 from llava_st_ros.ros.rcl_messages import clean_message
 
 RAW, COMPRESSED = "raw", "compressed"
+RECTIFIED = "image_rect"  # as image_proc names rectified images
 TRANSPORTS = (RAW, COMPRESSED)
 
 
@@ -34,6 +35,23 @@ class CameraSource:
     topic: str
     compressed: bool
     suffix: str = ""
+
+
+@dataclass(frozen=True)
+class DepthSource:
+    """The topics that place the tracks of a camera in space, as the node resolves them.
+
+    Attributes:
+        name: The camera.
+        depth_topic: Its registered depth images.
+        info_topic: Its calibration.
+        is_rectified: Whether its images are rectified, by the name of their topic.
+    """
+
+    name: str
+    depth_topic: str
+    info_topic: str
+    is_rectified: bool
 
 
 def parse_cameras(entries: Iterable[str], transport: str) -> tuple[CameraSource, ...]:
@@ -86,20 +104,83 @@ def topic_part(name: str) -> str:
     return "/".join(valid) or "camera"
 
 
-def check_topics(node: Node, sources: Iterable[CameraSource]) -> None:
-    """Check the image topics of all cameras, as the node resolves them.
+def parse_camera_topics(
+    parameter: str, entries: Iterable[str], cameras: Collection[str]
+) -> dict[str, str]:
+    """Read a parameter that names a topic for some cameras: ``depth`` or ``camera_info``.
+
+    Args:
+        parameter: Its name.
+        entries: Each 'camera=topic', or 'topic' if there is one camera. Blank ones are skipped.
+        cameras: The names of all cameras.
+
+    Returns:
+        Topics by camera.
+
+    Raises:
+        ConfigError: A camera is unknown, or is named twice or not at all. All problems are in the
+            message.
+    """
+    topics: dict[str, str] = {}
+    problems: list[str] = []
+    for entry in filter(None, (entry.strip() for entry in entries)):
+        name, separator, topic = (part.strip() for part in entry.rpartition("="))
+        if not separator and len(cameras) == 1:
+            (name,) = cameras
+        if not name or not topic:
+            problems.append(f"{parameter} has {entry!r}; expected 'camera=topic'")
+        elif name not in cameras:
+            known = ", ".join(cameras) or "none"
+            problems.append(f"{parameter} has the unknown camera {name!r}; there is {known}")
+        elif name in topics:
+            problems.append(f"{parameter} has two topics of camera {name!r}; expected one")
+        elif topic.endswith(("/compressedDepth", "/" + COMPRESSED)):
+            problems.append(f"{parameter} has {topic!r}; expected the topic of raw messages")
+        else:
+            topics[name] = topic
+    if problems:
+        raise join_problems(problems)
+    return topics
+
+
+def depth_source(
+    node: Node, camera: CameraSource, depth_topic: str, info_topic: str = ""
+) -> DepthSource:
+    """Resolve the topics of a camera with depth.
+
+    Args:
+        node: The node.
+        camera: The camera.
+        depth_topic: Its registered depth images.
+        info_topic: Its calibration; empty for 'camera_info' beside the image topic, as cameras and
+            image_transport have it.
+    """
+    image_topic = node.resolve_topic_name(camera.topic).removesuffix("/" + COMPRESSED)
+    namespace, _, last = image_topic.rpartition("/")
+    return DepthSource(
+        camera.name,
+        node.resolve_topic_name(depth_topic),
+        node.resolve_topic_name(info_topic or f"{namespace}/camera_info"),
+        last.startswith(RECTIFIED),
+    )
+
+
+def check_topics(node: Node, topics: Iterable[tuple[str, str, str]]) -> None:
+    """Check topics, as the node resolves them.
+
+    Args:
+        node: The node.
+        topics: The parameter that names it, the topic, and what is appended once it is resolved.
 
     Raises:
         ConfigError: A topic is not a valid name. All problems are in the message.
     """
     problems: list[str] = []
-    for source in sources:
+    for parameter, topic, suffix in topics:
         try:
-            validate_topic_name(source.topic)
-            validate_full_topic_name(node.resolve_topic_name(source.topic) + source.suffix)
+            validate_topic_name(topic)
+            validate_full_topic_name(node.resolve_topic_name(topic) + suffix)
         except (NameValidationException, RuntimeError, ValueError) as error:
-            problems.append(
-                f"cameras has the invalid topic {source.topic!r}: {clean_message(error)}"
-            )
+            problems.append(f"{parameter} has the invalid topic {topic!r}: {clean_message(error)}")
     if problems:
         raise join_problems(problems)

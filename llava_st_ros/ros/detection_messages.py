@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import Header
 
 from llava_st_ros.records import Track, TrackState
 from llava_st_ros.ros.conversions import header
+from llava_st_ros.ros.depth_camera import PlacedTrack
 
 
 def detections_2d(types: Any, tracks: Sequence[Track], array_header: Header) -> Any:
@@ -29,6 +31,44 @@ def detections_2d(types: Any, tracks: Sequence[Track], array_header: Header) -> 
             _detection_2d(types, track) for track in tracks if track.state is not TrackState.LOST
         ],
     )
+
+
+def detections_3d(types: Any, placed: Sequence[PlacedTrack], array_header: Header) -> Any:
+    """Convert tracks of one camera with boxes in space to a Detection3DArray.
+
+    ``id``, ``class_id`` and the stamps are those of ``detections_2d``.
+
+    Args:
+        types: The module vision_msgs.msg.
+        placed: The tracks.
+        array_header: The header of the array.
+    """
+    return types.Detection3DArray(
+        header=array_header, detections=[_detection_3d(types, entry) for entry in placed]
+    )
+
+
+def _detection_3d(types: Any, placed: PlacedTrack) -> Any:
+    detection = types.Detection3D(
+        header=header(placed.track.stamp, placed.frame_id),
+        results=[_hypothesis(types, placed.track)],
+        id=str(placed.track.track_id),
+    )
+    detection.bbox.center = pose(placed)
+    detection.bbox.size = size(placed)
+    detection.results[0].pose.pose = pose(placed)
+    return detection
+
+
+def pose(placed: PlacedTrack) -> Pose:
+    """The center and the orientation of a box."""
+    (x, y, z), (qx, qy, qz, qw) = placed.center, placed.orientation
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def size(placed: PlacedTrack) -> Vector3:
+    x, y, z = placed.size
+    return Vector3(x=x, y=y, z=z)
 
 
 def _detection_2d(types: Any, track: Track) -> Any:

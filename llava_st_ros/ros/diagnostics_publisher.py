@@ -27,6 +27,8 @@ SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
 
 # Returns the reasons why the model's status is not OK; called once per publication.
 Reasons = Callable[[], Iterable[Reason]]
+# Returns further statuses; called once per publication.
+Statuses = Callable[[], Iterable[DiagnosticStatus]]
 
 
 class DiagnosticsPublisher:
@@ -59,6 +61,7 @@ class DiagnosticsPublisher:
             self._failure_reasons,
             self._query_reasons,
         ]
+        self._statuses: list[Statuses] = []
         self._slow_ticks = diagnostics.RecentMaximum(TICK_MEMORY)
         self._failed_evaluations = 0
         self._other_clocks: frozenset[str] = frozenset()  # cameras
@@ -103,6 +106,10 @@ class DiagnosticsPublisher:
     def add_source(self, source: Reasons) -> None:
         """Add a source of reasons why the model's status is not OK; the worst level counts."""
         self._sources.append(source)
+
+    def add_statuses(self, source: Statuses) -> None:
+        """Add a source of further statuses."""
+        self._statuses.append(source)
 
     def record_callback_error(self, error: Exception) -> None:
         """Count a callback that raised."""
@@ -153,6 +160,8 @@ class DiagnosticsPublisher:
             # Inactive: new subscriptions and streams start their counts at 0.
             self._previous_counts.clear()
             self._previous_streams.clear()
+        for source in self._statuses:
+            statuses.extend(source())
         stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(diagnostics.make_array(stamp, statuses))
 

@@ -1,4 +1,4 @@
-"""Tracks as drawings on the image, for Foxglove and RViz."""
+"""Tracks as drawings on the image and in space, for Foxglove and RViz."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from std_msgs.msg import ColorRGBA, Header
 from llava_st_ros.errors import printable_line
 from llava_st_ros.media.overlay import color_of, label_of
 from llava_st_ros.records import Track, TrackState
+from llava_st_ros.ros.conversions import header
+from llava_st_ros.ros.depth_camera import PlacedTrack
+from llava_st_ros.ros.detection_messages import pose, size
 
 LABEL_CHARACTERS = 60  # longer labels hide the image
 LOST_ALPHA = 0.4
+CUBE_ALPHA, MIN_CUBE, LABEL_HEIGHT = 0.5, 0.005, 0.06  # the latter two in meters
 FONT_SHARE, LINE_SHARE = 0.03, 0.004  # of the image's height
 
 
@@ -41,14 +45,14 @@ def image_annotations(types: Any, tracks: Sequence[Track], array_header: Header)
                 thickness=_line_width(track),
             )
         )
-        size = max(10.0, FONT_SHARE * track.height)
-        top = max(y_min, size)  # a label above the image would not be visible
+        font = max(10.0, FONT_SHARE * track.height)
+        top = max(y_min, font)  # a label above the image would not be visible
         message.texts.append(
             types.TextAnnotation(
                 timestamp=array_header.stamp,
                 position=types.Point2(x=x_min, y=top),
                 text=short_label(track),
-                font_size=size,
+                font_size=font,
                 text_color=types.Color(r=1.0, g=1.0, b=1.0, a=1.0),
                 background_color=color,
             )
@@ -82,6 +86,36 @@ def image_marker(types: Any, tracks: Sequence[Track], array_header: Header) -> A
             marker.points += [Point(x=x, y=y, z=0.0) for x, y in (start, end)]
             marker.outline_colors.append(ColorRGBA(**_color(track)))
     return marker
+
+
+def markers_3d(types: Any, placed: Sequence[PlacedTrack], array_header: Header) -> Any:
+    """Convert tracks of one camera with boxes in space to a MarkerArray: a cube and a label each.
+
+    The array starts with the removal of all earlier markers, so that it is complete by itself.
+
+    Args:
+        types: The module visualization_msgs.msg.
+        placed: The tracks.
+        array_header: The header of the removal.
+    """
+    message = types.MarkerArray()
+    message.markers.append(types.Marker(header=array_header, action=types.Marker.DELETEALL))
+    for entry in placed:
+        track, cube = entry.track, types.Marker(type=types.Marker.CUBE)
+        text = types.Marker(type=types.Marker.TEXT_VIEW_FACING, text=short_label(track))
+        for name, marker in (("boxes", cube), ("labels", text)):
+            marker.header = header(track.stamp, entry.frame_id)
+            marker.ns, marker.id = name, track.track_id % 2**31
+            marker.action = types.Marker.ADD
+            marker.pose = pose(entry)
+        cube.scale = size(entry)
+        for axis in "xyz":  # RViz does not draw a cube without an extent
+            setattr(cube.scale, axis, max(MIN_CUBE, getattr(cube.scale, axis)))
+        cube.color = ColorRGBA(**{**_color(track), "a": CUBE_ALPHA})
+        text.scale.z = LABEL_HEIGHT
+        text.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+        message.markers += [cube, text]
+    return message
 
 
 def short_label(track: Track) -> str:

@@ -18,6 +18,7 @@ from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Tick
 from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.deadline import Deadline
+from llava_st_ros.ros.depth_camera import DepthCamera, DepthCameras
 from llava_st_ros.ros.diagnostics_publisher import DiagnosticsPublisher
 from llava_st_ros.ros.ground_action import GroundAction
 from llava_st_ros.ros.images import bridge_name
@@ -81,6 +82,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._cameras: tuple[CameraSubscription, ...] = ()
         self._model_facts: Mapping[str, Any] = {}
         self._outputs = Selection()
+        self._depth: DepthCameras | None = None
         self._query_services = Services(
             self, self._get_worker, lambda: self.parameters, self._throttle
         )
@@ -90,6 +92,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
         )
         self._diagnostics.add_source(self._query_services.topic.reasons)
         self._diagnostics.add_source(lambda: missing_reasons(self._outputs))
+        self._diagnostics.add_source(lambda: self._depth.reasons() if self._depth else ())
+        self._diagnostics.add_statuses(lambda: self._depth.statuses() if self._depth else ())
         self.add_on_set_parameters_callback(self._on_parameters)
         self._shutdown_deadline: Deadline | None = None
         self._abandoned: list[Worker] = []  # their threads did not end
@@ -198,7 +202,13 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._result_publishers = ResultPublishers(
             self,
             parameters.camera_names,
-            TrackOutputs(self, parameters.camera_names, self._outputs),
+            TrackOutputs(
+                self,
+                parameters.camera_names,
+                self._outputs,
+                [source.name for source in parameters.depth_sources(self)],
+                self._get_depth,
+            ),
         )
         self._result_publishers.overlay_quality = parameters.overlay_quality
         self._worker_health = WorkerHealth()
@@ -221,6 +231,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         if publishers is not None:
             publishers.reset()
         worker.resume()
+        self._depth = DepthCameras(self, self.parameters, self._throttle)
         self._cameras = tuple(
             CameraSubscription(self, source, self.parameters, worker.push, self._throttle)
             for source in self.parameters.camera_sources
@@ -232,6 +243,9 @@ class GroundingNode(TypedParameters, LifecycleNode):
         cameras, self._cameras = self._cameras, ()
         for camera in cameras:
             camera.destroy()
+        depth, self._depth = self._depth, None
+        if depth is not None:
+            depth.destroy()
         if self._worker is not None and not self._worker.pause(deadline.remaining):
             self.get_logger().warning("an inference is still running; its result will be dropped")
 
@@ -257,13 +271,17 @@ class GroundingNode(TypedParameters, LifecycleNode):
         gc.collect()  # free the model's memory before another one is loaded
 
     def _select_outputs(self) -> Selection:
-        outputs = select(self.parameters.outputs)
+        outputs = select(self.parameters.outputs, any(self.parameters.depth_sources(self)))
         for line in outputs.missing:
             if outputs.is_requested:
                 self.get_logger().warning(line)
             else:
                 self.get_logger().info(line)
         return outputs
+
+    def _get_depth(self, camera: str) -> DepthCamera | None:
+        depth = self._depth
+        return None if depth is None else depth.get(camera)
 
     def _get_worker(self) -> Worker:
         worker = self._worker

@@ -4,7 +4,7 @@ made on this machine. The parameter ``outputs`` chooses them."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -21,19 +21,24 @@ class OutputKind:
         name: In the parameter ``outputs``, and the last part of the topic.
         package: The ROS package of the message.
         message: The message's name.
+        needs_depth: Whether it exists only for cameras with depth.
     """
 
     name: str
     package: str
     message: str
+    needs_depth: bool = False
 
 
 KINDS = (
     OutputKind("detections", "vision_msgs", "Detection2DArray"),
     OutputKind("annotations", "foxglove_msgs", "ImageAnnotations"),
     OutputKind("image_markers", "visualization_msgs", "ImageMarker"),
+    OutputKind("detections_3d", "vision_msgs", "Detection3DArray", needs_depth=True),
+    OutputKind("markers", "visualization_msgs", "MarkerArray", needs_depth=True),
 )
 NAMES = tuple(kind.name for kind in KINDS)
+NAMES_3D = tuple(kind.name for kind in KINDS if kind.needs_depth)
 
 
 def import_messages(package: str) -> ModuleType:
@@ -58,18 +63,22 @@ class Selection:
 
 def select(
     names: Iterable[str],
-    kinds: Sequence[OutputKind] = KINDS,
+    has_depth: bool,
     load: Callable[[str], ModuleType] = import_messages,
 ) -> Selection:
     """Choose the outputs.
 
     Args:
         names: The parameter ``outputs``.
-        kinds: The outputs to choose from.
+        has_depth: Whether a camera has depth.
         load: Imports the messages of a package.
     """
     asked = set(names)
-    chosen = [kind for kind in kinds if kind.name in asked or ALL in asked]
+    chosen = [
+        kind
+        for kind in KINDS
+        if kind.name in asked or (ALL in asked and (has_depth or not kind.needs_depth))
+    ]
     found: list[tuple[OutputKind, ModuleType]] = []
     problems: dict[str, str] = {}  # by package
     for kind in chosen:

@@ -18,10 +18,13 @@ from llava_st_ros.ros.camera_sources import (
     RAW,
     TRANSPORTS,
     CameraSource,
+    DepthSource,
     check_topics,
+    depth_source,
+    parse_camera_topics,
     parse_cameras,
 )
-from llava_st_ros.ros.output_kinds import ALL, NAMES
+from llava_st_ros.ros.output_kinds import ALL, NAMES, NAMES_3D
 from llava_st_ros.ros.parameter_overrides import read_overrides
 from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
 from llava_st_ros.ros.parameter_values import join_problems, read_value, ros_value
@@ -100,6 +103,32 @@ class NodeParameters:
         AUTO,
         "QoS reliability of the image subscriptions: auto (reliable while every publisher of the "
         "topic is, else best_effort), reliable or best_effort",
+    )
+    depth: tuple[str, ...] = _parameter(
+        (),
+        "Depth topics for 3D boxes, each 'camera=topic', or 'topic' if there is one camera: images "
+        "registered to the camera's, 16UC1 in millimeters or 32FC1 in meters",
+    )
+    camera_info: tuple[str, ...] = _parameter(
+        (),
+        "CameraInfo topics of the cameras with depth, as in depth; default: camera_info beside the "
+        "image topic",
+    )
+    depth_tolerance: float = _parameter(
+        0.05,
+        "Most seconds between the stamps of an image and of its depth image",
+        low=0.0,
+        high=10.0,
+    )
+    depth_megabytes: int = _parameter(
+        128,
+        "Maximum memory per camera for depth images, in MiB; kept only while 3D boxes of a track "
+        "have a subscriber",
+        low=1,
+        high=65536,
+    )
+    target_frame: str = _parameter(
+        "", "tf frame of the 3D boxes, if tf2_ros is installed; empty: that of the camera"
     )
     queries: tuple[str, ...] = _parameter(
         (),
@@ -287,11 +316,24 @@ class NodeParameters:
                 f"{self.evidence_on}"
             )
         try:
-            parse_cameras(self.cameras, self.transport)
+            problems += self._depth_problems(parse_cameras(self.cameras, self.transport))
         except ConfigError as error:
             problems.append(str(error))
         if problems:
             raise join_problems(problems)
+
+    def _depth_problems(self, cameras: Iterable[CameraSource]) -> list[str]:
+        """Raises ConfigError for what cannot be read at all."""
+        names = [camera.name for camera in cameras]
+        depth = parse_camera_topics("depth", self.depth, names)
+        problems = [
+            f"camera_info has camera {name!r}, which has no depth topic"
+            for name in parse_camera_topics("camera_info", self.camera_info, names)
+            if name not in depth
+        ]
+        if wanted := [] if depth else sorted(set(self.outputs) & set(NAMES_3D)):
+            problems.append(f"outputs has {', '.join(wanted)}, but no camera has a depth topic")
+        return problems
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -305,6 +347,25 @@ class NodeParameters:
     @property
     def camera_names(self) -> tuple[str, ...]:
         return tuple(source.name for source in self.camera_sources)
+
+    @property
+    def topics(self) -> list[tuple[str, str, str]]:
+        """All topics, as ``check_topics`` expects them."""
+        entries = [("cameras", source.topic, source.suffix) for source in self.camera_sources]
+        for name, values in (("depth", self.depth), ("camera_info", self.camera_info)):
+            topics = parse_camera_topics(name, values, self.camera_names)
+            entries += [(name, topic, "") for topic in topics.values()]
+        return entries
+
+    def depth_sources(self, node: Node) -> tuple[DepthSource, ...]:
+        """The cameras with depth, with their topics as the node resolves them."""
+        depth = parse_camera_topics("depth", self.depth, self.camera_names)
+        infos = parse_camera_topics("camera_info", self.camera_info, self.camera_names)
+        return tuple(
+            depth_source(node, camera, depth[camera.name], infos.get(camera.name, ""))
+            for camera in self.camera_sources
+            if camera.name in depth
+        )
 
     @property
     def grounder_config(self) -> GrounderConfig:
@@ -348,7 +409,7 @@ def declare_parameters(node: Node, sources: ParameterSources = NO_SOURCES) -> No
     values, problems = read_overrides(node, fields(NodeParameters), sources)
     try:
         parameters = NodeParameters(**values)
-        check_topics(node, parameters.camera_sources)
+        check_topics(node, parameters.topics)
     except ConfigError as error:
         problems.append(str(error))
     if problems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -13,15 +13,19 @@ from llava_st_ros.errors import BackendError, one_line
 from llava_st_ros.records import Track
 from llava_st_ros.ros import detection_messages, drawing_messages, qos
 from llava_st_ros.ros.camera_sources import topic_part
+from llava_st_ros.ros.depth_camera import DepthCamera
 from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.output_kinds import OutputKind, Selection
 
-# Converts the tracks of one camera, given the module of the messages and the array's header.
-Convert = Callable[[Any, Sequence[Track], Header], Any]
+# Converts tracks of one camera, given the module of the messages and the array's header. The tracks
+# are Tracks or, where the output needs depth, PlacedTracks.
+Convert = Callable[[Any, Sequence[Any], Header], Any]
 CONVERTERS: Mapping[str, Convert] = {
     "detections": detection_messages.detections_2d,
     "annotations": drawing_messages.image_annotations,
     "image_markers": drawing_messages.image_marker,
+    "detections_3d": detection_messages.detections_3d,
+    "markers": drawing_messages.markers_3d,
 }
 
 
@@ -35,10 +39,19 @@ class TrackOutputs:
         node: The node that publishes.
         cameras: Names of all cameras.
         selection: The outputs.
+        depth_names: Names of the cameras with depth.
+        get_depth: Returns a camera's depth; None if it has none now.
     """
 
-    def __init__(self, node: LifecycleNode, cameras: Sequence[str], selection: Selection) -> None:
-        self._node = node
+    def __init__(
+        self,
+        node: LifecycleNode,
+        cameras: Sequence[str],
+        selection: Selection,
+        depth_names: Collection[str] = (),
+        get_depth: Callable[[str], DepthCamera | None] = lambda camera: None,
+    ) -> None:
+        self._node, self._get_depth = node, get_depth
         self._publishers = {
             camera: [
                 (
@@ -47,6 +60,7 @@ class TrackOutputs:
                     self._publisher(kind, types, camera_topic(kind.name, camera, cameras)),
                 )
                 for kind, types in selection.kinds
+                if camera in depth_names or not kind.needs_depth
             ]
             for camera in cameras
         }
@@ -63,10 +77,21 @@ class TrackOutputs:
             BackendError: An output could not be published; the others were.
         """
         problems: list[str] = []
-        for kind, types, publisher in self._publishers.get(camera, ()):
+        wanted = [
+            (kind, types, publisher)
+            for kind, types, publisher in self._publishers.get(camera, ())
+            if publisher.get_subscription_count()
+        ]
+        depth, placed = self._get_depth(camera), None
+        if depth is not None:
+            is_used = any(kind.needs_depth for kind, _, _ in wanted)
+            depth.keep(is_used and bool(tracks))
+            placed = depth.place(tracks) if is_used else None
+        for kind, types, publisher in wanted:
+            entries = placed if kind.needs_depth else tracks
             try:
-                if publisher.get_subscription_count():
-                    publisher.publish(CONVERTERS[kind.name](types, tracks, header))
+                if entries is not None:
+                    publisher.publish(CONVERTERS[kind.name](types, entries, header))
             except Exception as error:  # e.g. a message of a version that is not known
                 problems.append(f"{kind.package}/{kind.message}: {one_line(error)}")
         if problems:

@@ -14,7 +14,7 @@ from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from llava_st_ros import action, msg
 from llava_st_ros.ros.conversions import header
@@ -101,6 +101,12 @@ class ClientNode(Node):
         )
         if profile is None:
             self.poll(publisher.get_subscription_count, f"a subscription to {topic}")
+        return publisher
+
+    def camera_info(self, topic: str) -> Any:
+        """Create a publisher of calibrations, and wait until it is subscribed to."""
+        publisher = self.create_publisher(CameraInfo, topic, qos_profile_sensor_data)
+        self.poll(publisher.get_subscription_count, f"a subscription to {topic}")
         return publisher
 
     def _append_to(self, messages: list[Any]) -> Callable[[Any], None]:

@@ -201,8 +201,7 @@ def only_visualization(package: str) -> Any:
 def test_outputs_are_chosen_by_name_and_by_what_is_installed(
     names: list[str], found: list[str], lines: list[str], is_requested: bool
 ) -> None:
-    kinds = [kind for kind in KINDS if not getattr(kind, "needs_depth", False)]
-    selection = select(names, kinds, only_visualization)
+    selection = select(names, False, only_visualization)
     assert [kind.name for kind, _ in selection.kinds] == found
     assert selection.is_requested is is_requested
     assert len(selection.missing) == len(lines)
@@ -295,7 +294,7 @@ def test_node_publishes_what_is_installed_with_the_stamps_of_tracks(
         pytest.approx((expected[2], expected[3]), abs=1e-3),
     )
     assert marker.header.frame_id == "optical" and expected[2] <= WIDTH and expected[3] <= HEIGHT
-    if output_kinds.select(["detections"]).kinds:
+    if output_kinds.select(["detections"], False).kinds:
         client.wait(lambda: any(a.detections for a in detections), "a detection")
 
 
