@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava_st_ros.errors import ConfigError, QueryError
+from llava_st_ros.errors import ConfigError, QueryError, shown
 from llava_st_ros.records import Modality, Query, Task
 from llava_st_ros.text.query_parser import Entry, entry_values, parse_queries
 
@@ -75,11 +75,15 @@ def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Quer
     if args.box:
         inputs["box"] = list(args.box)
     task = args.task or (Task.REC.value if on_image else None)
-    entries: list[Entry] = [inputs | entry_values(entry) for entry in args.query if entry.strip()]
+    words = [entry for entry in args.query if entry.strip()]
+    entries: list[Entry] = [inputs | entry_values(entry) for entry in words]
+    places = [f"--query {shown(entry)}" for entry in words]
     if args.queries is not None:
         from llava_st_ros.text.query_files import read_query_file
 
-        entries += [entry_values(entry) for entry in read_query_file(args.queries)]
+        file = read_query_file(args.queries)
+        entries += [entry_values(entry) for entry in file.entries]
+        places += file.places
     if task:
         entries = [{"task": task} | entry_values(entry) for entry in entries]
 
@@ -90,7 +94,7 @@ def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Quer
                 "use --video, --images or --bag",
             )
 
-    queries = parse_queries(entries, args.period, check)
+    queries = parse_queries(entries, args.period, check, places)
     if not queries:
         raise ConfigError(
             "there is no query",

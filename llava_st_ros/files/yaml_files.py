@@ -33,6 +33,19 @@ _FLOAT = re.compile(
 _NOT_FINITE = re.compile(r"([-+]?)\.(inf|nan)", re.IGNORECASE)
 
 
+class YamlList(list[Any]):
+    """A list of a YAML file.
+
+    Attributes:
+        lines: The line of the file on which each entry starts, from 1; that of an alias is where
+            it is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+
+
 class _InvalidError(Exception):
     """What is wrong with the content, and where."""
 
@@ -53,7 +66,7 @@ class _Node:
         merged: The mappings of the key ``<<``: the keys of the mapping itself take precedence.
     """
 
-    value: list[Any] | dict[str, Any]
+    value: YamlList | dict[str, Any]
     mark: yaml.Mark
     anchor: str | None
     size: int = 1
@@ -79,7 +92,8 @@ def read_yaml(
         max_bytes: The largest accepted size.
 
     Returns:
-        The document's value; None for an empty file. The keys of mappings are text.
+        The document's value; None for an empty file. The keys of mappings are text, and lists are
+        YamlLists.
 
     Raises:
         LlavaStError: An ``error``: the file cannot be read, is too large or nested too deeply, is
@@ -151,7 +165,7 @@ class _Reader:
             )
         if event.anchor is not None:
             self._anchors.pop(event.anchor, None)
-        self._open.append(_Node([] if is_list else {}, event.start_mark, event.anchor))
+        self._open.append(_Node(YamlList() if is_list else {}, event.start_mark, event.anchor))
 
     def _close(self) -> None:
         node = self._open.pop()
@@ -177,8 +191,9 @@ class _Reader:
             raise _InvalidError(
                 mark, f"more than {YAML_NODES} values, with those that aliases repeat"
             )
-        if isinstance(parent.value, list):
+        if isinstance(parent.value, YamlList):
             parent.value.append(value)
+            parent.value.lines.append(mark.line + 1)
         elif not parent.key:
             parent.key.append(self._key(value, mark, parent.value))
         elif (key := parent.key.pop()) == _MERGE:

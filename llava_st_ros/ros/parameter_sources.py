@@ -142,7 +142,8 @@ def nested_yaml(name: str) -> str:
     """Return the message about a parameter whose value is a map, or a list of lists or maps."""
     return (
         f"{name} has nested YAML, which ROS parameters cannot have; write each entry as a quoted "
-        """string, for a query also '{"id": "a", "text": "the red box"}'"""
+        """string, for a query also '{"id": "a", "text": "the red box"}', or write queries as """
+        "mappings into a file that queries_file names"
     )
 
 

@@ -135,6 +135,11 @@ class NodeParameters:
         "Standing queries, each plain words or a JSON object with text and optionally "
         "id, task, cameras, period, expiry, span and box (span and box in [0, 1])",
     )
+    queries_file: str = _parameter(
+        "",
+        "File with further standing queries: a list in YAML or JSON of the same entries, also as "
+        "mappings. It is read when the node is configured",
+    )
     max_queries: int = _parameter(
         GrounderConfig.max_queries,
         "Most standing queries; a further one is rejected. Those that exist are kept",

@@ -7,13 +7,15 @@ default period, the known cameras and the ids.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from llava_st_ros import msg
 from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.records import Query
 from llava_st_ros.ros.conversions import query_from_msg
 from llava_st_ros.ros.parameters import NodeParameters
-from llava_st_ros.text.query_parser import next_query_id, parse_queries
+from llava_st_ros.text.query_files import read_query_file
+from llava_st_ros.text.query_parser import Entry, next_query_id, parse_queries
 
 
 def make_query(
@@ -50,20 +52,26 @@ def check_camera(camera: str, camera_names: Collection[str]) -> None:
 
 
 def parameter_queries(parameters: NodeParameters) -> tuple[Query, ...]:
-    """Return the standing queries of the parameter ``queries``.
+    """Return the standing queries of the parameters ``queries`` and ``queries_file``.
 
     Raises:
-        QueryError: An entry is not valid, or names an unknown camera. All problems are in the
-            message.
+        QueryError: The file cannot be read, or an entry is not valid or names an unknown camera.
+            All problems of entries are in the message.
     """
+    entries: list[Entry] = list(parameters.queries)
+    places = [f"queries: entry {number}" for number in range(1, len(entries) + 1)]
+    if parameters.queries_file:
+        try:
+            file = read_query_file(Path(parameters.queries_file).expanduser())
+        except QueryError as error:
+            raise QueryError(f"queries_file: {error.problem}", error.remedy) from error
+        entries += file.entries
+        places += [f"queries_file: {place}" for place in file.places]
 
     def check(query: Query) -> None:
         check_cameras(query, parameters.camera_names)
 
-    try:
-        return parse_queries(parameters.queries, parameters.default_period, check)
-    except QueryError as error:
-        raise QueryError(f"queries: {error.problem}", error.remedy) from error
+    return parse_queries(entries, parameters.default_period, check, places)
 
 
 def describe_added(query: Query) -> str:

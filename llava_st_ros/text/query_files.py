@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.files.json_files import read_json
-from llava_st_ros.files.yaml_files import read_yaml
+from llava_st_ros.files.yaml_files import YamlList, read_yaml
 from llava_st_ros.text.query_parser import Entry, entry_values
 
 
-def read_query_file(path: Path) -> list[Entry]:
-    """Read the entries of a file, for ``parse_queries``.
+@dataclass(frozen=True)
+class QueryFile:
+    """The content of a file of queries.
+
+    Attributes:
+        entries: The queries, for ``parse_queries``.
+        places: Where each is written, for messages: ``FILE, line 3`` in YAML, ``FILE, entry 2`` in
+            JSON.
+    """
+
+    entries: list[Entry]
+    places: list[str]
+
+
+def read_query_file(path: Path) -> QueryFile:
+    """Read a file of queries.
 
     Args:
         path: A file in JSON (suffix .json) or YAML: a list, a mapping with the list as ``queries``,
@@ -38,17 +53,21 @@ def read_query_file(path: Path) -> list[Entry]:
     entries = lists[0] if lists else None
     if not isinstance(entries, list):
         raise QueryError(f"{path} has no list of queries; it has {shown(content)}", remedy)
-    for number, entry in enumerate(entries, 1):
+    if isinstance(entries, YamlList):
+        places = [f"{path}, line {line}" for line in entries.lines]
+    else:
+        places = [f"{path}, entry {number}" for number in range(1, len(entries) + 1)]
+    for entry, place in zip(entries, places):
         if not isinstance(entry, (str, Mapping)):
             raise QueryError(
-                f"{path}: entry {number} is {shown(entry)}; expected words or a mapping",
+                f"{place}: the entry is {shown(entry)}; expected words or a mapping",
                 "put words that YAML reads as another value in quotes",
             )
         try:
             entry_values(entry)
         except QueryError as error:
-            raise QueryError(f"{path}: entry {number}: {error.problem}", error.remedy) from error
-    return entries
+            raise QueryError(f"{place}: {error.problem}", error.remedy) from error
+    return QueryFile(entries, places)
 
 
 def _lists(content: Any) -> list[Any]:

@@ -21,6 +21,7 @@ def parse_queries(
     entries: Iterable[Entry],
     default_period: float,
     check: Callable[[Query], None] = lambda query: None,
+    places: Sequence[str] = (),
 ) -> tuple[Query, ...]:
     """Read a list of queries.
 
@@ -29,6 +30,7 @@ def parse_queries(
             are skipped.
         default_period: Seconds, for an entry without a period.
         check: Raises QueryError for a query that the caller does not accept.
+        places: Where each entry is written, for messages; ``entry 1`` and so on if omitted.
 
     Raises:
         QueryError: An entry cannot be read or accepted, or has the id of another. All problems are
@@ -36,14 +38,15 @@ def parse_queries(
     """
     queries: list[Query] = []
     problems: list[str] = []
-    for number, entry in enumerate(entries, 1):
+    for index, entry in enumerate(entries):
         if isinstance(entry, str) and not entry.strip():
             continue
         try:
             query = _parse_entry(entry, [q.id for q in queries], default_period)
             check(query)
         except QueryError as error:
-            problems.append(f"entry {number}: {error}")
+            place = places[index] if places else f"entry {index + 1}"
+            problems.append(f"{place}: {error}")
         else:
             queries.append(query)
     if problems:

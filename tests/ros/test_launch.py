@@ -1,20 +1,34 @@
-"""The launch file: arguments that are not given leave the parameter file's values alone."""
+"""The launch files: what is given overrides the parameter file, and the node that starts is right.
+
+The first tests use stand-ins for launch, which the ROS wheels do not have. The others run
+``ros2 launch`` and are skipped where it is missing (CONTRIBUTING.md says how to have it).
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support.paths import ROOT
 
+if TYPE_CHECKING:
+    from client import ClientNode
+
 LAUNCH = ROOT / "launch" / "grounding.launch.py"
 ARGUMENTS = {
-    "params_file", "namespace", "model", "image", "tracks", "events", "autostart", "use_sim_time"
+    "params_file", "namespace", "log_level", "image", "tracks", "events", "cameras", "transport",
+    "queries", "queries_file", "model", "backend", "device", "autostart", "use_sim_time",
 }  # fmt: skip
 
 
@@ -27,7 +41,7 @@ def load_launch_file() -> ModuleType:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for launch and launch_ros, which the wheels do not have: they keep arguments."""
+    """Stand-ins for launch and launch_ros that keep arguments."""
 
     class LaunchConfiguration:
         def __init__(self, name: str) -> None:
@@ -53,8 +67,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
             "LaunchConfiguration": LaunchConfiguration, "PathJoinSubstitution": keep
         },
         "launch_ros": {},
-        "launch_ros.actions": {"Node": keep},
-        "launch_ros.parameter_descriptions": {"ParameterValue": keep},
+        "launch_ros.actions": {"LifecycleNode": keep},
         "launch_ros.substitutions": {"FindPackageShare": keep},
     }.items():  # fmt: skip
         module = ModuleType(name)
@@ -62,56 +75,147 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def node_action(**given: str) -> Any:
-    """The node that the launch file describes if these arguments are given."""
+def ros_arguments(**given: str) -> list[Any]:
+    """The ROS arguments of the node that the launch file describes if these are given."""
     *arguments, function = load_launch_file().generate_launch_description().entities
     values = {argument.values[0]: argument.default_value for argument in arguments}
     assert set(values) == ARGUMENTS
     (node,) = function.function({**values, **given})
-    return node
+    flag, file, *others = node.ros_arguments
+    # The file is passed on whether or not it exists: the node rejects a missing one.
+    assert (flag, file.name) == ("--params-file", "params_file")
+    return others
 
 
 @pytest.mark.usefixtures("stand_ins")
 def test_arguments_override_the_file_only_if_given() -> None:
-    assert node_action().parameters == []
-    (parameters,) = node_action(model="/models/a", use_sim_time="true").parameters
-    kinds = {name: (value.values[0].name, value.value_type) for name, value in parameters.items()}
-    assert kinds == {"model": ("model", str), "use_sim_time": ("use_sim_time", bool)}
-    (parameters,) = node_action(autostart="false").parameters
-    assert set(parameters) == {"autostart"}
+    assert ros_arguments() == []
+    assert ros_arguments(autostart="false", model=" ") == ["-p", "autostart:=false"]
+    assert ros_arguments(log_level="debug") == ["--log-level", "debug"]
+    given = ros_arguments(cameras="[a=/a, b=/b]", queries="['the box: red']", use_sim_time="true")
+    assert given == [
+        "-p", "cameras:=[a=/a, b=/b]", "-p", "queries:=['the box: red']",
+        "-p", "use_sim_time:=true",
+    ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("stand_ins")
-def test_parameter_file_is_passed_on_even_if_it_is_missing() -> None:
-    flag, file = node_action().ros_arguments
-    assert (flag, file.name) == ("--params-file", "params_file")
+@pytest.fixture
+def ros2_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[..., Any]:
+    """``ros2 launch llava_st_ros``, its files where ``colcon build --symlink-install`` puts them.
+
+    A context that yields the running process, and ends it as Ctrl-C does.
+    """
+    for module in ("rclpy", "launch_ros", "ros2launch"):
+        pytest.importorskip(
+            module, reason="ros2 launch is part of a ROS 2 installation, not of the wheels"
+        )
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("there is no command ros2 on PATH")
+    request.getfixturevalue("domain")
+    prefix = tmp_path / "install"
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    share, programs = prefix / "share" / "llava_st_ros", prefix / "lib" / "llava_st_ros"
+    for folder in (index, share / "launch", share / "config", programs):
+        folder.mkdir(parents=True)
+    (index / "llava_st_ros").touch()
+    for path in (*ROOT.glob("launch/*.py"), *ROOT.glob("config/*.yaml"), ROOT / "models"):
+        (share / path.relative_to(ROOT)).symlink_to(path)
+    (programs / "grounding_node").symlink_to(ROOT / "scripts" / "grounding_node")
+    prefixes = f"{prefix}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}"
+    monkeypatch.setenv("AMENT_PREFIX_PATH", prefixes)
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    @contextmanager
+    def start(file: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
+            [sys.executable, ros2, "launch", "llava_st_ros", file, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        ) as running:  # fmt: skip
+            try:
+                yield running
+            finally:
+                if running.poll() is None:
+                    running.send_signal(signal.SIGINT)
+                try:
+                    running.wait(30)
+                except subprocess.TimeoutExpired:
+                    os.killpg(running.pid, signal.SIGKILL)
+                    raise
+
+    return start
 
 
-def test_launch_starts_the_node_with_the_file_and_the_given_arguments(tmp_path: Path) -> None:
-    launch_ros = pytest.importorskip(
-        "launch_ros", reason="launch_ros is part of a ROS 2 installation, not of the wheels"
+@pytest.mark.ros
+def test_every_argument_has_a_description(ros2_launch: Callable[..., Any]) -> None:
+    for file in ("grounding.launch.py", "grounding_managed.launch.py"):
+        with ros2_launch(file, "--show-args") as process:
+            text, _ = process.communicate(timeout=30)
+        blocks = text.split("\n    '")[1:]
+        shown = {block.partition("'")[0]: block.splitlines()[1].strip() for block in blocks}
+        assert set(shown) == ARGUMENTS, text
+        assert all(len(description) > 10 for description in shown.values()), shown
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("file", ["grounding.launch.py", "grounding_managed.launch.py"])
+def test_a_launched_node_is_active_with_the_given_cameras_and_queries(
+    ros2_launch: Callable[..., Any], tmp_path: Path, request: pytest.FixtureRequest, file: str
+) -> None:
+    from lifecycle_msgs.srv import GetState
+    from rcl_interfaces.srv import GetParameters
+
+    from llava_st_ros import srv
+
+    (tmp_path / "queries.yaml").write_text(
+        "- the green ball\n- {id: drop, text: a ball falls, task: TVG, cameras: [wrist]}\n"
     )
-    launch = pytest.importorskip("launch")
-    description = load_launch_file().generate_launch_description()
-    assert {argument.name for argument in description.get_launch_arguments()} == ARGUMENTS
-    context = launch.LaunchContext()
-    context.launch_configurations.update(
-        dict.fromkeys(ARGUMENTS, ""), params_file=str(tmp_path / "missing.yaml"), autostart="false",
-        image="/front/image_raw", tracks="tracks", events="events",
-    )  # fmt: skip
-    (function,) = (e for e in description.entities if isinstance(e, launch.actions.OpaqueFunction))
-    (node,) = function.execute(context)
-    assert isinstance(node, launch_ros.actions.Node)
-    node._perform_substitutions(context)
-    command = [
-        launch.utilities.perform_substitutions(context, part)
-        for part in node.cmd
-        if not isinstance(part[0], launch_ros.substitutions.ExecutableInPackage)
-        and not isinstance(part[0], launch.substitutions.LocalSubstitution)
-    ]
-    files = [command[i + 1] for i, part in enumerate(command) if part == "--params-file"]
-    assert files[0] == str(tmp_path / "missing.yaml")
-    (given,) = files[1:]
-    assert "autostart: false" in Path(given).read_text(encoding="utf-8")
-    assert "model" not in Path(given).read_text(encoding="utf-8")
-    assert "image:=/front/image_raw" in command
+    (tmp_path / "robot.yaml").write_text(
+        "/**: {ros__parameters: {max_queries: 7, transport: raw, queries: [the red box]}}\n"
+    )
+    client: ClientNode = request.getfixturevalue("client")
+    names = ["max_queries", "transport", "use_sim_time"]
+    with ros2_launch(
+        file, "namespace:=robot", f"params_file:={tmp_path / 'robot.yaml'}",
+        "cameras:=[front=/front/image_raw, wrist=/wrist/image_raw]", "transport:=compressed",
+        f"queries_file:={tmp_path / 'queries.yaml'}", "tracks:=found",
+    ) as process:  # fmt: skip
+        client.wait_log("active: images from /front/image_raw/compressed, /wrist/image_raw/comp")
+        state = client.call(GetState, "/robot/grounding/get_state", GetState.Request())
+        assert state.current_state.label == "active"
+        answer = client.call(
+            srv.ListQueries, "/robot/grounding/list_queries", srv.ListQueries.Request()
+        )
+        # That of the parameter file, which the command line did not replace, then the file's.
+        assert [(query.id, query.text) for query in answer.queries] == [
+            ("q1", "the red box"), ("q2", "the green ball"), ("drop", "a ball falls")
+        ]  # fmt: skip
+        parameters = client.call(
+            GetParameters, "/robot/grounding/get_parameters", GetParameters.Request(names=names)
+        )
+        limit, transport, clock = parameters.values
+        assert (limit.integer_value, transport.string_value, clock.bool_value) == (
+            7, "compressed", False
+        )  # fmt: skip
+        assert client.count_publishers("/robot/found") == 1
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert "process has finished cleanly" in output, output
+    assert process.returncode == 0, output
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("file", ["grounding.launch.py", "grounding_managed.launch.py"])
+def test_launch_ends_with_a_node_that_cannot_start(
+    ros2_launch: Callable[..., Any], tmp_path: Path, file: str
+) -> None:
+    path = tmp_path / "queries.yaml"
+    path.write_text("- the green ball\n\n- {text: a ball falls, task: XVG}\n")
+    with ros2_launch(file, f"queries_file:={path}") as process:
+        output, _ = process.communicate(timeout=60)
+    (line,) = (line for line in output.splitlines() if "grounding: " in line)
+    assert f"grounding: queries_file: {path}, line 3: " in line and "XVG" in line
+    assert "exit code 2" in output

@@ -20,6 +20,7 @@ from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from llava_st_ros.errors import ConfigError, LlavaStError
@@ -32,6 +33,7 @@ from llava_st_ros.ros.parameter_values import read_value
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.publishers import overlay_topic
 from llava_st_ros.ros.stop_signals import STOP_SIGNALS
+from llava_st_ros.srv import ListQueries
 
 pytestmark = pytest.mark.ros
 WRITTEN = """
@@ -210,6 +212,47 @@ def test_invalid_value_of_a_file_is_named(
     for part in parts:
         assert part in message
     assert "Trying to set" not in message
+
+
+def test_queries_of_a_file_follow_those_of_the_parameter_and_are_read_when_configured(
+    domain: int, tmp_path: Path, start_node: Callable[..., GroundingNode], client: ClientNode
+) -> None:
+    path = tmp_path / "queries.yaml"
+    path.write_text("- the ball\n- {id: drop, text: a ball falls, task: TVG, period: 2}\n")
+    running = start_node(queries=["the red box"], queries_file=str(path))
+
+    def listed() -> list[tuple[str, str, float]]:
+        response = client.call(ListQueries, "/grounding/list_queries", ListQueries.Request())
+        return [(query.id, query.task, query.period) for query in response.queries]
+
+    assert listed() == [("q1", "REC", 1.0), ("q2", "REC", 1.0), ("drop", "TVG", 2.0)]
+    running.trigger_deactivate()
+    running.trigger_cleanup()
+    path.write_text("- {text: the ball, cameras: [camera, left]}\n")
+    assert running.trigger_configure() == TransitionCallbackReturn.FAILURE
+    client.wait_log(f"cannot configure: queries_file: {path}, line 1: camera 'left' is unknown")
+    path.write_text("[]")
+    assert running.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert listed() == [("q1", "REC", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "queries_file: cannot read "),
+        ("a: 1\n", "queries.yaml has no list of queries"),
+        ("- a\n- {text: b, perod: 1}\n", "queries.yaml, line 2: the query has unknown keys: perod"),
+        ("- a\n- \n  text: b\n  cameras: [x]\n", "queries.yaml, line 3: camera 'x' is unknown"),
+        ("- a\n- {text: b\n", "queries.yaml is not valid YAML: line 3, column 1"),
+    ],
+)
+def test_invalid_file_of_queries_is_named_with_its_line(
+    fail_to_start: Callable[..., str], tmp_path: Path, content: str | None, reason: str
+) -> None:
+    path = tmp_path / "queries.yaml"
+    if content is not None:
+        path.write_text(content)
+    assert reason in fail_to_start("--ros-args", "-p", f"queries_file:={path}")
 
 
 def test_every_problem_is_named(fail_to_start: Callable[..., str], yaml_file: Yaml) -> None:

@@ -27,7 +27,9 @@ FILES = {
 def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text(FILES[name])
-    assert parse_queries(read_query_file(path), 2.0) == (
+    file = read_query_file(path)
+    assert len(file.places) == len(file.entries)
+    assert parse_queries(file.entries, 2.0, places=file.places) == (
         Query("q1", "the ball rolls", Task.STVG, period=2.0),
         Query("c", "the cup", Task.REC, period=0.5),
     )
@@ -37,13 +39,13 @@ def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
     ("name", "text", "reason"),
     [
         ("a.yaml", "model: x\n", "no list of queries"),
-        ("a.yaml", "- 12\n", "entry 1 is 12"),
-        ("a.yaml", "- the ball\n- null\n", "entry 2 is"),
-        ("a.yaml", "- the ball\n- [x]\n", "entry 2 is"),
+        ("a.yaml", "- 12\n", "a.yaml, line 1: the entry is 12"),
+        ("a.yaml", "- the ball\n\n- null\n", "a.yaml, line 3: the entry is None"),
+        ("a.json", '["the ball", ["x"]]', "a.json, entry 2: the entry is"),
         (
             "a.yaml",
             "- x\n- {text: x, perod: 1}\n",
-            "a.yaml: entry 2: the query has unknown keys: perod",
+            "a.yaml, line 2: the query has unknown keys: perod",
         ),
         ("a.yaml", "- {text: x\n", "a.yaml"),
         (
@@ -60,6 +62,29 @@ def test_invalid_file_is_one_line(tmp_path: Path, name: str, text: str | None, r
     if text is not None:
         path.write_text(text)
     with pytest.raises(QueryError) as caught:
-        parse_queries(read_query_file(path), 1.0)
+        parse_queries(read_query_file(path).entries, 1.0)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_problem_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "# objects of the kitchen\n"
+        "queries:\n"
+        "  - the cup\n"
+        "  - &door\n"
+        "    text: the door opens\n"
+        "    id: door\n"
+        "    task: XVG\n"
+        "  - {text: a plate, period: -1}\n"
+        "  - *door\n"
+    )
+    file = read_query_file(path)
+    assert file.places == [f"{path}, line {line}" for line in (3, 4, 8, 9)]
+    with pytest.raises(QueryError) as caught:
+        parse_queries(file.entries, 1.0, places=file.places)
+    first, second, third = str(caught.value).split("; " + str(path))
+    assert first.startswith(f"{path}, line 4: ") and "XVG" in first
+    assert second.startswith(", line 8: ") and "period" in second
+    assert third.startswith(", line 9: ") and "XVG" in third
