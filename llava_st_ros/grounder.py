@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
@@ -13,6 +13,7 @@ from llava_st_ros.errors import ConfigError, FrameError, QueryError
 from llava_st_ros.fair_lock import FairLock
 from llava_st_ros.query_runner import PreparedQuery, QueryRunner
 from llava_st_ros.records import (
+    EndReason,
     Event,
     Frame,
     Grounding,
@@ -35,13 +36,27 @@ from llava_st_ros.text.tokenizer import Tokenizer
 from llava_st_ros.tracking.standing import StandingQuery
 
 
+@dataclass(frozen=True)
+class Evaluations:
+    """What the evaluation of the standing queries that were due has given.
+
+    Attributes:
+        groundings: As in ``Tick``.
+        failures: As in ``Tick``.
+    """
+
+    groundings: tuple[Grounding, ...] = ()
+    failures: tuple[QueryFailure, ...] = ()
+
+
 class Grounder:
     """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
     Thread safety: ``push``, ``add_query``, ``remove_query``, ``counts`` and the properties can be
-    used from any thread and do not wait for the model. ``tick`` and ``finish`` must be called from
-    one thread only. ``ask`` can be called from any thread and waits for at most the answers in
-    progress and those requested earlier.
+    used from any thread and do not wait for the model; so can ``set_silence``, ``stop`` and
+    ``collect``. ``tick``, ``evaluate`` and ``finish`` must be called from one thread only. ``ask``
+    can be called from any thread and waits for at most the answers in progress and those requested
+    earlier.
 
     Time is that of the stamps, in nanoseconds, and each camera has its own clock (see StreamTime):
     queries are due, tracks end and events begin by the stamps of their camera, so that a camera
@@ -73,6 +88,7 @@ class Grounder:
         self._standing: dict[str, StandingQuery] = {}
         self._events: list[Event] = []  # to be returned by the current or next tick
         self._time = StreamTime()
+        self._silences: dict[str, int] = {}  # of silent cameras, ns
         self._arrival_order: dict[str, None] = {}  # the camera of the latest frame is the last one
         self._track_ids = itertools.count()
         self._event_ids = itertools.count()
@@ -142,7 +158,32 @@ class Grounder:
             with self._state_lock:
                 self._arrival_order.pop(frame.camera, None)
                 self._arrival_order[frame.camera] = None
+                self._silences.pop(frame.camera, None)
         return is_newest
+
+    def set_silence(self, camera: str, duration: int) -> None:
+        """Report that a camera has sent no image for some time; call again as time goes on.
+
+        Its events end and its tracks are LOST, and then end, as if its stamps had advanced by the
+        duration. Its next frame ends the silence, and its stream goes on.
+
+        Args:
+            camera: The camera; nothing happens if it has never sent a frame.
+            duration: How long the silence has lasted (ns).
+        """
+        with self._state_lock:
+            stream = self._buffers[camera].state if camera in self._buffers else None
+            if stream is None:
+                return
+            is_new = camera not in self._silences
+            self._silences[camera] = duration
+            if is_new:
+                self._silence(camera)
+
+    def _silence(self, camera: str) -> None:
+        now = self._advance(None)[camera].now
+        for standing in self._standing.values():
+            self._events.extend(standing.silence(camera, now))
 
     def add_query(self, query: Query) -> None:
         """Add a standing query, or replace the one with its id.
@@ -166,7 +207,7 @@ class Grounder:
             if old is not None and old.query == query:
                 return
             self._check_count(query)
-            self._remove(query.id)
+            self._remove(query.id, EndReason.QUERY_REPLACED)
             self._standing[query.id] = standing
 
     def _check_count(self, query: Query) -> None:
@@ -184,7 +225,7 @@ class Grounder:
             QueryError: There is no standing query of this id.
         """
         with self._state_lock:
-            if not self._remove(query_id):
+            if not self._remove(query_id, EndReason.QUERY_REMOVED):
                 known = ", ".join(sorted(self._standing))
                 expected = f"expected one of: {known}" if known else "there are none"
                 raise QueryError(f"no standing query {query_id!r}; {expected}")
@@ -222,7 +263,18 @@ class Grounder:
                 self._standing[query_id] = self._make_standing(old.prepared)
             self._events.clear()
             self._time = StreamTime()
+            self._silences.clear()
             self._arrival_order.clear()
+
+    def stop(self, reason: EndReason) -> None:
+        """End all events and drop all tracks; standing queries are kept.
+
+        ``collect`` returns the events that have ended. Answers of a running tick are dropped.
+        """
+        with self._state_lock:
+            for query_id, old in self._standing.items():
+                self._events.extend(old.end(reason))
+                self._standing[query_id] = self._make_standing(old.prepared)
 
     def ask(
         self,
@@ -307,7 +359,39 @@ class Grounder:
         Returns:
             New answers, all active tracks and the events that changed.
         """
-        return self._run_tick(now, cancelled, StandingQuery.is_due, on_evaluated)
+        return self.collect(self.evaluate(now, cancelled, on_evaluated))
+
+    def evaluate(
+        self,
+        now: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        on_evaluated: Callable[[Query, str], None] | None = None,
+    ) -> Evaluations:
+        """Evaluate the standing queries that are due: the first part of ``tick``.
+
+        Arguments are those of ``tick``; ``collect`` returns what follows from the answers.
+        """
+        return self._evaluate_due(now, cancelled, StandingQuery.is_due, on_evaluated)
+
+    def collect(self, evaluations: Evaluations = Evaluations()) -> Tick:
+        """Return what is true now, from any thread, also while the model runs.
+
+        Time has passed with the frames: tracks that no answer confirms are LOST and end, events end
+        with their stream, and queries expire. Each change of an event is returned once, so results
+        must be published in the order of the calls.
+
+        Args:
+            evaluations: Answers to return, too.
+        """
+        with self._state_lock:
+            streams = self._advance(None)
+            self._remove_expired()
+            generations = {name: stream.generation for name, stream in streams.items()}
+            for standing in self._standing.values():
+                self._events.extend(standing.follow_streams(generations))
+            events, self._events = self._events, []
+            tracks = self._tracks(streams)
+            return Tick(evaluations.groundings, tracks, tuple(events), evaluations.failures)
 
     def finish(
         self, camera: str | None = None, cancelled: Callable[[], bool] | None = None
@@ -326,27 +410,25 @@ class Grounder:
         def is_due(standing: StandingQuery, name: str, stream: StreamState) -> bool:
             return camera in (None, name) and standing.has_unseen(name, stream)
 
-        tick = self._run_tick(None, cancelled, is_due)
+        tick = self.collect(self._evaluate_due(None, cancelled, is_due))
         with self._state_lock:
             ended = tuple(event for s in self._standing.values() for event in s.finish(camera))
             tracks = self._tracks(self._advance(None))
             return replace(tick, tracks=tracks, events=tick.events + ended)
 
-    def _run_tick(
+    def _evaluate_due(
         self,
         now: int | None,
         cancelled: Callable[[], bool] | None,
         is_due: Callable[[StandingQuery, str, StreamState], bool],
         on_evaluated: Callable[[Query, str], None] | None = None,
-    ) -> Tick:
+    ) -> Evaluations:
         with self._state_lock:
             streams = self._advance(now)
             elapsed = self._time.elapsed
             for standing in self._standing.values():
                 standing.start(elapsed)
-            expired = [s.query.id for s in self._standing.values() if s.is_expired(elapsed)]
-            for query_id in expired:
-                self._remove(query_id)
+            self._remove_expired()
             work = [
                 (standing, camera)
                 for standing in self._standing.values()
@@ -375,10 +457,7 @@ class Grounder:
                 groundings.append(grounding)
             if on_evaluated is not None:
                 on_evaluated(standing.query, camera)
-        with self._state_lock:
-            events, self._events = self._events, []
-            tracks = self._tracks(streams)
-            return Tick(tuple(groundings), tracks, tuple(events), tuple(failures))
+        return Evaluations(tuple(groundings), tuple(failures))
 
     def _tracks(self, streams: Mapping[str, StreamState]) -> tuple[Track, ...]:
         """Return the active tracks of all queries."""
@@ -421,7 +500,12 @@ class Grounder:
             if grounding is None or window is None or is_stale():
                 return None
             end = (window.generation, window.newest.stamp)
-            self._events.extend(standing.update(grounding, end))
+            newest = buffer.state
+            is_same = newest is not None and newest.generation == window.generation
+            delay = newest.newest - window.newest.stamp if newest and is_same else 0
+            self._events.extend(standing.update(grounding, end, delay))
+            if camera in self._silences:  # the answer is about its last frames
+                self._silence(camera)
             return grounding
 
     def _make_standing(self, prepared: PreparedQuery) -> StandingQuery:
@@ -430,11 +514,17 @@ class Grounder:
     def _is_current(self, standing: StandingQuery) -> bool:
         return self._standing.get(standing.query.id) is standing
 
-    def _remove(self, query_id: str) -> bool:
+    def _remove(self, query_id: str, reason: EndReason) -> bool:
         standing = self._standing.pop(query_id, None)
         if standing is not None:
-            self._events.extend(standing.end())
+            self._events.extend(standing.end(reason))
         return standing is not None
+
+    def _remove_expired(self) -> None:
+        elapsed = self._time.elapsed
+        expired = [s.query.id for s in self._standing.values() if s.is_expired(elapsed)]
+        for query_id in expired:
+            self._remove(query_id, EndReason.QUERY_EXPIRED)
 
     def _advance(self, now: int | None) -> dict[str, StreamState]:
         """Advance the time to the newest frames; return the streams of the cameras with frames."""
@@ -444,4 +534,10 @@ class Grounder:
             if (stream := buffer.state) is not None
         }
         self._time.update({name: stream.end for name, stream in streams.items()}, now)
-        return {name: replace(s, now=self._time.now(name)) for name, s in streams.items()}
+        return {
+            name: replace(
+                stream,
+                now=max(self._time.now(name), stream.newest + self._silences.get(name, 0)),
+            )
+            for name, stream in streams.items()
+        }

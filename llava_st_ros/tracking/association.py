@@ -156,7 +156,7 @@ class TrackAssociator:
     A track that is not GROUNDED is LOST; after ``track_timeout_seconds`` it is not published any
     more. Its object is remembered for ``memory_seconds``: boxes that overlap its last ones, or are
     near and of a similar size, continue it with its id. Without new answers a track is LOST after
-    the query's period plus the timeout.
+    the timeout plus the query's period, or the time between two answers if that is longer.
 
     ``now`` is a time on the camera's clock in ns.
 
@@ -180,7 +180,7 @@ class TrackAssociator:
         self._max_gap = to_nanoseconds(config.event_gap_seconds)
         self._timeout = to_nanoseconds(config.track_timeout_seconds)
         self._memory = max(self._timeout, to_nanoseconds(config.memory_seconds))
-        self._answer_timeout = self._timeout + to_nanoseconds(self._query.period)
+        self._period = to_nanoseconds(self._query.period)
 
     def update(self, sighting: Sighting, grounding: Grounding, now: int) -> None:
         """Process an answer of a query without events.
@@ -246,12 +246,24 @@ class TrackAssociator:
                 item.final = merge_tubes(item.final, item.of_events.pop(event_id))
         self._forget(now)
 
-    def tracks(self, now: int) -> tuple[Track, ...]:
-        """Return all active tracks, oldest first."""
+    def lose(self, now: int) -> None:
+        """Make every track LOST at a time: nothing shows any more that its object is there."""
         for item in self._objects:
-            if now - item.seen_at > self._answer_timeout:
+            item.presence = 0.0
+            item.set_grounded(False, now)
+
+    def tracks(self, now: int, interval: int = 0) -> tuple[Track, ...]:
+        """Return all active tracks, oldest first.
+
+        Args:
+            now: The time.
+            interval: The usual time between two answers (ns), if it is longer than the period.
+        """
+        timeout = self._timeout + max(self._period, interval)
+        for item in self._objects:
+            if now - item.seen_at > timeout:
                 item.presence = 0.0
-                item.set_grounded(False, item.seen_at + self._answer_timeout)
+                item.set_grounded(False, item.seen_at + timeout)
         self._forget(now)
         return tuple(
             self._record(item, item.track_id)

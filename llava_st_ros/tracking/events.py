@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from llava_st_ros.config import GrounderConfig
 from llava_st_ros.records import (
     BoxTube,
+    EndReason,
     Event,
     EventState,
     Grounding,
@@ -206,23 +207,23 @@ class EventTracker:
         """
         for event in self._open:
             event.confirmed |= self._all_agree(event)
-        return self.end()
+        return self.end(EndReason.STREAM_ENDED)
 
-    def end(self) -> tuple[Event, ...]:
-        """End the confirmed events and retract the others: the query is removed."""
+    def end(self, reason: EndReason) -> tuple[Event, ...]:
+        """End the confirmed events and retract the others, since no answer may be added to them."""
         self._final_tubes.clear()
         found: list[Event] = []
         for event in self._open:
             if event.confirmed:
-                found += self._publish(event) + self._close(event)
+                found += self._publish(event) + self._close(event, reason)
             else:
-                found += self._retract(event)
+                found += self._retract(event, reason)
         self._open = []
         return tuple(found)
 
     def reset(self) -> tuple[Event, ...]:
         """End all events as ``end`` and forget ended ones, after a stream reset."""
-        ended = self.end()
+        ended = self.end(EndReason.STREAM_ENDED)
         self._past.clear()
         return ended
 
@@ -285,26 +286,28 @@ class EventTracker:
             return []
         return [self._record(event, state)]
 
-    def _close(self, event: _OpenEvent) -> list[Event]:
+    def _close(self, event: _OpenEvent, reason: EndReason = EndReason.ANSWERS) -> list[Event]:
         """End an event, or retract it if it was not confirmed."""
         if not event.confirmed:
-            return self._retract(event)
+            return self._retract(event, reason)
         self._past.append(event.span)
-        ended = [self._record(event, EventState.ENDED)]
+        ended = [self._record(event, EventState.ENDED, reason)]
         self._final_tubes.append(self._tube(event, is_final=True))
         return ended
 
-    def _retract(self, event: _OpenEvent) -> list[Event]:
+    def _retract(self, event: _OpenEvent, reason: EndReason = EndReason.ANSWERS) -> list[Event]:
         if event.published is None:
             return []
         event.span = event.published[1]
-        return [self._record(event, EventState.RETRACTED)]
+        return [self._record(event, EventState.RETRACTED, reason)]
 
     def _tube(self, event: _OpenEvent, *, is_final: bool = False) -> EventTube:
         assert event.event_id is not None
         return EventTube(event.event_id, event.tube, event.run.probability, is_final)
 
-    def _record(self, event: _OpenEvent, state: EventState) -> Event:
+    def _record(
+        self, event: _OpenEvent, state: EventState, reason: EndReason = EndReason.NONE
+    ) -> Event:
         if event.event_id is None:
             event.event_id = next(self._ids)
         event.published = state, event.span
@@ -318,6 +321,7 @@ class EventTracker:
             confidence=event.run.probability,
             camera=grounding.camera,
             frame_id=grounding.frame_id,
+            reason=reason,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llava_st_ros.config import GrounderConfig
@@ -11,6 +11,7 @@ from llava_st_ros.errors import QueryError, one_line
 from llava_st_ros.query_runner import PreparedQuery
 from llava_st_ros.records import (
     NANOSECONDS,
+    EndReason,
     Event,
     Grounding,
     Modality,
@@ -39,6 +40,7 @@ class _CameraState:
     generation: int | None = None  # of the stream that everything below is about
     evaluated_at: int | None = None  # the camera's newest stamp then, ns
     interval: float | None = None  # between evaluations, a moving mean, ns
+    delay: int = 0  # from the newest frame of the last answer's window to the answer, ns
     answered: WindowEnd | None = None  # end of the window of the last answer
     answer: tuple[Grounding, int] | None = None  # the last one and its newest stamp
     failure: QueryFailure | None = None  # of the latest evaluation
@@ -105,7 +107,7 @@ class StandingQuery:
             return ()
         state.generation = generation
         state.evaluated_at = state.interval = state.answered = state.failure = None
-        state.answer = None
+        state.answer, state.delay = None, 0
         state.tracks.clear()
         state.evidence.clear()
         return state.events.reset()
@@ -170,17 +172,24 @@ class StandingQuery:
         """The failure of each camera on which the latest evaluation failed."""
         return tuple(s.failure for s in self._cameras.values() if s.failure is not None)
 
-    def update(self, grounding: Grounding, end: WindowEnd) -> tuple[Event, ...]:
-        """Process an answer whose window ends at ``end``; return the events that changed.
+    def update(self, grounding: Grounding, end: WindowEnd, delay: int = 0) -> tuple[Event, ...]:
+        """Process an answer; return the events that changed.
 
-        An answer below ``min_confidence`` counts as "no match": in tasks without that answer, a low
-        confidence is the only sign of one.
+        One about a stream that has ended meanwhile changes nothing. One below ``min_confidence``
+        counts as "no match": in tasks without that answer, a low confidence is the only sign of it.
+
+        Args:
+            grounding: The answer.
+            end: The end of its window.
+            delay: The time that has passed on the stream since then (ns).
         """
         state = self._camera(grounding.camera)
         generation, newest = end
+        if state.generation is not None and generation < state.generation:
+            return ()
         events = self.enter_stream(grounding.camera, generation)
         state.answered, state.failure = end, None
-        state.answer = grounding, newest
+        state.answer, state.delay = (grounding, newest), delay
         sighting = Sighting.of(grounding, self._config.min_confidence)
         if self.query.task in EVENT_TASKS:
             state.evidence.add(sighting)
@@ -193,21 +202,58 @@ class StandingQuery:
     def tracks(self, camera: str, now: int) -> tuple[Track, ...]:
         """Return a camera's active tracks at a time on its clock."""
         state = self._cameras.get(camera)
-        return () if state is None else state.tracks.tracks(now)
+        if state is None:
+            return ()
+        # Between two answers of a slow model, a track is not LOST.
+        return state.tracks.tracks(now, max(state.delay, round(state.interval or 0)))
+
+    def follow_streams(self, generations: Mapping[str, int]) -> tuple[Event, ...]:
+        """As ``enter_stream``, for the cameras on which the query was evaluated.
+
+        Args:
+            generations: The generation of each camera's stream.
+        """
+        return tuple(
+            event
+            for camera, state in self._cameras.items()
+            if state.generation is not None and camera in generations
+            for event in self.enter_stream(camera, generations[camera])
+        )
+
+    def silence(self, camera: str, now: int) -> tuple[Event, ...]:
+        """End the events of a camera that sends nothing, and lose its tracks.
+
+        Its stream goes on when it sends again: later answers continue its tracks, and what an event
+        shows after its end is a new event.
+        """
+        state = self._cameras.get(camera)
+        if state is None:
+            return ()
+        ended = self._settle(state, state.events.end(EndReason.CAMERA_SILENT))
+        state.tracks.lose(now)
+        return ended
 
     def finish(self, camera: str | None = None) -> tuple[Event, ...]:
         """End the events, by default on all cameras: the footage is at its end."""
-        events: tuple[Event, ...] = ()
-        for name, state in self._cameras.items():
-            if camera in (None, name) and (ended := state.events.finish()):
-                assert state.answer is not None
-                state.tracks.update_events(state.events.tubes, *state.answer)
-                events += ended
-        return events
+        return tuple(
+            event
+            for name, state in self._cameras.items()
+            if camera in (None, name)
+            for event in self._settle(state, state.events.finish())
+        )
 
-    def end(self) -> tuple[Event, ...]:
-        """End the events on all cameras: the query is removed."""
-        return tuple(event for state in self._cameras.values() for event in state.events.end())
+    def end(self, reason: EndReason) -> tuple[Event, ...]:
+        """End the events on all cameras, since the query is not evaluated any more."""
+        return tuple(
+            event for state in self._cameras.values() for event in state.events.end(reason)
+        )
+
+    def _settle(self, state: _CameraState, ended: tuple[Event, ...]) -> tuple[Event, ...]:
+        """Give the final boxes of events that have just ended to the tracks."""
+        if ended:
+            assert state.answer is not None
+            state.tracks.update_events(state.events.tubes, *state.answer)
+        return ended
 
     def _camera(self, name: str) -> _CameraState:
         if name not in self._cameras:

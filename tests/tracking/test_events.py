@@ -14,6 +14,7 @@ from llava_st_ros.records import (
     Answer,
     Box,
     BoxTube,
+    EndReason,
     Event,
     EventState,
     Grounding,
@@ -87,7 +88,7 @@ def test_an_event_has_its_camera_query_and_mean_probability() -> None:
     s = Stream()
     s.answer(9, (8, 9), 0.9)
     s.answer(10, (8, 9.5), 0.7)
-    (event,) = s.tracker.end()
+    (event,) = s.tracker.end(EndReason.QUERY_REMOVED)
     assert (event.query_id, event.text) == ("fall", "the cup falls")
     assert (event.camera, event.frame_id) == ("front", "front_optical")
     assert event.confidence == s.tracker.tubes[0].probability
@@ -221,10 +222,10 @@ def test_an_ended_event_with_another_end_stays_ended() -> None:
 
 def test_end_and_reset() -> None:
     s = Stream()
-    assert s.tracker.end() == ()
+    assert s.tracker.end(EndReason.QUERY_REMOVED) == ()
     s.answer(9, (8, 9))
-    assert summary(s.tracker.end()) == [(0, RETRACTED, 8, 9)]
-    assert s.tracker.end() == ()
+    assert summary(s.tracker.end(EndReason.QUERY_REMOVED)) == [(0, RETRACTED, 8, 9)]
+    assert s.tracker.end(EndReason.QUERY_REMOVED) == ()
     s.answer(9.5, (8, 9.5))
     s.answer(10, (8, 10))
     assert summary(s.tracker.reset()) == [(1, ENDED, 8, 10)]
@@ -302,7 +303,7 @@ def test_events_are_consistent_for_any_answers(sequence, gap, confirmations, pro
             for event_id, life in check_lifecycles(events).items()
             if life[-1].state is CONFIRMED
         }
-    events += s.tracker.end()
+    events += s.tracker.end(EndReason.QUERY_REMOVED)
     lives = check_lifecycles(events)
     assert all(life[-1].state in FINAL for life in lives.values())
     assert sorted(lives) == list(range(len(lives)))

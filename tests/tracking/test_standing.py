@@ -15,6 +15,7 @@ from llava_st_ros.records import (
     Box,
     BoxTube,
     Candidate,
+    EndReason,
     EventState,
     Grounding,
     Modality,
@@ -103,6 +104,8 @@ def test_what_is_published_is_consistent_for_any_answers(data, task, period) -> 
             assert 0.0 <= track.confidence <= 1.0
             assert track.state in (TrackState.GROUNDED, TrackState.LOST)
         assert len(standing.tracks("c", newest)) <= MAX_OBJECTS
-    publish(standing.finish("c") if data.draw(st.booleans()) else standing.end())
+    publish(
+        standing.finish("c") if data.draw(st.booleans()) else standing.end(EndReason.QUERY_REMOVED)
+    )
     assert all(state in FINAL for state in states.values())
-    assert standing.finish() == standing.end() == ()
+    assert standing.finish() == standing.end(EndReason.QUERY_REMOVED) == ()
