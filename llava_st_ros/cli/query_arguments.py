@@ -26,26 +26,8 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a JSON or YAML list of queries, or the node's parameter file",
     )
-    parser.add_argument(
-        "--task",
-        type=str.upper,
-        choices=[task.value for task in Task],
-        help="task of the queries that name none (default: REC for a noun phrase and for --image, "
-        "otherwise STVG)",
-    )
-    parser.add_argument(
-        "--span",
-        type=float,
-        nargs="+",
-        metavar="T",
-        help="input of SVG, TR and ELC for --query: one or two fractions of the window",
-    )
-    parser.add_argument(
-        "--box",
-        type=float,
-        nargs=4,
-        metavar=("X1", "Y1", "X2", "Y2"),
-        help="input of ELC and REG for --query: fractions of the image",
+    _add_task_arguments(
+        parser, "the queries that name none", "a noun phrase and for --image", "for --query"
     )
     parser.add_argument(
         "--period",
@@ -54,6 +36,74 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds between evaluations of a query that has no period (default 1)",
     )
+
+
+def add_question_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of one query for a running node."""
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        help="plain words, or a JSON object as in the node's parameter queries",
+    )
+    _add_task_arguments(parser, "the query", "a noun phrase", "with plain words")
+
+
+def read_question(args: argparse.Namespace, **values: Any) -> tuple[Query, dict[str, Any]]:
+    """Return the query of ``add_question_arguments``, and its values as given.
+
+    Args:
+        args: The arguments.
+        **values: Further values of the query, by key; None for those that were not given.
+
+    Raises:
+        ConfigError: An argument is not valid.
+        QueryError: The query is not valid.
+    """
+    given = {"task": args.task, **_inputs(args), **values}
+    entry = {key: value for key, value in given.items() if value is not None}
+    entry |= entry_values(args.text)
+    try:
+        (query,) = parse_queries([entry], 1.0)
+    except QueryError as error:
+        raise QueryError(error.problem.removeprefix("entry 1: "), error.remedy) from error
+    return query, entry
+
+
+def _add_task_arguments(
+    parser: argparse.ArgumentParser, queries: str, rec: str, condition: str
+) -> None:
+    parser.add_argument(
+        "--task",
+        type=str.upper,
+        choices=[task.value for task in Task],
+        help=f"task of {queries} (default: REC for {rec}, otherwise STVG)",
+    )
+    parser.add_argument(
+        "--span",
+        type=float,
+        nargs="+",
+        metavar="T",
+        help=f"input of SVG, TR and ELC {condition}: one or two fractions of the window",
+    )
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help=f"input of ELC and REG {condition}: fractions of the image",
+    )
+
+
+def _inputs(args: argparse.Namespace) -> dict[str, Any]:
+    """The inputs --span and --box as values of a query. Raises ConfigError."""
+    inputs: dict[str, Any] = {}
+    if args.span:
+        if len(args.span) > 2:
+            raise ConfigError(f"--span has {len(args.span)} values; expected one or two")
+        inputs["span"] = [args.span[0], args.span[-1]]
+    if args.box:
+        inputs["box"] = list(args.box)
+    return inputs
 
 
 def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Query], list[str]]:
@@ -67,13 +117,7 @@ def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Quer
         ConfigError: There is no query.
         QueryError: A query is not valid, or needs a video and the footage is an image.
     """
-    inputs: dict[str, Any] = {}
-    if args.span:
-        if len(args.span) > 2:
-            raise ConfigError(f"--span has {len(args.span)} values; expected one or two")
-        inputs["span"] = [args.span[0], args.span[-1]]
-    if args.box:
-        inputs["box"] = list(args.box)
+    inputs = _inputs(args)
     task = args.task or (Task.REC.value if on_image else None)
     words = [entry for entry in args.query if entry.strip()]
     entries: list[Entry] = [inputs | entry_values(entry) for entry in words]

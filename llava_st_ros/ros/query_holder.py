@@ -24,6 +24,7 @@ from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, LlavaStError
 from llava_st_ros.files.json_files import parse_json
 from llava_st_ros.ros.child_processes import send
+from llava_st_ros.ros.node_finder import grounding_nodes
 
 FIND_TIMEOUT_S, CALL_TIMEOUT_S, REMOVE_TIMEOUT_S = 6.0, 10.0, 2.0
 
@@ -55,7 +56,7 @@ class QueryHolder(Node):
                     raise BackendError(f"{self._target} publishes no /diagnostics")
                 raise BackendError(
                     f"no grounding node {self._target} after {FIND_TIMEOUT_S:.0f} s",
-                    f"grounding nodes that exist: {', '.join(self._nodes()) or 'none'}",
+                    f"grounding nodes that exist: {', '.join(grounding_nodes(self)) or 'none'}",
                 )
             rclpy.spin_once(self, timeout_sec=0.05)
 
@@ -83,12 +84,6 @@ class QueryHolder(Node):
                 raise BackendError(f"{client.srv_name} has not answered after {timeout:.0f} s")
             rclpy.spin_once(self, timeout_sec=0.05)
         return future.result()
-
-    def _nodes(self) -> list[str]:
-        services = self.get_service_names_and_types()
-        kind = "llava_st_ros/srv/AddQuery"
-        names = {name.rpartition("/")[0] for name, kinds in services if kind in kinds}
-        return sorted(names - {self._target})  # the graph lists the client of this process too
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         prefix = f"{self._target}: "

@@ -1,0 +1,133 @@
+"""``llava-st watch``: the tracks and events of a running node, live."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from llava_st_ros.cli.live_results import LiveResults
+from llava_st_ros.cli.node_arguments import add_node_arguments, connect
+from llava_st_ros.cli.outputs import sigterm_interrupts
+from llava_st_ros.errors import printable_line
+
+if TYPE_CHECKING:
+    from llava_st_ros.ros.node_client import NodeClient
+
+HELP = "show the tracks and events of a running node, live"
+REFRESH_S = 0.2  # of the table
+CHECK_S = 2.0  # between two looks whether the node is still there
+OTHER_ROWS = 12  # of the screen: titles and headers
+
+Handle = Callable[[dict[str, Any]], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print each message as a JSON line instead"
+    )
+    add_node_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Watch until Ctrl-C: a table on a terminal, otherwise a line for each change."""
+    with sigterm_interrupts(), connect(args, "llava-st watch") as client:
+        try:
+            if args.json:
+                _print_json(client)
+            elif sys.stdout.isatty():
+                _show_table(client)
+            else:
+                _print_lines(client)
+        except KeyboardInterrupt:
+            pass  # the usual end
+    return 0
+
+
+def _print_json(client: NodeClient) -> None:
+    def printer(kind: str) -> Handle:
+        return lambda values: print(json.dumps({"kind": kind, **values}), flush=True)
+
+    _follow(client, printer("tracks"), printer("event"), _warn)
+
+
+def _print_lines(client: NodeClient) -> None:
+    results = LiveResults()
+
+    def printer(add: Callable[[dict[str, Any]], list[str]]) -> Handle:
+        def handle(values: dict[str, Any]) -> None:
+            for line in add(values):
+                print(line, flush=True)
+
+        return handle
+
+    _follow(client, printer(results.add_tracks), printer(results.add_event), _warn)
+
+
+def _show_table(client: NodeClient) -> None:
+    from rich.live import Live
+
+    results, note = LiveResults(), ""
+    drawn = 0.0
+
+    def set_note(text: str) -> None:
+        nonlocal note
+        note = text
+
+    with Live(auto_refresh=False, screen=True) as live:
+
+        def draw() -> None:
+            nonlocal drawn
+            now = time.monotonic()
+            if now - drawn >= REFRESH_S:
+                drawn = now
+                rows = max(2, shutil.get_terminal_size().lines - OTHER_ROWS)
+                title = " - ".join(filter(None, (client.target, note, "Ctrl-C ends this")))
+                live.update(results.view(title, rows), refresh=True)
+
+        _follow(client, results.add_tracks, results.add_event, set_note, draw)
+
+
+def _warn(text: str) -> None:
+    if text:
+        print(printable_line(text), file=sys.stderr, flush=True)
+
+
+def _follow(
+    client: NodeClient,
+    on_tracks: Callable[[dict[str, Any]], object],
+    on_event: Callable[[dict[str, Any]], object],
+    on_note: Callable[[str], None],
+    on_turn: Callable[[], None] = lambda: None,
+) -> None:
+    """Handle the node's messages until KeyboardInterrupt.
+
+    Args:
+        client: The client.
+        on_tracks: Called with each message of tracks.
+        on_event: Called with each event.
+        on_note: Called when what hinders the node changes; "" when nothing does.
+        on_turn: Called several times per second.
+    """
+    is_subscribed, checked, last = False, 0.0, ""
+    while True:
+        now = time.monotonic()
+        if now - checked >= (CHECK_S if is_subscribed else REFRESH_S):
+            checked = now
+            is_alive = client.is_alive
+            if is_alive and not is_subscribed:
+                is_subscribed = client.watch(on_tracks, on_event)
+            note = ""
+            if not is_alive:
+                note = f"{client.target} has ended or cannot be reached"
+            elif not is_subscribed:
+                note = f"{client.target} is not configured"
+            if note != last:
+                last = note
+                on_note(note)
+        client.spin(REFRESH_S)
+        on_turn()

@@ -1,0 +1,254 @@
+"""A client of a running grounding node, for commands: everything is bounded in time or can be
+interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from llava_st_ros import action, msg, srv
+from llava_st_ros.errors import BackendError, QueryError
+from llava_st_ros.records import Query
+from llava_st_ros.ros.conversions import query_to_msg
+from llava_st_ros.ros.node_finder import describe_network, grounding_nodes
+from llava_st_ros.ros.result_values import answer_values, event_values, query_values, tracks_values
+
+FIND_TIMEOUT_S = 6.0
+SETTLE_S = 0.5  # how long other nodes are looked for once one is found
+CALL_TIMEOUT_S, CANCEL_TIMEOUT_S = 10.0, 2.0
+ALIVE_PERIOD_S = 1.0  # between two looks for a node that takes its time
+POLL_S = 0.05
+Values = dict[str, Any]
+
+
+class NodeClient:
+    """Finds a grounding node on entering the context, and ends all of ROS on leaving it.
+
+    SIGINT keeps its handler, so that Ctrl-C raises KeyboardInterrupt while this still works.
+
+    Args:
+        target: The node's name, relative to the root namespace; empty for the only one.
+
+    Attributes:
+        target: The node's fully qualified name.
+
+    Raises:
+        BackendError: No such node is found, or there are several to choose from.
+    """
+
+    def __init__(self, target: str = "") -> None:
+        self.target = f"/{target.strip('/')}" if target.strip("/") else ""
+
+    def __enter__(self) -> NodeClient:
+        self._context = Context()
+        rclpy.init(args=[], context=self._context)
+        try:
+            self._node = Node(
+                "llava_st",
+                context=self._context,
+                enable_rosout=False,
+                start_parameter_services=False,
+            )
+            self._executor = SingleThreadedExecutor(context=self._context)
+            self._executor.add_node(self._node)
+            self.target = self._find()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the node is still in the graph."""
+        return self.target in grounding_nodes(self._node)
+
+    def spin(self, seconds: float) -> None:
+        """Handle messages until one has been handled or the time is over."""
+        self._executor.spin_once(timeout_sec=seconds)
+
+    def add_query(
+        self, query: Query, *, query_id: str = "", period: float = 0.0
+    ) -> tuple[str, str]:
+        """Add a standing query.
+
+        Args:
+            query: The query; its own id and period are not used.
+            query_id: Its id; empty: the node chooses one.
+            period: Seconds; 0: the node's default.
+
+        Returns:
+            Its id, and a note of the node about it, or nothing.
+
+        Raises:
+            QueryError: The node rejects it.
+        """
+        message = query_to_msg(query)
+        message.id, message.period = query_id, float(period)
+        response = self._call(srv.AddQuery, "add_query", srv.AddQuery.Request(query=message))
+        if not response.success:
+            raise QueryError(f"{self.target} rejects the query: {response.message}")
+        return response.id, response.message
+
+    def remove_query(self, query_id: str) -> None:
+        """Remove a standing query. Raises QueryError if the node does not have it."""
+        request = srv.RemoveQuery.Request(id=query_id)
+        response = self._call(srv.RemoveQuery, "remove_query", request)
+        if not response.success:
+            raise QueryError(f"{self.target}: {response.message}")
+
+    def list_queries(self) -> list[Values]:
+        """Return the standing queries, in the order in which they were added."""
+        response = self._call(srv.ListQueries, "list_queries", srv.ListQueries.Request())
+        return [query_values(query) for query in response.queries]
+
+    def ask(
+        self, query: Query, camera: str = "", on_progress: Callable[[int], None] = lambda n: None
+    ) -> Values:
+        """Answer a one-shot query; cancel it if this call is interrupted.
+
+        Args:
+            query: The query.
+            camera: The camera; empty: the node chooses one.
+            on_progress: Called with the number of tokens so far.
+
+        Raises:
+            BackendError: The node does not respond, disappears, or cannot answer.
+        """
+        client = ActionClient(self._node, action.Ground, f"{self.target}/ground")
+        try:
+            self._wait(client.server_is_ready, f"{self.target} has no action ~/ground")
+            sent = client.send_goal_async(
+                action.Ground.Goal(query=query_to_msg(query), camera=camera),
+                feedback_callback=lambda message: on_progress(message.feedback.tokens),
+            )
+            try:
+                self._wait(sent.done, f"{self.target} does not accept the question")
+                goal = sent.result()
+                if not goal.accepted:
+                    raise BackendError(f"{self.target} rejects the question")
+                answer = goal.get_result_async()
+                self._wait_while_alive(answer.done)
+            except KeyboardInterrupt:
+                if self._spin_until(sent.done, CANCEL_TIMEOUT_S) and sent.result().accepted:
+                    canceled = sent.result().cancel_goal_async()
+                    self._spin_until(canceled.done, CANCEL_TIMEOUT_S)
+                raise
+            result = answer.result().result
+            if not result.success:
+                raise BackendError(f"{self.target} has no answer: {result.message}")
+            return answer_values(result.answer)
+        finally:
+            client.destroy()
+
+    def watch(
+        self, on_tracks: Callable[[Values], None], on_event: Callable[[Values], None]
+    ) -> bool:
+        """Subscribe to the node's tracks and events, whatever the names of their topics.
+
+        Returns:
+            Whether the node has these topics; an unconfigured one does not.
+        """
+        namespace, _, name = self.target.rpartition("/")
+        found = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
+        topics = {kind: topic for topic, kinds in found for kind in kinds}
+        handlers = (
+            (msg.GroundedTrackArray, "GroundedTrackArray", lambda m: on_tracks(tracks_values(m))),
+            (msg.GroundedEvent, "GroundedEvent", lambda m: on_event(event_values(m))),
+        )
+        names = [topics.get(f"llava_st_ros/msg/{kind}") for _, kind, _ in handlers]
+        if None in names:
+            return False
+        for topic, (kind, _, handle) in zip(names, handlers):
+            self._node.create_subscription(kind, str(topic), handle, self._profile(str(topic)))
+        return True
+
+    def _profile(self, topic: str) -> QoSProfile:
+        """Ask for earlier messages, too, where the node keeps them."""
+        offers = self._node.get_publishers_info_by_topic(topic)
+        durable = {offer.qos_profile.durability for offer in offers}
+        is_durable = durable == {DurabilityPolicy.TRANSIENT_LOCAL}
+        return QoSProfile(
+            depth=100,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL
+            if is_durable
+            else DurabilityPolicy.VOLATILE,
+        )
+
+    def _find(self) -> str:
+        found: list[str] = []
+
+        def is_found() -> bool:
+            found[:] = grounding_nodes(self._node)
+            return self.target in found if self.target else bool(found)
+
+        if self._spin_until(is_found, FIND_TIMEOUT_S) and not self.target:
+            self._spin_until(lambda: False, SETTLE_S)
+            is_found()
+        if self.target:
+            if self.target in found:
+                return self.target
+            others = ", ".join(found) or "none"
+            raise BackendError(
+                f"no grounding node {self.target} answers on {describe_network(self._node)}",
+                f"grounding nodes that exist: {others}",
+            )
+        if not found:
+            raise BackendError(
+                f"no grounding node answers on {describe_network(self._node)}",
+                "start one with `llava-st node`, or set ROS_DOMAIN_ID as it is set there",
+            )
+        if len(found) > 1:
+            raise BackendError(
+                f"there are several grounding nodes: {', '.join(found)}", "choose one with --node"
+            )
+        return found[0]
+
+    def _call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self._node.create_client(kind, f"{self.target}/{name}")
+        try:
+            self._wait(client.service_is_ready, f"{self.target} has no service ~/{name}")
+            future = client.call_async(request)
+            self._wait(future.done, f"{self.target} has not answered")
+            return future.result()
+        finally:
+            self._node.destroy_client(client)
+
+    def _wait(self, condition: Callable[[], bool], problem: str) -> None:
+        if not self._spin_until(condition, CALL_TIMEOUT_S):
+            raise BackendError(f"{problem} after {CALL_TIMEOUT_S:.0f} s")
+
+    def _wait_while_alive(self, condition: Callable[[], bool]) -> None:
+        while not self._spin_until(condition, ALIVE_PERIOD_S):
+            if not self.is_alive:
+                raise BackendError(f"{self.target} has ended before it answered")
+
+    def _spin_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not (value := condition()) and time.monotonic() < deadline:
+            self.spin(POLL_S)
+        return value
+
+    def _close(self) -> None:
+        if hasattr(self, "_executor"):
+            self._executor.shutdown()
+        if hasattr(self, "_node"):
+            self._node.destroy_node()
+        self._context.try_shutdown()

@@ -1,0 +1,32 @@
+"""Finds the grounding nodes that other processes run."""
+
+from __future__ import annotations
+
+import os
+
+from rclpy.node import Node
+from rclpy.utilities import get_rmw_implementation_identifier
+
+SERVICE = "llava_st_ros/srv/AddQuery"  # only grounding nodes serve it
+
+
+def grounding_nodes(node: Node) -> list[str]:
+    """Return the fully qualified names of the grounding nodes that are discovered by now."""
+    found = set()
+    for name, namespace in node.get_node_names_and_namespaces():
+        try:
+            services = node.get_service_names_and_types_by_node(name, namespace)
+        except RuntimeError:  # its name is not known yet, or it has ended meanwhile
+            continue
+        if any(SERVICE in kinds for _, kinds in services):
+            found.add(f"{namespace.rstrip('/')}/{name}")
+    return sorted(found)
+
+
+def describe_network(node: Node) -> str:
+    """What two processes must have in common to find each other."""
+    domain = os.environ.get("ROS_DOMAIN_ID", "not set")
+    return (
+        f"domain {node.context.get_domain_id()} (ROS_DOMAIN_ID is {domain}, RMW is "
+        f"{get_rmw_implementation_identifier()})"
+    )

@@ -1,0 +1,280 @@
+"""``llava-st watch``, ``ask`` and ``query`` with a real node over DDS."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from client import TIMEOUT, ClientNode, image_message
+from diagnostic_msgs.msg import DiagnosticArray
+
+from llava_st_ros import srv
+from llava_st_ros.cli.__main__ import main
+from llava_st_ros.ros import node_client
+from support.red_box_backend import STEP_X, STEP_Y, red_box_image
+
+pytestmark = pytest.mark.ros
+BOX = [10 * STEP_X, 10 * STEP_Y, 30 * STEP_X, 30 * STEP_Y]
+COMMAND = (sys.executable, "-m", "llava_st_ros.cli")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one node: do not wait for others."""
+    monkeypatch.setattr(node_client, "SETTLE_S", 0.0)
+
+
+class Camera:
+    """A camera that shows a red box, 0.1 s apart by stamp."""
+
+    def __init__(self, client: ClientNode) -> None:
+        self._client, self._publisher = client, client.camera("image")
+        self._statuses = client.collect(DiagnosticArray, "/diagnostics")
+        self.stamp = 10**12
+
+    def publish(self) -> None:
+        self.stamp += 10**8
+        self._publisher.publish(image_message(red_box_image(10, 10, 30, 30), self.stamp))
+
+    def wait_received(self) -> None:
+        def is_received() -> bool:
+            values = [v for a in self._statuses for s in a.status for v in s.values]
+            return any(v.key == "received" and v.value != "0" for v in values)
+
+        self._client.publish_until(self.publish, is_received, "a frame in the node")
+
+
+def test_queries_are_added_listed_and_removed(
+    client: ClientNode, start_node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_node(cameras=["front=image"], default_period=2.5)
+    assert main(["query", "add", "the red cup", "--id", "cup", "--camera", "front"]) == 0
+    assert capsys.readouterr().out == "cup\n"
+    added = ["--task", "stvg", "--period", "0.5", "--expiry", "60", "--node", "grounding"]
+    assert main(["query", "add", "the cup falls", *added]) == 0
+    assert capsys.readouterr().out == "q1\n"
+    assert main(["query", "list", "--json"]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert listed == [
+        {
+            "id": "cup",
+            "text": "the red cup",
+            "task": "REC",
+            "cameras": ["front"],
+            "period": 2.5,
+            "expiry": None,
+        },
+        {
+            "id": "q1",
+            "text": "the cup falls",
+            "task": "STVG",
+            "cameras": [],
+            "period": 0.5,
+            "expiry": 60.0,
+        },
+    ]
+    assert main(["query", "list"]) == 0
+    assert "the cup falls" in capsys.readouterr().out
+    assert main(["query", "remove", "cup", "nope", "q1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no standing query 'nope'" in line
+    assert main(["query", "list"]) == 0
+    assert capsys.readouterr().out == "/grounding has no standing queries\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["query", "add", "x", "--camera", "nope"], "rejects the query: camera 'nope' is unknown"),
+        (["query", "add", "x", "--period", "-1"], "period of query 'q1' is -1.0"),
+        (["query", "add", "x", "--span", "0", "1", "1"], "--span has 3 values"),
+        (["query", "add", '{"words": 1}'], "unknown keys: words"),
+        (["ask", "x", "--camera", "nope"], "has no answer: camera 'nope' is unknown"),
+        (["ask", "x"], "has no answer: "),  # no frame has arrived
+        (["query", "list", "--node", "/a/grounding"], "nodes that exist: /grounding"),
+    ],
+)
+def test_what_is_rejected_is_one_line(
+    start_node,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    line: str,
+) -> None:
+    monkeypatch.setattr(node_client, "FIND_TIMEOUT_S", 1.0)
+    start_node(cameras=["front=image"])
+    assert main(arguments) == 2
+    err = [row for row in capsys.readouterr().err.splitlines() if row.startswith("llava-st: ")]
+    assert len(err) == 1 and line in err[0]
+
+
+def test_a_question_is_answered(
+    client: ClientNode, start_node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_node(cameras=["front=image"])
+    Camera(client).wait_received()
+    assert main(["ask", "the red box", "--json"]) == 0
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert answer["boxes"][0]["box"] == pytest.approx(BOX, abs=0.01)
+    assert answer["camera"] == "front" and "asked as REC" in captured.err
+    assert main(["ask", "the red box", "--camera", "front"]) == 0
+    head, where = capsys.readouterr().out.splitlines()
+    assert head.startswith("camera front, 10") and "396x297 px" in head
+    assert where.startswith("where: [40, 30, 120, 90] at 10")
+
+
+def test_ctrl_c_cancels_the_question(client: ClientNode, start_node, backend) -> None:
+    node = start_node(cameras=["front=image"])
+    Camera(client).wait_received()
+    backend.hold(0)
+    with subprocess.Popen([*COMMAND, "ask", "the red box"], stderr=subprocess.PIPE) as asking:
+        try:
+            client.poll(lambda: node._worker.pending == 1, "the question")
+            asking.send_signal(signal.SIGINT)
+            _, err = asking.communicate(timeout=TIMEOUT)
+        finally:
+            asking.kill()
+    assert asking.returncode == 130 and b"interrupted" in err
+    backend.step()  # the next token: the cancellation is noticed there
+    client.poll(lambda: node._worker.pending == 0, "the end of the question")
+
+
+@pytest.mark.parametrize("arguments", [["ask", "x"], ["watch"], ["query", "list"]])
+def test_without_a_node_is_one_line(
+    domain: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    monkeypatch.setattr(node_client, "FIND_TIMEOUT_S", 0.1)
+    assert main(arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"no grounding node answers on domain {domain} (ROS_DOMAIN_ID is {domain}, RMW" in line
+
+
+def test_several_nodes_are_a_choice(
+    client: ClientNode,
+    start_node,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_client, "SETTLE_S", 0.5)
+    start_node()
+    client.create_service(srv.AddQuery, "/robot/add_query", lambda request, response: response)
+    assert main(["query", "list"]) == 2
+    line = capsys.readouterr().err
+    assert "several grounding nodes: /client, /grounding; choose one with --node" in line
+    assert main(["query", "list", "--node", "/grounding"]) == 0
+
+
+def test_a_node_that_does_not_serve_is_one_line(
+    client: ClientNode, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create_service(srv.AddQuery, "/robot/add_query", lambda request, response: response)
+    monkeypatch.setattr(node_client, "CALL_TIMEOUT_S", 0.1)
+    assert main(["query", "list"]) == 2
+    assert "/client has no service ~/list_queries after 0 s" in capsys.readouterr().err
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[Any, list[str]]]:
+    """A command whose lines of stdout and stderr are collected."""
+    lines: list[str] = []
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        reader = threading.Thread(target=lambda: [*map(lines.append, process.stdout or ())])
+        reader.start()
+        try:
+            yield process, lines
+            process.send_signal(signal.SIGINT)
+            process.wait(TIMEOUT)
+        finally:
+            process.kill()
+            reader.join()
+
+
+def test_watch_prints_changes_as_lines_and_waits_for_the_node(
+    client: ClientNode, start_node
+) -> None:
+    node = start_node(active=False, cameras=["front=image"], queries=["the red box moves"])
+    with running("watch") as (process, lines):
+        client.poll(lambda: any("/grounding is not configured" in line for line in lines), "a note")
+        node.trigger_configure()
+        node.trigger_activate()
+        camera = Camera(client)
+
+        def is_printed() -> bool:
+            text = "".join(lines)
+            return "track 0 on front GROUNDED at [40, 30, 120, 90]" in text and "event 0" in text
+
+        client.publish_until(camera.publish, is_printed, "a track and an event")
+    assert process.returncode == 0, lines
+    assert "Traceback" not in "".join(lines)
+
+
+def test_watch_prints_json_lines(client: ClientNode, start_node) -> None:
+    start_node(cameras=["front=image"], queries=["the red box moves"])
+    camera = Camera(client)
+    with running("watch", "--json") as (process, lines):
+        client.publish_until(
+            camera.publish,
+            lambda: {json.loads(line)["kind"] for line in lines} == {"tracks", "event"},
+            "both kinds",
+        )
+    assert process.returncode == 0, lines
+    values = [json.loads(line) for line in lines]
+    track = next(v for v in values if v["kind"] == "tracks" and v["tracks"])["tracks"][0]
+    assert track["box"] == pytest.approx(BOX, abs=0.01)
+    assert (track["state"], track["image"]) == ("GROUNDED", [396, 297])
+    event = next(v for v in values if v["kind"] == "event")
+    assert event["state"] in ("PROVISIONAL", "CONFIRMED") and event["camera"] == "front"
+
+
+def test_watch_refreshes_a_table_on_a_terminal(client: ClientNode, start_node) -> None:
+    start_node(cameras=["front=image"], queries=["the red box"])
+    camera = Camera(client)
+    primary, secondary = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+    screen = bytearray()
+
+    def read() -> None:
+        try:
+            while data := os.read(primary, 65536):
+                screen.extend(data)
+        except OSError:  # the terminal is closed
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with subprocess.Popen(
+        [*COMMAND, "watch"], stdin=secondary, stdout=secondary, stderr=secondary, env=environment
+    ) as process:
+        try:
+            client.publish_until(
+                camera.publish, lambda: b"[40, 30, 120, 90]" in screen, "the table"
+            )
+            process.send_signal(signal.SIGINT)
+            process.wait(TIMEOUT)
+        finally:
+            process.kill()
+            os.close(secondary)
+            reader.join()
+            os.close(primary)
+    assert process.returncode == 0
+    assert b"/grounding" in screen and b"Traceback" not in screen
+    assert screen.endswith(b"\x1b[?25h\x1b[?1049l"), "the cursor and the screen are restored"
