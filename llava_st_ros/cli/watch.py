@@ -23,7 +23,7 @@ REFRESH_S = 0.2  # of the table
 CHECK_S = 2.0  # between two looks whether the node is still there
 OTHER_ROWS = 12  # of the screen: titles and headers
 
-Handle = Callable[[dict[str, Any]], None]
+Handle = Callable[[dict[str, Any]], object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,8 +99,8 @@ def _warn(text: str) -> None:
 
 def _follow(
     client: NodeClient,
-    on_tracks: Callable[[dict[str, Any]], object],
-    on_event: Callable[[dict[str, Any]], object],
+    on_tracks: Handle,
+    on_event: Handle,
     on_note: Callable[[str], None],
     on_turn: Callable[[], None] = lambda: None,
 ) -> None:

@@ -28,6 +28,7 @@ CALL_TIMEOUT_S, CANCEL_TIMEOUT_S = 10.0, 2.0
 ALIVE_PERIOD_S = 1.0  # between two looks for a node that takes its time
 POLL_S = 0.05
 Values = dict[str, Any]
+Handle = Callable[[Values], object]
 
 
 class NodeClient:
@@ -157,9 +158,7 @@ class NodeClient:
         finally:
             client.destroy()
 
-    def watch(
-        self, on_tracks: Callable[[Values], None], on_event: Callable[[Values], None]
-    ) -> bool:
+    def watch(self, on_tracks: Handle, on_event: Handle) -> bool:
         """Subscribe to the node's tracks and events, whatever the names of their topics.
 
         Returns:
@@ -168,15 +167,22 @@ class NodeClient:
         namespace, _, name = self.target.rpartition("/")
         found = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
         topics = {kind: topic for topic, kinds in found for kind in kinds}
-        handlers = (
-            (msg.GroundedTrackArray, "GroundedTrackArray", lambda m: on_tracks(tracks_values(m))),
-            (msg.GroundedEvent, "GroundedEvent", lambda m: on_event(event_values(m))),
-        )
-        names = [topics.get(f"llava_st_ros/msg/{kind}") for _, kind, _ in handlers]
-        if None in names:
+
+        def receive_tracks(message: msg.GroundedTrackArray) -> None:
+            on_tracks(tracks_values(message))
+
+        def receive_event(message: msg.GroundedEvent) -> None:
+            on_event(event_values(message))
+
+        tracks = topics.get("llava_st_ros/msg/GroundedTrackArray")
+        events = topics.get("llava_st_ros/msg/GroundedEvent")
+        if tracks is None or events is None:
             return False
-        for topic, (kind, _, handle) in zip(names, handlers):
-            self._node.create_subscription(kind, str(topic), handle, self._profile(str(topic)))
+        for kind, topic, receive in (
+            (msg.GroundedTrackArray, tracks, receive_tracks),
+            (msg.GroundedEvent, events, receive_event),
+        ):
+            self._node.create_subscription(kind, topic, receive, self._profile(topic))
         return True
 
     def _profile(self, topic: str) -> QoSProfile:

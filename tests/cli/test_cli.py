@@ -14,7 +14,7 @@ import pytest
 
 import llava_st_ros
 from llava_st_ros.cli import eval as eval_command
-from llava_st_ros.cli import export, train
+from llava_st_ros.cli import export, query, train
 from llava_st_ros.cli.__main__ import COMMANDS
 from support.paths import ROOT
 
@@ -87,6 +87,7 @@ def test_every_subcommand_module_is_a_command() -> None:
         *(f"train_{action}" for action in train.ACTIONS),
         *(f"export_{action}" for action in export.ACTIONS),
         *(f"eval_{action}" for action in eval_command.ACTIONS),
+        *(f"query_{action}" for action in query.ACTIONS),
     }
 
 
