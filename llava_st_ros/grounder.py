@@ -33,6 +33,7 @@ from llava_st_ros.streaming.stream_time import StreamTime
 from llava_st_ros.streaming.view import CameraView
 from llava_st_ros.text.grammar import EVEN_ODDS
 from llava_st_ros.text.tokenizer import Tokenizer
+from llava_st_ros.tracking.propagation import CameraPropagation, PropagationCounts
 from llava_st_ros.tracking.standing import StandingQuery
 
 
@@ -52,11 +53,11 @@ class Evaluations:
 class Grounder:
     """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
-    Thread safety: ``push``, ``add_query``, ``remove_query``, ``counts`` and the properties can be
-    used from any thread and do not wait for the model; so can ``set_silence``, ``stop`` and
-    ``collect``. ``tick``, ``evaluate`` and ``finish`` must be called from one thread only. ``ask``
-    can be called from any thread and waits for at most the answers in progress and those requested
-    earlier.
+    Thread safety: ``push``, ``propagate``, ``add_query``, ``remove_query``, ``counts`` and the
+    properties can be used from any thread and do not wait for the model; so can ``set_silence``,
+    ``stop`` and ``collect``. ``tick``, ``evaluate`` and ``finish`` must be called from one thread
+    only. ``ask`` can be called from any thread and waits for at most the answers in progress and
+    those requested earlier.
 
     Time is that of the stamps, in nanoseconds, and each camera has its own clock (see StreamTime):
     queries are due, tracks end and events begin by the stamps of their camera, so that a camera
@@ -90,6 +91,7 @@ class Grounder:
         self._time = StreamTime()
         self._silences: dict[str, int] = {}  # of silent cameras, ns
         self._arrival_order: dict[str, None] = {}  # the camera of the latest frame is the last one
+        self._propagations: dict[str, CameraPropagation] = {}
         self._track_ids = itertools.count()
         self._event_ids = itertools.count()
 
@@ -185,6 +187,41 @@ class Grounder:
         for standing in self._standing.values():
             self._events.extend(standing.silence(camera, now))
 
+    def propagate(self, frame: Frame) -> tuple[Track, ...] | None:
+        """Carry the tracks of a frame's camera to the frame (see ``CameraPropagation``).
+
+        From the first call on, the tracks of each tick are carried to the newest frame given here,
+        too. Frames may be given that are not pushed, and should be given if they are. Their images
+        are not kept.
+
+        Returns:
+            The camera's tracks as of the last tick, in the frame; None if the frame is not the
+            newest, or its stamp is implausible.
+        """
+        with self._state_lock:
+            propagation = self._propagations.get(frame.camera)
+            if propagation is None:
+                propagation = CameraPropagation(self._config.stream.reset_seconds)
+                self._propagations[frame.camera] = propagation
+        return propagation.add(frame)
+
+    def stop_propagation(self) -> None:
+        """Forget the frames given to ``propagate``: tracks are again those of the answers."""
+        with self._state_lock:
+            self._propagations.clear()
+
+    def is_propagating(self, camera: str) -> bool:
+        """Whether a track of the camera is being carried from frame to frame."""
+        with self._state_lock:
+            propagation = self._propagations.get(camera)
+        return propagation is not None and propagation.has_tracks
+
+    def propagation_counts(self, camera: str) -> PropagationCounts:
+        """Return the counts of a camera's propagation; zeros if there is none."""
+        with self._state_lock:
+            propagation = self._propagations.get(camera)
+        return PropagationCounts() if propagation is None else propagation.counts
+
     def add_query(self, query: Query) -> None:
         """Add a standing query, or replace the one with its id.
 
@@ -265,6 +302,7 @@ class Grounder:
             self._time = StreamTime()
             self._silences.clear()
             self._arrival_order.clear()
+            self._propagations.clear()
 
     def stop(self, reason: EndReason) -> None:
         """End all events and drop all tracks; standing queries are kept.
@@ -378,7 +416,8 @@ class Grounder:
 
         Time has passed with the frames: tracks that no answer confirms are LOST and end, events end
         with their stream, and queries expire. Each change of an event is returned once, so results
-        must be published in the order of the calls.
+        must be published in the order of the calls. Tracks are carried to the newest frame given to
+        ``propagate``, if any was.
 
         Args:
             evaluations: Answers to return, too.
@@ -391,7 +430,16 @@ class Grounder:
                 self._events.extend(standing.follow_streams(generations))
             events, self._events = self._events, []
             tracks = self._tracks(streams)
-            return Tick(evaluations.groundings, tracks, tuple(events), evaluations.failures)
+            propagations = dict(self._propagations)
+            for name, propagation in propagations.items():
+                propagation.set_tracks([track for track in tracks if track.camera == name])
+        carried = {
+            track.track_id: track
+            for propagation in propagations.values()
+            for track in propagation.catch_up()
+        }
+        tracks = tuple(carried.get(track.track_id, track) for track in tracks)
+        return Tick(evaluations.groundings, tracks, tuple(events), evaluations.failures)
 
     def finish(
         self, camera: str | None = None, cancelled: Callable[[], bool] | None = None
@@ -518,6 +566,8 @@ class Grounder:
         standing = self._standing.pop(query_id, None)
         if standing is not None:
             self._events.extend(standing.end(reason))
+            for propagation in self._propagations.values():
+                propagation.drop(query_id)
         return standing is not None
 
     def _remove_expired(self) -> None:

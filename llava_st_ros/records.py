@@ -512,11 +512,13 @@ class Track:
         tube: The track's boxes; the last one is the current box.
         state: Where the current box comes from.
         confidence: Of the last answer that contained the object; of a query with events: the
-            mean probability of the event.
+            mean probability of the event. It falls while the box is propagated.
         camera: As in ``Frame``.
         frame_id: As in ``Frame``.
         width: Width of the source image in pixels.
         height: Height of the source image in pixels.
+        propagated_from: Stamp (ns) of the model's box from which the current box was propagated;
+            None if the current box is the model's.
     """
 
     query_id: str
@@ -529,6 +531,7 @@ class Track:
     frame_id: str
     width: int
     height: int
+    propagated_from: int | None = None
 
     @property
     def stamp(self) -> int:

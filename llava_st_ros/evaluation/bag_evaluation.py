@@ -36,7 +36,7 @@ from llava_st_ros.media.sources import BagSource
 from llava_st_ros.query_rules import MAX_PERIOD, MIN_PERIOD, checked_seconds
 from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import NANOSECONDS, Frame, Query, Task
-from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE, TRACK_RATE
 from llava_st_ros.text.tokenizer import Tokenizer
 
 UNNAMED_MODEL = LedgerModel("", "")
@@ -58,6 +58,7 @@ class BagJob:
             robot. Empty: offline, every due query is answered.
         seed: Of the latencies that are drawn.
         max_frame_rate: Frames above this rate in Hz are skipped; 0: no limit. Not offline.
+        track_rate: Frames per second to which tracks are carried at most; 0: not carried.
 
     Raises:
         QueryError: ``period`` is out of range.
@@ -72,6 +73,7 @@ class BagJob:
     latency: str = ""
     seed: int = 0
     max_frame_rate: float = MAX_FRAME_RATE
+    track_rate: float = TRACK_RATE
 
     def __post_init__(self) -> None:
         checked_seconds("the period", self.period, MIN_PERIOD, MAX_PERIOD)
@@ -273,6 +275,7 @@ class _CameraReplay:
             queries,
             LedgerSource(job.name, str(job.bag), self.topic, model, config),
             job.mode,
+            track_rate=job.track_rate,
             on_frame=on_frame,
             runner=runner,
         )

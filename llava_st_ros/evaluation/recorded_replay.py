@@ -15,7 +15,7 @@ from llava_st_ros.evaluation.stage_times import StageTimes, TimedBackend, TimedG
 from llava_st_ros.evaluation.streaming_replay import StreamingResult, replay_streaming
 from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import Frame, Query
-from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE, TRACK_RATE
 from llava_st_ros.text.tokenizer import Tokenizer
 
 ANSWER, STAMP_TO_ANSWER = "answer", "stamp_to_answer"
@@ -61,6 +61,7 @@ def recorded_replay(
     source: LedgerSource,
     mode: StreamingMode | None = None,
     *,
+    track_rate: float = TRACK_RATE,
     on_frame: Callable[[], None] = lambda: None,
     runner: QueryRunner | None = None,
 ) -> RecordedReplay:
@@ -76,6 +77,7 @@ def recorded_replay(
         queries: The standing queries.
         source: What the answers have in common; its ``config`` is that of the replay.
         mode: Streaming mode; None for offline, where every due query is answered.
+        track_rate: As for ``replay``.
         on_frame: Called after each frame.
         runner: As for ``Grounder``.
     """
@@ -92,7 +94,9 @@ def recorded_replay(
 
     try:
         if mode is None:
-            replay(grounder, footage, queries, on_frame=record, result=result)
+            replay(
+                grounder, footage, queries, track_rate=track_rate, on_frame=record, result=result
+            )
         else:
             assert isinstance(result, StreamingResult)
             replay_streaming(
@@ -101,6 +105,7 @@ def recorded_replay(
                 queries,
                 mode.latency,
                 max_frame_rate=mode.max_frame_rate,
+                track_rate=track_rate,
                 on_frame=record,
                 result=result,
             )

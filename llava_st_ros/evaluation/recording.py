@@ -35,8 +35,8 @@ class Recording:
     """Collects every published Track and Event; the latest publication wins.
 
     A track's newer tube replaces the older one from the newer tube's first stamp on. Boxes that
-    the tracker has dropped for their age therefore stay in the recording. The current box of a
-    PROPAGATED track does not come from the model and is not recorded.
+    the tracker has dropped for their age therefore stay in the recording. A propagated box does not
+    come from the model and is not recorded.
 
     Stamps of different streams of a camera are not comparable (its clock has jumped in between):
     each track and event has the number of its stream, 0 if there is one only.
@@ -50,7 +50,7 @@ class Recording:
     def add_track(self, track: Track, stream: int = 0) -> None:
         """Add a track of a stream as published. Call in the order of publication."""
         tube = track.tube
-        if track.state is TrackState.PROPAGATED:
+        if track.propagated_from is not None:
             tube = BoxTube(tube.stamps[:-1], tube.boxes[:-1])
         if not len(tube):
             return
@@ -66,7 +66,9 @@ class Recording:
             tube = BoxTube(
                 tuple(s for s, _ in old) + tube.stamps, tuple(b for _, b in old) + tube.boxes
             )
-        self._tracks[key] = _RecordedTrack(replace(track, tube=tube), revision, stream)
+        self._tracks[key] = _RecordedTrack(
+            replace(track, tube=tube, propagated_from=None), revision, stream
+        )
 
     def add_event(self, event: Event, stream: int = 0) -> None:
         """Add an event of a stream as published; one that is RETRACTED is removed.

@@ -11,6 +11,7 @@ from llava_st_ros.evaluation.publications import PublishedTick
 from llava_st_ros.evaluation.recording import Recording
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import NANOSECONDS, Frame, Grounding, Query, QueryFailure, Tick
+from llava_st_ros.streaming.frame_gate import TRACK_RATE, TrackRates
 from llava_st_ros.streaming.stream_clock import CONFIRMATIONS, Admission, ClockJump, StreamClock
 
 T = TypeVar("T")
@@ -208,6 +209,7 @@ def replay(
     frames: Iterable[Frame],
     queries: Sequence[Query],
     *,
+    track_rate: float = TRACK_RATE,
     on_frame: Callable[[], None] = lambda: None,
     result: ReplayResult | None = None,
 ) -> ReplayResult:
@@ -222,6 +224,8 @@ def replay(
         grounder: Runs the model. The queries are added to it, and removed at the end.
         frames: The footage.
         queries: The standing queries.
+        track_rate: The node's parameter: frames per second to which tracks are carried at most; 0:
+            tracks have the boxes of answers only.
         on_frame: Called after each frame.
         result: Filled and returned, so that the caller has what was done if the replay is ended by
             an exception; a new one by default.
@@ -234,6 +238,7 @@ def replay(
     result = ReplayResult() if result is None else result
     footage = Footage(result, grounder.config.stream.reset_seconds)
     before = UnusedFrames.of(grounder)
+    rates = TrackRates(track_rate)
     for frame in frames:
         admission = footage.admit(frame)
         if admission.jump is not None:
@@ -241,6 +246,8 @@ def replay(
         footage.assign(frame.camera, admission)
         for admitted in admission.frames:
             grounder.push(admitted)
+            if rates.is_due(admitted.camera, admitted.stamp):
+                grounder.propagate(admitted)
         if admission.frames:
             result.add(grounder.tick(), frame.camera)
         before.count(grounder, result)

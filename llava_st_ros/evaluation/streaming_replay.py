@@ -24,8 +24,8 @@ from llava_st_ros.evaluation.latency_models import LatencyModel
 from llava_st_ros.evaluation.replay import Footage, ReplayResult, UnusedFrames, end_replay
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.query_runner import PreparedQuery
-from llava_st_ros.records import NANOSECONDS, Frame, Prompt, Query, to_nanoseconds
-from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE, FrameGate
+from llava_st_ros.records import NANOSECONDS, Frame, Prompt, Query, Tick, to_nanoseconds
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE, TRACK_RATE, FrameGate, TrackRates
 from llava_st_ros.streaming.new_frames import NewFrames
 from llava_st_ros.streaming.stream_clock import Admission
 from llava_st_ros.tracking.standing import StandingQuery
@@ -89,12 +89,14 @@ def replay_streaming(
     latency: LatencyModel,
     *,
     max_frame_rate: float = MAX_FRAME_RATE,
+    track_rate: float = TRACK_RATE,
     on_frame: Callable[[], None] = lambda: None,
     result: StreamingResult | None = None,
 ) -> StreamingResult:
     """Replay footage with a worker that is busy while it answers.
 
-    What a tick found is published when its last answer is complete, as by the node. Events that are
+    What a tick found is published when its last answer is complete, as by the node. Tracks are
+    carried to each frame in between, and published with its stamp. Events that are
     active at the end of the footage do not end.
 
     Args:
@@ -103,6 +105,8 @@ def replay_streaming(
         queries: The standing queries.
         latency: How long each answer takes. Everything else takes no time.
         max_frame_rate: The node's parameter: frames above this rate in Hz are skipped; 0: no limit.
+        track_rate: The node's parameter: frames per second to which tracks are carried at most; 0:
+            tracks have the boxes of answers only.
         on_frame: Called after each frame.
         result: As for ``replay``.
 
@@ -112,7 +116,8 @@ def replay_streaming(
     result = StreamingResult() if result is None else result
     for query in queries:
         grounder.add_query(query)
-    _Worker(grounder, frames, queries, latency, max_frame_rate, on_frame, result).run()
+    rates = TrackRates(track_rate)
+    _Worker(grounder, frames, queries, latency, max_frame_rate, rates, on_frame, result).run()
     end_replay(grounder, queries, result)
     return result
 
@@ -197,11 +202,13 @@ class _Worker:
         queries: Sequence[Query],
         latency: LatencyModel,
         max_frame_rate: float,
+        track_rates: TrackRates,
         on_frame: Callable[[], None],
         result: StreamingResult,
     ) -> None:
         self._grounder, self._latency, self._result = grounder, latency, result
         self._max_frame_rate, self._on_frame = max_frame_rate, on_frame
+        self._track_rates = track_rates
         self._footage = Footage(result, grounder.config.stream.reset_seconds)
         clock = _VirtualClock(self._footage, grounder.config.stream.reset_seconds)
         self._arrivals = clock.read(frames)
@@ -274,9 +281,18 @@ class _Worker:
                 self._new_frames.add(arrival.frame)
                 for schedule in self._schedules.values():
                     schedule.add_frame(self._grounder, camera)
+            self._propagate(arrival.frame)
             self._unused.count(self._grounder, self._result)
             self._on_frame()
             self._next = next(self._arrivals, None)
+
+    def _propagate(self, frame: Frame) -> None:
+        """Carry the tracks to a frame; they are published at its stamp."""
+        if not self._track_rates.is_due(frame.camera, frame.stamp):
+            return
+        tracks = self._grounder.propagate(frame)
+        if tracks:
+            self._result.add(Tick(tracks=tracks), frame.camera, at=lambda number: frame.stamp)
 
     def _accepts(self, frame: Frame) -> bool:
         gate = self._gates.setdefault(frame.camera, FrameGate(self._max_frame_rate))

@@ -6,6 +6,7 @@ from llava_st_ros.errors import FrameError
 from llava_st_ros.records import NANOSECONDS
 
 MAX_FRAME_RATE = 15.0  # Hz; images above it are skipped by default
+TRACK_RATE = 60.0  # Hz; to images above it no track is carried by default
 SIZE_CHANGE_FRAMES = 10  # consecutive frames of a new size after which it is accepted
 JITTER = 0.9  # of the shortest interval: tolerates a camera at exactly the maximum rate
 
@@ -58,3 +59,25 @@ class FrameGate:
             f"a frame of {size[0]}x{size[1]} in a stream of {self._size[0]}x{self._size[1]}",
             f"a new size is accepted after {SIZE_CHANGE_FRAMES} consecutive frames",
         )
+
+
+class TrackRates:
+    """Selects the frames of each camera to which tracks are carried. Not thread-safe.
+
+    Args:
+        max_rate: Hz, by stamp; 0 for none at all. May be changed later.
+    """
+
+    def __init__(self, max_rate: float = TRACK_RATE) -> None:
+        self.max_rate = max_rate
+        self._last: dict[str, int] = {}
+
+    def is_due(self, camera: str, stamp: int) -> bool:
+        """Whether tracks are to be carried to a frame with a stamp (ns); it is remembered then."""
+        if not self.max_rate:
+            return False
+        last = self._last.get(camera)
+        if last is not None and 0 < stamp - last < JITTER * NANOSECONDS / self.max_rate:
+            return False
+        self._last[camera] = stamp
+        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from llava_st_ros.evaluation.recording import MAX_GAP, Recording, covering_box
@@ -25,13 +26,17 @@ def test_newer_tube_replaces_older_from_its_first_stamp() -> None:
     assert final.tube.as_dict() == {0: A, STEP: A, 2 * STEP: B}
 
 
+def propagated(item: Track) -> Track:
+    return replace(item, propagated_from=0)
+
+
 def test_propagated_boxes_are_not_recorded() -> None:
     recording = Recording()
     recording.add_track(track({0: A, 1: A}))
-    recording.add_track(track({0: A, 1: A, 2: B}, state=TrackState.PROPAGATED))
+    recording.add_track(propagated(track({0: A, 1: A, 2: B}, state=TrackState.PROPAGATED)))
     assert recording.tracks[0].tube.stamps == (0, STEP)
     alone = Recording()
-    alone.add_track(track({0: A}, state=TrackState.PROPAGATED))
+    alone.add_track(propagated(track({0: A}, state=TrackState.LOST)))
     assert alone.tracks == ()
 
 

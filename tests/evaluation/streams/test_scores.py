@@ -207,7 +207,13 @@ def test_propagated_boxes_are_live_but_not_final() -> None:
     first = track({4.0: A})
     ticks = [published(4.0, tracks=[first])]
     ticks += [
-        published(s, tracks=[track({4.0: A, s: A}, state=PROPAGATED)]) for s in list(steady(4.1, 6))
+        published(
+            s,
+            tracks=[
+                replace(track({4.0: A, s: A}, state=PROPAGATED), propagated_from=4 * NANOSECONDS)
+            ],
+        )
+        for s in list(steady(4.1, 6))
     ]
     scores = score(ROLLS, *ticks, published(6.1))
     assert scores.counts["live_correct"] == (21, 21)
