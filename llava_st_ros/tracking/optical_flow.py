@@ -27,7 +27,7 @@ MIN_SHARE = 0.4  # of the followed points' weight that agrees
 MIN_EIGENVALUE = 1e-3  # of Lucas-Kanade; less is a flat surface or an edge
 CORNER_QUALITY = 0.01  # of the best corner of the box
 CORNER_DISTANCE = 3  # px
-WINDOW = 15  # px; Lucas-Kanade
+WINDOW = 21  # px; Lucas-Kanade
 LEVELS = 3  # of the pyramid
 RETURN_ERROR = 1.0  # px; between a point and itself after forward and back
 AGREEMENT = 1.5  # px; between a point and the consensus
@@ -35,8 +35,9 @@ STEP_SCALE = 1.25  # largest change of size in one step
 TOTAL_SCALE = 3.0  # largest change of size since the box of the model
 MIN_SIDE = 2.0  # px of the small image
 MIN_VISIBLE = 0.25  # of the box's area that is inside the image
+SIGNIFICANT = 3.0  # standard errors; a smaller change of size is none, since errors add up
 PAIRED = 16  # points whose pairs are tried
-MARGIN = 2.0  # px around a box: corners of its outline belong to it
+MARGIN = 3.0  # px around a box: corners of its outline belong to it
 STILL = 3.0  # gray levels; a change below it is noise
 CONTRAST = 4.0  # gray levels, standard deviation; less is a flat surface
 
@@ -198,13 +199,16 @@ def _moved(
         end[agrees],
         min(box.support, share * float(is_good.mean())),
     )
-    x1, y1, x2, y2 = moved.corners()
+    return moved if _is_visible(moved, shape) else None
+
+
+def _is_visible(box: CarriedBox, shape: tuple[int, ...]) -> bool:
+    """Whether a box is large enough, and enough of it is inside the image."""
+    x1, y1, x2, y2 = box.corners()
     width = min(x2, shape[1]) - max(x1, 0.0)
     height = min(y2, shape[0]) - max(y1, 0.0)
     visible = max(0.0, width) * max(0.0, height)
-    if min(size) < MIN_SIDE or visible < MIN_VISIBLE * size[0] * size[1]:
-        return None
-    return moved
+    return min(box.size) >= MIN_SIDE and visible >= MIN_VISIBLE * box.size[0] * box.size[1]
 
 
 def _weights(box: CarriedBox, points: np.ndarray) -> np.ndarray:
@@ -257,18 +261,27 @@ def consensus(
 
 
 def _fit(p: np.ndarray, q: np.ndarray, weights: np.ndarray) -> tuple[complex, complex]:
-    """Return the similarity from p to q with the least weighted squares."""
+    """Return the similarity from p to q with the least weighted squares.
+
+    Its size is 1 unless the errors leave no doubt that it differs.
+    """
     total = weights.sum()
     p_mean, q_mean = (weights * p).sum() / total, (weights * q).sum() / total
     p, q = p - p_mean, q - q_mean
-    scale = complex((weights * q * p.conj()).sum() / (weights * np.abs(p) ** 2).sum())
+    spread = (weights * np.abs(p) ** 2).sum()
+    scale = complex((weights * q * p.conj()).sum() / spread)
+    variance = (weights * np.abs(scale * p - q) ** 2).sum() / spread / len(p)
+    if abs(abs(scale) - 1.0) < SIGNIFICANT * math.sqrt(variance):
+        scale /= abs(scale)
     return scale, complex(q_mean - scale * p_mean)
 
 
 def _is_still(before: np.ndarray, after: np.ndarray, box: CarriedBox) -> bool:
     """Whether nothing has changed inside a box that is no flat surface."""
     old, new = _region(before, box), _region(after, box)
-    if old is None or new is None or float(old[2].std()) < CONTRAST:
+    if old is None or new is None or not _is_visible(box, after.shape):
+        return False
+    if float(old[2].std()) < CONTRAST:
         return False
     change = cv2.absdiff(old[2], new[2])
     return float(cv2.blur(change, (3, 3)).max()) <= STILL

@@ -96,7 +96,8 @@ def test_known_answers(tmp_path: Path, storage: StoragePlugin, compressed: bool)
     assert every.values["final_viou"] == pytest.approx(1.0, abs=1e-3)
     assert half.values["final_viou"] == pytest.approx(16 / 31, abs=1e-3)
     assert half.values["final_tiou"] == pytest.approx(16 / 31)
-    assert none.counts["silent_ticks"][0] == 0
+    # Two corners of the box, at the image's edge at first, are too few to carry it to four frames.
+    assert none.counts["silent_ticks"][0] == 4
     # Answers at 0, 1, ..., 6 s, of three queries, and once more at the end of the bag.
     assert len(outcome.ledger) % 3 == 0 and len(outcome.ledger) // 3 in (7, 8)
     again = evaluate(path)
