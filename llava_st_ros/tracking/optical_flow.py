@@ -135,7 +135,7 @@ def _points(image: np.ndarray, box: CarriedBox) -> np.ndarray:
     )
     if corners is None:
         return box.points
-    found = corners.reshape(-1, 2).astype(np.float32) + np.float32((x, y))
+    found = corners.reshape(-1, 2).astype(np.float32) + np.array((x, y), np.float32)
     if len(box.points):
         distances = np.linalg.norm(found[:, None] - box.points[None], axis=2).min(axis=1)
         found = found[distances >= CORNER_DISTANCE]
@@ -158,20 +158,30 @@ def _follow(
     start = np.concatenate([np.empty((0, 2), np.float32), *points])
     if not len(start):
         return start, np.zeros(0, bool)
-    options = {
-        "winSize": (WINDOW, WINDOW),
-        "maxLevel": LEVELS,
-        "minEigThreshold": MIN_EIGENVALUE,
-    }
-    end, status, _ = cv2.calcOpticalFlowPyrLK(before, after, start[:, None], None, **options)
-    back, back_status, _ = cv2.calcOpticalFlowPyrLK(after, before, end, None, **options)
-    end, back = end.reshape(-1, 2), back.reshape(-1, 2)
+    end, status = _lucas_kanade(before, after, start)
+    back, back_status = _lucas_kanade(after, before, end)
     error = np.linalg.norm(back - start, axis=1)
     height, width = after.shape
     with np.errstate(invalid="ignore"):
-        is_good = (status.ravel() == 1) & (back_status.ravel() == 1) & (error <= RETURN_ERROR)
+        is_good = status & back_status & (error <= RETURN_ERROR)
         is_good &= (end >= 0).all(axis=1) & (end[:, 0] < width) & (end[:, 1] < height)
     return end, is_good & np.isfinite(end).all(axis=1)
+
+
+def _lucas_kanade(
+    before: np.ndarray, after: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points on ``after``, float32 [N, 2], and bool [N]: which of them were found."""
+    end, status, _ = cv2.calcOpticalFlowPyrLK(
+        before,
+        after,
+        points[:, None],
+        np.empty_like(points[:, None]),
+        winSize=(WINDOW, WINDOW),
+        maxLevel=LEVELS,
+        minEigThreshold=MIN_EIGENVALUE,
+    )
+    return np.asarray(end).reshape(-1, 2), np.asarray(status).ravel() == 1
 
 
 def _moved(
