@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from llava_st_ros.camera_geometry import (
     locate,
     transformed,
 )
-from llava_st_ros.errors import ConfigError, FrameError, LlavaStError
+from llava_st_ros.errors import ConfigError, FrameError, LlavaStError, one_line
 from llava_st_ros.records import NANOSECONDS, Track, TrackState, to_nanoseconds
 from llava_st_ros.ros.camera_sources import DepthSource
 from llava_st_ros.ros.diagnostics import Reason, combine, make_status
@@ -30,6 +31,8 @@ from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.target_frame import TargetFrame
 
+MAX_MESSAGES = 1000  # depth images kept per camera, however small they are
+GRACE_S = 10.0  # a depth image may be missing so long after images began to be kept
 IDENTITY = (0.0, 0.0, 0.0, 1.0)
 # What a track that is not placed counts as in diagnostics.
 UNMATCHED = "without a depth image of its time"
@@ -77,7 +80,8 @@ class DepthMessages:
         self._lock = threading.Lock()
         self._messages: deque[tuple[int, bytes]] = deque()  # in order of arrival
         self._bytes = 0
-        self._is_kept = False
+        self._kept_since: float | None = None  # the monotonic clock's seconds
+        self._dropped: int | None = None  # the newest stamp that was dropped for lack of room
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -89,22 +93,28 @@ class DepthMessages:
     def keep(self, is_kept: bool) -> None:
         """Start or stop to keep messages; stopping drops those that there are."""
         with self._lock:
-            self._is_kept = is_kept
             if not is_kept:
+                self._kept_since = None
                 self._clear()
+            elif self._kept_since is None:
+                self._kept_since = time.monotonic()
 
     def add(self, stamp: int, message: bytes) -> bool:
         """Add a message; return whether its stamp starts a new stream."""
         with self._lock:
-            if not self._is_kept:
+            if self._kept_since is None:
                 return False
             is_reset = bool(self._messages) and stamp < self._messages[-1][0] - self._reset
             if is_reset:
                 self._clear()
             self._messages.append((stamp, message))
             self._bytes += len(message)
-            while self._bytes > self._max_bytes and len(self._messages) > 1:
-                self._bytes -= len(self._messages.popleft()[1])
+            while len(self._messages) > 1 and (
+                self._bytes > self._max_bytes or len(self._messages) > MAX_MESSAGES
+            ):
+                dropped, old = self._messages.popleft()
+                self._bytes -= len(old)
+                self._dropped = dropped if self._dropped is None else max(self._dropped, dropped)
             return is_reset
 
     def nearest(self, stamp: int) -> tuple[int, bytes] | None:
@@ -115,9 +125,20 @@ class DepthMessages:
             )
         return found if found is not None and abs(found[0] - stamp) <= self._tolerance else None
 
+    def is_dropped(self, stamp: int) -> bool:
+        """Whether images of this time were dropped for lack of room."""
+        with self._lock:
+            return self._dropped is not None and stamp <= self._dropped + self._tolerance
+
+    @property
+    def has_just_started(self) -> bool:
+        """Whether images have been kept for so short a time that one may be missing."""
+        since = self._kept_since
+        return since is None or time.monotonic() - since < GRACE_S
+
     def _clear(self) -> None:
         self._messages.clear()
-        self._bytes = 0
+        self._bytes, self._dropped = 0, None
 
 
 class DepthCamera:
@@ -175,11 +196,16 @@ class DepthCamera:
             try:
                 placed.append(self._place(track, images))
             except UnmatchedError as error:
-                self._report(UNMATCHED, str(error))
+                if self._messages.has_just_started:
+                    self._count(UNMATCHED)
+                else:
+                    self._report(UNMATCHED, str(error))
             except UnlocatedError as error:
                 self._report(UNLOCATED, str(error))
             except (ConfigError, FrameError) as error:
                 self._report(UNUSABLE, str(error))
+            except Exception as error:  # e.g. OpenCV rejects a calibration
+                self._report(UNUSABLE, one_line(error))
         with self._lock:
             self._placed += len(placed)
         return placed
@@ -193,7 +219,7 @@ class DepthCamera:
             subscription.refresh()
         with self._lock:
             counts, reported = Counter(self._counts), self._reported
-            self._reported, problem = counts, self._last_problem
+            self._reported, problem = Counter(counts), self._last_problem
             received, placed = self._received, self._placed
         reasons = [
             Reason(DiagnosticStatus.WARN, f"no publisher of {subscription.topic}")
@@ -258,6 +284,12 @@ class DepthCamera:
     ) -> DepthImage:
         found = self._messages.nearest(track.stamp)
         if found is None:
+            if self._messages.is_dropped(track.stamp):
+                raise UnmatchedError(
+                    f"the depth image of {self._depth.topic} at the time of the track's image is "
+                    "not kept any more",
+                    "raise depth_megabytes",
+                )
             raise UnmatchedError(
                 f"no depth image on {self._depth.topic} is near the time of the track's image"
             )
@@ -278,6 +310,12 @@ class DepthCamera:
                 "use depth that is registered to the image",
             )
         return image
+
+    def _count(self, kind: str) -> None:
+        """Count a track whose failure is expected."""
+        with self._lock:
+            self._counts[kind] += 1
+            self._reported[kind] += 1
 
     def _report(self, kind: str, problem: str) -> None:
         with self._lock:

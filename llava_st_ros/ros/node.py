@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -19,6 +20,7 @@ from llava_st_ros.records import Frame, Tick
 from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.depth_camera import DepthCamera, DepthCameras
+from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.diagnostics_publisher import DiagnosticsPublisher
 from llava_st_ros.ros.ground_action import GroundAction
 from llava_st_ros.ros.images import bridge_name
@@ -92,8 +94,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
         )
         self._diagnostics.add_source(self._query_services.topic.reasons)
         self._diagnostics.add_source(lambda: missing_reasons(self._outputs))
-        self._diagnostics.add_source(lambda: self._depth.reasons() if self._depth else ())
-        self._diagnostics.add_statuses(lambda: self._depth.statuses() if self._depth else ())
+        self._diagnostics.add_source(self._depth_reasons)
+        self._diagnostics.add_statuses(self._depth_statuses)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._shutdown_deadline: Deadline | None = None
         self._abandoned: list[Worker] = []  # their threads did not end
@@ -278,6 +280,14 @@ class GroundingNode(TypedParameters, LifecycleNode):
             else:
                 self.get_logger().info(line)
         return outputs
+
+    def _depth_reasons(self) -> Iterable[Reason]:
+        depth = self._depth
+        return () if depth is None else depth.reasons()
+
+    def _depth_statuses(self) -> Iterable[DiagnosticStatus]:
+        depth = self._depth
+        return () if depth is None else depth.statuses()
 
     def _get_depth(self, camera: str) -> DepthCamera | None:
         depth = self._depth

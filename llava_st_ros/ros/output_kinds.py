@@ -84,7 +84,7 @@ def select(
     for kind in chosen:
         try:
             found.append((kind, load(kind.package)))
-        except ImportError as error:
+        except Exception as error:  # ImportError, or whatever a damaged package raises
             problems[kind.package] = reason_of(error)
     lines = []
     for package, reason in problems.items():

@@ -13,7 +13,7 @@ from llava_st_ros.errors import BackendError, one_line
 from llava_st_ros.records import Track
 from llava_st_ros.ros import detection_messages, drawing_messages, qos
 from llava_st_ros.ros.camera_sources import topic_part
-from llava_st_ros.ros.depth_camera import DepthCamera
+from llava_st_ros.ros.depth_camera import DepthCamera, PlacedTrack
 from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.output_kinds import OutputKind, Selection
 
@@ -52,18 +52,18 @@ class TrackOutputs:
         get_depth: Callable[[str], DepthCamera | None] = lambda camera: None,
     ) -> None:
         self._node, self._get_depth = node, get_depth
-        self._publishers = {
-            camera: [
-                (
-                    kind,
-                    types,
-                    self._publisher(kind, types, camera_topic(kind.name, camera, cameras)),
-                )
+        self._publishers: dict[str, list[tuple[OutputKind, Any, Any]]] = {}
+        for camera in cameras:
+            kinds = [
+                (kind, types)
                 for kind, types in selection.kinds
                 if camera in depth_names or not kind.needs_depth
             ]
-            for camera in cameras
-        }
+            self._publishers[camera] = [
+                (kind, types, publisher)
+                for kind, types in kinds
+                if (publisher := self._publisher(kind, types, camera, cameras)) is not None
+            ]
 
     def publish(self, camera: str, tracks: Sequence[Track], header: Header) -> None:
         """Publish the tracks of a camera, as on the topic ``tracks``.
@@ -82,11 +82,7 @@ class TrackOutputs:
             for kind, types, publisher in self._publishers.get(camera, ())
             if publisher.get_subscription_count()
         ]
-        depth, placed = self._get_depth(camera), None
-        if depth is not None:
-            is_used = any(kind.needs_depth for kind, _, _ in wanted)
-            depth.keep(is_used and bool(tracks))
-            placed = depth.place(tracks) if is_used else None
+        placed = self._place(camera, tracks, any(kind.needs_depth for kind, _, _ in wanted))
         for kind, types, publisher in wanted:
             entries = placed if kind.needs_depth else tracks
             try:
@@ -103,11 +99,31 @@ class TrackOutputs:
                 self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
-    def _publisher(self, kind: OutputKind, types: Any, topic: str) -> Any:
+    def _place(
+        self, camera: str, tracks: Sequence[Track], is_used: bool
+    ) -> list[PlacedTrack] | None:
+        """Place tracks in space if that is used; None if the camera has no depth now."""
+        depth = self._get_depth(camera)
+        if depth is None:
+            return None
+        depth.keep(is_used and bool(tracks))
+        return depth.place(tracks) if is_used else []
+
+    def _publisher(
+        self, kind: OutputKind, types: Any, camera: str, cameras: Sequence[str]
+    ) -> Any | None:
+        """Create a publisher; None, with a warning, if the package is damaged."""
+        topic = camera_topic(kind.name, camera, cameras)
         events = qos.publisher_events(self._node, topic, qos.RESULTS)
-        return self._node.create_lifecycle_publisher(
-            getattr(types, kind.message), topic, qos.RESULTS, event_callbacks=events
-        )
+        try:
+            return self._node.create_lifecycle_publisher(
+                getattr(types, kind.message), topic, qos.RESULTS, event_callbacks=events
+            )
+        except Exception as error:  # e.g. its type support does not fit this RMW implementation
+            self._node.get_logger().warning(
+                f"{topic} cannot be published: {kind.package}: {one_line(error)}"
+            )
+            return None
 
 
 def camera_topic(name: str, camera: str, cameras: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.records import NANOSECONDS, Box, BoxTube, Track, TrackState
+from llava_st_ros.ros import depth_camera
 from llava_st_ros.ros.camera_sources import CameraSource, depth_source, parse_camera_topics
 from llava_st_ros.ros.conversions import header, stamp_from_msg
 from llava_st_ros.ros.depth_camera import DepthMessages, PlacedTrack, stamp_of
@@ -75,6 +76,14 @@ def test_depth_images_are_bounded_in_memory() -> None:
     assert messages.nearest(9990 * MS) and not messages.nearest(9800 * MS)
     messages.add(10_000 * MS, b"0" * 1000)  # larger than the bound: the newest one is kept
     assert (len(messages), messages.nbytes) == (1, 1000)
+
+
+def test_small_depth_images_are_bounded_in_number_and_missing_ones_are_explained() -> None:
+    messages = kept(*(i * MS for i in range(3000)), max_bytes=10**9)
+    assert len(messages) == 1000
+    assert messages.is_dropped(1900 * MS) and not messages.is_dropped(2100 * MS)
+    messages.keep(False)
+    assert not messages.is_dropped(0)
 
 
 def test_depth_images_are_kept_only_when_asked() -> None:
@@ -325,7 +334,24 @@ def test_calibration_or_depth_of_another_image_is_reported(
     assert not robot.boxes()
 
 
-def test_depth_of_another_time_is_reported(client: ClientNode, start_node) -> None:
+def test_a_new_track_without_depth_is_counted_but_no_warning(
+    client: ClientNode, start_node
+) -> None:
+    robot = Robot(client, start_node, depth_tolerance=0.01)  # depth is 20 ms earlier
+
+    def counted() -> bool:
+        values = {v.key: v.value for v in (robot.status() or DiagnosticStatus()).values}
+        return values.get("tracks without a depth image of its time", "0") != "0"
+
+    client.publish_until(robot.publish, counted, "the count of tracks without depth")
+    assert robot.status().level == DiagnosticStatus.OK
+    assert not any("no 3D box" in line for line in client.log_lines())
+
+
+def test_depth_of_another_time_is_reported(
+    client: ClientNode, start_node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depth_camera, "GRACE_S", 0.0)
     robot = Robot(client, start_node, depth_tolerance=0.01)  # depth is 20 ms earlier
     robot.wait_problem("no depth image on /front/depth is near the time of the track's image")
     assert not robot.boxes()

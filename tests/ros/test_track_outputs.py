@@ -264,6 +264,32 @@ def test_an_output_that_fails_does_not_keep_back_the_others() -> None:
     assert node.destroyed == ["~/detections", "~/image_markers"]
 
 
+def test_a_damaged_package_costs_only_its_own_output() -> None:
+    node, logged = FakeNode(), []
+    create = node.create_lifecycle_publisher
+
+    def fail_for_detections(kind: type, topic: str, *args: Any, **options: Any) -> Any:
+        if topic == "~/detections":
+            raise RuntimeError("no type support")
+        return create(kind, topic, *args, **options)
+
+    node.create_lifecycle_publisher = fail_for_detections  # type: ignore[method-assign]
+    node.get_logger = lambda: SimpleNamespace(warning=logged.append)  # type: ignore[attr-defined]
+    types = stand_ins("vision_msgs", VISION_MSGS_4)
+    kinds = ((KINDS[0], types), (KINDS[2], visualization_msgs.msg))
+    outputs = TrackOutputs(node, ["front"], Selection(kinds))
+    assert logged == [
+        "~/detections cannot be published: vision_msgs: RuntimeError: no type support"
+    ]
+    outputs.publish("front", TRACKS, header(NEWEST, "optical"))
+    assert len(node.published["~/image_markers"]) == 1
+
+    def damaged(package: str) -> Any:
+        raise OSError("libvision_msgs.so: undefined symbol")
+
+    assert "undefined symbol" in select(["detections"], False, damaged).missing[0]
+
+
 def test_node_publishes_what_is_installed_with_the_stamps_of_tracks(
     client: ClientNode, start_node
 ) -> None:
