@@ -16,7 +16,7 @@ FOLDERS = {
 
 def shared_files() -> Iterator[tuple[str, list[str]]]:
     """Where colcon puts them too: <prefix>/share/llava_st_ros."""
-    for top in ("config", "launch", "models"):
+    for top in ("config", "launch", "models", "systemd"):
         folders = [Path(top), *(path for path in sorted(Path(top).rglob("*")) if path.is_dir())]
         for folder in folders:
             files = [str(path) for path in sorted(folder.iterdir()) if path.is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -58,8 +59,72 @@ def test_documented_pip_steps_keep_a_native_ros_on_numpy_1() -> None:
         steps = re.findall(r"pip install ([^\n`]+)", text)
         assert len(steps) >= 2, name
         for step in steps:
-            tools_only = set(step.split()) <= {"pytest", "hypothesis"}
-            assert tools_only or f"-c src/llava_st_ros/requirements/{NATIVE_ROS.name}" in step, step
+            requirements = "src/llava_st_ros/requirements"
+            constrained = (f"-c {requirements}/{NATIVE_ROS.name}", f"-r {requirements}/robot.txt")
+            assert any(argument in step for argument in constrained), step
+    assert f"-c {NATIVE_ROS.name}" in (NATIVE_ROS.parent / "robot.txt").read_text().splitlines()
+
+
+def test_a_robots_packages_are_those_of_pip_install() -> None:
+    """requirements/robot.txt pins exactly what pyproject.toml requires."""
+    listed = (NATIVE_ROS.parent / "robot.txt").read_text().splitlines()
+    files = [line.removeprefix("-r ") for line in listed if line.startswith("-r ")]
+    pins = [line for file in files for line in (NATIVE_ROS.parent / file).read_text().splitlines()]
+    pinned = {re.split("[=;]", line)[0] for line in pins if "==" in line}
+    # tomllib is part of Python from 3.11 on.
+    section = re.search(
+        r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    assert section is not None
+    assert pinned == set(re.findall(r'"([a-zA-Z0-9_-]+)', section[1]))
+
+
+def test_the_service_runs_the_node_and_knows_its_exit_codes(tmp_path: Path) -> None:
+    """Its command line, with stand-ins for the workspace, passes arguments and exit code on."""
+    unit, where = (ROOT / "systemd" / "grounding.service").read_text(), tmp_path / "my robot"
+    documented = (ROOT / "docs" / "node.md").read_text().partition("## Lifecycle and shutdown")[2]
+    codes = re.findall(r"^\| (\d) \| (.*?) \|$", documented, re.M)
+    restarted = {code for code, meaning in codes if "executor failed" in meaning}
+    stopped = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.M)[0].split()
+    assert {code for code, _ in codes} == {"0", *restarted, *stopped} and restarted == {"1"}
+    timeout = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.M)[0]
+    assert (
+        "| `stop_timeout` | `8.0` |" in (ROOT / "docs" / "node.md").read_text() and int(timeout) > 9
+    )
+
+    node = where / "install" / "lib" / "llava_st_ros" / "grounding_node"
+    node.parent.mkdir(parents=True)
+    node.write_text('#!/bin/bash\nprintf "%s|" "$MARK" "$@"\nexit 3\n')
+    (where / "bin").mkdir()
+    (where / "bin" / "ros2").write_text(
+        f'#!/bin/bash\n[ "$*" = "pkg prefix llava_st_ros" ] && echo "{where}/install"\n'
+    )
+    for program in (node, where / "bin" / "ros2"):
+        program.chmod(0o755)
+    (where / "ros.bash").write_text(f'PATH="{where}/bin:$PATH"\nexport MARK=ros\n')
+    (where / "install" / "setup.bash").write_text("MARK=$MARK,workspace\n")
+    (where / "venv" / "bin").mkdir(parents=True)
+    (where / "venv" / "bin" / "activate").write_text("MARK=$MARK,venv\n")
+    lines = (ROOT / "systemd" / "environment").read_text().splitlines()
+    names = {line.partition("=")[0] for line in lines if line and not line.startswith("#")}
+    values = {
+        "ROS_SETUP": where / "ros.bash", "WORKSPACE": where, "VENV": where / "venv",
+        "PARAMS_FILE": where / "a.yaml", "ROS_ARGUMENTS": "-r image:=/front/image_raw",
+    }  # fmt: skip
+    assert set(values) < names
+    command = re.findall(r"^ExecStart=/bin/bash -c '(.*)'$", unit, re.M)[0]
+    for venv, mark in ((where / "venv", "ros,workspace,venv"), ("", "ros,workspace")):
+        line = command
+        for name, value in {**values, "VENV": venv}.items():
+            line = line.replace(f"${{{name}}}", str(value))  # as systemd does
+        assert "${" not in line
+        run = subprocess.run(
+            ["/bin/bash", "-c", line.replace("$$", "$")], capture_output=True, text=True
+        )
+        assert run.returncode == 3, run.stderr
+        assert run.stdout.split("|")[:-1] == [
+            mark, "--ros-args", "--params-file", f"{where}/a.yaml", "-r", "image:=/front/image_raw"
+        ]  # fmt: skip
 
 
 def test_constraints_for_a_native_ros_agree_with_the_pinned_versions() -> None:
@@ -91,4 +156,31 @@ def test_colcon_test_runs_tests_that_exist() -> None:
     paths = [ROOT / "tests" / name for name in listed[1].split()]
     assert len(paths) >= 5 and all(path.exists() for path in paths)
     depends = ET.parse(ROOT / "package.xml").getroot().iter("test_depend")
-    assert {"ament_cmake_pytest", "python3-pytest"} <= {depend.text for depend in depends}
+    assert {"ament_cmake_pytest", "python3-hypothesis", "python3-pytest"} <= {
+        depend.text for depend in depends
+    }
+
+
+def test_the_container_copies_what_exists_and_pins_nothing_itself() -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    copied = [line.split()[1] for line in dockerfile.splitlines() if line.startswith("COPY ")]
+    assert len(copied) >= 4
+    for source in copied:
+        assert (ROOT / source).exists() and source not in ignored, source
+    assert os.access(ROOT / "docker" / "entrypoint", os.X_OK)
+    # Python packages and their versions are those of requirements/.
+    assert not re.search(r"==\d", dockerfile)
+    listed = re.findall(r"requirements/([\w-]+\.txt)", dockerfile)
+    assert "robot.txt" in listed
+    assert all((ROOT / "requirements" / name).is_file() for name in listed)
+    # What install.md passes for TensorRT is the extra `tensorrt`.
+    extra = re.search(r"^tensorrt = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M)
+    page = (ROOT / "docs" / "install.md").read_text()
+    passed = re.findall(r'PACKAGES="([^"]*)"', page)
+    assert extra is not None and len(passed) == 2
+    for packages in passed:
+        names = [package.removesuffix(",<13") for package in packages.split()]
+        assert names == re.findall(r'"([^"]+)"', extra[1])
+    arguments = set(re.findall(r"--build-arg (\w+)=", page))
+    assert arguments <= set(re.findall(r"^ARG (\w+)", dockerfile, re.M))
