@@ -12,6 +12,7 @@ from llava_st_ros.records import (
     Answer,
     Box,
     BoxTube,
+    EndReason,
     Event,
     EventState,
     Grounding,
@@ -136,4 +137,5 @@ def to_event(message: dict[str, Any]) -> Event:
         confidence=message["confidence"],
         camera=message["camera"],
         frame_id=message["frame_id"],
+        reason=EndReason(message["reason"]),
     )

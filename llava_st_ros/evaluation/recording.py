@@ -219,6 +219,7 @@ def _event(event: Event) -> dict[str, Any]:
         "camera": event.camera,
         "frame_id": event.frame_id,
         "state": event.state.name,
+        "reason": event.reason.name,
         "confidence": round(event.confidence, 4),
         "start": event.span.start,
         "end": event.span.end,

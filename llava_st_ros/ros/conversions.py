@@ -103,6 +103,7 @@ def event_to_msg(event: Event) -> msg.GroundedEvent:
         end=stamp_to_msg(event.span.end),
         state=event.state.value,
         confidence=float(event.confidence),
+        reason=event.reason.value,
     )
 
 

@@ -19,11 +19,11 @@ from llava_st_ros.ros.diagnostics import Reason
 from llava_st_ros.ros.intake import IntakeCounts
 from llava_st_ros.ros.worker import Worker, WorkerHealth
 from llava_st_ros.streaming.frame_buffer import StreamReport
+from llava_st_ros.streaming.silence import CAMERA_TIMEOUT
 
 PERIOD = 1.0  # seconds
 TICK_MEMORY = 10.0  # seconds for which the longest tick counts
 OTHER_CLOCK = 3600.0  # seconds of latency beyond which the stamps are of another clock
-SILENCE_LIMIT = 2.0  # seconds without an image after which a warning is logged
 
 # Returns the reasons why the model's status is not OK; called once per publication.
 Reasons = Callable[[], Iterable[Reason]]
@@ -39,6 +39,9 @@ class DiagnosticsPublisher:
         get_cameras: Returns the subscribed cameras; empty unless the node is active.
         get_worker: Returns the worker; None while the node is unconfigured.
         describe: Returns the lifecycle state under "state", and the facts about the model.
+
+    Attributes:
+        silence_limit: Seconds without an image after which there is a warning.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class DiagnosticsPublisher:
         get_worker: Callable[[], Worker | None],
         describe: Callable[[], Mapping[str, Any]],
     ) -> None:
+        self.silence_limit = CAMERA_TIMEOUT
         self._node, self._describe = node, describe
         self._get_cameras, self._get_worker = get_cameras, get_worker
         self._latency = diagnostics.DurationMeter()
@@ -133,7 +137,7 @@ class DiagnosticsPublisher:
             previous_stream = self._previous_streams.get(name, StreamReport())
             self._previous_streams[name] = stream
             camera.refresh()
-            camera.warn_if_silent(SILENCE_LIMIT)
+            camera.warn_if_silent(self.silence_limit)
             camera.warn_about_stamps(stream, previous_stream)
             counts = camera.intake.counts
             previous = self._previous_counts.get(name, IntakeCounts())
@@ -155,7 +159,7 @@ class DiagnosticsPublisher:
             )
             self._previous_counts[name] = counts
             node = self._node.get_fully_qualified_name()
-            statuses.append(diagnostics.camera_status(node, health, SILENCE_LIMIT))
+            statuses.append(diagnostics.camera_status(node, health, self.silence_limit))
         if len(statuses) == 1:
             # Inactive: new subscriptions and streams start their counts at 0.
             self._previous_counts.clear()

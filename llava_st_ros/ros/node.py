@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from rclpy.parameter import Parameter
 
 from llava_st_ros.errors import BackendError, ConfigError, LlavaStError, one_line
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import Frame, Tick
+from llava_st_ros.records import NANOSECONDS, EndReason, Frame, Tick
 from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.depth_camera import DepthCamera, DepthCameras
@@ -37,9 +38,11 @@ from llava_st_ros.ros.service_guard import guard_services, reject_invalid_transi
 from llava_st_ros.ros.services import Services
 from llava_st_ros.ros.track_outputs import TrackOutputs, missing_reasons
 from llava_st_ros.ros.worker import Worker, WorkerHealth
+from llava_st_ros.streaming.silence import SilenceMonitor
 
 NODE_NAME = "grounding"
 SUPERVISION_PERIOD = 0.5  # seconds
+FLUSH_SECONDS = 0.2  # for subscribers to get the last results
 
 
 class GroundingNode(TypedParameters, LifecycleNode):
@@ -92,6 +95,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._diagnostics = DiagnosticsPublisher(
             self, lambda: self._cameras, lambda: self._worker, self._describe
         )
+        self._diagnostics.silence_limit = self.parameters.camera_timeout
         self._diagnostics.add_source(self._query_services.topic.reasons)
         self._diagnostics.add_source(lambda: missing_reasons(self._outputs))
         self._diagnostics.add_source(self._depth_reasons)
@@ -100,6 +104,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._shutdown_deadline: Deadline | None = None
         self._abandoned: list[Worker] = []  # their threads did not end
         self._worker_health = WorkerHealth()
+        self._silent_cameras: Mapping[str, int] = {}
         self.create_timer(
             SUPERVISION_PERIOD,
             self._supervise,
@@ -221,7 +226,9 @@ class GroundingNode(TypedParameters, LifecycleNode):
             self._on_failure,
             parameters.watchdog_seconds,
             progress,
+            SilenceMonitor(self._silence_clock),
         )
+        self._worker.camera_timeout = parameters.camera_timeout
         self._worker.start()
         self.get_logger().info(
             "configured: {model}, {backend} on {device}, {precision}".format(**self._model_facts)
@@ -245,11 +252,19 @@ class GroundingNode(TypedParameters, LifecycleNode):
         cameras, self._cameras = self._cameras, ()
         for camera in cameras:
             camera.destroy()
+        worker, publishers = self._worker, self._result_publishers
+        if worker is not None:
+            if not worker.pause(deadline.remaining):
+                line = "an inference is still running; its result will be dropped"
+                self.get_logger().warning(line)
+            if cameras:
+                worker.end_streams(EndReason.DEACTIVATED, max(FLUSH_SECONDS, deadline.remaining))
+        if cameras and publishers is not None:
+            publishers.flush(FLUSH_SECONDS)
         depth, self._depth = self._depth, None
         if depth is not None:
             depth.destroy()
-        if self._worker is not None and not self._worker.pause(deadline.remaining):
-            self.get_logger().warning("an inference is still running; its result will be dropped")
+        self._silent_cameras = {}
 
     def _new_deadline(self) -> Deadline:
         """Return the limit of a transition, or that of the shutdown if the node shuts down."""
@@ -344,6 +359,25 @@ class GroundingNode(TypedParameters, LifecycleNode):
             self._throttle.error("stall", f"the inference is hung: {health.stall}")
         elif previous.stall is not None:
             self.get_logger().info("the inference continues")
+        self._report_silences(worker.refresh())
+        publishers = self._result_publishers
+        if publishers is not None:
+            publishers.refresh()
+
+    def _report_silences(self, silent: Mapping[str, int]) -> None:
+        previous, self._silent_cameras = self._silent_cameras, silent
+        for camera in silent.keys() - previous.keys():
+            self.get_logger().warning(
+                f"camera {camera!r} has sent no usable image for "
+                f"{silent[camera] / NANOSECONDS:.1f} s: its tracks are lost and its events end"
+            )
+        for camera in previous.keys() - silent.keys():
+            self.get_logger().info(f"camera {camera!r} sends images again")
+
+    def _silence_clock(self) -> int:
+        """Return the time (ns) in which cameras send images; it stands still with a simulation."""
+        clock = self.get_clock()
+        return clock.now().nanoseconds if clock.ros_time_is_active else time.monotonic_ns()
 
     def _on_parameters(self, changes: Sequence[Parameter]) -> SetParametersResult:
         try:
@@ -351,11 +385,13 @@ class GroundingNode(TypedParameters, LifecycleNode):
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._throttle.period = self.parameters.log_period
+        self._diagnostics.silence_limit = self.parameters.camera_timeout
         for camera in self._cameras:
             camera.intake.max_rate = self.parameters.max_frame_rate
         worker, publishers = self._worker, self._result_publishers
         if worker is not None:
             worker.watchdog_seconds = self.parameters.watchdog_seconds
+            worker.camera_timeout = self.parameters.camera_timeout
             worker.grounder.configure(self.parameters.grounder_config)
         if publishers is not None:
             publishers.overlay_quality = self.parameters.overlay_quality

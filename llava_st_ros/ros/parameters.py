@@ -30,6 +30,7 @@ from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
 from llava_st_ros.ros.parameter_values import join_problems, read_value, ros_value
 from llava_st_ros.ros.qos import AUTO, RELIABILITIES
 from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
+from llava_st_ros.streaming.silence import CAMERA_TIMEOUT
 
 
 def _parameter(
@@ -284,6 +285,14 @@ class NodeParameters:
         live=True,
         low=0,
         high=1e3,
+    )
+    camera_timeout: float = _parameter(
+        CAMERA_TIMEOUT,
+        "A camera that sends no usable image for this many seconds, and for three of its usual "
+        "intervals, is silent: its tracks are LOST and its events end",
+        live=True,
+        low=0.1,
+        high=3600.0,
     )
     max_megapixels: float = _parameter(
         MAX_PIXELS / 1e6,

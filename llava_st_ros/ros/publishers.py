@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import cv2
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage
@@ -17,6 +19,7 @@ from llava_st_ros.media.overlay import draw
 from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Grounding, Tick, Track
 from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.camera_sources import topic_part
+from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.track_outputs import TrackOutputs
 
 OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
@@ -57,7 +60,9 @@ class OverlayEvents:
 class ResultPublishers:
     """The result topics, from construction to ``destroy``. Silent unless the node is active.
 
-    ``publish`` must be called by one thread only.
+    Subscribers that join late get what holds now: when one appears, the last array of each camera's
+    tracks, or the events that have not ended, are published again. (Transient local would give them
+    messages of the past, and nothing to those that request volatile.) May be used by any thread.
 
     Args:
         node: The node that publishes.
@@ -72,17 +77,26 @@ class ResultPublishers:
         self, node: LifecycleNode, cameras: Sequence[str], outputs: TrackOutputs | None = None
     ) -> None:
         self.overlay_quality = 80
+        self._lock = threading.RLock()  # for all messages of tracks and events
         self._node = node
         self._outputs = outputs
         self._last_tracks: dict[str, tuple[Track, ...]] = {}  # by camera
         self._events = {camera: OverlayEvents() for camera in cameras}
+        self._arrays: dict[str, msg.GroundedTrackArray] = {}  # the last one of each camera
+        self._open_events: dict[int, msg.GroundedEvent] = {}  # by id
+        self._overlay_shows: dict[str, int] = {}  # the stamp on each camera's overlay
 
-        def publisher(kind: type, topic: str, profile: QoSProfile):  # type: ignore[no-untyped-def]
-            events = qos.publisher_events(node, topic, profile)
+        def publisher(  # type: ignore[no-untyped-def]
+            kind: type, topic: str, profile: QoSProfile, joined: Callable[[], None] | None = None
+        ):
+            events = qos.publisher_events(node, topic, profile, joined)
             return node.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events)
 
-        self._tracks = publisher(msg.GroundedTrackArray, "tracks", qos.RESULTS)
-        self._event = publisher(msg.GroundedEvent, "events", qos.RESULTS)
+        self._tracks = publisher(msg.GroundedTrackArray, "tracks", qos.RESULTS, self._repeat_tracks)
+        self._event = publisher(msg.GroundedEvent, "events", qos.RESULTS, self._repeat_events)
+        self._joins = qos.JoinedSubscribers(
+            [(self._tracks, self._repeat_tracks), (self._event, self._repeat_events)]
+        )
         self._answers = publisher(msg.Answer, "~/answers", qos.RESULTS)
         self._overlays = {
             camera: publisher(CompressedImage, overlay_topic(camera, cameras), qos.OVERLAY)
@@ -97,8 +111,8 @@ class ResultPublishers:
     def publish(self, tick: Tick, frames: Mapping[str, Frame]) -> None:
         """Publish the results of a tick.
 
-        A camera's tracks are published if there was an answer or if they changed. A result that
-        cannot be published does not keep back the others.
+        A camera's tracks are published if there was an answer or if they changed, and its overlay
+        if it has a new frame, too. A result that cannot be published does not keep back the others.
 
         Args:
             tick: The tick.
@@ -107,6 +121,10 @@ class ResultPublishers:
         Raises:
             BackendError: Some results could not be published.
         """
+        with self._lock:
+            self._publish(tick, frames)
+
+    def _publish(self, tick: Tick, frames: Mapping[str, Frame]) -> None:
         failures: list[Exception] = []
 
         def attempt(publish: Callable[[], None]) -> None:
@@ -122,10 +140,14 @@ class ResultPublishers:
         answered = {grounding.camera for grounding in tick.groundings}
         for camera, frame in frames.items():
             tracks = tuple(track for track in tick.tracks if track.camera == camera)
+            is_new = self._overlay_shows.get(camera) != frame.stamp
             if camera in answered or tracks != self._last_tracks.get(camera, ()):
                 self._last_tracks[camera] = tracks
                 attempt(partial(self._publish_tracks, tracks, frame))
-            attempt(partial(self._publish_overlay, frame, tracks))
+                is_new = True
+            if is_new:
+                self._overlay_shows[camera] = frame.stamp
+                attempt(partial(self._publish_overlay, frame, tracks))
         if failures:
             first = failures[0]
             raise BackendError(
@@ -135,9 +157,29 @@ class ResultPublishers:
 
     def reset(self) -> None:
         """Forget tracks and events: a new stream starts."""
-        self._last_tracks.clear()
-        for camera in self._events:
-            self._events[camera] = OverlayEvents()
+        with self._lock:
+            self._last_tracks.clear()
+            self._arrays.clear()
+            self._open_events.clear()
+            self._overlay_shows.clear()
+            for camera in self._events:
+                self._events[camera] = OverlayEvents()
+
+    def refresh(self) -> None:
+        """Notice subscribers that rclpy does not report (in Humble). Call it regularly."""
+        self._joins.refresh()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until every subscriber has the tracks and events that were published.
+
+        Returns:
+            Whether they have, within the time in seconds.
+        """
+        deadline = Deadline(seconds)
+        return all(
+            publisher.wait_for_all_acked(Duration(seconds=deadline.remaining))
+            for publisher in (self._tracks, self._event)
+        )
 
     def destroy(self) -> None:
         for publisher in (self._tracks, self._event, self._answers, *self._overlays.values()):
@@ -151,10 +193,26 @@ class ResultPublishers:
     def _publish_event(self, event: Event) -> None:
         if event.camera in self._events:
             self._events[event.camera].add(event)
-        self._event.publish(conversions.event_to_msg(event))
+        message = conversions.event_to_msg(event)
+        if event.state in (EventState.ENDED, EventState.RETRACTED):
+            self._open_events.pop(event.event_id, None)
+        else:
+            self._open_events[event.event_id] = message
+        self._event.publish(message)
+
+    def _repeat_tracks(self) -> None:
+        with self._lock:
+            for message in self._arrays.values():
+                self._tracks.publish(message)
+
+    def _repeat_events(self) -> None:
+        with self._lock:
+            for message in self._open_events.values():
+                self._event.publish(message)
 
     def _publish_tracks(self, tracks: Sequence[Track], frame: Frame) -> None:
         message = conversions.tracks_to_msg(tracks, frame.camera, frame.stamp, frame.frame_id)
+        self._arrays[frame.camera] = message
         self._tracks.publish(message)
         if self._outputs is not None:
             self._outputs.publish(frame.camera, tracks, message.header)

@@ -24,6 +24,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
+REPORTS_MATCHES = hasattr(PublisherEventCallbacks(), "matched")  # not in Humble
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A burst of queries waits while earlier ones are added; what a full queue overwrites is lost.
 QUERIES = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
@@ -107,14 +108,24 @@ def subscription_events(
             node.get_logger().warning(line)
 
     callbacks = SubscriptionEventCallbacks(incompatible_qos=incompatible)
-    if matched is not None and hasattr(callbacks, "matched"):
+    if matched is not None and REPORTS_MATCHES:
         on_match = matched
         callbacks.matched = lambda event: on_match()
     return callbacks
 
 
-def publisher_events(node: Node, topic: str, profile: QoSProfile) -> PublisherEventCallbacks:
-    """Return callbacks that warn of each subscription that is incompatible with a publisher."""
+def publisher_events(
+    node: Node, topic: str, profile: QoSProfile, joined: Callable[[], None] | None = None
+) -> PublisherEventCallbacks:
+    """Return callbacks that warn of each subscription that is incompatible with a publisher.
+
+    Args:
+        node: The publisher's node.
+        topic: The topic.
+        profile: The publisher's profile.
+        joined: Called when a subscription has appeared, where rclpy reports that (not in Humble:
+            see ``JoinedSubscribers``).
+    """
     name = node.resolve_topic_name(topic)
 
     def incompatible(event: Any) -> None:
@@ -123,7 +134,33 @@ def publisher_events(node: Node, topic: str, profile: QoSProfile) -> PublisherEv
             describe_mismatch(name, event.last_policy_kind, profile, endpoints, is_publisher=True)
         )
 
-    return PublisherEventCallbacks(incompatible_qos=incompatible)
+    callbacks = PublisherEventCallbacks(incompatible_qos=incompatible)
+    if joined is not None and REPORTS_MATCHES:
+        on_join = joined
+        callbacks.matched = lambda event: on_join() if event.current_count_change > 0 else None
+    return callbacks
+
+
+class JoinedSubscribers:
+    """Notices new subscriptions of publishers by their number, where rclpy does not report them.
+
+    Args:
+        publishers: Each publisher, and what to call when a subscription has appeared.
+    """
+
+    def __init__(self, publishers: Iterable[tuple[Any, Callable[[], None]]]) -> None:
+        self._publishers = () if REPORTS_MATCHES else tuple(publishers)
+        self._counts = [0] * len(self._publishers)
+
+    def refresh(self) -> None:
+        """Call it regularly, from one thread."""
+        for index, (publisher, joined) in enumerate(self._publishers):
+            previous, self._counts[index] = (
+                self._counts[index],
+                publisher.get_subscription_count(),
+            )
+            if self._counts[index] > previous:
+                joined()
 
 
 def describe_mismatch(

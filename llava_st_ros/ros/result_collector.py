@@ -65,6 +65,7 @@ class Collector(Node):
             end=stamp_from_msg(message.end),
             state=message.state,
             confidence=message.confidence,
+            reason=message.reason,
         )
 
     def _on_answer(self, message: Answer, info: dict[str, int]) -> None:

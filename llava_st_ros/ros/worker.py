@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 from llava_st_ros.errors import BackendError, one_line
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import Frame, Grounding, Query, Tick
+from llava_st_ros.records import EndReason, Frame, Grounding, Query, Tick, to_nanoseconds
 from llava_st_ros.ros.progress import Progress, Stall
 from llava_st_ros.ros.thread_location import location_of
 from llava_st_ros.streaming.new_frames import NewFrames
+from llava_st_ros.streaming.silence import CAMERA_TIMEOUT, SilenceMonitor
 from llava_st_ros.text.tokenizer import Tokenizer
 
-# The result of a tick, each camera's newest frame when the tick started, and its duration in s.
+# The result of a tick, each camera's newest frame when it started, and its duration in s; or what
+# is true now, each camera's newest frame, and 0. One call at a time.
 OnTick = Callable[[Tick, Mapping[str, Frame], float], None]
 
 MAX_PENDING = 4  # one-shot queries; each blocks a thread of the executor
@@ -83,19 +85,27 @@ class Worker:
     ``on_error``, those of a one-shot query to its caller. Should it end all the same,
     ``supervise`` replaces it.
 
+    What is published stays true while the thread is busy, hung or has no frames: ``refresh`` passes
+    what has changed to ``on_tick``, from another thread, and ``end_streams`` what is true when
+    nothing is evaluated any more.
+
     A Python thread cannot be killed. If an inference never returns, its thread is abandoned:
     callers get an error, and ``pause`` and ``stop`` return after their timeout.
 
     Args:
         grounder: The Grounder; its ``tick`` is called by this thread only.
         tokenizer: The model's tokenizer.
-        on_tick: Called in the thread after each tick.
+        on_tick: Called with results: in the thread after each tick, and by ``refresh`` and
+            ``end_streams``.
         on_error: Called in the thread with an exception that a tick raised.
         watchdog_seconds: An inference without progress for longer than this counts as stalled.
         progress: Reports what the thread is doing; give it to an ObservedBackend too.
+        silence: Decides which cameras are silent.
 
     Attributes:
         watchdog_seconds: As above; may be changed later.
+        camera_timeout: Seconds without a usable image after which a camera is silent; may be
+            changed.
     """
 
     def __init__(
@@ -106,11 +116,17 @@ class Worker:
         on_error: Callable[[BaseException], None],
         watchdog_seconds: float = 60.0,
         progress: Progress | None = None,
+        silence: SilenceMonitor | None = None,
     ) -> None:
         self.grounder, self.tokenizer = grounder, tokenizer
         self._on_tick, self._on_error = on_tick, on_error
         self.watchdog_seconds = watchdog_seconds
         self._progress = progress or Progress()
+        self.camera_timeout = CAMERA_TIMEOUT
+        self._silence = silence or SilenceMonitor()
+        # Held from collecting results until they are published, so that they are published in the
+        # order in which they became true.
+        self._results_lock = threading.Lock()
         # Guards everything below. Notified on every change that a thread may be waiting for, so
         # that no wait needs a timeout.
         self._changed = threading.Condition()
@@ -178,6 +194,7 @@ class Worker:
                 return
             self.grounder.reset()
             self._new_frames.clear()
+            self._silence.clear()
             self._mode = Mode.RUNNING
 
     def pause(self, timeout: float) -> bool:
@@ -196,6 +213,55 @@ class Worker:
             if not is_idle:
                 self._abandon(_abandoned_error(timeout))
             return is_idle
+
+    def refresh(self) -> Mapping[str, int]:
+        """Pass to ``on_tick`` what has changed without an answer.
+
+        Tracks that nothing confirms any more are LOST and end, as do those of silent cameras;
+        events of silent cameras, ended streams and removed queries end. Call it about twice per
+        second, from a thread that does not wait for the model. Does nothing while results are being
+        published.
+
+        Returns:
+            How long each silent camera has sent no usable image (ns).
+        """
+        silent = self._silence.silent(to_nanoseconds(self.camera_timeout))
+        for camera, duration in silent.items():
+            self.grounder.set_silence(camera, duration)
+        if self._results_lock.acquire(blocking=False):
+            try:
+                with self._changed:
+                    is_running, frames = self._mode is Mode.RUNNING, self._new_frames.newest
+                if is_running:
+                    self._publish_state(frames)
+            finally:
+                self._results_lock.release()
+        return silent
+
+    def end_streams(self, reason: EndReason, timeout: float) -> None:
+        """Pass to ``on_tick`` that there are no tracks, and that all events end.
+
+        Call ``pause`` first.
+
+        Args:
+            reason: Why the events end.
+            timeout: Seconds to wait for results that are being published.
+        """
+        with self._changed:
+            frames = self._new_frames.newest
+        if not self._results_lock.acquire(timeout=timeout):
+            return
+        try:
+            self.grounder.stop(reason)
+            self._publish_state(frames)
+        finally:
+            self._results_lock.release()
+
+    def _publish_state(self, frames: Mapping[str, Frame]) -> None:
+        try:
+            self._on_tick(self.grounder.collect(), frames, 0.0)
+        except Exception as error:
+            self._report(error)
 
     def stop(self, timeout: float) -> bool:
         """End the thread.
@@ -223,6 +289,7 @@ class Worker:
             if self._mode is not Mode.RUNNING:
                 return
             if self.grounder.push(frame):
+                self._silence.arrived(frame.camera)
                 self._new_frames.add(frame)
                 self._changed.notify_all()
 
@@ -385,9 +452,10 @@ class Worker:
 
         started = time.monotonic()
         try:
-            tick = self.grounder.tick(cancelled=is_stale)
-            if not is_stale():
-                with self._progress.step("publishing"):
+            evaluations = self.grounder.evaluate(cancelled=is_stale)
+            with self._progress.step("publishing"), self._results_lock:
+                if not is_stale():
+                    tick = self.grounder.collect(evaluations)
                     self._on_tick(tick, frames, time.monotonic() - started)
         except BaseException as error:  # must not end the thread
             self._report(error)

@@ -19,15 +19,20 @@ class NewFrames:
         """Whether a frame has arrived that no tick has seen."""
         return self._has_arrived
 
+    @property
+    def newest(self) -> dict[str, Frame]:
+        """Each camera's newest frame, those of silent cameras too."""
+        return dict(self._newest)
+
     def add(self, frame: Frame) -> None:
         """Add a frame that is its camera's newest one."""
         self._newest[frame.camera] = frame
         self._has_arrived = True
 
     def take(self) -> dict[str, Frame]:
-        """Start a tick: return each camera's newest frame, older ones of silent cameras too."""
+        """Start a tick: return ``newest``."""
         self._has_arrived = False
-        return dict(self._newest)
+        return self.newest
 
     def clear(self) -> None:
         """Forget all frames."""

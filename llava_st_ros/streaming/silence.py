@@ -14,6 +14,7 @@ from statistics import median
 
 from llava_st_ros.records import NANOSECONDS
 
+CAMERA_TIMEOUT = 2.0  # seconds without a usable image; the default
 INTERVALS = 9  # the latest between two images of a camera; their median is the usual one
 MISSED = 3.0  # usual intervals without an image, before a slow camera is silent
 MAX_STEP = NANOSECONDS  # that counts between two readings of the clock

@@ -31,7 +31,14 @@ ANSWER = COMMON | {
     "no_match": False,
     "problems": [],
 }
-EVENT = COMMON | {"event_id": 1, "text": "the ball rolls", "start": 20, "end": 30, "state": 0}
+EVENT = COMMON | {
+    "event_id": 1,
+    "text": "the ball rolls",
+    "start": 20,
+    "end": 30,
+    "state": 0,
+    "reason": 0,
+}
 TRACK = COMMON | {"track_id": 1, "label": "the ball rolls", "state": 0, "tube": ANSWER["tube"]}
 SENT = {10: 1010, 20: 1020, 30: 1033}  # by stamp; the last frame was late
 

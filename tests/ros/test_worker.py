@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llava_st_ros.errors import BackendError, one_line
+from llava_st_ros.grounder import Evaluations
 from llava_st_ros.records import Frame, Query, Tick
 from llava_st_ros.ros.progress import Progress
 from llava_st_ros.ros.worker import Worker
@@ -33,10 +34,13 @@ class FakeGrounder:
     def push(self, frame: Frame) -> bool:
         return True
 
-    def tick(self, *, cancelled: Callable[[], bool]) -> Tick:
+    def evaluate(self, *, cancelled: Callable[[], bool]) -> Evaluations:
         self.ticked.set()
         if self.tick_error is not None:
             raise self.tick_error
+        return Evaluations()
+
+    def collect(self, evaluations: Evaluations | None = None) -> Tick:
         return Tick()
 
     def ask(self, query: Query, *, cancelled: Callable[[], bool], **_: object) -> str:
@@ -320,12 +324,12 @@ def test_result_of_a_tick_before_a_pause_is_dropped(grounder: FakeGrounder) -> N
     worker = Worker(grounder, None, lambda *_: published.append(1), lambda error: None)
     entered, proceed = threading.Event(), threading.Event()
 
-    def slow_tick(*, cancelled: Callable[[], bool]) -> Tick:
+    def slow_tick(*, cancelled: Callable[[], bool]) -> Evaluations:
         entered.set()
         assert proceed.wait(TIMEOUT)
-        return Tick()
+        return Evaluations()
 
-    grounder.tick = slow_tick
+    grounder.evaluate = slow_tick
     worker.start()
     worker.resume()
     worker.push(FRAME)
