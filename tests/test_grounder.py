@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from llava_st_ros.query_runner import QueryRunner
 from llava_st_ros.records import (
     Answer,
     Box,
+    EndReason,
     EventState,
     Frame,
     Modality,
@@ -37,6 +39,7 @@ from llava_st_ros.records import (
     Query,
     Task,
     Tick,
+    Track,
     TrackState,
 )
 from llava_st_ros.streaming.frame_buffer import FrameBuffer
@@ -941,6 +944,161 @@ def test_tracks_of_a_silent_camera_end(oracle):
     assert {s.get("right") for s in states} == {TrackState.GROUNDED}
     assert states[-1].get("left") is None
     assert TrackState.LOST in {s.get("left") for s in states}
+
+
+def test_a_silent_camera_loses_its_tracks_and_ends_its_events(oracle):
+    g = grounder(oracle, track_timeout_seconds=1.0)
+    g.add_query(CUP)
+    play(g, 0.0, 3.0, cameras=("left", "right"))
+    assert {(t.camera, t.state) for t in g.collect().tracks} == {
+        ("left", TrackState.GROUNDED),
+        ("right", TrackState.GROUNDED),
+    }
+    states, events = [], []
+    for silence in (2.0, 2.5, 2.9, 3.1, 60.0):  # seconds; the last image was stamped 2.9
+        g.set_silence("left", stamp(silence))
+        tick = g.collect()
+        states.append({t.camera: t.state.name for t in tick.tracks})
+        events.append([(e.camera, e.state, e.reason) for e in tick.events])
+    lost = {"left": "LOST", "right": "GROUNDED"}
+    assert states == [lost, lost, lost, {"right": "GROUNDED"}, {"right": "GROUNDED"}]
+    assert events == [[("left", ENDED, EndReason.CAMERA_SILENT)], [], [], [], []]
+    g.set_silence("unknown", stamp(9))
+    assert g.collect().events == ()
+
+
+@pytest.mark.parametrize(("pause", "is_same_track"), [(3.0, True), (100.0, False)])
+def test_the_stream_of_a_silent_camera_goes_on(oracle, pause, is_same_track):
+    """Within ``memory_seconds`` by the stamps, its track does; an event that does is a new one."""
+    g = grounder(oracle)
+    g.add_query(CUP)
+    (before,) = play(g, 0.0, 6.0)[-1].tracks
+    g.set_silence("camera", stamp(2))
+    (ended,) = g.collect().events
+    g.set_silence("camera", stamp(pause))
+    assert g.collect().events == ()
+    assert (ended.state, ended.reason) == (ENDED, EndReason.CAMERA_SILENT)
+    ticks = play(g, 6.0 + pause, 14.0 + pause)
+    assert g.counts("camera").resets == 0
+    (after,) = ticks[-1].tracks
+    assert after.state is TrackState.GROUNDED
+    assert (after.track_id == before.track_id) is is_same_track
+    again = [e for tick in ticks for e in tick.events]
+    assert ended.event_id not in {e.event_id for e in again}
+    assert {e.event_id for e in again if e.state is CONFIRMED}
+    assert all(e.span.start > ended.span.end for e in again)
+
+
+def test_an_answer_about_the_last_frames_of_a_silent_camera_is_no_news(oracle):
+    """The model was busy when the camera fell silent: the answer must not revive its tracks."""
+    g = grounder(oracle, confirmations=1)
+    g.add_query(CUP)
+    play(g, 0.0, 3.0)
+    g.push(frame(4.0))
+    changed: list[Tick] = []
+
+    def fall_silent() -> None:
+        oracle.before_extend = lambda: None
+        g.set_silence("camera", stamp(2))
+        changed.append(g.collect())
+
+    oracle.before_extend = fall_silent
+    tick = g.tick()
+    assert len(tick.groundings) == 1
+    assert [(e.state, e.reason) for e in changed[0].events] == [(ENDED, EndReason.CAMERA_SILENT)]
+    for found in (*changed, tick):
+        assert {t.state for t in found.tracks} == {TrackState.LOST}
+    assert {e.state for e in tick.events} <= {CONFIRMED, ENDED}
+    assert [e.state for e in tick.events].count(CONFIRMED) <= [e.state for e in tick.events].count(
+        ENDED
+    )
+
+
+def test_what_is_true_is_collected_while_the_model_hangs(oracle):
+    """Time passes with the frames: tracks are LOST and end, removed queries' events end."""
+    g = grounder(oracle, confirmations=1, track_timeout_seconds=1.0)
+    g.add_query(CUP)
+    play(g, 0.0, 3.0)
+    states, events = [], []
+
+    def hang() -> None:
+        oracle.before_extend = lambda: None
+        for i in range(30, 80):
+            g.push(frame(i / 10))
+            tick = g.collect()
+            states.append([t.state for t in tick.tracks])
+            events.extend(tick.events)
+        g.remove_query("cup")
+        events.extend(g.collect().events)
+
+    oracle.before_extend = hang
+    g.push(frame(3.95))
+    assert g.tick().groundings == ()
+    kinds = [state for state, _ in itertools.groupby(states)]
+    assert kinds == [[TrackState.GROUNDED], [TrackState.LOST], []]
+    assert [(e.state, e.reason) for e in events] == [(ENDED, EndReason.QUERY_REMOVED)]
+
+
+def test_a_slow_model_does_not_lose_its_tracks_between_two_answers(oracle):
+    """An answer takes 8 s, longer than the timeout and the period of a track together."""
+    g = grounder(oracle)
+    g.add_query(CUP)
+    now = [0.0]
+
+    def pass_time() -> None:
+        oracle.before_extend = lambda: None
+        for _ in range(80):
+            now[0] += 0.1
+            g.push(frame(now[0]))
+            found.append(g.collect().tracks)
+
+    g.push(frame(0.0))
+    found: list[tuple[Track, ...]] = []
+    for answer in range(6):
+        oracle.before_extend = pass_time
+        assert len(g.tick().groundings) == 1
+        if answer == 1:
+            found.clear()  # confirmed from here on
+    assert {t.state for tracks in found for t in tracks} == {TrackState.GROUNDED}
+    assert all(found)
+
+
+def test_events_have_the_reason_of_their_end(oracle):
+    def reasons(end: Callable[[Grounder], Tick], **fields) -> set[EndReason]:
+        g = grounder(oracle, confirmations=1)
+        g.add_query(replace(CUP, **fields))
+        play(g, 100.0, 103.0)
+        tick = end(g)
+        assert tick.tracks == ()
+        return {e.reason for e in tick.events if e.state is ENDED}
+
+    def replaced(g: Grounder) -> Tick:
+        g.add_query(replace(BALL, id="cup"))
+        return g.collect()
+
+    def removed(g: Grounder) -> Tick:
+        g.remove_query("cup")
+        return g.collect()
+
+    def expired(g: Grounder) -> Tick:
+        g.push(frame(104.0))
+        return g.collect()
+
+    def restarted(g: Grounder) -> Tick:
+        for i in range(5):
+            g.push(frame(i / 10))
+        return g.collect()
+
+    def stopped(g: Grounder) -> Tick:
+        g.stop(EndReason.DEACTIVATED)
+        assert [query.id for query in g.queries] == ["cup"]
+        return g.collect()
+
+    assert reasons(replaced) == {EndReason.QUERY_REPLACED}
+    assert reasons(removed) == {EndReason.QUERY_REMOVED}
+    assert reasons(expired, expiry=3.5) == {EndReason.QUERY_EXPIRED}
+    assert reasons(restarted) == {EndReason.STREAM_ENDED}
+    assert reasons(stopped) == {EndReason.DEACTIVATED}
 
 
 def test_finish_evaluates_what_is_left_and_ends_events(oracle):

@@ -156,7 +156,7 @@ class TrackAssociator:
     A track that is not GROUNDED is LOST; after ``track_timeout_seconds`` it is not published any
     more. Its object is remembered for ``memory_seconds``: boxes that overlap its last ones, or are
     near and of a similar size, continue it with its id. Without new answers a track is LOST after
-    the timeout plus the query's period, or the time between two answers if that is longer.
+    the timeout plus the query's period, or the time to the next answer if that is longer.
 
     ``now`` is a time on the camera's clock in ns.
 
@@ -257,7 +257,8 @@ class TrackAssociator:
 
         Args:
             now: The time.
-            interval: The usual time between two answers (ns), if it is longer than the period.
+            interval: The time (ns) from the newest image of one answer to the next answer, if it is
+                longer than the period.
         """
         timeout = self._timeout + max(self._period, interval)
         for item in self._objects:
