@@ -1,0 +1,238 @@
+"""What is published is true although nothing arrives: silence, a hung model, deactivation; late
+subscribers get what holds now. With real DDS.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from client import ClientNode, image_message
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+
+from llava_st_ros import msg, srv
+from llava_st_ros.ros.conversions import stamp_to_msg
+from support.red_box_backend import red_box_image
+
+pytestmark = pytest.mark.ros
+SECOND = 10**9
+GROUNDED, LOST = msg.GroundedTrack.GROUNDED, msg.GroundedTrack.LOST
+Event = msg.GroundedEvent
+FINAL = (Event.ENDED, Event.RETRACTED)
+
+
+class Watcher:
+    """The topics ``tracks`` and ``events``, and a camera that shows a red box."""
+
+    def __init__(self, client: ClientNode, profile: Any = 100) -> None:
+        self.client = client
+        self.arrays = client.collect(msg.GroundedTrackArray, "tracks", profile)
+        self.events = client.collect(Event, "events", profile)
+        self._stamps = iter(range(10**12, 10**13, SECOND // 10))
+
+    def camera(self, topic: str = "image") -> Callable[[], None]:
+        """Return a function that publishes the camera's next image."""
+        camera = self.client.camera(topic)
+
+        def publish_image() -> None:
+            camera.publish(image_message(red_box_image(10, 10, 30, 30), next(self._stamps)))
+
+        return publish_image
+
+    def states(self, camera: str = "camera") -> list[list[int]]:
+        """The states of the tracks of each array, without repetitions."""
+        states = [[t.state for t in a.tracks] for a in list(self.arrays) if a.camera == camera]
+        return [state for state, _ in itertools.groupby(states)]
+
+    def last_events(self) -> dict[int, msg.GroundedEvent]:
+        return {event.event_id: event for event in list(self.events)}
+
+    def open_events(self) -> list[msg.GroundedEvent]:
+        return [event for event in self.last_events().values() if event.state not in FINAL]
+
+    def is_confirmed(self) -> bool:
+        return any(event.state == Event.CONFIRMED for event in self.open_events())
+
+    def reasons(self) -> set[int]:
+        return {event.reason for event in self.last_events().values()}
+
+
+@pytest.fixture
+def watcher(client: ClientNode) -> Watcher:
+    return Watcher(client)
+
+
+PARAMETERS = {"queries": ['{"id": "box", "text": "the red box", "task": "STVG", "period": 0.2}']}
+
+
+def test_a_silent_camera_loses_its_tracks_and_ends_its_events(watcher: Watcher, start_node) -> None:
+    node = start_node(camera_timeout=0.3, track_timeout=0.3, **PARAMETERS)
+    publish_image = watcher.camera()
+    watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
+    # Nothing is published by the client from here on.
+    watcher.client.wait(lambda: watcher.states()[-2:] == [[LOST], []], "LOST tracks, then none")
+    watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
+    assert watcher.reasons() == {Event.REASON_CAMERA_SILENT}
+    assert {e.state for e in watcher.last_events().values()} == {Event.ENDED}
+    watcher.client.wait_log("camera 'camera' has sent no usable image for", "its tracks are lost")
+    seen = len(watcher.arrays)
+    watcher.client.publish_until(publish_image, watcher.is_confirmed, "a new event")
+    assert watcher.states()[-1] == [GROUNDED]
+    assert len(watcher.arrays) > seen
+    watcher.client.wait_log("camera 'camera' sends images again")
+    assert node._worker.grounder.stream_report("camera").counts.resets == 0
+
+
+def test_a_paused_simulation_is_no_silence(watcher: Watcher, start_node) -> None:
+    node = start_node(camera_timeout=0.1, track_timeout=0.1, use_sim_time=True, **PARAMETERS)
+    clock, publish_image = watcher.client.create_publisher(Clock, "/clock", 10), watcher.camera()
+    times = iter(range(50 * SECOND, 10**13, SECOND // 10))
+
+    def step() -> None:
+        clock.publish(Clock(clock=stamp_to_msg(next(times))))
+
+    def run() -> None:
+        step()
+        publish_image()
+
+    watcher.client.publish_until(run, watcher.is_confirmed, "a confirmed event")
+    monitor, checks = node._worker._silence, itertools.count()
+    silent = monitor.silent
+
+    def counted(timeout: int) -> Any:
+        next(checks)
+        return silent(timeout)
+
+    monitor.silent = counted
+    watcher.client.poll(lambda: next(checks) >= 4, "two checks while the simulation is paused")
+    assert watcher.is_confirmed()
+    # The simulation goes on without the camera.
+    watcher.client.publish_until(
+        step, lambda: watcher.states()[-1:] == [[]], "the end of the tracks"
+    )
+    assert watcher.reasons() == {Event.REASON_CAMERA_SILENT}
+
+
+def test_a_deactivated_node_says_that_everything_ends(watcher: Watcher, start_node) -> None:
+    node = start_node(confirmations=1, **PARAMETERS)
+    publish_image = watcher.camera()
+    watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
+    node.trigger_deactivate()
+    watcher.client.wait(lambda: watcher.states()[-1:] == [[]], "an empty array")
+    watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
+    assert watcher.reasons() == {Event.REASON_DEACTIVATED}
+
+
+def test_an_unconfirmed_event_is_retracted_at_the_end(watcher: Watcher, start_node) -> None:
+    node = start_node(confirmations=30, **PARAMETERS)
+    publish_image = watcher.camera()
+    watcher.client.publish_until(publish_image, watcher.open_events, "a provisional event")
+    node.trigger_deactivate()
+    watcher.client.wait(lambda: not watcher.open_events(), "its end")
+    assert {(e.state, e.reason) for e in watcher.last_events().values()} == {
+        (Event.RETRACTED, Event.REASON_DEACTIVATED)
+    }
+
+
+def test_a_deactivation_in_the_middle_of_a_tick_ends_what_was_published(
+    watcher: Watcher, start_node, backend
+) -> None:
+    """The tick's own answer is dropped: nothing follows the end."""
+    node = start_node(stop_timeout=0.2, **PARAMETERS)
+    publish_image = watcher.camera()
+    watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
+    backend.hold(0)
+    watcher.client.publish_until(
+        publish_image, lambda: node._worker._progress.step_name == "decode", "a tick"
+    )
+    node.trigger_deactivate()
+    watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
+    watcher.client.wait(lambda: watcher.states()[-1:] == [[]], "an empty array")
+    ends = len(watcher.arrays), len(watcher.events)
+    backend.resume()
+    node._worker.pause(30.0)  # waits for the tick
+    assert (len(watcher.arrays), len(watcher.events)) == ends
+    assert watcher.reasons() == {Event.REASON_DEACTIVATED}
+
+
+def test_tracks_are_lost_and_services_respond_while_the_model_hangs(
+    watcher: Watcher, start_node, backend
+) -> None:
+    start_node(track_timeout=5.0, **PARAMETERS)  # a second of the test
+    publish_image = watcher.camera()
+    watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
+    backend.hold(0)
+    watcher.client.publish_until(
+        publish_image, lambda: watcher.states()[-2:] == [[LOST], []], "LOST tracks, then none"
+    )
+    request = srv.RemoveQuery.Request(id="box")
+    assert watcher.client.call(srv.RemoveQuery, "grounding/remove_query", request).success
+    watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
+    assert Event.REASON_QUERY_REMOVED in watcher.reasons()
+
+
+@pytest.fixture
+def late(context) -> Iterator[ClientNode]:
+    from llava_st_ros.ros.spinning import Spinner
+
+    node = ClientNode(context)
+    spinner = Spinner(context, 2)
+    spinner.add(node)
+    yield node
+    spinner.close()
+    node.destroy_node()
+
+
+@pytest.mark.parametrize("reliability", ["RELIABLE", "BEST_EFFORT"])
+def test_late_subscribers_get_what_holds_now_and_nothing_of_the_past(
+    watcher: Watcher, start_node, late: ClientNode, reliability: str
+) -> None:
+    start_node(cameras=["left", "right"], camera_timeout=60.0, **PARAMETERS)
+    cameras = [watcher.camera("left"), watcher.camera("right")]
+
+    def publish_images() -> None:
+        for publish_image in cameras:
+            publish_image()
+
+    def is_confirmed() -> bool:
+        confirmed = {e.camera for e in watcher.open_events() if e.state == Event.CONFIRMED}
+        return confirmed == {"left", "right"}
+
+    watcher.client.publish_until(publish_images, is_confirmed, "an event on each camera")
+    request = srv.Enable.Request(enable=False)  # no further answer is published
+    assert watcher.client.call(srv.Enable, "grounding/enable", request).success
+    joined = Watcher(late, QoSProfile(depth=20, reliability=ReliabilityPolicy[reliability]))
+    late.wait(lambda: {a.camera for a in joined.arrays} == {"left", "right"}, "both cameras")
+    late.wait(lambda: joined.last_events().keys() >= {0}, "the events")
+    watcher.client.wait(
+        lambda: watcher.last_events().keys() == joined.last_events().keys(), "the same events"
+    )
+    assert joined.last_events() == watcher.last_events()
+    assert not [event for event in joined.events if event.state in FINAL]
+    last = {array.camera: array for array in watcher.arrays}
+    assert {array.camera: array for array in joined.arrays} == last
+
+
+def test_late_subscribers_of_an_old_rclpy_are_noticed_by_their_number() -> None:
+    from llava_st_ros.ros import qos
+
+    class Publisher:
+        count = 0
+
+        def get_subscription_count(self) -> int:
+            return self.count
+
+    publisher, calls = Publisher(), []
+    joined = qos.JoinedSubscribers([(publisher, lambda: calls.append(publisher.count))])
+    joined._publishers = ((publisher, lambda: calls.append(publisher.count)),)
+    joined._counts = [0]
+    for publisher.count in (0, 1, 1, 3, 2, 3):
+        joined.refresh()
+    assert calls == [1, 3, 3]
