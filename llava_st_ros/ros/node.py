@@ -6,12 +6,12 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -376,7 +376,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
 
     def _silence_clock(self) -> int:
         """Return the time (ns) in which cameras send images; it stands still with a simulation."""
-        clock = self.get_clock()
+        clock = cast(ROSClock, self.get_clock())
         return clock.now().nanoseconds if clock.ros_time_is_active else time.monotonic_ns()
 
     def _on_parameters(self, changes: Sequence[Parameter]) -> SetParametersResult:
