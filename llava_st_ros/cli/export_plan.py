@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.export.plan import make_plan, read_boards
+    from llava_st_ros.export.plan import read_boards
     from llava_st_ros.export.target import read_target
 
     target = read_target(args.target)
-    plan = make_plan(_geometry(args.model), args.precision or "float16")
+    plan = _plan(args.model, args.precision or "float16")
     report = {
         "model": args.model,
         "precision": plan.precision,
@@ -73,6 +73,17 @@ def run(args: argparse.Namespace) -> int:
         offers = ", ".join(target.precisions)
         print(f"\n{target.name} does not offer {plan.precision}; it offers {offers}")
     return 0
+
+
+def _plan(model: str, precision: str) -> ResourcePlan:
+    from llava_st_ros.export.plan import has_stored_plan, stored_plan
+
+    if not Path(model).exists() and has_stored_plan(model):
+        return stored_plan(model, precision)
+    geometry = _geometry(model)  # before torch is imported: a wrong path needs no package
+    from llava_st_ros.export.plan_counts import make_plan
+
+    return make_plan(geometry, precision)
 
 
 def _geometry(model: str) -> ModelConfig:

@@ -24,7 +24,7 @@ from llava_st_ros.errors import CheckpointError, EngineError
 from llava_st_ros.export import onnx_export
 from llava_st_ros.export.engine_directory import ExportRequest, export_checkpoint, verify
 from llava_st_ros.export.inspection import inspect_graph
-from llava_st_ros.export.plan import make_plan
+from llava_st_ros.export.plan_counts import make_plan
 from llava_st_ros.export.target import read_target
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.model.tensor_files import find_tensors

@@ -17,9 +17,10 @@ from llava_st_ros.export.plan import (
     PRECISIONS,
     Board,
     GraphCost,
-    make_plan,
     read_boards,
+    stored_plan,
 )
+from llava_st_ros.export.plan_counts import make_plan
 from llava_st_ros.export.target import read_target, target_names
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,12 @@ pytestmark = pytest.mark.slow
 def published():
     config = read_config(read_checkpoint_json(GEOMETRIES / f"{PUBLISHED}.json"), {})
     return config, {name: make_plan(config, name) for name in PRECISIONS}
+
+
+def test_stored_plans_are_those_that_are_counted(published) -> None:
+    """Otherwise: python -m llava_st_ros.export.plan_counts."""
+    for name, plan in published[1].items():
+        assert stored_plan(PUBLISHED, name) == plan
 
 
 def test_weights_and_cache_match_an_exported_engine(random_engine: Path) -> None:
