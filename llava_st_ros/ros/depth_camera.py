@@ -171,7 +171,8 @@ class DepthCamera:
         self._received = self._placed = 0
         self._last_problem = ""
         self._info: bytes | None = None  # the newest CameraInfo
-        self._camera: tuple[Calibration, CameraModel] | None = None  # the latest one that was used
+        # The latest one that was used, and the message that it is from.
+        self._camera: tuple[bytes, Calibration, CameraModel] | None = None
         self._depth = ImageSubscription(
             node, Image, source.depth_topic, reliability, self._on_depth, raw=True
         )
@@ -271,13 +272,18 @@ class DepthCamera:
         return PlacedTrack(track, self._target.name, center, rotation, box.size)
 
     def _camera_model(self) -> CameraModel:
-        if self._info is None:
+        message, known = self._info, self._camera
+        if message is None:
             raise ConfigError(f"no CameraInfo has arrived on {self._infos.topic}")
-        calibration = to_calibration(deserialize_message(self._info, CameraInfo))
-        if self._camera is None or self._camera[0] != calibration:
+        if known is not None and known[0] is message:
+            return known[2]
+        calibration = to_calibration(deserialize_message(message, CameraInfo))
+        if known is not None and known[1] == calibration:
+            camera = known[2]
+        else:
             camera = CameraModel(calibration, is_rectified=self._source.is_rectified)
-            self._camera = calibration, camera
-        return self._camera[1]
+        self._camera = message, calibration, camera
+        return camera
 
     def _depth_image(
         self, track: Track, images: dict[int, DepthImage | LlavaStError]

@@ -21,6 +21,7 @@ from llava_st_ros.records import Query
 from llava_st_ros.ros.conversions import query_to_msg
 from llava_st_ros.ros.node_finder import describe_network, grounding_nodes
 from llava_st_ros.ros.result_values import answer_values, event_values, query_values, tracks_values
+from llava_st_ros.ros.startup import check_domain, startup_errors
 
 FIND_TIMEOUT_S = 6.0
 SETTLE_S = 0.5  # how long other nodes are looked for once one is found
@@ -51,14 +52,8 @@ class NodeClient:
 
     def __enter__(self) -> NodeClient:
         self._context = Context()
-        rclpy.init(args=[], context=self._context)
         try:
-            self._node = Node(
-                "llava_st",
-                context=self._context,
-                enable_rosout=False,
-                start_parameter_services=False,
-            )
+            self._node = self._start()
             self._executor = SingleThreadedExecutor(context=self._context)
             self._executor.add_node(self._node)
             self.target = self._find()
@@ -74,6 +69,17 @@ class NodeClient:
         trace: TracebackType | None,
     ) -> None:
         self._close()
+
+    def _start(self) -> Node:
+        with startup_errors(["llava-st"]):
+            check_domain()
+            rclpy.init(args=[], context=self._context)
+            return Node(
+                "llava_st",
+                context=self._context,
+                enable_rosout=False,
+                start_parameter_services=False,
+            )
 
     @property
     def is_alive(self) -> bool:
@@ -165,7 +171,10 @@ class NodeClient:
             Whether the node has these topics; an unconfigured one does not.
         """
         namespace, _, name = self.target.rpartition("/")
-        found = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
+        try:
+            found = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
+        except RuntimeError:  # it has ended
+            return False
         topics = {kind: topic for topic, kinds in found for kind in kinds}
 
         def receive_tracks(message: msg.GroundedTrackArray) -> None:

@@ -49,19 +49,24 @@ def startup_errors(arguments: Sequence[str]) -> Iterator[None]:
         raise ConfigError(problem) from error
 
 
+def check_domain() -> None:
+    """Raise ConfigError if ROS_DOMAIN_ID is too high: Fast DDS would end the process."""
+    domain = os.environ.get("ROS_DOMAIN_ID", "")
+    if domain.isdecimal() and int(domain[:9]) > MAX_DOMAIN:
+        raise ConfigError(f"ROS_DOMAIN_ID is {domain}; expected a number from 0 to {MAX_DOMAIN}")
+
+
 def check_arguments(arguments: Sequence[str]) -> None:
     """Check the command line before ``rclpy.init``, which logs in its own words what is wrong.
 
     rclpy ignores arguments that are not for ROS, so that ``-p model:=x`` without ``--ros-args`` has
-    no effect. Fast DDS ends the process for a domain that it does not have.
+    no effect.
 
     Raises:
         ConfigError: There are arguments that are not for ROS, or ROS_DOMAIN_ID is too high.
         RuntimeError: rcl cannot read the arguments.
     """
-    domain = os.environ.get("ROS_DOMAIN_ID", "")
-    if domain.isdecimal() and int(domain[:9]) > MAX_DOMAIN:
-        raise ConfigError(f"ROS_DOMAIN_ID is {domain}; expected a number from 0 to {MAX_DOMAIN}")
+    check_domain()
     severities = rclpy.logging.LoggingSeverity
     rclpy.logging.set_logger_level("rcl", severities.FATAL)
     try:

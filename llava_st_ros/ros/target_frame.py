@@ -35,7 +35,7 @@ class TargetFrame:
             return
         try:
             tf2_ros = importlib.import_module("tf2_ros")
-        except ImportError as error:
+        except Exception as error:  # ImportError, or whatever a damaged package raises
             self.problem = (
                 f"target_frame is {name!r}, but tf2_ros is not installed ({reason_of(error)}): 3D "
                 "boxes are in the cameras' frames"

@@ -83,11 +83,12 @@ class TrackOutputs:
             if publisher.get_subscription_count()
         ]
         placed = self._place(camera, tracks, any(kind.needs_depth for kind, _, _ in wanted))
+        frame_id = placed[0].frame_id if placed else header.frame_id
+        placed_header = Header(stamp=header.stamp, frame_id=frame_id)
         for kind, types, publisher in wanted:
-            entries = placed if kind.needs_depth else tracks
+            entries, top = (placed, placed_header) if kind.needs_depth else (tracks, header)
             try:
-                if entries is not None:
-                    publisher.publish(CONVERTERS[kind.name](types, entries, header))
+                publisher.publish(CONVERTERS[kind.name](types, entries, top))
             except Exception as error:  # e.g. a message of a version that is not known
                 problems.append(f"{kind.package}/{kind.message}: {one_line(error)}")
         if problems:
@@ -99,13 +100,11 @@ class TrackOutputs:
                 self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
-    def _place(
-        self, camera: str, tracks: Sequence[Track], is_used: bool
-    ) -> list[PlacedTrack] | None:
-        """Place tracks in space if that is used; None if the camera has no depth now."""
+    def _place(self, camera: str, tracks: Sequence[Track], is_used: bool) -> list[PlacedTrack]:
+        """Place tracks in space if that is used; none if the camera has no depth now."""
         depth = self._get_depth(camera)
         if depth is None:
-            return None
+            return []
         depth.keep(is_used and bool(tracks))
         return depth.place(tracks) if is_used else []
 

@@ -396,7 +396,8 @@ def test_boxes_are_transformed_to_the_target_frame(
     robot = Robot(client, start_node, target_frame="base_link")
     client.publish_until(robot.publish, robot.boxes, "a box in space")
     box = robot.boxes()[0]
-    assert box.header.frame_id == "base_link"
+    array = next(array for array in robot.markers if box in array.markers)
+    assert {marker.header.frame_id for marker in array.markers} == {"base_link"}
     place, turn = box.pose.position, box.pose.orientation
     assert (place.x, place.y, place.z) == pytest.approx((2.0, 1.18, 0.885 + 1.0), abs=1e-6)
     assert (turn.x, turn.y, turn.z, turn.w) == (-0.5, 0.5, -0.5, 0.5)

@@ -166,6 +166,15 @@ def test_without_a_node_is_one_line(
     assert f"no grounding node answers on domain {domain} (ROS_DOMAIN_ID is {domain}, RMW" in line
 
 
+@pytest.mark.parametrize(("number", "line"), [("300", "from 0 to 232"), ("x", "not an integral")])
+def test_a_domain_that_does_not_exist_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str, line: str
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", number)
+    assert main(["query", "list"]) == 2
+    assert line in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_several_nodes_are_a_choice(
     client: ClientNode,
     start_node,
