@@ -72,6 +72,11 @@ class CameraSubscription:
         return self._subscription.reliability
 
     @property
+    def lost(self) -> int:
+        """The number of images that the middleware reports as lost."""
+        return self._subscription.lost
+
+    @property
     def arrivals(self) -> ArrivalRate | None:
         """How many of the images arrive; None if unknown, as for several publishers at once."""
         return self.intake.arrivals.rate if self.publisher_count == 1 else None

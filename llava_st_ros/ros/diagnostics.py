@@ -122,6 +122,7 @@ class CameraHealth:
         interval: Seconds.
         last_problem: Reason why the last bad message was dropped; empty if there was none.
         arrivals: How many of the images arrive, judged by their stamps; None if unknown.
+        lost: Number of images that the middleware reports as lost.
         stream: What has happened on the stream until now.
         previous_stream: The same ``interval`` seconds ago.
     """
@@ -136,6 +137,7 @@ class CameraHealth:
     interval: float
     last_problem: str = ""
     arrivals: ArrivalRate | None = None
+    lost: int = 0
     stream: StreamReport = field(default_factory=StreamReport)
     previous_stream: StreamReport = field(default_factory=StreamReport)
 
@@ -185,6 +187,7 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
                 f"{health.arrivals.stamped:.2f}" if health.arrivals else "unknown"
             ),
             "received": counts.received,
+            "lost by the middleware": health.lost,
             "skipped by max_frame_rate": counts.skipped,
             "dropped, unreadable": counts.unreadable,
             "dropped, wrong size": counts.resized,

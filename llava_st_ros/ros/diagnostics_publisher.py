@@ -154,6 +154,7 @@ class DiagnosticsPublisher:
                 interval,
                 camera.last_problem,
                 camera.arrivals,
+                camera.lost,
                 stream,
                 previous_stream,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -13,12 +13,16 @@ from rclpy.subscription import Subscription
 
 from llava_st_ros.ros import qos
 
+REMEMBERED = 128  # messages: more than arrive while there are two subscriptions
+
 
 class ImageSubscription:
     """A subscription to images of any kind, from construction to ``destroy``.
 
     With the reliability ``auto`` it is reliable while every publisher of the topic is, else best
-    effort, which is compatible with both; it is replaced when that changes.
+    effort, which is compatible with both; it is replaced when that changes. Publishers must first
+    discover the new subscription, so the old one is kept for a second, and what both receive is
+    passed on once.
 
     Args:
         node: The node that subscribes.
@@ -46,8 +50,11 @@ class ImageSubscription:
         self._lock = threading.Lock()
         self._subscription: Subscription | None = None
         self._number = 0  # of the subscription
+        self._seen: dict[Any, int] = {}  # the latest messages' keys: which subscription had each
+        self._lost = 0
         self._known_publishers: set[bytes] = set()  # their GIDs
-        self._retired: list[Subscription] = []  # replaced, to be destroyed
+        self._retired: list[Subscription] = []  # replaced since the last refresh
+        self._expired: list[Subscription] = []  # replaced before
         # Messages of one topic in order, in parallel with other topics.
         self._group = MutuallyExclusiveCallbackGroup()
         with self._lock:
@@ -63,6 +70,14 @@ class ImageSubscription:
         """The reliability of the subscription; empty once it is destroyed."""
         subscription = self._subscription
         return "" if subscription is None else subscription.qos_profile.reliability.name.lower()
+
+    @property
+    def lost(self) -> int:
+        """The number of messages that the middleware reports as lost.
+
+        Those that are overwritten in its queue are not reported, nor is the last before a pause.
+        """
+        return self._lost
 
     def update_reliability(self) -> None:
         """Replace the subscription if the publishers ask for another reliability now.
@@ -86,10 +101,14 @@ class ImageSubscription:
     def refresh(self) -> bool:
         """Follow changes of publishers that were not reported; free old subscriptions.
 
+        Call it about once per second.
+
         Returns:
             Whether the publishers are others than at the last call.
         """
-        self._destroy_retired()
+        with self._lock:
+            expired, self._expired, self._retired = self._expired, self._retired, []
+        self._free(expired)
         self.update_reliability()
         publishers = {bytes(endpoint.endpoint_gid) for endpoint in self._publishers()}
         previous, self._known_publishers = self._known_publishers, publishers
@@ -98,14 +117,12 @@ class ImageSubscription:
     def destroy(self) -> None:
         with self._lock:
             subscription, self._subscription = self._subscription, None
-            if subscription is not None:
-                self._retired.append(subscription)
-        self._destroy_retired()
+            retired = [*self._expired, *self._retired]
+            self._expired, self._retired = [], []
+        self._free([*retired, *([] if subscription is None else [subscription])])
 
-    def _destroy_retired(self) -> None:
-        with self._lock:
-            retired, self._retired = self._retired, []
-        for subscription in retired:
+    def _free(self, subscriptions: Iterable[Subscription]) -> None:
+        for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
@@ -113,7 +130,7 @@ class ImageSubscription:
         self._number = number = self._number + 1
 
         def receive(message: Any) -> None:
-            if number == self._number:  # not retired
+            if self._accepts(number, message):
                 self._receive(message)
 
         self._subscription = self._node.create_subscription(
@@ -128,9 +145,22 @@ class ImageSubscription:
                 profile,
                 lambda line: self._on_incompatible(line, number),
                 self.update_reliability,
+                self._count_lost,
             ),
             raw=self._raw,
         )
+
+    def _accepts(self, number: int, message: Any) -> bool:
+        """Whether no other subscription has had this message of the one with a number."""
+        key = _key(message)
+        if self._seen.setdefault(key, number) != number:
+            return False
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return True
+
+    def _count_lost(self, number: int) -> None:
+        self._lost += number
 
     def _wanted_reliability(self) -> ReliabilityPolicy:
         if self._requested != qos.AUTO:
@@ -146,3 +176,11 @@ class ImageSubscription:
         if number == self._number:  # else the subscription was replaced, here or meanwhile
             # Not throttled: the event occurs once per publisher.
             self._logger.warning(line)
+
+
+def _key(message: Any) -> Any:
+    """Return what two messages of a topic hardly share: the stamp, also of a serialized one."""
+    if isinstance(message, bytes):
+        return message[:12]  # the encapsulation, then header.stamp
+    stamp = message.header.stamp
+    return stamp.sec, stamp.nanosec

@@ -85,6 +85,7 @@ def subscription_events(
     profile: QoSProfile,
     on_mismatch: Callable[[str], None] | None = None,
     matched: Callable[[], None] | None = None,
+    lost: Callable[[int], None] | None = None,
 ) -> SubscriptionEventCallbacks:
     """Return callbacks for each publisher that is incompatible with a subscription.
 
@@ -95,6 +96,7 @@ def subscription_events(
         on_mismatch: Called with one line; by default a warning is logged.
         matched: Called when a publisher appears or disappears, where rclpy reports that (not in
             Humble).
+        lost: Called with a number of messages that were lost.
     """
 
     def incompatible(event: Any) -> None:
@@ -111,6 +113,9 @@ def subscription_events(
     if matched is not None and REPORTS_MATCHES:
         on_match = matched
         callbacks.matched = lambda event: on_match()
+    if lost is not None:
+        on_loss = lost
+        callbacks.message_lost = lambda event: on_loss(event.total_count_change)
     return callbacks
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -289,3 +290,55 @@ def test_the_time_between_two_publishers_is_not_a_loss(client: ClientNode, start
     run_publisher(10**12)
     run_publisher(10**12 + 4 * SECOND)
     assert camera.intake.arrivals.rate.share > 0.9
+
+
+def test_no_image_is_lost_or_repeated_while_the_reliability_changes(
+    client: ClientNode, start_node
+) -> None:
+    """A best-effort publisher joins and leaves while a reliable one sends."""
+    (camera,) = start_node()._cameras
+    subscription = camera._subscription
+    received: list[int] = []
+    camera._on_frame = lambda frame: received.append(frame.stamp)
+    publisher = client.camera("image", profile=QoSProfile(depth=100))
+    client.poll(lambda: camera.reliability == "reliable", "a reliable subscription")
+    client.poll(lambda: publisher.get_subscription_count() > 0, "its discovery")
+    image, stamps, sent = red_box_image(1, 1, 2, 2), iter(range(10**12, 10**13, SECOND // 10)), []
+
+    def publish_image() -> None:
+        sent.append(next(stamps))
+        publisher.publish(image_message(image, sent[-1]))
+
+    client.publish_until(publish_image, lambda: received, "an image")
+    first = sent.index(received[0])  # the subscription was matched from here on
+    for reliability in ("best_effort", "reliable"):
+        if reliability == "best_effort":
+            profile = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+            other = client.create_publisher(Image, "image", profile)
+        else:
+            client.destroy_publisher(other)
+        client.publish_until(
+            publish_image, lambda wanted=reliability: camera.reliability == wanted, reliability
+        )
+        client.publish_until(
+            publish_image,
+            lambda: not (subscription._retired or subscription._expired),
+            "the end of the old subscription",
+        )
+    client.poll(lambda: set(received) == set(sent[first:]), "every image")
+    assert len(received) == len(set(received))
+
+
+def test_lost_messages_are_counted_in_the_diagnostics(client: ClientNode, start_node) -> None:
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    (camera,) = start_node()._cameras
+    handlers = camera._subscription._subscription.event_handlers
+    report = next(h.callback for h in handlers if "on_loss" in h.callback.__code__.co_freevars)
+    for count in (3, 2):
+        report(SimpleNamespace(total_count_change=count))
+
+    def values() -> dict[str, str]:
+        statuses = [s for d in list(diagnostics) for s in d.status if s.name.endswith("camera")]
+        return {v.key: v.value for v in statuses[-1].values} if statuses else {}
+
+    client.wait(lambda: values().get("lost by the middleware") == "5", "the count")
