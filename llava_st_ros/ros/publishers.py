@@ -164,10 +164,14 @@ class ResultPublishers:
             self._overlay_shows.clear()
             for camera in self._events:
                 self._events[camera] = OverlayEvents()
+        if self._outputs is not None:
+            self._outputs.reset()
 
     def refresh(self) -> None:
         """Notice subscribers that rclpy does not report (in Humble). Call it regularly."""
         self._joins.refresh()
+        if self._outputs is not None:
+            self._outputs.refresh()
 
     def flush(self, seconds: float) -> bool:
         """Wait until every subscriber has the tracks and events that were published.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -32,8 +34,8 @@ CONVERTERS: Mapping[str, Convert] = {
 class TrackOutputs:
     """The optional outputs of all cameras, from construction to ``destroy``.
 
-    A message is made only while its topic has a subscriber. ``publish`` may be called from any
-    thread, and is silent unless the node is active.
+    A message is made only while its topic has a subscriber; one that joins gets the last tracks.
+    May be used by any thread. Silent unless the node is active.
 
     Args:
         node: The node that publishes.
@@ -52,6 +54,8 @@ class TrackOutputs:
         get_depth: Callable[[str], DepthCamera | None] = lambda camera: None,
     ) -> None:
         self._node, self._get_depth = node, get_depth
+        self._lock = threading.RLock()  # for all messages
+        self._last: dict[str, tuple[Sequence[Track], Header]] = {}  # by camera
         self._publishers: dict[str, list[tuple[OutputKind, Any, Any]]] = {}
         for camera in cameras:
             kinds = [
@@ -64,6 +68,11 @@ class TrackOutputs:
                 for kind, types in kinds
                 if (publisher := self._publisher(kind, types, camera, cameras)) is not None
             ]
+        self._joins = qos.JoinedSubscribers(
+            (publisher, partial(self._repeat, camera, kind.name))
+            for camera, outputs in self._publishers.items()
+            for kind, _, publisher in outputs
+        )
 
     def publish(self, camera: str, tracks: Sequence[Track], header: Header) -> None:
         """Publish the tracks of a camera, as on the topic ``tracks``.
@@ -76,13 +85,27 @@ class TrackOutputs:
         Raises:
             BackendError: An output could not be published; the others were.
         """
+        with self._lock:
+            if camera in self._publishers:
+                self._last[camera] = tracks, header
+            self._publish(camera, tracks, header)
+
+    def _publish(
+        self, camera: str, tracks: Sequence[Track], header: Header, only: str = ""
+    ) -> None:
         problems: list[str] = []
-        wanted = [
+        viewed = [
             (kind, types, publisher)
             for kind, types, publisher in self._publishers.get(camera, ())
             if publisher.get_subscription_count()
         ]
-        placed = self._place(camera, tracks, any(kind.needs_depth for kind, _, _ in wanted))
+        wanted = [entry for entry in viewed if only in ("", entry[0].name)]
+        placed: list[PlacedTrack] = []
+        depth = self._get_depth(camera)
+        if depth is not None:  # else the node is not active any more
+            depth.keep(bool(tracks) and any(kind.needs_depth for kind, _, _ in viewed))
+            if any(kind.needs_depth for kind, _, _ in wanted):
+                placed = depth.place(tracks)
         frame_id = placed[0].frame_id if placed else header.frame_id
         placed_header = Header(stamp=header.stamp, frame_id=frame_id)
         for kind, types, publisher in wanted:
@@ -94,26 +117,34 @@ class TrackOutputs:
         if problems:
             raise BackendError("; ".join(problems))
 
+    def reset(self) -> None:
+        """Forget the last tracks: a new stream starts."""
+        with self._lock:
+            self._last.clear()
+
+    def refresh(self) -> None:
+        """Notice subscribers that rclpy does not report (in Humble). Call it regularly."""
+        self._joins.refresh()
+
     def destroy(self) -> None:
         for outputs in self._publishers.values():
             for _, _, publisher in outputs:
                 self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
-    def _place(self, camera: str, tracks: Sequence[Track], is_used: bool) -> list[PlacedTrack]:
-        """Place tracks in space if that is used; none if the camera has no depth now."""
-        depth = self._get_depth(camera)
-        if depth is None:
-            return []
-        depth.keep(is_used and bool(tracks))
-        return depth.place(tracks) if is_used else []
+    def _repeat(self, camera: str, name: str) -> None:
+        """Publish the last tracks on one topic, which has a new subscriber."""
+        with self._lock:
+            if camera in self._last:
+                self._publish(camera, *self._last[camera], only=name)
 
     def _publisher(
         self, kind: OutputKind, types: Any, camera: str, cameras: Sequence[str]
     ) -> Any | None:
         """Create a publisher; None, with a warning, if the package is damaged."""
         topic = camera_topic(kind.name, camera, cameras)
-        events = qos.publisher_events(self._node, topic, qos.RESULTS)
+        joined = partial(self._repeat, camera, kind.name)
+        events = qos.publisher_events(self._node, topic, qos.RESULTS, joined)
         try:
             return self._node.create_lifecycle_publisher(
                 getattr(types, kind.message), topic, qos.RESULTS, event_callbacks=events

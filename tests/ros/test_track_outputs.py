@@ -264,6 +264,61 @@ def test_an_output_that_fails_does_not_keep_back_the_others() -> None:
     assert node.destroyed == ["~/detections", "~/image_markers"]
 
 
+class FakeDepth:
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def keep(self, is_kept: bool) -> None:
+        self.calls.append(is_kept)
+
+    def place(self, tracks: Any) -> list[Any]:
+        self.calls.append(len(tracks))
+        return []
+
+
+def test_a_viewer_that_joins_gets_the_last_tracks_and_depth_is_kept_for_3d_only() -> None:
+    node, depth = FakeNode(), FakeDepth()
+    types = visualization_msgs.msg
+    kinds = [kind for kind in KINDS if kind.package == "visualization_msgs"]
+    selection = Selection(tuple((kind, types) for kind in kinds))
+    get_depth: Any = lambda camera: depth  # noqa: E731
+    outputs = TrackOutputs(node, ["front"], selection, ["front"], get_depth)
+    outputs._repeat("front", "markers")
+    assert not node.published["~/markers"] and not depth.calls  # there are no tracks yet
+    node.viewers = 0
+    outputs.publish("front", TRACKS, header(NEWEST, "optical"))
+    assert depth.calls == [False]
+    node.viewers = 1
+    outputs._repeat("front", "image_markers")
+    assert depth.calls[1:] == [True], "another topic's viewer still uses depth; nothing is placed"
+    assert len(node.published["~/image_markers"]) == 1 and not node.published["~/markers"]
+    outputs._repeat("front", "markers")
+    assert depth.calls[2:] == [True, len(TRACKS)]
+    assert len(node.published["~/image_markers"]) == len(node.published["~/markers"]) == 1
+    outputs.publish("front", (), header(NEWEST, "optical"))
+    assert depth.calls[4:] == [False, 0], (
+        "no tracks: nothing to keep, but earlier boxes are removed"
+    )
+    outputs.reset()
+    outputs._repeat("front", "markers")
+    assert len(node.published["~/markers"]) == 2
+
+
+def test_a_viewer_that_joins_late_gets_the_last_tracks(client: ClientNode, start_node) -> None:
+    arrays = client.collect(msg.GroundedTrackArray, "tracks")
+    start_node(queries=["the red box"], cameras=["front=image"])
+    camera, stamp = client.camera("image"), 10**12
+
+    def publish_image() -> None:
+        nonlocal stamp
+        stamp += 10**8
+        camera.publish(image_message(red_box_image(10, 10, 30, 30), stamp))
+
+    client.publish_until(publish_image, lambda: any(a.tracks for a in arrays), "a track")
+    late = client.collect(visualization_msgs.msg.ImageMarker, "grounding/image_markers")
+    client.wait(lambda: any(m.points for m in late), "the last tracks, without a new image")
+
+
 def test_a_damaged_package_costs_only_its_own_output() -> None:
     node, logged = FakeNode(), []
     create = node.create_lifecycle_publisher
