@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from llava_st_ros.backends.base import Backend
@@ -205,10 +205,22 @@ class Grounder:
                 self._propagations[frame.camera] = propagation
         return propagation.add(frame)
 
-    def stop_propagation(self) -> None:
-        """Forget the frames given to ``propagate``: tracks are again those of the answers."""
+    def carried(self, tracks: Sequence[Track]) -> tuple[Track, ...]:
+        """Return tracks of the last tick in the newest frames given to ``propagate``."""
         with self._state_lock:
-            self._propagations.clear()
+            propagations = tuple(self._propagations.values())
+        newest = {t.track_id: t for p in propagations for t in p.tracks}
+        return tuple(newest.get(track.track_id, track) for track in tracks)
+
+    def stop_propagation(self, camera: str | None = None) -> None:
+        """Forget the frames given to ``propagate``: tracks are again those of the answers.
+
+        Args:
+            camera: The camera; by default all of them.
+        """
+        with self._state_lock:
+            for name in [camera] if camera is not None else list(self._propagations):
+                self._propagations.pop(name, None)
 
     def is_propagating(self, camera: str) -> bool:
         """Whether a track of the camera is being carried from frame to frame."""

@@ -93,6 +93,7 @@ def to_track(entry: dict[str, Any]) -> Track:
         frame_id=entry["frame_id"],
         width=entry["image_width"],
         height=entry["image_height"],
+        propagated_from=entry["propagated_from"],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -11,11 +12,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros.arrival_rate import ArrivalRate
+from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.diagnostics import stamp_reasons
 from llava_st_ros.ros.image_subscription import ImageSubscription
 from llava_st_ros.ros.intake import FrameIntake
 from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import CameraSource, NodeParameters
+from llava_st_ros.ros.track_carrier import ReadFrame
 from llava_st_ros.streaming.frame_buffer import StreamReport
 
 
@@ -29,6 +32,8 @@ class CameraSubscription:
         source: The camera.
         parameters: The node's parameters.
         on_frame: Called with each frame.
+        on_skipped: Called with the camera's name, the stamp (ns) and a function that decodes it for
+            each image that is no frame because of ``max_frame_rate``.
         throttle: Limits the warnings about dropped frames and missing images.
 
     Attributes:
@@ -42,6 +47,7 @@ class CameraSubscription:
         source: CameraSource,
         parameters: NodeParameters,
         on_frame: Callable[[Frame], None],
+        on_skipped: Callable[[str, int, ReadFrame], None],
         throttle: LogThrottle,
     ) -> None:
         self.source = source
@@ -49,7 +55,7 @@ class CameraSubscription:
             source.name, parameters.max_frame_rate, round(parameters.max_megapixels * 1e6)
         )
         self.last_problem = ""
-        self._on_frame, self._throttle = on_frame, throttle
+        self._on_frame, self._on_skipped, self._throttle = on_frame, on_skipped, throttle
         self._subscribed_at = time.monotonic()
         self._last_arrival: float | None = None
         self.topic = node.resolve_topic_name(source.topic) + source.suffix
@@ -124,3 +130,6 @@ class CameraSubscription:
             return
         if frame is not None:
             self._on_frame(frame)
+        else:
+            read = partial(self.intake.read_skipped, message)
+            self._on_skipped(self.source.name, stamp_from_msg(message.header.stamp), read)

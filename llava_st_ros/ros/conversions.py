@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Duration, Time
 from std_msgs.msg import Header
 
 from llava_st_ros import msg
@@ -57,6 +57,16 @@ def tube_to_msg(tube: BoxTube, width: int, height: int) -> list[msg.GroundedBox]
     ]
 
 
+def track_tube_to_msg(track: Track) -> list[msg.GroundedBox]:
+    """Convert the boxes of a track, of which the last may be propagated."""
+    boxes = tube_to_msg(track.tube, track.width, track.height)
+    if track.propagated_from is not None:
+        seconds, nanoseconds = divmod(track.stamp - track.propagated_from, NANOSECONDS)
+        boxes[-1].source = msg.GroundedBox.PROPAGATION
+        boxes[-1].age = Duration(sec=seconds, nanosec=nanoseconds)
+    return boxes
+
+
 def track_to_msg(track: Track) -> msg.GroundedTrack:
     return msg.GroundedTrack(
         header=header(track.stamp, track.frame_id),
@@ -69,7 +79,7 @@ def track_to_msg(track: Track) -> msg.GroundedTrack:
         image_width=int(track.width),
         image_height=int(track.height),
         box=box_to_msg(track.box, track.width, track.height),
-        tube=tube_to_msg(track.tube, track.width, track.height),
+        tube=track_tube_to_msg(track),
     )
 
 
@@ -81,12 +91,11 @@ def tracks_to_msg(
     Args:
         tracks: The tracks; may be empty.
         camera: The camera.
-        stamp: Nanoseconds, for the header of an array without tracks.
-        frame_id: For the header of an array without tracks.
+        stamp: Of the newest frame (ns); the array's is that of the newest box, if that is newer.
+        frame_id: That of the frame.
     """
-    newest = max(tracks, key=lambda track: track.stamp, default=None)
     return msg.GroundedTrackArray(
-        header=header(newest.stamp, newest.frame_id) if newest else header(stamp, frame_id),
+        header=header(max([stamp, *(track.stamp for track in tracks)]), frame_id),
         camera=camera,
         tracks=[track_to_msg(track) for track in tracks],
     )

@@ -105,6 +105,23 @@ class FrameIntake:
             raise
         return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
 
+    def read_skipped(self, message: Image | CompressedImage) -> Frame | None:
+        """Convert a message that ``read`` skipped, from any thread; None if its size is another.
+
+        Raises:
+            FrameError: The message is rejected. It has been counted.
+        """
+        arrival = time.monotonic_ns()
+        try:
+            image = to_rgb(message, self._max_pixels)
+        except FrameError:
+            self._count(unreadable=1)
+            raise
+        if not self._gate.has_size((image.shape[1], image.shape[0])):
+            return None
+        stamp = stamp_from_msg(message.header.stamp)
+        return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
+
     def _checked_stamp(self, header_stamp: Time) -> int:
         stamp = stamp_from_msg(header_stamp)
         if stamp == 0:

@@ -36,6 +36,7 @@ from llava_st_ros.ros.publishers import ResultPublishers
 from llava_st_ros.ros.queries import describe_added, parameter_queries
 from llava_st_ros.ros.service_guard import guard_services, reject_invalid_transitions
 from llava_st_ros.ros.services import Services
+from llava_st_ros.ros.track_carrier import ReadFrame, TrackCarrier
 from llava_st_ros.ros.track_outputs import TrackOutputs, missing_reasons
 from llava_st_ros.ros.worker import Worker, WorkerHealth
 from llava_st_ros.streaming.silence import SilenceMonitor
@@ -88,6 +89,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._model_facts: Mapping[str, Any] = {}
         self._outputs = Selection()
         self._depth: DepthCameras | None = None
+        self._carrier: TrackCarrier | None = None
         self._query_services = Services(
             self, self._get_worker, lambda: self.parameters, self._throttle
         )
@@ -100,6 +102,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._diagnostics.add_source(lambda: missing_reasons(self._outputs))
         self._diagnostics.add_source(self._depth_reasons)
         self._diagnostics.add_statuses(self._depth_statuses)
+        self._diagnostics.add_statuses(self._carrier_statuses)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._shutdown_deadline: Deadline | None = None
         self._abandoned: list[Worker] = []  # their threads did not end
@@ -216,6 +219,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
                 [source.name for source in parameters.depth_sources(self)],
                 self._get_depth,
             ),
+            grounder.carried,
         )
         self._result_publishers.overlay_quality = parameters.overlay_quality
         self._worker_health = WorkerHealth()
@@ -241,8 +245,14 @@ class GroundingNode(TypedParameters, LifecycleNode):
             publishers.reset()
         worker.resume()
         self._depth = DepthCameras(self, self.parameters, self._throttle)
+        if publishers is not None:
+            self._carrier = TrackCarrier(
+                worker.grounder, publishers, self.parameters.track_rate, self._on_carrier_error
+            )
         self._cameras = tuple(
-            CameraSubscription(self, source, self.parameters, worker.push, self._throttle)
+            CameraSubscription(
+                self, source, self.parameters, self._on_frame, self._on_skipped, self._throttle
+            )
             for source in self.parameters.camera_sources
         )
         self.get_logger().info(f"active: images from {', '.join(self.image_topics) or 'no topic'}")
@@ -252,6 +262,9 @@ class GroundingNode(TypedParameters, LifecycleNode):
         cameras, self._cameras = self._cameras, ()
         for camera in cameras:
             camera.destroy()
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None and not carrier.stop(deadline.remaining):
+            self.get_logger().warning("the thread that carries tracks does not end")
         worker, publishers = self._worker, self._result_publishers
         if worker is not None:
             if not worker.pause(deadline.remaining):
@@ -314,6 +327,22 @@ class GroundingNode(TypedParameters, LifecycleNode):
             raise BackendError("the node is unconfigured", "configure it, then retry")
         return worker
 
+    def _on_frame(self, frame: Frame) -> None:
+        worker, carrier = self._worker, self._carrier
+        if worker is not None:
+            worker.push(frame)
+        if carrier is not None:
+            carrier.add_frame(frame)
+
+    def _on_skipped(self, camera: str, stamp: int, read: ReadFrame) -> None:
+        carrier = self._carrier
+        if carrier is not None:
+            carrier.add_image(camera, stamp, read)
+
+    def _carrier_statuses(self) -> Iterable[DiagnosticStatus]:
+        carrier = self._carrier
+        return () if carrier is None else carrier.statuses(self.get_fully_qualified_name())
+
     def _on_tick(self, tick: Tick, frames: Mapping[str, Frame], seconds: float) -> None:
         self._log_failures(tick)
         publishers = self._result_publishers
@@ -335,6 +364,11 @@ class GroundingNode(TypedParameters, LifecycleNode):
             return  # the process is shutting down; there is no logger to report to
         self._diagnostics.record_failure(error)
         self._throttle.error("failure", f"a tick failed: {one_line(error)}")
+        self._log_trace(error)
+
+    def _on_carrier_error(self, error: BaseException) -> None:
+        self._diagnostics.record_failure(error)
+        self._throttle.error("carrier", f"tracks could not be carried: {one_line(error)}")
         self._log_trace(error)
 
     def _on_service_error(self, name: str, error: Exception) -> None:
@@ -388,6 +422,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._diagnostics.silence_limit = self.parameters.camera_timeout
         for camera in self._cameras:
             camera.intake.max_rate = self.parameters.max_frame_rate
+        if self._carrier is not None:
+            self._carrier.max_rate = self.parameters.track_rate
         worker, publishers = self._worker, self._result_publishers
         if worker is not None:
             worker.watchdog_seconds = self.parameters.watchdog_seconds

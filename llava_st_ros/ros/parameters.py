@@ -29,7 +29,7 @@ from llava_st_ros.ros.parameter_overrides import read_overrides
 from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
 from llava_st_ros.ros.parameter_values import join_problems, read_value, ros_value
 from llava_st_ros.ros.qos import AUTO, RELIABILITIES
-from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE, TRACK_RATE
 from llava_st_ros.streaming.silence import CAMERA_TIMEOUT
 
 
@@ -293,6 +293,14 @@ class NodeParameters:
         live=True,
         low=0.1,
         high=3600.0,
+    )
+    track_rate: float = _parameter(
+        TRACK_RATE,
+        "Tracks are carried to at most so many images per second and camera between two answers, "
+        "by optical flow; 0: to none",
+        live=True,
+        low=0,
+        high=1e3,
     )
     max_megapixels: float = _parameter(
         MAX_PIXELS / 1e6,

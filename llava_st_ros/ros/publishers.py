@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -16,13 +17,24 @@ from sensor_msgs.msg import CompressedImage
 from llava_st_ros import msg
 from llava_st_ros.errors import BackendError
 from llava_st_ros.media.overlay import draw
-from llava_st_ros.records import NANOSECONDS, Event, EventState, Frame, Grounding, Tick, Track
+from llava_st_ros.records import (
+    NANOSECONDS,
+    BoxTube,
+    Event,
+    EventState,
+    Frame,
+    Grounding,
+    Tick,
+    Track,
+    TrackState,
+)
 from llava_st_ros.ros import conversions, qos
 from llava_st_ros.ros.camera_sources import topic_part
 from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.track_outputs import TrackOutputs
 
 OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
+RESET_SECONDS = 60.0  # a frame that is older than published tracks by more is of another stream
 MAX_OVERLAY_EVENTS = 50  # per camera; more do not fit on an image
 
 
@@ -64,23 +76,34 @@ class ResultPublishers:
     tracks, or the events that have not ended, are published again. (Transient local would give them
     messages of the past, and nothing to those that request volatile.) May be used by any thread.
 
+    Tracks are published in the order of the frames that they are in: the boxes of a tick are chosen
+    and published under the same lock as those that ``publish_carried`` carries to newer frames.
+
     Args:
         node: The node that publishes.
         cameras: Names of all cameras.
         outputs: Publishes tracks in the messages of other packages, too; destroyed with this.
+        carried: Returns tracks of a tick in the newest frame (``Grounder.carried``).
 
     Attributes:
         overlay_quality: JPEG quality, 1 to 100.
     """
 
     def __init__(
-        self, node: LifecycleNode, cameras: Sequence[str], outputs: TrackOutputs | None = None
+        self,
+        node: LifecycleNode,
+        cameras: Sequence[str],
+        outputs: TrackOutputs | None = None,
+        carried: Callable[[Sequence[Track]], tuple[Track, ...]] = tuple,
     ) -> None:
         self.overlay_quality = 80
         self._lock = threading.RLock()  # for all messages of tracks and events
         self._node = node
-        self._outputs = outputs
-        self._last_tracks: dict[str, tuple[Track, ...]] = {}  # by camera
+        self._outputs, self._carried = outputs, carried
+        self._newest: dict[str, int] = {}  # stamp (ns) of the last carried tracks, by camera
+        # By camera, with the boxes of the model and without confidence.
+        self._last_tracks: dict[str, tuple[Track, ...]] = {}
+        self._last_carried: dict[str, tuple[Track, ...]] = {}  # by camera
         self._events = {camera: OverlayEvents() for camera in cameras}
         self._arrays: dict[str, msg.GroundedTrackArray] = {}  # the last one of each camera
         self._open_events: dict[int, msg.GroundedEvent] = {}  # by id
@@ -141,13 +164,17 @@ class ResultPublishers:
         for camera, frame in frames.items():
             tracks = tuple(track for track in tick.tracks if track.camera == camera)
             is_new = self._overlay_shows.get(camera) != frame.stamp
-            if camera in answered or tracks != self._last_tracks.get(camera, ()):
-                self._last_tracks[camera] = tracks
+            tracks = self._carried(tracks)  # newer frames may have been published meanwhile
+            model_tracks = tuple(map(_without_carried_box, tracks))
+            # Between answers only the confidence of carried boxes changes.
+            known = tuple(replace(track, confidence=0.0) for track in model_tracks)
+            if camera in answered or known != self._last_tracks.get(camera, ()):
+                self._last_tracks[camera] = known
                 attempt(partial(self._publish_tracks, tracks, frame))
                 is_new = True
             if is_new:
                 self._overlay_shows[camera] = frame.stamp
-                attempt(partial(self._publish_overlay, frame, tracks))
+                attempt(partial(self._publish_overlay, frame, model_tracks))
         if failures:
             first = failures[0]
             raise BackendError(
@@ -155,10 +182,39 @@ class ResultPublishers:
                 f"{type(first).__name__}: {first}"
             ) from first
 
+    def has_track_subscriber(self, camera: str) -> bool:
+        """Whether anybody has subscribed to the tracks of a camera, in any message."""
+        if self._tracks.get_subscription_count():
+            return True
+        return self._outputs is not None and self._outputs.has_subscriber(camera)
+
+    def publish_carried(
+        self, frame: Frame, propagate: Callable[[Frame], tuple[Track, ...] | None]
+    ) -> None:
+        """Carry the tracks of a camera to a frame, and publish them if there are any.
+
+        Tracks that are LOST are published once.
+
+        Args:
+            frame: The frame.
+            propagate: Carries the tracks (``Grounder.propagate``).
+        """
+        with self._lock:
+            tracks = propagate(frame)
+            if tracks is None:
+                return
+            self._newest[frame.camera] = frame.stamp
+            is_carried = any(track.state is TrackState.PROPAGATED for track in tracks)
+            if is_carried or (tracks and tracks != self._last_carried.get(frame.camera)):
+                self._publish_tracks(tracks, frame)
+            self._last_carried[frame.camera] = tracks
+
     def reset(self) -> None:
         """Forget tracks and events: a new stream starts."""
         with self._lock:
             self._last_tracks.clear()
+            self._newest.clear()
+            self._last_carried.clear()
             self._arrays.clear()
             self._open_events.clear()
             self._overlay_shows.clear()
@@ -215,7 +271,10 @@ class ResultPublishers:
                 self._event.publish(message)
 
     def _publish_tracks(self, tracks: Sequence[Track], frame: Frame) -> None:
-        message = conversions.tracks_to_msg(tracks, frame.camera, frame.stamp, frame.frame_id)
+        newest = self._newest.get(frame.camera, 0)
+        is_older = 0 < newest - frame.stamp < RESET_SECONDS * NANOSECONDS
+        stamp = newest if is_older else frame.stamp
+        message = conversions.tracks_to_msg(tracks, frame.camera, stamp, frame.frame_id)
         self._arrays[frame.camera] = message
         self._tracks.publish(message)
         if self._outputs is not None:
@@ -230,6 +289,19 @@ class ResultPublishers:
             return  # drawing and encoding are expensive
         image = draw(frame.image, tracks, events)
         publisher.publish(overlay_msg(image, frame, self.overlay_quality))
+
+
+def _without_carried_box(track: Track) -> Track:
+    """Return a track with the boxes of the model only, which are those of an older frame."""
+    if track.propagated_from is None:
+        return track
+    is_lost = track.state is TrackState.LOST
+    return replace(
+        track,
+        tube=BoxTube(track.tube.stamps[:-1], track.tube.boxes[:-1]),
+        state=TrackState.LOST if is_lost else TrackState.GROUNDED,
+        propagated_from=None,
+    )
 
 
 def overlay_topic(camera: str, cameras: Sequence[str]) -> str:

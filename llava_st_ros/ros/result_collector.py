@@ -102,7 +102,14 @@ def _track(track: GroundedTrack) -> dict[str, Any]:
         "image_width": track.image_width,
         "image_height": track.image_height,
         "tube": _tube(track.tube),
+        "propagated_from": _propagated_from(track.tube[-1]) if track.tube else None,
     }
+
+
+def _propagated_from(box: GroundedBox) -> int | None:
+    if box.source != GroundedBox.PROPAGATION:
+        return None
+    return stamp_from_msg(box.stamp) - stamp_from_msg(box.age)
 
 
 def _tube(boxes: Sequence[GroundedBox]) -> list[list[float]]:

@@ -126,6 +126,11 @@ class TrackOutputs:
         """Notice subscribers that rclpy does not report (in Humble). Call it regularly."""
         self._joins.refresh()
 
+    def has_subscriber(self, camera: str) -> bool:
+        """Whether anybody has subscribed to an output of a camera."""
+        outputs = self._publishers.get(camera, ())
+        return any(publisher.get_subscription_count() for _, _, publisher in outputs)
+
     def destroy(self) -> None:
         for outputs in self._publishers.values():
             for _, _, publisher in outputs:

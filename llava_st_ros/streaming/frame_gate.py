@@ -46,6 +46,10 @@ class FrameGate:
         self._check_size(size)
         self._last_stamp = stamp
 
+    def has_size(self, size: tuple[int, int]) -> bool:
+        """Whether a size (width, height) is the stream's."""
+        return size == self._size
+
     def _check_size(self, size: tuple[int, int]) -> None:
         if self._size is None or size == self._size:
             self._size, self._new_size_frames = size, 0

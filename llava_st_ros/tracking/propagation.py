@@ -172,6 +172,12 @@ class CameraPropagation:
             return replace(self._counts, evicted=self._history.evicted)
 
     @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The tracks in the newest frame, with their complete tubes."""
+        with self._lock:
+            return self._published()
+
+    @property
     def has_tracks(self) -> bool:
         """Whether any track is being carried."""
         with self._lock:
@@ -225,7 +231,7 @@ class CameraPropagation:
                     self._start(track)
 
     def catch_up(self) -> tuple[Track, ...]:
-        """Carry new boxes of the model to the newest frame; return the tracks.
+        """Carry new boxes of the model to the newest frame; return ``tracks``.
 
         Other threads may add frames meanwhile. While one thread does this, another one gets the
         tracks as they are.
@@ -235,8 +241,7 @@ class CameraPropagation:
                 self._carry_fresh()
             finally:
                 self._catch_up_lock.release()
-        with self._lock:
-            return self._published()
+        return self.tracks
 
     def _carry_fresh(self) -> None:
         with self._lock:

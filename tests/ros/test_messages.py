@@ -67,10 +67,23 @@ def test_track_is_converted_to_pixels_of_its_image() -> None:
     assert (message.header.frame_id, message.camera) == ("optical", "front")
     assert (message.query_id, message.track_id, message.label) == ("q", 7, "the cup")
     assert message.state == msg.GroundedTrack.PROPAGATED
-    array = conversions.tracks_to_msg([track], "front", 9, "unused")
-    assert (array.header.stamp.nanosec, array.header.frame_id) == (2, "optical")
+    array = conversions.tracks_to_msg([track], "front", 9, "optical")
+    assert (array.header.stamp.nanosec, array.header.frame_id) == (9, "optical")
+    older = conversions.tracks_to_msg([track], "front", 1, "optical")
+    assert older.header.stamp.nanosec == 2  # no box is newer than the array
     empty = conversions.tracks_to_msg([], "front", 9, "optical")
     assert (empty.header.stamp.nanosec, list(empty.tracks)) == (9, [])
+
+
+def test_a_propagated_box_says_so_with_its_age() -> None:
+    tube = BoxTube((SECOND, 3 * SECOND + 5), (Box(0, 0, 0.5, 0.5), Box(0.1, 0.2, 0.3, 0.4)))
+    track = Track("q", 7, "cup", tube, TrackState.PROPAGATED, 0.5, "front", "optical", 640, 480)
+    of_model, carried = conversions.track_to_msg(replace(track, propagated_from=SECOND)).tube
+    assert (of_model.source, of_model.age.sec) == (msg.GroundedBox.MODEL, 0)
+    assert carried.source == msg.GroundedBox.PROPAGATION
+    assert (carried.age.sec, carried.age.nanosec) == (2, 5)
+    plain = conversions.track_to_msg(track).tube[-1]
+    assert (plain.source, plain.age.sec, plain.age.nanosec) == (msg.GroundedBox.MODEL, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Tracks at camera rate, with the real node: the model is held while images arrive."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from client import image_message
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.parameter import Parameter
+
+from llava_st_ros import msg
+from llava_st_ros.ros.conversions import stamp_from_msg
+from support.red_box_backend import STEP_X, red_box_image
+
+pytestmark = pytest.mark.ros
+SECOND = 10**9
+START = 1000 * SECOND
+INTERVAL = SECOND // 30
+BOX = '{"id": "box", "text": "the red box", "task": "REC"}'
+PROPAGATED, LOST = msg.GroundedTrack.PROPAGATED, msg.GroundedTrack.LOST
+
+
+def place(number: int) -> int:
+    """The left side of the box in image ``number``, in raster steps: to and fro."""
+    return 10 + abs(number % 80 - 40)
+
+
+class Footage:
+    """A red box that moves by a raster step with each image, 30 images a second."""
+
+    def __init__(self, client, topic: str = "/image") -> None:
+        self._camera = client.camera(topic)
+        self.count = 0
+
+    def publish(self) -> None:
+        left = place(self.count)
+        image = red_box_image(left, 20, left + 30, 60)
+        self._camera.publish(image_message(image, START + self.count * INTERVAL, "optical"))
+        self.count += 1
+
+
+def carried(arrays) -> list[msg.GroundedTrackArray]:
+    return [a for a in arrays if a.tracks and a.tracks[0].state == PROPAGATED]
+
+
+def number_of(array) -> int:
+    return (stamp_from_msg(array.header.stamp) - START) // INTERVAL
+
+
+def test_tracks_follow_the_camera_while_the_model_is_busy(client, start_node, backend) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    status = client.collect(DiagnosticArray, "/diagnostics")
+    start_node(queries=[BOX], max_frame_rate=5.0)
+    footage = Footage(client)
+    client.publish_until(footage.publish, lambda: tracks, "the first answer")
+    backend.hold(0)  # no further answer
+    held = footage.count
+    client.publish_until(
+        footage.publish,
+        lambda: [a for a in carried(tracks) if number_of(a) > held][20:],
+        "tracks between two answers",
+    )
+    found = [a for a in carried(tracks) if number_of(a) > held]
+    numbers = [number_of(array) for array in found]
+    assert numbers == sorted(set(numbers))
+    # The model would see every sixth image.
+    assert min(b - a for a, b in pairwise(numbers)) == 1
+    for array, number in zip(found, numbers):
+        (track,) = array.tracks
+        assert track.header.stamp == array.header.stamp
+        assert track.box.x_min / STEP_X == pytest.approx(place(number), abs=1.0)
+        first, last = track.tube
+        assert (first.source, last.source) == (msg.GroundedBox.MODEL, msg.GroundedBox.PROPAGATION)
+        age = last.age.sec * SECOND + last.age.nanosec
+        assert age == stamp_from_msg(last.stamp) - stamp_from_msg(first.stamp)
+    client.publish_until(
+        footage.publish,
+        lambda: [s for a in status for s in a.status if s.name == "/grounding: tracks camera"],
+        "their diagnostics",
+    )
+
+
+def test_an_answer_is_published_in_the_newest_image_and_stamps_do_not_decrease(
+    client, start_node, backend
+) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    answers = client.collect(msg.Answer, "~/answers".replace("~", "/grounding"))
+    start_node(queries=[BOX])
+    footage = Footage(client)
+    client.publish_until(footage.publish, lambda: tracks, "the first answer")
+    backend.hold(0)
+    held = footage.count
+    client.publish_until(footage.publish, lambda: footage.count > held + 60, "two seconds")
+    before = len(answers)
+    backend.resume()
+    client.publish_until(footage.publish, lambda: len(answers) > before, "the next answer")
+    about = stamp_from_msg(answers[before].header.stamp)
+    full = client.publish_until(
+        footage.publish,
+        lambda: [
+            a for a in tracks if any(stamp_from_msg(b.stamp) == about for b in a.tracks[0].tube)
+        ],
+        "its tracks",
+    )
+    assert all(stamp_from_msg(a.header.stamp) > about for a in full[1:])
+    stamps = [stamp_from_msg(a.header.stamp) for a in tracks]
+    assert stamps == sorted(stamps)
+    boxes = [stamp_from_msg(a.tracks[0].header.stamp) for a in tracks]
+    assert boxes == sorted(boxes)
+
+
+def test_nothing_is_carried_at_rate_zero_which_can_change_while_it_runs(client, start_node) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    node = start_node(queries=[BOX], track_rate=0.0)
+    footage = Footage(client)
+    client.publish_until(footage.publish, lambda: tracks[3:], "answers")
+    assert not carried(tracks)
+    node.set_parameters([Parameter("track_rate", value=30.0)])
+    client.publish_until(footage.publish, lambda: carried(tracks), "carried tracks")
+    node.set_parameters([Parameter("track_rate", value=0.0)])
+    count = len(tracks)
+    client.publish_until(footage.publish, lambda: tracks[count + 4 :], "answers again")
+    assert not carried(tracks[-2:])
