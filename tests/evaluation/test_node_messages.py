@@ -39,7 +39,13 @@ EVENT = COMMON | {
     "state": 0,
     "reason": 0,
 }
-TRACK = COMMON | {"track_id": 1, "label": "the ball rolls", "state": 0, "tube": ANSWER["tube"]}
+TRACK = COMMON | {
+    "track_id": 1,
+    "label": "the ball rolls",
+    "state": 0,
+    "tube": ANSWER["tube"],
+    "propagated_from": None,
+}
 SENT = {10: 1010, 20: 1020, 30: 1033}  # by stamp; the last frame was late
 
 
@@ -52,6 +58,7 @@ def test_messages_become_records() -> None:
     assert nothing.span is None and len(nothing.tube) == 0 and nothing.answer.no_match
     assert to_track(TRACK).tube == grounding.tube
     assert to_track(TRACK).state is TrackState.GROUNDED
+    assert to_track(TRACK | {"propagated_from": 20}).propagated_from == 20
     assert to_event(EVENT).state is EventState.PROVISIONAL
 
 
