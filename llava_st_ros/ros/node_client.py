@@ -13,7 +13,7 @@ from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from llava_st_ros import action, msg, srv
 from llava_st_ros.errors import BackendError, QueryError
@@ -28,6 +28,7 @@ SETTLE_S = 0.5  # how long other nodes are looked for once one is found
 CALL_TIMEOUT_S, CANCEL_TIMEOUT_S = 10.0, 2.0
 ALIVE_PERIOD_S = 1.0  # between two looks for a node that takes its time
 POLL_S = 0.05
+RESULTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 Values = dict[str, Any]
 Handle = Callable[[Values], object]
 
@@ -167,6 +168,8 @@ class NodeClient:
     def watch(self, on_tracks: Handle, on_event: Handle) -> bool:
         """Subscribe to the node's tracks and events, whatever the names of their topics.
 
+        The node publishes those that hold now again for a new subscriber.
+
         Returns:
             Whether the node has these topics; an unconfigured one does not.
         """
@@ -191,21 +194,8 @@ class NodeClient:
             (msg.GroundedTrackArray, tracks, receive_tracks),
             (msg.GroundedEvent, events, receive_event),
         ):
-            self._node.create_subscription(kind, topic, receive, self._profile(topic))
+            self._node.create_subscription(kind, topic, receive, RESULTS)
         return True
-
-    def _profile(self, topic: str) -> QoSProfile:
-        """Ask for earlier messages, too, where the node keeps them."""
-        offers = self._node.get_publishers_info_by_topic(topic)
-        durable = {offer.qos_profile.durability for offer in offers}
-        is_durable = durable == {DurabilityPolicy.TRANSIENT_LOCAL}
-        return QoSProfile(
-            depth=100,
-            reliability=ReliabilityPolicy.RELIABLE,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL
-            if is_durable
-            else DurabilityPolicy.VOLATILE,
-        )
 
     def _find(self) -> str:
         found: list[str] = []
