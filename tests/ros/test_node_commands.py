@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from llava_st_ros import srv
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.ros import node_client
+from llava_st_ros.ros.node_client import NodeClient
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
 
 pytestmark = pytest.mark.ros
@@ -199,55 +200,74 @@ def test_a_node_that_does_not_serve_is_one_line(
     assert "/client has no service ~/list_queries after 0 s" in capsys.readouterr().err
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[tuple[Any, list[str]]]:
-    """A command whose lines of stdout and stderr are collected."""
-    lines: list[str] = []
-    with subprocess.Popen(
-        [*COMMAND, *arguments], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        reader = threading.Thread(target=lambda: [*map(lines.append, process.stdout or ())])
-        reader.start()
-        try:
-            yield process, lines
-            process.send_signal(signal.SIGINT)
-            process.wait(TIMEOUT)
-        finally:
-            process.kill()
-            reader.join()
+class Watching:
+    """Runs ``llava-st watch`` in this process until a condition ends it like Ctrl-C.
+
+    Attributes:
+        lines: Its lines on stdout.
+        notes: Its lines on stderr, beside the node's log.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.lines: list[str] = []
+        self.notes: list[str] = []
+
+    def run(self, *arguments: str, step: Callable[[], bool]) -> int:
+        """Call ``step`` after each message; the command ends when it returns True."""
+        spin, deadline = NodeClient.spin, time.monotonic() + TIMEOUT
+
+        def spin_and_step(client: NodeClient, seconds: float) -> None:
+            spin(client, seconds)
+            captured = self._capsys.readouterr()
+            self.lines += captured.out.splitlines()
+            self.notes += captured.err.splitlines()
+            assert time.monotonic() < deadline, (self.lines, self.notes)
+            if step():
+                raise KeyboardInterrupt
+
+        with self._monkeypatch.context() as patch:
+            patch.setattr(NodeClient, "spin", spin_and_step)
+            return main(["watch", *arguments])
+
+
+@pytest.fixture
+def watching(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Watching:
+    return Watching(monkeypatch, capsys)
 
 
 def test_watch_prints_changes_as_lines_and_waits_for_the_node(
-    client: ClientNode, start_node
+    client: ClientNode, start_node, watching: Watching
 ) -> None:
     node = start_node(active=False, cameras=["front=image"], queries=["the red box moves"])
-    with running("watch") as (process, lines):
-        client.poll(lambda: any("/grounding is not configured" in line for line in lines), "a note")
-        node.trigger_configure()
-        node.trigger_activate()
-        camera = Camera(client)
+    cameras: list[Camera] = []
 
-        def is_printed() -> bool:
-            text = "".join(lines)
-            return "track 0 on front GROUNDED at [40, 30, 120, 90]" in text and "event 0" in text
+    def step() -> bool:
+        if not cameras and any("/grounding is not configured" in note for note in watching.notes):
+            node.trigger_configure()
+            node.trigger_activate()
+            cameras.append(Camera(client))
+        for camera in cameras:
+            camera.publish()
+        text = "\n".join(watching.lines)
+        return "track 0 on front GROUNDED at [40, 30, 120, 90]" in text and "event 0" in text
 
-        client.publish_until(camera.publish, is_printed, "a track and an event")
-    assert process.returncode == 0, lines
-    assert "Traceback" not in "".join(lines)
+    assert watching.run(step=step) == 0
 
 
-def test_watch_prints_json_lines(client: ClientNode, start_node) -> None:
+def test_watch_prints_json_lines(client: ClientNode, start_node, watching: Watching) -> None:
     start_node(cameras=["front=image"], queries=["the red box moves"])
     camera = Camera(client)
-    with running("watch", "--json") as (process, lines):
-        client.publish_until(
-            camera.publish,
-            lambda: {json.loads(line)["kind"] for line in lines} == {"tracks", "event"},
-            "both kinds",
-        )
-    assert process.returncode == 0, lines
-    values = [json.loads(line) for line in lines]
-    track = next(v for v in values if v["kind"] == "tracks" and v["tracks"])["tracks"][0]
+
+    def step() -> bool:
+        camera.publish()
+        values = [json.loads(line) for line in watching.lines]
+        return any(v.get("tracks") for v in values) and any(v["kind"] == "event" for v in values)
+
+    assert watching.run("--json", step=step) == 0
+    values = [json.loads(line) for line in watching.lines]
+    assert {v["kind"] for v in values} == {"tracks", "event"}
+    track = next(v for v in values if v.get("tracks"))["tracks"][0]
     assert track["box"] == pytest.approx(BOX, abs=0.01)
     assert (track["state"], track["image"]) == ("GROUNDED", [396, 297])
     event = next(v for v in values if v["kind"] == "event")
