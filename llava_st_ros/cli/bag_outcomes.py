@@ -102,7 +102,6 @@ def print_run(
         ledger: The lines of the ledger; none for no ledger.
         chosen: Returns the rows of the table on the terminal.
     """
-    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import print_tables
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
     from llava_st_ros.evaluation.ledger import LEDGER_FILE, write_ledger
@@ -121,8 +120,7 @@ def print_run(
     if args.out is not None:
         if ledger:
             write_ledger(args.out / LEDGER_FILE, ledger)
-        with requires_extra("evaluation"):
-            print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
+        print(f"wrote {write_run(results, args.out, RecordedFrames())}", file=sys.stderr)
 
 
 class FrameProgress:

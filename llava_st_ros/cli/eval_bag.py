@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         with (
             sigterm_interrupts(),
             frame_progress(len(bag_run.waiting)) as progress,
-            requires_extra("ray" if args.ray else "evaluation"),
+            requires_extra("ray") if args.ray else nullcontext(),
         ):
             for index in bag_run.run(
                 workers=workers, ray=_cluster(args, model), on_progress=progress.set_frames

@@ -74,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.backends.default_model import default_model
     from llava_st_ros.cli.convention_tables import convention_tables
-    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders, print_tables
     from llava_st_ros.evaluation.about import about_run
     from llava_st_ros.evaluation.benchmarks.catalogue import (
@@ -133,8 +132,7 @@ def run(args: argparse.Namespace) -> int:
     )
     results = run_results(about, read, outcomes, len(samples), conventions)
     if args.out is not None:
-        with requires_extra("evaluation"):
-            write_run(results, args.out, RecordedFrames())
+        write_run(results, args.out, RecordedFrames())
     if args.json:
         print(json.dumps(results_json(results), indent=1, allow_nan=False))
     else:

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_files, check_is_no_input, print_tables
     from llava_st_ros.evaluation.comparison import compare, comparison_json
     from llava_st_ros.evaluation.results import read_results
@@ -49,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         from llava_st_ros.evaluation.report_page.comparison_page import write_comparison
 
-        with requires_extra("evaluation"):
-            write_comparison(args.out, comparison, a, b, (str(args.a), str(args.b)))
+        write_comparison(args.out, comparison, a, b, (str(args.a), str(args.b)))
     if args.json:
         print(json.dumps(comparison_json(comparison), indent=1, allow_nan=False))
         return 0

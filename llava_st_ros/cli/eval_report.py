@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders
     from llava_st_ros.evaluation.frame_readers import RecordedFrames
     from llava_st_ros.evaluation.report_page.report_files import write_report
@@ -52,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     check_folders(folder, args.mcap)
     folders = (args.footage,) if args.footage else (Path(), run_folder, run_folder.parent)
     frames = RecordedFrames(folders)
-    with requires_extra("evaluation"):
-        path = write_report(results, folder, frames)
+    path = write_report(results, folder, frames)
     print(f"written to {path}")
     if args.mcap is not None:
         _write_mcap(results, args.mcap, frames)

@@ -78,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
 
     from llava_st_ros.backends import model_checksum
     from llava_st_ros.backends.default_model import default_model
-    from llava_st_ros.cli.extras import requires_extra
     from llava_st_ros.cli.outputs import check_folders, sigterm_interrupts
     from llava_st_ros.evaluation.bag_evaluation import BagJob
     from llava_st_ros.evaluation.bag_run import BagWorker, ModelSettings, bag_jobs
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     model = args.model or default_model(args.backend, args.device)
     threads = threads_of_process(args.threads, args.workers)
     answering = ModelSettings(model, args.backend, args.device, threads, model_checksum(model))
-    with sigterm_interrupts(), stream_store(args.store) as store, requires_extra("evaluation"):
+    with sigterm_interrupts(), stream_store(args.store) as store:
         with tqdm(
             total=args.n, desc="recording", unit="stream", file=sys.stderr, disable=None
         ) as bar:

@@ -186,21 +186,3 @@ def test_only_the_named_command_is_imported() -> None:
         "llava_st_ros.cli.parity",
         "False",
     ], result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [(["export", "plan"], "export"), (["train", "merge", "a", "b", "--out", "c"], "training")],
-)
-def test_missing_packages_of_an_extra_are_named_for_pip(arguments: list[str], extra: str) -> None:
-    program = f"""
-import sys
-sys.modules["torch"] = None
-from llava_st_ros.cli.__main__ import main
-sys.exit(main({arguments}))
-"""
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert process.returncode == 2
-    (line,) = process.stderr.strip().splitlines()
-    assert line.startswith(f"llava-st: a package of llava_st_ros[{extra}] cannot be imported: ")
-    assert line.endswith(f"; pip install '.[{extra}]' in the source folder")

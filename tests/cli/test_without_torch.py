@@ -89,4 +89,7 @@ def test_what_is_missing_is_named_in_one_line(
     assert run.returncode == 2
     (line,) = (line for line in run.stderr.splitlines() if line.startswith("llava-st: "))
     assert extra in line
+    if extra.startswith("["):
+        assert line.startswith(f"llava-st: a package of llava_st_ros{extra} cannot be imported: ")
+        assert line.endswith(f"; pip install '.{extra}' in the source folder")
     assert "Traceback" not in run.stderr

@@ -51,7 +51,6 @@ def write_comparison(
         names: What the runs are called.
 
     Raises:
-        ImportError: jinja2 is not installed (``llava_st_ros[evaluation]``).
         OSError: The file cannot be written.
     """
     write_text(path, comparison_html(comparison, a, b, names))

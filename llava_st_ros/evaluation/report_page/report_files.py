@@ -31,8 +31,6 @@ def write_report(results: RunResults, folder: Path, frames: FrameReader) -> Path
         The path of the report.
 
     Raises:
-        ImportError: jinja2 is not installed (``llava_st_ros[evaluation]``). The CSV files are
-            written all the same.
         OSError: A file cannot be written.
     """
     write_text(folder / METRICS_FILE, metrics_csv(results.rows))

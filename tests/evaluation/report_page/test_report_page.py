@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -19,7 +18,7 @@ from llava_st_ros.evaluation.conventions.catalogue import CONVENTIONS
 from llava_st_ros.evaluation.frame_readers import NoFrames, RecordedFrames
 from llava_st_ros.evaluation.metric_definitions import MetricDefinition
 from llava_st_ros.evaluation.metric_kinds import MeanMetric
-from llava_st_ros.evaluation.report_page import filmstrips, html_page
+from llava_st_ros.evaluation.report_page import filmstrips
 from llava_st_ros.evaluation.report_page import page as report_module
 from llava_st_ros.evaluation.report_page.charts import histogram, interval_bar, tick_values
 from llava_st_ros.evaluation.report_page.comparison_page import comparison_html
@@ -458,16 +457,3 @@ def test_the_command_writes_beside_the_results(
     assert main(["eval", "report", run, "--out", str(other)]) == 0
     assert "No pictures" in (other / "report.html").read_text("utf-8")
     assert main(["eval", "report", str(tmp_path / "none")]) == 2
-
-
-def test_a_missing_library_is_one_line_that_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_results(tmp_path / "results.json", hostile_run(3))
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    html_page._environment.cache_clear()
-    assert main(["eval", "report", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("llava-st: a package of llava_st_ros[evaluation] cannot be imported")
-    assert error.count("\n") == 1
-    assert (tmp_path / "cases.csv").exists() and not (tmp_path / "report.html").exists()
