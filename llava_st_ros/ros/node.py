@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from llava_st_ros.ros.diagnostics_publisher import DiagnosticsPublisher
 from llava_st_ros.ros.ground_action import GroundAction
 from llava_st_ros.ros.images import bridge_name
 from llava_st_ros.ros.log_throttle import LogThrottle
+from llava_st_ros.ros.memory import free_memory
 from llava_st_ros.ros.model_loading import LoadedModel, LoadModel, load_model
 from llava_st_ros.ros.output_kinds import Selection, select
 from llava_st_ros.ros.parameter_sources import NO_SOURCES, ParameterSources
@@ -297,8 +297,10 @@ class GroundingNode(TypedParameters, LifecycleNode):
         if publishers is not None:
             publishers.destroy()
         self._model_facts, self._outputs = {}, Selection()
+        was_configured = worker is not None
         del worker
-        gc.collect()  # free the model's memory before another one is loaded
+        if was_configured:
+            free_memory()  # before another model is loaded
 
     def _select_outputs(self) -> Selection:
         outputs = select(self.parameters.outputs, any(self.parameters.depth_sources(self)))
