@@ -116,7 +116,7 @@ class NodeParameters:
         "image topic",
     )
     depth_tolerance: float = _parameter(
-        0.05,
+        0.1,
         "Most seconds between the stamps of an image and of its depth image",
         low=0.0,
         high=10.0,
