@@ -93,5 +93,5 @@ def _content(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def box_text(box: list[float]) -> str:
-    """Corners in whole pixels: x_min, y_min, x_max, y_max."""
+    """Corners rounded to pixels: x_min, y_min, x_max, y_max."""
     return f"[{', '.join(f'{value:.0f}' for value in box)}]"

@@ -388,7 +388,7 @@ class DepthCameras:
 def stamp_of(message: bytes) -> int:
     """Return the stamp in ns of a serialized message that begins with a header.
 
-    CDR: four bytes, of which the second tells the byte order, then the first field.
+    CDR: four bytes, of which the second has the byte order, then the first field.
     """
     seconds, nanoseconds = struct.unpack_from("<iI" if message[1] & 1 else ">iI", message, 4)
     return int(seconds * NANOSECONDS + nanoseconds)

@@ -73,11 +73,11 @@ def select(
         has_depth: Whether a camera has depth.
         load: Imports the messages of a package.
     """
-    asked = set(names)
+    requested = set(names)
     chosen = [
         kind
         for kind in KINDS
-        if kind.name in asked or (ALL in asked and (has_depth or not kind.needs_depth))
+        if kind.name in requested or (ALL in requested and (has_depth or not kind.needs_depth))
     ]
     found: list[tuple[OutputKind, ModuleType]] = []
     problems: dict[str, str] = {}  # by package
@@ -90,5 +90,5 @@ def select(
     for package, reason in problems.items():
         lost = ", ".join(f"~/{kind.name}" for kind in chosen if kind.package == package)
         lines.append(f"{lost} cannot be published: {package} is not installed ({reason})")
-    is_requested = any(kind.name in asked for kind in chosen if kind.package in problems)
+    is_requested = any(kind.name in requested for kind in chosen if kind.package in problems)
     return Selection(tuple(found), tuple(lines), is_requested)
