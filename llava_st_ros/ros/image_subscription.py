@@ -53,8 +53,8 @@ class ImageSubscription:
         self._seen: dict[Any, int] = {}  # the latest messages' keys: which subscription had each
         self._lost = 0
         self._known_publishers: set[bytes] = set()  # their GIDs
-        self._retired: list[Subscription] = []  # replaced since the last refresh
-        self._expired: list[Subscription] = []  # replaced before
+        self._retired: dict[int, Subscription] = {}  # by number; replaced since the last refresh
+        self._expired: dict[int, Subscription] = {}  # replaced before
         # Messages of one topic in order, in parallel with other topics.
         self._group = MutuallyExclusiveCallbackGroup()
         with self._lock:
@@ -91,7 +91,7 @@ class ImageSubscription:
                 return
             # rclpy raises in the executor if an event of a destroyed subscription is pending, and
             # this may be the callback of one of several.
-            self._retired.append(current)
+            self._retired[self._number] = current
             self._subscribe(wanted)
         self._logger.info(
             f"subscribed to {self.topic} with reliability {wanted.name.lower()}: "
@@ -107,8 +107,11 @@ class ImageSubscription:
             Whether the publishers are others than at the last call.
         """
         with self._lock:
-            expired, self._expired, self._retired = self._expired, self._retired, []
-        self._free(expired)
+            expired, self._expired, self._retired = self._expired, self._retired, {}
+        self._free(expired.values())
+        # A bag that is played again has the same stamps.
+        seen = list(self._seen.items())
+        self._seen = {key: number for key, number in seen if number not in expired}
         self.update_reliability()
         publishers = {bytes(endpoint.endpoint_gid) for endpoint in self._publishers()}
         previous, self._known_publishers = self._known_publishers, publishers
@@ -117,8 +120,8 @@ class ImageSubscription:
     def destroy(self) -> None:
         with self._lock:
             subscription, self._subscription = self._subscription, None
-            retired = [*self._expired, *self._retired]
-            self._expired, self._retired = [], []
+            retired = [*self._expired.values(), *self._retired.values()]
+            self._expired, self._retired = {}, {}
         self._free([*retired, *([] if subscription is None else [subscription])])
 
     def _free(self, subscriptions: Iterable[Subscription]) -> None:

@@ -272,7 +272,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
                 self.get_logger().warning(line)
             if cameras:
                 worker.end_streams(EndReason.DEACTIVATED, max(FLUSH_SECONDS, deadline.remaining))
-        if cameras and publishers is not None:
+        if cameras and publishers is not None and self.context.ok():
             publishers.flush(FLUSH_SECONDS)
         depth, self._depth = self._depth, None
         if depth is not None:

@@ -342,3 +342,22 @@ def test_lost_messages_are_counted_in_the_diagnostics(client: ClientNode, start_
         return {v.key: v.value for v in statuses[-1].values} if statuses else {}
 
     client.wait(lambda: values().get("lost by the middleware") == "5", "the count")
+
+
+def test_images_of_a_bag_that_is_played_again_arrive(client: ClientNode, start_node) -> None:
+    """Its stamps are the same, and the subscription is another one."""
+    (camera,) = start_node()._cameras
+    image = red_box_image(1, 1, 2, 2)
+    for number in (1, 2):
+        publisher = client.camera("image", profile=QoSProfile(depth=100))
+        client.poll(lambda: camera.reliability == "reliable", "a reliable subscription")
+        client.poll(publisher.get_subscription_count, "its discovery")
+        received = camera.intake.counts.received
+        for index in range(4):  # less than the depth
+            publisher.publish(image_message(image, 10**12 + index * SECOND // 10))
+        client.poll(
+            lambda received=received: camera.intake.counts.received == received + 4,
+            f"every image of run {number}",
+        )
+        client.destroy_publisher(publisher)
+        client.poll(lambda: camera.reliability == "best_effort", "no publisher")
