@@ -131,5 +131,5 @@ class CameraSubscription:
         if frame is not None:
             self._on_frame(frame)
         else:
-            read = partial(self.intake.read_skipped, message)
+            read = partial(self.intake.read_skipped, message, time.monotonic_ns())
             self._on_skipped(self.source.name, stamp_from_msg(message.header.stamp), read)

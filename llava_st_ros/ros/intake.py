@@ -105,13 +105,16 @@ class FrameIntake:
             raise
         return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
 
-    def read_skipped(self, message: Image | CompressedImage) -> Frame | None:
+    def read_skipped(self, message: Image | CompressedImage, arrival: int) -> Frame | None:
         """Convert a message that ``read`` skipped, from any thread; None if its size is another.
+
+        Args:
+            message: The message.
+            arrival: When it arrived (ns), by ``time.monotonic_ns``.
 
         Raises:
             FrameError: The message is rejected. It has been counted.
         """
-        arrival = time.monotonic_ns()
         try:
             image = to_rgb(message, self._max_pixels)
         except FrameError:
