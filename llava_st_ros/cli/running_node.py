@@ -29,7 +29,7 @@ LAST_STATUSES = 2  # diagnostics after the last frame that count every frame
 # Settings of a model in this process. The node has its own.
 MODEL_ARGUMENTS = (
     *("model", "backend", "device", "workers", "threads", "ray", "latency", "resume", "seed"),
-    *("max_frame_rate", "window", "history", "no_match_threshold", "min_confidence"),
+    *("max_frame_rate", "track_rate", "window", "history", "no_match_threshold", "min_confidence"),
 )
 
 
