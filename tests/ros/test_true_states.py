@@ -90,8 +90,11 @@ def test_a_silent_camera_loses_its_tracks_and_ends_its_events(watcher: Watcher, 
     assert {e.state for e in watcher.last_events().values()} == {Event.ENDED}
     watcher.client.wait_log("camera 'camera' has sent no usable image for", "its tracks are lost")
     seen = len(watcher.arrays)
-    watcher.client.publish_until(publish_image, watcher.is_confirmed, "a new event")
-    assert watcher.states()[-1] in ([GROUNDED], [PROPAGATED])
+    watcher.client.publish_until(
+        publish_image,
+        lambda: watcher.is_confirmed() and watcher.states()[-1] in ([GROUNDED], [PROPAGATED]),
+        "a new event and a track",
+    )
     assert len(watcher.arrays) > seen
     watcher.client.publish_until(
         publish_image,
