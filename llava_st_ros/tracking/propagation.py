@@ -332,7 +332,7 @@ def _step(carriers: Sequence[_Carrier], picture: Picture) -> tuple[int, int]:
 def _current(track: Track, carrier: _Carrier, is_short: bool) -> Track:
     """Return a track with its carried box, if that is newer than the one of the model."""
     stamp = carrier.picture.stamp
-    if stamp <= track.stamp:
+    if stamp <= max(track.stamp, carrier.track.stamp):  # the picture may be a little older
         is_lost = carrier.has_failed or carrier.is_stopped
         return replace(track, state=TrackState.LOST) if is_lost else track
     kept = track.tube

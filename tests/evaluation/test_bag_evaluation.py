@@ -74,11 +74,28 @@ def write_bag(
     return path
 
 
-def evaluate(path: Path, latency: str = "") -> BagOutcome:
+def evaluate(path: Path, latency: str = "", track_rate: float = 60.0) -> BagOutcome:
     backend = red_box_backend()
     config = GrounderConfig(no_match_threshold=1.0)  # it is never "no match"
-    job = BagJob(path.name, path, annotation_path(path), config=config, latency=latency)
+    job = BagJob(
+        path.name,
+        path,
+        annotation_path(path),
+        config=config,
+        latency=latency,
+        track_rate=track_rate,
+    )
     return evaluate_bag(job, backend, backend.tokenizer)
+
+
+def test_carried_boxes_are_known_at_each_frame_and_repeat(tmp_path: Path) -> None:
+    """Three queries of 0.5 s each: the box has moved by up to a quarter of its width meanwhile."""
+    path = write_bag(tmp_path / "bag", StoragePlugin.MCAP, compressed=False)
+    held, carried, again = (evaluate(path, "0.5", rate).cases[0] for rate in (0.0, 60.0, 60.0))
+    assert carried.values["live_siou"] == pytest.approx(1.0, abs=0.02)
+    assert held.values["live_siou"] < 0.8
+    assert carried.values["final_viou"] == held.values["final_viou"]
+    assert again == carried
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])

@@ -194,6 +194,16 @@ def test_an_answer_about_a_frame_that_is_not_kept_is_as_the_model_says() -> None
     assert camera.counts.without_picture == 1
 
 
+def test_a_box_whose_picture_is_a_little_older_is_not_carried_back() -> None:
+    camera = CameraPropagation(1.0)
+    camera.add(frame(1.0, 20))
+    (found,) = answered(camera, track(1.1, 20))
+    assert (found.state, found.stamp, found.confidence) == (TrackState.GROUNDED, 1_100_000_000, 0.8)
+    (older,) = answered(camera, track(0.5, 20))  # and there is no picture of it: the old one stays
+    assert older.confidence <= 0.8
+    assert older.propagated_from is None
+
+
 def test_late_and_implausible_frames_change_nothing() -> None:
     camera = CameraPropagation(1.0)
     camera.add(frame(1.0, 20))
