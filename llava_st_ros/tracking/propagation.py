@@ -248,18 +248,23 @@ class CameraPropagation:
             fresh = list(self._fresh)
         for _ in range(CATCH_UP_ROUNDS):
             with self._lock:
+                fresh = self._wanted(fresh)
                 pictures = self._pictures_for(fresh)
             if len(pictures) <= 1:
                 break
             for picture in pictures:
                 _step([c for c in fresh if c.reached < picture.stamp], picture)
         with self._lock:
-            fresh = [carrier for carrier in fresh if carrier in self._fresh]  # still wanted
+            fresh = self._wanted(fresh)
             for picture in self._pictures_for(fresh)[-1:]:
-                _step(fresh, picture)
+                _step([c for c in fresh if c.reached < picture.stamp], picture)
             self._count(lost=sum(carrier.is_stopped for carrier in fresh))
             self._carriers |= {carrier.track.track_id: carrier for carrier in fresh}
             self._fresh = [carrier for carrier in self._fresh if carrier not in fresh]
+
+    def _wanted(self, fresh: Sequence[_Carrier]) -> list[_Carrier]:
+        """Return those that were not dropped meanwhile, with their query or their stream."""
+        return [carrier for carrier in fresh if carrier in self._fresh]
 
     def drop(self, query_id: str) -> None:
         """Forget the tracks of a query: it was removed."""
@@ -269,12 +274,6 @@ class CameraPropagation:
             self._carriers = {
                 i: c for i, c in self._carriers.items() if c.track.query_id != query_id
             }
-
-    def clear(self) -> None:
-        """Forget everything: the stream ends, or frames are not followed any more."""
-        with self._lock:
-            self._forget()
-            self._clock.clear()
 
     def _forget(self) -> None:
         self._history.clear()

@@ -262,6 +262,23 @@ def test_frames_that_arrive_during_the_replay_are_made_up_for(monkeypatch) -> No
     assert left(found) == pytest.approx(place(1.5), abs=1.0)
 
 
+def test_a_size_that_changes_during_the_replay_ends_it(monkeypatch) -> None:
+    camera = CameraPropagation(1.0)
+    moving(camera, 0.0, 1.0)
+    real, small = propagation.carry, np.ascontiguousarray(image(20)[::2, ::2])
+    changes = iter([1.1])
+
+    def carry(before, after, boxes):
+        seconds = next(changes, None)
+        if seconds is not None:
+            camera.add(Frame(small, round(seconds * SECOND), "cam"))
+        return real(before, after, boxes)
+
+    monkeypatch.setattr(propagation, "carry", carry)
+    assert answered(camera, track(0.0, 20)) == ()
+    assert not camera.has_tracks
+
+
 def test_the_same_frames_and_answers_give_the_same_boxes() -> None:
     def run() -> list[Track]:
         camera = CameraPropagation(1.0)
