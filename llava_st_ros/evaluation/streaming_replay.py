@@ -287,7 +287,9 @@ class _Worker:
             self._next = next(self._arrivals, None)
 
     def _propagate(self, frame: Frame) -> None:
-        """Carry the tracks to a frame; they are published at its stamp."""
+        """Carry the tracks to a frame of the stream's size; they are published at its stamp."""
+        if not self._gates[frame.camera].has_size((frame.width, frame.height)):
+            return
         if not self._track_rates.is_due(frame.camera, frame.stamp):
             return
         tracks = self._grounder.propagate(frame)

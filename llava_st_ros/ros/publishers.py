@@ -209,12 +209,17 @@ class ResultPublishers:
                 self._publish_tracks(tracks, frame)
             self._last_carried[frame.camera] = tracks
 
+    def forget_carried(self) -> None:
+        """Forget the frames of ``publish_carried``: arrays have the stamps of ticks again."""
+        with self._lock:
+            self._newest.clear()
+            self._last_carried.clear()
+
     def reset(self) -> None:
         """Forget tracks and events: a new stream starts."""
         with self._lock:
             self._last_tracks.clear()
-            self._newest.clear()
-            self._last_carried.clear()
+            self.forget_carried()
             self._arrays.clear()
             self._open_events.clear()
             self._overlay_shows.clear()

@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from llava_st_ros.errors import FrameError
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import Frame
+from llava_st_ros.records import Frame, Track
 from llava_st_ros.ros.diagnostics import make_status
 from llava_st_ros.ros.publishers import ResultPublishers
 from llava_st_ros.streaming.frame_gate import TrackRates
@@ -79,6 +79,7 @@ class TrackCarrier:
             if not rate:
                 self._waiting.clear()
         if not rate:
+            self._publishers.forget_carried()  # an image that is being carried is published before
             self._grounder.stop_propagation()
 
     def counts(self, camera: str) -> CarrierCounts:
@@ -181,10 +182,14 @@ class TrackCarrier:
             return
         if frame is None:
             return
-        if not self._is_stopped:
-            self._publishers.publish_carried(frame, self._grounder.propagate)
+        self._publishers.publish_carried(frame, self._propagate)
         with self._changed:
             self._count(camera, carried=1)
+
+    def _propagate(self, frame: Frame) -> tuple[Track, ...] | None:
+        if self._is_stopped or not self._rates.max_rate:
+            return None
+        return self._grounder.propagate(frame)
 
     def _count(self, camera: str, **increments: int) -> None:
         counts = self._counts.get(camera, CarrierCounts())

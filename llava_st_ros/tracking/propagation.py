@@ -11,10 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from llava_st_ros.records import NANOSECONDS, BoxTube, Frame, Track, TrackState, to_nanoseconds
+from llava_st_ros.records import NANOSECONDS, Box, BoxTube, Frame, Track, TrackState, to_nanoseconds
 from llava_st_ros.streaming.stream_clock import StreamClock
 from llava_st_ros.tracking.events import MAX_TUBE_BOXES
 from llava_st_ros.tracking.optical_flow import CarriedBox, carry, small_gray
@@ -26,6 +27,7 @@ RETRY_SECONDS = 0.5  # after a failure, e.g. while something passes in front
 HALF_LIFE = 5.0  # seconds in which the confidence of a carried box halves
 ANCHOR_SECONDS = 0.2  # largest difference between a box and the picture on which it starts
 CATCH_UP_ROUNDS = 4  # in which pictures that arrive meanwhile are made up for
+REPLAY_PICTURES = 90  # most of a round; of more, evenly spaced ones: the time is bounded
 
 
 @dataclass(frozen=True)
@@ -112,41 +114,55 @@ class PictureHistory:
         self._bytes -= self._pictures.popleft().pixels.nbytes
 
 
-@dataclass(eq=False)
-class _Carrier:
-    """The box of one track on its way.
+class _Position(NamedTuple):
+    """How far a box was carried.
 
     Attributes:
-        track: As the model found it; the box of the model is the last of its tube.
-        carried: The box in ``picture``.
         picture: The last one in which it was found.
+        box: The box there.
         reached: Stamp (ns) of the last picture in which it was looked for.
-        is_stopped: It is not looked for any more.
     """
 
-    track: Track
-    carried: CarriedBox
     picture: Picture
+    box: CarriedBox
     reached: int
-    is_stopped: bool = False
-
-    def is_from(self, track: Track) -> bool:
-        """Whether it started at the newest box of a track."""
-        return (self.track.stamp, self.track.box) == (track.stamp, track.box)
 
     @property
     def has_failed(self) -> bool:
         return self.picture.stamp != self.reached
 
 
+@dataclass(eq=False)
+class _Carrier:
+    """The box of one track on its way.
+
+    Attributes:
+        track: As the model found it; the box of the model is the last of its tube.
+        position: Replaced as one, since other threads read it meanwhile.
+        is_stopped: It is not looked for any more.
+    """
+
+    track: Track
+    position: _Position
+    is_stopped: bool = False
+
+    @property
+    def reached(self) -> int:
+        return self.position.reached
+
+    def is_from(self, track: Track) -> bool:
+        """Whether it started at the newest box of a track."""
+        return (self.track.stamp, self.track.box) == (track.stamp, track.box)
+
+
 class CameraPropagation:
     """The tracks of one camera between answers. Thread-safe.
 
     ``add`` carries the tracks to a frame. ``set_tracks`` and ``catch_up`` take over what the model
-    has found. A track is PROPAGATED while its box is found in
-    the newest frame, and LOST otherwise, with the last box that was found. It is looked for
-    RETRY_SECONDS after a failure, and MAX_SECONDS after the box of the model at most. What the
-    model says is LOST stays LOST, and what it does not list is gone.
+    has found. The other methods and properties wait for neither. A track is PROPAGATED while its
+    box is found in the newest frame, and LOST otherwise, with the last box that was found. It is
+    looked for RETRY_SECONDS after a failure, and MAX_SECONDS after the box of the model at most.
+    What the model says is LOST stays LOST, and what it does not list is gone.
 
     Frames whose stamps do not continue the stream are treated as by FrameBuffer; a jump of the
     clock forgets everything.
@@ -156,13 +172,15 @@ class CameraPropagation:
     """
 
     def __init__(self, reset_seconds: float) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # not held while boxes are carried
+        self._add_lock = threading.Lock()  # held from a picture until its boxes are carried to it
         self._catch_up_lock = threading.Lock()  # of the thread that carries new boxes
         self._clock = StreamClock(reset_seconds)
         self._history = PictureHistory()
         self._tracks: tuple[Track, ...] = ()  # as the model found them
         self._carriers: dict[int, _Carrier] = {}  # by track id
         self._fresh: list[_Carrier] = []  # of the newest answers, not caught up yet
+        self._without_picture: dict[int, tuple[int, Box]] = {}  # counted boxes, by track id
         self._size: tuple[int, int] | None = None
         self._counts = PropagationCounts()
 
@@ -191,25 +209,33 @@ class CameraPropagation:
             None if the frame is not the newest, or its stamp is implausible.
         """
         pixels = small_gray(frame.image)
-        with self._lock:
-            admission = self._clock.admit(frame)
-            if admission.jump is not None:
-                self._forget()
-            newest = self._history.newest
-            is_newest = any(frame is admitted for admitted in admission.frames)
-            if not is_newest or (newest is not None and frame.stamp <= newest.stamp):
-                self._count(late=1)
-                return None
-            if self._size not in (None, (frame.width, frame.height)):
-                self._forget()
-            self._size = frame.width, frame.height
-            picture = Picture(frame.stamp, pixels)
-            self._history.add(picture)
-            if self._carriers:
-                self._count(frames=1)
-            found, lost = _step(list(self._carriers.values()), picture)
-            self._count(carried=found, lost=lost)
-            return self._published(is_short=True)
+        with self._add_lock:
+            with self._lock:
+                picture = self._admit(frame, pixels)
+                if picture is None:
+                    self._count(late=1)
+                    return None
+                carriers = list(self._carriers.values())
+            found, lost = _step(carriers, picture)
+            with self._lock:
+                self._count(frames=bool(carriers), carried=found, lost=lost)
+                return self._published(is_short=True)
+
+    def _admit(self, frame: Frame, pixels: np.ndarray) -> Picture | None:
+        """Keep a frame's picture; None if the frame is not the newest, or is implausible."""
+        admission = self._clock.admit(frame)
+        if admission.jump is not None:
+            self._forget()
+        newest = self._history.newest
+        is_newest = any(frame is admitted for admitted in admission.frames)
+        if not is_newest or (newest is not None and frame.stamp <= newest.stamp):
+            return None
+        if self._size not in (None, (frame.width, frame.height)):
+            self._forget()
+        self._size = frame.width, frame.height
+        picture = Picture(frame.stamp, pixels)
+        self._history.add(picture)
+        return picture
 
     def set_tracks(self, tracks: Sequence[Track]) -> None:
         """Set the camera's active tracks, as the model found them. Quick; ``catch_up`` follows."""
@@ -217,6 +243,9 @@ class CameraPropagation:
             self._tracks = tuple(tracks)
             known = {track.track_id for track in tracks}
             self._carriers = {i: c for i, c in self._carriers.items() if i in known}
+            self._without_picture = {
+                i: counted for i, counted in self._without_picture.items() if i in known
+            }
             pending = {carrier.track.track_id: carrier for carrier in self._fresh}
             self._fresh = []
             for track in tracks:
@@ -252,15 +281,19 @@ class CameraPropagation:
                 pictures = self._pictures_for(fresh)
             if len(pictures) <= 1:
                 break
+            for picture in _thinned(pictures):
+                _step([c for c in fresh if c.reached < picture.stamp], picture)
+        with self._add_lock:  # no further picture until these boxes are in the newest one
+            with self._lock:
+                fresh = self._wanted(fresh)
+                pictures = self._pictures_for(fresh)[-1:]
             for picture in pictures:
                 _step([c for c in fresh if c.reached < picture.stamp], picture)
-        with self._lock:
-            fresh = self._wanted(fresh)
-            for picture in self._pictures_for(fresh)[-1:]:
-                _step([c for c in fresh if c.reached < picture.stamp], picture)
-            self._count(lost=sum(carrier.is_stopped for carrier in fresh))
-            self._carriers |= {carrier.track.track_id: carrier for carrier in fresh}
-            self._fresh = [carrier for carrier in self._fresh if carrier not in fresh]
+            with self._lock:
+                fresh = self._wanted(fresh)
+                self._count(lost=sum(carrier.is_stopped for carrier in fresh))
+                self._carriers |= {carrier.track.track_id: carrier for carrier in fresh}
+                self._fresh = [carrier for carrier in self._fresh if carrier not in fresh]
 
     def _wanted(self, fresh: Sequence[_Carrier]) -> list[_Carrier]:
         """Return those that were not dropped meanwhile, with their query or their stream."""
@@ -279,14 +312,18 @@ class CameraPropagation:
         self._history.clear()
         self._tracks, self._fresh, self._size = (), [], None
         self._carriers.clear()
+        self._without_picture.clear()
 
     def _start(self, track: Track) -> None:
         picture = self._history.nearest(track.stamp)
         if picture is None:
-            self._count(without_picture=1)
+            # It is set again with each tick until the next answer.
+            if self._without_picture.get(track.track_id) != (track.stamp, track.box):
+                self._without_picture[track.track_id] = track.stamp, track.box
+                self._count(without_picture=1)
             return
         carried = CarriedBox.start(track.box, picture.pixels.shape)
-        self._fresh.append(_Carrier(track, carried, picture, picture.stamp))
+        self._fresh.append(_Carrier(track, _Position(picture, carried, picture.stamp)))
 
     def _pictures_for(self, carriers: Sequence[_Carrier]) -> list[Picture]:
         active = (carrier.reached for carrier in carriers if not carrier.is_stopped)
@@ -306,22 +343,29 @@ class CameraPropagation:
         self._counts = replace(counts, **changes)
 
 
+def _thinned(pictures: list[Picture]) -> list[Picture]:
+    """Return at most REPLAY_PICTURES of some pictures, the last one included."""
+    step = -(-len(pictures) // REPLAY_PICTURES)
+    return pictures[::-1][::step][::-1]
+
+
 def _step(carriers: Sequence[_Carrier], picture: Picture) -> tuple[int, int]:
     """Look for boxes in a picture; return how many were found, and how many are lost for good."""
     groups: dict[Picture, list[_Carrier]] = {}
     for carrier in carriers:
         if not carrier.is_stopped:
-            groups.setdefault(carrier.picture, []).append(carrier)
+            groups.setdefault(carrier.position.picture, []).append(carrier)
     found = lost = 0
     for before, group in groups.items():
-        moved = carry(before.pixels, picture.pixels, [carrier.carried for carrier in group])
+        moved = carry(before.pixels, picture.pixels, [carrier.position.box for carrier in group])
         for carrier, box in zip(group, moved):
-            carrier.reached = picture.stamp
             if box is not None:
-                carrier.carried, carrier.picture = box, picture
+                carrier.position = _Position(picture, box, picture.stamp)
                 found += 1
+            else:
+                carrier.position = carrier.position._replace(reached=picture.stamp)
             is_old = picture.stamp - carrier.track.stamp > to_nanoseconds(MAX_SECONDS)
-            failed_for = picture.stamp - carrier.picture.stamp
+            failed_for = picture.stamp - carrier.position.picture.stamp
             if is_old or failed_for > to_nanoseconds(RETRY_SECONDS):
                 carrier.is_stopped = True
                 lost += 1
@@ -330,21 +374,23 @@ def _step(carriers: Sequence[_Carrier], picture: Picture) -> tuple[int, int]:
 
 def _current(track: Track, carrier: _Carrier, is_short: bool) -> Track:
     """Return a track with its carried box, if that is newer than the one of the model."""
-    stamp = carrier.picture.stamp
+    position = carrier.position
+    picture, carried = position.picture, position.box
+    stamp = picture.stamp
     if stamp <= max(track.stamp, carrier.track.stamp):  # the picture may be a little older
-        is_lost = carrier.has_failed or carrier.is_stopped
+        is_lost = position.has_failed or carrier.is_stopped
         return replace(track, state=TrackState.LOST) if is_lost else track
     kept = track.tube
     start = len(kept) - (1 if is_short else min(len(kept), MAX_TUBE_BOXES - 1))
-    is_lost = track.state is TrackState.LOST or carrier.is_stopped or carrier.has_failed
+    is_lost = track.state is TrackState.LOST or carrier.is_stopped or position.has_failed
     age = (stamp - carrier.track.stamp) / NANOSECONDS
     return replace(
         track,
         tube=BoxTube(
             (*kept.stamps[start:], stamp),
-            (*kept.boxes[start:], carrier.carried.box(carrier.picture.pixels.shape)),
+            (*kept.boxes[start:], carried.box(picture.pixels.shape)),
         ),
         state=TrackState.LOST if is_lost else TrackState.PROPAGATED,
-        confidence=track.confidence * carrier.carried.support * 0.5 ** (age / HALF_LIFE),
+        confidence=track.confidence * carried.support * 0.5 ** (age / HALF_LIFE),
         propagated_from=carrier.track.stamp,
     )

@@ -119,11 +119,19 @@ def test_frames_above_the_maximum_rate_are_skipped(oracle) -> None:  # noqa: F81
     assert len(result.streams[0].stamps) == 101  # the camera's frames are the scores' clock
 
 
-def test_frames_of_another_size_are_counted(oracle) -> None:  # noqa: F811
+def test_frames_of_another_size_are_counted_and_not_carried_to(oracle, monkeypatch) -> None:  # noqa: F811
+    propagate, heights = Grounder.propagate, []
+
+    def spy(grounder: Grounder, frame: Frame) -> object:
+        heights.append(frame.height)
+        return propagate(grounder, frame)
+
+    monkeypatch.setattr(Grounder, "propagate", spy)
     frames = [frame(t, size=(8, 6) if t == 0.5 else (4, 6)) for t in tenths(0.0, 20)]
     result = run(oracle, [], FixedLatency(0.0), footage=frames)
     assert result.resized == 1
     assert result.notes == ["1 frames not used, of another size than the stream"]
+    assert heights == [4] * (len(frames) - 1)  # another size would forget all tracks
 
 
 def test_a_clock_that_jumps_starts_a_stream_and_the_virtual_clock_goes_on(oracle) -> None:  # noqa: F811

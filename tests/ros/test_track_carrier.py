@@ -33,14 +33,14 @@ def place(number: int) -> int:
 class Footage:
     """A red box that moves by a raster step with each image, 30 images a second."""
 
-    def __init__(self, client, topic: str = "/image") -> None:
+    def __init__(self, client, topic: str = "/image", start: int = START) -> None:
         self._camera = client.camera(topic)
-        self.count = 0
+        self.start, self.count = start, 0
 
     def publish(self) -> None:
         left = place(self.count)
         image = red_box_image(left, 20, left + 30, 60)
-        self._camera.publish(image_message(image, START + self.count * INTERVAL, "optical"))
+        self._camera.publish(image_message(image, self.start + self.count * INTERVAL, "optical"))
         self.count += 1
 
 
@@ -48,8 +48,8 @@ def carried(arrays) -> list[msg.GroundedTrackArray]:
     return [a for a in arrays if a.tracks and a.tracks[0].state == PROPAGATED]
 
 
-def number_of(array) -> int:
-    return (stamp_from_msg(array.header.stamp) - START) // INTERVAL
+def number_of(array, start: int = START) -> int:
+    return (stamp_from_msg(array.header.stamp) - start) // INTERVAL
 
 
 def test_tracks_follow_the_camera_while_the_model_is_busy(client, start_node, backend) -> None:
@@ -126,3 +126,61 @@ def test_nothing_is_carried_at_rate_zero_which_can_change_while_it_runs(client, 
     count = len(tracks)
     client.publish_until(footage.publish, lambda: tracks[count + 4 :], "answers again")
     assert not carried(tracks[-2:])
+    footage.count = -600  # the bag starts again: arrays have the stamps of the new stream
+    client.publish_until(
+        footage.publish,
+        lambda: [a for a in tracks[count:] if a.tracks and number_of(a) < 0],
+        "tracks of the new stream",
+    )
+
+
+def test_each_camera_has_its_own_images_stamps_and_boxes(client, start_node, backend) -> None:
+    """They move in opposite directions, at other times: what is mixed up would be noticed."""
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    start_node(queries=[BOX], cameras=["left=/left", "right=/right"], max_frame_rate=5.0)
+    cameras = {
+        "left": Footage(client, "/left"),
+        "right": Footage(client, "/right", START - 20 * SECOND),
+    }
+    cameras["right"].count = 40
+
+    def publish() -> None:
+        for footage in cameras.values():
+            footage.publish()
+
+    def of(camera: str, arrays) -> list[msg.GroundedTrackArray]:
+        return [array for array in arrays if array.camera == camera]
+
+    client.publish_until(
+        publish, lambda: of("left", tracks) and of("right", tracks), "answers about both"
+    )
+    backend.hold(0)
+    held = len(tracks)
+    client.publish_until(
+        publish,
+        lambda: all(len(of(camera, carried(tracks[held:]))) > 15 for camera in cameras),
+        "carried tracks of both",
+    )
+    for camera, footage in cameras.items():
+        found = of(camera, carried(tracks[held:]))
+        numbers = [number_of(array, footage.start) for array in found]
+        assert numbers == sorted(set(numbers))
+        assert set(numbers) <= set(range(footage.count))
+        for array, number in zip(found, numbers):
+            (track,) = array.tracks
+            assert track.camera == camera
+            assert track.box.x_min / STEP_X == pytest.approx(place(number), abs=1.0)
+    count = len(tracks)
+    backend.resume()
+    client.publish_until(
+        publish,
+        lambda: all(
+            [a for a in of(camera, tracks[count:]) if len(a.tracks[0].tube) > 2]
+            for camera in cameras
+        ),
+        "new answers about both",
+    )
+    for camera, footage in cameras.items():
+        numbers = [number_of(array, footage.start) for array in of(camera, tracks)]
+        assert numbers == sorted(numbers)
+        assert set(numbers) <= set(range(footage.count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -190,8 +191,11 @@ def test_an_answer_about_a_frame_that_is_not_kept_is_as_the_model_says() -> None
     for n in range(50, 61):
         camera.add(frame(n / 10, 20))
     old = track(1.0, 20)
-    assert answered(camera, old) == (old,)
+    for _ in range(3):  # each tick lists it again until the next answer
+        assert answered(camera, old) == (old,)
     assert camera.counts.without_picture == 1
+    assert answered(camera, track(1.5, 20))
+    assert camera.counts.without_picture == 2
 
 
 def test_a_box_whose_picture_is_a_little_older_is_not_carried_back() -> None:
@@ -260,6 +264,45 @@ def test_frames_that_arrive_during_the_replay_are_made_up_for(monkeypatch) -> No
     (found,) = answered(camera, track(0.0, 20))
     assert (found.stamp, found.state) == (1_500_000_000, TrackState.PROPAGATED)
     assert left(found) == pytest.approx(place(1.5), abs=1.0)
+
+
+def test_nothing_waits_while_boxes_are_carried(monkeypatch) -> None:
+    """Image callbacks ask for ``has_tracks``; with many tracks a step takes a tenth of a second."""
+    camera = CameraPropagation(1.0)
+    camera.add(frame(0.0, 20))
+    answered(camera, track(0.0, 20), track(0.0, 20, 2, query="other"))
+    real, answers = propagation.carry, []
+
+    def carry(before, after, boxes):
+        def use() -> tuple[bool, int]:
+            camera.set_tracks([track(0.0, 20)])
+            camera.drop("other")
+            return camera.has_tracks, camera.counts.late
+
+        with ThreadPoolExecutor() as pool:
+            answers.append(pool.submit(use).result(10))
+        return real(before, after, boxes)
+
+    monkeypatch.setattr(propagation, "carry", carry)
+    (found,) = camera.add(frame(0.1, 22)) or ()
+    assert (found.track_id, found.state) == (1, TrackState.PROPAGATED)
+    assert answers == [(True, 0)]
+
+
+def test_a_long_replay_has_a_bounded_number_of_steps(monkeypatch) -> None:
+    camera = CameraPropagation(1.0)
+    moving(camera, 0.0, 4.0, rate=60)
+    real, stamps = propagation.carry, []
+
+    def carry(before, after, boxes):
+        stamps.append(len(boxes))
+        return real(before, after, boxes)
+
+    monkeypatch.setattr(propagation, "carry", carry)
+    (found,) = answered(camera, track(0.0, place(0.0)))
+    assert len(stamps) == 80  # of 240: every third picture
+    assert (found.stamp, found.state) == (4 * SECOND, TrackState.PROPAGATED)
+    assert left(found) == pytest.approx(place(4.0), abs=1.0)
 
 
 def test_a_size_that_changes_during_the_replay_ends_it(monkeypatch) -> None:
