@@ -13,7 +13,7 @@ from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros.arrival_rate import ArrivalRate
 from llava_st_ros.ros.conversions import stamp_from_msg
-from llava_st_ros.ros.diagnostics import stamp_reasons
+from llava_st_ros.ros.diagnostics import DurationMeter, stamp_reasons
 from llava_st_ros.ros.image_subscription import ImageSubscription
 from llava_st_ros.ros.intake import FrameIntake
 from llava_st_ros.ros.log_throttle import LogThrottle
@@ -39,6 +39,7 @@ class CameraSubscription:
     Attributes:
         topic: The resolved image topic.
         last_problem: Reason why the last bad message was dropped; empty if there was none.
+        callbacks: Durations of the subscription's callbacks.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class CameraSubscription:
             source.name, parameters.max_frame_rate, round(parameters.max_megapixels * 1e6)
         )
         self.last_problem = ""
+        self.callbacks = DurationMeter()
         self._on_frame, self._on_skipped, self._throttle = on_frame, on_skipped, throttle
         self._subscribed_at = time.monotonic()
         self._last_arrival: float | None = None
@@ -119,6 +121,10 @@ class CameraSubscription:
 
     def _receive(self, message: Image | CompressedImage) -> None:
         self._last_arrival = time.monotonic()
+        self._read(message)
+        self.callbacks.add(time.monotonic() - self._last_arrival)
+
+    def _read(self, message: Image | CompressedImage) -> None:
         try:
             frame = self.intake.read(message)
         except FrameError as error:

@@ -30,7 +30,7 @@ class DurationSummary:
     def __str__(self) -> str:
         if not self.count:
             return "none"
-        return f"mean {self.mean:.3f} s, max {self.maximum:.3f} s over {self.count}"
+        return f"mean {self.mean:.4f} s, max {self.maximum:.4f} s over {self.count}"
 
 
 class DurationMeter:
@@ -125,6 +125,7 @@ class CameraHealth:
         lost: Number of images that the middleware reports as lost.
         stream: What has happened on the stream until now.
         previous_stream: The same ``interval`` seconds ago.
+        callbacks: Of the subscription's callbacks, in which images are decoded, in this time.
     """
 
     name: str
@@ -140,6 +141,7 @@ class CameraHealth:
     lost: int = 0
     stream: StreamReport = field(default_factory=StreamReport)
     previous_stream: StreamReport = field(default_factory=StreamReport)
+    callbacks: DurationSummary = DurationSummary()
 
     @property
     def rate(self) -> float:
@@ -189,6 +191,7 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
             "received": counts.received,
             "lost by the middleware": health.lost,
             "skipped by max_frame_rate": counts.skipped,
+            "duration of callbacks": health.callbacks,
             "dropped, unreadable": counts.unreadable,
             "dropped, wrong size": counts.resized,
             "dropped, no stamp": counts.unstamped,

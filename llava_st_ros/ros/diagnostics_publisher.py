@@ -157,6 +157,7 @@ class DiagnosticsPublisher:
                 camera.lost,
                 stream,
                 previous_stream,
+                camera.callbacks.drain(),
             )
             self._previous_counts[name] = counts
             node = self._node.get_fully_qualified_name()

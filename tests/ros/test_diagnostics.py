@@ -61,7 +61,7 @@ def test_durations_are_summarized_since_the_last_drain() -> None:
     meter = DurationMeter()
     for seconds in (1.0, 4.0, 1.0):
         meter.add(seconds)
-    assert str(meter.drain()) == "mean 2.000 s, max 4.000 s over 3"
+    assert str(meter.drain()) == "mean 2.0000 s, max 4.0000 s over 3"
     assert str(meter.drain()) == "none"
 
 
@@ -124,6 +124,10 @@ def test_diagnostics_of_a_node_activated_again_and_of_stamps_of_another_clock(
         lambda: any(int(s.get("received", 0)) > 20 for s in statuses()) and answers,
         "diagnostics that count images",
     )
+    cameras = [s for s in statuses() if "received" in s]
+    callbacks = [s["duration of callbacks"] for s in cameras]
+    measured = [int(text.rpartition(" over ")[2]) for text in callbacks if text != "none"]
+    assert sum(measured) == int(cameras[-1]["received"])  # each image once
     node.trigger_deactivate()
     node.trigger_activate()  # before the next diagnostics
     arrays.clear()

@@ -1,0 +1,245 @@
+"""Print what the node does under load: raw cameras at camera rate, over DDS, in several processes.
+
+scripts/with_ros python -m benchmarks.node [--cameras 4] [--rate 30] [--size 640x480]
+    [--seconds 60] [--churn] [--best-effort] [--model DIR] [--out FILE.json]
+
+A process publishes the demo's frames on all cameras, one follows what the node publishes (this
+one), and the node has one standing query on each camera: objects that are followed, and so carried
+to every image between two answers. Latencies are from the stamp, which is the time of publication,
+to the arrival of the tracks. CPU times, memory, threads and handles are read from /proc. With
+--churn a query is added and removed each second: run it for an hour to see what grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rich.table import Table
+
+from benchmarks.idle_node import cpu_seconds, resident_mib
+from demo.domains import free_domain
+from llava_st_ros import msg, srv
+from llava_st_ros.atomic_files import write_text
+from llava_st_ros.cli.outputs import print_tables
+from llava_st_ros.records import NANOSECONDS
+from llava_st_ros.ros.child_processes import ChildProcesses
+from llava_st_ros.ros.conversions import stamp_from_msg
+
+BAG = Path(__file__).resolve().parents[1] / "demo" / "bag"
+OBJECTS = ("the green ball", "the blue ball", "the red box")
+START_TIMEOUT = 60.0  # seconds
+WARM_UP = 5.0  # seconds after the first tracks, before anything is measured
+MODEL, CARRIED = "answers", "carried"
+
+
+@dataclass
+class Follower:
+    """What has arrived from the node, by camera."""
+
+    node: Node
+    latencies: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    arrays: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    last_stamps: dict[str, int] = field(default_factory=dict)
+    backwards: int = 0
+    statuses: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.node.create_subscription(msg.GroundedTrackArray, "tracks", self._on_tracks, 100)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._services = {
+            kind: self.node.create_client(kind, f"grounding/{name}")
+            for kind, name in ((srv.AddQuery, "add_query"), (srv.RemoveQuery, "remove_query"))
+        }
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            rclpy.spin_once(self.node, timeout_sec=left)
+
+    def clear(self) -> None:
+        """Forget what has arrived until now."""
+        self.latencies.clear()
+        self.arrays.clear()
+        self.statuses.clear()
+        self.backwards = 0
+
+    def call(self, request: Any, kind: Any) -> bool:
+        """Call a service of the node; return whether it succeeded."""
+        future = self._services[kind].call_async(request)
+        rclpy.spin_until_future_complete(self.node, future, timeout_sec=10.0)
+        response = future.result()
+        return response is not None and response.success
+
+    def _on_tracks(self, array: msg.GroundedTrackArray) -> None:
+        now, stamp = time.time_ns(), stamp_from_msg(array.header.stamp)
+        self.backwards += stamp < self.last_stamps.get(array.camera, 0)
+        self.last_stamps[array.camera] = stamp
+        boxes = [track.tube[-1] for track in array.tracks if track.tube]
+        if not boxes:
+            return
+        self.arrays[array.camera] += 1
+        is_carried = any(box.source == msg.GroundedBox.PROPAGATION for box in boxes)
+        self.latencies[CARRIED if is_carried else MODEL].append((now - stamp) / NANOSECONDS)
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        for status in array.status:
+            name = status.name.partition(": ")[2]
+            self.statuses[name].append({value.key: value.value for value in status.values})
+
+
+def parameters(cameras: int, model: Path | None) -> list[str]:
+    """Return the node's arguments: one object is followed on each camera."""
+    queries = [
+        json.dumps(
+            {
+                "id": f"object{i}",
+                "text": OBJECTS[i % len(OBJECTS)],
+                "task": "REC",
+                "cameras": [f"camera{i}"],
+            }
+        )
+        for i in range(cameras)
+    ]
+    sources = [f"camera{i}=/camera{i}" for i in range(cameras)]
+    values = {"cameras": json.dumps(sources), "queries": json.dumps(queries)}
+    if model is not None:
+        values["model"] = str(model)
+    return [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
+
+
+def handles(process_id: int) -> tuple[int, int]:
+    """Return the numbers of threads and of open files of a process."""
+    folder = Path(f"/proc/{process_id}")
+    return len(os.listdir(folder / "task")), len(os.listdir(folder / "fd"))
+
+
+def callback_times(statuses: Sequence[dict[str, str]]) -> list[float]:
+    """Return the longest callback of each report of a camera, in ms."""
+    texts = [status["duration of callbacks"] for status in statuses]
+    return [1000 * float(t.split("max ")[1].split(" s")[0]) for t in texts if t != "none"]
+
+
+def growth(statuses: Sequence[dict[str, str]], key: str) -> int:
+    """Return by how much a count of the diagnostics has grown."""
+    return int(statuses[-1][key]) - int(statuses[0][key]) if statuses else 0
+
+
+def measure(follower: Follower, process_id: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Follow the node for some time; return the figures."""
+    follower.clear()
+    start, cpu = time.monotonic(), cpu_seconds(process_id)
+    memory, counts = [resident_mib(process_id)], [handles(process_id)]
+    failures = seconds = 0
+    while time.monotonic() - start < options.seconds:
+        if options.churn:
+            query = msg.Query(id="churn", text=OBJECTS[seconds % len(OBJECTS)])
+            failures += not follower.call(srv.AddQuery.Request(query=query), srv.AddQuery)
+        follower.spin(0.5)
+        if options.churn:
+            removed = srv.RemoveQuery.Request(id="churn")
+            failures += not follower.call(removed, srv.RemoveQuery)
+        follower.spin(max(0.0, start + (seconds := seconds + 1) - time.monotonic()))
+        memory.append(resident_mib(process_id))
+        counts.append(handles(process_id))
+    elapsed = time.monotonic() - start
+    cameras = [f"camera {name}" for name in sorted(follower.arrays)]
+    reports = [follower.statuses[name] for name in cameras]
+    longest = [value for report in reports for value in callback_times(report)]
+    rates = [np.mean([float(s["rate (Hz)"]) for s in report]) for report in reports if report]
+    settled = min(60, len(memory) - 1)
+    threads, files = zip(*counts)
+    figures: dict[str, Any] = {
+        "cameras": options.cameras,
+        "rate_hz": options.rate,
+        "size": options.size,
+        "reliability": "best effort" if options.best_effort else "reliable",
+        "seconds": round(elapsed, 1),
+        "images_hz_per_camera": [round(float(rate), 1) for rate in rates],
+        "images_lost": sum(growth(report, "lost by the middleware") for report in reports),
+        "callback_ms_longest_of_a_second_p50": percentile(longest, 50),
+        "callback_ms_longest_of_a_second_p99": percentile(longest, 99),
+        "track_arrays_hz_per_camera": [round(n / elapsed, 1) for n in follower.arrays.values()],
+        "stamps_that_go_back": follower.backwards,
+        "cpu_percent": round(100 * (cpu_seconds(process_id) - cpu) / elapsed, 1),
+        "resident_mib": [round(memory[0], 1), round(memory[settled], 1), round(memory[-1], 1)],
+        "threads": [threads[0], threads[-1]],
+        "files": [files[0], files[-1]],
+    }
+    for kind, values in sorted(follower.latencies.items()):
+        milliseconds = [1000 * value for value in values]
+        for q in (50, 99):
+            figures[f"stamp_to_tracks_ms_{kind}_p{q}"] = percentile(milliseconds, q)
+    if options.churn:
+        figures["failed_service_calls"] = failures
+    return figures
+
+
+def percentile(values: Sequence[float], q: float) -> float | None:
+    return round(float(np.percentile(values, q)), 2) if len(values) else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cameras", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=30.0, help="Hz of each camera")
+    parser.add_argument("--size", default="640x480")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--churn", action="store_true", help="add and remove a query each second")
+    parser.add_argument(
+        "--best-effort", action="store_true", help="cameras publish best effort, not reliably"
+    )
+    parser.add_argument("--model", type=Path, help="checkpoint or engine directory")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    options = parser.parse_args()
+
+    os.environ["ROS_DOMAIN_ID"] = str(free_domain())
+    command = [sys.executable, "-m", "llava_st_ros.cli", "node", "--ros-args"]
+    command += parameters(options.cameras, options.model)
+    with TemporaryDirectory() as logs, ChildProcesses(Path(logs), {}) as children:
+        load = [str(BAG), "--cameras", str(options.cameras), "--rate", str(options.rate)]
+        load += ["--size", options.size, *(["--best-effort"] if options.best_effort else [])]
+        children.start("cameras", "benchmarks.camera_load", *load)
+        rclpy.init()
+        follower = Follower(Node("node_benchmark"))
+        started = time.monotonic()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                while not follower.arrays:
+                    children.check()
+                    if process.poll() is not None or time.monotonic() > started + START_TIMEOUT:
+                        raise SystemExit("the node publishes no tracks")
+                    follower.spin(0.05)
+                first_tracks = time.monotonic() - started
+                follower.spin(WARM_UP)
+                figures = measure(follower, process.pid, options)
+                children.check()
+            finally:
+                process.terminate()
+                rclpy.try_shutdown()
+    figures["start_to_tracks_s"] = round(first_tracks, 1)
+    table = Table("figure", "value", title="The node under load")
+    for name, value in figures.items():
+        table.add_row(name, str(value))
+    print_tables(table)
+    if options.out is not None:
+        write_text(options.out, json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
