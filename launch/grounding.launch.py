@@ -11,17 +11,8 @@ from launch_ros.substitutions import FindPackageShare
 PACKAGE = "llava_st_ros"
 REMAPPED = ("image", "tracks", "events")
 # Arguments that are parameters of the node. An empty one keeps what the parameter file says.
-PARAMETERS = (
-    "model",
-    "backend",
-    "device",
-    "cameras",
-    "transport",
-    "queries",
-    "queries_file",
-    "autostart",
-    "use_sim_time",
-)
+TEXTS = ("model", "backend", "device", "transport", "queries_file")  # not YAML: 'my #1: engine', 12
+VALUES = ("cameras", "queries", "autostart", "use_sim_time")  # as in YAML
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -79,9 +70,9 @@ def _make_node(context: LaunchContext) -> list[LifecycleNode]:
     # All as arguments of the node, which names the one that is wrong. As entries of `parameters`,
     # a missing file would be a warning of launch_ros, and values would be in a temporary file.
     arguments = ["--params-file", LaunchConfiguration("params_file")]
-    for name in PARAMETERS:
+    for name in (*TEXTS, *VALUES):
         if value := LaunchConfiguration(name).perform(context).strip():
-            arguments += ["-p", f"{name}:={value}"]
+            arguments += ["-p", f"{name}:={_quoted(value) if name in TEXTS else value}"]
     if log_level := LaunchConfiguration("log_level").perform(context).strip():
         arguments += ["--log-level", log_level]
     # The node configures and activates itself unless autostart is false. As a LifecycleNode, its
@@ -96,3 +87,8 @@ def _make_node(context: LaunchContext) -> list[LifecycleNode]:
         remappings=[(name, LaunchConfiguration(name)) for name in REMAPPED],
     )
     return [node]
+
+
+def _quoted(text: str) -> str:
+    """Return a text as YAML reads it back, whatever is in it."""
+    return "'" + text.replace("'", "''") + "'"

@@ -140,10 +140,12 @@ class ParameterSources:
 
 def nested_yaml(name: str) -> str:
     """Return the message about a parameter whose value is a map, or a list of lists or maps."""
+    problem = f"{name} has nested YAML, which ROS parameters cannot have"
+    if name.partition(".")[0] != "queries":
+        return f"{problem}; put text in quotes that contains ': ', or begins with a bracket"
     return (
-        f"{name} has nested YAML, which ROS parameters cannot have; write each entry as a quoted "
-        """string, for a query also '{"id": "a", "text": "the red box"}', or write queries as """
-        "mappings into a file that queries_file names"
+        f"""{problem}; write each entry as a quoted string, also '{{"id": "a", "text": "the red """
+        """box"}', or write queries as mappings into a file that queries_file names"""
     )
 
 

@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from support.paths import ROOT
 
@@ -91,6 +92,9 @@ def ros_arguments(**given: str) -> list[Any]:
 def test_arguments_override_the_file_only_if_given() -> None:
     assert ros_arguments() == []
     assert ros_arguments(autostart="false", model=" ") == ["-p", "autostart:=false"]
+    text = "the cook's engine #2: int8"  # all of it is the path, though YAML would read a comment
+    (flag, rule) = ros_arguments(model=text)
+    assert (flag, yaml.safe_load(rule.removeprefix("model:="))) == ("-p", text)
     assert ros_arguments(log_level="debug") == ["--log-level", "debug"]
     given = ros_arguments(cameras="[a=/a, b=/b]", queries="['the box: red']", use_sim_time="true")
     assert given == [
@@ -170,8 +174,10 @@ def test_a_launched_node_is_active_with_the_given_cameras_and_queries(
 
     from llava_st_ros import srv
 
-    (tmp_path / "queries.yaml").write_text(
-        "- the green ball\n- {id: drop, text: a ball falls, task: TVG, cameras: [wrist]}\n"
+    queries = tmp_path / "the cook's #1: queries.yaml"
+    queries.write_text(
+        "- the green ball\n- {id: drop, task: TVG, cameras: [wrist], "
+        'text: "it\'s a \\"ball\\": # falls"}\n'
     )
     (tmp_path / "robot.yaml").write_text(
         "/**: {ros__parameters: {max_queries: 7, transport: raw, queries: [the red box]}}\n"
@@ -181,7 +187,7 @@ def test_a_launched_node_is_active_with_the_given_cameras_and_queries(
     with ros2_launch(
         file, "namespace:=robot", f"params_file:={tmp_path / 'robot.yaml'}",
         "cameras:=[front=/front/image_raw, wrist=/wrist/image_raw]", "transport:=compressed",
-        f"queries_file:={tmp_path / 'queries.yaml'}", "tracks:=found",
+        f"queries_file:={queries}", "tracks:=found",
     ) as process:  # fmt: skip
         client.wait_log("active: images from /front/image_raw/compressed, /wrist/image_raw/comp")
         state = client.call(GetState, "/robot/grounding/get_state", GetState.Request())
@@ -191,7 +197,7 @@ def test_a_launched_node_is_active_with_the_given_cameras_and_queries(
         )
         # That of the parameter file, which the command line did not replace, then the file's.
         assert [(query.id, query.text) for query in answer.queries] == [
-            ("q1", "the red box"), ("q2", "the green ball"), ("drop", "a ball falls")
+            ("q1", "the red box"), ("q2", "the green ball"), ("drop", "it's a \"ball\": # falls")
         ]  # fmt: skip
         parameters = client.call(
             GetParameters, "/robot/grounding/get_parameters", GetParameters.Request(names=names)

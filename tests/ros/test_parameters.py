@@ -358,6 +358,7 @@ def test_unreadable_parameter_file_is_named(
         (("--ros-args", "-p", "queries:="), "queries has no value"),
         (("--ros-args", "-p", "queries:=[{id: a}]"), "queries has nested YAML"),
         (("--ros-args", "-p", "queries:={id: a}"), "queries has nested YAML"),
+        (("--ros-args", "-p", "model:=/my: engine"), "have; put text in quotes that contains ': '"),
         (("--ros-args", "-r", "__ns:=/bad-ns"), "'-r __ns:=/bad-ns'"),
         (("--ros-args", "--params-file"), "--params-file"),
         (("--ros-args", "-r", "__node:=my-node"), "'-r __node:=my-node'"),
