@@ -12,9 +12,12 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 from client import image_message
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage
+from visualization_msgs.msg import ImageMarker
 
 from llava_st_ros import msg
 from llava_st_ros.ros.conversions import stamp_from_msg
+from llava_st_ros.tracking.propagation import PropagationCounts
 from support.red_box_backend import STEP_X, red_box_image
 
 pytestmark = pytest.mark.ros
@@ -132,6 +135,27 @@ def test_nothing_is_carried_at_rate_zero_which_can_change_while_it_runs(client, 
         lambda: [a for a in tracks[count:] if a.tracks and number_of(a) < 0],
         "tracks of the new stream",
     )
+
+
+def test_tracks_are_carried_for_subscribers_of_another_output_only(
+    client, start_node, backend
+) -> None:
+    """Nobody subscribes to ``tracks``; the overlay shows the model's boxes, and needs none."""
+    overlays = client.collect(CompressedImage, "/grounding/overlay/compressed")
+    answers = client.collect(msg.Answer, "/grounding/answers")
+    node = start_node(queries=[BOX], max_frame_rate=5.0)
+    footage = Footage(client)
+    client.publish_until(footage.publish, lambda: overlays and answers[1:], "an overlay")
+    assert node._worker.grounder.propagation_counts("camera") == PropagationCounts()
+    markers = client.collect(ImageMarker, "/grounding/image_markers")
+    client.publish_until(footage.publish, lambda: markers[15:], "markers at camera rate")
+    found = {number_of(marker): marker for marker in markers if marker.points}
+    assert min(b - a for a, b in pairwise(found)) == 1
+    first = min(number for number in found if number - 1 in found)
+    assert first > min(found)
+    for number in [number for number in found if number >= first]:
+        left = min(point.x for point in found[number].points)
+        assert left / STEP_X == pytest.approx(place(number), abs=1.0)
 
 
 def test_each_camera_has_its_own_images_stamps_and_boxes(client, start_node, backend) -> None:
