@@ -131,7 +131,11 @@ class GroundingNode(TypedParameters, LifecycleNode):
             LifecycleNode.on_activate(self, state)
             self._activate()
 
-        return self._transition("activate", activate, undo=self._deactivate)
+        def undo() -> None:
+            self._deactivate()
+            LifecycleNode.on_deactivate(self, state)
+
+        return self._transition("activate", activate, undo)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._transition("deactivate", self._deactivate)
@@ -249,12 +253,11 @@ class GroundingNode(TypedParameters, LifecycleNode):
             self._carrier = TrackCarrier(
                 worker.grounder, publishers, self.parameters.track_rate, self._on_carrier_error
             )
-        self._cameras = tuple(
-            CameraSubscription(
+        for source in self.parameters.camera_sources:  # one by one: the next may fail
+            camera = CameraSubscription(
                 self, source, self.parameters, self._on_frame, self._on_skipped, self._throttle
             )
-            for source in self.parameters.camera_sources
-        )
+            self._cameras = (*self._cameras, camera)
         self.get_logger().info(f"active: images from {', '.join(self.image_topics) or 'no topic'}")
 
     def _deactivate(self, deadline: Deadline | None = None) -> None:
@@ -270,8 +273,10 @@ class GroundingNode(TypedParameters, LifecycleNode):
             if not worker.pause(deadline.remaining):
                 line = "an inference is still running; its result will be dropped"
                 self.get_logger().warning(line)
-            if cameras:
-                worker.end_streams(EndReason.DEACTIVATED, max(FLUSH_SECONDS, deadline.remaining))
+            limit = max(FLUSH_SECONDS, deadline.remaining)
+            if cameras and not worker.end_streams(EndReason.DEACTIVATED, limit):
+                line = "results are still being published: followers do not get the end of events"
+                self.get_logger().warning(line)
         if cameras and publishers is not None and self.context.ok():
             publishers.flush(FLUSH_SECONDS)
         depth, self._depth = self._depth, None
@@ -337,7 +342,9 @@ class GroundingNode(TypedParameters, LifecycleNode):
             carrier.add_frame(frame)
 
     def _on_skipped(self, camera: str, stamp: int, read: ReadFrame) -> None:
-        carrier = self._carrier
+        worker, carrier = self._worker, self._carrier
+        if worker is not None:
+            worker.note_image(camera)
         if carrier is not None:
             carrier.add_image(camera, stamp, read)
 

@@ -219,15 +219,18 @@ class Worker:
 
         Tracks that nothing confirms any more are LOST and end, as do those of silent cameras;
         events of silent cameras, ended streams and removed queries end. Call it about twice per
-        second, from a thread that does not wait for the model. Does nothing while results are being
-        published.
+        second, from a thread that does not wait for the model. Nothing is passed while results are
+        being published, and no camera is silent while the worker is paused.
 
         Returns:
             How long each silent camera has sent no usable image (ns).
         """
-        silent = self._silence.silent(to_nanoseconds(self.camera_timeout))
-        for camera, duration in silent.items():
-            self.grounder.set_silence(camera, duration)
+        silent: Mapping[str, int] = {}
+        with self._changed:  # so that no silence of a stream is reported about the next one
+            if self._mode is Mode.RUNNING:
+                silent = self._silence.silent(to_nanoseconds(self.camera_timeout))
+                for camera, duration in silent.items():
+                    self.grounder.set_silence(camera, duration)
         if self._results_lock.acquire(blocking=False):
             try:
                 with self._changed:
@@ -238,7 +241,7 @@ class Worker:
                 self._results_lock.release()
         return silent
 
-    def end_streams(self, reason: EndReason, timeout: float) -> None:
+    def end_streams(self, reason: EndReason, timeout: float) -> bool:
         """Pass to ``on_tick`` that there are no tracks, and that all events end.
 
         Call ``pause`` first.
@@ -246,16 +249,20 @@ class Worker:
         Args:
             reason: Why the events end.
             timeout: Seconds to wait for results that are being published.
+
+        Returns:
+            Whether that was passed: not if other results are still being published.
         """
         with self._changed:
             frames = self._new_frames.newest
         if not self._results_lock.acquire(timeout=timeout):
-            return
+            return False
         try:
             self.grounder.stop(reason)
             self._publish_state(frames)
         finally:
             self._results_lock.release()
+        return True
 
     def _publish_state(self, frames: Mapping[str, Frame]) -> None:
         try:
@@ -292,6 +299,12 @@ class Worker:
                 self._silence.arrived(frame.camera)
                 self._new_frames.add(frame)
                 self._changed.notify_all()
+
+    def note_image(self, camera: str) -> None:
+        """Record an image that is no frame because of the frame rate: its camera is not silent."""
+        with self._changed:
+            if self._mode is Mode.RUNNING:
+                self._silence.arrived(camera)
 
     def ask(
         self,

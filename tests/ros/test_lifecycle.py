@@ -18,7 +18,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
 from llava_st_ros import msg, srv
-from llava_st_ros.errors import CheckpointError
+from llava_st_ros.errors import CheckpointError, ConfigError
 from llava_st_ros.ros import model_loading
 from llava_st_ros.ros.model_loading import LoadedModel
 from support.red_box_backend import load_red_box, red_box_image
@@ -109,6 +109,34 @@ def test_unexpected_exception_is_logged_and_recovered_from(client: ClientNode, s
     client.wait_log("cannot configure", "an unexpected failure", "Traceback")
     assert state(client) == State.PRIMARY_STATE_UNCONFIGURED
     assert named_threads() == set()
+
+
+@pytest.mark.parametrize("failing", ["/second", "/second/depth"])
+def test_failed_activation_leaves_no_subscription(
+    client: ClientNode, start_node, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    node = start_node(
+        active=False,
+        cameras=["first=/first", "second=/second"],
+        depth=["first=/first/depth", "second=/second/depth"],
+    )
+    assert change(client, Transition.TRANSITION_CONFIGURE)
+    create = node.create_subscription
+
+    def fail(kind: type, topic: str, *arguments: object, **options: object) -> object:
+        if topic == failing:
+            raise ConfigError("no more handles")
+        return create(kind, topic, *arguments, **options)
+
+    monkeypatch.setattr(node, "create_subscription", fail)
+    assert not change(client, Transition.TRANSITION_ACTIVATE)
+    client.wait_log("cannot activate", "no more handles")
+    assert state(client) == State.PRIMARY_STATE_INACTIVE
+    topics = {subscription.topic_name for subscription in node.subscriptions}
+    assert not {topic for topic in topics if topic.startswith(("/first", "/second"))}
+    publishers = list(node._managed_entities)
+    assert publishers and not any(publisher.is_activated for publisher in publishers)
+    assert named_threads() <= {"llava-st-worker"}
 
 
 def test_failed_tick_is_logged_and_the_node_keeps_running(

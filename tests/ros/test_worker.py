@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import pytest
 
 from llava_st_ros.errors import BackendError, one_line
 from llava_st_ros.grounder import Evaluations
-from llava_st_ros.records import Frame, Query, Tick
+from llava_st_ros.records import EndReason, Frame, Query, Tick
 from llava_st_ros.ros.progress import Progress
 from llava_st_ros.ros.worker import Worker
+from llava_st_ros.streaming.silence import SilenceMonitor
 
 TIMEOUT = 30.0  # seconds
 FRAME = Frame(np.zeros((2, 2, 3), np.uint8), 10**9)
@@ -316,6 +317,55 @@ def test_callers_are_released_when_an_inference_does_not_end(
     grounder.proceed.set()
     if end == "pause":  # the late answer of the earlier stream is dropped
         assert Caller(worker).join_outcome() == "the answer"
+    assert worker.stop(TIMEOUT)
+
+
+def test_no_camera_is_silent_while_the_worker_is_paused() -> None:
+    """An inactive node would say so about every camera otherwise."""
+    now = 0
+    silences: list[str] = []
+    grounder = FakeGrounder()
+    grounder.set_silence = lambda camera, duration: silences.append(camera)
+    monitor = SilenceMonitor(lambda: now)
+    worker = Worker(grounder, None, lambda *_: None, lambda error: None, silence=monitor)
+    worker.start()
+    worker.resume()
+    worker.push(FRAME)
+
+    def pass_time() -> Mapping[str, int]:
+        nonlocal now
+        for _ in range(6):
+            now += 500_000_000
+            silent = worker.refresh()
+        return silent
+
+    assert pass_time() == {FRAME.camera: 3_000_000_000}
+    assert worker.pause(TIMEOUT)
+    seen = len(silences)
+    assert pass_time() == {}
+    assert len(silences) == seen
+    worker.resume()
+    assert pass_time() == {}  # no image since then
+    assert worker.stop(TIMEOUT)
+
+
+def test_results_that_are_still_being_published_are_reported_at_the_end(
+    grounder: FakeGrounder,
+) -> None:
+    entered, proceed = threading.Event(), threading.Event()
+
+    def publish_slowly(*_: object) -> None:
+        entered.set()
+        assert proceed.wait(TIMEOUT)
+
+    worker = Worker(grounder, None, publish_slowly, lambda error: None)
+    worker.start()
+    worker.resume()
+    worker.push(FRAME)
+    assert entered.wait(TIMEOUT)
+    assert not worker.pause(0.01)
+    assert not worker.end_streams(EndReason.DEACTIVATED, 0.01)
+    proceed.set()
     assert worker.stop(TIMEOUT)
 
 
