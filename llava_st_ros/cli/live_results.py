@@ -69,7 +69,12 @@ class LiveResults:
         return [printable_line(line) for line in lines]
 
     def add_event(self, event: Values) -> list[str]:
-        """Replace an event; return the line about it."""
+        """Replace an event; return the line about it, unless nothing has changed.
+
+        The node publishes events again for others that subscribe.
+        """
+        if self._events.get(event["event_id"]) == event:
+            return []
         self._events.pop(event["event_id"], None)
         self._events[event["event_id"]] = event
         if len(self._events) > MAX_EVENTS:
@@ -81,6 +86,11 @@ class LiveResults:
                 f"{event['confidence']:.2f}: {short(event['text'])}"
             )
         ]
+
+    def clear(self) -> None:
+        """Forget everything: the node has ended."""
+        self._cameras.clear()
+        self._events.clear()
 
     def view(self, title: str, rows: int) -> Group:
         """Return the tables.

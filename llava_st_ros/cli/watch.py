@@ -52,7 +52,7 @@ def _print_json(client: NodeClient) -> None:
     def printer(kind: str) -> Handle:
         return lambda values: print(json.dumps({"kind": kind, **values}), flush=True)
 
-    _follow(client, printer("tracks"), printer("event"), _warn)
+    _follow(client, printer("tracks"), printer("event"), lambda: None, _warn)
 
 
 def _print_lines(client: NodeClient) -> None:
@@ -65,7 +65,8 @@ def _print_lines(client: NodeClient) -> None:
 
         return handle
 
-    _follow(client, printer(results.add_tracks), printer(results.add_event), _warn)
+    handlers = printer(results.add_tracks), printer(results.add_event)
+    _follow(client, *handlers, results.clear, _warn)
 
 
 def _show_table(client: NodeClient) -> None:
@@ -89,7 +90,7 @@ def _show_table(client: NodeClient) -> None:
                 title = " - ".join(filter(None, (client.target, note, "Ctrl-C ends this")))
                 live.update(results.view(title, rows), refresh=True)
 
-        _follow(client, results.add_tracks, results.add_event, set_note, draw)
+        _follow(client, results.add_tracks, results.add_event, results.clear, set_note, draw)
 
 
 def _warn(text: str) -> None:
@@ -101,6 +102,7 @@ def _follow(
     client: NodeClient,
     on_tracks: Handle,
     on_event: Handle,
+    on_end: Callable[[], None],
     on_note: Callable[[str], None],
     on_turn: Callable[[], None] = lambda: None,
 ) -> None:
@@ -110,6 +112,7 @@ def _follow(
         client: The client.
         on_tracks: Called with each message of tracks.
         on_event: Called with each event.
+        on_end: Called when the node has ended: what it has published does not hold any more.
         on_note: Called when what hinders the node changes; "" when nothing does.
         on_turn: Called several times per second.
     """
@@ -123,6 +126,7 @@ def _follow(
                 is_subscribed = client.watch(on_tracks, on_event)
             note = ""
             if not is_alive:
+                on_end()
                 note = f"{client.target} has ended or cannot be reached"
             elif not is_subscribed:
                 note = f"{client.target} is not configured"

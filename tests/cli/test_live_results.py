@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from llava_st_ros.cli import watch
 from llava_st_ros.cli.ask import answer_lines
 from llava_st_ros.cli.live_results import MAX_CAMERAS, MAX_EVENTS, LiveResults
 from llava_st_ros.cli.times import NANOSECONDS, interval_text, time_text
@@ -55,8 +57,32 @@ def test_a_line_for_each_change_of_an_event() -> None:
     assert results.add_event(event(3, "CONFIRMED")) == [
         "event 3 on front CONFIRMED 1.0 s - 3.0 s (2.0 s), confidence 0.50: the cup falls"
     ]
+    assert results.add_event(event(3, "CONFIRMED")) == []  # again, for another subscriber
     (line,) = results.add_event(event(3, "ENDED", "CAMERA_SILENT"))
     assert "ENDED 1.0 s - 3.0 s (2.0 s) (camera silent), confidence" in line
+
+
+def test_nothing_holds_after_the_end_of_the_node() -> None:
+    results = LiveResults()
+    results.add_tracks(tracks(track(1)))
+    results.add_event(event(3, "CONFIRMED"))
+    results.clear()
+    assert "CONFIRMED" not in shown(results) and "GROUNDED" not in shown(results)
+    assert len(results.add_event(event(3, "CONFIRMED"))) == 1
+
+
+def test_watch_forgets_the_results_of_a_node_that_has_ended() -> None:
+    calls: list[str] = []
+
+    class EndedNode:
+        target, is_alive = "/grounding", False
+
+        def spin(self, seconds: float) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch._follow(EndedNode(), print, print, lambda: calls.append("end"), calls.append)
+    assert calls == ["end", "/grounding has ended or cannot be reached"]
 
 
 def test_ages_are_on_the_cameras_clock() -> None:
