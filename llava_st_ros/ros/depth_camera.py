@@ -24,6 +24,7 @@ from llava_st_ros.camera_geometry import (
 )
 from llava_st_ros.errors import ConfigError, FrameError, LlavaStError, one_line
 from llava_st_ros.records import NANOSECONDS, Track, TrackState, to_nanoseconds
+from llava_st_ros.ros import qos
 from llava_st_ros.ros.camera_sources import DepthSource
 from llava_st_ros.ros.diagnostics import Reason, combine, make_status
 from llava_st_ros.ros.image_subscription import ImageSubscription
@@ -80,6 +81,7 @@ class DepthMessages:
         self._lock = threading.Lock()
         self._messages: deque[tuple[int, bytes]] = deque()  # in order of arrival
         self._bytes = 0
+        self._newest: int | None = None  # the stamp of the last message, kept or not
         self._kept_since: float | None = None  # the monotonic clock's seconds
         self._dropped: int | None = None  # the newest stamp that was dropped for lack of room
 
@@ -100,11 +102,12 @@ class DepthMessages:
                 self._kept_since = time.monotonic()
 
     def add(self, stamp: int, message: bytes) -> bool:
-        """Add a message; return whether its stamp starts a new stream."""
+        """Add a message; return whether its stamp starts a new stream, also while none is kept."""
         with self._lock:
+            newest, self._newest = self._newest, stamp
+            is_reset = newest is not None and stamp < newest - self._reset
             if self._kept_since is None:
-                return False
-            is_reset = bool(self._messages) and stamp < self._messages[-1][0] - self._reset
+                return is_reset
             if is_reset:
                 self._clear()
             self._messages.append((stamp, message))
@@ -147,7 +150,7 @@ class DepthCamera:
     Args:
         node: The node that subscribes.
         source: The camera and its topics.
-        reliability: The parameter ``image_reliability``.
+        reliability: The parameter ``image_reliability``, for the depth images.
         messages: Where the depth images are kept.
         target: The frame to transform to.
         throttle: Limits the warnings about tracks that are not placed.
@@ -176,8 +179,9 @@ class DepthCamera:
         self._depth = ImageSubscription(
             node, Image, source.depth_topic, reliability, self._on_depth, raw=True
         )
+        # Small, and sometimes published once.
         self._infos = ImageSubscription(
-            node, CameraInfo, source.info_topic, reliability, self._on_info, raw=True
+            node, CameraInfo, source.info_topic, qos.AUTO, self._on_info, raw=True, latched=True
         )
 
     def keep(self, is_kept: bool) -> None:
@@ -347,21 +351,24 @@ class DepthCameras:
         self._target = TargetFrame(node, parameters.target_frame if sources else "")
         if self._target.problem:
             node.get_logger().warning(self._target.problem)
-        self._cameras = {
-            source.name: DepthCamera(
-                node,
-                source,
-                parameters.image_reliability,
-                DepthMessages(
-                    parameters.depth_megabytes * 2**20,
-                    to_nanoseconds(parameters.depth_tolerance),
-                    to_nanoseconds(parameters.reset_seconds),
-                ),
-                self._target,
-                throttle,
-            )
-            for source in sources
-        }
+        self._cameras: dict[str, DepthCamera] = {}
+        try:
+            for source in sources:
+                self._cameras[source.name] = DepthCamera(
+                    node,
+                    source,
+                    parameters.image_reliability,
+                    DepthMessages(
+                        parameters.depth_megabytes * 2**20,
+                        to_nanoseconds(parameters.depth_tolerance),
+                        to_nanoseconds(parameters.reset_seconds),
+                    ),
+                    self._target,
+                    throttle,
+                )
+        except BaseException:
+            self.destroy()  # else the subscriptions remain
+            raise
 
     def get(self, camera: str) -> DepthCamera | None:
         """Return a camera; None if it has no depth."""

@@ -1,4 +1,4 @@
-"""A subscription whose reliability follows the publishers of its topic."""
+"""A subscription whose QoS follows the publishers of its topic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from llava_st_ros.ros import qos
@@ -22,7 +22,8 @@ class ImageSubscription:
     With the reliability ``auto`` it is reliable while every publisher of the topic is, else best
     effort, which is compatible with both; it is replaced when that changes. Publishers must first
     discover the new subscription, so the old one is kept for a second, and what both receive is
-    passed on once.
+    passed on once. Likewise, a reliable subscription that is ``latched`` is transient local while
+    every publisher is, and receives what these published before it.
 
     Args:
         node: The node that subscribes.
@@ -31,6 +32,7 @@ class ImageSubscription:
         reliability: The parameter ``image_reliability``.
         receive: Called with each message, in order, in a thread of the executor.
         raw: Pass serialized messages (bytes) to ``receive``.
+        latched: Ask for messages of the past, where all publishers keep them.
     """
 
     def __init__(
@@ -42,14 +44,16 @@ class ImageSubscription:
         receive: Callable[[Any], None],
         *,
         raw: bool = False,
+        latched: bool = False,
     ) -> None:
         self.topic = topic
-        self._node, self._kind, self._raw = node, kind, raw
+        self._node, self._kind, self._raw, self._latched = node, kind, raw, latched
         self._receive, self._requested = receive, reliability
         self._logger = node.get_logger()
         self._lock = threading.Lock()
         self._subscription: Subscription | None = None
         self._number = 0  # of the subscription
+        self._seen_lock = threading.Lock()  # so that no message waits for a new subscription
         self._seen: dict[Any, int] = {}  # the latest messages' keys: which subscription had each
         self._lost = 0
         self._known_publishers: set[bytes] = set()  # their GIDs
@@ -58,7 +62,7 @@ class ImageSubscription:
         # Messages of one topic in order, in parallel with other topics.
         self._group = MutuallyExclusiveCallbackGroup()
         with self._lock:
-            self._subscribe(self._wanted_reliability())
+            self._subscribe(self._wanted_profile())
 
     @property
     def publisher_count(self) -> int:
@@ -79,22 +83,22 @@ class ImageSubscription:
         """
         return self._lost
 
-    def update_reliability(self) -> None:
-        """Replace the subscription if the publishers ask for another reliability now.
+    def update_profile(self) -> None:
+        """Replace the subscription if the publishers ask for another QoS now.
 
         Called when a publisher appears or disappears; where rclpy does not report that, by
         ``refresh``.
         """
         with self._lock:
-            current, wanted = self._subscription, self._wanted_reliability()
-            if current is None or current.qos_profile.reliability == wanted:
+            current, wanted = self._subscription, self._wanted_profile()
+            if current is None or _policies(current.qos_profile) == _policies(wanted):
                 return
             # rclpy raises in the executor if an event of a destroyed subscription is pending, and
             # this may be the callback of one of several.
             self._retired[self._number] = current
             self._subscribe(wanted)
         self._logger.info(
-            f"subscribed to {self.topic} with reliability {wanted.name.lower()}: "
+            f"subscribed to {self.topic} with {_describe(wanted)}: "
             + qos.describe_reliabilities(self._publishers())
         )
 
@@ -110,9 +114,10 @@ class ImageSubscription:
             expired, self._expired, self._retired = self._expired, self._retired, {}
         self._free(expired.values())
         # A bag that is played again has the same stamps.
-        seen = list(self._seen.items())
-        self._seen = {key: number for key, number in seen if number not in expired}
-        self.update_reliability()
+        with self._seen_lock:
+            seen = self._seen.items()
+            self._seen = {key: number for key, number in seen if number not in expired}
+        self.update_profile()
         publishers = {bytes(endpoint.endpoint_gid) for endpoint in self._publishers()}
         previous, self._known_publishers = self._known_publishers, publishers
         return publishers != previous
@@ -128,8 +133,7 @@ class ImageSubscription:
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
 
-    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
-        profile = qos.image_profile(reliability)
+    def _subscribe(self, profile: QoSProfile) -> None:
         self._number = number = self._number + 1
 
         def receive(message: Any) -> None:
@@ -147,7 +151,7 @@ class ImageSubscription:
                 self.topic,
                 profile,
                 lambda line: self._on_incompatible(line, number),
-                self.update_reliability,
+                self.update_profile,
                 self._count_lost,
             ),
             raw=self._raw,
@@ -156,29 +160,48 @@ class ImageSubscription:
     def _accepts(self, number: int, message: Any) -> bool:
         """Whether no other subscription has had this message of the one with a number."""
         key = _key(message)
-        if self._seen.setdefault(key, number) != number:
-            return False
-        if len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
+        with self._seen_lock:
+            if self._seen.setdefault(key, number) != number:
+                return False
+            if len(self._seen) > REMEMBERED:
+                del self._seen[next(iter(self._seen))]
         return True
 
     def _count_lost(self, number: int) -> None:
         self._lost += number
 
-    def _wanted_reliability(self) -> ReliabilityPolicy:
-        if self._requested != qos.AUTO:
-            return ReliabilityPolicy[self._requested.upper()]
-        return qos.best_reliability(self._publishers())
+    def _wanted_profile(self) -> QoSProfile:
+        publishers = self._publishers()
+        reliability = (
+            qos.best_reliability(publishers)
+            if self._requested == qos.AUTO
+            else ReliabilityPolicy[self._requested.upper()]
+        )
+        durability = DurabilityPolicy.VOLATILE
+        if self._latched and reliability == ReliabilityPolicy.RELIABLE:
+            durability = qos.best_durability(publishers)
+        return qos.image_profile(reliability, durability)
 
     def _publishers(self) -> list[Any]:
         return self._node.get_publishers_info_by_topic(self.topic)
 
     def _on_incompatible(self, line: str, number: int) -> None:
         if number == self._number:
-            self.update_reliability()
+            self.update_profile()
         if number == self._number:  # else the subscription was replaced, here or meanwhile
             # Not throttled: the event occurs once per publisher.
             self._logger.warning(line)
+
+
+def _policies(profile: QoSProfile) -> tuple[ReliabilityPolicy, DurabilityPolicy]:
+    return profile.reliability, profile.durability
+
+
+def _describe(profile: QoSProfile) -> str:
+    text = f"reliability {profile.reliability.name.lower()}"
+    if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+        text += ", durability transient_local"
+    return text
 
 
 def _key(message: Any) -> Any:

@@ -20,11 +20,11 @@ from rclpy.qos import (
 )
 
 try:
-    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy import event_handler as rclpy_events
 except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy import qos_event as rclpy_events  # type: ignore[no-redef]
 
-REPORTS_MATCHES = hasattr(PublisherEventCallbacks(), "matched")  # not in Humble
+HAS_MATCHES = hasattr(rclpy_events.PublisherEventCallbacks(), "matched")  # not in Humble
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # A burst of queries waits while earlier ones are added; what a full queue overwrites is lost.
 QUERIES = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
@@ -40,12 +40,12 @@ AUTO = "auto"  # the value of image_reliability that follows the publishers
 RELIABILITIES = (AUTO, "reliable", "best_effort")
 
 
-def image_profile(reliability: ReliabilityPolicy) -> QoSProfile:
-    """Return the profile of an image subscription: sensor data with a given reliability."""
+def image_profile(
+    reliability: ReliabilityPolicy, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
+) -> QoSProfile:
+    """Return the profile of an image subscription: sensor data with given policies."""
     return QoSProfile(
-        depth=qos_profile_sensor_data.depth,
-        reliability=reliability,
-        durability=DurabilityPolicy.VOLATILE,
+        depth=qos_profile_sensor_data.depth, reliability=reliability, durability=durability
     )
 
 
@@ -61,6 +61,19 @@ def best_reliability(publishers: Iterable[Any]) -> ReliabilityPolicy:
     offered = {publisher.qos_profile.reliability for publisher in publishers}
     is_reliable = offered == {ReliabilityPolicy.RELIABLE}
     return ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT
+
+
+def best_durability(publishers: Iterable[Any]) -> DurabilityPolicy:
+    """Return the strongest durability that every publisher offers; volatile if there is none.
+
+    A transient-local subscription receives nothing from a volatile publisher.
+
+    Args:
+        publishers: As for ``best_reliability``.
+    """
+    offered = {publisher.qos_profile.durability for publisher in publishers}
+    is_latched = offered == {DurabilityPolicy.TRANSIENT_LOCAL}
+    return DurabilityPolicy.TRANSIENT_LOCAL if is_latched else DurabilityPolicy.VOLATILE
 
 
 def describe_reliabilities(publishers: Iterable[Any]) -> str:
@@ -79,6 +92,38 @@ def _endpoint_name(endpoint: Any) -> str:
     return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
+class SupportedSubscriptionEvents(rclpy_events.SubscriptionEventCallbacks):
+    """Callbacks of the events that the RMW implementation reports.
+
+    rclpy makes no subscription if one of the requested events is not supported.
+    """
+
+    def create_event_handlers(self, *arguments: Any) -> list[Any]:
+        return _supported_handlers(rclpy_events.SubscriptionEventCallbacks, self, arguments)
+
+
+class SupportedPublisherEvents(rclpy_events.PublisherEventCallbacks):
+    """As SupportedSubscriptionEvents, for a publisher."""
+
+    def create_event_handlers(self, *arguments: Any) -> list[Any]:
+        return _supported_handlers(rclpy_events.PublisherEventCallbacks, self, arguments)
+
+
+def _supported_handlers(kind: Any, callbacks: Any, arguments: tuple[Any, ...]) -> list[Any]:
+    handlers: list[Any] = []
+    for event in ("incompatible_qos", "matched", "message_lost"):
+        callback = getattr(callbacks, event, None)
+        if callback is None:
+            continue
+        # rclpy's default callbacks, of other events, with the first one only.
+        single = kind(**{event: callback}, use_default_callbacks=not handlers)
+        try:
+            handlers += single.create_event_handlers(*arguments)
+        except rclpy_events.UnsupportedEventTypeError:
+            continue
+    return handlers
+
+
 def subscription_events(
     node: Node,
     topic: str,
@@ -86,8 +131,8 @@ def subscription_events(
     on_mismatch: Callable[[str], None] | None = None,
     matched: Callable[[], None] | None = None,
     lost: Callable[[int], None] | None = None,
-) -> SubscriptionEventCallbacks:
-    """Return callbacks for each publisher that is incompatible with a subscription.
+) -> SupportedSubscriptionEvents:
+    """Return callbacks of a subscription's events, as far as they are supported.
 
     Args:
         node: The subscription's node.
@@ -95,8 +140,9 @@ def subscription_events(
         profile: The subscription's profile.
         on_mismatch: Called with one line; by default a warning is logged.
         matched: Called when a publisher appears or disappears, where rclpy reports that (not in
-            Humble).
-        lost: Called with a number of messages that were lost.
+            Humble) and the RMW implementation does.
+        lost: Called with a number of messages that were lost, where the RMW implementation reports
+            that.
     """
 
     def incompatible(event: Any) -> None:
@@ -109,8 +155,8 @@ def subscription_events(
         else:  # not throttled: the event occurs once per publisher
             node.get_logger().warning(line)
 
-    callbacks = SubscriptionEventCallbacks(incompatible_qos=incompatible)
-    if matched is not None and REPORTS_MATCHES:
+    callbacks = SupportedSubscriptionEvents(incompatible_qos=incompatible)
+    if matched is not None and HAS_MATCHES:
         on_match = matched
         callbacks.matched = lambda event: on_match()
     if lost is not None:
@@ -121,15 +167,17 @@ def subscription_events(
 
 def publisher_events(
     node: Node, topic: str, profile: QoSProfile, joined: Callable[[], None] | None = None
-) -> PublisherEventCallbacks:
-    """Return callbacks that warn of each subscription that is incompatible with a publisher.
+) -> SupportedPublisherEvents:
+    """Return callbacks of a publisher's events, as far as they are supported.
+
+    Each subscription that is incompatible with the publisher is a warning.
 
     Args:
         node: The publisher's node.
         topic: The topic.
         profile: The publisher's profile.
-        joined: Called when a subscription has appeared, where rclpy reports that (not in Humble:
-            see ``JoinedSubscribers``).
+        joined: Called when a subscription has appeared, where that is reported (elsewhere see
+            ``JoinedSubscribers``).
     """
     name = node.resolve_topic_name(topic)
 
@@ -139,22 +187,32 @@ def publisher_events(
             describe_mismatch(name, event.last_policy_kind, profile, endpoints, is_publisher=True)
         )
 
-    callbacks = PublisherEventCallbacks(incompatible_qos=incompatible)
-    if joined is not None and REPORTS_MATCHES:
+    callbacks = SupportedPublisherEvents(incompatible_qos=incompatible)
+    if joined is not None and HAS_MATCHES:
         on_join = joined
         callbacks.matched = lambda event: on_join() if event.current_count_change > 0 else None
     return callbacks
 
 
+def _reports_matches(publisher: Any) -> bool:
+    """Whether a publisher made with ``publisher_events`` reports new subscriptions."""
+    if not HAS_MATCHES:
+        return False
+    matched = rclpy_events.QoSPublisherEventType.RCL_PUBLISHER_MATCHED
+    return any(handler.event_type == matched for handler in publisher.event_handlers)
+
+
 class JoinedSubscribers:
-    """Notices new subscriptions of publishers by their number, where rclpy does not report them.
+    """Notices new subscriptions of publishers by their number, where they are not reported.
+
+    Neither rclpy of Humble reports them nor every RMW implementation.
 
     Args:
         publishers: Each publisher, and what to call when a subscription has appeared.
     """
 
     def __init__(self, publishers: Iterable[tuple[Any, Callable[[], None]]]) -> None:
-        self._publishers = () if REPORTS_MATCHES else tuple(publishers)
+        self._publishers = tuple(entry for entry in publishers if not _reports_matches(entry[0]))
         self._counts = [0] * len(self._publishers)
 
     def refresh(self) -> None:

@@ -19,6 +19,7 @@ from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.ros
 MS = NANOSECONDS // 1000
 START = 1_700_000_000 * NANOSECONDS
 FOCAL, MIDDLE = 200.0, (WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5)  # the principal point is the middle
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DELETEALL, CUBE, TEXT = 3, 1, 9
 
 
@@ -102,6 +104,10 @@ def test_a_stamp_that_jumps_back_starts_over() -> None:
     assert not messages.add(4900 * MS, b"late")  # out of order, but of this stream
     assert messages.add(1000 * MS, b"a bag that starts again")
     assert len(messages) == 1
+    messages.keep(False)  # transforms have to be forgotten, too, when nothing is kept
+    assert not messages.add(9000 * MS, b"of this stream")
+    assert messages.add(2000 * MS, b"a bag that starts again")
+    assert len(messages) == 0
 
 
 @pytest.mark.parametrize("stamp", [0, 1, START + 123_456_789, -NANOSECONDS])
@@ -237,7 +243,12 @@ class Robot:
     """A camera with depth and calibration, and the messages of the node."""
 
     def __init__(
-        self, client: ClientNode, start_node: Callable[..., Any], **parameters: Any
+        self,
+        client: ClientNode,
+        start_node: Callable[..., Any],
+        *,
+        publishes_info: bool = True,
+        **parameters: Any,
     ) -> None:
         self.client, self.stamp = client, START
         self.markers: list[Any] = client.collect(
@@ -252,12 +263,13 @@ class Robot:
         )
         self._image = client.camera("/front/image_raw")
         self._depth = client.camera("/front/depth")
-        self._info = client.camera_info("/front/camera_info")
-        self.has_box, self.info, self.depth_width = True, camera_info(START), WIDTH
+        self._info = client.camera_info("/front/camera_info") if publishes_info else None
+        self.info, self.depth_width = camera_info(START), WIDTH
 
     def publish(self) -> None:
         self.stamp += NANOSECONDS // 10
-        self._info.publish(self.info)
+        if self._info is not None:
+            self._info.publish(self.info)
         self._depth.publish(depth_message(self.stamp - 20 * MS, width=self.depth_width))
         corners = (10, 10, 30, 30)
         self._image.publish(image_message(red_box_image(*corners), self.stamp))
@@ -296,6 +308,22 @@ def test_node_places_tracks_by_depth_and_calibration(client: ClientNode, start_n
         return int(values.get("tracks placed", "0")) > 0 and values["last problem"] != ""
 
     client.publish_until(robot.publish, counted, "the count of placed tracks")
+
+
+def test_a_calibration_that_was_published_once_is_used(client: ClientNode, start_node) -> None:
+    latched = client.create_publisher(CameraInfo, "/front/camera_info", LATCHED)
+    latched.publish(camera_info(START))
+    robot = Robot(client, start_node, publishes_info=False)
+    client.publish_until(robot.publish, robot.boxes, "a box in space")
+
+
+def test_calibrations_of_a_volatile_publisher_beside_a_latched_one_arrive(
+    client: ClientNode, start_node
+) -> None:
+    latched = client.create_publisher(CameraInfo, "/front/camera_info", LATCHED)
+    latched.publish(camera_info(START, k=[0.0] * 9))
+    robot = Robot(client, start_node)  # its publisher is volatile and best effort
+    client.publish_until(robot.publish, robot.boxes, "a box in space")
 
 
 def test_nobody_views_the_boxes_and_no_depth_image_is_kept(client: ClientNode, start_node) -> None:

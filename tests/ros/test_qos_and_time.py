@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -361,3 +362,32 @@ def test_images_of_a_bag_that_is_played_again_arrive(client: ClientNode, start_n
         )
         client.destroy_publisher(publisher)
         client.poll(lambda: camera.reliability == "best_effort", "no publisher")
+
+
+@pytest.mark.parametrize("event", ["MESSAGE_LOST", "MATCHED", "INCOMPATIBLE_QOS"])
+def test_events_that_the_middleware_does_not_report_do_not_prevent_a_subscription(
+    client: ClientNode, start_node, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    from llava_st_ros.ros import qos
+
+    make_handler = qos.rclpy_events.EventHandler
+
+    def make_if_supported(**values: Any) -> Any:
+        if values["event_type"].name.endswith(event):
+            raise qos.rclpy_events.UnsupportedEventTypeError("not supported by this middleware")
+        return make_handler(**values)
+
+    monkeypatch.setattr(qos.rclpy_events, "EventHandler", make_if_supported)
+    node = start_node()
+    (camera,) = node._cameras
+    names = {h.event_type.name for h in camera._subscription._subscription.event_handlers}
+    kept = {"MESSAGE_LOST", "MATCHED", "INCOMPATIBLE_QOS"} - {event}
+    assert all(any(name.endswith(other) for name in names) for other in kept)
+    # Where matches are not reported, subscribers are counted.
+    counted = node._result_publishers._joins._publishers
+    assert len(counted) == (2 if event == "MATCHED" else 0)
+    publisher = client.camera("image")
+    message = image_message(red_box_image(1, 1, 2, 2), 10**12)
+    client.publish_until(
+        lambda: publisher.publish(message), lambda: camera.intake.counts.received, "an image"
+    )
