@@ -33,6 +33,14 @@ def llava(tmp_path: Path) -> Llava:
     return run
 
 
+def problem_of(run: subprocess.CompletedProcess[str]) -> str:
+    """The one line in which a command says what is wrong with its input."""
+    assert run.returncode == 2
+    (line,) = (line for line in run.stderr.splitlines() if line.startswith("llava-st: "))
+    assert "Traceback" not in run.stderr
+    return line
+
+
 def test_the_published_models_plan_needs_no_torch(llava: Llava) -> None:
     run = llava("export", "plan", "--precision", "int4", "--target", "jetson_orin_jp6", "--json")
     assert run.returncode == 0, run.stderr
@@ -72,7 +80,6 @@ def test_an_engine_directory_is_inspected_runs_and_is_evaluated(
         (("export", "--out", "x"), "[export]"),
         (("train", "plan"), "[training]"),
         (("train", "merge", "a", "b", "--out", "c"), "[training]"),
-        (("eval", "simulated", "validation", "--n", "1"), "mujoco"),
         (("node",), "source your ROS 2 workspace"),
         (
             ("ground", "--model", ROOT / "models" / "llava-st-tiny", "--bag", ROOT / "demo" / "bag",
@@ -85,11 +92,16 @@ def test_an_engine_directory_is_inspected_runs_and_is_evaluated(
 def test_what_is_missing_is_named_in_one_line(
     llava: Llava, arguments: tuple[str | Path, ...], extra: str
 ) -> None:
-    run = llava(*arguments)
-    assert run.returncode == 2
-    (line,) = (line for line in run.stderr.splitlines() if line.startswith("llava-st: "))
+    line = problem_of(llava(*arguments))
     assert extra in line
     if extra.startswith("["):
         assert line.startswith(f"llava-st: a package of llava_st_ros{extra} cannot be imported: ")
         assert line.endswith(f"; pip install '.{extra}' in the source folder")
-    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_without_the_simulator_an_engine_directory_is_not_evaluated_on_it(
+    llava: Llava, random_engine: Path
+) -> None:
+    run = llava("eval", "simulated", "validation", "--n", "1", "--model", random_engine)
+    assert "mujoco" in problem_of(run)
