@@ -128,14 +128,24 @@ class CameraSubscription:
         try:
             frame = self.intake.read(message)
         except FrameError as error:
-            self.last_problem = str(error)
-            self._throttle.warning(
-                f"bad image {self.topic}",
-                f"dropped a frame of {self.topic} ({self.intake.counts.dropped} so far): {error}",
-            )
+            self._report(error)
             return
         if frame is not None:
             self._on_frame(frame)
         else:
-            read = partial(self.intake.read_skipped, message, time.monotonic_ns())
+            read = partial(self._read_skipped, message, time.monotonic_ns())
             self._on_skipped(self.source.name, stamp_from_msg(message.header.stamp), read)
+
+    def _read_skipped(self, message: Image | CompressedImage, arrival: int) -> Frame | None:
+        try:
+            return self.intake.read_skipped(message, arrival)
+        except FrameError as error:
+            self._report(error)
+            raise
+
+    def _report(self, error: FrameError) -> None:
+        self.last_problem = str(error)
+        self._throttle.warning(
+            f"bad image {self.topic}",
+            f"dropped a frame of {self.topic} ({self.intake.counts.dropped} so far): {error}",
+        )

@@ -140,6 +140,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._transition("deactivate", self._deactivate)
         LifecycleNode.on_deactivate(self, state)
+        if result is TransitionCallbackReturn.SUCCESS:
+            self.get_logger().info("inactive: all tracks and events have ended")
         return result
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -209,3 +209,28 @@ def test_stamps_that_stand_still_are_reported_at_the_default_frame_rate(
         lambda: any("images repeat an earlier stamp" in line for line in client.log_lines()),
         "a warning about repeated stamps",
     )
+
+
+def test_a_bad_image_that_only_the_tracks_are_carried_to_is_logged_with_its_reason(
+    client: ClientNode, start_node
+) -> None:
+    arrays = client.collect(msg.GroundedTrackArray, "tracks")
+    (camera,) = start_node(max_frame_rate=0.01, queries=["the red box"])._cameras
+    publisher, clock = client.camera("image"), Clock()
+
+    def good() -> None:
+        publisher.publish(image_message(red_box_image(10, 10, 30, 30), clock()))
+
+    def is_carried() -> bool:
+        carried = msg.GroundedTrack.PROPAGATED
+        return any(track.state == carried for array in arrays for track in array.tracks)
+
+    client.publish_until(good, is_carried, "a carried track")
+
+    def is_logged() -> bool:
+        return any("dropped a frame of /image (" in line for line in client.log_lines())
+
+    client.publish_until(lambda: publisher.publish(truncated_raw(clock())), is_logged, "its reason")
+    counts = camera.intake.counts
+    assert counts.received - counts.skipped == 1  # the model has seen none of them
+    assert "bytes are too few for a" in camera.last_problem

@@ -166,6 +166,7 @@ def test_a_deactivated_node_says_that_everything_ends(watcher: Watcher, start_no
     watcher.client.wait(lambda: watcher.states()[-1:] == [[]], "an empty array")
     watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
     assert watcher.reasons() == {Event.REASON_DEACTIVATED}
+    watcher.client.wait_log("inactive: all tracks and events have ended")
 
 
 def test_an_unconfirmed_event_is_retracted_at_the_end(watcher: Watcher, start_node) -> None:
