@@ -9,7 +9,7 @@ import pytest
 from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import EndReason, Frame, Query, Task, Track, TrackState
-from support.red_box_backend import STEP_X, load_red_box, red_box_image
+from support.red_box_backend import STEP_X, red_box_backend, red_box_image
 
 SECOND = 10**9
 BOX = Query("box", "the red box", Task.REC, period=60.0)
@@ -26,8 +26,8 @@ def frame(camera: str, number: int) -> Frame:
 @pytest.fixture
 def grounder() -> Grounder:
     """With a query that is answered about frame 0 of both cameras, and then not for a minute."""
-    model = load_red_box()
-    found = Grounder(model.backend, model.tokenizer, GrounderConfig(StreamConfig(history=0.0)))
+    backend = red_box_backend()
+    found = Grounder(backend, backend.tokenizer, GrounderConfig(StreamConfig(history=0.0)))
     found.add_query(BOX)
     for camera in FIRST:
         found.push(frame(camera, 0))

@@ -66,7 +66,9 @@ def read_query_file(path: Path) -> QueryFile:
         try:
             entry_values(entry)
         except QueryError as error:
-            raise QueryError(f"{place}: {error.problem}", error.remedy) from error
+            is_sentence = isinstance(entry, Mapping) and "text" not in entry
+            quotes = "put words that contain ': ' in quotes" if is_sentence else ""
+            raise QueryError(f"{place}: {error.problem}", error.remedy or quotes) from error
     return QueryFile(entries, places)
 
 

@@ -48,6 +48,7 @@ def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
             "a.yaml, line 2: the query has unknown keys: perod",
         ),
         ("a.yaml", "- {text: x\n", "a.yaml"),
+        ("a.yaml", "- it's red: really\n", "box; put words that contain ': ' in quotes"),
         (
             "a.yaml",
             "/**: {ros__parameters: {queries: [a]}}\nnode: {ros__parameters: {queries: [b]}}\n",
