@@ -20,6 +20,7 @@ from llava_st_ros.ros.log_throttle import LogThrottle
 from llava_st_ros.ros.parameters import CameraSource, NodeParameters
 from llava_st_ros.ros.track_carrier import ReadFrame
 from llava_st_ros.streaming.frame_buffer import StreamReport
+from llava_st_ros.streaming.silence import UsualInterval
 
 
 class CameraSubscription:
@@ -60,6 +61,7 @@ class CameraSubscription:
         self._on_frame, self._on_skipped, self._throttle = on_frame, on_skipped, throttle
         self._subscribed_at = time.monotonic()
         self._last_arrival: float | None = None
+        self._usual_interval = UsualInterval()
         self.topic = node.resolve_topic_name(source.topic) + source.suffix
         self._subscription = ImageSubscription(
             node,
@@ -95,9 +97,17 @@ class CameraSubscription:
         since = self._subscribed_at if self._last_arrival is None else self._last_arrival
         return time.monotonic() - since
 
-    def warn_if_silent(self, seconds: float) -> None:
-        """Log a throttled warning if no message has arrived for ``seconds``."""
-        if self.silence < seconds:
+    def silence_limit(self, timeout: float) -> float:
+        """Return the seconds without a message after which the camera is silent.
+
+        Args:
+            timeout: Seconds; a slow camera has longer.
+        """
+        return max(timeout, self._usual_interval.longest_pause)
+
+    def warn_if_silent(self, timeout: float) -> None:
+        """Log a throttled warning if the camera is silent; see ``silence_limit``."""
+        if self.silence < self.silence_limit(timeout):
             return
         count = self.publisher_count
         self._throttle.warning(
@@ -120,9 +130,12 @@ class CameraSubscription:
         self._subscription.destroy()
 
     def _receive(self, message: Image | CompressedImage) -> None:
-        self._last_arrival = time.monotonic()
+        now, last = time.monotonic(), self._last_arrival
+        if last is not None:
+            self._usual_interval.add(now - last)
+        self._last_arrival = now
         self._read(message)
-        self.callbacks.add(time.monotonic() - self._last_arrival)
+        self.callbacks.add(time.monotonic() - now)
 
     def _read(self, message: Image | CompressedImage) -> None:
         try:

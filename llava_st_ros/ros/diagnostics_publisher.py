@@ -41,7 +41,8 @@ class DiagnosticsPublisher:
         describe: Returns the lifecycle state under "state", and the facts about the model.
 
     Attributes:
-        silence_limit: Seconds without an image after which there is a warning.
+        silence_limit: Seconds without an image after which there is a warning; of a slow camera
+            longer.
     """
 
     def __init__(
@@ -161,7 +162,8 @@ class DiagnosticsPublisher:
             )
             self._previous_counts[name] = counts
             node = self._node.get_fully_qualified_name()
-            statuses.append(diagnostics.camera_status(node, health, self.silence_limit))
+            limit = camera.silence_limit(self.silence_limit)
+            statuses.append(diagnostics.camera_status(node, health, limit))
         if len(statuses) == 1:
             # Inactive: new subscriptions and streams start their counts at 0.
             self._previous_counts.clear()

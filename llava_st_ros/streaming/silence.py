@@ -20,18 +20,37 @@ MISSED = 3.0  # usual intervals without an image, before a slow camera is silent
 MAX_STEP = NANOSECONDS  # that counts between two readings of the clock
 
 
+class UsualInterval:
+    """The usual interval between two images of a camera: a median, so that silences do not count.
+
+    In any unit of time.
+    """
+
+    def __init__(self) -> None:
+        self._intervals: deque[float] = deque(maxlen=INTERVALS)
+
+    def add(self, interval: float) -> None:
+        """Record an interval."""
+        self._intervals.append(interval)
+
+    @property
+    def longest_pause(self) -> float:
+        """How long the camera may send nothing; 0 before its second image."""
+        intervals = tuple(self._intervals)  # another thread may add one
+        return MISSED * median(intervals) if intervals else 0.0
+
+
 @dataclass
 class _Camera:
     seen_at: int  # time of the last image, ns
-    intervals: deque[int] = field(default_factory=lambda: deque(maxlen=INTERVALS))
+    usual: UsualInterval = field(default_factory=UsualInterval)
 
 
 class SilenceMonitor:
     """Measures how long each camera has sent no usable image. Thread-safe.
 
     A camera is silent after the timeout, or after ``MISSED`` of its usual intervals if that is
-    longer: a slow camera, a slowly played bag and a low ``max_frame_rate`` are not silences. The
-    usual interval is a median, so that earlier silences do not count.
+    longer: a slow camera, a slowly played bag and a low ``max_frame_rate`` are not silences.
 
     The clock should stand still while no images can be expected: with simulated time, it is that of
     the simulation. ``silent`` must be called about twice per second: of the time between two
@@ -55,7 +74,7 @@ class SilenceMonitor:
             now = self._advance()
             known = self._cameras.setdefault(camera, _Camera(now))
             if now > known.seen_at:
-                known.intervals.append(now - known.seen_at)
+                known.usual.add(now - known.seen_at)
             known.seen_at = now
 
     def silent(self, timeout: int) -> Mapping[str, int]:
@@ -69,7 +88,7 @@ class SilenceMonitor:
             return {
                 name: now - camera.seen_at
                 for name, camera in self._cameras.items()
-                if now - camera.seen_at > max(timeout, _longest_pause(camera))
+                if now - camera.seen_at > max(timeout, camera.usual.longest_pause)
             }
 
     def clear(self) -> None:
@@ -83,7 +102,3 @@ class SilenceMonitor:
             self._now += min(max(0, reading - self._read_at), MAX_STEP)
         self._read_at = reading
         return self._now
-
-
-def _longest_pause(camera: _Camera) -> float:
-    return MISSED * median(camera.intervals) if camera.intervals else 0.0

@@ -57,6 +57,23 @@ def test_silent_camera_with_bad_images_reports_both() -> None:
     assert status.message == "waiting for images on /front (1 publisher); 2 bad images: cut short"
 
 
+def test_a_slow_camera_is_waited_for_longer(client: ClientNode, start_node) -> None:
+    """Three times the median of its intervals; a message sets the time of the last one."""
+    node = start_node()
+    (camera,) = node._cameras
+    assert camera.silence_limit(2.0) == 2.0
+    for _ in range(3):
+        camera._receive(image_message(red_box_image(1, 1, 2, 2), 10**12))
+        camera._last_arrival -= 5.0
+    assert camera.silence_limit(2.0) == pytest.approx(15.0, abs=1.0)
+    assert camera.silence_limit(20.0) == 20.0
+    assert camera.silence < camera.silence_limit(2.0)
+    camera.warn_if_silent(2.0)
+    node.get_logger().info("the end")
+    client.wait_log("the end")
+    assert not any("waiting for images" in line for line in client.log_lines())
+
+
 def test_durations_are_summarized_since_the_last_drain() -> None:
     meter = DurationMeter()
     for seconds in (1.0, 4.0, 1.0):
