@@ -378,6 +378,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
         self._log_trace(error)
 
     def _on_carrier_error(self, error: BaseException) -> None:
+        if not self.context.ok():
+            return  # as for ``_on_failure``
         self._diagnostics.record_failure(error)
         self._throttle.error("carrier", f"tracks could not be carried: {one_line(error)}")
         self._log_trace(error)

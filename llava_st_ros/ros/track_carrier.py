@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from llava_st_ros.errors import FrameError
+from llava_st_ros.errors import FrameError, one_line
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Track
 from llava_st_ros.ros.diagnostics import make_status
@@ -170,8 +171,15 @@ class TrackCarrier:
                 read = self._waiting.pop(camera)
             try:
                 self._carry(camera, read)
-            except Exception as error:  # must not end the thread
-                self._on_error(error)
+            except BaseException as error:  # must not end the thread
+                self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        try:
+            self._on_error(error)
+        except BaseException as second:  # e.g. the logger raises
+            line = f"tracks could not be carried: {one_line(error)}; reporting it failed: "
+            print(line + one_line(second), file=sys.stderr)
 
     def _carry(self, camera: str, read: ReadFrame) -> None:
         try:

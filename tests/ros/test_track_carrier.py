@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +18,9 @@ from sensor_msgs.msg import CompressedImage
 from visualization_msgs.msg import ImageMarker
 
 from llava_st_ros import msg
+from llava_st_ros.records import Frame
 from llava_st_ros.ros.conversions import stamp_from_msg
+from llava_st_ros.ros.track_carrier import TrackCarrier
 from llava_st_ros.tracking.propagation import PropagationCounts
 from support.red_box_backend import STEP_X, red_box_image
 
@@ -135,6 +139,34 @@ def test_nothing_is_carried_at_rate_zero_which_can_change_while_it_runs(client, 
         lambda: [a for a in tracks[count:] if a.tracks and number_of(a) < 0],
         "tracks of the new stream",
     )
+
+
+def test_no_exception_ends_the_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither one of carrying, nor one of reporting that."""
+    errors = {0: RuntimeError("no memory"), 1: SystemExit("a library gives up")}
+    seen: queue.Queue[int] = queue.Queue()
+
+    def publish_carried(frame: Frame, propagate: object) -> None:
+        number = frame.stamp // SECOND
+        seen.put(number)
+        if number in errors:
+            raise errors[number]
+
+    def fail(error: BaseException) -> None:
+        raise OSError(f"no logger for {error}")
+
+    grounder = SimpleNamespace(queries=(BOX,))
+    publishers = SimpleNamespace(
+        has_track_subscriber=lambda camera: True, publish_carried=publish_carried
+    )
+    carrier = TrackCarrier(grounder, publishers, 60.0, fail)
+    for number in range(3):
+        carrier.add_frame(Frame(red_box_image(1, 1, 9, 9), number * SECOND, "camera"))
+        assert seen.get(timeout=30) == number
+    assert carrier.stop(30)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "no memory" in first and "no logger" in first
+    assert "a library gives up" in second
 
 
 def test_tracks_are_carried_for_subscribers_of_another_output_only(
