@@ -13,11 +13,11 @@ from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from llava_st_ros import action, msg, srv
 from llava_st_ros.errors import BackendError, QueryError
 from llava_st_ros.records import Query
+from llava_st_ros.ros import qos
 from llava_st_ros.ros.conversions import query_to_msg
 from llava_st_ros.ros.node_finder import describe_network, grounding_nodes
 from llava_st_ros.ros.result_values import answer_values, event_values, query_values, tracks_values
@@ -28,7 +28,6 @@ SETTLE_S = 0.5  # how long other nodes are looked for once one is found
 CALL_TIMEOUT_S, CANCEL_TIMEOUT_S = 10.0, 2.0
 ALIVE_PERIOD_S = 1.0  # between two looks for a node that takes its time
 POLL_S = 0.05
-RESULTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 Values = dict[str, Any]
 Handle = Callable[[Values], object]
 
@@ -194,7 +193,7 @@ class NodeClient:
             (msg.GroundedTrackArray, tracks, receive_tracks),
             (msg.GroundedEvent, events, receive_event),
         ):
-            self._node.create_subscription(kind, topic, receive, RESULTS)
+            self._node.create_subscription(kind, topic, receive, qos.EVENTS)
         return True
 
     def _find(self) -> str:

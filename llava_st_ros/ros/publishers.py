@@ -116,7 +116,7 @@ class ResultPublishers:
             return node.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events)
 
         self._tracks = publisher(msg.GroundedTrackArray, "tracks", qos.RESULTS, self._repeat_tracks)
-        self._event = publisher(msg.GroundedEvent, "events", qos.RESULTS, self._repeat_events)
+        self._event = publisher(msg.GroundedEvent, "events", qos.EVENTS, self._repeat_events)
         self._joins = qos.JoinedSubscribers(
             [(self._tracks, self._repeat_tracks), (self._event, self._repeat_events)]
         )

@@ -26,6 +26,9 @@ except ImportError:  # Humble
 
 HAS_MATCHES = hasattr(rclpy_events.PublisherEventCallbacks(), "matched")  # not in Humble
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# Each change of an event is published once, and many end at once (a silent camera, a deactivation):
+# publisher and subscribers need room for all, or a follower keeps an event that has ended.
+EVENTS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 # A burst of queries waits while earlier ones are added; what a full queue overwrites is lost.
 QUERIES = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE)
 # The same for requests to services and actions: the default depth of 10 loses those of a burst, and

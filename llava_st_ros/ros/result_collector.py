@@ -8,13 +8,11 @@ from typing import Any
 
 import rclpy
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 
 from llava_st_ros.msg import Answer, GroundedBox, GroundedEvent, GroundedTrack, GroundedTrackArray
+from llava_st_ros.ros import qos
 from llava_st_ros.ros.child_processes import send
 from llava_st_ros.ros.conversions import stamp_from_msg
-
-_QOS = QoSProfile(depth=100)
 
 
 class Collector(Node):
@@ -34,7 +32,7 @@ class Collector(Node):
             f"{target}/answers": (Answer, self._on_answer),
         }
         self._topics = [
-            self.create_subscription(kind, topic, callback, _QOS)
+            self.create_subscription(kind, topic, callback, qos.EVENTS)
             for topic, (kind, callback) in topics.items()
         ]
 

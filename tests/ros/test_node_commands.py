@@ -21,9 +21,9 @@ pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: script
 from client import TIMEOUT, ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray
 
-from llava_st_ros import srv
+from llava_st_ros import msg, srv
 from llava_st_ros.cli.__main__ import main
-from llava_st_ros.ros import node_client
+from llava_st_ros.ros import node_client, qos
 from llava_st_ros.ros.node_client import NodeClient
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
 
@@ -272,6 +272,22 @@ def test_watch_prints_json_lines(client: ClientNode, start_node, watching: Watch
     assert (track["state"], track["image"]) == ("GROUNDED", [396, 297])
     event = next(v for v in values if v["kind"] == "event")
     assert event["state"] in ("PROVISIONAL", "CONFIRMED") and event["camera"] == "front"
+
+
+def test_watch_gets_every_event_of_a_burst(client: ClientNode, start_node) -> None:
+    """As many as end at once when a camera falls silent that many queries follow."""
+    start_node(cameras=["front=image"])
+    publisher = client.create_publisher(msg.GroundedEvent, "events", qos.EVENTS)
+    received: list[int] = []
+    with NodeClient() as follower:
+        assert follower.watch(print, lambda event: received.append(event["event_id"]))
+        client.poll(publisher.get_subscription_count, "the subscription")
+        for number in range(500):  # before the first one is handled
+            publisher.publish(msg.GroundedEvent(event_id=number))
+        deadline = time.monotonic() + TIMEOUT
+        while len(received) < 500 and time.monotonic() < deadline:
+            follower.spin(0.1)
+    assert received == list(range(500))
 
 
 def test_watch_refreshes_a_table_on_a_terminal(client: ClientNode, start_node) -> None:
