@@ -170,7 +170,16 @@ def run(args: argparse.Namespace) -> int:
         if not bag_run.outcomes:
             raise
         interrupted = True
-    results = results_of(args, bag_run, answering, mode, time.monotonic() - start)
+    rates = {"max_frame_rate": settings.max_frame_rate} if settings.latency else {}
+    results = results_of(
+        args,
+        bag_run,
+        answering,
+        mode,
+        time.monotonic() - start,
+        track_rate=settings.track_rate,
+        **rates,
+    )
     print_run(args, results, [line for outcome in bag_run.evaluated for line in outcome.ledger])
     if interrupted:
         resume = "; --resume continues" if args.out is not None else ""

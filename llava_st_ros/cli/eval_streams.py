@@ -122,6 +122,7 @@ def _evaluate(
         worker.model,
         "streams, offline",
         time.monotonic() - start,
+        track_rate=jobs[0].track_rate,
         split=args.split,
         seconds_of_stream=list(args.seconds),
         queries_of_stream=args.queries,

@@ -118,6 +118,7 @@ def test_results_do_not_depend_on_processes_and_are_resumed(
         "sqlite3/front/image/compressed/dog0",
     ]
     assert results.about["frames"] == 3 * FRAMES and results.about["bags"] == 2
+    assert results.about["track_rate"] == 60.0 and "max_frame_rate" not in results.about
     assert results.cases[0].expected is not None
     assert results.cases[0].expected.spans == ((START + 5 * STEP, START + 20 * STEP),)
     # The same footage in two storages and on two topics has the same values.
