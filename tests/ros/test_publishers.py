@@ -32,6 +32,8 @@ pytestmark = pytest.mark.ros
 
 
 class FakePublisher:
+    event_handlers = ()
+
     def __init__(self, kind: type) -> None:
         self.kind, self.messages = kind, []
 

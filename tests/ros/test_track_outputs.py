@@ -240,7 +240,10 @@ class FakeNode:
     def create_lifecycle_publisher(self, kind: type, topic: str, *_: Any, **__: Any) -> Any:
         messages = self.published.setdefault(topic, [])
         return SimpleNamespace(
-            publish=messages.append, get_subscription_count=lambda: self.viewers, topic=topic
+            publish=messages.append,
+            get_subscription_count=lambda: self.viewers,
+            topic=topic,
+            event_handlers=(),
         )
 
     def destroy_lifecycle_publisher(self, publisher: Any) -> None:
