@@ -27,7 +27,8 @@ RETRY_SECONDS = 0.5  # after a failure, e.g. while something passes in front
 HALF_LIFE = 5.0  # seconds in which the confidence of a carried box halves
 ANCHOR_SECONDS = 0.2  # largest difference between a box and the picture on which it starts
 CATCH_UP_ROUNDS = 4  # in which pictures that arrive meanwhile are made up for
-REPLAY_PICTURES = 90  # most of a round; of more, evenly spaced ones: the time is bounded
+REPLAY_PICTURES = 90  # most of the first round; of more, evenly spaced ones
+REPLAY_STEPS = 1_000  # most of all tracks in the first round: about a second
 
 
 @dataclass(frozen=True)
@@ -275,13 +276,16 @@ class CameraPropagation:
     def _carry_fresh(self) -> None:
         with self._lock:
             fresh = list(self._fresh)
-        for _ in range(CATCH_UP_ROUNDS):
+        for number in range(CATCH_UP_ROUNDS):
             with self._lock:
                 fresh = self._wanted(fresh)
                 pictures = self._pictures_for(fresh)
             if len(pictures) <= 1:
                 break
-            for picture in _thinned(pictures):
+            # Half as many in each further round, since a replay that is slower than the camera
+            # would not catch up.
+            most = min(REPLAY_PICTURES, REPLAY_STEPS // len(fresh)) >> number
+            for picture in _thinned(pictures, max(1, most)):
                 _step([c for c in fresh if c.reached < picture.stamp], picture)
         with self._add_lock:  # no further picture until these boxes are in the newest one
             with self._lock:
@@ -343,9 +347,9 @@ class CameraPropagation:
         self._counts = replace(counts, **changes)
 
 
-def _thinned(pictures: list[Picture]) -> list[Picture]:
-    """Return at most REPLAY_PICTURES of some pictures, the last one included."""
-    step = -(-len(pictures) // REPLAY_PICTURES)
+def _thinned(pictures: list[Picture], most: int) -> list[Picture]:
+    """Return at most so many of some pictures, evenly spaced, the last one included."""
+    step = -(-len(pictures) // most)
     return pictures[::-1][::step][::-1]
 
 

@@ -289,20 +289,42 @@ def test_nothing_waits_while_boxes_are_carried(monkeypatch) -> None:
     assert answers == [(True, 0)]
 
 
-def test_a_long_replay_has_a_bounded_number_of_steps(monkeypatch) -> None:
+@pytest.mark.parametrize(("count", "steps"), [(1, 80), (20, 48)])
+def test_a_long_replay_has_a_bounded_number_of_steps(monkeypatch, count: int, steps: int) -> None:
+    """Of 240 pictures, every third: at most 90. With 20 tracks every fifth: at most 1000 / 20."""
     camera = CameraPropagation(1.0)
     moving(camera, 0.0, 4.0, rate=60)
-    real, stamps = propagation.carry, []
+    real, boxes_of_steps = propagation.carry, []
 
     def carry(before, after, boxes):
-        stamps.append(len(boxes))
+        boxes_of_steps.append(len(boxes))
         return real(before, after, boxes)
 
     monkeypatch.setattr(propagation, "carry", carry)
-    (found,) = answered(camera, track(0.0, place(0.0)))
-    assert len(stamps) == 80  # of 240: every third picture
+    found, *_ = answered(camera, *(track(0.0, place(0.0), id) for id in range(count)))
+    assert boxes_of_steps == [count] * steps
     assert (found.stamp, found.state) == (4 * SECOND, TrackState.PROPAGATED)
     assert left(found) == pytest.approx(place(4.0), abs=1.0)
+
+
+def test_a_replay_that_is_slower_than_the_camera_ends(monkeypatch) -> None:
+    """During each step another 8 images arrive."""
+    camera = CameraPropagation(1.0)
+    moving(camera, 0.0, 1.0, rate=240)
+    steps, numbers = [], iter(range(241, 10_000))
+
+    def carry(before, after, boxes):
+        if not camera._add_lock.locked():
+            steps.append(after)
+            for _ in range(8):
+                n = next(numbers)
+                camera.add(frame(n / 240, 20))
+        return list(boxes)
+
+    monkeypatch.setattr(propagation, "carry", carry)
+    (found,) = answered(camera, track(0.0, place(0.0)))
+    assert len(steps) <= 90 + 45 + 22 + 11
+    assert found.stamp == (next(numbers) - 1) * SECOND // 240
 
 
 def test_a_size_that_changes_during_the_replay_ends_it(monkeypatch) -> None:
