@@ -250,6 +250,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         if publishers is not None:
             publishers.reset()
         worker.resume()
+        self._silent_cameras = {}
         self._depth = DepthCameras(self, self.parameters, self._throttle)
         if publishers is not None:
             self._carrier = TrackCarrier(
@@ -284,7 +285,6 @@ class GroundingNode(TypedParameters, LifecycleNode):
         depth, self._depth = self._depth, None
         if depth is not None:
             depth.destroy()
-        self._silent_cameras = {}
 
     def _new_deadline(self) -> Deadline:
         """Return the limit of a transition, or that of the shutdown if the node shuts down."""
@@ -413,6 +413,8 @@ class GroundingNode(TypedParameters, LifecycleNode):
 
     def _report_silences(self, silent: Mapping[str, int]) -> None:
         previous, self._silent_cameras = self._silent_cameras, silent
+        if not self._cameras:  # not active: no camera is silent, and none sends images again
+            return
         for camera in silent.keys() - previous.keys():
             self.get_logger().warning(
                 f"camera {camera!r} has sent no usable image for "

@@ -121,6 +121,37 @@ def test_a_low_frame_rate_is_no_silence(client: ClientNode, start_node) -> None:
     assert not any("no usable image" in line for line in client.log_lines())
 
 
+def test_an_inactive_node_reports_no_cameras(watcher: Watcher, start_node) -> None:
+    """Neither that they are silent nor, of those that were, that they send images again."""
+    node = start_node(camera_timeout=0.1, **PARAMETERS)
+    publish_image = watcher.camera()
+    watcher.client.publish_until(publish_image, watcher.states, "an array")
+    watcher.client.wait_log("camera 'camera' has sent no usable image")
+    reported = [0]
+    report = node._report_silences
+
+    def counted(silent: Any) -> None:
+        report(silent)
+        reported[0] += 1
+
+    node._report_silences = counted
+    pause = node._worker.pause
+
+    def slow_pause(timeout: float) -> bool:  # as for an inference that does not end at once
+        is_idle, first = pause(timeout), reported[0]
+        watcher.client.poll(lambda: reported[0] > first + 1, "a check during the deactivation")
+        return is_idle
+
+    node._worker.pause = slow_pause
+    node.trigger_deactivate()
+    node._worker.pause = pause
+    first = reported[0]
+    watcher.client.poll(lambda: reported[0] > first + 1, "a check of the inactive node")
+    node.get_logger().info("the end")
+    watcher.client.wait_log("the end")
+    assert len([line for line in watcher.client.log_lines() if "camera 'camera'" in line]) == 1
+
+
 def count_checks(node: Any) -> list[int]:
     """Return a list with the number of times that silent cameras were looked for."""
     monitor, checks = node._worker._silence, [0]
