@@ -442,15 +442,12 @@ class Grounder:
                 self._events.extend(standing.follow_streams(generations))
             events, self._events = self._events, []
             tracks = self._tracks(streams)
-            propagations = dict(self._propagations)
-            for name, propagation in propagations.items():
+            propagations = tuple(self._propagations.values())
+            for name, propagation in self._propagations.items():
                 propagation.set_tracks([track for track in tracks if track.camera == name])
-        carried = {
-            track.track_id: track
-            for propagation in propagations.values()
-            for track in propagation.catch_up()
-        }
-        tracks = tuple(carried.get(track.track_id, track) for track in tracks)
+        for propagation in propagations:
+            propagation.catch_up()
+        tracks = self.carried(tracks)
         return Tick(evaluations.groundings, tracks, tuple(events), evaluations.failures)
 
     def finish(
