@@ -381,12 +381,11 @@ def _current(track: Track, carrier: _Carrier, is_short: bool) -> Track:
     position = carrier.position
     picture, carried = position.picture, position.box
     stamp = picture.stamp
+    is_lost = track.state is TrackState.LOST or carrier.is_stopped or position.has_failed
     if stamp <= max(track.stamp, carrier.track.stamp):  # the picture may be a little older
-        is_lost = position.has_failed or carrier.is_stopped
         return replace(track, state=TrackState.LOST) if is_lost else track
     kept = track.tube
     start = len(kept) - (1 if is_short else min(len(kept), MAX_TUBE_BOXES - 1))
-    is_lost = track.state is TrackState.LOST or carrier.is_stopped or position.has_failed
     age = (stamp - carrier.track.stamp) / NANOSECONDS
     return replace(
         track,
