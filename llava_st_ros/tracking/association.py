@@ -156,7 +156,7 @@ class TrackAssociator:
     A track that is not GROUNDED is LOST; after ``track_timeout_seconds`` it is not published any
     more. Its object is remembered for ``memory_seconds``: boxes that overlap its last ones, or are
     near and of a similar size, continue it with its id. Without new answers a track is LOST after
-    the timeout plus the query's period, or the time to the next answer if that is longer.
+    the timeout plus the time to the next answer: the query's period, or longer with a slow model.
 
     ``now`` is a time on the camera's clock in ns.
 
@@ -252,15 +252,15 @@ class TrackAssociator:
             item.presence = 0.0
             item.set_grounded(False, now)
 
-    def tracks(self, now: int, interval: int = 0) -> tuple[Track, ...]:
+    def tracks(self, now: int, interval: int = 0, delay: int = 0) -> tuple[Track, ...]:
         """Return all active tracks, oldest first.
 
         Args:
             now: The time.
-            interval: The time (ns) from the newest image of one answer to the next answer, if it is
-                longer than the period.
+            interval: The time between answers (ns), where it is longer than the period.
+            delay: The time from the newest image of an answer to the answer (ns).
         """
-        timeout = self._timeout + max(self._period, interval)
+        timeout = self._timeout + max(self._period, interval) + delay
         for item in self._objects:
             if now - item.seen_at > timeout:
                 item.presence = 0.0

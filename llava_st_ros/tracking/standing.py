@@ -19,7 +19,6 @@ from llava_st_ros.records import (
     QueryPace,
     Task,
     Track,
-    to_nanoseconds,
 )
 from llava_st_ros.streaming.frame_buffer import StreamState
 from llava_st_ros.tracking.association import TrackAssociator
@@ -77,7 +76,6 @@ class StandingQuery:
         self._config = config
         self._track_ids = track_ids
         self._event_ids = event_ids
-        self._period = to_nanoseconds(self.query.period)
         self._started_at: int | None = None
         self._cameras: dict[str, _CameraState] = {}
 
@@ -208,7 +206,7 @@ class StandingQuery:
             return ()
         # Until the next answer of a slow model, a track is not LOST.
         interval = round(state.interval or state.delay)
-        return state.tracks.tracks(now, max(self._period, interval) + state.delay)
+        return state.tracks.tracks(now, interval, state.delay)
 
     def follow_streams(self, generations: Mapping[str, int]) -> tuple[Event, ...]:
         """As ``enter_stream``, for the cameras on which the query was evaluated.
