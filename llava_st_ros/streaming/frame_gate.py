@@ -33,9 +33,7 @@ class FrameGate:
 
         Late frames, repeated stamps and stream resets are left to the frame buffer.
         """
-        if not self.max_rate or self._last_stamp is None:
-            return False
-        return 0 < stamp - self._last_stamp < JITTER * NANOSECONDS / self.max_rate
+        return _is_too_soon(stamp, self._last_stamp, self.max_rate)
 
     def accept(self, stamp: int, size: tuple[int, int]) -> None:
         """Accept the image with a stamp (ns) and size (width, height) as a frame.
@@ -80,8 +78,14 @@ class TrackRates:
         """Whether tracks are to be carried to a frame with a stamp (ns); it is remembered then."""
         if not self.max_rate:
             return False
-        last = self._last.get(camera)
-        if last is not None and 0 < stamp - last < JITTER * NANOSECONDS / self.max_rate:
+        if _is_too_soon(stamp, self._last.get(camera), self.max_rate):
             return False
         self._last[camera] = stamp
         return True
+
+
+def _is_too_soon(stamp: int, last: int | None, max_rate: float) -> bool:
+    """Whether a stamp (ns) follows another one faster than a rate (Hz, 0 for no limit)."""
+    if not max_rate or last is None:
+        return False
+    return 0 < stamp - last < JITTER * NANOSECONDS / max_rate
