@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,6 +24,8 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from rich.table import Table
 
+from benchmarks.process_costs import cpu_seconds, resident_mib
+from llava_st_ros.atomic_files import write_text
 from llava_st_ros.cli.outputs import print_tables
 
 SETTLE = 1.0  # seconds after a transition, before its costs are measured
@@ -35,20 +36,6 @@ STEPS = (
     ("inactive again", Transition.TRANSITION_DEACTIVATE),
     ("unconfigured", Transition.TRANSITION_CLEANUP),
 )
-
-
-def cpu_seconds(process_id: int) -> float:
-    """Return the CPU time of a process and its threads."""
-    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mib(process_id: int) -> float:
-    """Return the resident memory of a process."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 class Client(Node):
@@ -115,7 +102,7 @@ def main() -> int:
         table.add_row(*map(str, row.values()))
     print_tables(table)
     if options.out is not None:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_text(options.out, json.dumps(rows, indent=1) + "\n")
     return int(any(float(str(row["cpu_percent"])) > options.max_cpu for row in rows))
 
 

@@ -31,7 +31,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rich.table import Table
 
-from benchmarks.idle_node import cpu_seconds, resident_mib
+from benchmarks.process_costs import cpu_seconds, handles, resident_mib
 from demo.domains import free_domain
 from llava_st_ros import msg, srv
 from llava_st_ros.atomic_files import write_text
@@ -120,12 +120,6 @@ def parameters(cameras: int, model: Path | None) -> list[str]:
     if model is not None:
         values["model"] = str(model)
     return [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
-
-
-def handles(process_id: int) -> tuple[int, int]:
-    """Return the numbers of threads and of open files of a process."""
-    folder = Path(f"/proc/{process_id}")
-    return len(os.listdir(folder / "task")), len(os.listdir(folder / "fd"))
 
 
 def callback_times(statuses: Sequence[dict[str, str]]) -> list[float]:
