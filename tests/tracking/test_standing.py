@@ -63,6 +63,15 @@ def answers(draw: st.DrawFn, query: Query, newest: int) -> Grounding:
     )
 
 
+def standing_query(query: Query, config: GrounderConfig) -> StandingQuery:
+    return StandingQuery(
+        PreparedQuery(query, None, None),  # type: ignore[arg-type]
+        config,
+        itertools.count(),
+        itertools.count(),
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from(TASKS), st.sampled_from((0.5, 1.0, 30.0)))
 def test_what_is_published_is_consistent_for_any_answers(data, task, period) -> None:
@@ -72,12 +81,7 @@ def test_what_is_published_is_consistent_for_any_answers(data, task, period) -> 
         provisional_events=data.draw(st.booleans()),
         min_confidence=data.draw(st.sampled_from((0.0, 0.5))),
     )
-    standing = StandingQuery(
-        PreparedQuery(query, None, None),  # type: ignore[arg-type]
-        config,
-        itertools.count(),
-        itertools.count(),
-    )
+    standing = standing_query(query, config)
     newest, generation = 100 * SECOND, 0
     states: dict[int, EventState] = {}
     of_stream: dict[int, int] = {}
@@ -109,3 +113,17 @@ def test_what_is_published_is_consistent_for_any_answers(data, task, period) -> 
     )
     assert all(state in FINAL for state in states.values())
     assert standing.finish() == standing.end(EndReason.QUERY_REMOVED) == ()
+
+
+def test_an_answer_about_a_stream_that_ended_while_the_model_ran_changes_nothing() -> None:
+    query, newest = Query("q", "the cup", Task.REC), 100 * SECOND
+    standing = standing_query(query, GrounderConfig())
+    tube = BoxTube((newest,), (Box(0.1, 0.1, 0.5, 0.5),))
+    answer = Grounding(query, Answer(Task.REC), (newest,), None, tube, 0.9, "c", "f", 64, 48)
+    standing.update(answer, (0, newest))
+    assert len(standing.tracks("c", newest)) == 1
+    standing.follow_streams({"c": 1})
+    assert standing.update(answer, (0, newest)) == ()
+    assert standing.tracks("c", newest) == ()
+    standing.update(answer, (1, newest))
+    assert len(standing.tracks("c", newest)) == 1
