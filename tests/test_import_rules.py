@@ -49,6 +49,7 @@ TORCH = ("torch", "transformers")
 FOUNDATION = (
     "errors",
     "coordinates",
+    "counts",
     "atomic_files",
     "files",
     "query_rules",
@@ -63,6 +64,7 @@ FOUNDATION = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "coordinates": (),
+    "counts": (),
     "atomic_files": (),
     "files": ("errors",),
     "fair_lock": (),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
+from llava_st_ros.counts import incremented
 from llava_st_ros.errors import FrameError
 from llava_st_ros.media.image_decoding import MAX_PIXELS
 from llava_st_ros.records import NANOSECONDS, Frame
@@ -142,6 +143,4 @@ class FrameIntake:
 
     def _count(self, **increments: int) -> None:
         with self._lock:
-            counts = self._counts
-            changes = {name: getattr(counts, name) + n for name, n in increments.items()}
-            self._counts = replace(counts, **changes)
+            self._counts = incremented(self._counts, **increments)

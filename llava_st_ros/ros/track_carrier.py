@@ -6,10 +6,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from llava_st_ros.counts import incremented
 from llava_st_ros.errors import FrameError, one_line
 from llava_st_ros.grounder import Grounder
 from llava_st_ros.records import Frame, Track
@@ -201,5 +202,4 @@ class TrackCarrier:
 
     def _count(self, camera: str, **increments: int) -> None:
         counts = self._counts.get(camera, CarrierCounts())
-        changes = {name: getattr(counts, name) + n for name, n in increments.items()}
-        self._counts[camera] = replace(counts, **changes)
+        self._counts[camera] = incremented(counts, **increments)

@@ -13,9 +13,10 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llava_st_ros.config import StreamConfig
+from llava_st_ros.counts import incremented
 from llava_st_ros.errors import ConfigError
 from llava_st_ros.records import Frame, FrameFeatures, to_nanoseconds
 from llava_st_ros.streaming.stream_clock import ClockJump, StreamClock
@@ -346,10 +347,7 @@ class FrameBuffer:
         self._generation += 1
 
     def _count(self, **increments: int) -> None:
-        counts = self._counts
-        self._counts = replace(
-            counts, **{name: getattr(counts, name) + n for name, n in increments.items()}
-        )
+        self._counts = incremented(self._counts, **increments)
 
 
 def select_stamps(stamps: Sequence[int], step: int, num_frames: int) -> list[int]:

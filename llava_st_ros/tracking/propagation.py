@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llava_st_ros.counts import incremented
 from llava_st_ros.records import NANOSECONDS, Box, BoxTube, Frame, Track, TrackState, to_nanoseconds
 from llava_st_ros.streaming.stream_clock import StreamClock
 from llava_st_ros.tracking.events import MAX_TUBE_BOXES
@@ -342,9 +343,7 @@ class CameraPropagation:
         )
 
     def _count(self, **increments: int) -> None:
-        counts = self._counts
-        changes = {name: getattr(counts, name) + n for name, n in increments.items()}
-        self._counts = replace(counts, **changes)
+        self._counts = incremented(self._counts, **increments)
 
 
 def _thinned(pictures: list[Picture], most: int) -> list[Picture]:
