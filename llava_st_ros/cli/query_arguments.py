@@ -9,7 +9,7 @@ from typing import Any
 
 from llava_st_ros.errors import ConfigError, QueryError, shown
 from llava_st_ros.records import Modality, Query, Task
-from llava_st_ros.text.query_parser import Entry, entry_values, parse_queries
+from llava_st_ros.text.query_parser import entry_values, parse_queries
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,17 +119,16 @@ def read_queries(args: argparse.Namespace, *, on_image: bool) -> tuple[list[Quer
     """
     inputs = _inputs(args)
     task = args.task or (Task.REC.value if on_image else None)
-    words = [entry for entry in args.query if entry.strip()]
-    entries: list[Entry] = [inputs | entry_values(entry) for entry in words]
-    places = [f"--query {shown(entry)}" for entry in words]
+    entries = [inputs | entry_values(entry) for entry in args.query]
+    places = [f"--query {shown(entry)}" for entry in args.query]
     if args.queries is not None:
         from llava_st_ros.text.query_files import read_query_file
 
         file = read_query_file(args.queries)
-        entries += [entry_values(entry) for entry in file.entries]
+        entries += file.entries
         places += file.places
     if task:
-        entries = [{"task": task} | entry_values(entry) for entry in entries]
+        entries = [{"task": task} | values for values in entries]
 
     def check(query: Query) -> None:
         if on_image and query.task.modality is not Modality.IMAGE:

@@ -10,7 +10,7 @@ from typing import Any
 from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.yaml_files import YamlList, read_yaml
-from llava_st_ros.text.query_parser import Entry, entry_values
+from llava_st_ros.text.query_parser import entry_values
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class QueryFile:
     """The content of a file of queries.
 
     Attributes:
-        entries: The queries, for ``parse_queries``.
+        entries: The queries, for ``parse_queries``: the values of each, by key.
         places: Where each is written, for messages: ``FILE, line 3`` in YAML, ``FILE, entry 2`` in
             JSON.
     """
 
-    entries: list[Entry]
+    entries: list[dict[str, Any]]
     places: list[str]
 
 
@@ -57,6 +57,7 @@ def read_query_file(path: Path) -> QueryFile:
         places = [f"{path}, line {line}" for line in entries.lines]
     else:
         places = [f"{path}, entry {number}" for number in range(1, len(entries) + 1)]
+    values = []
     for entry, place in zip(entries, places):
         if not isinstance(entry, (str, Mapping)):
             raise QueryError(
@@ -64,12 +65,12 @@ def read_query_file(path: Path) -> QueryFile:
                 "put words that YAML reads as another value in quotes",
             )
         try:
-            entry_values(entry)
+            values.append(entry_values(entry))
         except QueryError as error:
             is_sentence = isinstance(entry, Mapping) and "text" not in entry
             quotes = "put words that contain ': ' in quotes" if is_sentence else ""
             raise QueryError(f"{place}: {error.problem}", error.remedy or quotes) from error
-    return QueryFile(entries, places)
+    return QueryFile(values, places)
 
 
 def _lists(content: Any) -> list[Any]:

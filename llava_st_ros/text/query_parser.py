@@ -11,6 +11,7 @@ from typing import Any
 from llava_st_ros.errors import QueryError, shown
 from llava_st_ros.files.json_files import parse_json
 from llava_st_ros.records import UNNAMED, Box, Query, Task
+from llava_st_ros.text.tasks import question_from_query
 
 Entry = str | Mapping[str, Any]  # plain words, a JSON object as text, or its values
 
@@ -33,8 +34,8 @@ def parse_queries(
         places: Where each entry is written, for messages; ``entry 1`` and so on if omitted.
 
     Raises:
-        QueryError: An entry cannot be read or accepted, or has the id of another. All problems are
-            in the message.
+        QueryError: An entry cannot be read or accepted, lacks what its task needs, or has the id of
+            another. All problems are in the message.
     """
     queries: list[Query] = []
     problems: list[str] = []
@@ -43,6 +44,7 @@ def parse_queries(
             continue
         try:
             query = _parse_entry(entry, [q.id for q in queries], default_period)
+            question_from_query(query)  # raises if an input that the task needs is missing
             check(query)
         except QueryError as error:
             place = places[index] if places else f"entry {index + 1}"

@@ -134,7 +134,11 @@ def test_queries_of_a_file_have_their_own_tasks_and_image_tasks_start_at_once(
         (("--image", "absent.png"), "no file"),
         (("--images", "{}/images", "--topic", "/x"), "--topic"),
         (("--image", "{}/images/010.png", "--task", "STVG"), "STVG"),
-        (("--images", "{}/images", "--task", "SVG"), "SVG"),
+        (
+            ("--images", "{}/images", "--task", "SVG"),
+            "--query 'the red square': the SVG query has no span",
+        ),
+        (("--images", "{}/images", "--query", " "), "--query ' ': the STVG query has no text"),
         (("--images", "{}/images", "--period", "0"), "period"),
         (("--images", "{}/images", "--window", "-1"), "window"),
         (("--images", "{}/images", "--history", "1.5"), "history is 1.5"),

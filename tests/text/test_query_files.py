@@ -48,6 +48,8 @@ def test_formats_give_the_same_queries(tmp_path: Path, name: str) -> None:
             "a.yaml, line 2: the query has unknown keys: perod",
         ),
         ("a.yaml", "- {text: x\n", "a.yaml"),
+        ("a.yaml", "- x\n- ' '\n", "entry 2: the STVG query has no text"),
+        ("a.yaml", "- {text: x, task: SVG}\n", "entry 1: the SVG query has no span"),
         ("a.yaml", "- it's red: really\n", "box; put words that contain ': ' in quotes"),
         (
             "a.yaml",
