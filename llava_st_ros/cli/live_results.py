@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from llava_st_ros.cli.ask import box_text
 from llava_st_ros.cli.figure_tables import add_row, text_table
-from llava_st_ros.cli.times import NANOSECONDS, interval_text
+from llava_st_ros.cli.times import interval_text
 from llava_st_ros.errors import printable_line
+from llava_st_ros.records import NANOSECONDS
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-NANOSECONDS = 1_000_000_000
+from llava_st_ros.records import NANOSECONDS
+
 FIRST_CLOCK = 1_000_000_000  # seconds; earlier stamps are of a simulation, not of a clock
 
 
