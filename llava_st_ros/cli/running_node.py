@@ -69,15 +69,15 @@ class NodeEvaluation:
 
     def evaluate(self, job: BagJob) -> BagOutcome:
         """Evaluate every annotated camera of a bag, one after the other. Raises LlavaStError."""
-        from llava_st_ros.annotations.annotation_file import read_annotations
         from llava_st_ros.evaluation.bag_evaluation import (
             BagOutcome,
             annotated_topics,
             merge_latency,
+            read_truth,
             standing_queries,
         )
 
-        truth = read_annotations(job.annotations)
+        truth = read_truth(job)
         dropped = [f"{job.annotations.name}: {note}" for note in truth.notes]
         outcomes = []
         for topic in annotated_topics(job, truth):

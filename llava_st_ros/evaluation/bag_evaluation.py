@@ -32,6 +32,7 @@ from llava_st_ros.evaluation.scoring import CATEGORIES
 from llava_st_ros.evaluation.streams.headline import ALL_QUERIES
 from llava_st_ros.evaluation.streams.scores import STREAM_METRICS, score_stream
 from llava_st_ros.grounder import Grounder
+from llava_st_ros.media.bags.storage_files import find_storage_files
 from llava_st_ros.media.sources import BagSource
 from llava_st_ros.query_rules import MAX_PERIOD, MIN_PERIOD, checked_seconds
 from llava_st_ros.query_runner import QueryRunner
@@ -109,6 +110,16 @@ class BagOutcome:
     ledger: tuple[str, ...] = ()
 
 
+def read_truth(job: BagJob) -> GroundTruth:
+    """Return the annotations of a job's bag.
+
+    Raises:
+        DataError: There is no bag, which is said first; or the annotations cannot be used.
+    """
+    find_storage_files(job.bag)
+    return read_annotations(job.annotations)
+
+
 def evaluate_bag(
     job: BagJob,
     backend: Backend,
@@ -132,9 +143,9 @@ def evaluate_bag(
 
     Raises:
         ConfigError: The job's latency makes no sense.
-        DataError: The annotations cannot be used, or no camera can be evaluated.
+        DataError: There is no bag, its annotations cannot be used, or no camera can be evaluated.
     """
-    truth = read_annotations(job.annotations)
+    truth = read_truth(job)
     topics = annotated_topics(job, truth)
     dropped = [f"{job.annotations.name}: {note}" for note in truth.notes]
     failures: list[str] = []

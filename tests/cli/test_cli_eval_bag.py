@@ -154,6 +154,8 @@ def test_a_bag_that_fails_does_not_cost_the_others(
     bags, random_checkpoint, tmp_path, capsys
 ) -> None:
     missing = tmp_path / "missing"
+    shutil.copytree(bags[0], missing)
+    annotation_path(missing).unlink()
     cut = tmp_path / "cut.mcap"
     (complete,) = bags[0].glob("*.mcap")
     cut.write_bytes(complete.read_bytes()[: complete.stat().st_size * 2 // 3])
@@ -169,6 +171,10 @@ def test_a_bag_that_fails_does_not_cost_the_others(
     assert 0 < results["about"]["frames"] < FRAMES
     with pytest.raises(DataError, match="missing: not evaluated"):
         run(missing, *arguments)
+    (tmp_path / "empty").mkdir()
+    for name, problem in (("absent", "no bag at "), ("empty", ".* contains no recording")):
+        with pytest.raises(DataError, match=f"{name}: not evaluated: {problem}"):
+            run(tmp_path / name, *arguments)
 
 
 def test_the_loss_of_a_cut_recording_is_told_in_frames_and_seconds(
