@@ -10,7 +10,8 @@ from rich.console import Console
 from llava_st_ros.cli import watch
 from llava_st_ros.cli.ask import answer_lines
 from llava_st_ros.cli.live_results import MAX_CAMERAS, MAX_EVENTS, LiveResults
-from llava_st_ros.cli.times import NANOSECONDS, interval_text, time_text
+from llava_st_ros.cli.times import interval_text, time_text
+from llava_st_ros.records import NANOSECONDS
 
 
 def track(number: int, state: str = "GROUNDED", stamp: float = 10.0, **changes: Any) -> dict:
