@@ -2,9 +2,8 @@
 
     python examples/evaluate_a_bag.py demo/bag
 
-Needs no ROS; pip install 'llava_st_ros[evaluation]'. The bag's folder holds ``annotations.json``:
-queries, and the spans and boxes of what they describe. Frames are replayed as fast as the model
-answers, with their stamps as the clock.
+Needs no ROS. The bag's folder holds ``annotations.json``: queries, and the spans and boxes of what
+they describe. Frames are replayed as fast as the model answers, with their stamps as the clock.
 """
 
 from __future__ import annotations
