@@ -161,10 +161,10 @@ class ResultPublishers:
         for event in tick.events:
             attempt(partial(self._publish_event, event))
         answered = {grounding.camera for grounding in tick.groundings}
+        carried = self._carried(tick.tracks)  # newer frames may have been published meanwhile
         for camera, frame in frames.items():
-            tracks = tuple(track for track in tick.tracks if track.camera == camera)
+            tracks = tuple(track for track in carried if track.camera == camera)
             is_new = self._overlay_shows.get(camera) != frame.stamp
-            tracks = self._carried(tracks)  # newer frames may have been published meanwhile
             model_tracks = tuple(map(_without_carried_box, tracks))
             # Between answers only the confidence of carried boxes changes.
             known = tuple(replace(track, confidence=0.0) for track in model_tracks)
