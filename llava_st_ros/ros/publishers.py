@@ -136,6 +136,7 @@ class ResultPublishers:
 
         A camera's tracks are published if there was an answer or if they changed, and its overlay
         if it has a new frame, too. A result that cannot be published does not keep back the others.
+        One call at a time.
 
         Args:
             tick: The tick.
@@ -144,10 +145,6 @@ class ResultPublishers:
         Raises:
             BackendError: Some results could not be published.
         """
-        with self._lock:
-            self._publish(tick, frames)
-
-    def _publish(self, tick: Tick, frames: Mapping[str, Frame]) -> None:
         failures: list[Exception] = []
 
         def attempt(publish: Callable[[], None]) -> None:
@@ -156,25 +153,29 @@ class ResultPublishers:
             except Exception as error:  # e.g. a value that the message cannot hold
                 failures.append(error)
 
-        for grounding in tick.groundings:
-            attempt(partial(self._publish_answer, grounding))
-        for event in tick.events:
-            attempt(partial(self._publish_event, event))
-        answered = {grounding.camera for grounding in tick.groundings}
-        carried = self._carried(tick.tracks)  # newer frames may have been published meanwhile
-        for camera, frame in frames.items():
-            tracks = tuple(track for track in carried if track.camera == camera)
-            is_new = self._overlay_shows.get(camera) != frame.stamp
-            model_tracks = tuple(map(_without_carried_box, tracks))
-            # Between answers only the confidence of carried boxes changes.
-            known = tuple(replace(track, confidence=0.0) for track in model_tracks)
-            if camera in answered or known != self._last_tracks.get(camera, ()):
-                self._last_tracks[camera] = known
-                attempt(partial(self._publish_tracks, tracks, frame))
-                is_new = True
-            if is_new:
-                self._overlay_shows[camera] = frame.stamp
-                attempt(partial(self._publish_overlay, frame, model_tracks))
+        overlays: list[Callable[[], None]] = []
+        with self._lock:
+            for grounding in tick.groundings:
+                attempt(partial(self._publish_answer, grounding))
+            for event in tick.events:
+                attempt(partial(self._publish_event, event))
+            answered = {grounding.camera for grounding in tick.groundings}
+            carried = self._carried(tick.tracks)  # newer frames may have been published meanwhile
+            for camera, frame in frames.items():
+                tracks = tuple(track for track in carried if track.camera == camera)
+                is_new = self._overlay_shows.get(camera) != frame.stamp
+                model_tracks = tuple(map(_without_carried_box, tracks))
+                # Between answers only the confidence of carried boxes changes.
+                known = tuple(replace(track, confidence=0.0) for track in model_tracks)
+                if camera in answered or known != self._last_tracks.get(camera, ()):
+                    self._last_tracks[camera] = known
+                    attempt(partial(self._publish_tracks, tracks, frame))
+                    is_new = True
+                if is_new:
+                    self._overlay_shows[camera] = frame.stamp
+                    overlays.append(partial(self._publish_overlay, frame, model_tracks))
+        for publish_overlay in overlays:  # carried tracks do not wait for the encoding
+            attempt(publish_overlay)
         if failures:
             first = failures[0]
             raise BackendError(

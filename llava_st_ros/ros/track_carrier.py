@@ -41,8 +41,8 @@ class TrackCarrier:
     """Carries the tracks of all cameras to their newest images, in one thread.
 
     Images do not queue: of each camera the newest one waits. The thread runs from construction to
-    ``stop``, and waits neither for the model nor, more than for the publication of one message, for
-    the thread of the model.
+    ``stop``, and waits neither for the model nor, more than for the publication of a tick's tracks
+    and events, for the thread of the model.
 
     Args:
         grounder: Carries the tracks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg
 from llava_st_ros.errors import BackendError
@@ -127,3 +130,25 @@ def test_result_that_cannot_be_published_does_not_keep_back_the_others() -> None
     assert [answer.query.id for answer in answers.messages] == ["good"]
     assert len(node.publishers[msg.GroundedEvent].messages) == 1
     assert len(node.publishers[msg.GroundedTrackArray].messages) == 1
+
+
+def test_carried_tracks_do_not_wait_for_an_overlay() -> None:
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    overlay, shown = node.publishers[CompressedImage], []
+
+    def publish(message: CompressedImage) -> None:
+        carried = threading.Event()
+
+        def carry(frame: Frame) -> None:
+            carried.set()
+
+        arguments = (frame(6.0), carry)
+        thread = threading.Thread(target=publishers.publish_carried, args=arguments, daemon=True)
+        thread.start()
+        shown.append(carried.wait(30))
+
+    overlay.get_subscription_count = lambda: 1  # type: ignore[method-assign]
+    overlay.publish = publish  # type: ignore[method-assign]
+    publishers.publish(Tick((grounding("q"),)), {"camera": frame(5.0)})
+    assert shown == [True]
