@@ -161,6 +161,26 @@ def test_colcon_test_runs_tests_that_exist() -> None:
     }
 
 
+def test_pip_and_colcon_share_the_same_folders_and_colcon_installs_the_commands() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    by_colcon = re.search(r"install\(DIRECTORY ([\w ]+)\s+DESTINATION share/", cmake)
+    by_pip = re.search(r"for top in \((.*)\):", (ROOT / "setup.py").read_text())
+    assert by_colcon is not None and by_pip is not None
+    folders = {"config", "launch", "models", "systemd"}
+    assert set(by_colcon[1].split()) == set(re.findall(r'"(\w+)"', by_pip[1])) == folders
+    installed = dict(
+        reversed(line) for line in re.findall(r"install\(PROGRAMS (.*) DESTINATION (.*)\)", cmake)
+    )
+    assert installed == {
+        "lib/${PROJECT_NAME}": "scripts/grounding_node scripts/llava-st",  # ros2 run
+        "bin": "scripts/llava-st",  # PATH
+    }
+    command = ROOT / "scripts" / "llava-st"
+    assert os.access(command, os.X_OK)
+    run = subprocess.run([sys.executable, command, "--version"], capture_output=True, text=True)
+    assert run.stdout.split()[-1] == llava_st_ros.__version__, run.stderr
+
+
 def test_the_container_copies_what_exists_and_pins_nothing_itself() -> None:
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     ignored = (ROOT / ".dockerignore").read_text().split()

@@ -160,10 +160,11 @@ def test_a_bag_that_fails_does_not_cost_the_others(
     (complete,) = bags[0].glob("*.mcap")
     cut.write_bytes(complete.read_bytes()[: complete.stat().st_size * 2 // 3])
     shutil.copy(annotation_path(bags[0]), annotation_path(cut))
-    arguments = ("--model", random_checkpoint, "--topic", TOPICS[0], "--json")
+    arguments = ("--model", random_checkpoint, "--topic", TOPICS[0], "--json", "--track-rate", 0)
     assert run(missing, cut, *arguments) == 1
     printed = capsys.readouterr()
     results = json.loads(printed.out)
+    assert results["about"]["track_rate"] == 0
     (lost,) = [line for line in results["dropped"] if line.startswith("missing: not evaluated: ")]
     assert str(annotation_path(missing)) in lost
     assert any(line.startswith("cut.mcap: ") and "truncated" in line for line in results["dropped"])
@@ -268,6 +269,10 @@ def test_invalid_arguments_are_rejected(bags, random_checkpoint, tmp_path) -> No
         run(bags[0], "--topic", TOPICS[1], "--annotations", annotation_path(bags[1]), *model)
     with pytest.raises(ConfigError, match="--max-frame-rate applies with --latency"):
         run(bags[0], "--max-frame-rate", 1, *model)
+    for name in ("--track-rate", "--max-frame-rate"):
+        for rate in ("-1", "1001", "nan"):
+            with pytest.raises(ConfigError, match=f"{name} is {rate}; expected 0 to 1000 Hz"):
+                run(bags[0], f"{name}={rate}", "--latency", "0.5", *model)
     (storage,) = bags[1].glob("*.db3")
     with pytest.raises(DataError, match="is given twice: it is a part of sqlite3"):
         run(bags[1], storage, *model)
