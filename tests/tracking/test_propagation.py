@@ -266,6 +266,23 @@ def test_frames_that_arrive_during_the_replay_are_made_up_for(monkeypatch) -> No
     assert left(found) == pytest.approx(place(1.5), abs=1.0)
 
 
+def test_results_that_are_collected_during_the_replay_do_not_start_it_again(monkeypatch) -> None:
+    camera = CameraPropagation(1.0)
+    moving(camera, 0.0, 1.0)
+    real, steps = propagation.carry, []
+
+    def carry(before, after, boxes):
+        steps.append(len(boxes))
+        if len(steps) == 5:
+            assert answered(camera, track(0.0, 20)) == (track(0.0, 20),)
+        return real(before, after, boxes)
+
+    monkeypatch.setattr(propagation, "carry", carry)
+    (found,) = answered(camera, track(0.0, 20))
+    assert (found.stamp, found.state) == (SECOND, TrackState.PROPAGATED)
+    assert steps == [1] * 10
+
+
 def test_nothing_waits_while_boxes_are_carried(monkeypatch) -> None:
     """Image callbacks ask for ``has_tracks``; with many tracks a step takes a tenth of a second."""
     camera = CameraPropagation(1.0)
