@@ -15,6 +15,7 @@ from llava_st_ros.records import Box
 from llava_st_ros.tracking.optical_flow import (
     MAX_SIDE,
     MIN_POINTS,
+    TOTAL_SCALE,
     CarriedBox,
     carry,
     consensus,
@@ -138,6 +139,40 @@ def test_a_round_object_without_texture_that_rests_is_kept() -> None:
     noisy = np.clip(image + rng.normal(0, 1.0, image.shape), 0, 255).astype(np.uint8)
     found = carried(square(150, 110), image, noisy)
     assert corners(found) == pytest.approx(corners(square(150, 110)), abs=1.0)
+
+
+def test_a_straight_edge_is_kept_while_it_rests_and_lost_when_it_moves() -> None:
+    """It has no corners that could be followed."""
+    image = np.full((HEIGHT, WIDTH), 60, np.uint8)
+    image[:, 150:] = 140
+    noise = np.random.default_rng(5).normal(0, 0.7, image.shape)
+    noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
+    assert corners(carried(square(150, 110), image, noisy)) == pytest.approx(
+        corners(square(150, 110))
+    )
+    assert carried(square(150, 110), image, np.roll(noisy, 10, axis=1)) is None
+
+
+def test_an_object_of_which_a_quarter_stays_visible_is_followed() -> None:
+    """Most of its corners are found on what hides them; from there none returns."""
+    after = scene(155, 112)
+    after[82:127, 100:200] = texture(99, 100, 45)
+    found = carried(square(150, 110), scene(150, 110), after)
+    assert corners(found) == pytest.approx(corners(square(155, 112)), abs=4.0)
+
+
+def test_an_object_may_grow_to_three_times_its_size() -> None:
+    images = [scene(160, 120, 30 * 1.1**n) for n in range(15)]  # to 3.8 times
+    state: CarriedBox | None = CarriedBox.start(square(160, 120, 30), images[0].shape)
+    ratios = []
+    for before, after in pairwise(images):
+        assert state is not None
+        (state,) = carry(before, after, [state])
+        if state is None:
+            break
+        ratios.append(max(state.size) / 30)
+    assert state is None
+    assert ratios == sorted(ratios) and 2.6 < ratios[-1] <= TOTAL_SCALE
 
 
 def test_a_box_that_leaves_the_image_is_clipped_and_then_lost() -> None:
