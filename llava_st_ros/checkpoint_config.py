@@ -189,6 +189,14 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def without_calibration(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of config.json for other weights: a calibration belongs to its own."""
+    section = values.get(SECTION)
+    if not isinstance(section, Mapping):
+        return dict(values)
+    return {**values, SECTION: {k: v for k, v in section.items() if k != "calibration"}}
+
+
 def _language(
     values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_theta: Any
 ) -> dict[str, Any]:

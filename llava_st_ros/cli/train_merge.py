@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 HELP = "merge a checkpoint and the LoRA adapters trained on it into one checkpoint"
@@ -21,18 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from llava_st_ros.cli.outputs import check_folders
+    from llava_st_ros.cli.tensor_bar import tensor_bar
     from llava_st_ros.training.adapters.merge import merge
 
     check_folders(args.out.parent)
-    with tqdm(desc="merging", unit=" tensors", file=sys.stderr, disable=None) as bar:
-
-        def on_tensor(num_written: int, total: int) -> None:
-            bar.total = total
-            bar.update(num_written - bar.n)
-
+    with tensor_bar("merging") as on_tensor:
         merge(args.base, args.adapters, args.out, on_tensor=on_tensor)
     print(f"wrote {args.out}")
     return 0

@@ -23,7 +23,7 @@ from llava_st_ros.checkpoint_config import (
 from llava_st_ros.config import ModelConfig
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.llava_st import LlavaST
-from llava_st_ros.model.tensor_files import SINGLE, find_tensors, list_names
+from llava_st_ros.model.tensor_files import SINGLE, TensorFiles, find_tensors, list_names
 from llava_st_ros.text.tokenizer import Tokenizer
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -43,6 +43,27 @@ class Checkpoint:
     config: ModelConfig
     model: LlavaST
     tokenizer: Tokenizer | None
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint folder that was checked, but whose weights were not read.
+
+    Attributes:
+        values: The content of config.json.
+        config: The geometry and the settings.
+        tokenizer: The tokenizer; None if the folder has none.
+        tensors: All tensors, those that the network does not use included.
+        network: The network on the meta device, without values.
+        parameters: The names of the network's parameters.
+    """
+
+    values: dict[str, Any]
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    tensors: TensorFiles
+    network: LlavaST
+    parameters: list[str]
 
 
 def load_checkpoint(
@@ -68,7 +89,26 @@ def load_checkpoint(
             the tokenizer does not fit the vocabulary.
         ConfigError: The geometry is invalid.
     """
-    folder = Path(path)
+    files = read_checkpoint_files(Path(path), overrides)
+    model = files.network
+    for part in files.tensors.read(files.parameters, device, dtype):
+        model.load_state_dict(part, strict=False, assign=True)
+    model.materialize_buffers(device)
+    return Checkpoint(files.config, model.eval(), files.tokenizer)
+
+
+def read_checkpoint_files(
+    folder: Path, overrides: Mapping[str, Any] | None = None
+) -> CheckpointFiles:
+    """Read a checkpoint's small files and the headers of its weights, and check that they fit.
+
+    Args:
+        folder: The folder.
+        overrides: Settings that replace those of config.json's ``llava_st`` section.
+
+    Raises:
+        CheckpointError, ConfigError: As for ``load_checkpoint``.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"no folder {folder}; expected a checkpoint folder")
     values = read_checkpoint_json(folder / "config.json")
@@ -82,12 +122,9 @@ def load_checkpoint(
 
     check_layers(config, tensors.shapes)
     with torch.device("meta"):
-        model = LlavaST(config)
-    names = check_tensors(config, model, tensors.shapes)
-    for part in tensors.read(names, device, dtype):
-        model.load_state_dict(part, strict=False, assign=True)
-    model.materialize_buffers(device)
-    return Checkpoint(config, model.eval(), tokenizer)
+        network = LlavaST(config)
+    names = check_tensors(config, network, tensors.shapes)
+    return CheckpointFiles(values, config, tokenizer, tensors, network, names)
 
 
 def save_checkpoint(

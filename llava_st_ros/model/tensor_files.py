@@ -20,6 +20,7 @@ from llava_st_ros.files.tensor_file import TensorFile, open_tensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"  # in the folder of a LoRA adapter
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FLOATS = {
     "F16": torch.float16,

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from llava_st_ros.checkpoint_config import LM_HEAD
 from llava_st_ros.errors import CheckpointError, reason_of
-from llava_st_ros.model.tensor_files import list_names
+from llava_st_ros.model.tensor_files import ADAPTER_CONFIG, list_names
 from llava_st_ros.training.adapters.files import (
-    ADAPTER_CONFIG,
     LORA_TENSORS,
     NON_LORA_TENSORS,
     read_lora_config,

@@ -20,9 +20,8 @@ from llava_st_ros.checkpoint_config import read_checkpoint_json
 from llava_st_ros.errors import CheckpointError, reason_of, shown
 from llava_st_ros.files.tensor_file import read_tensors as read_safetensors
 from llava_st_ros.model.pickle_files import read_pickle
-from llava_st_ros.model.tensor_files import list_names
+from llava_st_ros.model.tensor_files import ADAPTER_CONFIG, list_names
 
-ADAPTER_CONFIG = "adapter_config.json"
 # Stems of the tensor files: LoRA factors, and parameters that were trained in full.
 LORA_TENSORS, NON_LORA_TENSORS = "adapter_model", "non_lora_trainables"
 # Settings that select the updated layers and scale the updates: merging honors all of them.

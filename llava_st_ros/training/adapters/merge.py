@@ -1,57 +1,53 @@
 """Merging a full checkpoint and the LoRA adapters trained on it, in order, into one checkpoint.
 
-Tensors are merged one by one, so that peak memory is little more than one output file, however
-large the model. Everything is checked before anything is computed, and the output folder is
-written atomically.
+Everything is checked before anything is computed.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from llava_st_ros.atomic_files import atomic_folder
 from llava_st_ros.checkpoint_config import (
     LM_HEAD,
-    SECTION,
     check_layers,
     read_checkpoint_json,
     read_config,
+    without_calibration,
 )
 from llava_st_ros.errors import CheckpointError
 from llava_st_ros.model.checkpoint import check_tensors
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.model.tensor_files import (
-    INDEX,
-    SINGLE,
+    ADAPTER_CONFIG,
     TensorFiles,
     find_tensors,
     open_safetensors,
 )
+from llava_st_ros.model.tensor_writer import (
+    SHARD_BYTES,
+    ComputedTensors,
+    last_with,
+    new_checkpoint,
+    require_new_folder,
+    write_small_files,
+    write_tensors,
+)
 from llava_st_ros.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from llava_st_ros.training.adapters.adapter import Adapter, read_adapter
-from llava_st_ros.training.adapters.files import ADAPTER_CONFIG
 from llava_st_ros.training.objective import COORDINATE_TABLES
 
-SHARD_BYTES = 2 * 2**30
 TABLES = tuple(f"model.{name}.weight" for name in COORDINATE_TABLES)
-# Files that are copied unchanged.
-COPIED = ("generation_config.json", "preprocessor_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
-class MergedTensors:
+class MergedTensors(ComputedTensors):
     """The tensors of the merged checkpoint, each computed when it is needed.
 
     Attributes:
@@ -59,6 +55,8 @@ class MergedTensors:
         adapters: The adapters, in the order of training.
         shapes: The shapes after merging, by name.
     """
+
+    operation: ClassVar[str] = "merging"
 
     base: TensorFiles
     adapters: tuple[Adapter, ...]
@@ -68,15 +66,8 @@ class MergedTensors:
         """The stored dtype: the base's, or lm_head's for a table that the base does not have."""
         return self.base.dtypes.get(name, self.base.dtypes[LM_HEAD])
 
-    def num_bytes(self, name: str) -> int:
-        return math.prod(self.shapes[name]) * self.dtype(name).itemsize
-
     def compute(self, name: str) -> Tensor:
-        """Merge a tensor, rounding to its stored dtype after every adapter.
-
-        Raises:
-            CheckpointError: A value of the result is NaN or infinite.
-        """
+        """Merge a tensor, rounding to its stored dtype after every adapter."""
         dtype = self.dtype(name)
         weight: Tensor | None = None
         if name in self.base.files:
@@ -85,10 +76,6 @@ class MergedTensors:
         for adapter in self.adapters:
             weight = adapter.apply_to(name, weight, dtype)
         assert weight is not None
-        if not torch.isfinite(weight).all():
-            raise CheckpointError(
-                f"{name} is not finite as {str(dtype).removeprefix('torch.')} after merging"
-            )
         # safetensors cannot write a view of another file's memory.
         return weight.detach().clone(memory_format=torch.contiguous_format)
 
@@ -119,18 +106,13 @@ def merge(
     base, out = Path(base), Path(out)
     folders = [Path(folder) for folder in adapters]
     _check_order(base, folders)
-    if out.exists():
-        raise CheckpointError(f"{out} exists", "remove it or choose another folder")
+    require_new_folder(out)
     merged = _read(base, folders)
-    try:
-        with atomic_folder(out) as part:
-            names = _write_small_files([base, *folders], merged, part)
-            for adapter in merged.adapters:
-                adapter.check_complete(name.removesuffix(".weight") for name in names)
-            _check_space(merged, part)
-            _write_weights(merged, part, shard_bytes, on_tensor)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {out}: {error}") from error
+    with new_checkpoint(out) as part:
+        names = _write_small_files([base, *folders], merged, part)
+        for adapter in merged.adapters:
+            adapter.check_complete(name.removesuffix(".weight") for name in names)
+        write_tensors(merged, part, shard_bytes=shard_bytes, on_tensor=on_tensor)
 
 
 def _check_order(base: Path, folders: Sequence[Path]) -> None:
@@ -197,24 +179,19 @@ def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Pat
     for folder in folders:
         if (folder / "config.json").is_file():
             values |= read_checkpoint_json(folder / "config.json")
-    if isinstance(values.get(SECTION), dict):  # a calibration is that of the weights before
-        values[SECTION] = {k: v for k, v in values[SECTION].items() if k != "calibration"}
     temporal, spatial = (merged.shapes.get(name) for name in (TABLES[0], TABLES[2]))
     if temporal is None or spatial is None:
         raise CheckpointError(
             "neither the checkpoint nor an adapter has coordinate tables", "add the missing stage"
         )
-    values |= {
+    values = without_calibration(values) | {
         "vocab_size": merged.shapes[LM_HEAD][0],
         "num_temporal_tokens": temporal[0],
         "num_spatial_tokens": spatial[0],
     }
-    (part / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    for name in COPIED:
-        if (source := _last_with(folders, name)) is not None:
-            shutil.copyfile(source / name, part / name)
+    write_small_files(values, folders, part)
     tokenizer: Tokenizer | None = None
-    if (source := _last_with(folders, *TOKENIZER_FILES)) is not None:
+    if (source := last_with(folders, *TOKENIZER_FILES)) is not None:
         # The published adapters have no tokenizer, and stage 1's lacks the coordinate tokens.
         tokenizer = Tokenizer.load_completed(source, temporal[0], spatial[0])
         tokenizer.save(part)
@@ -225,61 +202,3 @@ def _write_small_files(folders: Sequence[Path], merged: MergedTensors, part: Pat
     with torch.device("meta"):
         model = LlavaST(config)
     return check_tensors(config, model, merged.shapes)
-
-
-def _last_with(folders: Sequence[Path], *names: str) -> Path | None:
-    for folder in reversed(folders):
-        if any((folder / name).is_file() for name in names):
-            return folder
-    return None
-
-
-def _check_space(merged: MergedTensors, part: Path) -> None:
-    required, free = sum(map(merged.num_bytes, merged.shapes)), shutil.disk_usage(part).free
-    if required > free:
-        raise CheckpointError(
-            f"the disk has {free / 1e9:.1f} GB free; the weights need {required / 1e9:.1f} GB",
-            "free disk space or choose another disk",
-        )
-
-
-def _write_weights(
-    merged: MergedTensors, part: Path, shard_bytes: int, on_tensor: Callable[[int, int], None]
-) -> None:
-    shards = _split_into_shards(merged, shard_bytes)
-    files = [SINGLE]
-    if len(shards) > 1:
-        files = [
-            f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
-        ]
-    num_written = 0
-    for file, names in zip(files, shards):
-        tensors = {}
-        for name in names:
-            tensors[name] = merged.compute(name)
-            num_written += 1
-            on_tensor(num_written, len(merged.shapes))
-        save_file(tensors, part / file, metadata={"format": "pt"})
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(map(merged.num_bytes, merged.shapes))},
-            "weight_map": {name: file for file, names in zip(files, shards) for name in names},
-        }
-        (part / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-
-
-def _split_into_shards(merged: MergedTensors, shard_bytes: int) -> list[list[str]]:
-    """The names in each output file: in the order of the base's files, then the new tables."""
-    files = merged.base.files
-    order = sorted(
-        merged.shapes, key=lambda name: (name not in files, files.get(name, Path()), name)
-    )
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name in order:
-        if shards[-1] and size + merged.num_bytes(name) > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += merged.num_bytes(name)
-    return shards

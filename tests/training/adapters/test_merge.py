@@ -23,10 +23,10 @@ from llava_st_ros.calibration import Calibration
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.coordinates import Axis
 from llava_st_ros.errors import CheckpointError
+from llava_st_ros.model import tensor_writer
 from llava_st_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from llava_st_ros.model.llava_st import LlavaST
 from llava_st_ros.text.tokenizer import Tokenizer
-from llava_st_ros.training.adapters import merge as merging
 from llava_st_ros.training.adapters.merge import merge
 from llava_st_ros.training.finetune.lora import LoraSettings, add_adapters, save_adapter
 from support.tiny_model import tiny_config, tiny_model, tiny_tokenizer, tiny_video_prompt
@@ -446,7 +446,7 @@ def test_a_full_disk_is_reported_before_and_while_writing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(merging, "save_file", full)
+    monkeypatch.setattr(tensor_writer, "save_file", full)
     assert "No space left" in rejected(stages[0], stages[1:], tmp_path / "out")
 
 
