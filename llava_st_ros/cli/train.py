@@ -7,13 +7,16 @@ import argparse
 from llava_st_ros.cli.actions import add_actions
 from llava_st_ros.cli.extras import requires_extra
 
-HELP = "render simulated clips, train, fine-tune, carry runs, merge and calibrate checkpoints"
+HELP = (
+    "render simulated clips, train, fine-tune, carry runs, merge, average and calibrate checkpoints"
+)
 ACTIONS = (
     "simulate",
     "plan",
     "run",
     "finetune",
     "merge",
+    "average",
     "pack",
     "unpack",
     "calibrate",

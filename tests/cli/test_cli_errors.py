@@ -207,6 +207,7 @@ def test_finetune_names_missing_data_first(run: Run, tmp_path: Path) -> None:
         ("train", "simulate", "--out", "{}"),
         ("train", "ablate", "--work", "{}"),
         ("train", "merge", "a", "b", "--out", "{}"),
+        ("train", "average", "a", "b", "--out", "{}"),
         ("train", "curves", "--out", "{}.png"),
         ("export", "--out", "{}"),
         ("eval", "simulated", "test", "--store", "{}"),

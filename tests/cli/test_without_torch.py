@@ -80,6 +80,7 @@ def test_an_engine_directory_is_inspected_runs_and_is_evaluated(
         (("export", "--out", "x"), "[export]"),
         (("train", "plan"), "[training]"),
         (("train", "merge", "a", "b", "--out", "c"), "[training]"),
+        (("train", "average", "a", "b", "--out", "c"), "[training]"),
         (("node",), "source your ROS 2 workspace"),
         (
             ("ground", "--model", ROOT / "models" / "llava-st-tiny", "--bag", ROOT / "demo" / "bag",
