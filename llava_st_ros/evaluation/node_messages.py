@@ -116,6 +116,7 @@ def to_grounding(message: dict[str, Any]) -> Grounding:
         frame_id=message["frame_id"],
         width=message["image_width"],
         height=message["image_height"],
+        match_probability=message["match_probability"],
     )
 
 

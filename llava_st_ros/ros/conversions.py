@@ -120,6 +120,7 @@ def answer_to_msg(grounding: Grounding) -> msg.Answer:
     """Convert an answer, raw and mapped to the stamps of the window."""
     answer, width, height = grounding.answer, int(grounding.width), int(grounding.height)
     spans = [Segment(grounding.span, "")] if grounding.span else []
+    probability = grounding.match_probability
     return msg.Answer(
         header=header(grounding.window[-1], grounding.frame_id),
         camera=grounding.camera,
@@ -138,7 +139,14 @@ def answer_to_msg(grounding: Grounding) -> msg.Answer:
         segments=[segment_to_msg(segment) for segment in grounding.segments],
         no_match=answer.no_match,
         problems=list(answer.problems),
+        match_probability=math.nan if probability is None else float(probability),
     )
+
+
+def match_probability(message: msg.Answer) -> float | None:
+    """Return an answer's probability of a match; None if its task has no such choice."""
+    probability = float(message.match_probability)
+    return None if math.isnan(probability) else probability
 
 
 def query_to_msg(query: Query) -> msg.Query:

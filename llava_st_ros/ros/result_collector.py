@@ -12,7 +12,7 @@ from rclpy.node import Node
 from llava_st_ros.msg import Answer, GroundedBox, GroundedEvent, GroundedTrack, GroundedTrackArray
 from llava_st_ros.ros import qos
 from llava_st_ros.ros.child_processes import send
-from llava_st_ros.ros.conversions import stamp_from_msg
+from llava_st_ros.ros.conversions import match_probability, stamp_from_msg
 
 
 class Collector(Node):
@@ -84,6 +84,7 @@ class Collector(Node):
             span=[stamp_from_msg(time) for s in message.span for time in (s.start, s.end)],
             tube=_tube(message.tube),
             no_match=message.no_match,
+            match_probability=match_probability(message),
             problems=list(message.problems),
         )
 

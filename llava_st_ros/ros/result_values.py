@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_st_ros import msg
 from llava_st_ros.records import EndReason, EventState, TrackState
-from llava_st_ros.ros.conversions import stamp_from_msg
+from llava_st_ros.ros.conversions import match_probability, stamp_from_msg
 
 
 def tracks_values(message: msg.GroundedTrackArray) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def event_values(message: msg.GroundedEvent) -> dict[str, Any]:
 
 def answer_values(message: msg.Answer) -> dict[str, Any]:
     span = message.span[0] if message.span else None
+    probability = match_probability(message)
     return {
         "camera": message.camera,
         "query_id": message.query.id,
@@ -62,6 +63,7 @@ def answer_values(message: msg.Answer) -> dict[str, Any]:
         "no_match": message.no_match,
         "problems": list(message.problems),
         "confidence": round(message.confidence, 4),
+        "match_probability": None if probability is None else round(probability, 4),
     }
 
 

@@ -29,6 +29,7 @@ ANSWER = COMMON | {
     "span": [20, 30],
     "tube": [[20, 0, 0, 50, 50], [30, 50, 0, 100, 50]],
     "no_match": False,
+    "match_probability": 0.75,
     "problems": [],
 }
 EVENT = COMMON | {
@@ -54,6 +55,7 @@ def test_messages_become_records() -> None:
     assert (grounding.window, grounding.span) == ((10, 30), Span(20, 30))
     assert grounding.tube.as_dict() == {20: Box(0, 0, 0.5, 1), 30: Box(0.5, 0, 1, 1)}
     assert grounding.query.task is Task.STVG and not grounding.answer.no_match
+    assert grounding.match_probability == 0.75
     nothing = to_grounding(ANSWER | {"span": [], "tube": [], "no_match": True})
     assert nothing.span is None and len(nothing.tube) == 0 and nothing.answer.no_match
     assert to_track(TRACK).tube == grounding.tube

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import types
@@ -145,6 +146,17 @@ def test_answer_is_mapped_to_stamps_of_the_window() -> None:
     message = conversions.answer_to_msg(no_match)
     assert message.no_match
     assert not (message.span or message.tube)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 1.0, None])
+def test_answer_has_the_probability_of_a_match(probability: float | None) -> None:
+    query = Query("q", "it falls", Task.STVG)
+    grounding = Grounding(
+        query, Answer(Task.STVG), (10, 30), None, BoxTube(), 0.5, "front", "", 200, 100
+    )
+    message = conversions.answer_to_msg(replace(grounding, match_probability=probability))
+    assert conversions.match_probability(message) == probability
+    assert math.isnan(message.match_probability) == (probability is None)
 
 
 @pytest.mark.parametrize("task", list(Task))
