@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields, replace
 
 from llava_st_ros.backends.base import Backend
@@ -345,11 +346,13 @@ class Grounder:
             now: Ignore frames stamped later than this (ns).
             no_match_threshold: As in ``text.grammar.Grammar``.
             on_token: Called with each generated id.
-            cancelled: Called before each decoding step; True ends the answer early.
+            cancelled: Called before each frame of a window is encoded and before each decoding
+                step; True ends the answer early.
 
         Raises:
             QueryError: The query lacks an input that its task needs.
             FrameError: There is no frame from the camera.
+            CancelledError: It was cancelled before the first decoding step (concurrent.futures).
         """
         prepared = self._runner.prepare(query, no_match_threshold)
         cameras = (camera,) if camera is not None else query.cameras
@@ -365,6 +368,8 @@ class Grounder:
             with self._model_lock:
                 view = CameraView(self._backend, buffer, now)
                 grounding = self._runner.run(prepared, view, on_token=on_token, cancelled=cancelled)
+                if grounding is None and cancelled is not None and cancelled():
+                    raise CancelledError
         if grounding is None:
             raise self._no_frame(cameras, now)
         return grounding
@@ -402,7 +407,8 @@ class Grounder:
         Args:
             now: The time of the caller (ns), if the caller has a clock: time also passes with it
                 from one tick to the next. By default, time passes with the frames alone.
-            cancelled: Called before each query and decoding step; True ends the tick early.
+            cancelled: Called before each query, each frame of a window that is encoded and each
+                decoding step; True ends the tick early.
             on_evaluated: Called after each evaluation, failed ones included, with the query and
                 the camera. Frames pushed by it are seen by the evaluations that follow.
 
@@ -552,9 +558,11 @@ class Grounder:
             standing.mark_evaluated(camera, stream)
         view = views.setdefault(camera, CameraView(self._backend, buffer))
         grounding = self._runner.run(standing.prepared, view, cancelled=is_stale)
+        if grounding is None:
+            return None
         window = view.window(standing.query.task.modality)
         with self._state_lock:
-            if grounding is None or window is None or is_stale():
+            if window is None or is_stale():
                 return None
             end = (window.generation, window.newest.stamp)
             newest = buffer.state

@@ -129,13 +129,15 @@ class QueryRunner:
             prepared: The query, from ``prepare``.
             view: The camera's window or newest frame.
             on_token: Called with each generated id.
-            cancelled: Called before each decoding step; True ends the answer early.
+            cancelled: Called before each frame of a window is encoded and before each decoding
+                step; True ends the answer early.
 
         Returns:
-            The grounding, of a partial answer if it was cancelled; None if the view has no frame.
+            The grounding, of a partial answer if it was cancelled while it was decoded; None if it
+            was cancelled before, or if the view has no frame.
         """
         query = prepared.query
-        window = view.window(query.task.modality)
+        window = view.window(query.task.modality, cancelled)
         if window is None:
             return None
         embeddings, cache = view.prefix(query.task.modality).resume(prepared.prompt)

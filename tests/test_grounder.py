@@ -12,6 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any
 
@@ -495,6 +496,36 @@ def test_ask_reports_tokens_and_can_be_cancelled(oracle):
     assert len(tokens) > 20
     part = g.ask(BALL, cancelled=lambda: len(oracle.encoded) > 0)
     assert len(part.tube) < len(full.tube) or part.span is None
+
+
+def test_ask_can_be_cancelled_while_a_window_is_encoded(oracle):
+    g = grounder(oracle)
+    for i in range(30):
+        g.push(frame(8 + i / 10))
+    with pytest.raises(CancelledError):
+        g.ask(BALL, cancelled=lambda: len(oracle.encoded) == 3)
+    assert len(oracle.encoded) == 3
+    assert oracle.prefilled == 0
+    answer = g.ask(BALL)
+    assert sorted(oracle.encoded) == sorted(set(oracle.encoded))  # none of them again
+    assert len(answer.window) > 3
+
+
+def test_a_removed_query_has_no_further_frames_encoded(oracle):
+    g = grounder(oracle)
+    for i in range(30):
+        g.push(frame(8 + i / 10))
+    g.add_query(BALL)
+    encode = oracle.encode_frame
+
+    def encode_frame(image: np.ndarray) -> float:
+        if len(oracle.encoded) == 2:
+            g.remove_query("ball")
+        return encode(image)
+
+    oracle.encode_frame = encode_frame
+    assert g.tick(stamp(11)) == Tick()
+    assert len(oracle.encoded) == 3
 
 
 def test_an_invalid_query_is_rejected(oracle):

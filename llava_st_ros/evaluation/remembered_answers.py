@@ -67,7 +67,7 @@ class RememberingRunner(QueryRunner):
         on_token: Callable[[int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Grounding | None:
-        window = view.window(prepared.query.task.modality)
+        window = view.window(prepared.query.task.modality, cancelled)
         if window is None:
             return None
         key = prepared.query, window.stamps

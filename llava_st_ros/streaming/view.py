@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,18 @@ class CameraView:
         self._windows: dict[Modality, Window] = {}
         self._prefixes: dict[Modality, VisualPrefix] = {}
 
-    def window(self, modality: Modality) -> Window | None:
-        """Return the window of F frames, or of the newest frame for an image; None if empty."""
+    def window(
+        self, modality: Modality, cancelled: Callable[[], bool] | None = None
+    ) -> Window | None:
+        """Return the window of F frames, or of the newest frame for an image; None if empty.
+
+        Args:
+            modality: Of the query.
+            cancelled: Called before each frame of F is encoded; True ends this with None.
+        """
         if modality not in self._windows:
             on_image = modality is Modality.IMAGE
-            window = self._encode_newest() if on_image else self._encode_window()
+            window = self._encode_newest() if on_image else self._encode_window(cancelled)
             if window is None:
                 return None
             self._windows[modality] = window
@@ -54,8 +62,8 @@ class CameraView:
             self._prefixes[modality] = VisualPrefix(self._backend, tokens)
         return self._prefixes[modality]
 
-    def _encode_window(self) -> Window | None:
-        return encode_window(self._buffer, self._backend.encode_frame, self._now)
+    def _encode_window(self, cancelled: Callable[[], bool] | None) -> Window | None:
+        return encode_window(self._buffer, self._backend.encode_frame, self._now, cancelled)
 
     def _encode_newest(self) -> Window | None:
         entry, generation = self._buffer.latest(self._now), self._buffer.generation

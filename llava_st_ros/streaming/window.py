@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_st_ros.records import Box, BoxTube, FrameFeatures, Span
+from llava_st_ros.records import Box, BoxTube, Frame, FrameFeatures, Span
 from llava_st_ros.streaming.frame_buffer import Entry, FrameBuffer
 
 Encoder = Callable[[np.ndarray], Any]  # RGB uint8 [H, W, 3] -> features [N, D]
@@ -65,13 +65,24 @@ def encode(entry: Entry, buffer: FrameBuffer, encoder: Encoder) -> FrameFeatures
     return features
 
 
-def encode_window(buffer: FrameBuffer, encoder: Encoder, now: int | None = None) -> Window | None:
-    """Return the window that ends with the newest frame stamped up to ``now`` (ns), if any."""
+def encode_window(
+    buffer: FrameBuffer,
+    encoder: Encoder,
+    now: int | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Window | None:
+    """Return the window that ends with the newest frame stamped up to ``now`` (ns), if any.
+
+    ``cancelled`` is called before a frame is encoded; True ends this with None. Frames that are
+    encoded stay so.
+    """
     generation, entries = buffer.snapshot(now)
     encoded: dict[int, FrameFeatures] = {}
     frames = []
     for entry in entries:
         if entry.stamp not in encoded:
+            if cancelled is not None and isinstance(entry, Frame) and cancelled():
+                return None
             encoded[entry.stamp] = encode(entry, buffer, encoder)
         frames.append(encoded[entry.stamp])
     return Window(tuple(frames), generation) if frames else None
