@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import fields
 from typing import Any
 
@@ -161,6 +163,38 @@ def test_query_topic_adds_queries_and_logs_rejected_ones(client: ClientNode, sta
     publish_image = ImagePublisher(client)
     client.publish_until(publish_image, lambda: any(a.tracks for a in tracks), "a track")
     assert {t.query_id for a in tracks for t in a.tracks} == {"good"}
+
+
+def test_nothing_is_kept_of_removed_queries(client: ClientNode, start_node) -> None:
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    node = start_node()
+    publish_image = ImagePublisher(client)
+    grounder, publishers = node._worker.grounder, node._result_publishers
+    removed: list[weakref.ref] = []
+    for number in range(8):
+        name = f"query{number}"
+        assert add_query(
+            client, id=name, text="the red box", task=("REC", "STVG")[number % 2], period=0.1
+        ).success
+        standing = grounder._standing[name]
+        removed += [weakref.ref(standing), weakref.ref(standing.prepared)]
+        del standing
+        client.publish_until(
+            publish_image,
+            lambda name=name: any(t.query_id == name for a in tracks for t in a.tracks),
+            "a track",
+        )
+        request = srv.RemoveQuery.Request(id=name)
+        assert client.call(srv.RemoveQuery, "grounding/remove_query", request).success
+
+    def is_forgotten() -> bool:
+        gc.collect()
+        return not any(reference() for reference in removed) and not publishers._open_events
+
+    client.publish_until(publish_image, is_forgotten, "the end of the removed queries")
+    propagation = grounder._propagations["camera"]
+    assert not propagation._carriers and not propagation._fresh
+    assert not propagation._without_picture
 
 
 def test_answers_to_a_replaced_query_keep_its_text(client: ClientNode, start_node) -> None:
