@@ -69,6 +69,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "files": ("errors",),
     "fair_lock": (),
     "standard_streams": (),
+    "page_server": ("errors", "files"),
     "noun_phrases": (),
     "query_rules": ("errors",),
     "records": ("coordinates", "errors", "noun_phrases", "query_rules"),
@@ -106,6 +107,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "evaluation": (
         *FOUNDATION,
+        "page_server",
         "annotations",
         "media",
         "text",
@@ -116,6 +118,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "tracking",
         "grounder",
     ),
+    "live_view": ("errors", "files", "page_server"),
     "training": (
         *FOUNDATION,
         "media",
@@ -160,6 +163,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "streaming",
         "grounder",
         "evaluation",
+        "live_view",
         "training",
         "export",
         "ros",

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llava_st_ros.annotations.annotation_file import annotation_path
     from llava_st_ros.cli.outputs import sigterm_interrupts
-    from llava_st_ros.evaluation.annotate.server import PageServer
+    from llava_st_ros.evaluation.annotate.server import AnnotationServer
     from llava_st_ros.evaluation.annotate.session import AnnotationSession
 
     if not 0 <= args.port <= 65535:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         on_loss=lambda line: print(line, file=sys.stderr, flush=True),
     )
     try:
-        server = PageServer(session, args.port)
+        server = AnnotationServer(session, args.port)
     except OSError as error:
         raise ConfigError(
             f"port {args.port} cannot be used: {reason_of(error)}", "choose another --port"

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from llava_st_ros.annotations.annotation_file import annotation_path
-from llava_st_ros.evaluation.annotate.server import PageServer
+from llava_st_ros.evaluation.annotate.server import AnnotationServer
 from llava_st_ros.evaluation.annotate.session import AnnotationSession
 from support.paths import ROOT
 
-Serve = Callable[[Path], PageServer]
+Serve = Callable[[Path], AnnotationServer]
 
 
 @contextmanager
-def running(bag: Path) -> Iterator[PageServer]:
+def running(bag: Path) -> Iterator[AnnotationServer]:
     session = AnnotationSession(bag, annotation_path(bag))
-    with PageServer(session) as server:
+    with AnnotationServer(session) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         session.camera(0).wait()  # pages need not ask again
@@ -50,5 +50,5 @@ def bag(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(serve: Serve, bag: Path) -> PageServer:
+def server(serve: Serve, bag: Path) -> AnnotationServer:
     return serve(bag)

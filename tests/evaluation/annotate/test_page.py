@@ -21,7 +21,7 @@ from llava_st_ros.annotations.records import (
     AnnotatedQuery,
     GroundTruth,
 )
-from llava_st_ros.evaluation.annotate.server import PageServer
+from llava_st_ros.evaluation.annotate.server import AnnotationServer
 from llava_st_ros.records import Box, Span, Task
 from support.bags import IMAGE, START, STEP, STORE, image_message, images, write_mcap
 from support.chromium import DESKTOP, PHONE, open_page
@@ -30,7 +30,7 @@ from support.paths import ROOT
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-Serve = Callable[[Path], PageServer]
+Serve = Callable[[Path], AnnotationServer]
 Corners = tuple[float, float, float, float]
 DEMO = read_annotations(ROOT / "demo/bag/annotations.json")
 TOPIC = "/camera/image/compressed"
@@ -99,7 +99,7 @@ class Annotator:
 
 
 @pytest.fixture
-def opened(chromium: Browser, server: PageServer) -> Iterator[Annotator]:
+def opened(chromium: Browser, server: AnnotationServer) -> Iterator[Annotator]:
     with open_page(chromium, server.url) as page:
         yield Annotator(page)
 
@@ -123,7 +123,7 @@ def assert_same(truth: GroundTruth, expected: GroundTruth) -> None:
 
 
 def test_a_recording_is_annotated_and_shown_again(
-    opened: Annotator, server: PageServer, bag: Path
+    opened: Annotator, server: AnnotationServer, bag: Path
 ) -> None:
     page = opened.page
     opened.drag((40, 60), (120, 140))
@@ -272,7 +272,7 @@ def test_an_existing_file_is_shown_and_only_what_is_edited_changes(
 
 
 def test_two_tabs_do_not_overwrite_each_other(
-    chromium: Browser, server: PageServer, bag: Path
+    chromium: Browser, server: AnnotationServer, bag: Path
 ) -> None:
     tolerated = ("409",)
     with open_page(chromium, server.url, expected_errors=tolerated) as one:
@@ -365,7 +365,7 @@ def test_an_unwritable_file_keeps_the_data_over_a_reload(opened: Annotator, bag:
     assert len(read_annotations(file).objects) == 1
 
 
-def test_a_finger_draws_a_box(chromium: Browser, server: PageServer) -> None:
+def test_a_finger_draws_a_box(chromium: Browser, server: AnnotationServer) -> None:
     with open_page(chromium, server.url, PHONE) as page:
         annotator = Annotator(page)
         touch = page.context.new_cdp_session(page)
@@ -384,7 +384,7 @@ def test_a_finger_draws_a_box(chromium: Browser, server: PageServer) -> None:
 
 
 def test_without_the_command_the_page_keeps_what_was_drawn(
-    chromium: Browser, server: PageServer
+    chromium: Browser, server: AnnotationServer
 ) -> None:
     with open_page(chromium, server.url, expected_errors=("ERR_CONNECTION",)) as page:
         annotator = Annotator(page)
@@ -541,7 +541,7 @@ def test_a_frame_that_cannot_be_decoded_is_reported(
 
 
 def test_a_page_of_another_site_cannot_change_anything(
-    chromium: Browser, server: PageServer, bag: Path, tmp_path: Path
+    chromium: Browser, server: AnnotationServer, bag: Path, tmp_path: Path
 ) -> None:
     """Even one that knows the address: its requests have another Origin."""
     attack = tmp_path / "attack.html"

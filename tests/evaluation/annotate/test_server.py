@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from llava_st_ros.evaluation.annotate.server import MAX_REQUEST_BYTES, PageServer
+from llava_st_ros.evaluation.annotate.server import MAX_REQUEST_BYTES, AnnotationServer
 from llava_st_ros.media.sources import BagSource
 
 CHANGES = {"changes": {"objects": {}, "queries": {}}, "revision": 1}
 
 
 def request(
-    server: PageServer, method: str, path: str, body: Any = None, **headers: str | None
+    server: AnnotationServer, method: str, path: str, body: Any = None, **headers: str | None
 ) -> tuple[int, bytes, http.client.HTTPMessage]:
     """Send a request below the secret, with the headers of the page's own requests."""
     values: dict[str, str | None] = {
@@ -39,18 +39,18 @@ def request(
         connection.close()
 
 
-def raw(server: PageServer, text: str) -> str:
+def raw(server: AnnotationServer, text: str) -> str:
     """Send the text of a request and return the answer's first line."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
         connection.sendall(text.encode("latin-1"))
         return connection.makefile("rb").readline().decode()
 
 
-def test_it_listens_on_this_machine_only(server: PageServer) -> None:
+def test_it_listens_on_this_machine_only(server: AnnotationServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
 
 
-def test_the_page_and_its_files_are_served(server: PageServer) -> None:
+def test_the_page_and_its_files_are_served(server: AnnotationServer) -> None:
     for path, (data, kind) in server.page.items():
         status, content, headers = request(server, "GET", path)
         assert (status, content, headers["Content-Type"]) == (200, data, kind)
@@ -60,7 +60,7 @@ def test_the_page_and_its_files_are_served(server: PageServer) -> None:
     assert {file.name for file in folder.iterdir()} == {*server.page, "page.html"} - {""}
 
 
-def test_frames_are_those_of_the_bag(server: PageServer, bag: Path) -> None:
+def test_frames_are_those_of_the_bag(server: AnnotationServer, bag: Path) -> None:
     server.session.camera(0).wait()
     status, data, _ = request(server, "GET", "cameras/0")
     camera = json.loads(data)
@@ -78,7 +78,7 @@ def test_frames_are_those_of_the_bag(server: PageServer, bag: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "", None])
-def test_another_host_name_is_rejected(server: PageServer, host: str | None) -> None:
+def test_another_host_name_is_rejected(server: AnnotationServer, host: str | None) -> None:
     if host is None:
         line = raw(server, f"GET /{server.secret}/session HTTP/1.0\r\n\r\n")
         assert " 403 " in line
@@ -86,13 +86,13 @@ def test_another_host_name_is_rejected(server: PageServer, host: str | None) -> 
         assert request(server, "GET", "session", Host=host)[0] == 403
 
 
-def test_a_second_host_name_is_rejected(server: PageServer) -> None:
+def test_a_second_host_name_is_rejected(server: AnnotationServer) -> None:
     own = f"Host: 127.0.0.1:{server.server_port}\r\n"
     request_line = f"GET /{server.secret}/session HTTP/1.1\r\n"
     assert " 403 " in raw(server, f"{request_line}{own}Host: evil.example\r\n\r\n")
 
 
-def test_a_wrong_secret_is_rejected(server: PageServer) -> None:
+def test_a_wrong_secret_is_rejected(server: AnnotationServer) -> None:
     host = f"Host: 127.0.0.1:{server.server_port}\r\n"
     for path in ("/", "/wrong/", "/wrong/session", "//", f"/{server.secret}x/", "/é/"):
         assert " 403 " in raw(server, f"GET {path} HTTP/1.1\r\n{host}\r\n")
@@ -104,13 +104,13 @@ def test_a_wrong_secret_is_rejected(server: PageServer) -> None:
 )
 @pytest.mark.parametrize("path", ["changes", "save", "discard"])
 def test_posts_of_other_origins_are_rejected(
-    server: PageServer, path: str, origin: str | None
+    server: AnnotationServer, path: str, origin: str | None
 ) -> None:
     assert request(server, "POST", path, CHANGES, Origin=origin)[0] == 403
     assert request(server, "POST", path, CHANGES)[0] == 200
 
 
-def test_posts_of_forms_are_rejected(server: PageServer) -> None:
+def test_posts_of_forms_are_rejected(server: AnnotationServer) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", None):
         assert request(server, "POST", "changes", CHANGES, Content_Type=kind)[0] == 415
 
@@ -130,7 +130,7 @@ def test_posts_of_forms_are_rejected(server: PageServer) -> None:
         "cameras/",
     ],
 )
-def test_paths_name_nothing_on_the_disk(server: PageServer, path: str) -> None:
+def test_paths_name_nothing_on_the_disk(server: AnnotationServer, path: str) -> None:
     server.session.camera(0).wait()
     request_line = f"GET /{server.secret}/{path} HTTP/1.1\r\n"
     answer = raw(server, f"{request_line}Host: 127.0.0.1:{server.server_port}\r\n\r\n")
@@ -149,7 +149,7 @@ def test_paths_name_nothing_on_the_disk(server: PageServer, path: str) -> None:
     ],
 )
 def test_requests_without_a_bounded_size_are_rejected(
-    server: PageServer, headers: str, status: int
+    server: AnnotationServer, headers: str, status: int
 ) -> None:
     line = raw(
         server,
@@ -172,18 +172,18 @@ def test_requests_without_a_bounded_size_are_rejected(
         {"changes": {}, "revision": 1, "force": "yes"},
     ],
 )
-def test_other_values_are_one_line(server: PageServer, body: Any) -> None:
+def test_other_values_are_one_line(server: AnnotationServer, body: Any) -> None:
     status, data, _ = request(server, "POST", "changes", body)
     problem = json.loads(data)["problem"]
     assert status == 400 and problem and "\n" not in problem
 
 
-def test_an_unknown_camera_is_an_error_in_words(server: PageServer) -> None:
+def test_an_unknown_camera_is_an_error_in_words(server: AnnotationServer) -> None:
     assert json.loads(request(server, "GET", "cameras/7")[1]) == {"problem": "there is no camera 7"}
     assert request(server, "GET", "frames/7/0.jpg")[0] == 400
 
 
-def test_a_connection_serves_several_requests(server: PageServer) -> None:
+def test_a_connection_serves_several_requests(server: AnnotationServer) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     for _ in range(3):
         connection.request("GET", f"/{server.secret}/session")

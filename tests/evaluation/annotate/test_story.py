@@ -10,7 +10,7 @@ import pytest
 
 from llava_st_ros.annotations.annotation_file import annotation_path, read_annotations
 from llava_st_ros.cli.__main__ import main
-from llava_st_ros.evaluation.annotate.server import PageServer
+from llava_st_ros.evaluation.annotate.server import AnnotationServer
 from llava_st_ros.evaluation.results import read_results
 from support.chromium import open_page
 from support.paths import ROOT
@@ -25,7 +25,7 @@ DEMO = read_annotations(annotation_path(ROOT / "demo/bag"))
 QUERY, BALL = DEMO.queries[0], DEMO.objects[1]  # "the blue ball is lifted"
 
 
-def annotate(browser: Browser, server: PageServer) -> None:
+def annotate(browser: Browser, server: AnnotationServer) -> None:
     """Draw the ball at three frames of the event, write the query and mark its span."""
     stamps = sorted(BALL.boxes)
     first, last = (stamps.index(stamp) for stamp in (QUERY.spans[0].start, QUERY.spans[0].end))
@@ -58,7 +58,7 @@ def annotate(browser: Browser, server: PageServer) -> None:
 
 
 def test_from_footage_to_a_gate(
-    chromium: Browser, server: PageServer, bag: Path, tmp_path: Path, capsys
+    chromium: Browser, server: AnnotationServer, bag: Path, tmp_path: Path, capsys
 ) -> None:
     annotate(chromium, server)
     truth = read_annotations(annotation_path(bag))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rosbags.rosbag2 import StoragePlugin
 
-from llava_st_ros.evaluation.annotate.server import PageServer
+from llava_st_ros.evaluation.annotate.server import AnnotationServer
 from support.bags import images, write_recording
 from support.chromium import open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-Serve = Callable[[Path], PageServer]
+Serve = Callable[[Path], AnnotationServer]
 FRAMES = 12
 TIMES = [0, 1, 2, 4, 5, 6, 7, 10, 11, 12, 13, 15]  # uneven, as stamps are
 RUN = """
