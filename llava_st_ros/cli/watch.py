@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from llava_st_ros.cli.following import REFRESH_S, Handle, follow
 from llava_st_ros.cli.live_results import LiveResults
 from llava_st_ros.cli.node_arguments import add_node_arguments, connect
 from llava_st_ros.cli.outputs import sigterm_interrupts
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from llava_st_ros.ros.node_client import NodeClient
 
 HELP = "show the tracks and events of a running node, live"
-REFRESH_S = 0.2  # of the table
-CHECK_S = 2.0  # between two looks whether the node is still there
 OTHER_ROWS = 12  # of the screen: titles and headers
-
-Handle = Callable[[dict[str, Any]], object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +49,7 @@ def _print_json(client: NodeClient) -> None:
     def printer(kind: str) -> Handle:
         return lambda values: print(json.dumps({"kind": kind, **values}), flush=True)
 
-    _follow(client, printer("tracks"), printer("event"), lambda: None, _warn)
+    follow(client, printer("tracks"), printer("event"), lambda: None, _warn)
 
 
 def _print_lines(client: NodeClient) -> None:
@@ -66,7 +63,7 @@ def _print_lines(client: NodeClient) -> None:
         return handle
 
     handlers = printer(results.add_tracks), printer(results.add_event)
-    _follow(client, *handlers, results.clear, _warn)
+    follow(client, *handlers, results.clear, _warn)
 
 
 def _show_table(client: NodeClient) -> None:
@@ -90,48 +87,9 @@ def _show_table(client: NodeClient) -> None:
                 title = " - ".join(filter(None, (client.target, note, "Ctrl-C ends this")))
                 live.update(results.view(title, rows), refresh=True)
 
-        _follow(client, results.add_tracks, results.add_event, results.clear, set_note, draw)
+        follow(client, results.add_tracks, results.add_event, results.clear, set_note, draw)
 
 
 def _warn(text: str) -> None:
     if text:
         print(printable_line(text), file=sys.stderr, flush=True)
-
-
-def _follow(
-    client: NodeClient,
-    on_tracks: Handle,
-    on_event: Handle,
-    on_end: Callable[[], None],
-    on_note: Callable[[str], None],
-    on_turn: Callable[[], None] = lambda: None,
-) -> None:
-    """Handle the node's messages until KeyboardInterrupt.
-
-    Args:
-        client: The client.
-        on_tracks: Called with each message of tracks.
-        on_event: Called with each event.
-        on_end: Called when the node has ended: what it has published does not hold any more.
-        on_note: Called when what hinders the node changes; "" when nothing does.
-        on_turn: Called several times per second.
-    """
-    is_subscribed, checked, last = False, 0.0, ""
-    while True:
-        now = time.monotonic()
-        if now - checked >= (CHECK_S if is_subscribed else REFRESH_S):
-            checked = now
-            is_alive = client.is_alive
-            if is_alive and not is_subscribed:
-                is_subscribed = client.watch(on_tracks, on_event)
-            note = ""
-            if not is_alive:
-                on_end()
-                note = f"{client.target} has ended or cannot be reached"
-            elif not is_subscribed:
-                note = f"{client.target} is not configured"
-            if note != last:
-                last = note
-                on_note(note)
-        client.spin(REFRESH_S)
-        on_turn()

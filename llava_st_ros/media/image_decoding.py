@@ -18,7 +18,13 @@ import numpy as np
 
 import llava_st_ros.media.opencv_log  # noqa: F401
 from llava_st_ros.errors import FrameError
-from llava_st_ros.media.image_headers import ImageHeader, checked_png, read_header
+from llava_st_ros.media.image_headers import (
+    ImageHeader,
+    checked_png,
+    has_all_jpeg_scans,
+    jpeg_orientation,
+    read_header,
+)
 from llava_st_ros.media.jpeg_decoding import decode_jpeg
 
 MAX_PIXELS = 64_000_000  # default bound of an image's size
@@ -227,6 +233,39 @@ def decode_compressed(
     except FrameError as error:
         named = f" (format {format!r})" if format else ""
         raise FrameError(f"{error.problem}{named}", error.remedy) from error
+
+
+def complete_jpeg(
+    data: bytes | bytearray | np.ndarray, format: str = "", *, max_pixels: int = MAX_PIXELS
+) -> bytes | None:
+    """Return the data of a ``sensor_msgs/CompressedImage`` if any program can show them.
+
+    That is a JPEG with all its scans, which shows what ``decode_compressed`` returns.
+
+    Args:
+        data: The encoded image.
+        format: The message's format.
+        max_pixels: Bound of the size that the image declares.
+
+    Returns:
+        The data; None if they must be decoded, or are not readable.
+    """
+    raw = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
+    source, stored = _format_encodings(format)
+    if not stored and source.startswith("bayer_"):
+        stored = source  # as decode_compressed
+    if stored.startswith(("rgb", "bayer_")) or "compresseddepth" in format.lower():
+        return None
+    if source in _DEPTH_ENCODINGS:
+        return None
+    try:
+        header = read_header(raw)
+    except FrameError:
+        return None
+    if header.format != "JPEG" or header.width * header.height > max_pixels:
+        return None
+    is_complete = raw.endswith(b"\xff\xd9") and has_all_jpeg_scans(raw)
+    return raw if is_complete and jpeg_orientation(raw) == 1 else None
 
 
 def _format_encodings(format: str) -> tuple[str, str]:

@@ -1,4 +1,5 @@
-"""Converts image messages to RGB pixels, with cv_bridge if installed, else NumPy and OpenCV.
+"""Converts image messages to RGB pixels, with cv_bridge if installed, else NumPy and OpenCV, and to
+JPEGs for viewers.
 
 Which images are accepted does not depend on the library. (The ROS wheels have no cv_bridge.)
 """
@@ -11,8 +12,15 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros.errors import FrameError
-from llava_st_ros.media.image_decoding import MAX_PIXELS, PIXEL_BYTES, decode_message
+from llava_st_ros.media.image_decoding import (
+    MAX_PIXELS,
+    PIXEL_BYTES,
+    complete_jpeg,
+    decode_message,
+)
+from llava_st_ros.media.jpeg_encoding import encode_jpeg
 
+JPEG_QUALITY = 80  # of images that are not JPEGs already
 _CV_BRIDGE_ENCODINGS = ("rgb8", "bgr8", "mono8", "rgba8", "bgra8")
 
 
@@ -31,6 +39,19 @@ def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np
         FrameError: The encoding is unsupported, or the image is empty, truncated or too large.
     """
     return _BRIDGE.to_rgb(message, max_pixels)
+
+
+def to_jpeg(message: Image | CompressedImage, quality: int = JPEG_QUALITY) -> bytes:
+    """Convert an image message to a JPEG. A complete one is passed on as it is.
+
+    Raises:
+        FrameError: As ``to_rgb``.
+    """
+    if isinstance(message, CompressedImage):
+        data = complete_jpeg(message.data, message.format)
+        if data is not None:
+            return data
+    return encode_jpeg(to_rgb(message), quality)
 
 
 class NumpyBridge:

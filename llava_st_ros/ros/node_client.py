@@ -9,19 +9,20 @@ from types import TracebackType
 from typing import Any
 
 import rclpy
-from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from llava_st_ros import action, msg, srv
+from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, QueryError
 from llava_st_ros.records import Query
 from llava_st_ros.ros import qos
 from llava_st_ros.ros.conversions import query_to_msg
 from llava_st_ros.ros.node_finder import describe_network, grounding_nodes
-from llava_st_ros.ros.result_values import answer_values, event_values, query_values, tracks_values
+from llava_st_ros.ros.question import Question
+from llava_st_ros.ros.result_values import event_values, query_values, tracks_values
 from llava_st_ros.ros.startup import check_domain, startup_errors
+from llava_st_ros.ros.watched_cameras import OnImage, WatchedCameras
 
 FIND_TIMEOUT_S = 6.0
 SETTLE_S = 0.5  # how long other nodes are looked for once one is found
@@ -49,6 +50,7 @@ class NodeClient:
 
     def __init__(self, target: str = "") -> None:
         self.target = f"/{target.strip('/')}" if target.strip("/") else ""
+        self._clients: dict[str, Any] = {}  # by the name of the service
 
     def __enter__(self) -> NodeClient:
         self._context = Context()
@@ -138,31 +140,32 @@ class NodeClient:
         Raises:
             BackendError: The node does not respond, disappears, or cannot answer.
         """
-        client = ActionClient(self._node, action.Ground, f"{self.target}/ground")
+        question = self.start_question(query, camera, on_progress)
+        checked = time.monotonic()
         try:
-            self._wait(client.server_is_ready, f"{self.target} has no action ~/ground")
-            sent = client.send_goal_async(
-                action.Ground.Goal(query=query_to_msg(query), camera=camera),
-                feedback_callback=lambda message: on_progress(message.feedback.tokens),
-            )
-            try:
-                self._wait(sent.done, f"{self.target} does not accept the question")
-                goal = sent.result()
-                if not goal.accepted:
-                    raise BackendError(f"{self.target} rejects the question")
-                answer = goal.get_result_async()
-                self._wait_while_alive(answer.done)
-            except KeyboardInterrupt:
-                if self._spin_until(sent.done, CANCEL_TIMEOUT_S) and sent.result().accepted:
-                    canceled = sent.result().cancel_goal_async()
-                    self._spin_until(canceled.done, CANCEL_TIMEOUT_S)
-                raise
-            result = answer.result().result
-            if not result.success:
-                raise BackendError(f"{self.target} has no answer: {result.message}")
-            return answer_values(result.answer)
+            while (answer := question.poll()) is None:
+                self.spin(POLL_S)
+                if time.monotonic() - checked >= ALIVE_PERIOD_S:
+                    checked = time.monotonic()
+                    question.check_alive(self.is_alive)
+            return answer
+        except KeyboardInterrupt:
+            self._spin_until(question.cancel, CANCEL_TIMEOUT_S)
+            raise
         finally:
-            client.destroy()
+            question.close()
+
+    def start_question(
+        self, query: Query, camera: str = "", on_progress: Callable[[int], None] = lambda n: None
+    ) -> Question:
+        """Ask as ``ask`` does, without waiting for the answer: poll it, and ``spin``."""
+        return Question(self._node, self.target, query, camera, on_progress)
+
+    def watch_cameras(
+        self, on_health: Callable[[Values], object], on_image: OnImage
+    ) -> WatchedCameras:
+        """Follow the health of the node and, while they are watched, the images of its cameras."""
+        return WatchedCameras(self._node, self.target, on_health, on_image)
 
     def watch(self, on_tracks: Handle, on_event: Handle) -> bool:
         """Subscribe to the node's tracks and events, whatever the names of their topics.
@@ -226,21 +229,24 @@ class NodeClient:
         return found[0]
 
     def _call(self, kind: Any, name: str, request: Any) -> Any:
-        client = self._node.create_client(kind, f"{self.target}/{name}")
+        client = self._clients.get(name)
+        if client is None:
+            client = self._node.create_client(kind, f"{self.target}/{name}")
+            self._clients[name] = client
+        self._wait(client.service_is_ready, f"{self.target} has no service ~/{name}")
+        future = client.call_async(request)
         try:
-            self._wait(client.service_is_ready, f"{self.target} has no service ~/{name}")
-            future = client.call_async(request)
             self._wait(future.done, f"{self.target} has not answered")
-            return future.result()
-        finally:
-            self._node.destroy_client(client)
+        except BaseException:
+            client.remove_pending_request(future)
+            raise
+        return future.result()
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
-        if not self._spin_until(condition, CALL_TIMEOUT_S):
-            raise BackendError(f"{problem} after {CALL_TIMEOUT_S:.0f} s")
-
-    def _wait_while_alive(self, condition: Callable[[], bool]) -> None:
-        while not self._spin_until(condition, ALIVE_PERIOD_S):
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while not self._spin_until(condition, min(ALIVE_PERIOD_S, CALL_TIMEOUT_S)):
+            if time.monotonic() >= deadline:
+                raise BackendError(f"{problem} after {CALL_TIMEOUT_S:.0f} s")
             if not self.is_alive:
                 raise BackendError(f"{self.target} has ended before it answered")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llava_st_ros.cli import watch
+from llava_st_ros.cli import following
 from llava_st_ros.cli.ask import answer_lines
 from llava_st_ros.cli.live_results import MAX_CAMERAS, MAX_EVENTS, LiveResults
 from llava_st_ros.cli.times import interval_text, time_text
@@ -82,7 +82,7 @@ def test_watch_forgets_the_results_of_a_node_that_has_ended() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        watch._follow(EndedNode(), print, print, lambda: calls.append("end"), calls.append)
+        following.follow(EndedNode(), print, print, lambda: calls.append("end"), calls.append)
     assert calls == ["end", "/grounding has ended or cannot be reached"]
 
 

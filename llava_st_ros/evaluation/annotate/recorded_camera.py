@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock, Thread
 
-import simplejpeg
-
 from llava_st_ros.errors import FrameError, one_line
 from llava_st_ros.media.bag_frames import BagFrames
+from llava_st_ros.media.jpeg_encoding import encode_jpeg
 
 CACHE_BYTES = 48 << 20  # of encoded frames of one camera
 QUALITY = 92  # of the JPEGs
@@ -92,9 +91,7 @@ class RecordedCamera:
             recording = self.progress.recording
             if recording is None or not 0 <= number < len(recording.stamps):
                 raise FrameError(f"there is no frame {number}")
-            data = bytes(
-                simplejpeg.encode_jpeg(self._frames.image(number), QUALITY, colorspace="RGB")
-            )
+            data = encode_jpeg(self._frames.image(number), QUALITY)
             self._cache[number] = data
             self._cached_bytes += len(data)
             while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
