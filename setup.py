@@ -39,6 +39,7 @@ setup(
         "llava_st_ros.annotations": ["*.json"],
         "llava_st_ros.evaluation.annotate": ["page/*"],
         "llava_st_ros.evaluation.report_page": ["*.css", "*.html", "*.js"],
+        "llava_st_ros.live_view": ["page/*"],
         "llava_st_ros.export": ["*.yaml", "*/*.yaml", "geometries/*.json", "plans/*.json"],
     },
     data_files=list(shared_files()),

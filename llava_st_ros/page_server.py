@@ -68,6 +68,7 @@ class PageServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True  # a connection that is kept open must not delay the end
+    request_queue_size = MAX_CONNECTIONS  # with fewer, a burst of connections waits for seconds
     max_request_bytes = 1 << 16
 
     def __init__(

@@ -21,7 +21,10 @@ from llava_st_ros import __version__
 from llava_st_ros.errors import LlavaStError, reason_of
 from llava_st_ros.standard_streams import open_missing_streams
 
-COMMANDS = ("ground", "eval", "train", "export", "parity", "node", "watch", "ask", "query")
+COMMANDS = (
+    *("ground", "eval", "train", "export", "parity"),
+    *("node", "watch", "view", "ask", "query"),
+)
 TRACEBACK = "LLAVA_ST_TRACEBACK"  # environment variable: 1 prints the traceback of every error
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _REMEDIES = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import webbrowser
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_st_ros.errors import ConfigError, LlavaStError, reason_of
+from llava_st_ros.cli.browser import check_port, open_browser, port_errors
+from llava_st_ros.errors import LlavaStError, reason_of
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.annotate.session import AnnotationSession
@@ -42,20 +41,15 @@ def run(args: argparse.Namespace) -> int:
     from llava_st_ros.evaluation.annotate.server import AnnotationServer
     from llava_st_ros.evaluation.annotate.session import AnnotationSession
 
-    if not 0 <= args.port <= 65535:
-        raise ConfigError(f"--port is {args.port}; expected 0 to 65535")
+    check_port(args.port)
     session = AnnotationSession(
         args.bag,
         args.annotations or annotation_path(args.bag),
         args.topic,
         on_loss=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    try:
+    with port_errors(args.port):
         server = AnnotationServer(session, args.port)
-    except OSError as error:
-        raise ConfigError(
-            f"port {args.port} cannot be used: {reason_of(error)}", "choose another --port"
-        ) from error
     if len(session.topics) > 1:
         print(f"image topics, to choose from in the page: {', '.join(session.topics)}")
     for note in session.store.notes:
@@ -67,16 +61,10 @@ def run(args: argparse.Namespace) -> int:
     if len(session.topics) == 1:
         session.camera(0).start()
     if not args.no_browser:
-        _open_browser(server.url)
+        open_browser(server.url)
     with server, sigterm_interrupts(), suppress(KeyboardInterrupt):
         server.serve_forever()
     return _finish(session)
-
-
-def _open_browser(url: str) -> None:
-    """Open the page where there is a desktop: elsewhere a text browser would take the terminal."""
-    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        webbrowser.open(url)
 
 
 def _finish(session: AnnotationSession) -> int:

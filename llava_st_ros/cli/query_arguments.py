@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,20 @@ def read_question(args: argparse.Namespace, **values: Any) -> tuple[Query, dict[
     given = {"task": args.task, **_inputs(args), **values}
     entry = {key: value for key, value in given.items() if value is not None}
     entry |= entry_values(args.text)
+    return parse_question(entry), entry
+
+
+def parse_question(entry: Mapping[str, Any]) -> Query:
+    """Return the query of its values by key, as in the node's parameter queries.
+
+    Raises:
+        QueryError: The query is not valid.
+    """
     try:
         (query,) = parse_queries([entry], 1.0)
     except QueryError as error:
         raise QueryError(error.problem.removeprefix("entry 1: "), error.remedy) from error
-    return query, entry
+    return query
 
 
 def _add_task_arguments(

@@ -1,0 +1,186 @@
+// The picture of each camera with the boxes of its tracks.
+
+import { age, element, row } from "./elements.js";
+
+const COLORS = ["#ff6b6b", "#4dabf7", "#51cf66", "#ffa94d", "#cc8bff", "#22d3d8", "#ff8ac4", "#c0d236"];
+const SVG = "http://www.w3.org/2000/svg";
+const SILENT_S = 2;
+const RATE_S = 3; // over which the rate is counted
+const MAX_LABEL = 40; // characters
+const FONT = 13; // CSS pixels
+const SOURCES = { GROUNDED: "model", PROPAGATED: "propagated", LOST: "lost" };
+
+const colors = new Map(); // by query
+
+function colorOf(query) {
+  if (!colors.has(query)) colors.set(query, COLORS[colors.size % COLORS.length]);
+  return colors.get(query);
+}
+
+export class CameraView {
+  constructor(name) {
+    this.name = name;
+    this.bitmap = null;
+    this.stamp = 0; // of the picture
+    this.tracks = [];
+    this.lastNumber = null; // of the last picture; null: those before do not count as dropped
+    this.dropped = 0;
+    this.times = []; // when pictures were shown
+    this.arrival = null; // of the camera's last image, on this page's clock
+    this.values = {};
+    this.canvas = element("canvas", { width: 4, height: 1 });
+    this.canvas.setAttribute("role", "img");
+    this.svg = document.createElementNS(SVG, "svg");
+    this.svg.setAttribute("aria-hidden", "true");
+    this.silent = element("p", { className: "silent" });
+    this.stage = element("div", { className: "stage" }, this.canvas, this.svg, this.silent);
+    this.facts = element("span", { className: "note" });
+    this.problem = element("span", { className: "note problem" });
+    this.body = element("tbody");
+    const head = ["Text", "Track", "State", "Confidence", "Age (s)", "Query"];
+    this.table = element(
+      "table",
+      {},
+      element("caption", { className: "spoken", textContent: `Tracks of camera ${name}` }),
+      element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col", textContent: text })))),
+      this.body,
+    );
+    this.root = element(
+      "figure",
+      {},
+      this.stage,
+      element("figcaption", {}, element("h3", { textContent: name }), this.facts, this.problem),
+      this.table,
+    );
+    new ResizeObserver(() => this.drawBoxes()).observe(this.stage);
+  }
+
+  /** Show an update; the promise is fulfilled once it is drawn. */
+  async update(values, data, isPaused) {
+    this.values = values;
+    this.arrival = values.age === null ? null : performance.now() - 1000 * values.age;
+    let failure = "";
+    if (data) {
+      if (this.lastNumber !== null && !isPaused) this.dropped += Math.max(0, values.number - this.lastNumber - 1);
+      this.lastNumber = values.number;
+      try {
+        const bitmap = await createImageBitmap(new Blob([data], { type: "image/jpeg" }));
+        this.bitmap?.close();
+        this.bitmap = bitmap;
+        this.stamp = values.stamp;
+        this.drawPicture();
+      } catch {
+        failure = "this browser cannot show the last image";
+      }
+    }
+    if ("tracks" in values) {
+      this.tracks = values.tracks?.tracks ?? [];
+      this.renderTracks();
+    }
+    this.drawBoxes();
+    const health = values.health.level && values.health.level !== "ok" ? values.health.message : "";
+    const unreadable = values.unreadable ? `${values.unreadable} images unreadable: ${values.problem}` : "";
+    this.problem.textContent = [failure, values.problem ? unreadable : "", health].filter(Boolean).join("; ");
+    this.renderFacts();
+  }
+
+  drawPicture() {
+    const { bitmap, canvas } = this;
+    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+      canvas.width = bitmap.width;
+      canvas.height = bitmap.height;
+    }
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    canvas.dataset.stamp = this.stamp;
+    this.times.push(performance.now());
+  }
+
+  drawBoxes() {
+    const { svg, canvas } = this;
+    svg.replaceChildren();
+    const [track] = this.tracks;
+    const [width, height] = this.bitmap ? [this.bitmap.width, this.bitmap.height] : track?.image ?? [4, 1];
+    if (!this.bitmap && canvas.width !== width) [canvas.width, canvas.height] = [width, height];
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const scale = Math.max(width / (svg.clientWidth || width), height / (svg.clientHeight || height));
+    const labels = []; // where they are
+    for (const track of this.tracks) this.drawBox(track, width, height, scale, labels);
+  }
+
+  drawBox(track, width, height, scale, labels) {
+    // Where the pictures of the topic have another size than the node's.
+    const [sx, sy] = [width / track.image[0], height / track.image[1]];
+    const [x1, y1, x2, y2] = track.box.map((value, side) => value * (side % 2 ? sy : sx));
+    const color = colorOf(track.query_id);
+    const box = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
+    this.add("rect", { class: `under ${track.state}`, ...box });
+    this.add("rect", { class: `box ${track.state}`, ...box, stroke: color, "data-track": track.track_id });
+    const size = FONT * scale;
+    const text = this.add("text", { fill: color, "font-size": size, "stroke-width": 3 * scale });
+    text.textContent = this.label(track);
+    const length = text.getComputedTextLength();
+    const left = Math.max(0, Math.min(x1, width - length));
+    let bottom = Math.max(size, y1 - size * 0.35);
+    const isTaken = () =>
+      labels.some(([x, y, w]) => left < x + w && x < left + length && Math.abs(y - bottom) < size * 1.1);
+    while (isTaken() && bottom < height) bottom += size * 1.2;
+    labels.push([left, bottom, length]);
+    text.setAttribute("x", left);
+    text.setAttribute("y", bottom);
+  }
+
+  label(track) {
+    const text = track.label.length > MAX_LABEL ? `${track.label.slice(0, MAX_LABEL - 1)}…` : track.label;
+    const late = this.lateness(track);
+    const source = SOURCES[track.state] ?? track.state;
+    return `${text} ${track.confidence.toFixed(2)} ${source}${late >= 0.05 ? `, ${late.toFixed(1)} s old` : ""}`;
+  }
+
+  /** By how many seconds a box is older than the picture. */
+  lateness(track) {
+    return this.stamp ? Math.max(0, (this.stamp - track.stamp) / 1e9) : 0;
+  }
+
+  add(name, attributes) {
+    const node = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    this.svg.append(node);
+    return node;
+  }
+
+  renderTracks() {
+    this.table.hidden = !this.tracks.length;
+    this.body.replaceChildren(
+      ...this.tracks.map((track) =>
+        row(
+          track.label,
+          track.track_id,
+          track.state,
+          track.confidence.toFixed(2),
+          this.lateness(track).toFixed(1),
+          track.query_id,
+        ),
+      ),
+    );
+    const names = this.tracks.map((track) => this.label(track)).join("; ");
+    this.canvas.setAttribute("aria-label", `Camera ${this.name}: ${names || "no tracks"}`);
+  }
+
+  /** Update what changes with time. */
+  renderFacts() {
+    const now = performance.now();
+    const since = this.arrival === null ? null : Math.max(0, (now - this.arrival) / 1000);
+    while (this.times.length && now - this.times[0] > 1000 * RATE_S) this.times.shift();
+    const isSilent = since === null || since > SILENT_S;
+    const facts = [];
+    if (this.bitmap) facts.push(`${this.bitmap.width}×${this.bitmap.height}`);
+    facts.push(`${(this.times.length / RATE_S).toFixed(1)} images/s`);
+    facts.push(since === null ? "no image yet" : `last image ${age(since)} ago`);
+    if (this.dropped) facts.push(`${this.dropped} not shown: this page or the network is slower`);
+    this.facts.textContent = facts.join(", ");
+    this.stage.classList.toggle("stale", isSilent);
+    this.silent.hidden = !isSilent;
+    this.silent.textContent =
+      since === null ? `No image yet from ${this.values.health?.topic || this.name}` : `No image for ${age(since)}`;
+  }
+}

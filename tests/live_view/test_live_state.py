@@ -1,0 +1,213 @@
+"""What a page gets: only what has changed, the newest image only, everything after a restart."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llava_st_ros.errors import FrameError
+from llava_st_ros.live_view.live_state import (
+    MAX_CAMERAS,
+    MAX_EVENTS,
+    MAX_QUESTIONS,
+    WATCHED_S,
+    LiveState,
+    Update,
+)
+
+TENTH = 100_000_000
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(clock: Clock) -> LiveState:
+    return LiveState(10.0, clock)
+
+
+class Reader:
+    """A page: asks with what it was given last."""
+
+    def __init__(self, state: LiveState) -> None:
+        self._state = state
+        self.epoch, self.version = "", 0
+
+    def update(self, timeout: float = 0.0) -> Update:
+        update = self._state.update(self.epoch, self.version, timeout)
+        self.epoch, self.version = update.values["epoch"], update.values["version"]
+        return update
+
+
+def event(number: int, state: str = "CONFIRMED") -> dict[str, Any]:
+    return {"event_id": number, "state": state}
+
+
+def tracks(stamp: int, *states: str) -> dict[str, Any]:
+    return {"camera": "front", "stamp": stamp, "tracks": [{"state": name} for name in states]}
+
+
+def jpeg(data: bytes, calls: list[bytes]) -> Callable[[], bytes]:
+    def encode() -> bytes:
+        calls.append(data)
+        return data
+
+    return encode
+
+
+def test_a_page_gets_what_has_changed(state: LiveState) -> None:
+    state.set_part("node", {"name": "/grounding"})
+    state.add_event(event(1))
+    page, other = Reader(state), Reader(state)
+    first = page.update()
+    assert first.values["reset"] and first.values["node"] == {"name": "/grounding"}
+    assert first.values["events"] == [event(1)]
+    state.add_event(event(2))
+    state.add_event(event(1, "ENDED"))
+    state.add_event(event(2))  # again, for another subscriber
+    second = page.update()
+    assert not second.values["reset"] and "node" not in second.values
+    assert second.values["events"] == [event(2), event(1, "ENDED")]
+    assert page.update().values["events"] == []
+    assert other.update().values["events"] == [event(2), event(1, "ENDED")]
+
+
+def test_a_slow_page_gets_the_newest_image_and_the_number_of_the_others(
+    state: LiveState, clock: Clock
+) -> None:
+    page, calls = Reader(state), list[bytes]()
+    page.update()
+    for number in range(1, 6):
+        state.add_image("front", number * TENTH, jpeg(b"%d" % number, calls))
+        clock.now += 0.1
+    update = page.update()
+    (camera,) = update.values["cameras"]
+    assert update.images == (b"5",) and camera["jpeg"] == 1
+    assert (camera["number"], camera["stamp"]) == (5, 5 * TENTH)
+    assert page.update().images == ()
+    assert calls == [b"5"]
+
+
+def test_an_image_is_encoded_once_and_only_if_a_page_asks(state: LiveState) -> None:
+    calls: list[bytes] = []
+    state.add_image("front", TENTH, jpeg(b"a", calls))
+    assert not calls
+    pages = [Reader(state) for _ in range(3)]
+    assert [page.update().images for page in pages] == [(b"a",)] * 3
+    assert calls == [b"a"]
+
+
+def test_tracks_belong_to_their_image(state: LiveState, clock: Clock) -> None:
+    page = Reader(state)
+    state.add_tracks(tracks(TENTH, "PROPAGATED"))
+    state.add_image("front", TENTH, jpeg(b"a", []))
+    clock.now += 0.1
+    state.refresh()
+    (camera,) = page.update().values["cameras"]
+    assert (camera["stamp"], camera["tracks"]) == (TENTH, tracks(TENTH, "PROPAGATED"))
+    state.add_image("front", 2 * TENTH, jpeg(b"b", []))
+    (camera,) = page.update().values["cameras"]
+    assert camera["stamp"] == TENTH and "tracks" not in camera
+    state.add_tracks(tracks(2 * TENTH, "PROPAGATED"))
+    clock.now += 0.1
+    state.refresh()
+    update = page.update()
+    (camera,) = update.values["cameras"]
+    assert (camera["stamp"], camera["tracks"]["stamp"]) == (2 * TENTH, 2 * TENTH)
+    assert update.images == (b"b",)
+
+
+def test_an_unreadable_image_is_counted_with_its_reason(state: LiveState, clock: Clock) -> None:
+    def fail() -> bytes:
+        raise FrameError("the JPEG is truncated at 7 bytes")
+
+    pages = [Reader(state), Reader(state)]
+    state.add_image("front", TENTH, fail)
+    for page in pages:
+        (camera,) = page.update().values["cameras"]
+        assert (camera["unreadable"], camera["jpeg"]) == (1, 0)
+        assert camera["problem"] == "the JPEG is truncated at 7 bytes"
+    clock.now += 0.1
+    state.add_image("front", 2 * TENTH, lambda: b"good")
+    (camera,) = pages[0].update().values["cameras"]
+    assert (camera["unreadable"], camera["problem"], camera["jpeg"]) == (1, "", 4)
+
+
+def test_the_age_of_the_last_image_grows(state: LiveState, clock: Clock) -> None:
+    page = Reader(state)
+    state.set_health({"front": {"level": "ok"}})
+    assert page.update().values["cameras"][0]["age"] is None
+    state.add_image("front", TENTH, lambda: b"")
+    clock.now += 7.5
+    assert page.update().values["cameras"][0]["age"] == 7.5
+
+
+def test_the_end_of_the_node_clears_tracks_and_events(state: LiveState, clock: Clock) -> None:
+    page = Reader(state)
+    state.add_event(event(1))
+    state.add_tracks(tracks(TENTH, "GROUNDED"))
+    clock.now += 1
+    state.refresh()
+    assert page.update().values["cameras"][0]["tracks"]["tracks"]
+    state.add_question({"number": 1})
+    state.clear()
+    update = page.update()
+    assert update.values["reset"] and update.values["events"] == []
+    assert update.values["questions"] == [{"number": 1}]
+    assert update.values["cameras"][0]["tracks"] is None
+    state.clear()
+    assert not page.update().values["reset"]
+
+
+def test_a_request_waits_for_a_change_or_the_end(state: LiveState) -> None:
+    page, found = Reader(state), list[Update]()
+    page.update()
+    waiting = threading.Thread(target=lambda: found.append(page.update(60)))
+    waiting.start()
+    state.add_event(event(1))
+    waiting.join(30)
+    assert found[0].values["events"] == [event(1)]
+    waiting = threading.Thread(target=lambda: page.update(60))
+    waiting.start()
+    state.close()
+    waiting.join(30)
+    assert not waiting.is_alive()
+
+
+def test_who_watches(state: LiveState, clock: Clock) -> None:
+    assert not state.is_watched
+    Reader(state).update()
+    assert state.is_watched
+    clock.now += WATCHED_S
+    assert not state.is_watched
+
+
+def test_memory_is_bounded(state: LiveState) -> None:
+    for number in range(3 * MAX_EVENTS):
+        state.add_event(event(number))
+        state.add_question({"number": number})
+        state.add_image(f"camera {number}", TENTH, lambda: b"x")
+    update = Reader(state).update()
+    assert [e["event_id"] for e in update.values["events"]] == [*range(400, 600)]
+    assert len(update.values["questions"]) == MAX_QUESTIONS
+    assert len(update.values["cameras"]) == MAX_CAMERAS == len(update.images)
+
+
+def test_the_bytes_are_the_json_and_the_images() -> None:
+    data = Update({"a": "é"}, (b"first", b"second")).to_bytes()
+    length = int.from_bytes(data[:4], "big")
+    assert json.loads(data[4 : 4 + length]) == {"a": "é"}
+    assert data[4 + length :] == b"firstsecond"

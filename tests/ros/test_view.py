@@ -1,0 +1,272 @@
+"""``llava-st view`` with a real node over DDS and a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
+pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
+
+from client import TIMEOUT, ClientNode, compressed_message, image_message
+
+from llava_st_ros.cli.__main__ import main
+from llava_st_ros.ros import node_client
+from support.chromium import open_page
+from support.red_box_backend import STEP_X, red_box_image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.ros
+HERE = Path(__file__).parent
+COMMAND = (sys.executable, "-m", "llava_st_ros.cli", "view", "--no-browser")
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+TENTH = 100_000_000
+STEPS = 2  # by which the box moves from image to image
+# What is drawn for each camera, and where the red of the box starts in the picture.
+DRAWN = """() => [...document.querySelectorAll("figure")].map((figure) => {
+  const canvas = figure.querySelector("canvas"), box = figure.querySelector(".box");
+  if (!box || !canvas.dataset.stamp) return null;
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let left = canvas.width;
+  for (let i = 0; i < pixels.length; i += 4)
+    if (pixels[i] > 125 && pixels[i + 2] < 85) left = Math.min(left, (i / 4) % canvas.width);
+  return {stamp: Number(canvas.dataset.stamp), left, box: Number(box.getAttribute("x")),
+          state: box.getAttribute("class"), label: figure.querySelector("text").textContent};
+})"""
+
+
+@contextmanager
+def viewing(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[str]:
+    """Run the command; yields the address, and checks that it ends well."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as running:  # fmt: skip
+        try:
+            assert running.stdout is not None and running.stderr is not None
+            line = running.stdout.readline()
+            assert line.startswith("open http://127.0.0.1:"), running.stderr.read()
+            yield line.split()[1]
+            running.send_signal(end)
+            _, err = running.communicate(timeout=TIMEOUT)
+            assert running.returncode == 0, err
+            assert "Traceback" not in err and "failed" not in err, err
+        finally:
+            running.kill()
+
+
+class Camera:
+    """A camera whose box moves from image to image; images are 0.1 s apart by stamp."""
+
+    def __init__(self, client: ClientNode, topic: str, *, compressed: bool = False) -> None:
+        self._publisher = client.camera(topic, compressed=compressed)
+        self._convert = compressed_message if compressed else image_message
+        self._count = 0
+
+    def publish(self) -> None:
+        self._count += 1
+        left = 5 + STEPS * self._count % 60
+        image = red_box_image(left, 10, left + 20, 40)
+        self._publisher.publish(self._convert(image, 10**12 + self._count * TENTH))
+
+
+def publish_until(
+    client: ClientNode, cameras: list[Camera], condition: Callable[[], Any], what: str
+) -> Any:
+    def publish() -> None:
+        for camera in cameras:
+            camera.publish()
+
+    return client.publish_until(publish, condition, what)
+
+
+def test_a_node_is_watched_and_asked(
+    client: ClientNode, start_node: Callable, chromium: Browser
+) -> None:
+    start_node(
+        cameras=["front=image", "rear=other/compressed"],
+        default_period=0.5,
+        queries=['{"text": "the red box", "task": "STVG", "id": "box"}'],
+    )
+    cameras = [Camera(client, "image"), Camera(client, "other/compressed", compressed=True)]
+
+    def shown(page: Page, locator: str) -> None:
+        def is_shown() -> bool:
+            return bool(page.locator(locator).count())
+
+        publish_until(client, cameras, is_shown, locator)
+
+    with (
+        viewing("--port", "0", "--rate", "30") as url,
+        open_page(chromium, url, expected_errors=("400",)) as page,
+    ):
+        page.get_by_role("heading", name="/grounding").wait_for()
+        page.get_by_text("No image yet from /image").wait_for()
+        # Each box is on the image that it was carried to.
+        stamps = set()
+
+        def has_carried_boxes() -> bool:
+            drawn = page.evaluate(DRAWN)
+            if len(drawn) < 2 or None in drawn:
+                return False
+            for one in drawn:
+                if "PROPAGATED" in one["state"]:
+                    assert abs(one["left"] - one["box"]) < STEPS * STEP_X - 1, one
+                    assert re.fullmatch(r"the red box [01]\.\d\d propagated", one["label"]), one
+                    stamps.add(one["stamp"])
+            return len(stamps) > 8
+
+        publish_until(client, cameras, has_carried_boxes, "boxes that are carried")
+        shown(page, "#events tr:has-text('CONFIRMED')")
+        assert page.locator("#timeline .CONFIRMED").count()
+
+        # A second page, opened late, has everything at once.
+        with open_page(chromium, url) as late:
+            late.locator("#queries li", has_text="the red box").wait_for()
+            late.locator("#events tr", has_text="the red box").first.wait_for()
+            client.poll(lambda: all(late.evaluate(DRAWN)), "the pictures in the second page")
+
+        page.get_by_label("What to look for").fill(HOSTILE)
+        page.get_by_text("Options").first.click()
+        page.locator("#add-id").fill("<b>id</b>")
+        page.keyboard.press("Enter")
+        page.get_by_text("added as <b>id</b>").wait_for()
+        shown(page, f"#events tr:has-text('{HOSTILE[:20]}')")
+        shown(page, f"figure tr:has-text('{HOSTILE[:20]}')")
+        assert page.title() == "/grounding - llava-st view"
+        assert page.locator("img, b").count() == 0
+
+        page.get_by_label("What to look for").fill("another box")
+        page.locator("#add-id").fill("x" * 200)
+        page.locator("#add-camera").select_option("rear")
+        page.get_by_role("button", name="Add query").click()
+        page.get_by_text("added as xxx").wait_for()
+        page.get_by_role("button", name="Remove query <b>id</b>").click()
+        page.get_by_text("removed <b>id</b>").wait_for()
+        page.locator("#queries li", has_text=HOSTILE).wait_for(state="detached")
+        shown(page, "#events tr:has-text('ENDED (query removed)')")
+        page.get_by_label("What to look for").fill("word\0")
+        page.get_by_role("button", name="Add query").click()
+        page.get_by_text("contains U+0000, which cannot be sent").wait_for()
+
+        page.locator("#ask-text").fill("the red box")
+        page.keyboard.press("Enter")
+        shown(page, "#answers li[data-state=ANSWERED]")
+        assert "where: [" in page.locator("#answers").inner_text()
+
+        # The camera goes silent.
+        page.get_by_text(re.compile(r"No image for \d")).first.wait_for()
+        page.locator("#events tr", has_text="ENDED (camera silent)").first.wait_for()
+
+
+def test_a_question_is_canceled(
+    client: ClientNode, start_node: Callable, backend: Any, chromium: Browser
+) -> None:
+    node = start_node(cameras=["front=image"])
+    cameras = [Camera(client, "image")]
+    with viewing("--port", "0") as url, open_page(chromium, url) as page:
+        page.get_by_text("Live").wait_for()
+        publish_until(
+            client, cameras, lambda: page.locator("canvas[data-stamp]").count(), "a picture"
+        )
+        backend.hold(1)
+        page.locator("#ask-text").fill("the red box")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        publish_until(client, cameras, lambda: node._worker.pending == 1, "the question")
+        page.get_by_text("is being answered").wait_for()
+        page.locator("#ask-text").fill("another box")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.locator("#answers li[data-state=WAITING]").wait_for()
+        page.get_by_role("button", name="Cancel question the red box").click()
+        page.locator("#answers li[data-state=CANCELED]").wait_for()
+        backend.step()  # the next token: the cancellation is noticed there
+        client.poll(lambda: node._worker.pending <= 1, "the end of the question")
+        backend.resume()
+        publish_until(
+            client,
+            cameras,
+            lambda: page.locator("#answers li[data-state=ANSWERED]").count(),
+            "the second question's answer",
+        )
+
+
+@contextmanager
+def running_node(text: str) -> Iterator[None]:
+    """A node with a standing query, in a process of its own."""
+    query = json.dumps({"text": text, "task": "STVG"})
+    parameters = (f"queries:=['{query}']", "default_period:=0.5", "history:=0.0")
+    arguments = [part for parameter in parameters for part in ("-p", parameter)]
+    command = [sys.executable, str(HERE / "red_box_node.py"), "--ros-args", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        try:
+            yield
+            running.send_signal(signal.SIGINT)
+            running.wait(TIMEOUT)
+        finally:
+            running.kill()
+
+
+def test_the_page_outlives_the_command_and_the_node(client: ClientNode, chromium: Browser) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    allowed = ("ERR_CONNECTION", "ERR_EMPTY", "ERR_CONTENT_LENGTH")  # it ends at any moment
+
+    def wait_event(page: Page) -> None:
+        events = page.locator("#events tr")
+        publish_until(client, [camera], lambda: events.count(), "an event in the page")
+
+    with ExitStack() as stack:
+        with running_node("the red box"):
+            client.wait_log("active: images")
+            camera = Camera(client, "image")
+            with viewing("--port", port, end=signal.SIGTERM) as url:
+                page = stack.enter_context(open_page(chromium, url, expected_errors=allowed))
+                page.get_by_text("Live").wait_for()
+                wait_event(page)
+            page.get_by_text("Disconnected").wait_for()
+            page.get_by_text("llava-st view does not answer; trying again").wait_for()
+            stack.enter_context(viewing("--port", port))
+            page.get_by_text("Live").wait_for()
+            page.locator("#queries li", has_text="the red box").wait_for()
+            wait_event(page)
+        page.get_by_text("/grounding has ended or cannot be reached").wait_for()
+        page.locator("#events tr").first.wait_for(state="detached")
+        with running_node("another box"):
+            page.get_by_text("Live").wait_for()
+            page.locator("#queries li", has_text="another box").wait_for()
+            wait_event(page)
+
+
+def test_without_a_node_or_a_port_is_one_line(
+    domain: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_client, "FIND_TIMEOUT_S", 0.1)
+    assert main(["view", "--port", "0"]) == 2
+    assert "no grounding node answers on domain" in capsys.readouterr().err.splitlines()[-1]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, line in (
+            (["--port", str(port)], f"port {port} of 127.0.0.1 cannot be used: Address already"),
+            (["--port", "70000"], "--port is 70000; expected 0 to 65535"),
+            (["--port", "0", "--host", "192.0.2.1"], "port 0 of 192.0.2.1 cannot be used: Cannot"),
+            (["--port", "0", "--host", "no.such.host.invalid"], "cannot be used: "),
+            (["--rate", "0"], "--rate is 0; expected 0.1 to 60"),
+            (["--rate", "nan"], "--rate is nan; expected 0.1 to 60"),
+        ):
+            assert main(["view", *arguments]) == 2
+            (error,) = capsys.readouterr().err.splitlines()
+            assert line in error
