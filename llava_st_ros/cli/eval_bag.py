@@ -16,7 +16,12 @@ from llava_st_ros.cli.bag_outcomes import (
     print_run,
     results_of,
 )
-from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
+from llava_st_ros.cli.grounding_arguments import (
+    add_grounding_arguments,
+    add_track_rate_argument,
+    grounder_config,
+    track_rate,
+)
 from llava_st_ros.cli.run_arguments import (
     add_output_arguments,
     add_threads_argument,
@@ -24,7 +29,7 @@ from llava_st_ros.cli.run_arguments import (
     threads_of_process,
 )
 from llava_st_ros.errors import ConfigError
-from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE, TRACK_RATE
+from llava_st_ros.streaming.frame_gate import MAX_FRAME_RATE
 
 if TYPE_CHECKING:
     from llava_st_ros.evaluation.jobs.ray_cluster import RayCluster
@@ -71,13 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --latency: skip frames above this rate, as the node; 0: none (default "
         f"{MAX_FRAME_RATE:g})",
     )
-    parser.add_argument(
-        "--track-rate",
-        type=float,
-        metavar="HZ",
-        help="carry tracks to at most so many frames per second between answers, as the node; 0: "
-        f"to none (default {TRACK_RATE:g})",
-    )
+    add_track_rate_argument(parser)
     parser.add_argument(
         "--node",
         nargs="?",
@@ -142,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         args.latency,
         args.seed,
         _max_frame_rate(args),
-        _track_rate(args),
+        track_rate(args),
     )
     mode = f"bag, {settings.mode or 'offline'}"
     jobs = bag_jobs(args.bags, args.annotations, settings)
@@ -217,13 +216,6 @@ def _max_frame_rate(args: argparse.Namespace) -> float:
         raise ConfigError("--max-frame-rate applies with --latency only: offline uses all frames")
     if not 0 <= rate <= 1000:
         raise ConfigError(f"--max-frame-rate is {rate:g}; expected 0 to 1000 Hz")
-    return rate
-
-
-def _track_rate(args: argparse.Namespace) -> float:
-    rate = TRACK_RATE if args.track_rate is None else float(args.track_rate)
-    if not 0 <= rate <= 1000:
-        raise ConfigError(f"--track-rate is {rate:g}; expected 0 to 1000 Hz")
     return rate
 
 

@@ -18,7 +18,12 @@ from llava_st_ros.cli.bag_outcomes import (
     print_run,
     results_of,
 )
-from llava_st_ros.cli.grounding_arguments import add_grounding_arguments, grounder_config
+from llava_st_ros.cli.grounding_arguments import (
+    add_grounding_arguments,
+    add_track_rate_argument,
+    grounder_config,
+    track_rate,
+)
 from llava_st_ros.cli.run_arguments import (
     add_output_arguments,
     add_threads_argument,
@@ -56,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds between evaluations of a query (default 1)",
     )
+    add_track_rate_argument(parser)
     add_grounding_arguments(parser)
     parser.add_argument(
         "--vary",
@@ -87,7 +93,14 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     check_counts(args, "n", "workers")
     split = StreamSplit(args.split, args.seconds, args.queries)
-    settings = BagJob("", Path(), Path(), config=grounder_config(args), period=args.period)
+    settings = BagJob(
+        "",
+        Path(),
+        Path(),
+        config=grounder_config(args),
+        period=args.period,
+        track_rate=track_rate(args),
+    )
     changes = combinations([Variation.parse(text) for text in args.vary])
     for changed in changes:
         replace(settings.config, **changed)  # rejects a value before long work starts

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from llava_st_ros.config import HISTORY, GrounderConfig, StreamConfig
+from llava_st_ros.errors import ConfigError
+from llava_st_ros.streaming.frame_gate import TRACK_RATE
 
 
 def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +43,25 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
         help="treat answers below this confidence as no match",
     )
     add_model_arguments(parser)
+
+
+def add_track_rate_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --track-rate, which is None if it is not given."""
+    parser.add_argument(
+        "--track-rate",
+        type=float,
+        metavar="HZ",
+        help="carry tracks to at most so many frames per second between answers, as the node; 0: "
+        f"to none (default {TRACK_RATE:g})",
+    )
+
+
+def track_rate(args: argparse.Namespace) -> float:
+    """Return the track rate of parsed arguments. Raises ConfigError."""
+    rate = TRACK_RATE if args.track_rate is None else float(args.track_rate)
+    if not 0 <= rate <= 1000:
+        raise ConfigError(f"--track-rate is {rate:g}; expected 0 to 1000 Hz")
+    return rate
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

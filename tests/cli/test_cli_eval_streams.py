@@ -90,6 +90,7 @@ def test_invalid_arguments_are_rejected(random_checkpoint) -> None:
         (("--vary", "window=3"), "the settings are"),
         (("--period", "nan"), "the period is nan"),
         (("--period", "0"), "the period is 0"),
+        (("--track-rate", -1), "--track-rate is -1"),
     ):
         with pytest.raises(LlavaStError, match=problem):
             run("test", *arguments, *model)
@@ -109,7 +110,7 @@ def test_figures_of_every_combination_are_printed_and_written(
     random_checkpoint, tmp_path, capsys, monkeypatch
 ) -> None:
     def sweep_bags(jobs, worker, changes, workers, on_progress):
-        assert [job.bag.name for job in jobs] == ["0000", "0001"]
+        assert [(job.bag.name, job.track_rate) for job in jobs] == [("0000", 0), ("0001", 0)]
         values = [100 * c["confirmations"] + c["evidence_on"] for c in changes]
         return [[row("STVG", v), row("stream", math.nan)] for v in values]
 
@@ -121,7 +122,8 @@ def test_figures_of_every_combination_are_printed_and_written(
     monkeypatch.setattr(setting_sweep, "sweep_bags", sweep_bags)
     varied = ("--vary", "confirmations=1,2", "--vary", "evidence_on=0.5,0.6")
     out = ("--out", tmp_path / "out")
-    assert run("test", "--n", 2, *varied, *out, "--model", random_checkpoint) == 0
+    options = (*varied, *out, "--track-rate", 0, "--model", random_checkpoint)
+    assert run("test", "--n", 2, *options) == 0
     table = capsys.readouterr().out
     assert "confirmations, evidence_on on 2 streams" in table
     for number in ("100.5", "100.6", "200.5", "200.6"):
