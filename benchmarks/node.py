@@ -1,13 +1,18 @@
 """Print what the node does under load: raw cameras at camera rate, over DDS, in several processes.
 
 scripts/with_ros python -m benchmarks.node [--cameras 4] [--rate 30] [--size 640x480]
-    [--seconds 60] [--churn] [--best-effort] [--model DIR] [--out FILE.json]
+    [--seconds 60] [--churn] [--best-effort] [--large-segment] [--model DIR] [--out FILE.json]
 
 A process publishes the demo's frames on all cameras, one follows what the node publishes (this
 one), and the node has one standing query on each camera: objects that are followed, and so carried
 to every image between two answers. Latencies are from the stamp, which is the time of publication,
 to the arrival of the tracks. CPU times, memory, threads and handles are read from /proc. With
 --churn a query is added and removed each second: run it for an hour to see what grows.
+
+By the node's diagnostics the latency of carried tracks is divided: up to the callback it is that of
+the middleware and the executor, from there to the publication that of the node. --large-segment
+gives the cameras config/fast_dds_large_images.xml. At the end actions are cancelled: in turn as
+soon as they are accepted, and at their first token.
 """
 
 from __future__ import annotations
@@ -27,23 +32,28 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.action import ActionClient
 from rclpy.node import Node
 from rich.table import Table
 
 from benchmarks.process_costs import cpu_seconds, handles, resident_mib
 from demo.domains import free_domain
-from llava_st_ros import msg, srv
+from llava_st_ros import action, msg, srv
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.records import NANOSECONDS
 from llava_st_ros.ros.child_processes import ChildProcesses
 from llava_st_ros.ros.conversions import stamp_from_msg
 
-BAG = Path(__file__).resolve().parents[1] / "demo" / "bag"
 OBJECTS = ("the green ball", "the blue ball", "the red box")
 START_TIMEOUT = 60.0  # seconds
+ROOT = Path(__file__).resolve().parents[1]
+BAG = ROOT / "demo" / "bag"
+LARGE_SEGMENT = ROOT / "config" / "fast_dds_large_images.xml"
 WARM_UP = 5.0  # seconds after the first tracks, before anything is measured
+CANCELS = 20
 MODEL, CARRIED = "answers", "carried"
 
 
@@ -65,6 +75,7 @@ class Follower:
             kind: self.node.create_client(kind, f"grounding/{name}")
             for kind, name in ((srv.AddQuery, "add_query"), (srv.RemoveQuery, "remove_query"))
         }
+        self._action = ActionClient(self.node, action.Ground, "grounding/ground")
 
     def spin(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -84,6 +95,32 @@ class Follower:
         rclpy.spin_until_future_complete(self.node, future, timeout_sec=10.0)
         response = future.result()
         return response is not None and response.success
+
+    def cancel(self, camera: str, at_token: bool) -> float | None:
+        """Cancel an action; return the seconds until it is CANCELED, None if it ended before.
+
+        Args:
+            camera: The camera that it is about.
+            at_token: Cancel at its first token, not as soon as it is accepted.
+        """
+        tokens: list[Any] = []
+        query = msg.Query(text="what happens", task="DVC")
+        goal = action.Ground.Goal(query=query, camera=camera)
+        sent = self._action.send_goal_async(goal, feedback_callback=tokens.append)
+        rclpy.spin_until_future_complete(self.node, sent, timeout_sec=10.0)
+        handle = sent.result()
+        if handle is None or not handle.accepted:
+            raise SystemExit("the node does not accept an action")
+        result = handle.get_result_async()
+        while at_token and not tokens and not result.done():
+            rclpy.spin_once(self.node, timeout_sec=1.0)
+        started = time.monotonic()
+        handle.cancel_goal_async()
+        rclpy.spin_until_future_complete(self.node, result, timeout_sec=10.0)
+        if result.result() is None:
+            raise SystemExit("an action does not end")
+        is_canceled = result.result().status == GoalStatus.STATUS_CANCELED
+        return time.monotonic() - started if is_canceled else None
 
     def _on_tracks(self, array: msg.GroundedTrackArray) -> None:
         now, stamp = time.time_ns(), stamp_from_msg(array.header.stamp)
@@ -122,10 +159,10 @@ def parameters(cameras: int, model: Path | None) -> list[str]:
     return [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
 
 
-def callback_times(statuses: Sequence[dict[str, str]]) -> list[float]:
-    """Return the longest callback of each report of a camera, in ms."""
-    texts = [status["duration of callbacks"] for status in statuses]
-    return [1000 * float(t.split("max ")[1].split(" s")[0]) for t in texts if t != "none"]
+def durations(statuses: Sequence[dict[str, str]], key: str, value: str) -> list[float]:
+    """Return the "mean" or the "max" of the durations in each report, in ms."""
+    texts = [status[key] for status in statuses]
+    return [1000 * float(t.split(f"{value} ")[1].split(" s")[0]) for t in texts if t != "none"]
 
 
 def growth(statuses: Sequence[dict[str, str]], key: str) -> int:
@@ -153,7 +190,7 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
     elapsed = time.monotonic() - start
     cameras = [f"camera {name}" for name in sorted(follower.arrays)]
     reports = [follower.statuses[name] for name in cameras]
-    longest = [value for report in reports for value in callback_times(report)]
+    carried = [follower.statuses[f"tracks {name}"] for name in sorted(follower.arrays)]
     rates = [np.mean([float(s["rate (Hz)"]) for s in report]) for report in reports if report]
     settled = min(60, len(memory) - 1)
     threads, files = zip(*counts)
@@ -162,11 +199,10 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         "rate_hz": options.rate,
         "size": options.size,
         "reliability": "best effort" if options.best_effort else "reliable",
+        "large_segment": options.large_segment,
         "seconds": round(elapsed, 1),
         "images_hz_per_camera": [round(float(rate), 1) for rate in rates],
         "images_lost": sum(growth(report, "lost by the middleware") for report in reports),
-        "callback_ms_longest_of_a_second_p50": percentile(longest, 50),
-        "callback_ms_longest_of_a_second_p99": percentile(longest, 99),
         "track_arrays_hz_per_camera": [round(n / elapsed, 1) for n in follower.arrays.values()],
         "stamps_that_go_back": follower.backwards,
         "cpu_percent": round(100 * (cpu_seconds(process_id) - cpu) / elapsed, 1),
@@ -174,6 +210,16 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         "threads": [threads[0], threads[-1]],
         "files": [files[0], files[-1]],
     }
+    for figure, statuses, key in (
+        ("stamp_to_callback_ms", reports, "delay from stamp to callback"),
+        ("callback_ms", reports, "duration of callbacks"),
+        ("callback_to_carried_tracks_ms", carried, "delay from callback to publication"),
+    ):
+        means = [value for report in statuses for value in durations(report, key, "mean")]
+        longest = [value for report in statuses for value in durations(report, key, "max")]
+        figures[f"{figure}_mean_of_a_second_p50"] = percentile(means, 50)
+        figures[f"{figure}_longest_of_a_second_p50"] = percentile(longest, 50)
+        figures[f"{figure}_longest_of_a_second_p99"] = percentile(longest, 99)
     for kind, values in sorted(follower.latencies.items()):
         milliseconds = [1000 * value for value in values]
         for q in (50, 99):
@@ -181,6 +227,17 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
     if options.churn:
         figures["failed_service_calls"] = failures
     return figures
+
+
+def measure_cancel(follower: Follower, cameras: int) -> dict[str, Any]:
+    """Cancel actions in turn; return the figures."""
+    times = [follower.cancel(f"camera{i % cameras}", i % 2 == 1) for i in range(CANCELS)]
+    milliseconds = [1000 * seconds for seconds in times if seconds is not None]
+    return {
+        "cancel_ms_p50": percentile(milliseconds, 50),
+        "cancel_ms_longest": percentile(milliseconds, 100),
+        "cancelled": f"{len(milliseconds)} of {CANCELS}",
+    }
 
 
 def percentile(values: Sequence[float], q: float) -> float | None:
@@ -197,6 +254,9 @@ def main() -> int:
     parser.add_argument(
         "--best-effort", action="store_true", help="cameras publish best effort, not reliably"
     )
+    parser.add_argument(
+        "--large-segment", action="store_true", help=f"cameras have {LARGE_SEGMENT.name}"
+    )
     parser.add_argument("--model", type=Path, help="checkpoint or engine directory")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     options = parser.parse_args()
@@ -204,7 +264,9 @@ def main() -> int:
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
     command = [sys.executable, "-m", "llava_st_ros.cli", "node", "--ros-args"]
     command += parameters(options.cameras, options.model)
-    with TemporaryDirectory() as logs, ChildProcesses(Path(logs), {}) as children:
+    profile = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(LARGE_SEGMENT)}
+    environment = profile if options.large_segment else {}
+    with TemporaryDirectory() as logs, ChildProcesses(Path(logs), environment) as children:
         load = [str(BAG), "--cameras", str(options.cameras), "--rate", str(options.rate)]
         load += ["--size", options.size, *(["--best-effort"] if options.best_effort else [])]
         children.start("cameras", "benchmarks.camera_load", *load)
@@ -221,6 +283,7 @@ def main() -> int:
                 first_tracks = time.monotonic() - started
                 follower.spin(WARM_UP)
                 figures = measure(follower, process.pid, options)
+                figures |= measure_cancel(follower, options.cameras)
                 children.check()
             finally:
                 process.terminate()

@@ -13,7 +13,12 @@ from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros.arrival_rate import ArrivalRate
 from llava_st_ros.ros.conversions import stamp_from_msg
-from llava_st_ros.ros.diagnostics import DurationMeter, stamp_reasons
+from llava_st_ros.ros.diagnostics import (
+    OTHER_CLOCK,
+    DurationMeter,
+    seconds_since,
+    stamp_reasons,
+)
 from llava_st_ros.ros.image_subscription import ImageSubscription
 from llava_st_ros.ros.intake import FrameIntake
 from llava_st_ros.ros.log_throttle import LogThrottle
@@ -41,6 +46,7 @@ class CameraSubscription:
         topic: The resolved image topic.
         last_problem: Reason why the last bad message was dropped; empty if there was none.
         callbacks: Durations of the subscription's callbacks.
+        delays: Seconds from the images' stamps to their callbacks, unless of another clock.
     """
 
     def __init__(
@@ -57,7 +63,8 @@ class CameraSubscription:
             source.name, parameters.max_frame_rate, round(parameters.max_megapixels * 1e6)
         )
         self.last_problem = ""
-        self.callbacks = DurationMeter()
+        self.callbacks, self.delays = DurationMeter(), DurationMeter()
+        self._clock = node.get_clock()
         self._on_frame, self._on_skipped, self._throttle = on_frame, on_skipped, throttle
         self._subscribed_at = time.monotonic()
         self._last_arrival: float | None = None
@@ -134,6 +141,9 @@ class CameraSubscription:
         if last is not None:
             self._usual_interval.add(now - last)
         self._last_arrival = now
+        delay = seconds_since(stamp_from_msg(message.header.stamp), self._clock)
+        if delay is not None and abs(delay) < OTHER_CLOCK:
+            self.delays.add(delay)
         self._read(message)
         self.callbacks.add(time.monotonic() - now)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock
 
 from llava_st_ros.records import NANOSECONDS
 from llava_st_ros.ros.arrival_rate import ArrivalRate
@@ -17,6 +18,16 @@ from llava_st_ros.ros.intake import IntakeCounts
 from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
 
 ARRIVAL_SHARE = 0.9  # a smaller share of the images is a warning
+OTHER_CLOCK = 3600.0  # seconds of latency beyond which stamps are of another clock
+
+
+def seconds_since(stamp: int, clock: Clock) -> float | None:
+    """Return the seconds since a stamp (ns); None while there is no simulated time.
+
+    If they are OTHER_CLOCK or more, the stamp is of another clock.
+    """
+    now = clock.now().nanoseconds
+    return (now - stamp) / NANOSECONDS if now else None
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,7 @@ class CameraHealth:
         stream: What has happened on the stream until now.
         previous_stream: The same ``interval`` seconds ago.
         callbacks: Of the subscription's callbacks, in which images are decoded, in this time.
+        delays: From the stamps of images to their callbacks, in this time.
     """
 
     name: str
@@ -142,6 +154,7 @@ class CameraHealth:
     stream: StreamReport = field(default_factory=StreamReport)
     previous_stream: StreamReport = field(default_factory=StreamReport)
     callbacks: DurationSummary = DurationSummary()
+    delays: DurationSummary = DurationSummary()
 
     @property
     def rate(self) -> float:
@@ -191,6 +204,7 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
             "received": counts.received,
             "lost by the middleware": health.lost,
             "skipped by max_frame_rate": counts.skipped,
+            "delay from stamp to callback": health.delays,
             "duration of callbacks": health.callbacks,
             "dropped, unreadable": counts.unreadable,
             "dropped, wrong size": counts.resized,

@@ -12,7 +12,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from llava_st_ros.errors import one_line
-from llava_st_ros.records import NANOSECONDS, Tick
+from llava_st_ros.records import Tick
 from llava_st_ros.ros import diagnostics, query_health
 from llava_st_ros.ros.cameras import CameraSubscription
 from llava_st_ros.ros.diagnostics import Reason
@@ -23,7 +23,6 @@ from llava_st_ros.streaming.silence import CAMERA_TIMEOUT
 
 PERIOD = 1.0  # seconds
 TICK_MEMORY = 10.0  # seconds for which the longest tick counts
-OTHER_CLOCK = 3600.0  # seconds of latency beyond which the stamps are of another clock
 
 # Returns the reasons why the model's status is not OK; called once per publication.
 Reasons = Callable[[], Iterable[Reason]]
@@ -98,15 +97,15 @@ class DiagnosticsPublisher:
         self._answers += len(tick.groundings)
         self._tick_time.add(seconds)
         self._slow_ticks.add(seconds)
-        now = self._node.get_clock().now().nanoseconds
-        if now:  # 0: no simulated time has been received yet
-            for grounding in tick.groundings:
-                latency, camera = (now - grounding.window[-1]) / NANOSECONDS, {grounding.camera}
-                if abs(latency) < OTHER_CLOCK:
-                    self._latency.add(latency)
-                    self._other_clocks -= camera
-                else:  # e.g. a bag, or simulated time without use_sim_time
-                    self._other_clocks |= camera
+        for grounding in tick.groundings:
+            latency = diagnostics.seconds_since(grounding.window[-1], self._node.get_clock())
+            if latency is None:
+                continue
+            if abs(latency) < diagnostics.OTHER_CLOCK:
+                self._latency.add(latency)
+                self._other_clocks -= {grounding.camera}
+            else:  # e.g. a bag, or simulated time without use_sim_time
+                self._other_clocks |= {grounding.camera}
 
     def add_source(self, source: Reasons) -> None:
         """Add a source of reasons why the model's status is not OK; the worst level counts."""
@@ -159,6 +158,7 @@ class DiagnosticsPublisher:
                 stream,
                 previous_stream,
                 camera.callbacks.drain(),
+                camera.delays.drain(),
             )
             self._previous_counts[name] = counts
             node = self._node.get_fully_qualified_name()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from llava_st_ros.counts import incremented
 from llava_st_ros.errors import FrameError, one_line
 from llava_st_ros.grounder import Grounder
-from llava_st_ros.records import Frame, Track
-from llava_st_ros.ros.diagnostics import make_status
+from llava_st_ros.records import NANOSECONDS, Frame, Track
+from llava_st_ros.ros.diagnostics import DurationMeter, make_status
 from llava_st_ros.ros.publishers import ResultPublishers
 from llava_st_ros.streaming.frame_gate import TrackRates
 
@@ -63,6 +64,8 @@ class TrackCarrier:
         self._rates = TrackRates(max_rate)
         self._waiting: dict[str, ReadFrame] = {}  # by camera, longest waiting first
         self._counts: dict[str, CarrierCounts] = {}
+        # From an image's arrival to its tracks, by camera.
+        self._delays: defaultdict[str, DurationMeter] = defaultdict(DurationMeter)
         self._reported: dict[str, int] = {}  # images carried to at the last report
         self._reported_at = time.monotonic()
         self._is_stopped = False
@@ -125,6 +128,7 @@ class TrackCarrier:
         seconds, self._reported_at = max(now - self._reported_at, 1e-3), now
         with self._changed:
             counts = dict(self._counts)
+            delays = {camera: self._delays[camera].drain() for camera in counts}
         for camera, count in counts.items():
             rate = (count.carried - self._reported.get(camera, 0)) / seconds
             self._reported[camera] = count.carried
@@ -135,6 +139,7 @@ class TrackCarrier:
                 f"{rate:.1f} Hz",
                 {
                     "rate (Hz)": f"{rate:.2f}",
+                    "delay from callback to publication": delays[camera],
                     "images": count.carried,
                     "images skipped, busy": count.replaced,
                     "images skipped, late or implausible": found.late,
@@ -194,6 +199,9 @@ class TrackCarrier:
         self._publishers.publish_carried(frame, self._propagate)
         with self._changed:
             self._count(camera, carried=1)
+            if frame.arrival is not None:
+                seconds = (time.monotonic_ns() - frame.arrival) / NANOSECONDS
+                self._delays[camera].add(seconds)
 
     def _propagate(self, frame: Frame) -> tuple[Track, ...] | None:
         if self._is_stopped or not self._rates.max_rate:

@@ -74,6 +74,20 @@ def test_a_slow_camera_is_waited_for_longer(client: ClientNode, start_node) -> N
     assert not any("waiting for images" in line for line in client.log_lines())
 
 
+def test_the_delay_of_images_is_measured_unless_their_stamps_are_of_another_clock(
+    start_node: Callable[..., GroundingNode],
+) -> None:
+    node = start_node()
+    (camera,) = node._cameras
+    now = node.get_clock().now().nanoseconds
+    for seconds in (5, 10, 10**5, -(10**5)):
+        camera._receive(image_message(red_box_image(1, 1, 2, 2), now - seconds * 10**9))
+    delays = camera.delays.drain()
+    assert delays.count == 2
+    assert 7.5 <= delays.mean < 60.0
+    assert 10.0 <= delays.maximum < 60.0
+
+
 def test_durations_are_summarized_since_the_last_drain() -> None:
     meter = DurationMeter()
     for seconds in (1.0, 4.0, 1.0):
@@ -145,11 +159,12 @@ def test_diagnostics_of_a_node_activated_again_and_of_stamps_of_another_clock(
     callbacks = [s["duration of callbacks"] for s in cameras]
     measured = [int(text.rpartition(" over ")[2]) for text in callbacks if text != "none"]
     assert sum(measured) == int(cameras[-1]["received"])  # each image once
+    assert {s["delay from stamp to callback"] for s in cameras} == {"none"}  # stamps of 1970
     node.trigger_deactivate()
     node.trigger_activate()  # before the next diagnostics
     arrays.clear()
     client.publish_until(publish_image, lambda: len(arrays) > 1, "diagnostics")
     assert all(float(s["rate (Hz)"]) >= 0 for s in statuses() if "rate (Hz)" in s)
     models = [s for s in statuses() if "cameras with stamps of another clock" in s]
-    assert models[-1]["cameras with stamps of another clock"] == "camera"  # stamps of 1970
+    assert models[-1]["cameras with stamps of another clock"] == "camera"
     assert models[-1]["latency from stamp to publication"] == "none"

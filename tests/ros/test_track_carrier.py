@@ -85,11 +85,20 @@ def test_tracks_follow_the_camera_while_the_model_is_busy(client, start_node, ba
         assert (first.source, last.source) == (msg.GroundedBox.MODEL, msg.GroundedBox.PROPAGATION)
         age = last.age.sec * SECOND + last.age.nanosec
         assert age == stamp_from_msg(last.stamp) - stamp_from_msg(first.stamp)
-    client.publish_until(
-        footage.publish,
-        lambda: [s for a in status for s in a.status if s.name == "/grounding: tracks camera"],
-        "their diagnostics",
-    )
+
+    def diagnostics() -> list[dict[str, str]]:
+        return [
+            {v.key: v.value for v in s.values}
+            for array in list(status)
+            for s in array.status
+            if s.name == "/grounding: tracks camera"
+        ]
+
+    client.publish_until(footage.publish, diagnostics, "their diagnostics")
+    found = diagnostics()
+    delays = [s["delay from callback to publication"] for s in found]
+    measured = [int(text.rpartition(" over ")[2]) for text in delays if text != "none"]
+    assert sum(measured) == int(found[-1]["images"])  # each image once
 
 
 def test_an_answer_is_published_in_the_newest_image_and_stamps_do_not_decrease(
