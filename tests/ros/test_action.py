@@ -12,11 +12,11 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from action_msgs.msg import GoalStatus
-from client import ClientNode, Goal, image_message
 
 from llava_st_ros import action, msg
 from llava_st_ros.ros.worker import MAX_PENDING
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
+from support.ros_client import ClientNode, Goal, image_message
 
 pytestmark = pytest.mark.ros
 

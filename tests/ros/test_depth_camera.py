@@ -15,7 +15,6 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 import visualization_msgs.msg
-from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
@@ -35,6 +34,7 @@ from llava_st_ros.ros.drawing_messages import markers_3d
 from llava_st_ros.ros.parameters import NodeParameters
 from support.message_stand_ins import VISION_MSGS_3, VISION_MSGS_4, stand_ins
 from support.red_box_backend import HEIGHT, WIDTH, red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 MS = NANOSECONDS // 1000

@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from llava_st_ros import msg
@@ -29,6 +28,7 @@ from llava_st_ros.ros.query_health import history_reasons
 from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
 from llava_st_ros.streaming.stream_clock import ClockJump
 from support.red_box_backend import red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 WARN, ERROR = DiagnosticStatus.WARN, DiagnosticStatus.ERROR

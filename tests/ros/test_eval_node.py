@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from llava_st_ros import srv
@@ -29,10 +28,11 @@ from llava_st_ros.evaluation.results import read_results
 from llava_st_ros.records import NANOSECONDS, Box, Span, Task
 from llava_st_ros.ros.node import GroundingNode
 from support.bags import STORE
+from support.paths import RED_BOX_NODE
 from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
+from support.ros_client import TIMEOUT, ClientNode
 
 pytestmark = pytest.mark.ros
-NODE = Path(__file__).with_name("red_box_node.py")
 TOPIC, KIND = "/front/image/compressed", "sensor_msgs/msg/CompressedImage"
 START, STEP, FRAMES = 1_700_000_000 * NANOSECONDS, NANOSECONDS // 10, 30
 
@@ -81,7 +81,7 @@ def test_running_node_is_scored_and_keeps_its_own_queries(
 ) -> None:
     with subprocess.Popen(
         [
-            *(sys.executable, NODE, "--ros-args", "-p", f"cameras:=['front={TOPIC}']"),
+            *(sys.executable, RED_BOX_NODE, "--ros-args", "-p", f"cameras:=['front={TOPIC}']"),
             *("-p", "queries:=[the ball]", "-p", "history:=0.0", "-p", "max_frame_rate:=0.0"),
         ]
     ) as node:

@@ -24,7 +24,7 @@ import yaml
 from support.paths import ROOT
 
 if TYPE_CHECKING:
-    from client import ClientNode
+    from support.ros_client import ClientNode
 
 LAUNCH = ROOT / "launch" / "grounding.launch.py"
 ARGUMENTS = {

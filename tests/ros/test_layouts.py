@@ -10,14 +10,13 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode
-
 from llava_st_ros import msg
 from llava_st_ros.errors import DataError
 from llava_st_ros.files.json_files import read_json
 from llava_st_ros.files.yaml_files import read_yaml
 from llava_st_ros.ros.output_kinds import NAMES
 from support.paths import ROOT
+from support.ros_client import ClientNode
 
 pytestmark = pytest.mark.ros
 FOXGLOVE = ROOT / "config" / "foxglove" / "grounding.json"

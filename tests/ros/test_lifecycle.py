@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -22,6 +21,7 @@ from llava_st_ros.errors import CheckpointError, ConfigError
 from llava_st_ros.ros import model_loading
 from llava_st_ros.ros.model_loading import LoadedModel
 from support.red_box_backend import load_red_box, red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 

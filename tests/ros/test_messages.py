@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import compressed_message, image_message
 from sensor_msgs.msg import Image
 
 from llava_st_ros import msg
@@ -44,6 +43,7 @@ from llava_st_ros.streaming.frame_gate import SIZE_CHANGE_FRAMES
 from llava_st_ros.text.query_parser import next_query_id, parse_queries
 from support.paths import ROOT
 from support.red_box_backend import red_box_image
+from support.ros_client import compressed_message, image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

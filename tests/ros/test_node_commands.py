@@ -18,7 +18,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray
 
 from llava_st_ros import msg, srv
@@ -26,6 +25,7 @@ from llava_st_ros.cli.__main__ import main
 from llava_st_ros.ros import node_client, qos
 from llava_st_ros.ros.node_client import NodeClient
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
+from support.ros_client import TIMEOUT, ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 BOX = [10 * STEP_X, 10 * STEP_Y, 30 * STEP_X, 30 * STEP_Y]

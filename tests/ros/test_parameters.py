@@ -15,7 +15,6 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 import rclpy
-from client import ClientNode
 from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
@@ -34,6 +33,7 @@ from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.publishers import overlay_topic
 from llava_st_ros.ros.stop_signals import STOP_SIGNALS
 from llava_st_ros.srv import ListQueries
+from support.ros_client import ClientNode
 
 pytestmark = pytest.mark.ros
 WRITTEN = """

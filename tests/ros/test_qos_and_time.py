@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -22,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from llava_st_ros import msg
 from llava_st_ros.ros.conversions import stamp_from_msg, stamp_to_msg
 from support.red_box_backend import red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

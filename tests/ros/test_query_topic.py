@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile
 
@@ -19,6 +18,7 @@ from llava_st_ros.ros.diagnostics import RecentMaximum
 from llava_st_ros.ros.query_health import failure_reasons, pace_reasons
 from llava_st_ros.ros.query_topic import SequenceGaps
 from support.red_box_backend import red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

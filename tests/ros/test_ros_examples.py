@@ -14,11 +14,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode, image_message
-
 from llava_st_ros import srv
 from support.paths import ROOT
 from support.red_box_backend import red_box_image
+from support.ros_client import TIMEOUT, ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 

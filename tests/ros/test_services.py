@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, Goal, image_message
 from rcl_interfaces.msg import ParameterDescriptor
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
@@ -22,6 +21,7 @@ from llava_st_ros.config import GrounderConfig, StreamConfig
 from llava_st_ros.ros.parameters import NodeParameters
 from llava_st_ros.ros.qos import REQUESTS
 from support.red_box_backend import red_box_image
+from support.ros_client import ClientNode, Goal, image_message
 
 pytestmark = pytest.mark.ros
 

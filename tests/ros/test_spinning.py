@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
 from rclpy.exceptions import InvalidHandle
@@ -21,6 +20,7 @@ from rclpy.node import Node
 
 from llava_st_ros.ros import spinning
 from llava_st_ros.ros.spinning import Spinner
+from support.ros_client import TIMEOUT
 
 pytestmark = pytest.mark.ros
 

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import image_message
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
@@ -23,6 +22,7 @@ from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.track_carrier import TrackCarrier
 from llava_st_ros.tracking.propagation import PropagationCounts
 from support.red_box_backend import STEP_X, red_box_image
+from support.ros_client import image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

@@ -12,7 +12,6 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 import visualization_msgs.msg
-from client import ClientNode, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.serialization import deserialize_message, serialize_message
 
@@ -34,6 +33,7 @@ from support.message_stand_ins import (
     stand_ins,
 )
 from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 NEWEST = 20 * NANOSECONDS

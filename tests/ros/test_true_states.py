@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, image_message
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
 from llava_st_ros import msg, srv
 from llava_st_ros.ros.conversions import stamp_to_msg
 from support.red_box_backend import red_box_image
+from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9

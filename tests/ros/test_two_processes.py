@@ -19,14 +19,15 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode, compressed_message, image_message
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CompressedImage
 
 from llava_st_ros import msg, srv
 from llava_st_ros.records import EventState
 from llava_st_ros.ros.conversions import stamp_from_msg
+from support.paths import RED_BOX_NODE
 from support.red_box_backend import HEIGHT, STEP_X, STEP_Y, WIDTH, red_box_image
+from support.ros_client import TIMEOUT, ClientNode, compressed_message, image_message
 
 pytestmark = pytest.mark.ros
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ SCRIPTS = HERE.parent.parent / "scripts"
 NOHUP = f"""
 import runpy, signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-runpy.run_path({str(HERE / "red_box_node.py")!r}, run_name='__main__')
+runpy.run_path({str(RED_BOX_NODE)!r}, run_name='__main__')
 """
 TENTH = 100_000_000
 START = 1_000 * 10 * TENTH + 123_456_789  # not a round number: no nanosecond may be lost
@@ -90,7 +91,7 @@ def test_tracks_have_the_stamp_frame_id_and_pixels_of_their_images(client: Clien
     overlays = client.collect(CompressedImage, "/robot/grounding/overlay/front/compressed", 1)
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     with process(
-        HERE / "red_box_node.py", "--ros-args", "-r", "__ns:=/robot",
+        RED_BOX_NODE, "--ros-args", "-r", "__ns:=/robot",
         "-p", """queries:=['{"text": "the red box", "task": "STVG"}']""",
         "-p", "default_period:=0.5", "-p", "track_rate:=0.0",  # the model's boxes only
         "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
@@ -175,7 +176,7 @@ def test_node_shuts_down_cleanly_while_busy(
 ) -> None:
     answers = client.collect(msg.Answer, "grounding/answers")
     with process(
-        HERE / "red_box_node.py", "--ros-args", "-p", "queries:=[the red box]",
+        RED_BOX_NODE, "--ros-args", "-p", "queries:=[the red box]",
         "-p", "default_period:=0.01", "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
         signals=signals,
     ):  # fmt: skip
@@ -195,9 +196,7 @@ def non_blocking(path: str, flags: int) -> int:
 
 def test_node_works_and_ends_while_nobody_reads_its_output(client: ClientNode) -> None:
     reader, writer = os.pipe()
-    with subprocess.Popen(
-        [sys.executable, HERE / "red_box_node.py"], stdout=writer, stderr=writer
-    ) as running:
+    with subprocess.Popen([sys.executable, RED_BOX_NODE], stdout=writer, stderr=writer) as running:
         try:
             client.wait_log("active: images from /image")
             # Opened again: the node shares the flags of ``writer``.
@@ -218,7 +217,7 @@ def test_node_works_and_ends_while_nobody_reads_its_output(client: ClientNode) -
 
 def test_signals_until_the_end_do_not_change_the_exit_code(client: ClientNode) -> None:
     with subprocess.Popen(
-        [sys.executable, HERE / "red_box_node.py"], stderr=subprocess.STDOUT,
+        [sys.executable, RED_BOX_NODE], stderr=subprocess.STDOUT,
         stdout=subprocess.PIPE, text=True,
     ) as running:  # fmt: skip
         try:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,18 +18,17 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode, compressed_message, image_message
-
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.ros import node_client
 from support.chromium import open_page
+from support.paths import RED_BOX_NODE
 from support.red_box_backend import STEP_X, red_box_image
+from support.ros_client import TIMEOUT, ClientNode, compressed_message, image_message
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.ros
-HERE = Path(__file__).parent
 COMMAND = (sys.executable, "-m", "llava_st_ros.cli", "view", "--no-browser")
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 TENTH = 100_000_000
@@ -209,7 +207,7 @@ def running_node(text: str) -> Iterator[None]:
     query = json.dumps({"text": text, "task": "STVG"})
     parameters = (f"queries:=['{query}']", "default_period:=0.5", "history:=0.0")
     arguments = [part for parameter in parameters for part in ("-p", parameter)]
-    command = [sys.executable, str(HERE / "red_box_node.py"), "--ros-args", *arguments]
+    command = [sys.executable, str(RED_BOX_NODE), "--ros-args", *arguments]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
         try:
             yield

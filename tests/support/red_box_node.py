@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Without pytest, this folder and tests/ are not on the path.
+# Without pytest, tests/ is not on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
 from llava_st_ros.ros.main import main
 from support.red_box_backend import load_red_box
 

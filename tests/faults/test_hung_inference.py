@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode, Goal, image_message
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from llava_st_ros import action
 from llava_st_ros.ros.stop_signals import EXIT_ABANDONED
 from support.red_box_backend import red_box_image
+from support.ros_client import TIMEOUT, ClientNode, Goal, image_message
 
 pytestmark = pytest.mark.ros
 STOP_TIMEOUT = 0.5  # seconds

@@ -12,9 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-# Without pytest, this folder and tests/ are not on the path.
+# Without pytest, tests/ is not on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
 
 from llava_st_ros.ros.main import main
 

@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import ClientNode, compressed_message, image_message
 from diagnostic_msgs.msg import DiagnosticArray
 
 from llava_st_ros import msg
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
+from support.ros_client import ClientNode, compressed_message, image_message
 
 pytestmark = pytest.mark.ros
 TENTH = 100_000_000

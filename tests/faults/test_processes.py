@@ -9,20 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from client import TIMEOUT, ClientNode, image_message
-
 from llava_st_ros import msg, srv
+from support.paths import RED_BOX_NODE
 from support.red_box_backend import red_box_image
+from support.ros_client import TIMEOUT, ClientNode, image_message
 
 pytestmark = pytest.mark.ros
-NODE = Path(__file__).parent / "red_box_node.py"
 PARAMETERS = (
     """queries:=['{"id": "box", "text": "the red box", "task": "STVG", "period": 0.2}']""",
     "max_frame_rate:=0.0",
@@ -35,7 +33,7 @@ STOP_SECONDS = 2.0  # from a signal to the end of the process
 def node_process() -> Iterator[subprocess.Popen[str]]:
     arguments = [part for value in PARAMETERS for part in ("-p", value)]
     with subprocess.Popen(
-        [sys.executable, str(NODE), "--ros-args", *arguments],
+        [sys.executable, str(RED_BOX_NODE), "--ros-args", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
