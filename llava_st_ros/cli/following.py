@@ -28,11 +28,13 @@ def follow(
         client: The client.
         on_tracks: Called with each message of tracks.
         on_event: Called with each event.
-        on_end: Called when the node has ended: what it has published does not hold any more.
+        on_end: Called when the node has ended or started again: what it has published does not hold
+            any more.
         on_note: Called when what hinders the node changes; "" when nothing does.
         on_turn: Called several times per second.
     """
     is_subscribed, checked, last = False, 0.0, ""
+    known: frozenset[bytes] = frozenset()  # publishers
     while True:
         now = time.monotonic()
         if now - checked >= (CHECK_S if is_subscribed else REFRESH_S):
@@ -46,6 +48,11 @@ def follow(
                 note = f"{client.target} has ended or cannot be reached"
             elif not is_subscribed:
                 note = f"{client.target} is not configured"
+            elif publishers := client.publishers:
+                if known and not publishers <= known:
+                    on_end()  # and then from the start, since some may have arrived before
+                    client.watch(on_tracks, on_event)
+                known = publishers
             if note != last:
                 last = note
                 on_note(note)

@@ -12,13 +12,14 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, QueryError
 from llava_st_ros.records import Query
 from llava_st_ros.ros import qos
 from llava_st_ros.ros.conversions import query_to_msg
-from llava_st_ros.ros.node_finder import describe_network, grounding_nodes
+from llava_st_ros.ros.node_finder import describe_network, endpoint_ids, grounding_nodes
 from llava_st_ros.ros.question import Question
 from llava_st_ros.ros.result_values import event_values, query_values, tracks_values
 from llava_st_ros.ros.startup import check_domain, startup_errors
@@ -51,6 +52,7 @@ class NodeClient:
     def __init__(self, target: str = "") -> None:
         self.target = f"/{target.strip('/')}" if target.strip("/") else ""
         self._clients: dict[str, Any] = {}  # by the name of the service
+        self._subscriptions: list[Subscription] = []  # of ``watch``
 
     def __enter__(self) -> NodeClient:
         self._context = Context()
@@ -170,7 +172,8 @@ class NodeClient:
     def watch(self, on_tracks: Handle, on_event: Handle) -> bool:
         """Subscribe to the node's tracks and events, whatever the names of their topics.
 
-        The node publishes those that hold now again for a new subscriber.
+        The node publishes those that hold now again for a new subscriber. An earlier subscription
+        is replaced.
 
         Returns:
             Whether the node has these topics; an unconfigured one does not.
@@ -192,12 +195,28 @@ class NodeClient:
         events = topics.get("llava_st_ros/msg/GroundedEvent")
         if tracks is None or events is None:
             return False
-        for kind, topic, receive in (
-            (msg.GroundedTrackArray, tracks, receive_tracks),
-            (msg.GroundedEvent, events, receive_event),
-        ):
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = [
             self._node.create_subscription(kind, topic, receive, qos.EVENTS)
+            for kind, topic, receive in (
+                (msg.GroundedTrackArray, tracks, receive_tracks),
+                (msg.GroundedEvent, events, receive_event),
+            )
+        ]
         return True
+
+    @property
+    def publishers(self) -> frozenset[bytes]:
+        """The ids of the node's publishers on the topics of ``watch``: others after a restart."""
+        namespace, _, name = self.target.rpartition("/")
+        owner = name, namespace or "/"
+        return endpoint_ids(
+            endpoint
+            for subscription in self._subscriptions
+            for endpoint in self._node.get_publishers_info_by_topic(subscription.topic_name)
+            if (endpoint.node_name, endpoint.node_namespace) == owner
+        )
 
     def _find(self) -> str:
         found: list[str] = []

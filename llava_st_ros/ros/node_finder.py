@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from rclpy.node import Node
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 
 SERVICE = "llava_st_ros/srv/AddQuery"  # only grounding nodes serve it
@@ -21,6 +23,11 @@ def grounding_nodes(node: Node) -> list[str]:
         if any(SERVICE in kinds for _, kinds in services):
             found.add(f"{namespace.rstrip('/')}/{name}")
     return sorted(found)
+
+
+def endpoint_ids(endpoints: Iterable[TopicEndpointInfo]) -> frozenset[bytes]:
+    """The ids of publishers or subscriptions: a node that has started again has others."""
+    return frozenset(bytes(endpoint.endpoint_gid) for endpoint in endpoints)
 
 
 def describe_network(node: Node) -> str:

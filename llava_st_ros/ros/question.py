@@ -13,6 +13,7 @@ from llava_st_ros import action
 from llava_st_ros.errors import BackendError
 from llava_st_ros.records import Query
 from llava_st_ros.ros.conversions import query_to_msg
+from llava_st_ros.ros.node_finder import endpoint_ids
 from llava_st_ros.ros.result_values import answer_values
 
 ACCEPT_TIMEOUT_S = 10.0
@@ -43,6 +44,7 @@ class Question:
         self._sent: Any = None  # the future of the handle
         self._result: Any = None  # the future of the result
         self._cancellation: Any = None
+        self._node, self._servers = node, frozenset[bytes]()  # that may answer
         self._client = ActionClient(node, action.Ground, f"{target}/ground")
 
     def poll(self) -> dict[str, Any] | None:
@@ -55,6 +57,7 @@ class Question:
             if not self._client.server_is_ready():
                 self._check_deadline("has no action ~/ground")
                 return None
+            self._servers = self._found_servers()
             self._sent = self._client.send_goal_async(
                 self._goal,
                 feedback_callback=lambda message: self._on_progress(message.feedback.tokens),
@@ -88,12 +91,21 @@ class Question:
         return bool(self._cancellation.done())
 
     def check_alive(self, is_alive: bool) -> None:
-        """Raise BackendError if the node has ended, and cannot answer any more."""
-        if not is_alive:
+        """Raise BackendError if the node cannot answer any more: it has ended, or started again.
+
+        Args:
+            is_alive: Whether there is a node with its name.
+        """
+        if not is_alive or (self._servers and not self._servers & self._found_servers()):
             raise BackendError(f"{self._target} has ended before it answered")
 
     def close(self) -> None:
         self._client.destroy()
+
+    def _found_servers(self) -> frozenset[bytes]:
+        """The ids of the servers of the action, by the publishers of its feedback."""
+        topic = f"{self._target}/ground/_action/feedback"
+        return endpoint_ids(self._node.get_publishers_info_by_topic(topic))
 
     def _check_deadline(self, problem: str) -> None:
         if time.monotonic() > self._deadline:

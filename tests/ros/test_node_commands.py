@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,14 +24,19 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from llava_st_ros import msg, srv
 from llava_st_ros.cli.__main__ import main
+from llava_st_ros.cli.following import follow
+from llava_st_ros.errors import BackendError
+from llava_st_ros.records import Query
 from llava_st_ros.ros import node_client, qos
 from llava_st_ros.ros.node_client import NodeClient
+from llava_st_ros.ros.question import Question
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
 from support.ros_client import TIMEOUT, ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 BOX = [10 * STEP_X, 10 * STEP_Y, 30 * STEP_X, 30 * STEP_Y]
 COMMAND = (sys.executable, "-m", "llava_st_ros.cli")
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -288,6 +295,94 @@ def test_watch_gets_every_event_of_a_burst(client: ClientNode, start_node) -> No
         while len(received) < 500 and time.monotonic() < deadline:
             follower.spin(0.1)
     assert received == list(range(500))
+
+
+@contextmanager
+def killed_node(script: str, *arguments: str) -> Iterator[None]:
+    """A node in a process of its own that is killed at the end: nothing says goodbye."""
+    parameters = ["cameras:=[front=image]", "history:=0.0", "queries:=[the red box moves]"]
+    options = [part for parameter in parameters for part in ("-p", parameter)]
+    command = [sys.executable, str(HERE / script), *arguments, "--ros-args", *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        try:
+            yield
+        finally:
+            running.kill()
+
+
+def test_a_restart_between_two_looks_for_the_node_is_noticed(client: ClientNode) -> None:
+    events: list[dict[str, Any]] = []
+    known_at_end: list[int] = []
+    is_restarted = False
+    deadline = time.monotonic() + 2 * TIMEOUT
+
+    with ExitStack() as stack:
+        first = stack.enter_context(ExitStack())
+        first.enter_context(killed_node("red_box_node.py"))
+        camera = Camera(client)
+
+        def turn() -> None:  # no look for the node falls into it
+            nonlocal is_restarted
+            assert time.monotonic() < deadline, (is_restarted, known_at_end, len(events))
+            camera.publish()
+            if events and not is_restarted:
+                is_restarted = True
+                first.close()
+                client.logs.clear()
+                stack.enter_context(killed_node("red_box_node.py"))
+                client.wait_log("active: images")
+            if known_at_end and len(events) > known_at_end[-1]:
+                raise KeyboardInterrupt
+
+        def end() -> None:
+            known_at_end.append(len(events))
+
+        follower = stack.enter_context(NodeClient())
+        with pytest.raises(KeyboardInterrupt):
+            follow(follower, lambda tracks: None, events.append, end, lambda note: None, turn)
+    assert known_at_end
+
+
+def test_another_publisher_of_the_topic_is_no_restart(client: ClientNode, start_node) -> None:
+    start_node()
+    with NodeClient() as follower:
+        assert follower.watch(print, print)
+        publishers = follower.publishers
+        assert publishers
+        client.create_publisher(msg.GroundedEvent, "events", qos.EVENTS)
+        client.poll(lambda: follower._node.count_publishers("events") == 2, "the publisher")
+        assert follower.publishers == publishers
+
+
+def test_a_question_to_a_node_that_restarts_fails(client: ClientNode) -> None:
+    with ExitStack() as stack:
+        with killed_node("hung_node.py", "prefill"):
+            Camera(client).wait_received()
+            asking = stack.enter_context(NodeClient())
+            question = asking.start_question(Query("", "the red box"))
+            client.poll(lambda: _is_accepted(asking, question), "the goal's acceptance")
+        client.logs.clear()
+        stack.enter_context(killed_node("red_box_node.py"))
+        client.wait_log("active: images")
+
+        def problem() -> str:
+            asking.spin(0.1)
+            try:
+                assert question.poll() is None
+                question.check_alive(asking.is_alive)
+            except BackendError as error:
+                return str(error)
+            return ""
+
+        ended = "/grounding has ended before it answered"
+        assert client.poll(problem, "the end of the question") == ended
+        question.close()
+
+
+def _is_accepted(asking: NodeClient, question: Question) -> bool:
+    asking.spin(0.1)
+    question.poll()
+    return question._result is not None
 
 
 def test_watch_refreshes_a_table_on_a_terminal(client: ClientNode, start_node) -> None:
