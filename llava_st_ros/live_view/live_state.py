@@ -7,6 +7,7 @@ version, and asks again once it has shown that: a slow page gets the newest imag
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import uuid
@@ -98,8 +99,20 @@ class Update:
 
     def to_bytes(self) -> bytes:
         """The length of the JSON (32 bits, big-endian), the JSON, the images one after another."""
-        text = json.dumps(self.values).encode()
+        try:
+            text = json.dumps(self.values, allow_nan=False).encode()
+        except ValueError:  # a message may have any number, JSON has no NaN and no infinity
+            text = json.dumps(_finite(self.values), allow_nan=False).encode()
         return b"".join((len(text).to_bytes(4, "big"), text, *self.images))
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for each number that is NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class LiveState:

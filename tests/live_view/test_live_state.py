@@ -211,3 +211,14 @@ def test_the_bytes_are_the_json_and_the_images() -> None:
     length = int.from_bytes(data[:4], "big")
     assert json.loads(data[4 : 4 + length]) == {"a": "é"}
     assert data[4 + length :] == b"firstsecond"
+
+
+def test_numbers_that_json_lacks_are_null() -> None:
+    nan, infinity = float("nan"), float("inf")
+    values = {"a": [nan, 1.5, {"b": (infinity, 2)}], "c": -infinity, "d": "NaN"}
+    data = Update(values, ()).to_bytes()
+    assert json.loads(data[4:], parse_constant=pytest.fail) == {
+        "a": [None, 1.5, {"b": [None, 2]}],
+        "c": None,
+        "d": "NaN",
+    }

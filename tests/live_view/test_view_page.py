@@ -117,6 +117,55 @@ def test_boxes_say_where_they_come_from(chromium: Browser, served: Served) -> No
         assert label is not None and "a cup 0.50 model" in label
 
 
+def test_numbers_that_are_not_finite_are_shown_as_such(chromium: Browser, served: Served) -> None:
+    nan, infinity = float("nan"), float("inf")
+    served.state.add_event(event(1, "CONFIRMED", confidence=nan))
+    show(
+        served,
+        START,
+        track(1, confidence=nan),
+        track(2, box=[nan, 20.0, infinity, 60.0]),
+        track(3, image=[0, 0]),
+        track(4, box=[3e38, -3e38, -3e38, 3e38]),
+        track(5),
+    )
+    with open_page(chromium, served.server.url) as page:
+        page.locator("rect.box[data-track='5']").wait_for()
+        numbers = "[...document.querySelectorAll('rect.box')].map((box) => box.dataset.track)"
+        assert page.evaluate(numbers) == ["1", "4", "5"]
+        rows = page.locator("figure tbody tr").all_inner_texts()
+        assert [row.split("\t")[3] for row in rows] == ["not a number", *["0.50"] * 4]
+        assert page.locator("#events tr").inner_text().split("\t")[3] == "not a number"
+        page.get_by_text("Live").wait_for()
+
+
+def test_long_texts_and_many_tracks_leave_the_page_usable(
+    chromium: Browser, served: Served
+) -> None:
+    long = "word " * 200_000
+    served.state.add_event(event(1, "CONFIRMED", text=long, query_id=long, camera=long))
+    query = {"task": "REC", "cameras": [long], "period": 1.0, "expiry": None}
+    served.state.set_part("queries", [{"id": long, "text": long, **query}])
+    served.state.set_part("node", {"name": "/grounding", "problem": long, "message": long})
+    served.state.set_health({"front": {"level": "warning", "message": long, "topic": long}})
+    served.state.add_question(
+        {"number": 1, "text": long, "state": "ANSWERED", "tokens": 0, "lines": [long]}
+    )
+    found = [track(number, label=long, query_id=long) for number in range(3)]
+    show(served, START, *found, *(track(number) for number in range(3, 1000)))
+    for size in (DESKTOP, PHONE):
+        with open_page(chromium, served.server.url, size) as page:
+            page.get_by_text("900 more tracks are not shown").wait_for()
+            assert page.locator("rect.box").count() == 100
+            assert page.locator("figure tbody tr").count() == 100
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            heights = page.evaluate(
+                """() => [...document.querySelectorAll("h1, h3, p:not(.silent), li, td, .name")]
+                  .map((node) => [node.getBoundingClientRect().height, node.outerHTML])"""
+            )
+            assert not [entry for entry in heights if entry[0] > 200]
+
+
 def test_a_slow_page_shows_the_newest_image_and_counts_the_others(
     chromium: Browser, served: Served
 ) -> None:

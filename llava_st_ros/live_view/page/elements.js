@@ -1,15 +1,35 @@
 // Elements and texts. Texts of the node are set as text, never as HTML.
 
+const MAX_TEXT = 2000; // characters, as of a query; a page with more of them stops responding
+
+/** The beginning of a text that is longer than the limit. */
+export function cut(text, limit = MAX_TEXT) {
+  return text.length > limit ? `${text.slice(0, limit - 1)}…` : text;
+}
+
+/** Show a text that may have any length. */
+export function setText(node, text) {
+  const shown = cut(text);
+  if (node.textContent !== shown) node.textContent = shown;
+}
+
 export function element(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) node[key] = typeof value === "string" ? cut(value) : value;
   node.append(...children);
   return node;
 }
 
 /** A row of a table, whose first cell is the longest text. */
 export function row(text, ...others) {
-  const cells = others.map((other) => element("td", { textContent: other }));
-  return element("tr", {}, element("td", { className: "text", textContent: text }), ...cells);
+  const cells = others.map((other) => element("td", { textContent: other, title: other }));
+  const longest = element("td", { className: "text" }, element("span", { textContent: text, title: text }));
+  return element("tr", {}, longest, ...cells);
+}
+
+/** A number with decimals; null is one that is not finite. */
+export function decimals(value, digits) {
+  return value === null ? "not a number" : value.toFixed(digits);
 }
 
 /** Seconds, with tenths below ten. */

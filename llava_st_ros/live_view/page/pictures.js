@@ -1,12 +1,13 @@
 // The picture of each camera with the boxes of its tracks.
 
-import { age, element, row } from "./elements.js";
+import { age, cut, decimals, element, row, setText } from "./elements.js";
 
 const COLORS = ["#ff6b6b", "#4dabf7", "#51cf66", "#ffa94d", "#cc8bff", "#22d3d8", "#ff8ac4", "#c0d236"];
 const SVG = "http://www.w3.org/2000/svg";
 const SILENT_S = 2;
 const RATE_S = 3; // over which the rate is counted
 const MAX_LABEL = 40; // characters
+const MAX_TRACKS = 100; // in the table and over the picture
 const FONT = 13; // CSS pixels
 const SOURCES = { GROUNDED: "model", PROPAGATED: "propagated", LOST: "lost" };
 
@@ -28,14 +29,14 @@ export class CameraView {
     this.times = []; // when pictures were shown
     this.arrival = null; // of the camera's last image, on this page's clock
     this.values = {};
-    this.canvas = element("canvas", { width: 4, height: 1 });
-    this.canvas.setAttribute("role", "img");
+    this.canvas = element("canvas", { width: 4, height: 1, role: "img" });
     this.svg = document.createElementNS(SVG, "svg");
     this.svg.setAttribute("aria-hidden", "true");
     this.silent = element("p", { className: "silent" });
     this.stage = element("div", { className: "stage" }, this.canvas, this.svg, this.silent);
     this.facts = element("span", { className: "note" });
     this.problem = element("span", { className: "note problem" });
+    this.more = element("p", { className: "note" });
     this.body = element("tbody");
     const head = ["Text", "Track", "State", "Confidence", "Age (s)", "Query"];
     this.table = element(
@@ -50,7 +51,8 @@ export class CameraView {
       {},
       this.stage,
       element("figcaption", {}, element("h3", { textContent: name }), this.facts, this.problem),
-      this.table,
+      element("div", { className: "scroll" }, this.table),
+      this.more,
     );
     new ResizeObserver(() => this.drawBoxes()).observe(this.stage);
   }
@@ -74,13 +76,15 @@ export class CameraView {
       }
     }
     if ("tracks" in values) {
-      this.tracks = values.tracks?.tracks ?? [];
+      const tracks = values.tracks?.tracks ?? [];
+      this.tracks = tracks.slice(0, MAX_TRACKS);
+      this.more.textContent = tracks.length > MAX_TRACKS ? `${tracks.length - MAX_TRACKS} more tracks are not shown` : "";
       this.renderTracks();
     }
     this.drawBoxes();
     const health = values.health.level && values.health.level !== "ok" ? values.health.message : "";
     const unreadable = values.unreadable ? `${values.unreadable} images unreadable: ${values.problem}` : "";
-    this.problem.textContent = [failure, values.problem ? unreadable : "", health].filter(Boolean).join("; ");
+    setText(this.problem, [failure, values.problem ? unreadable : "", health].filter(Boolean).join("; "));
     this.renderFacts();
   }
 
@@ -96,11 +100,10 @@ export class CameraView {
   }
 
   drawBoxes() {
-    const { svg, canvas } = this;
+    const { svg, bitmap } = this;
     svg.replaceChildren();
-    const [track] = this.tracks;
-    const [width, height] = this.bitmap ? [this.bitmap.width, this.bitmap.height] : track?.image ?? [4, 1];
-    if (!this.bitmap && canvas.width !== width) [canvas.width, canvas.height] = [width, height];
+    if (!bitmap) return;
+    const { width, height } = bitmap;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const scale = Math.max(width / (svg.clientWidth || width), height / (svg.clientHeight || height));
     const labels = []; // where they are
@@ -108,6 +111,7 @@ export class CameraView {
   }
 
   drawBox(track, width, height, scale, labels) {
+    if (!track.image.every((value) => value > 0) || track.box.includes(null)) return; // in the table only
     // Where the pictures of the topic have another size than the node's.
     const [sx, sy] = [width / track.image[0], height / track.image[1]];
     const [x1, y1, x2, y2] = track.box.map((value, side) => value * (side % 2 ? sy : sx));
@@ -130,10 +134,10 @@ export class CameraView {
   }
 
   label(track) {
-    const text = track.label.length > MAX_LABEL ? `${track.label.slice(0, MAX_LABEL - 1)}…` : track.label;
+    const text = cut(track.label, MAX_LABEL);
     const late = this.lateness(track);
     const source = SOURCES[track.state] ?? track.state;
-    return `${text} ${track.confidence.toFixed(2)} ${source}${late >= 0.05 ? `, ${late.toFixed(1)} s old` : ""}`;
+    return `${text} ${decimals(track.confidence, 2)} ${source}${late >= 0.05 ? `, ${late.toFixed(1)} s old` : ""}`;
   }
 
   /** By how many seconds a box is older than the picture. */
@@ -156,14 +160,14 @@ export class CameraView {
           track.label,
           track.track_id,
           track.state,
-          track.confidence.toFixed(2),
+          decimals(track.confidence, 2),
           this.lateness(track).toFixed(1),
           track.query_id,
         ),
       ),
     );
     const names = this.tracks.map((track) => this.label(track)).join("; ");
-    this.canvas.setAttribute("aria-label", `Camera ${this.name}: ${names || "no tracks"}`);
+    this.canvas.ariaLabel = cut(`Camera ${this.name}: ${names || "no tracks"}`);
   }
 
   /** Update what changes with time. */
@@ -180,7 +184,7 @@ export class CameraView {
     this.facts.textContent = facts.join(", ");
     this.stage.classList.toggle("stale", isSilent);
     this.silent.hidden = !isSilent;
-    this.silent.textContent =
-      since === null ? `No image yet from ${this.values.health?.topic || this.name}` : `No image for ${age(since)}`;
+    const source = this.values.health?.topic || this.name;
+    setText(this.silent, since === null ? `No image yet from ${source}` : `No image for ${age(since)}`);
   }
 }

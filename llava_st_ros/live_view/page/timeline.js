@@ -1,6 +1,6 @@
 // The events: bars over time, and a table.
 
-import { element, row, timeText } from "./elements.js";
+import { decimals, element, row, timeText } from "./elements.js";
 
 const SHOWN_NS = 60e9; // of the bars
 const MAX_EVENTS = 200; // as the server keeps them
@@ -60,7 +60,7 @@ export class Timeline {
           event.text,
           event.state + reason,
           `${timeText(event.start)} - ${timeText(event.end)} (${seconds} s)`,
-          event.confidence.toFixed(2),
+          decimals(event.confidence, 2),
           event.camera,
           event.query_id,
         );

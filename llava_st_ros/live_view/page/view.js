@@ -1,6 +1,6 @@
 // The page: asks for updates one after the other, shows them, and sends what the user wants.
 
-import { element } from "./elements.js";
+import { cut, element, setText } from "./elements.js";
 import { CameraView } from "./pictures.js";
 import { Timeline } from "./timeline.js";
 
@@ -134,12 +134,12 @@ class View {
       at("state").dataset.state = state;
       at("state").textContent = text[state];
     }
-    if (at("alert").textContent !== problem) at("alert").textContent = problem;
+    setText(at("alert"), problem);
     at("alert").hidden = !problem;
     if (!node) return;
-    at("node").textContent = node.name;
-    document.title = `${node.name} - llava-st view`;
-    at("health").textContent = [node.state, node.message].filter(Boolean).join(": ");
+    setText(at("node"), node.name);
+    document.title = cut(`${node.name} - llava-st view`);
+    setText(at("health"), [node.state, node.message].filter(Boolean).join(": "));
     at("health").className = node.level ?? "";
   }
 
@@ -148,8 +148,8 @@ class View {
     const hadFocus = list.contains(document.activeElement);
     list.replaceChildren(
       ...queries.map((query) => {
-        const remove = element("button", { type: "button", textContent: "Remove" });
-        remove.setAttribute("aria-label", `Remove query ${query.id}`);
+        const ariaLabel = `Remove query ${query.id}`;
+        const remove = element("button", { type: "button", textContent: "Remove", ariaLabel });
         remove.addEventListener("click", () => this.remove(query.id, remove));
         const details = [query.id, query.task, query.cameras.join(", ") || "all cameras", `every ${query.period} s`];
         if (query.expiry) details.push(`removed after ${query.expiry} s`);
@@ -180,8 +180,8 @@ class View {
           item.append(element("p", { className: isProblem ? "note problem" : "note", textContent: line }));
         }
         if (["WAITING", "RUNNING"].includes(question.state)) {
-          const cancel = element("button", { type: "button", textContent: "Cancel" });
-          cancel.setAttribute("aria-label", `Cancel question ${question.text}`);
+          const ariaLabel = `Cancel question ${question.text}`;
+          const cancel = element("button", { type: "button", textContent: "Cancel", ariaLabel });
           cancel.addEventListener("click", () => send("questions/cancel", { number: question.number }));
           item.append(cancel);
         }
@@ -231,7 +231,7 @@ async function submit(form, path, values, note) {
 }
 
 function showResult(note, text, isProblem) {
-  note.textContent = text;
+  setText(note, text);
   note.classList.toggle("problem", isProblem);
 }
 
