@@ -96,7 +96,8 @@ class Question:
         Args:
             is_alive: Whether there is a node with its name.
         """
-        if not is_alive or (self._servers and not self._servers & self._found_servers()):
+        # A killed node stays in the graph for its lease, beside the one that replaces it.
+        if not is_alive or (self._servers and self._found_servers() != self._servers):
             raise BackendError(f"{self._target} has ended before it answered")
 
     def close(self) -> None:

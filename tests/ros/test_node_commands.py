@@ -30,13 +30,14 @@ from llava_st_ros.records import Query
 from llava_st_ros.ros import node_client, qos
 from llava_st_ros.ros.node_client import NodeClient
 from llava_st_ros.ros.question import Question
+from support.paths import RED_BOX_NODE, ROOT
 from support.red_box_backend import STEP_X, STEP_Y, red_box_image
 from support.ros_client import TIMEOUT, ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 BOX = [10 * STEP_X, 10 * STEP_Y, 30 * STEP_X, 30 * STEP_Y]
 COMMAND = (sys.executable, "-m", "llava_st_ros.cli")
-HERE = Path(__file__).parent
+HUNG_NODE = ROOT / "tests" / "faults" / "hung_node.py"
 
 
 @pytest.fixture(autouse=True)
@@ -298,12 +299,12 @@ def test_watch_gets_every_event_of_a_burst(client: ClientNode, start_node) -> No
 
 
 @contextmanager
-def killed_node(script: str, *arguments: str) -> Iterator[None]:
+def killed_node(script: Path, *arguments: str) -> Iterator[None]:
     """A node in a process of its own that is killed at the end: nothing says goodbye."""
     parameters = ["cameras:=[front=image]", "history:=0.0", "queries:=[the red box moves]"]
     options = [part for parameter in parameters for part in ("-p", parameter)]
-    command = [sys.executable, str(HERE / script), *arguments, "--ros-args", *options]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+    command = [sys.executable, str(script), *arguments, "--ros-args", *options]
+    with subprocess.Popen(command) as running:
         try:
             yield
         finally:
@@ -318,7 +319,7 @@ def test_a_restart_between_two_looks_for_the_node_is_noticed(client: ClientNode)
 
     with ExitStack() as stack:
         first = stack.enter_context(ExitStack())
-        first.enter_context(killed_node("red_box_node.py"))
+        first.enter_context(killed_node(RED_BOX_NODE))
         camera = Camera(client)
 
         def turn() -> None:  # no look for the node falls into it
@@ -329,7 +330,7 @@ def test_a_restart_between_two_looks_for_the_node_is_noticed(client: ClientNode)
                 is_restarted = True
                 first.close()
                 client.logs.clear()
-                stack.enter_context(killed_node("red_box_node.py"))
+                stack.enter_context(killed_node(RED_BOX_NODE))
                 client.wait_log("active: images")
             if known_at_end and len(events) > known_at_end[-1]:
                 raise KeyboardInterrupt
@@ -354,15 +355,24 @@ def test_another_publisher_of_the_topic_is_no_restart(client: ClientNode, start_
         assert follower.publishers == publishers
 
 
+def test_watch_warns_of_a_node_that_publishes_on_the_same_topics(
+    client: ClientNode, start_node, watching: Watching
+) -> None:
+    start_node()
+    client.create_publisher(msg.GroundedEvent, "events", qos.EVENTS)
+    line = "/client publishes tracks or events on the topics of /grounding: what is shown is of"
+    assert watching.run(step=lambda: any(line in note for note in watching.notes)) == 0
+
+
 def test_a_question_to_a_node_that_restarts_fails(client: ClientNode) -> None:
     with ExitStack() as stack:
-        with killed_node("hung_node.py", "prefill"):
+        with killed_node(HUNG_NODE, "prefill"):
             Camera(client).wait_received()
             asking = stack.enter_context(NodeClient())
             question = asking.start_question(Query("", "the red box"))
             client.poll(lambda: _is_accepted(asking, question), "the goal's acceptance")
         client.logs.clear()
-        stack.enter_context(killed_node("red_box_node.py"))
+        stack.enter_context(killed_node(RED_BOX_NODE))
         client.wait_log("active: images")
 
         def problem() -> str:
