@@ -197,7 +197,11 @@ class PageHandler(BaseHTTPRequestHandler):
         """Return the path behind the secret. Raises RejectedError."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or not self.server.accepts_host(hosts[0]):
-            raise RejectedError(HTTPStatus.FORBIDDEN, "the Host header does not name this server")
+            raise RejectedError(
+                HTTPStatus.FORBIDDEN,
+                "the Host header does not name this server: open the address that the command "
+                "printed",
+            )
         path = self.path.partition("?")[0].removeprefix("/")
         if not self.server.secret:
             return path

@@ -48,11 +48,17 @@ def follow(
                 note = f"{client.target} has ended or cannot be reached"
             elif not is_subscribed:
                 note = f"{client.target} is not configured"
-            elif publishers := client.publishers:
+            else:
+                publishers = client.publishers
                 if known and not publishers <= known:
                     on_end()  # and then from the start, since some may have arrived before
                     client.watch(on_tracks, on_event)
-                known = publishers
+                known = publishers or known
+                if rivals := client.rivals:
+                    note = (
+                        f"{', '.join(rivals)} publishes tracks or events on the topics of "
+                        f"{client.target}: what is shown is of both; use another namespace"
+                    )
             if note != last:
                 last = note
                 on_note(note)

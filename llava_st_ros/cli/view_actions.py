@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from llava_st_ros.ros.node_client import NodeClient
 
 PERIOD_S = 1.0  # of what is looked up regularly
+SILENCE_S = 5.0  # without diagnostics, which a node publishes once per second
 Values = Mapping[str, Any]
 
 
@@ -40,10 +42,11 @@ class ViewActions:
         }
         self._cameras = client.watch_cameras(self._set_health, state.add_image)
         self._questions = QuestionQueue(client, state)
-        self._note = self._failure = ""  # what hinders the node, and this
+        self._note = self._silence = self._failure = ""  # what hinders the node, and this
         self._health: dict[str, str] = {}
+        self._reported: float | None = None  # when the last diagnostics arrived
         self._looked_up = 0.0
-        self._was_watched = False
+        self._was_watched = self._is_listing = False
         self._set_node()
         state.set_part("tasks", [task.value for task in Task])
 
@@ -52,34 +55,49 @@ class ViewActions:
         self._state.refresh()
         is_watched = self._state.is_watched
         self._questions.turn()
+        if self._is_listing:
+            self._poll_queries()
         if is_watched == self._was_watched and now - self._looked_up < PERIOD_S:
             return
         self._looked_up, self._was_watched = now, is_watched
         self._cameras.update(is_watched)
-        if is_watched and not self._note:
-            self._failure = ""
-            try:
-                self._state.set_part("queries", self._client.list_queries())
-            except BackendError as error:
-                self._failure = str(error)
+        self._is_listing = self._is_listing or is_watched
+        if self._reported is not None and now - self._reported > SILENCE_S:
+            self._silence = (
+                f"{self._client.target} has published no diagnostics for {SILENCE_S:.0f} s: "
+                "it hangs, was killed or cannot be reached"
+            )
             self._set_node()
 
     def set_note(self, note: str) -> None:
         """Show what hinders the node; empty: nothing does."""
-        self._note, self._failure = note, ""
+        self._note = note
         self._set_node()
 
     def close(self) -> None:
         """Cancel the questions."""
         self._questions.close()
 
+    def _poll_queries(self) -> None:
+        try:
+            queries = self._client.poll_queries()
+            if queries is None:
+                return
+            self._state.set_part("queries", queries)
+            self._failure = ""
+        except BackendError as error:
+            self._failure = str(error)
+        self._is_listing = False
+        self._set_node()
+
     def _set_health(self, health: Values) -> None:
-        self._health = {key: health[key] for key in ("level", "message", "state")}
+        self._reported, self._silence = time.monotonic(), ""
+        self._health = {key: health[key] for key in ("level", "message")}
         self._state.set_health(health["cameras"])
         self._set_node()
 
     def _set_node(self) -> None:
-        problem = self._note or self._failure
+        problem = self._note or self._silence or self._failure
         values = {"name": self._client.target, "problem": problem, **self._health}
         self._state.set_part("node", values)
 

@@ -13,13 +13,20 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import BackendError, QueryError
 from llava_st_ros.records import Query
 from llava_st_ros.ros import qos
 from llava_st_ros.ros.conversions import query_to_msg
-from llava_st_ros.ros.node_finder import describe_network, endpoint_ids, grounding_nodes
+from llava_st_ros.ros.node_finder import (
+    UNKNOWN_NODE,
+    describe_network,
+    endpoint_ids,
+    grounding_nodes,
+    node_of,
+)
 from llava_st_ros.ros.question import Question
 from llava_st_ros.ros.result_values import event_values, query_values, tracks_values
 from llava_st_ros.ros.startup import check_domain, startup_errors
@@ -53,6 +60,7 @@ class NodeClient:
         self.target = f"/{target.strip('/')}" if target.strip("/") else ""
         self._clients: dict[str, Any] = {}  # by the name of the service
         self._subscriptions: list[Subscription] = []  # of ``watch``
+        self._listing: tuple[Any, float] | None = None  # a future or None, and when it began
 
     def __enter__(self) -> NodeClient:
         self._context = Context()
@@ -129,6 +137,25 @@ class NodeClient:
         response = self._call(srv.ListQueries, "list_queries", srv.ListQueries.Request())
         return [query_values(query) for query in response.queries]
 
+    def poll_queries(self) -> list[Values] | None:
+        """Ask for the standing queries without waiting: call it until it returns them, and spin.
+
+        Raises:
+            BackendError: The node has not answered in time; the next call asks again.
+        """
+        client = self._client(srv.ListQueries, "list_queries")
+        future, began = self._listing or (None, time.monotonic())
+        if future is None and client.service_is_ready():
+            future = client.call_async(srv.ListQueries.Request())
+        self._listing = future, began
+        if future is not None and future.done():
+            self._listing = None
+            return [query_values(query) for query in future.result().queries]
+        if time.monotonic() - began >= CALL_TIMEOUT_S:
+            self._drop_listing()
+            raise BackendError(f"{self.target} has not answered after {CALL_TIMEOUT_S:.0f} s")
+        return None
+
     def ask(
         self, query: Query, camera: str = "", on_progress: Callable[[int], None] = lambda n: None
     ) -> Values:
@@ -195,6 +222,7 @@ class NodeClient:
         events = topics.get("llava_st_ros/msg/GroundedEvent")
         if tracks is None or events is None:
             return False
+        self._drop_listing()  # perhaps by a node that has ended
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = [
@@ -209,14 +237,20 @@ class NodeClient:
     @property
     def publishers(self) -> frozenset[bytes]:
         """The ids of the node's publishers on the topics of ``watch``: others after a restart."""
-        namespace, _, name = self.target.rpartition("/")
-        owner = name, namespace or "/"
-        return endpoint_ids(
+        return endpoint_ids(e for e in self._watched_endpoints() if node_of(e) == self.target)
+
+    @property
+    def rivals(self) -> list[str]:
+        """The other nodes that publish on the topics of ``watch``."""
+        return sorted({node_of(e) for e in self._watched_endpoints()} - {self.target})
+
+    def _watched_endpoints(self) -> list[TopicEndpointInfo]:
+        return [
             endpoint
             for subscription in self._subscriptions
             for endpoint in self._node.get_publishers_info_by_topic(subscription.topic_name)
-            if (endpoint.node_name, endpoint.node_namespace) == owner
-        )
+            if endpoint.node_name != UNKNOWN_NODE
+        ]
 
     def _find(self) -> str:
         found: list[str] = []
@@ -247,11 +281,21 @@ class NodeClient:
             )
         return found[0]
 
-    def _call(self, kind: Any, name: str, request: Any) -> Any:
+    def _client(self, kind: Any, name: str) -> Any:
         client = self._clients.get(name)
         if client is None:
             client = self._node.create_client(kind, f"{self.target}/{name}")
             self._clients[name] = client
+        return client
+
+    def _drop_listing(self) -> None:
+        future, _ = self._listing or (None, 0.0)
+        self._listing = None
+        if future is not None:
+            self._client(srv.ListQueries, "list_queries").remove_pending_request(future)
+
+    def _call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self._client(kind, name)
         self._wait(client.service_is_ready, f"{self.target} has no service ~/{name}")
         future = client.call_async(request)
         try:

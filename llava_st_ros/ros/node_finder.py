@@ -9,6 +9,7 @@ from rclpy.node import Node
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 
+UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"  # of an endpoint whose node is not discovered yet
 SERVICE = "llava_st_ros/srv/AddQuery"  # only grounding nodes serve it
 
 
@@ -28,6 +29,11 @@ def grounding_nodes(node: Node) -> list[str]:
 def endpoint_ids(endpoints: Iterable[TopicEndpointInfo]) -> frozenset[bytes]:
     """The ids of publishers or subscriptions: a node that has started again has others."""
     return frozenset(bytes(endpoint.endpoint_gid) for endpoint in endpoints)
+
+
+def node_of(endpoint: TopicEndpointInfo) -> str:
+    """The fully qualified name of the node that an endpoint belongs to."""
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
 def describe_network(node: Node) -> str:

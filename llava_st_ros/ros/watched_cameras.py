@@ -113,5 +113,4 @@ def _values(status: DiagnosticStatus) -> dict[str, str]:
         "level": LEVELS.get(status.level, "unknown"),
         "message": status.message,
         "topic": values.get("topic", ""),
-        "state": values.get("state", ""),
     }

@@ -208,7 +208,7 @@ def test_a_question_is_canceled(
 
 
 @contextmanager
-def running_node(text: str) -> Iterator[None]:
+def running_node(text: str) -> Iterator[subprocess.Popen[bytes]]:
     """A node with a standing query, in a process of its own."""
     query = json.dumps({"text": text, "task": "STVG"})
     parameters = (f"queries:=['{query}']", "default_period:=0.5", "history:=0.0")
@@ -216,7 +216,7 @@ def running_node(text: str) -> Iterator[None]:
     command = [sys.executable, str(RED_BOX_NODE), "--ros-args", *arguments]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
         try:
-            yield
+            yield running
             running.send_signal(signal.SIGINT)
             running.wait(TIMEOUT)
         finally:
@@ -253,6 +253,32 @@ def test_the_page_outlives_the_command_and_the_node(client: ClientNode, chromium
             page.get_by_text("Live").wait_for()
             page.locator("#queries li", has_text="another box").wait_for()
             wait_event(page)
+
+
+def test_a_node_that_hangs_is_noticed_and_the_page_goes_on(
+    client: ClientNode, chromium: Browser
+) -> None:
+    with running_node("the red box") as node:
+        client.wait_log("active: images")
+        camera = Camera(client, "image")
+        with (
+            viewing("--port", "0") as url,
+            streaming(camera),
+            open_page(chromium, url, expected_errors=("400",)) as page,
+        ):
+            page.locator("figure .box").first.wait_for()
+            node.send_signal(signal.SIGSTOP)
+            page.locator("#ask-text").fill("the red box")
+            page.keyboard.press("Enter")
+            page.get_by_text("/grounding has published no diagnostics for 5 s").wait_for()
+            page.get_by_text("Problem").wait_for()
+            # The loop of the command waits for nothing: pictures and commands go on.
+            stamp = page.locator("canvas").get_attribute("data-stamp")
+            page.locator(f"canvas:not([data-stamp='{stamp}'])").wait_for()
+            page.get_by_role("button", name="Cancel question the red box").click(timeout=5_000)
+            page.locator("#answers li[data-state=CANCELED]").wait_for(timeout=5_000)
+            node.send_signal(signal.SIGCONT)
+            page.get_by_text("Live").wait_for()
 
 
 def test_without_a_node_or_a_port_is_one_line(

@@ -129,7 +129,7 @@ class View {
     const isLive = connection === "live";
     const problem = isLive ? node?.problem ?? "" : connection === "connecting" ? "" : connection;
     const state = !isLive ? (problem ? "disconnected" : "connecting") : problem ? "problem" : "live";
-    const text = { disconnected: "Disconnected", connecting: "Connecting", problem: "Node not available", live: "Live" };
+    const text = { disconnected: "Disconnected", connecting: "Connecting", problem: "Problem", live: "Live" };
     if (at("state").dataset.state !== state) {
       at("state").dataset.state = state;
       at("state").textContent = text[state];
@@ -139,7 +139,7 @@ class View {
     if (!node) return;
     setText(at("node"), node.name);
     document.title = cut(`${node.name} - llava-st view`);
-    setText(at("health"), [node.state, node.message].filter(Boolean).join(": "));
+    setText(at("health"), node.message ?? "");
     at("health").className = node.level ?? "";
   }
 
