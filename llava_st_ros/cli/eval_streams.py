@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from llava_st_ros.evaluation.setting_sweep import Changes
 
 VARIANTS_FILE = "variants.json"
+VARIANTS_OF_TABLE = 5  # that 80 columns have room for
 HELP = "evaluate standing queries on simulated streams"
 
 
@@ -150,7 +151,7 @@ def _compare(
 ) -> int:
     """Print the figures of each combination of settings, and write them to --out."""
     from llava_st_ros.atomic_files import write_text
-    from llava_st_ros.cli.figure_tables import name_of, number, text_table
+    from llava_st_ros.cli.figure_tables import add_row, name_of, number, text_table
     from llava_st_ros.cli.outputs import print_tables
     from llava_st_ros.evaluation.results import without_nan
     from llava_st_ros.evaluation.setting_sweep import sweep_bags
@@ -173,11 +174,15 @@ def _compare(
     if args.json:
         print(text)
         return 0
-    columns = ["\n".join(json.dumps(value) for value in changed.values()) for changed in changes]
     title = f"{', '.join(changes[0])} on {len(jobs)} streams"
-    table = text_table(title, ("", "figure"), columns)
-    for of_metric in zip(*map(headline, rows)):
-        first = of_metric[0]
-        table.add_row(first.task, name_of(first), *(number(row.value) for row in of_metric))
-    print_tables(table)
+    tables = []
+    for first in range(0, len(changes), VARIANTS_OF_TABLE):
+        shown = slice(first, first + VARIANTS_OF_TABLE)
+        columns = ["\n".join(map(json.dumps, changed.values())) for changed in changes[shown]]
+        table = text_table(title, ("", "figure"), columns)
+        for of_metric in zip(*map(headline, rows[shown])):
+            row = of_metric[0]
+            add_row(table, row.task, name_of(row), *(number(row.value) for row in of_metric))
+        tables.append(table)
+    print_tables(*tables)
     return 0
