@@ -120,14 +120,16 @@ def test_figures_of_every_combination_are_printed_and_written(
     bags = [tmp_path / "0000", tmp_path / "0001"]
     monkeypatch.setattr(simulated_streams, "record_streams", lambda *args: bags)
     monkeypatch.setattr(setting_sweep, "sweep_bags", sweep_bags)
-    varied = ("--vary", "confirmations=1,2", "--vary", "evidence_on=0.5,0.6,0.7,0.8")
+    levels = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8]
+    values = ",".join(map(str, levels))
+    varied = ("--vary", "confirmations=1,2", "--vary", f"evidence_on={values}")
     out = ("--out", tmp_path / "out")
     options = (*varied, *out, "--track-rate", 0, "--model", random_checkpoint)
     assert run("test", "--n", 2, *options) == 0
     table = capsys.readouterr().out
     assert "confirmations, evidence_on on 2 streams" in table
-    for count in (100, 200):  # in two tables, so that no number is cut
-        for value in (0.5, 0.6, 0.7, 0.8):
+    for count in (100, 200):  # in several tables, so that no number is cut
+        for value in levels:
             assert f"{count + value:g}" in table
     written = json.loads((tmp_path / "out" / "variants.json").read_text(encoding="utf-8"))
     assert [v["settings"] for v in written["variants"]] == [
@@ -135,7 +137,7 @@ def test_figures_of_every_combination_are_printed_and_written(
         for count in (1, 2)
         for value in (0.5, 0.6, 0.7, 0.8)
     ]
-    assert written["variants"][7]["figures"] == {
+    assert written["variants"][-1]["figures"] == {
         "STVG/final vIoU": 200.8,
         "stream/final vIoU": None,
     }
