@@ -154,3 +154,10 @@ def test_a_users_file_that_is_named_like_an_unfinished_one_is_kept(tmp_path: Pat
     with atomic_file(path) as part:
         part.write_text("new")
     assert (neighbor.read_text(), path.read_text()) == ("the user's", "new")
+
+
+def test_other_files_of_the_output_folder_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with staged_files(tmp_path) as stage:
+        (stage / "answers.jsonl").write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "answers.jsonl"}

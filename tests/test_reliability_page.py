@@ -29,6 +29,24 @@ def test_the_named_test_exists(path: str, name: str) -> None:
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+FAULT_TESTS = [
+    (path.relative_to(ROOT).as_posix(), node)
+    for path in sorted((ROOT / "tests/faults").glob("test_*.py"))
+    for node in ast.parse(path.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+]
+
+
+@pytest.mark.parametrize(("path", "test"), FAULT_TESTS, ids=[test.name for _, test in FAULT_TESTS])
+def test_a_test_of_a_fault_says_what_it_shows_and_is_on_the_page(
+    path: str, test: ast.FunctionDef
+) -> None:
+    lines = (ast.get_docstring(test) or "").splitlines()
+    labels = [line.split(":")[0] for line in lines if not line.startswith(" ")]
+    assert labels == ["Injected", "Published", "Logged"]
+    assert (path, test.name) in PROMISES
+
+
 def test_the_counts_of_fuzzing_are_those_of_the_stored_run() -> None:
     stored = json.loads(FUZZ.read_text(encoding="utf-8"))
     for result in stored["results"]:

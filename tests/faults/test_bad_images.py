@@ -79,6 +79,7 @@ def no_time(stamp: int) -> object:
 BAD_RAW = {
     "image encoding 'yuv9'": raw_with(encoding="yuv9"),
     "image encoding '16UC1'": raw_with(encoding="16UC1"),
+    "image encoding ''": raw_with(encoding=""),
     "the image has 20000x10000 pixels; expected at most 64": raw_with(width=20000, height=10000),
     "image is empty (0x0)": raw_with(width=0, height=0, step=0),
     "step 5": raw_with(step=5),
@@ -109,6 +110,11 @@ def dropped(diagnostics: list[DiagnosticArray], kind: str = "") -> int:
 def test_bad_images_are_dropped_counted_and_logged(
     client: ClientNode, start_node, transport, bad
 ) -> None:
+    """Injected: corrupt, truncated, empty, huge and zero-size images, wrong encodings, another
+        size, invalid stamps, between good images.
+    Published: tracks of the good images before and after, with exact boxes.
+    Logged: WARN for each with its reason; diagnostics count them by kind.
+    """
     tracks = client.collect(msg.GroundedTrackArray, "tracks")
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     node = start_node(transport=transport, queries=["the red box"])
@@ -146,6 +152,10 @@ def test_bad_images_are_dropped_counted_and_logged(
 
 
 def test_warnings_about_bad_images_are_throttled(client: ClientNode, start_node) -> None:
+    """Injected: twenty bad images within one log_period.
+    Published: nothing.
+    Logged: one line; diagnostics count all of them.
+    """
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     start_node(log_period=3600.0)
     camera, clock = client.camera("image"), Clock()
@@ -160,6 +170,10 @@ def test_warnings_about_bad_images_are_throttled(client: ClientNode, start_node)
 def test_boxes_do_not_depend_on_encoding_or_row_padding(
     client: ClientNode, start_node, backend
 ) -> None:
+    """Injected: an encoding and a row padding that change while the camera sends.
+    Published: tracks with the same boxes throughout.
+    Logged: nothing.
+    """
     tracks = client.collect(msg.GroundedTrackArray, "tracks")
     start_node(queries=["the red box"], default_period=0.05)
     camera, clock, image = client.camera("image"), Clock(), red_box_image(20, 20, 50, 60)
@@ -183,6 +197,10 @@ def test_boxes_do_not_depend_on_encoding_or_row_padding(
 
 
 def test_permanent_change_of_image_size_is_accepted(client: ClientNode, start_node) -> None:
+    """Injected: a camera that changes its image size for good.
+    Published: tracks in pixels of the new size.
+    Logged: WARN for the first images of the new size, until it is accepted.
+    """
     tracks = client.collect(msg.GroundedTrackArray, "tracks")
     start_node(queries=["the red box"])
     camera, clock, image = client.camera("image"), Clock(), red_box_image(10, 10, 30, 30)
@@ -199,21 +217,40 @@ def test_permanent_change_of_image_size_is_accepted(client: ClientNode, start_no
     )
 
 
-def test_stamps_that_stand_still_are_reported_at_the_default_frame_rate(
+def test_a_camera_that_alternates_between_two_sizes_keeps_the_first(
     client: ClientNode, start_node
 ) -> None:
-    start_node(max_frame_rate=15.0)
-    camera = client.camera("image")
+    """Injected: two publishers of other image sizes on one topic, in turns.
+    Published: tracks in pixels of the first size.
+    Logged: WARN with both sizes; diagnostics count the others.
+    """
+    tracks = client.collect(msg.GroundedTrackArray, "tracks")
+    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
+    start_node(queries=["the red box"], default_period=0.2)
+    camera, clock, image = client.camera("image"), Clock(), red_box_image(10, 10, 30, 30)
+    half = np.ascontiguousarray(image[:, :200])
+
+    def publish_both() -> None:
+        for pixels in (image, half):
+            camera.publish(image_message(pixels, clock()))
+
     client.publish_until(
-        lambda: camera.publish(image_message(red_box_image(10, 20, 30, 50), 10**12)),
-        lambda: any("images repeat an earlier stamp" in line for line in client.log_lines()),
-        "a warning about repeated stamps",
+        publish_both,
+        lambda: dropped(diagnostics, ", wrong size") > 10 and any(a.tracks for a in tracks[-5:]),
+        "tracks although the size changes",
     )
+    client.wait_log("dropped a frame of /image (", "a frame of 200x297")
+    assert {t.image_width for a in list(tracks) for t in a.tracks} == {image.shape[1]}
 
 
 def test_a_bad_image_that_only_the_tracks_are_carried_to_is_logged_with_its_reason(
     client: ClientNode, start_node
 ) -> None:
+    """Injected: truncated images that max_frame_rate keeps from the model, while tracks are
+        carried.
+    Published: tracks of the good images.
+    Logged: WARN with the reason; the camera's last problem in diagnostics.
+    """
     arrays = client.collect(msg.GroundedTrackArray, "tracks")
     (camera,) = start_node(max_frame_rate=0.01, queries=["the red box"])._cameras
     publisher, clock = client.camera("image"), Clock()

@@ -61,6 +61,11 @@ def errors(diagnostics: list[DiagnosticArray]) -> list[str]:
 
 
 def test_hung_tick_is_reported_and_the_process_ends_in_time(client: ClientNode) -> None:
+    """Injected: a model that never returns from a frame, past watchdog_seconds; then signals.
+    Published: nothing more of the model.
+    Logged: ERROR with the step, the line of code and the duration; diagnostics ERROR; the
+        last line names it, exit code 3 within stop_timeout + 1 s.
+    """
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     with hung_node("encode_frame", "queries:=[the red box]", "watchdog_seconds:=0.2") as running:
         camera, stamps = client.camera("image"), itertools.count(10**12, 10**8)
@@ -79,6 +84,11 @@ def test_hung_tick_is_reported_and_the_process_ends_in_time(client: ClientNode) 
 def test_hung_goal_is_aborted_at_the_shutdown_and_the_process_ends_in_time(
     client: ClientNode,
 ) -> None:
+    """Injected: a model that never returns from the prompt of a goal while another goal waits;
+        then SIGTERM.
+    Published: both goals are aborted with the reason.
+    Logged: the last line names the inference; exit code 3 in time.
+    """
     with hung_node("prefill") as running:
         camera, stamps = client.camera("image"), itertools.count(10**12, 10**8)
         server = client.action(action.Ground, "grounding/ground")
@@ -94,6 +104,10 @@ def test_hung_goal_is_aborted_at_the_shutdown_and_the_process_ends_in_time(
 
 
 def test_process_ends_in_time_while_native_code_loads_the_model(domain: int) -> None:
+    """Injected: native code that never returns while it loads a model; then SIGINT and SIGTERM.
+    Published: nothing.
+    Logged: the last line names the step; exit code 3 in time.
+    """
     with hung_node("load") as running:
         assert running.stdout is not None
         while running.stdout.readline() != "loading\n":

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 
-from llava_st_ros.atomic_files import staged_files
 from llava_st_ros.cli import ground
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.errors import DataError
@@ -68,6 +67,10 @@ def run(images: Path, model: Path, *arguments: object) -> int:
 def test_a_run_that_is_ended_early_keeps_its_answers(
     images: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch, capsys, error, code, said
 ) -> None:
+    """Injected: Ctrl-C, a damaged image, or missing memory in the middle of llava-st ground.
+    Published: the results so far, in the files and as JSON.
+    Logged: one line with the number of answers and the folder.
+    """
     monkeypatch.setattr(EndedSource, "error", error, raising=False)
     monkeypatch.setattr(ground, "_source", lambda args: EndedSource(args.images, 10.0))
     out = tmp_path / "out"
@@ -88,6 +91,11 @@ def test_a_run_that_is_ended_early_keeps_its_answers(
 def test_a_run_without_an_answer_leaves_the_results_of_an_earlier_one(
     images: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
+    """Injected: Ctrl-C before the first answer.
+    Published: the results of an earlier run are unchanged.
+    Logged: one line.
+    """
+
     class AtOnce(EndedSource):
         error = KeyboardInterrupt()
 
@@ -105,6 +113,10 @@ def test_a_run_without_an_answer_leaves_the_results_of_an_earlier_one(
 def test_a_full_disk_leaves_the_earlier_results_and_prints_the_new_ones(
     images: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
+    """Injected: a full disk while the results are written.
+    Published: earlier files are unchanged; the new results on stdout.
+    Logged: one line with the folder and the reason.
+    """
     for name in RESULTS:
         (tmp_path / name).write_text("earlier\n")
 
@@ -128,6 +140,11 @@ def test_a_full_disk_leaves_the_earlier_results_and_prints_the_new_ones(
 def test_results_are_complete_before_the_drawing_starts(
     images: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
+    """Injected: Ctrl-C while the overlay is drawn.
+    Published: complete results; an earlier overlay is unchanged.
+    Logged: one line which says that the results are complete.
+    """
+
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -145,6 +162,11 @@ def test_results_are_complete_before_the_drawing_starts(
 def test_a_video_that_the_disk_cuts_off_is_not_left(
     tmp_path: Path, suffix: str, monkeypatch, capfd
 ) -> None:
+    """Injected: a disk that is full before the overlay video is complete, of which OpenCV says
+        nothing.
+    Published: an earlier video is unchanged, no part of the new one is left.
+    Logged: one line with the remedy.
+    """
     path = tmp_path / f"o{suffix}"
     path.write_text("earlier")
     random = np.random.default_rng(0)
@@ -169,10 +191,3 @@ def test_a_video_that_the_disk_cuts_off_is_not_left(
     write()
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == 30
     assert capfd.readouterr().err == ""  # nothing of OpenCV's and FFmpeg's own
-
-
-def test_other_files_of_the_output_folder_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with staged_files(tmp_path) as stage:
-        (stage / "answers.jsonl").write_text("new")
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "answers.jsonl"}

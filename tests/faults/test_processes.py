@@ -1,14 +1,17 @@
-"""Hostile queries, services during transitions, and processes that are stopped or killed."""
+"""The node's process is stopped or killed at any moment, or has no disk for what it writes."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,153 +19,213 @@ pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
 from llava_st_ros import msg, srv
+from llava_st_ros.media.bags import Bag
+from llava_st_ros.ros.bag_player import to_message
+from llava_st_ros.ros.conversions import stamp_from_msg
 from support.paths import RED_BOX_NODE
-from support.red_box_backend import red_box_image
-from support.ros_client import TIMEOUT, ClientNode, image_message
+from support.red_box_camera import RedBoxCamera
+from support.ros_client import TIMEOUT, ClientNode
 
 pytestmark = pytest.mark.ros
-PARAMETERS = (
-    """queries:=['{"id": "box", "text": "the red box", "task": "STVG", "period": 0.2}']""",
-    "max_frame_rate:=0.0",
-    "history:=0.0",
-)
+RECORDER = Path(__file__).with_name("recorder.py")
+QUERY = """queries:=['{"id": "box", "text": "the red box", "task": "STVG", "period": 0.2}']"""
+PARAMETERS = (QUERY, "max_frame_rate:=0.0", "history:=0.0")
 STOP_SECONDS = 2.0  # from a signal to the end of the process
+MOMENTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3)  # seconds after the signals are handled
 
 
 @contextmanager
-def node_process() -> Iterator[subprocess.Popen[str]]:
-    arguments = [part for value in PARAMETERS for part in ("-p", value)]
-    with subprocess.Popen(
-        [sys.executable, str(RED_BOX_NODE), "--ros-args", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as running:
+def node_process(*parameters: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run the node; kill it at the end if it still runs."""
+    arguments = [part for value in (*PARAMETERS, *parameters) for part in ("-p", value)]
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, str(RED_BOX_NODE), "--ros-args", *arguments]
+    with subprocess.Popen(command, **{**output, **options}) as running:
         try:
             yield running
         finally:
             running.kill()
 
 
-class Camera:
-    """Publishes a red box, 0.1 s later each time."""
-
-    def __init__(self, client: ClientNode) -> None:
-        self._publisher = client.camera("image")
-        self._stamp = 10**12
-
-    def publish_image(self) -> None:
-        self._stamp += 10**8
-        self._publisher.publish(image_message(red_box_image(10, 10, 30, 30), self._stamp))
-
-
-def test_hostile_queries_are_rejected_or_answered_as_words(client: ClientNode, start_node) -> None:
-    answers = client.collect(msg.Answer, "grounding/answers")
-    start_node()
-    publisher = client.create_publisher(msg.Query, "grounding/query", 100)
-    client.poll(publisher.get_subscription_count, "the node's subscription")
-    rejected = {
-        "empty": msg.Query(id="empty"),
-        "huge": msg.Query(id="huge", text="x" * 2**20),
-        "camera": msg.Query(id="camera", text="the red box", cameras=["nowhere"]),
-        "id": msg.Query(id="a\nb", text="the red box"),
-    }
-    words = {
-        "control": msg.Query(id="control", text="the\x07 red\r\n\x1b[31m box\x7f", task="REC"),
-        "special": msg.Query(
-            id="special", text="<image> <|im_end|> <TIME-001> the red box", task="REC"
-        ),
-    }
-    for message in (*rejected.values(), *words.values()):
-        publisher.publish(message)
-        response = client.call(
-            srv.AddQuery, "grounding/add_query", srv.AddQuery.Request(query=message)
-        )
-        if message.id in rejected or message is rejected["id"]:
-            assert not response.success
-            assert "\n" not in response.message and len(response.message) < 1300
-    camera = Camera(client)
-    listed = client.call(srv.ListQueries, "grounding/list_queries", srv.ListQueries.Request())
-    accepted = {query.id for query in listed.queries}
-    assert accepted <= words.keys()
-    assert "special" in accepted
-    client.publish_until(
-        camera.publish_image, lambda: {a.query.id for a in list(answers)} == accepted, "answers"
-    )
-    assert not [line for line in client.log_lines() if "\x1b" in line or "\x07" in line]
+def stop(running: subprocess.Popen[str], *signals: signal.Signals) -> None:
+    """Send the signals, and expect the end of the process in time."""
+    started = time.monotonic()
+    for number in signals:
+        running.send_signal(number)
+    output, _ = running.communicate(timeout=TIMEOUT)
+    assert time.monotonic() - started < STOP_SECONDS, output
+    assert running.returncode == 0, output
+    assert "Traceback" not in (output or ""), output
 
 
-def test_services_respond_during_transitions(client: ClientNode, start_node) -> None:
-    node = start_node()
-    failures: list[BaseException] = []
-    stopped = threading.Event()
-
-    def change() -> None:
-        try:
-            for _ in range(3):
-                node.trigger_deactivate()
-                node.trigger_cleanup()
-                node.trigger_configure()
-                node.trigger_activate()
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            stopped.set()
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    query = msg.Query(id="box", text="the red box")
-    calls = 0
-    while not stopped.is_set() or not calls:
-        for kind, name, request in (
-            (srv.AddQuery, "add_query", srv.AddQuery.Request(query=query)),
-            (srv.ListQueries, "list_queries", srv.ListQueries.Request()),
-            (srv.Enable, "enable", srv.Enable.Request(enable=True)),
-            (srv.RemoveQuery, "remove_query", srv.RemoveQuery.Request(id="box")),
-        ):
-            client.call(kind, f"grounding/{name}", request)  # fails without a response
-            calls += 1
-    thread.join(TIMEOUT)
-    assert not failures
-    assert not [line for line in client.log_lines() if "Traceback" in line or "failed" in line]
-    response = client.call(srv.AddQuery, "grounding/add_query", srv.AddQuery.Request(query=query))
-    assert response.success, response.message
+def handles_signals(process_id: int) -> bool:
+    """Whether a process handles SIGTERM itself."""
+    status = Path(f"/proc/{process_id}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def test_a_stopped_process_ends_in_time_and_says_that_everything_ends(client: ClientNode) -> None:
-    events = client.collect(msg.GroundedEvent, "events")
-    arrays = client.collect(msg.GroundedTrackArray, "tracks")
+@pytest.mark.parametrize("seconds", MOMENTS)
+def test_a_signal_at_any_moment_of_the_start_ends_the_process(
+    client: ClientNode, seconds: float
+) -> None:
+    """Injected: SIGINT or SIGTERM while the node imports, loads its model, is configured and
+        activated.
+    Published: nothing false: no track, and no event that has not ended.
+    Logged: no traceback; exit code 0 within 2 s.
+    """
     with node_process() as running:
-        camera = Camera(client)
+        client.poll(lambda: handles_signals(running.pid), "the handlers")
+        time.sleep(seconds)
+        number = signal.SIGINT if MOMENTS.index(seconds) % 2 else signal.SIGTERM
+        stop(running, number)
+
+
+@pytest.mark.parametrize(
+    "signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP,)]
+)
+def test_a_process_that_is_stopped_flushes_its_last_results(
+    client: ClientNode, signals: tuple[signal.Signals, ...]
+) -> None:
+    """Injected: SIGTERM, SIGINT twice or SIGHUP while the model works and events and tracks are
+        open.
+    Published: everything until then, an empty array, and ENDED or RETRACTED of each event.
+    Logged: no traceback; exit code 0 within 2 s.
+    """
+    events = client.collect(msg.GroundedEvent, "events", 1000)
+    arrays = client.collect(msg.GroundedTrackArray, "tracks", 1000)
+    answers = client.collect(msg.Answer, "grounding/answers")
+    busy = QUERY.replace("0.2", "0.01")
+    with node_process(busy, "default_period:=0.01") as running:
+        camera = RedBoxCamera(client)
         client.publish_until(
             camera.publish_image,
-            lambda: any(e.state == e.CONFIRMED for e in events) and any(a.tracks for a in arrays),
-            "a confirmed event and tracks",
+            lambda: (
+                len(answers) > 5
+                and any(e.state == e.CONFIRMED for e in list(events))
+                and any(a.tracks for a in list(arrays))
+            ),
+            "answers, a confirmed event and tracks",
         )
-        started = time.monotonic()
-        running.send_signal(signal.SIGTERM)
-        output, _ = running.communicate(timeout=TIMEOUT)
-        assert time.monotonic() - started < STOP_SECONDS, output
-        assert running.returncode == 0, output
-    last = {event.event_id: event for event in events}
+        stop(running, *signals)
+
+    def last() -> list[msg.GroundedEvent]:
+        return list({event.event_id: event for event in list(events)}.values())
+
     client.wait(lambda: not list(arrays)[-1].tracks, "an empty array")
     client.wait(
-        lambda: all(
-            {e.event_id: e for e in list(events)}[i].reason == msg.GroundedEvent.REASON_DEACTIVATED
-            for i in last
-        ),
-        "the end of the events",
+        lambda: all(e.state in (e.ENDED, e.RETRACTED) for e in last()), "the end of each event"
     )
+    assert {event.reason for event in last()} == {msg.GroundedEvent.REASON_DEACTIVATED}
+    stamps = [stamp_from_msg(array.header.stamp) for array in list(arrays)]
+    assert stamps == sorted(stamps)
+
+
+def test_signals_until_the_end_do_not_change_the_exit_code(client: ClientNode) -> None:
+    """Injected: SIGINT and SIGTERM in turns, every 2 ms until the process has ended.
+    Published: nothing.
+    Logged: no traceback; exit code 0.
+    """
+    with node_process() as running:
+        client.wait_log("active: images from /image")
+        for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):
+            running.send_signal(number)
+            if running.poll() is not None:
+                break
+            time.sleep(0.002)
+        output, _ = running.communicate(timeout=TIMEOUT)
+        assert running.returncode == 0, output
+        assert "Traceback" not in output, output
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system without free space."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting a file system is not permitted here: {done.stderr.strip()}")
+    try:
+        with pytest.raises(OSError, match="No space left on device"):
+            (folder / "filler").write_bytes(bytes(2**17))
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_node_works_while_the_disk_of_its_log_is_full(
+    client: ClientNode, full_disk: Path
+) -> None:
+    """Injected: a full disk below the log file, stdout and stderr.
+    Published: tracks; services respond.
+    Logged: /rosout has every line; nothing is written.
+    """
+    arrays = client.collect(msg.GroundedTrackArray, "tracks")
+    with open("/dev/full", "w") as full:
+        environment = {**os.environ, "ROS_LOG_DIR": str(full_disk)}
+        with node_process(stdout=full, stderr=full, env=environment) as running:
+            camera = RedBoxCamera(client)
+            client.publish_until(
+                camera.publish_image, lambda: any(a.tracks for a in list(arrays)), "a track"
+            )
+            request = srv.AddQuery.Request(query=msg.Query(text="the ball"))
+            assert client.call(srv.AddQuery, "grounding/add_query", request).success
+            client.wait_log("added query", "the ball")
+            stop(running, signal.SIGTERM)
 
 
 def test_a_node_works_after_another_was_killed(client: ClientNode) -> None:
+    """Injected: SIGKILL, and a new node afterwards.
+    Published: nothing at the end, only DDS's liveliness shows it; tracks of the new node.
+    Logged: nothing.
+    """
     arrays = client.collect(msg.GroundedTrackArray, "tracks")
     for _ in range(2):
         with node_process() as running:
             arrays.clear()
-            camera = Camera(client)
+            camera = RedBoxCamera(client)
             client.publish_until(
                 camera.publish_image, lambda: any(a.tracks for a in list(arrays)), "a track"
             )
             running.send_signal(signal.SIGKILL)
             running.communicate(timeout=TIMEOUT)
+
+
+def test_a_recording_is_readable_after_everything_was_killed(
+    client: ClientNode, tmp_path: Path
+) -> None:
+    """Injected: SIGKILL of the node and of the process that records its camera; both start again.
+    Published: tracks of the new node, from the images of the unfinished recording.
+    Logged: the recording's notes say where it ends.
+    """
+    file = tmp_path / "cut.mcap"
+    recorder_command = [sys.executable, RECORDER, file, "/image"]
+    with node_process() as running, subprocess.Popen(recorder_command) as recorder:
+        try:
+            camera = RedBoxCamera(client)
+            client.publish_until(
+                camera.publish_image,
+                lambda: file.exists() and file.stat().st_size > 10_000,
+                "some chunks of the recording",
+            )
+        finally:
+            for process in (recorder, running):
+                process.kill()
+        running.communicate(timeout=TIMEOUT)
+    bag = Bag(file)
+    images = list(bag.images(bag.image_topic()))
+    assert len(images) >= 6
+    stamps = [image.stamp for image in images]
+    assert stamps == sorted(set(stamps))
+    assert any("is truncated or damaged" in note for note in bag.notes), bag.notes
+    arrays = client.collect(msg.GroundedTrackArray, "tracks")
+    with node_process():
+        publisher, messages = client.camera("image"), itertools.cycle(map(to_message, images))
+        client.publish_until(
+            lambda: publisher.publish(next(messages)),
+            lambda: any(a.tracks for a in list(arrays)),
+            "a track",
+        )
+    assert {stamp_from_msg(t.header.stamp) for a in arrays for t in a.tracks} <= set(stamps)

@@ -139,34 +139,6 @@ def test_failed_activation_leaves_no_subscription(
     assert named_threads() <= {"llava-st-worker"}
 
 
-def test_failed_tick_is_logged_and_the_node_keeps_running(
-    client: ClientNode, start_node, backend
-) -> None:
-    fails = [True]
-    encode = backend.encode_frame
-
-    def encode_frame(image: object) -> object:
-        if fails[0]:
-            raise RuntimeError("device lost")
-        return encode(image)
-
-    backend.encode_frame = encode_frame
-    tracks = client.collect(msg.GroundedTrackArray, "tracks")
-    start_node(queries=["the red box"])
-    camera, stamps = client.camera("image"), iter(range(10**12, 10**13, 10**8))
-
-    def publish_image() -> None:
-        camera.publish(image_message(red_box_image(10, 10, 30, 30), next(stamps)))
-
-    client.publish_until(
-        publish_image, lambda: any("device lost" in s for s in client.log_lines()), "the error"
-    )
-    fails[0] = False
-    client.publish_until(
-        publish_image, lambda: any(a.tracks for a in tracks), "a track after the failure"
-    )
-
-
 def test_inference_runs_only_in_the_worker_thread(client: ClientNode, start_node, backend) -> None:
     tracks = client.collect(msg.GroundedTrackArray, "tracks")
     start_node(queries=["the red box"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,22 +18,12 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from llava_st_ros import msg
-from llava_st_ros.ros.conversions import stamp_from_msg, stamp_to_msg
+from llava_st_ros.ros.conversions import stamp_to_msg
 from support.red_box_backend import red_box_image
 from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9
-
-
-def test_incompatible_publisher_is_logged_with_both_policies(
-    client: ClientNode, start_node
-) -> None:
-    start_node(image_reliability="reliable")
-    offered = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    client.create_publisher(Image, "image", offered)
-    line = client.wait_log("incompatible QoS on /image")
-    assert "RELIABILITY: this node requests reliable, offered is best_effort by /client" in line
 
 
 def test_incompatible_subscription_is_logged_with_both_policies(
@@ -45,29 +34,6 @@ def test_incompatible_subscription_is_logged_with_both_policies(
     client.collect(msg.GroundedTrackArray, "tracks", wanted)
     line = client.wait_log("incompatible QoS on /tracks")
     assert "DURABILITY: this node offers volatile, requested is transient_local by /client" in line
-
-
-def test_best_effort_and_reliable_cameras_are_compatible_by_default(
-    client: ClientNode, start_node
-) -> None:
-    tracks = client.collect(msg.GroundedTrackArray, "tracks")
-    start_node(cameras=["a", "b"], queries=["the red box"])
-    stamps = iter(range(10**12, 10**13, 10**8))
-    profiles = [
-        QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
-        QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
-    ]
-    publishers = [client.create_publisher(Image, n, p) for n, p in zip("ab", profiles)]
-
-    def publish_image() -> None:
-        message = image_message(red_box_image(10, 10, 30, 30), next(stamps))
-        for publisher in publishers:
-            publisher.publish(message)
-
-    client.publish_until(
-        publish_image, lambda: {a.camera for a in tracks} == {"a", "b"}, "both cameras"
-    )
-    assert not any("incompatible" in line for line in client.log_lines())
 
 
 def test_reliability_follows_the_publishers(client: ClientNode, start_node) -> None:
@@ -197,69 +163,6 @@ def test_latency_is_measured_on_simulated_time_from_the_stamp(
         return float(means[-1]) if len(means) > 1 else None
 
     assert client.publish_until(publish_image, latency, "a latency") == pytest.approx(40.0, abs=2.0)
-
-
-def test_one_wrong_stamp_starves_no_camera_and_is_reported(client: ClientNode, start_node) -> None:
-    answers = client.collect(msg.Answer, "grounding/answers")
-    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
-    start_node(cameras=["a", "b"], queries=["the red box"], default_period=0.2)
-    cameras = {name: client.camera(name) for name in "ab"}
-    start = time.time_ns()
-
-    def publish(*names: str, ahead: int = 0) -> None:
-        stamp = time.time_ns() + ahead * SECOND
-        for name in names:
-            cameras[name].publish(image_message(red_box_image(10, 10, 30, 30), stamp))
-
-    def answered(name: str) -> list[int]:
-        return [stamp_from_msg(a.header.stamp) for a in list(answers) if a.camera == name]
-
-    client.publish_until(lambda: publish("a", "b"), lambda: answered("a") and answered("b"), "both")
-    publish("a", ahead=3600)
-    line = client.wait_log("/a: 1 images set aside for an implausible stamp: 3600.")
-    assert "s ahead" in line
-    seen = len(answered("b"))
-    client.publish_until(lambda: publish("b"), lambda: len(answered("b")) > seen + 3, "b alone")
-    seen = len(answered("a"))
-    client.publish_until(lambda: publish("a"), lambda: len(answered("a")) > seen + 3, "a again")
-    assert max(answered("a")) < start + 100 * SECOND
-
-    def reported() -> bool:
-        statuses = [s for d in list(diagnostics) for s in d.status if s.name.endswith("camera a")]
-        return any(
-            s.level == DiagnosticStatus.WARN
-            and "implausible stamp" in s.message
-            and {v.key: v.value for v in s.values}["dropped, implausible stamp"] == "1"
-            for s in statuses
-        )
-
-    client.wait(reported, "the warning in the diagnostics")
-
-
-def test_stamps_that_jump_back_start_a_new_stream(client: ClientNode, start_node) -> None:
-    arrays = client.collect(msg.GroundedTrackArray, "tracks")
-    start_node(queries=["the red box"], default_period=0.2)
-    camera = client.camera("image")
-    # A bag is played from 5000 s, and then another from 100 s.
-    for first, left in ((5_000 * SECOND, 10), (100 * SECOND, 60)):
-        stamps = iter(range(first, first + 1_000 * SECOND, SECOND // 10))
-        seen = len(arrays)
-
-        def publish_image(stamps=stamps, left=left) -> None:
-            camera.publish(image_message(red_box_image(left, 10, left + 20, 30), next(stamps)))
-
-        def tracked(seen=seen, first=first) -> bool:
-            new = [t for a in list(arrays[seen:]) for t in a.tracks]
-            return any(first <= stamp_from_msg(t.header.stamp) < first + 10**12 for t in new)
-
-        client.publish_until(publish_image, tracked, f"a track at {first / SECOND} s")
-    after = [t for a in arrays for t in a.tracks if stamp_from_msg(t.header.stamp) < 1_000 * SECOND]
-    before = [t for a in arrays for t in a.tracks if t not in after]
-    assert {t.track_id for t in after}.isdisjoint({t.track_id for t in before})
-    for track in after:
-        stamps = [stamp_from_msg(b.stamp) for b in track.tube]
-        assert stamps == sorted(stamps)
-        assert stamps[-1] < 1_000 * SECOND  # no box of the first stream
 
 
 def test_event_of_a_replaced_subscription_is_not_a_warning(client: ClientNode, start_node) -> None:

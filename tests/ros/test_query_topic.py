@@ -2,100 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.qos import QoSProfile
+from diagnostic_msgs.msg import DiagnosticStatus
 
-from llava_st_ros import msg, srv
 from llava_st_ros.records import QueryFailure, QueryPace
 from llava_st_ros.ros.diagnostics import RecentMaximum
 from llava_st_ros.ros.query_health import failure_reasons, pace_reasons
 from llava_st_ros.ros.query_topic import SequenceGaps
-from support.red_box_backend import red_box_image
-from support.ros_client import ClientNode, image_message
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9
 WARN, ERROR = DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-
-
-def list_ids(client: ClientNode) -> list[str]:
-    request = srv.ListQueries.Request()
-    return [q.id for q in client.call(srv.ListQueries, "grounding/list_queries", request).queries]
-
-
-def model_messages(arrays: list[DiagnosticArray]) -> list[str]:
-    return [status.message for array in list(arrays) for status in array.status[:1]]
-
-
-def test_a_burst_on_the_topic_arrives_completely_up_to_the_bound(
-    client: ClientNode, start_node
-) -> None:
-    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
-    node = start_node(max_queries=150, log_period=30.0)
-    publisher = client.create_publisher(msg.Query, "grounding/query", QoSProfile(depth=500))
-    client.poll(publisher.get_subscription_count, "the node's subscription")
-    for number in range(400):
-        publisher.publish(msg.Query(id=f"m{number}", text="the red box"))
-    topic = node._query_services.topic
-    client.poll(lambda: topic.counts.added + topic.counts.rejected == 400, "400 messages")
-    assert list_ids(client) == [f"m{number}" for number in range(150)]
-    assert (topic.counts.rejected, topic.counts.lost) == (250, 0)
-    reason = "there are 150 standing queries; max_queries is 150; remove one, or raise max_queries"
-    client.wait_log("rejected a query from ~/query", reason)
-    client.wait(
-        lambda: [m for m in model_messages(diagnostics) if f"rejected: {reason}" in m],
-        "the rejected queries in /diagnostics",
-    )
-    # The service's response has the reason; replacing a query is possible.
-    request = srv.AddQuery.Request(query=msg.Query(id="more", text="the red box"))
-    response = client.call(srv.AddQuery, "grounding/add_query", request)
-    assert (response.success, response.message) == (False, reason)
-    request.query.id = "m7"
-    assert client.call(srv.AddQuery, "grounding/add_query", request).success
-
-
-def test_a_failing_query_is_reported_in_diagnostics_and_others_are_answered(
-    client: ClientNode, start_node, backend
-) -> None:
-    prefill = backend.prefill
-
-    def checked(embeddings: Any, cache: Any) -> Any:
-        words = backend.tokenizer.decode([token for token, _ in embeddings])
-        if "cursed" in words:
-            raise MemoryError("out of memory")
-        return prefill(embeddings, cache)
-
-    backend.prefill = checked
-    diagnostics = client.collect(DiagnosticArray, "/diagnostics")
-    answers = client.collect(msg.Answer, "grounding/answers")
-    start_node(
-        queries=[
-            '{"id": "good", "text": "the red box", "task": "REC", "period": 0.05}',
-            '{"id": "bad", "text": "the cursed box", "task": "REC", "period": 0.05}',
-        ]
-    )
-    camera, stamps = client.camera("image"), iter(range(10**12, 10**13, 10**8))
-
-    def publish_image() -> None:
-        camera.publish(image_message(red_box_image(10, 10, 30, 30), next(stamps)))
-
-    def is_reported() -> bool:
-        named = "query 'bad' failed "
-        end = "on camera 'camera': MemoryError: out of memory; next try in "
-        return any(named in m and end in m for m in model_messages(diagnostics))
-
-    client.publish_until(publish_image, is_reported, "the failing query in /diagnostics")
-    assert {a.query.id for a in answers} == {"good"}
-    levels = {s.level for array in diagnostics for s in array.status[:1] if "bad" in s.message}
-    assert levels == {WARN}
-    client.wait_log("query 'bad' failed on camera 'camera'", "MemoryError: out of memory")
 
 
 def test_failing_queries_are_named_with_the_time_of_the_next_try() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,28 +166,6 @@ def test_llava_st_node_runs_a_model(
         assert 0 <= grounded.box.y_min <= grounded.box.y_max <= HEIGHT
 
 
-@pytest.mark.parametrize(
-    "signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP,)]
-)
-def test_node_shuts_down_cleanly_while_busy(
-    client: ClientNode, signals: tuple[signal.Signals, ...]
-) -> None:
-    answers = client.collect(msg.Answer, "grounding/answers")
-    with process(
-        RED_BOX_NODE, "--ros-args", "-p", "queries:=[the red box]",
-        "-p", "default_period:=0.01", "-p", "max_frame_rate:=0.0", "-p", "history:=0.0",
-        signals=signals,
-    ):  # fmt: skip
-        camera, count = client.camera("image"), itertools.count()
-
-        def publish_image() -> None:
-            camera.publish(
-                image_message(red_box_image(10, 10, 40, 40), START + next(count) * TENTH)
-            )
-
-        client.publish_until(publish_image, lambda: len(answers) >= 5, "answers")
-
-
 def non_blocking(path: str, flags: int) -> int:
     return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC) | os.O_NONBLOCK)
 
@@ -213,25 +189,6 @@ def test_node_works_and_ends_while_nobody_reads_its_output(client: ClientNode) -
             running.kill()
             os.close(reader)
             os.close(writer)
-
-
-def test_signals_until_the_end_do_not_change_the_exit_code(client: ClientNode) -> None:
-    with subprocess.Popen(
-        [sys.executable, RED_BOX_NODE], stderr=subprocess.STDOUT,
-        stdout=subprocess.PIPE, text=True,
-    ) as running:  # fmt: skip
-        try:
-            client.wait_log("active: images from /image")
-            for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):
-                running.send_signal(number)
-                if running.poll() is not None:
-                    break
-                time.sleep(0.002)
-            output, _ = running.communicate(timeout=TIMEOUT)
-            assert running.returncode == 0, output
-            assert "Traceback" not in output, output
-        finally:
-            running.kill()
 
 
 @pytest.mark.parametrize(

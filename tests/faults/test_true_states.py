@@ -80,6 +80,11 @@ PARAMETERS = {"queries": ['{"id": "box", "text": "the red box", "task": "STVG", 
 
 
 def test_a_silent_camera_loses_its_tracks_and_ends_its_events(watcher: Watcher, start_node) -> None:
+    """Injected: a camera that stops, and later returns.
+    Published: LOST tracks, an empty array, ENDED events with the reason; tracks and a new
+        event when it returns.
+    Logged: WARN that it is silent; INFO that it sends images again.
+    """
     node = start_node(camera_timeout=0.3, track_timeout=0.3, **PARAMETERS)
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
@@ -105,7 +110,10 @@ def test_a_silent_camera_loses_its_tracks_and_ends_its_events(watcher: Watcher, 
 
 
 def test_a_low_frame_rate_is_no_silence(client: ClientNode, start_node) -> None:
-    """Also before the second frame, when its interval is not known."""
+    """Injected: a max_frame_rate that leaves 10 s between two frames, with camera_timeout 0.1 s.
+    Published: tracks as before: the camera is not silent.
+    Logged: nothing.
+    """
     node = start_node(camera_timeout=0.1, max_frame_rate=0.1, **PARAMETERS)
     (camera,) = node._cameras
     publisher, stamps = client.camera("image"), itertools.count(10**12, SECOND // 1000)
@@ -122,7 +130,10 @@ def test_a_low_frame_rate_is_no_silence(client: ClientNode, start_node) -> None:
 
 
 def test_an_inactive_node_reports_no_cameras(watcher: Watcher, start_node) -> None:
-    """Neither that they are silent nor, of those that were, that they send images again."""
+    """Injected: a deactivation while a camera is silent, which takes long.
+    Published: nothing more about the camera.
+    Logged: nothing more: neither that it is silent nor that it is back.
+    """
     node = start_node(camera_timeout=0.1, **PARAMETERS)
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.states, "an array")
@@ -167,6 +178,10 @@ def count_checks(node: Any) -> list[int]:
 
 
 def test_a_paused_simulation_is_no_silence(watcher: Watcher, start_node) -> None:
+    """Injected: a simulation that pauses, and then goes on without its camera.
+    Published: what held before the pause; then an empty array and ENDED events.
+    Logged: WARN after the simulation goes on.
+    """
     node = start_node(camera_timeout=0.1, track_timeout=0.1, use_sim_time=True, **PARAMETERS)
     clock, publish_image = watcher.client.create_publisher(Clock, "/clock", 10), watcher.camera()
     times = iter(range(50 * SECOND, 10**13, SECOND // 10))
@@ -190,6 +205,10 @@ def test_a_paused_simulation_is_no_silence(watcher: Watcher, start_node) -> None
 
 
 def test_a_deactivated_node_says_that_everything_ends(watcher: Watcher, start_node) -> None:
+    """Injected: a deactivation while events and tracks are open.
+    Published: an empty array; ENDED events with the reason.
+    Logged: INFO that everything has ended.
+    """
     node = start_node(confirmations=1, **PARAMETERS)
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
@@ -201,6 +220,10 @@ def test_a_deactivated_node_says_that_everything_ends(watcher: Watcher, start_no
 
 
 def test_an_unconfirmed_event_is_retracted_at_the_end(watcher: Watcher, start_node) -> None:
+    """Injected: a deactivation while an event is PROVISIONAL.
+    Published: RETRACTED, with the reason.
+    Logged: INFO that everything has ended.
+    """
     node = start_node(confirmations=30, **PARAMETERS)
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.open_events, "a provisional event")
@@ -214,7 +237,10 @@ def test_an_unconfirmed_event_is_retracted_at_the_end(watcher: Watcher, start_no
 def test_a_deactivation_in_the_middle_of_a_tick_ends_what_was_published(
     watcher: Watcher, start_node, backend
 ) -> None:
-    """The tick's own answer is dropped: nothing follows the end."""
+    """Injected: a deactivation in the middle of a tick that outlasts stop_timeout.
+    Published: an empty array and ENDED events; then nothing, the answer is dropped.
+    Logged: WARN that an inference is still running.
+    """
     node = start_node(stop_timeout=0.2, **PARAMETERS)
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
@@ -225,6 +251,7 @@ def test_a_deactivation_in_the_middle_of_a_tick_ends_what_was_published(
     node.trigger_deactivate()
     watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
     watcher.client.wait(lambda: watcher.states()[-1:] == [[]], "an empty array")
+    watcher.client.wait_log("an inference is still running; its result will be dropped")
     ends = len(watcher.arrays), len(watcher.events)
     backend.resume()
     node._worker.pause(30.0)  # waits for the tick
@@ -235,6 +262,11 @@ def test_a_deactivation_in_the_middle_of_a_tick_ends_what_was_published(
 def test_tracks_are_lost_and_services_respond_while_the_model_hangs(
     watcher: Watcher, start_node, backend
 ) -> None:
+    """Injected: a model that hangs in a tick while its camera goes on.
+    Published: LOST tracks, then an empty array; services respond, and removing the query ends
+        its events.
+    Logged: nothing before watchdog_seconds.
+    """
     start_node(track_timeout=5.0, **PARAMETERS)  # a second of the test
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
@@ -264,6 +296,10 @@ def late(context) -> Iterator[ClientNode]:
 def test_late_subscribers_get_what_holds_now_and_nothing_of_the_past(
     watcher: Watcher, start_node, late: ClientNode, reliability: str
 ) -> None:
+    """Injected: a subscriber that joins when everything has been published.
+    Published: the last array of each camera and the open events, again.
+    Logged: nothing.
+    """
     start_node(cameras=["left", "right"], camera_timeout=60.0, **PARAMETERS)
     cameras = [watcher.camera("left"), watcher.camera("right")]
 
@@ -287,6 +323,10 @@ def test_late_subscribers_get_what_holds_now_and_nothing_of_the_past(
 
 
 def test_late_subscribers_that_are_not_reported_are_noticed_by_their_number() -> None:
+    """Injected: an RMW implementation that does not report subscribers.
+    Published: what holds, again, when their number grows.
+    Logged: nothing.
+    """
     from llava_st_ros.ros import qos
 
     class Publisher:
