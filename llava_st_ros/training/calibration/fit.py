@@ -24,7 +24,8 @@ from llava_st_ros.records import Modality
 from llava_st_ros.training.calibration.logistic import fit_logistic
 
 MATCH, CONFIDENCE = "P(match)", "confidence"
-MODALITIES = (Modality.VIDEO, Modality.IMAGE)
+# Standing video queries, one-shot video queries, image queries: what has a fit of its own.
+FITTED = ((STREAMS, Modality.VIDEO), (CLIPS, Modality.VIDEO), (CLIPS, Modality.IMAGE))
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Reliability:
         quantity: MATCH or CONFIDENCE.
         outcomes: Whether what was predicted is so, bool [N].
         before: The model's own probabilities, float64 [N].
-        after: The calibrated ones, float64 [N]: of each half of the sources by the calibration that
-            is fitted to the other half.
+        after: The calibrated ones, float64 [N], by a fit to other sources: of each half by that to
+            the other half, of image tasks in streams by that to clips.
     """
 
     origin: str
@@ -57,20 +58,21 @@ class Reliability:
 
 
 def fit_calibration(samples: Sequence[MatchSample]) -> tuple[Calibration, list[str]]:
-    """Fit a calibration: that of standing queries to streams, that of one-shot queries to clips.
+    """Fit a calibration: that of standing video queries to streams, the others to clips.
 
-    One-shot queries keep the model's P(match), so that even odds decide as they did in training.
+    One-shot queries and those about images keep the model's P(match), so that even odds decide as
+    they did in training. Streams say little about an image query that matches nothing: the objects
+    that are followed there are nearly always visible, and P(match) would be high whatever is asked.
 
     Returns:
-        The calibration, and what is not calibrated and why, one line each: a followed object that
-        is always visible says nothing about P(match).
+        The calibration, and what is not calibrated and why, one line each.
 
     Raises:
         DataError: Standing video queries cannot be calibrated: there are too few samples, or
             P(match) is lower where something matches.
     """
     fitted, notes = {}, []
-    for kind in product((STREAMS, CLIPS), MODALITIES):
+    for kind in FITTED:
         try:
             fitted[kind] = fit_samples(_of(samples, *kind))
         except DataError as error:
@@ -78,18 +80,16 @@ def fit_calibration(samples: Sequence[MatchSample]) -> tuple[Calibration, list[s
                 raise
             fitted[kind] = ModalityCalibration()
             notes.append(f"{kind[1].value} tasks, {kind[0]}: not calibrated: {error.problem}")
-    standing, one_shot = (
-        QueryCalibration(*(fitted[origin, modality] for modality in MODALITIES))
-        for origin in (STREAMS, CLIPS)
-    )
-    return Calibration(standing, one_shot), notes
+    standing, one_shot, image = (fitted[kind] for kind in FITTED)
+    return Calibration(QueryCalibration(standing, image), QueryCalibration(one_shot, image)), notes
 
 
 def fit_samples(samples: Sequence[MatchSample]) -> ModalityCalibration:
     """Fit the calibration of one kind of query and one modality, as ``fit_calibration`` does."""
     if not samples:
         raise DataError("there are no samples of a modality", "use more clips or streams")
-    match = _fit_match(samples) if samples[0].origin == STREAMS else MatchCalibration()
+    is_standing = (samples[0].origin, samples[0].modality) == (STREAMS, Modality.VIDEO)
+    match = _fit_match(samples) if is_standing else MatchCalibration()
     features = np.array(
         [
             (log_odds(match.probability(sample.log_odds)), log_odds(sample.coordinates))
@@ -120,36 +120,53 @@ def measure(samples: Sequence[MatchSample]) -> tuple[list[Reliability], list[str
         be too few for a fit.
     """
     found, notes = [], []
-    for origin, modality in product((STREAMS, CLIPS), MODALITIES):
+    for kind in product((STREAMS, CLIPS), (Modality.VIDEO, Modality.IMAGE)):
+        of_kind = _of(samples, *kind)
         try:
-            found += _measure(_of(samples, origin, modality))
+            if kind in FITTED:
+                first, second = _halves(of_kind)
+                fits = [(first, fit_samples(second)), (second, fit_samples(first))]
+            else:
+                fits = [(of_kind, fit_samples(_of(samples, CLIPS, kind[1])))]
+            found += _measure(*kind, fits)
         except DataError as error:
-            notes.append(f"{modality.value} tasks, {origin}: not measured: {error.problem}")
+            notes.append(f"{kind[1].value} tasks, {kind[0]}: not measured: {error.problem}")
     return found, notes
 
 
-def _measure(samples: Sequence[MatchSample]) -> list[Reliability]:
-    sources = list(dict.fromkeys(sample.source for sample in samples))
-    even = set(sources[::2])
-    halves = [
+def _halves(samples: Sequence[MatchSample]) -> tuple[list[MatchSample], list[MatchSample]]:
+    """Return the samples of every other source, and the rest."""
+    even = set(list(dict.fromkeys(sample.source for sample in samples))[::2])
+    first, second = (
         [sample for sample in samples if (sample.source in even) == is_even]
         for is_even in (True, False)
-    ]
-    fits = fit_samples(halves[1]), fit_samples(halves[0])
-    ordered = [sample for half in halves for sample in half]
+    )
+    return first, second
+
+
+def _measure(
+    origin: str,
+    modality: Modality,
+    fits: Sequence[tuple[Sequence[MatchSample], ModalityCalibration]],
+) -> list[Reliability]:
+    """Return the reliability of samples, each part with a fit to other sources."""
+    ordered = [sample for part, _ in fits for sample in part]
+    if not ordered:
+        raise DataError("there are no samples of a modality", "use more clips or streams")
     matches, confidences = [], []
-    for half, fit in zip(halves, fits):
-        for sample in half:
+    for part, fit in fits:
+        for sample in part:
             match = fit.match.probability(sample.log_odds)
             assert fit.confidence is not None
             matches.append(match)
             confidences.append(fit.confidence.probability(match, sample.coordinates))
     raw = np.array([sigmoid(sample.log_odds) for sample in ordered])
     product_of_both = raw * np.array([sample.coordinates for sample in ordered])
-    kind = ordered[0].origin, ordered[0].modality
     return [
-        Reliability(*kind, MATCH, _matches(ordered), raw, np.array(matches)),
-        Reliability(*kind, CONFIDENCE, _right(ordered), product_of_both, np.array(confidences)),
+        Reliability(origin, modality, MATCH, _matches(ordered), raw, np.array(matches)),
+        Reliability(
+            origin, modality, CONFIDENCE, _right(ordered), product_of_both, np.array(confidences)
+        ),
     ]
 
 

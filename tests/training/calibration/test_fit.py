@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llava_st_ros.calibration import MatchCalibration, ModalityCalibration, log_odds
+from llava_st_ros.calibration import MatchCalibration, ModalityCalibration, log_odds, sigmoid
 from llava_st_ros.errors import DataError
 from llava_st_ros.evaluation.match_samples import CLIPS, STREAMS, MatchSample
 from llava_st_ros.records import Modality
@@ -66,7 +66,7 @@ def everything(count: int) -> list[MatchSample]:
     ]
 
 
-def test_the_calibration_recovers_scale_and_offset_of_each_modality_from_streams() -> None:
+def test_the_calibration_recovers_scale_and_offset_of_video_queries_from_streams() -> None:
     samples = [
         *drawn(20_000),
         *drawn(20_000, IMAGE, scale=2.0, offset=0.5, seed=1),
@@ -75,17 +75,33 @@ def test_the_calibration_recovers_scale_and_offset_of_each_modality_from_streams
     ]
     found, notes = fit_calibration(samples)
     assert notes == []
-    standing = found.standing
-    assert standing.video.match.scale == pytest.approx(0.5, rel=0.06)
-    assert standing.video.match.offset == pytest.approx(-1.0, rel=0.06)
-    assert standing.image.match.scale == pytest.approx(2.0, rel=0.1)
-    assert standing.image.match.offset == pytest.approx(0.5, abs=0.15)
-    confidence = standing.video.confidence
+    standing = found.standing.video
+    assert standing.match.scale == pytest.approx(0.5, rel=0.06)
+    assert standing.match.offset == pytest.approx(-1.0, rel=0.06)
+    confidence = standing.confidence
     assert confidence is not None and confidence.match > 0 and confidence.coordinates > 0
-    # One-shot queries are decided by the model's own probability.
-    for one_shot in (found.one_shot.video, found.one_shot.image):
-        assert one_shot.match == MatchCalibration()
-        assert one_shot.confidence is not None and one_shot.confidence != confidence
+    # Other queries are decided by the model's own probability.
+    for other in (found.one_shot.video, found.one_shot.image):
+        assert other.match == MatchCalibration()
+        assert other.confidence is not None and other.confidence != confidence
+
+
+def test_followed_objects_that_are_always_there_do_not_make_every_image_match() -> None:
+    always = [replace(sample, matches=True) for sample in drawn(2_000, IMAGE, seed=1)]
+    clips = [*drawn(2_000, origin=CLIPS, seed=2), *drawn(2_000, IMAGE, origin=CLIPS, seed=3)]
+    found, notes = fit_calibration([*drawn(2_000), *always, *clips])
+    assert notes == []
+    assert found.standing.image == found.one_shot.image
+    assert found.standing.image.match.probability(-1.0) < 0.5
+    # They are measured by the fit to clips, which none of them is part of.
+    measured = {(m.origin, m.modality, m.quantity): m for m in measure([*always, *clips])[0]}
+    in_streams = measured[STREAMS, IMAGE, CONFIDENCE]
+    confidence = found.standing.image.confidence
+    assert confidence is not None
+    np.testing.assert_allclose(
+        in_streams.after,
+        [confidence.probability(sigmoid(s.log_odds), s.coordinates) for s in always],
+    )
 
 
 def test_reliability_is_measured_on_samples_that_were_not_fitted_to() -> None:
@@ -101,10 +117,10 @@ def test_reliability_is_measured_on_samples_that_were_not_fitted_to() -> None:
     assert len(match.outcomes) == 3_000
     assert match.outcomes.sum() == sum(sample.matches for sample in samples[:3_000])
     assert match.errors(match.after)[0] < 0.04 < match.errors(match.before)[0]
-    for (origin, _, quantity), each in measured.items():
-        if origin == CLIPS and quantity == MATCH:
+    for (origin, modality, quantity), each in measured.items():
+        if quantity == MATCH and (origin, modality) != (STREAMS, VIDEO):
             np.testing.assert_array_equal(each.after, each.before)
-        else:
+        elif (origin, modality) != (STREAMS, IMAGE):  # drawn otherwise than those of clips
             assert each.errors(each.after)[1] < each.errors(each.before)[1]
     # A source with every outcome reversed spoils the fit for the other half, not its own.
     spoiled = [replace(s, matches=not s.matches) if s.source == "s0" else s for s in samples]
@@ -122,14 +138,13 @@ def test_a_model_that_is_surer_where_nothing_matches_cannot_be_calibrated() -> N
 
 
 def test_what_cannot_be_fitted_is_named_and_keeps_the_models_probabilities() -> None:
-    always = [replace(sample, matches=True) for sample in drawn(400, IMAGE)]
+    always = [replace(sample, is_right=True) for sample in drawn(400, IMAGE, origin=CLIPS)]
     found, notes = fit_calibration([*drawn(2_000), *always])
     assert found.standing.video.match.scale == pytest.approx(0.5, rel=0.2)
     assert found.standing.image == found.one_shot.video == ModalityCalibration()
     assert notes == [
-        "image tasks, streams: not calibrated: all of 400 samples have the same outcome",
         "video tasks, clips: not calibrated: there are no samples of a modality",
-        "image tasks, clips: not calibrated: there are no samples of a modality",
+        "image tasks, clips: not calibrated: all of 400 samples have the same outcome",
     ]
     # Only one source has windows in which something matches: no fit of the other half has them.
     one = [replace(s, matches=s.matches and s.source == "s1") for s in drawn(2_000)]
