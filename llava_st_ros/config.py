@@ -289,8 +289,7 @@ class GrounderConfig:
         max_new_tokens: Token budget of an answer.
         constrained: Decode with the task's grammar.
         no_match_threshold: A standing query is answered "no match" when P(no match) is at or above
-            this; 1 for never. The default is below one half because most of a stream does not show
-            what a query describes.
+            this; 1 for never.
         evidence_floor: The most probable match of a standing query is decoded if P(match) is at or
             above this, even if the answer is "no match": as evidence for later decisions.
         evidence_on: Probability, by all answers that saw a moment, from which something is taken to
@@ -313,10 +312,10 @@ class GrounderConfig:
     stream: StreamConfig = field(default_factory=StreamConfig)
     max_new_tokens: int = 1024
     constrained: bool = True
-    no_match_threshold: float = 0.2
-    evidence_floor: float = 0.5
-    evidence_on: float = 0.6
-    evidence_off: float = 0.4
+    no_match_threshold: float = 0.5
+    evidence_floor: float = 0.2
+    evidence_on: float = 0.45
+    evidence_off: float = 0.15
     confirmations: int = 2
     provisional_events: bool = True
     max_queries: int = 64
