@@ -15,7 +15,7 @@ help:
 	@echo "make test-fast       ruff and the tests that need neither ROS nor a renderer, in under a minute"
 	@echo "make fuzz            ten minutes of damaged and hostile input (FUZZ_ARGS=\"bags --seconds 60\")"
 	@echo "make docs            build the documentation with the API reference into build/docs"
-	@echo "make engine          export models/llava-st-tiny for ONNX Runtime (docs/export.md)"
+	@echo "make engine          export models/llava-st-tiny to models/llava-st-tiny-cpu, if it has changed"
 	@echo "make train-tiny      train a checkpoint like models/llava-st-tiny; resumes (DEVICE=cuda, MINUTES=30)"
 	@echo "make demo-animation  make docs/images/demo.webp from the demo's output"
 	@echo "make setup           virtual environment, pinned requirements and messages only"
@@ -55,13 +55,9 @@ fuzz: setup
 docs: setup
 	@scripts/build_docs
 
-# The model that node, demo and command line run by default; exported again when weights change.
-ENGINE := models/llava-st-tiny-cpu
-engine: $(ENGINE)/manifest.json
-$(ENGINE)/manifest.json: $(wildcard models/llava-st-tiny/* export/*.py export/*/*.py export/targets/*.yaml \
-  llava_st_ros/model/*.py llava_st_ros/model/packer/*.py) | setup
-	@echo "[engine] exporting models/llava-st-tiny to $(ENGINE)"
-	@$(WITH_ROS) python -m llava_st_ros.cli export --out $(ENGINE)
+# The model that node, demo and command line run by default. It is part of the repository.
+engine: setup
+	@$(WITH_ROS) scripts/export_engine
 
 demo: engine
 	@$(WITH_ROS) python -m demo.run

@@ -142,6 +142,18 @@ def check_files(folder: Path, manifest: Manifest, *, hash_all: bool = False) -> 
             raise EngineError(f"{path} is unreadable: {reason_of(error)}", REBUILD) from error
 
 
+def check_checkpoint(folder: Path, manifest: Manifest, checkpoint: Path) -> None:
+    """Raise EngineError unless the engine was exported from this checkpoint as it is now.
+
+    Raises OSError when the checkpoint cannot be read.
+    """
+    if fingerprint(checkpoint) != manifest.checkpoint:
+        raise EngineError(
+            f"{checkpoint} is not the checkpoint that {folder} was exported from",
+            "pass that checkpoint, or export this one",
+        )
+
+
 def fingerprint(checkpoint: Path) -> str:
     """Hash a checkpoint's weights, configuration and tokenizer. Raises OSError."""
     files = sorted(

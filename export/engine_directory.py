@@ -33,6 +33,7 @@ from llava_st_ros.coordinates import Axis
 from llava_st_ros.engine.manifest import NAME as MANIFEST
 from llava_st_ros.engine.manifest import (
     Manifest,
+    check_checkpoint,
     describe_files,
     fingerprint,
     is_engine_directory,
@@ -258,11 +259,7 @@ def verify(
     manifest = read_manifest(folder)
     if find_divergence:
         _require_onnxruntime(manifest.backend)
-    if fingerprint(checkpoint) != manifest.checkpoint:
-        raise EngineError(
-            f"{checkpoint} is not the checkpoint that {folder} was exported from",
-            "pass that checkpoint, or export this one",
-        )
+    check_checkpoint(folder, manifest, checkpoint)
     target = read_target(manifest.target)
     bounds = target.bounds(manifest.precision)
     proof = measure_proof(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from llava_st_ros.engine.manifest import fingerprint, is_engine_directory, read_manifest
+from llava_st_ros.engine.manifest import check_checkpoint, is_engine_directory, read_manifest
 from llava_st_ros.errors import CheckpointError, EngineError
 
 DEFAULT_MODEL = "llava-st-tiny"
-DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # exported next to the checkpoint by `make engine`
+DEFAULT_ENGINE = f"{DEFAULT_MODEL}-cpu"  # next to the checkpoint; `make engine` exports it
 
 
 def default_model(backend: str = "", device: str = "", precision: str = "") -> Path:
@@ -51,9 +51,10 @@ def _is_current(engine: Path, checkpoint: Path) -> bool:
     if not checkpoint.is_dir():
         return True
     try:
-        return read_manifest(engine).checkpoint == fingerprint(checkpoint)
+        check_checkpoint(engine, read_manifest(engine), checkpoint)
     except (EngineError, OSError):
         return False
+    return True
 
 
 def candidate_folders() -> Iterator[Path]:

@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.paths import ROOT
+from support.without_torch import RUN
 
-RUN = """
-import sys
-for name in "torch transformers onnx onnxscript peft accelerate mujoco rclpy".split():
-    sys.modules[name] = None  # its import raises ModuleNotFoundError
-from llava_st_ros.cli.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
 Llava = Callable[..., subprocess.CompletedProcess[str]]
 
 

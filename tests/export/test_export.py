@@ -182,9 +182,7 @@ def test_proof_detects_other_weights(
         verify(random_engine, other)
     one_line(error)
     # With an equal fingerprint, the measured differences reveal it.
-    monkeypatch.setattr(
-        engine_directory, "fingerprint", lambda folder: read_manifest(random_engine).checkpoint
-    )
+    monkeypatch.setattr(engine_directory, "check_checkpoint", lambda *_: None)
     _, violations = verify(random_engine, other)
     assert violations and violations[0].startswith("packer graph, ")
 
