@@ -19,7 +19,7 @@ from llava_st_ros.config import HISTORY
 from llava_st_ros.evaluation.bag_evaluation import BagJob, evaluate_bag, stream_rows
 from llava_st_ros.evaluation.result_table import result_table
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "llava-st-tiny"
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "llava-st-tiny-cpu"
 
 
 def main() -> None:

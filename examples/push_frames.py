@@ -16,7 +16,7 @@ from llava_st_ros import Grounder, Query, Tick, load_backend
 from llava_st_ros.errors import LlavaStError
 from llava_st_ros.media.sources import ImageFolderSource, VideoSource
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "llava-st-tiny"
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "llava-st-tiny-cpu"
 
 
 def show(tick: Tick) -> None:
