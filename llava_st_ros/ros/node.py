@@ -291,6 +291,11 @@ class GroundingNode(TypedParameters, LifecycleNode):
         return self._shutdown_deadline or Deadline(self.parameters.stop_timeout)
 
     def _release(self) -> None:
+        if self._release_model():  # whose variables hold the model until it returns
+            free_memory()  # before another model is loaded
+
+    def _release_model(self) -> bool:
+        """Stop and forget what a configuration has made. Return whether there was one."""
         deadline = self._new_deadline()
         self._deactivate(deadline)
         worker, self._worker = self._worker, None
@@ -304,10 +309,7 @@ class GroundingNode(TypedParameters, LifecycleNode):
         if publishers is not None:
             publishers.destroy()
         self._model_facts, self._outputs = {}, Selection()
-        was_configured = worker is not None
-        del worker
-        if was_configured:
-            free_memory()  # before another model is loaded
+        return worker is not None
 
     def _select_outputs(self) -> Selection:
         outputs = select(self.parameters.outputs, any(self.parameters.depth_sources(self)))

@@ -248,6 +248,8 @@ class ResultPublishers:
         )
 
     def destroy(self) -> None:
+        # An executor that waits holds our event handlers, and so this object: not the model, too.
+        self._carried = tuple
         for publisher in (self._tracks, self._event, self._answers, *self._overlays.values()):
             self._node.destroy_lifecycle_publisher(publisher)
         if self._outputs is not None:

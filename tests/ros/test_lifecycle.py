@@ -19,6 +19,8 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from llava_st_ros import msg, srv
 from llava_st_ros.errors import CheckpointError, ConfigError
 from llava_st_ros.ros import model_loading
+from llava_st_ros.ros import node as node_module
+from llava_st_ros.ros.memory import free_memory
 from llava_st_ros.ros.model_loading import LoadedModel
 from support.red_box_backend import load_red_box, red_box_image
 from support.ros_client import ClientNode, image_message
@@ -39,7 +41,9 @@ def named_threads() -> set[str]:
     return {t.name for t in threading.enumerate() if t.name.startswith("llava-st")}
 
 
-def test_cleanup_releases_model_threads_and_subscriptions(client: ClientNode, start_node) -> None:
+def test_cleanup_releases_model_threads_and_subscriptions(
+    client: ClientNode, start_node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models: list[weakref.ref] = []
 
     def load(_: object) -> LoadedModel:
@@ -47,6 +51,13 @@ def test_cleanup_releases_model_threads_and_subscriptions(client: ClientNode, st
         models.append(weakref.ref(model.backend))
         return model
 
+    referenced: list[bool] = []  # whether the model was, when its memory was given back
+
+    def give_back() -> None:
+        free_memory()
+        referenced.append(models[-1]() is not None)
+
+    monkeypatch.setattr(node_module, "free_memory", give_back)
     tracks = client.collect(msg.GroundedTrackArray, "tracks")
     node = start_node(active=False, load=load, queries=["the red box"])
     camera = client.create_publisher(type(image_message(red_box_image(1, 1, 2, 2), 1)), "image", 1)
@@ -66,6 +77,8 @@ def test_cleanup_releases_model_threads_and_subscriptions(client: ClientNode, st
             stamp += 10**8
             camera.publish(image_message(red_box_image(10, 10, 30, 30), stamp))
 
+        # As an executor that waits does, through the handlers of their events.
+        held = node._result_publishers
         client.publish_until(
             publish_image, lambda seen=seen: any(a.tracks for a in tracks[seen:]), "a track"
         )
@@ -75,6 +88,8 @@ def test_cleanup_releases_model_threads_and_subscriptions(client: ClientNode, st
         assert named_threads() == set()
         gc.collect()
         assert models[-1]() is None, "the model is still referenced"
+        assert held is not node._result_publishers
+    assert referenced == [False, False]
     assert len(models) == 2
     # Only the executors' thread pools may have grown.
     left = {t for t in set(threading.enumerate()) - before if "ros-callback" not in t.name}
