@@ -188,6 +188,7 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         memory.append(resident_mib(process_id))
         counts.append(handles(process_id))
     elapsed = time.monotonic() - start
+    cpu_percent = 100 * (cpu_seconds(process_id) - cpu) / elapsed
     cameras = [f"camera {name}" for name in sorted(follower.arrays)]
     reports = [follower.statuses[name] for name in cameras]
     carried = [follower.statuses[f"tracks {name}"] for name in sorted(follower.arrays)]
@@ -205,7 +206,8 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         "images_lost": sum(growth(report, "lost by the middleware") for report in reports),
         "track_arrays_hz_per_camera": [round(n / elapsed, 1) for n in follower.arrays.values()],
         "stamps_that_go_back": follower.backwards,
-        "cpu_percent": round(100 * (cpu_seconds(process_id) - cpu) / elapsed, 1),
+        "cpu_percent": round(cpu_percent, 1),
+        "cpu_percent_per_image_hz": round(cpu_percent / sum(rates), 2) if rates else None,
         "resident_mib": [round(memory[0], 1), round(memory[settled], 1), round(memory[-1], 1)],
         "threads": [threads[0], threads[-1]],
         "files": [files[0], files[-1]],
