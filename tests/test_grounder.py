@@ -299,7 +299,7 @@ def test_queries_of_a_tick_share_the_window_and_the_prompt_prefix(oracle):
 
 
 def test_a_query_is_evaluated_when_its_period_has_passed_and_there_is_a_new_frame(oracle):
-    g = grounder(oracle)
+    g = grounder(oracle, confirmations=1)  # no event waits for an early evaluation
     g.add_query(replace(CUP, period=2.0))
     answered = [
         tick.groundings[0].window[-1] / SECOND
@@ -1235,7 +1235,7 @@ def test_standing_queries_are_bounded(oracle):
 
 
 def test_the_pace_of_a_query_is_the_time_between_its_evaluations(oracle):
-    g = grounder(oracle)
+    g = grounder(oracle, confirmations=1)  # no event waits for an early evaluation
     g.add_query(replace(CUP, period=0.5))
     g.add_query(replace(BALL, period=2.0))
     assert g.paces == ()

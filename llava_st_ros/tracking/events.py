@@ -169,6 +169,11 @@ class EventTracker:
         going_on = [self._tube(event) for event in self._open if event.confirmed]
         return (*self._final_tubes, *going_on)
 
+    @property
+    def has_unconfirmed(self) -> bool:
+        """Whether an event waits for another answer to be CONFIRMED."""
+        return any(not event.confirmed for event in self._open)
+
     def update(self, evidence: Evidence, grounding: Grounding) -> tuple[Event, ...]:
         """Process the evidence after an answer was added to it."""
         assert evidence.window is not None

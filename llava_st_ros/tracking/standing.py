@@ -27,6 +27,7 @@ from llava_st_ros.tracking.evidence import Evidence, Sighting
 
 EVENT_TASKS = (Task.STVG, Task.TVG)  # their answers have a span
 NEWEST_SHARE = 0.5  # of the newest interval in the mean interval between evaluations
+EARLY_SHARE = 0.5  # of the period, until the next answer about an event that is not confirmed
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds from a failure to the next evaluation
 
 WindowEnd = tuple[int, int]  # the generation and the newest stamp of a window
@@ -113,7 +114,10 @@ class StandingQuery:
         return state.events.reset()
 
     def is_due(self, camera: str, stream: StreamState) -> bool:
-        """Whether to evaluate the query on a camera whose stream is in this state."""
+        """Whether to evaluate the query on a camera whose stream is in this state.
+
+        It is due when its period has passed, or EARLY_SHARE of it while an event is PROVISIONAL.
+        """
         state = self._camera(camera)
         if self.query.task.modality is Modality.VIDEO and not stream.has_history:
             return False
@@ -123,7 +127,8 @@ class StandingQuery:
             return False
         if state.evaluated_at is None:
             return True
-        return stream.now - state.evaluated_at >= self.query.period * NANOSECONDS
+        period = self.query.period * (EARLY_SHARE if state.events.has_unconfirmed else 1.0)
+        return stream.now - state.evaluated_at >= period * NANOSECONDS
 
     def has_unseen(self, camera: str, stream: StreamState) -> bool:
         """Whether the camera's newest frame is not in the window of the last answer."""

@@ -24,6 +24,7 @@ from llava_st_ros.records import (
     Task,
     TrackState,
 )
+from llava_st_ros.streaming.frame_buffer import StreamState
 from llava_st_ros.tracking.association import MAX_OBJECTS
 from llava_st_ros.tracking.events import MAX_TUBE_BOXES
 from llava_st_ros.tracking.standing import StandingQuery
@@ -127,3 +128,34 @@ def test_an_answer_about_a_stream_that_ended_while_the_model_ran_changes_nothing
     assert standing.tracks("c", newest) == ()
     standing.update(answer, (1, newest))
     assert len(standing.tracks("c", newest)) == 1
+
+
+def test_a_query_is_due_early_while_its_event_waits_for_a_confirmation() -> None:
+    query = Query("q", "the cup falls", Task.STVG, period=2.0)
+    standing = standing_query(query, GrounderConfig(confirmations=2))
+
+    def due_after(answered: float) -> float:
+        """Return the seconds from an evaluation until the next one is due."""
+        times = (step / 10 for step in range(1, 31))
+        return next(t for t in times if standing.is_due("c", stream(answered + t)))
+
+    def stream(seconds: float) -> StreamState:
+        return StreamState(0, round(seconds * SECOND), round(seconds * SECOND), has_history=True)
+
+    def answer(seconds: float, probability: float) -> list[EventState]:
+        standing.mark_evaluated("c", stream(seconds))
+        newest = round(seconds * SECOND)
+        window = tuple(newest - age * SECOND for age in range(5, -1, -1))
+        found = Grounding(
+            query, Answer(query.task), window, Span(window[2], window[4]), BoxTube(), 0.9, "c", "f",
+            64, 48, match_probability=probability,
+        )  # fmt: skip
+        return [event.state for event in standing.update(found, (0, newest))]
+
+    standing.enter_stream("c", 0)
+    assert answer(10.0, 0.05) == []
+    assert due_after(10.0) == 2.0
+    assert answer(12.0, 0.9) == [EventState.PROVISIONAL]
+    assert due_after(12.0) == 1.0
+    assert EventState.CONFIRMED in answer(13.0, 0.9)
+    assert due_after(13.0) == 2.0
