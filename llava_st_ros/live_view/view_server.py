@@ -8,6 +8,7 @@ come from the page itself.
 
 from __future__ import annotations
 
+import re
 import socket
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -22,6 +23,8 @@ UPDATE_S = 2.0  # at least one update in this time, so that a page knows that th
 MAX_REQUEST_BYTES = 1 << 16
 WILDCARDS = ("", "0.0.0.0", "::")
 _FILES = ("page.html", "page.css", "view.js", "elements.js", "pictures.js", "timeline.js")
+# A Host header (RFC 9110, section 7.2): an IPv6 address in brackets, or a name, and perhaps a port.
+_HOST = re.compile(r"(?:\[(?P<address>[0-9a-fA-F:.]+)\]|(?P<name>[^\[\]@:]+))(?::[0-9]{1,5})?")
 _COMMANDS = {
     "queries/add": "add",
     "queries/remove": "remove",
@@ -64,11 +67,13 @@ class ViewServer(PageServer):
 
         Its port may be another one, that of a tunnel.
         """
-        name = host.rpartition("]")[0].removeprefix("[") or host.partition(":")[0]
-        if name.lower() in self._names:
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        if found["name"] and found["name"].lower() in self._names:
             return True
         try:
-            ip_address(name)
+            ip_address(found["address"] or found["name"])
         except ValueError:
             return False
         return True

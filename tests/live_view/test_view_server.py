@@ -58,6 +58,17 @@ def test_the_page_and_its_files_are_served(served: Served) -> None:
         ("127.0.0.1.evil.example:8787", 403),
         ("localhost.evil.example", 403),
         ("", 403),
+        ("127.0.0.1:8787@evil.example", 403),
+        ("localhost@evil.example:8787", 403),
+        ("localhost:", 403),
+        ("localhost:x", 403),
+        ("localhost:8787:8787", 403),
+        ("localhost:123456", 403),
+        ("[::1]evil.example", 403),
+        ("[::1]:8787@evil.example", 403),
+        ("evil.example[::1]", 403),
+        ("[localhost]", 403),
+        ("::1", 403),
         ("localhost", 200),
         ("localhost:9999", 200),  # a tunnel
         ("192.168.1.5:8787", 200),
@@ -66,7 +77,10 @@ def test_the_page_and_its_files_are_served(served: Served) -> None:
     ],
 )
 def test_other_host_names_are_rejected(served: Served, host: str, status: int) -> None:
-    assert request(served, "GET", "/updates", Host=host)[0] == status
+    found, data = request(served, "GET", "/updates", Host=host)
+    assert found == status
+    if status == 403:
+        assert "open the address that the command printed" in json.loads(data)["problem"]
 
 
 @pytest.mark.parametrize(
