@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,14 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
+from rclpy.node import Node
+
+from llava_st_ros import msg, srv
 from llava_st_ros.cli.__main__ import main
-from llava_st_ros.ros import node_client
+from llava_st_ros.cli.view_actions import ViewActions
+from llava_st_ros.live_view.live_state import LiveState
+from llava_st_ros.ros import node_client, qos
+from llava_st_ros.ros.node_client import NodeClient
 from support.chromium import open_page
 from support.paths import RED_BOX_NODE
 from support.red_box_backend import STEP_X, red_box_image
@@ -28,6 +35,7 @@ from support.ros_client import TIMEOUT, ClientNode, compressed_message, image_me
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+    from rclpy.context import Context
 
 pytestmark = pytest.mark.ros
 COMMAND = (sys.executable, "-m", "llava_st_ros.cli", "view", "--no-browser")
@@ -279,6 +287,44 @@ def test_a_node_that_hangs_is_noticed_and_the_page_goes_on(
             page.locator("#answers li[data-state=CANCELED]").wait_for(timeout=5_000)
             node.send_signal(signal.SIGCONT)
             page.get_by_text("Live").wait_for()
+
+
+def test_a_second_node_on_the_same_topics_is_warned_about(
+    client: ClientNode, start_node: Callable, chromium: Browser
+) -> None:
+    start_node()
+    with viewing("--port", "0") as url, open_page(chromium, url) as page:
+        page.get_by_text("Live").wait_for()
+        second = client.create_publisher(msg.GroundedEvent, "events", qos.EVENTS)
+        page.get_by_text(
+            "/client publishes tracks or events on the topics of /grounding: what is shown is of "
+            "both; use another namespace"
+        ).wait_for()
+        page.get_by_text("Problem").wait_for()
+        client.destroy_publisher(second)
+        page.get_by_text("Live").wait_for()
+
+
+def test_a_node_that_never_lists_its_queries_holds_up_nothing(
+    context: Context, domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_client, "CALL_TIMEOUT_S", 2.0)
+    hung = Node("hung", context=context)  # nothing spins it, so its services never answer
+    for kind, name in ((srv.AddQuery, "~/add_query"), (srv.ListQueries, "~/list_queries")):
+        hung.create_service(kind, name, lambda request, response: response)
+    with NodeClient("hung") as asking:
+        state = LiveState(10.0)
+        actions = ViewActions(asking, state)
+        longest, problem, deadline = 0.0, "", time.monotonic() + TIMEOUT
+        while problem != "/hung has not answered after 2 s":
+            assert time.monotonic() < deadline, problem
+            asking.spin(0.01)
+            problem = state.update("", 0, 0.0).values["node"]["problem"]  # a page watches
+            began = time.monotonic()
+            actions.turn(began)
+            longest = max(longest, time.monotonic() - began)
+        assert longest < 1.0
+    hung.destroy_node()
 
 
 def test_without_a_node_or_a_port_is_one_line(
