@@ -118,7 +118,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "tracking",
         "grounder",
     ),
-    "live_view": ("errors", "files", "page_server"),
+    "live_view": ("errors", "files", "page_server", "query_rules"),
     "training": (
         *FOUNDATION,
         "media",

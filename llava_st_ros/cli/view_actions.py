@@ -83,7 +83,7 @@ class ViewActions:
             queries = self._client.poll_queries()
             if queries is None:
                 return
-            self._state.set_part("queries", queries)
+            self._state.set_queries(queries)
             self._failure = ""
         except BackendError as error:
             self._failure = str(error)

@@ -2,20 +2,22 @@
 
 Everything has the version at which it changed last. A page asks for what has changed since a
 version, and asks again once it has shown that: a slow page gets the newest image, and no backlog.
+What is as before has no new version. Everything is bounded when it is written.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from llava_st_ros.errors import FrameError
+from llava_st_ros.live_view.bounds import MAX_NAME, MAX_QUERIES, bounded, bounded_tracks, cut
 from llava_st_ros.live_view.picture_choice import Picture, PictureChoice
 
 MAX_CAMERAS, MAX_EVENTS, MAX_QUESTIONS = 64, 200, 20  # the oldest are forgotten
@@ -68,6 +70,7 @@ class _Camera:
     unreadable: int = 0
     problem: str = ""
     health: Values = field(default_factory=dict)
+    health_version: int = 0
 
 
 @dataclass
@@ -99,20 +102,8 @@ class Update:
 
     def to_bytes(self) -> bytes:
         """The length of the JSON (32 bits, big-endian), the JSON, the images one after another."""
-        try:
-            text = json.dumps(self.values, allow_nan=False).encode()
-        except ValueError:  # a message may have any number, JSON has no NaN and no infinity
-            text = json.dumps(_finite(self.values), allow_nan=False).encode()
+        text = json.dumps(self.values, allow_nan=False).encode()
         return b"".join((len(text).to_bytes(4, "big"), text, *self.images))
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for each number that is NaN or infinite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class LiveState:
@@ -195,8 +186,9 @@ class LiveState:
             "number": camera.number,
             "stamp": camera.picture.stamp if camera.picture else None,
             "received": camera.received,
-            "health": camera.health,
         }
+        if camera.health_version > after:
+            values["health"] = camera.health
         if camera.tracks_version > after:
             values["tracks"] = camera.tracks
         return values
@@ -204,32 +196,44 @@ class LiveState:
     # What follows the node writes.
 
     def set_part(self, name: str, value: Any) -> None:
-        """Replace a part of the page: the node or its queries."""
+        """Replace a part of the page."""
+        value = bounded(value)
         with self._changed:
-            part = self._parts.get(name)
-            if part is None or part[1] != value:
-                self._parts.put(name, (name, value), self._advance())
+            self._put_part(name, value)
+
+    def set_queries(self, queries: Sequence[Values]) -> None:
+        """Replace the standing queries. The first MAX_QUERIES are shown."""
+        shown = [bounded(query) for query in queries[:MAX_QUERIES]]
+        with self._changed:
+            self._put_part("queries", shown)
+            self._put_part("hidden_queries", len(queries) - len(shown))
 
     def add_question(self, question: Values) -> None:
         """Add a question, or replace the one with the same number."""
+        question = bounded(question)
         with self._changed:
             self._questions.put(question["number"], question, self._advance())
 
     def set_health(self, cameras: Mapping[str, Values]) -> None:
-        """Replace the health of cameras; others are kept, since a node may forget them."""
+        """Replace the health of the first MAX_CAMERAS cameras.
+
+        Others are kept, since a node may forget them.
+        """
+        shown = {name: bounded(cameras[name]) for name in islice(cameras, MAX_CAMERAS)}
         with self._changed:
-            for name, health in cameras.items():
+            for name, health in shown.items():
                 camera = self._camera(name)
                 if camera.health != health:
-                    camera.health = health
-                    self._advance()
+                    camera.health, camera.health_version = health, self._advance()
 
     def add_event(self, event: Values) -> None:
+        event = bounded(event)
         with self._changed:
             if self._events.get(event["event_id"]) != event:
                 self._events.put(event["event_id"], event, self._advance())
 
     def add_tracks(self, tracks: Values) -> None:
+        tracks = bounded_tracks(tracks)
         with self._changed:
             self._camera(tracks["camera"]).choice.add_tracks(tracks)
             self._show(tracks["camera"])
@@ -242,6 +246,8 @@ class LiveState:
             stamp: ns.
             encode: Returns it as a JPEG, or raises FrameError.
         """
+
+        camera = cut(camera, MAX_NAME)
 
         def report(error: FrameError | None) -> None:
             with self._changed:
@@ -280,19 +286,24 @@ class LiveState:
             self._is_closed = True
             self._changed.notify_all()
 
+    def _put_part(self, name: str, value: Any) -> None:
+        part = self._parts.get(name)
+        if part is None or part[1] != value:
+            self._parts.put(name, (name, value), self._advance())
+
     def _show(self, name: str) -> None:
         camera = self._cameras[name]
         shown = camera.choice.next()
         if shown is None:
             return
-        version = self._advance()
         if shown.picture is not None:
-            camera.picture, camera.picture_version = shown.picture, version
+            camera.picture, camera.picture_version = shown.picture, self._advance()
             camera.number += 1
-        if shown.tracks is not camera.tracks:
-            camera.tracks, camera.tracks_version = shown.tracks, version
+        if shown.tracks != camera.tracks:
+            camera.tracks, camera.tracks_version = shown.tracks, self._advance()
 
     def _camera(self, name: str) -> _Camera:
+        name = cut(name, MAX_NAME)
         camera = self._cameras.get(name)
         if camera is None:
             camera = self._cameras[name] = _Camera(PictureChoice(self._max_rate, self._clock))

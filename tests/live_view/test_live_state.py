@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llava_st_ros.errors import FrameError
+from llava_st_ros.live_view.bounds import bounded
 from llava_st_ros.live_view.live_state import (
     MAX_CAMERAS,
     MAX_EVENTS,
@@ -117,7 +118,8 @@ def test_tracks_belong_to_their_image(state: LiveState, clock: Clock) -> None:
     clock.now += 0.1
     state.refresh()
     (camera,) = page.update().values["cameras"]
-    assert (camera["stamp"], camera["tracks"]) == (TENTH, tracks(TENTH, "PROPAGATED"))
+    shown = {**tracks(TENTH, "PROPAGATED"), "hidden": 0}
+    assert (camera["stamp"], camera["tracks"]) == (TENTH, shown)
     state.add_image("front", 2 * TENTH, jpeg(b"b", []))
     (camera,) = page.update().values["cameras"]
     assert camera["stamp"] == TENTH and "tracks" not in camera
@@ -213,12 +215,68 @@ def test_the_bytes_are_the_json_and_the_images() -> None:
     assert data[4 + length :] == b"firstsecond"
 
 
+def test_what_a_message_has_too_much_of_is_cut_with_a_mark(state: LiveState, clock: Clock) -> None:
+    text = "é" * 5000
+    state.set_part("node", {"name": text, "problem": "short"})
+    state.set_queries([{"id": text, "text": text, "cameras": ["a"] * 150}] * 103)
+    state.set_health({text: {"level": "ok", "message": text}})
+    state.add_event({"event_id": 1, "text": text, "query_id": text})
+    state.add_question({"number": 1, "text": text, "lines": [text]})
+    found = {"label": text, "query_id": text, "state": "LOST", "box": [0.0, 1.0, 2.0, 3.0]}
+    state.add_tracks({"camera": text, "stamp": TENTH, "tracks": [found] * 107})
+    clock.now += 1
+    state.refresh()
+    values = Reader(state).update().values
+    long, name = "é" * 1968 + "… (3032 more characters)", "é" * 168 + "… (4832 more characters)"
+    assert len(long) <= 2000 and len(name) <= 200
+    assert values["node"] == {"name": long, "problem": "short"}
+    query = {"id": name, "text": long, "cameras": [*["a"] * 100, "… (50 more)"]}
+    assert (values["queries"], values["hidden_queries"]) == ([query] * 100, 3)
+    assert values["events"] == [{"event_id": 1, "text": long, "query_id": name}]
+    assert values["questions"] == [{"number": 1, "text": long, "lines": [long]}]
+    (camera,) = values["cameras"]
+    assert camera["name"] == name and camera["health"] == {"level": "ok", "message": long}
+    shown = {"label": long, "query_id": name, "state": "LOST", "box": [0.0, 1.0, 2.0, 3.0]}
+    assert camera["tracks"] == {
+        "camera": name,
+        "stamp": TENTH,
+        "tracks": [shown] * 100,
+        "hidden": 7,
+    }
+
+
+def test_a_valid_query_is_not_cut(state: LiveState) -> None:
+    query = {"id": "x" * 200, "text": "x" * 2000, "cameras": ["x" * 200] * 100}
+    state.set_queries([query])
+    assert Reader(state).update().values["queries"] == [query]
+
+
+def test_what_is_as_before_is_not_sent_again(state: LiveState, clock: Clock) -> None:
+    nan = float("nan")
+
+    def publish() -> None:
+        state.set_part("node", {"name": "/grounding", "rate": float("nan")})
+        state.set_queries([{"id": "q1", "period": float("nan")}])
+        state.set_health({"front": {"level": "ok", "load": float("nan")}})
+        state.add_event({**event(1), "confidence": float("nan")})
+        found = {"state": "LOST", "box": [nan, 1.0, 2.0, 3.0]}
+        state.add_tracks({"camera": "front", "stamp": TENTH, "tracks": [found]})
+        clock.now += 1
+        state.refresh()
+
+    publish()
+    page = Reader(state)
+    first = page.update().values
+    assert first["queries"] == [{"id": "q1", "period": None}]
+    assert first["cameras"][0]["tracks"]["tracks"][0]["box"] == [None, 1.0, 2.0, 3.0]
+    publish()
+    second = page.update().values
+    assert second["version"] == first["version"] and second["events"] == []
+    assert not {"node", "queries", "hidden_queries"} & set(second)
+    assert not {"health", "tracks"} & set(second["cameras"][0])
+
+
 def test_numbers_that_json_lacks_are_null() -> None:
     nan, infinity = float("nan"), float("inf")
     values = {"a": [nan, 1.5, {"b": (infinity, 2)}], "c": -infinity, "d": "NaN"}
-    data = Update(values, ()).to_bytes()
-    assert json.loads(data[4:], parse_constant=pytest.fail) == {
-        "a": [None, 1.5, {"b": [None, 2]}],
-        "c": None,
-        "d": "NaN",
-    }
+    assert bounded(values) == {"a": [None, 1.5, {"b": [None, 2]}], "c": None, "d": "NaN"}

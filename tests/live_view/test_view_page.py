@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from llava_st_ros.live_view.bounds import cut
+from llava_st_ros.live_view.live_state import MAX_CAMERAS
 from llava_st_ros.media.jpeg_encoding import encode_jpeg
 from support.chromium import DESKTOP, PHONE, open_page
 from support.served_view import Served
@@ -145,7 +150,7 @@ def test_long_texts_and_many_tracks_leave_the_page_usable(
     long = "word " * 200_000
     served.state.add_event(event(1, "CONFIRMED", text=long, query_id=long, camera=long))
     query = {"task": "REC", "cameras": [long], "period": 1.0, "expiry": None}
-    served.state.set_part("queries", [{"id": long, "text": long, **query}])
+    served.state.set_queries([{"id": long, "text": long, **query}])
     served.state.set_part("node", {"name": "/grounding", "problem": long, "message": long})
     served.state.set_health({"front": {"level": "warning", "message": long, "topic": long}})
     served.state.add_question(
@@ -156,6 +161,8 @@ def test_long_texts_and_many_tracks_leave_the_page_usable(
     for size in (DESKTOP, PHONE):
         with open_page(chromium, served.server.url, size) as page:
             page.get_by_text("900 more tracks are not shown").wait_for()
+            title = page.locator("figure tbody td span").first.get_attribute("title")
+            assert title == cut(long) and title.endswith(f"… ({1_000_000 - 1968} more characters)")
             assert page.locator("rect.box").count() == 100
             assert page.locator("figure tbody tr").count() == 100
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -164,6 +171,111 @@ def test_long_texts_and_many_tracks_leave_the_page_usable(
                   .map((node) => [node.getBoundingClientRect().height, node.outerHTML])"""
             )
             assert not [entry for entry in heights if entry[0] > 200]
+
+
+@contextmanager
+def publishing(publish: Callable[[int], None]) -> Iterator[None]:
+    """Call ``publish`` with a growing number five times per second until the end of the block."""
+    is_over, faults = threading.Event(), list[Exception]()
+
+    def run() -> None:
+        number = 0
+        while not is_over.wait(0.2) and not faults:
+            number += 1
+            try:
+                publish(number)
+            except Exception as error:
+                faults.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    ("is_repeated", "rate"), [(True, 2.0), (False, 1.0)], ids=["repeated", "new"]
+)
+def test_a_node_that_publishes_too_much_leaves_the_page_usable(
+    chromium: Browser, served: Served, is_repeated: bool, rate: float
+) -> None:
+    """The page answers a script within 1 s, and shows images at the rate; 5 per s are published."""
+    served.state.set_part("node", {"name": "/grounding", "problem": "", "level": "ok"})
+
+    def publish(number: int) -> None:
+        start = "" if is_repeated else str(number)
+        text, label = start + "w" * 50_000, start + "w" * 100_000
+        if number % 5 == 0:  # they are listed once per second
+            query = {"text": text, "task": "REC", "cameras": [], "expiry": None}
+            query["period"] = float("nan")
+            served.state.set_queries([{"id": f"q{n}", **query} for n in range(200)])
+        first = 0 if is_repeated else 50 * number
+        for event_id in range(first, first + 50):
+            served.state.add_event(event(event_id, "CONFIRMED", text=text))
+        stamp = START + number * SECOND // 5
+        found = [track(n, label=label, stamp=stamp) for n in range(200)]
+        served.state.add_tracks(tracks(stamp, *found))
+        served.state.add_image("front", stamp, lambda: image(stamp))
+
+    with publishing(publish), open_page(chromium, served.server.url) as page:
+        page.locator("rect.box").first.wait_for()
+        page.get_by_text("100 more queries are not shown").wait_for()
+        stamps, longest, seconds = set(), 0.0, 10.0
+        end = time.monotonic() + seconds
+        while (began := time.monotonic()) < end:
+            stamps.add(page.locator("canvas").get_attribute("data-stamp"))
+            longest = max(longest, time.monotonic() - began)
+            time.sleep(0.02)
+        print(f"answers within {longest:.2f} s, {len(stamps) / seconds:.1f} images/s")
+        assert longest < 1.0
+        assert len(stamps) > rate * seconds
+
+
+def test_what_a_node_repeats_is_not_rendered_again(chromium: Browser, served: Served) -> None:
+    nan = float("nan")
+
+    def publish(stamp: int) -> None:
+        query = {"text": "a cup", "task": "REC", "cameras": [], "period": nan, "expiry": None}
+        served.state.set_queries([{"id": "q1", **query}])
+        served.state.set_health({"front": {"level": "warning", "message": "slow", "topic": "/i"}})
+        served.state.add_event(event(1, "CONFIRMED", confidence=nan))
+        show(served, stamp, track(1, stamp=stamp, confidence=nan))
+
+    publish(START)
+    with open_page(chromium, served.server.url) as page:
+        at_stamp(page, START)
+        assert "period not a number" in page.locator("#queries").inner_text()
+        page.locator("#timeline .bar").wait_for()
+        page.evaluate(
+            """() => {
+              window.changes = 0;
+              const observer = new MutationObserver((found) => changes += found.length);
+              for (const node of document.querySelectorAll("#queries, tbody, figcaption .problem"))
+                observer.observe(node, {subtree: true, childList: true, characterData: true});
+            }"""
+        )
+        for number in range(1, 4):
+            publish(START + number * SECOND)
+        at_stamp(page, START + 3 * SECOND)
+        assert page.evaluate("changes") == 0
+        served.state.add_event(event(1, "ENDED"))
+        wait(page, "changes > 0")
+
+
+def test_a_camera_that_is_forgotten_is_removed(chromium: Browser, served: Served) -> None:
+    health = {"level": "ok", "message": "", "topic": "/image"}
+    served.state.set_health({"first": health})
+    with open_page(chromium, served.server.url) as page:
+        page.get_by_role("heading", name="first").wait_for()
+        served.state.set_health({f"camera {number}": health for number in range(MAX_CAMERAS)})
+        page.get_by_role("heading", name="first").wait_for(state="detached")
+        wait(page, f"document.querySelectorAll('figure').length === {MAX_CAMERAS}")
+        names = page.locator("#ask-camera option").all_text_contents()
+        assert len(names) == 1 + MAX_CAMERAS and "first" not in names
 
 
 def test_a_slow_page_shows_the_newest_image_and_counts_the_others(
@@ -188,11 +300,13 @@ def test_a_slow_page_shows_the_newest_image_and_counts_the_others(
         is_slow = False
         held.pop().continue_()
         at_stamp(page, START + 8 * SECOND)
-        page.get_by_text("6 not shown: this page or the network is slower").wait_for()
+        dropped = page.get_by_text("6 not shown: this page or the network is slower")
+        dropped.wait_for()
         gray = page.evaluate(
             "document.querySelector('canvas').getContext('2d').getImageData(80, 60, 1, 1).data[0]"
         )
         assert gray == pytest.approx((START // SECOND + 8) % 200, abs=2)
+        dropped.wait_for(state="detached")  # it keeps up again
 
 
 def test_events_are_in_a_table_and_on_a_timeline(chromium: Browser, served: Served) -> None:
@@ -237,7 +351,7 @@ def test_events_are_in_a_table_and_on_a_timeline(chromium: Browser, served: Serv
 
 def test_queries_and_questions_by_keyboard(chromium: Browser, served: Served) -> None:
     query = {"text": HOSTILE, "task": "REC", "cameras": [], "period": 1.0, "expiry": None}
-    served.state.set_part("queries", [{"id": HOSTILE, **query}])
+    served.state.set_queries([{"id": HOSTILE, **query}])
     served.state.set_part("tasks", ["REC", "STVG"])
     served.state.set_health({"front": {"level": "warning", "message": HOSTILE, "topic": "/image"}})
     served.state.set_part("node", {"name": HOSTILE, "problem": HOSTILE, "message": HOSTILE})
@@ -321,6 +435,29 @@ def test_it_is_readable_in_light_and_dark(
             )
             assert len(contrasts) > 20
             assert not [entry for entry in contrasts if entry[0] < 4.5]
+
+
+def test_legends_fit_a_phone(chromium: Browser, served: Served) -> None:
+    with open_page(chromium, served.server.url, PHONE) as page:
+        page.get_by_text("No event yet").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        entries = page.evaluate(
+            """() => [...document.querySelectorAll(".legend > span")].map((entry) => {
+              const sample = entry.firstElementChild.getBoundingClientRect();
+              const words = document.createRange();
+              words.selectNodeContents(entry.lastChild);
+              const {left, right, top, bottom} = words.getBoundingClientRect();
+              const gap = left - sample.right, middle = (sample.top + sample.bottom) / 2;
+              return {text: entry.textContent, top: sample.top, width: sample.width, right, gap,
+                      lines: words.getClientRects().length,
+                      isBeside: top < middle && middle < bottom};
+            })"""
+        )
+        assert len(entries) == 7
+        assert len({round(entry["top"]) for entry in entries}) < 6  # several side by side
+        for entry in entries:
+            assert entry["right"] <= PHONE[0] and entry["lines"] == 1, entry
+            assert entry["isBeside"] and 0 < entry["gap"] < 20 and entry["width"] >= 14, entry
 
 
 def test_a_page_of_another_site_reaches_nothing(

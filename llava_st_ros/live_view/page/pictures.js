@@ -1,20 +1,23 @@
 // The picture of each camera with the boxes of its tracks.
 
-import { age, cut, decimals, element, row, setText } from "./elements.js";
+import { age, cut, decimals, element, setRows, setText } from "./elements.js";
 
 const COLORS = ["#ff6b6b", "#4dabf7", "#51cf66", "#ffa94d", "#cc8bff", "#22d3d8", "#ff8ac4", "#c0d236"];
 const SVG = "http://www.w3.org/2000/svg";
 const SILENT_S = 2;
 const RATE_S = 3; // over which the rate is counted
 const MAX_LABEL = 40; // characters
-const MAX_TRACKS = 100; // in the table and over the picture
+const DROPPED_S = 5; // for which it is said that images were not shown
 const FONT = 13; // CSS pixels
 const SOURCES = { GROUNDED: "model", PROPAGATED: "propagated", LOST: "lost" };
 
+const MAX_COLORS = 1000;
 const colors = new Map(); // by query
+let next = 0;
 
 function colorOf(query) {
-  if (!colors.has(query)) colors.set(query, COLORS[colors.size % COLORS.length]);
+  if (!colors.has(query)) colors.set(query, COLORS[next++ % COLORS.length]);
+  if (colors.size > MAX_COLORS) colors.delete(colors.keys().next().value);
   return colors.get(query);
 }
 
@@ -25,10 +28,10 @@ export class CameraView {
     this.stamp = 0; // of the picture
     this.tracks = [];
     this.lastNumber = null; // of the last picture; null: those before do not count as dropped
-    this.dropped = 0;
+    this.dropped = []; // [when, how many] pictures were not shown
     this.times = []; // when pictures were shown
     this.arrival = null; // of the camera's last image, on this page's clock
-    this.values = {};
+    this.health = {};
     this.canvas = element("canvas", { width: 4, height: 1, role: "img" });
     this.svg = document.createElementNS(SVG, "svg");
     this.svg.setAttribute("aria-hidden", "true");
@@ -59,11 +62,12 @@ export class CameraView {
 
   /** Show an update; the promise is fulfilled once it is drawn. */
   async update(values, data, isPaused) {
-    this.values = values;
+    this.health = values.health ?? this.health;
     this.arrival = values.age === null ? null : performance.now() - 1000 * values.age;
     let failure = "";
     if (data) {
-      if (this.lastNumber !== null && !isPaused) this.dropped += Math.max(0, values.number - this.lastNumber - 1);
+      const dropped = this.lastNumber === null || isPaused ? 0 : values.number - this.lastNumber - 1;
+      if (dropped > 0) this.dropped.push([performance.now(), dropped]);
       this.lastNumber = values.number;
       try {
         const bitmap = await createImageBitmap(new Blob([data], { type: "image/jpeg" }));
@@ -76,16 +80,23 @@ export class CameraView {
       }
     }
     if ("tracks" in values) {
-      const tracks = values.tracks?.tracks ?? [];
-      this.tracks = tracks.slice(0, MAX_TRACKS);
-      this.more.textContent = tracks.length > MAX_TRACKS ? `${tracks.length - MAX_TRACKS} more tracks are not shown` : "";
-      this.renderTracks();
+      this.tracks = values.tracks?.tracks ?? [];
+      setText(this.more, values.tracks?.hidden ? `${values.tracks.hidden} more tracks are not shown` : "");
     }
-    this.drawBoxes();
-    const health = values.health.level && values.health.level !== "ok" ? values.health.message : "";
+    if (data || "tracks" in values) {
+      this.renderTracks();
+      this.drawBoxes();
+    }
+    const health = this.health.level && this.health.level !== "ok" ? this.health.message : "";
     const unreadable = values.unreadable ? `${values.unreadable} images unreadable: ${values.problem}` : "";
     setText(this.problem, [failure, values.problem ? unreadable : "", health].filter(Boolean).join("; "));
     this.renderFacts();
+  }
+
+  /** Remove it from the page. */
+  close() {
+    this.root.remove();
+    this.bitmap?.close();
   }
 
   drawPicture() {
@@ -106,12 +117,27 @@ export class CameraView {
     const { width, height } = bitmap;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const scale = Math.max(width / (svg.clientWidth || width), height / (svg.clientHeight || height));
+    const size = FONT * scale;
+    const isValid = (track) => track.image.every((value) => value > 0) && !track.box.includes(null);
+    const drawn = this.tracks.filter(isValid).map((track) => this.drawBox(track, width, height, scale));
+    // All lengths are read before a label is moved, so that the browser lays the page out once.
+    const lengths = drawn.map(({ text }) => text.getComputedTextLength());
     const labels = []; // where they are
-    for (const track of this.tracks) this.drawBox(track, width, height, scale, labels);
+    drawn.forEach(({ text, x, y }, index) => {
+      const length = lengths[index];
+      const left = Math.max(0, Math.min(x, width - length));
+      let bottom = Math.max(size, y - size * 0.35);
+      const isTaken = () =>
+        labels.some(([x, y, w]) => left < x + w && x < left + length && Math.abs(y - bottom) < size * 1.1);
+      while (isTaken() && bottom < height) bottom += size * 1.2;
+      labels.push([left, bottom, length]);
+      text.setAttribute("x", left);
+      text.setAttribute("y", bottom);
+    });
   }
 
-  drawBox(track, width, height, scale, labels) {
-    if (!track.image.every((value) => value > 0) || track.box.includes(null)) return; // in the table only
+  /** Draw a box, and its label, which has no place yet; returns the label and the box's corner. */
+  drawBox(track, width, height, scale) {
     // Where the pictures of the topic have another size than the node's.
     const [sx, sy] = [width / track.image[0], height / track.image[1]];
     const [x1, y1, x2, y2] = track.box.map((value, side) => value * (side % 2 ? sy : sx));
@@ -119,18 +145,9 @@ export class CameraView {
     const box = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
     this.add("rect", { class: `under ${track.state}`, ...box });
     this.add("rect", { class: `box ${track.state}`, ...box, stroke: color, "data-track": track.track_id });
-    const size = FONT * scale;
-    const text = this.add("text", { fill: color, "font-size": size, "stroke-width": 3 * scale });
+    const text = this.add("text", { fill: color, "font-size": FONT * scale, "stroke-width": 3 * scale });
     text.textContent = this.label(track);
-    const length = text.getComputedTextLength();
-    const left = Math.max(0, Math.min(x1, width - length));
-    let bottom = Math.max(size, y1 - size * 0.35);
-    const isTaken = () =>
-      labels.some(([x, y, w]) => left < x + w && x < left + length && Math.abs(y - bottom) < size * 1.1);
-    while (isTaken() && bottom < height) bottom += size * 1.2;
-    labels.push([left, bottom, length]);
-    text.setAttribute("x", left);
-    text.setAttribute("y", bottom);
+    return { text, x: x1, y: y1 };
   }
 
   label(track) {
@@ -154,18 +171,15 @@ export class CameraView {
 
   renderTracks() {
     this.table.hidden = !this.tracks.length;
-    this.body.replaceChildren(
-      ...this.tracks.map((track) =>
-        row(
-          track.label,
-          track.track_id,
-          track.state,
-          decimals(track.confidence, 2),
-          this.lateness(track).toFixed(1),
-          track.query_id,
-        ),
-      ),
-    );
+    const rows = this.tracks.map((track) => [
+      track.label,
+      String(track.track_id),
+      track.state,
+      decimals(track.confidence, 2),
+      this.lateness(track).toFixed(1),
+      track.query_id,
+    ]);
+    setRows(this.body, rows);
     const names = this.tracks.map((track) => this.label(track)).join("; ");
     this.canvas.ariaLabel = cut(`Camera ${this.name}: ${names || "no tracks"}`);
   }
@@ -180,11 +194,13 @@ export class CameraView {
     if (this.bitmap) facts.push(`${this.bitmap.width}×${this.bitmap.height}`);
     facts.push(`${(this.times.length / RATE_S).toFixed(1)} images/s`);
     facts.push(since === null ? "no image yet" : `last image ${age(since)} ago`);
-    if (this.dropped) facts.push(`${this.dropped} not shown: this page or the network is slower`);
-    this.facts.textContent = facts.join(", ");
+    while (this.dropped.length && now - this.dropped[0][0] > 1000 * DROPPED_S) this.dropped.shift();
+    const dropped = this.dropped.reduce((sum, [, count]) => sum + count, 0);
+    if (dropped) facts.push(`${dropped} not shown: this page or the network is slower`);
+    setText(this.facts, facts.join(", "));
     this.stage.classList.toggle("stale", isSilent);
     this.silent.hidden = !isSilent;
-    const source = this.values.health?.topic || this.name;
+    const source = this.health.topic || this.name;
     setText(this.silent, since === null ? `No image yet from ${source}` : `No image for ${age(since)}`);
   }
 }

@@ -1,20 +1,24 @@
 // The events: bars over time, and a table.
 
-import { decimals, element, row, timeText } from "./elements.js";
+import { cut, decimals, element, setRows, setText, timeText } from "./elements.js";
 
 const SHOWN_NS = 60e9; // of the bars
 const MAX_EVENTS = 200; // as the server keeps them
-const MAX_ROWS = 60; // of the table
+const MAX_ROWS = 60; // of the table, and of the bars
+const MAX_NAME = 100; // characters beside the bars
+const MAX_CLOCKS = 1000;
 const FINAL = ["ENDED", "RETRACTED"];
 const USUAL_REASONS = ["NONE", "ANSWERS"];
 
 export class Timeline {
-  constructor(bars, body, note) {
+  constructor(bars, body, note, more) {
     this.bars = bars;
     this.body = body;
     this.note = note;
+    this.more = more;
     this.events = new Map(); // by id; the one that changed last is last
     this.newest = new Map(); // stamp by camera
+    this.drawn = ""; // the bars, as JSON
     this.clear();
   }
 
@@ -39,6 +43,7 @@ export class Timeline {
   seen(camera, stamp) {
     const before = this.newest.get(camera) ?? 0;
     if (stamp > before || before - stamp > SHOWN_NS) this.newest.set(camera, stamp);
+    if (this.newest.size > MAX_CLOCKS) this.newest.delete(this.newest.keys().next().value);
   }
 
   render() {
@@ -50,25 +55,24 @@ export class Timeline {
     const all = [...this.events.values()].reverse();
     const isFinal = (event) => FINAL.includes(event.state);
     const shown = [...all.filter((event) => !isFinal(event)), ...all.filter(isFinal)].slice(0, MAX_ROWS);
-    this.body.replaceChildren(
-      ...shown.map((event) => {
-        const reason = USUAL_REASONS.includes(event.reason)
-          ? ""
-          : ` (${event.reason.toLowerCase().replaceAll("_", " ")})`;
-        const seconds = ((event.end - event.start) / 1e9).toFixed(1);
-        const line = row(
-          event.text,
-          event.state + reason,
-          `${timeText(event.start)} - ${timeText(event.end)} (${seconds} s)`,
-          decimals(event.confidence, 2),
-          event.camera,
-          event.query_id,
-        );
-        line.classList.toggle("over", isFinal(event));
-        return line;
-      }),
-    );
+    const rows = shown.map((event) => {
+      const reason = USUAL_REASONS.includes(event.reason)
+        ? ""
+        : ` (${event.reason.toLowerCase().replaceAll("_", " ")})`;
+      const seconds = ((event.end - event.start) / 1e9).toFixed(1);
+      return [
+        event.text,
+        event.state + reason,
+        `${timeText(event.start)} - ${timeText(event.end)} (${seconds} s)`,
+        decimals(event.confidence, 2),
+        event.camera,
+        event.query_id,
+      ];
+    });
+    setRows(this.body, rows);
+    shown.forEach((event, index) => this.body.rows[index].classList.toggle("over", isFinal(event)));
     this.note.hidden = shown.length > 0;
+    setText(this.more, all.length > shown.length ? `${all.length - shown.length} more events are not shown` : "");
   }
 
   /** Each camera has its own clock, so each row ends at the newest stamp of its camera. */
@@ -79,28 +83,35 @@ export class Timeline {
       const from = end - SHOWN_NS;
       if (event.end < from || event.start > end) continue;
       const key = JSON.stringify([event.camera, event.query_id]);
-      if (!rows.has(key)) rows.set(key, { event, bars: [] });
+      const name = `${event.text || event.query_id} (${event.camera})`;
+      if (!rows.has(key)) rows.set(key, { key, name, bars: [] });
       const left = Math.max(0, (event.start - from) / SHOWN_NS);
       const right = Math.min(1, (event.end - from) / SHOWN_NS);
-      const bar = element("span", { className: `bar ${event.state}` });
-      bar.style.left = `${100 * left}%`;
-      bar.style.width = `${100 * (right - left)}%`;
-      rows.get(key).bars.push(bar);
+      rows.get(key).bars.push([event.state, `${100 * left}%`, `${100 * (right - left)}%`]);
     }
-    const lines = [...rows.keys()].sort().map((key) => {
-      const { event, bars } = rows.get(key);
-      const name = `${event.text || event.query_id} (${event.camera})`;
-      return element(
-        "div",
-        { className: "row" },
-        element("span", { className: "name", textContent: name, title: name }),
-        element("span", { className: "track" }, ...bars),
-      );
-    });
-    if (lines.length) {
-      const scale = ["60 s", "45 s", "30 s", "15 s", "now"].map((text) => element("span", { textContent: text }));
-      lines.push(element("div", { className: "row" }, element("span"), element("span", { className: "scale" }, ...scale)));
-    }
-    this.bars.replaceChildren(...lines);
+    const lines = [...rows.values()].slice(-MAX_ROWS).sort((a, b) => (a.key < b.key ? -1 : 1));
+    const drawn = JSON.stringify(lines);
+    if (drawn === this.drawn) return;
+    this.drawn = drawn;
+    this.bars.replaceChildren(...lines.map(line), ...(lines.length ? [scale()] : []));
   }
+}
+
+function line({ name, bars }) {
+  const shown = bars.map(([state, left, width]) => {
+    const bar = element("span", { className: `bar ${state}` });
+    Object.assign(bar.style, { left, width });
+    return bar;
+  });
+  return element(
+    "div",
+    { className: "row" },
+    element("span", { className: "name", textContent: cut(name, MAX_NAME), title: name }),
+    element("span", { className: "track" }, ...shown),
+  );
+}
+
+function scale() {
+  const times = ["60 s", "45 s", "30 s", "15 s", "now"].map((text) => element("span", { textContent: text }));
+  return element("div", { className: "row" }, element("span"), element("span", { className: "scale" }, ...times));
 }

@@ -1,12 +1,13 @@
 // The page: asks for updates one after the other, shows them, and sends what the user wants.
 
-import { cut, element, setText } from "./elements.js";
+import { cut, element, setClamped, setText } from "./elements.js";
 import { CameraView } from "./pictures.js";
 import { Timeline } from "./timeline.js";
 
 const TIMEOUT_MS = 15000; // of an update; the server answers every 2 s
 const RETRY_MS = 1000;
 const CLOCK_MS = 250;
+const MAX_QUESTIONS = 20; // as the server keeps them
 const at = (id) => document.getElementById(id);
 
 class View {
@@ -16,7 +17,7 @@ class View {
     this.cameras = new Map(); // views by name
     this.questions = new Map(); // by number
     this.node = null;
-    this.timeline = new Timeline(at("timeline"), at("events"), at("no-event"));
+    this.timeline = new Timeline(at("timeline"), at("events"), at("no-event"), at("more-events"));
     this.connection = "connecting"; // or "live", or the reason why not
     this.wasPaused = false;
     at("add").addEventListener("submit", (event) => this.add(event));
@@ -81,6 +82,11 @@ class View {
     if (update.tasks) for (const id of ["add-task", "ask-task"]) addOptions(at(id), update.tasks);
     if (update.node) this.node = update.node;
     if (update.queries) this.renderQueries(update.queries);
+    if ("hidden_queries" in update) {
+      const count = update.hidden_queries;
+      setText(at("more-queries"), count ? `${count} more queries are not shown` : "");
+    }
+    this.keepCameras(update.cameras.map(({ name }) => name));
     let offset = 4 + length;
     const drawn = update.cameras.map((values) => {
       const data = values.jpeg ? new Uint8Array(buffer, offset, values.jpeg) : null;
@@ -90,6 +96,7 @@ class View {
     });
     if (update.events.length) this.timeline.add(update.events);
     for (const question of update.questions) this.questions.set(question.number, question);
+    while (this.questions.size > MAX_QUESTIONS) this.questions.delete(this.questions.keys().next().value);
     if (update.questions.length) this.renderAnswers();
     await Promise.all(drawn);
     [this.epoch, this.version, this.wasPaused] = [update.epoch, update.version, false];
@@ -106,13 +113,26 @@ class View {
     at("no-camera").hidden = false;
   }
 
+  /** Remove the cameras that the server has forgotten. */
+  keepCameras(names) {
+    const kept = new Set(names);
+    for (const [name, view] of this.cameras) {
+      if (kept.has(name)) continue;
+      this.cameras.delete(name);
+      view.close();
+    }
+    for (const option of document.querySelectorAll(".of-cameras option")) {
+      if (option.value && !kept.has(option.value)) option.remove();
+    }
+  }
+
   camera(name) {
     if (!this.cameras.has(name)) {
       this.cameras.set(name, new CameraView(name));
       const views = [...this.cameras].sort(([a], [b]) => (a < b ? -1 : 1));
       at("cameras").replaceChildren(...views.map(([, view]) => view.root));
       at("no-camera").hidden = true;
-      for (const id of ["add-camera", "ask-camera"]) addOptions(at(id), views.map(([other]) => other));
+      for (const id of ["add-camera", "ask-camera"]) addOptions(at(id), [name]);
     }
     return this.cameras.get(name);
   }
@@ -151,13 +171,14 @@ class View {
         const ariaLabel = `Remove query ${query.id}`;
         const remove = element("button", { type: "button", textContent: "Remove", ariaLabel });
         remove.addEventListener("click", () => this.remove(query.id, remove));
-        const details = [query.id, query.task, query.cameras.join(", ") || "all cameras", `every ${query.period} s`];
+        const period = query.period === null ? "period not a number" : `every ${query.period} s`;
+        const details = [query.id, query.task, query.cameras.join(", ") || "all cameras", period];
         if (query.expiry) details.push(`removed after ${query.expiry} s`);
         return element(
           "li",
           {},
-          element("p", { textContent: query.text || query.task }),
-          element("p", { className: "note", textContent: details.join(", ") }),
+          setClamped(element("p"), query.text || query.task),
+          element("p", { className: "note", textContent: cut(details.join(", ")) }),
           remove,
         );
       }),
@@ -168,10 +189,10 @@ class View {
 
   renderAnswers() {
     const states = { WAITING: "waits", RUNNING: "is being answered", FAILED: "not answered", CANCELED: "canceled" };
-    const questions = [...this.questions.values()].sort((a, b) => b.number - a.number).slice(0, 20);
+    const questions = [...this.questions.values()].sort((a, b) => b.number - a.number);
     at("answers").replaceChildren(
       ...questions.map((question) => {
-        const item = element("li", {}, element("p", { textContent: question.text }));
+        const item = element("li", {}, setClamped(element("p"), question.text));
         item.dataset.state = question.state;
         const tokens = question.tokens ? `, ${question.tokens} tokens` : "";
         const lines = question.state in states ? [`${states[question.state]}${tokens}`, ...question.lines] : question.lines;
