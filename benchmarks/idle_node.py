@@ -24,7 +24,7 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from rich.table import Table
 
-from benchmarks.process_costs import cpu_seconds, resident_mib
+from benchmarks.process_costs import cpu_seconds, memory_mib
 from llava_st_ros.atomic_files import write_text
 from llava_st_ros.cli.outputs import print_tables
 
@@ -66,7 +66,7 @@ def measure(process_id: int, state: str, cycle: int, seconds: float) -> dict[str
         "cycle": cycle,
         "state": state,
         "cpu_percent": round(100 * used / (time.monotonic() - start), 2),
-        "resident_mib": round(resident_mib(process_id), 1),
+        "resident_mib": round(sum(memory_mib(process_id)), 1),
     }
 
 

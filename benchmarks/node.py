@@ -1,13 +1,15 @@
 """Print what the node does under load: raw cameras at camera rate, over DDS, in several processes.
 
 scripts/with_ros python -m benchmarks.node [--cameras 4] [--rate 30] [--size 640x480]
-    [--seconds 60] [--churn] [--best-effort] [--large-segment] [--model DIR] [--out FILE.json]
+    [--seconds 60] [--churn [RATE]] [--best-effort] [--large-segment] [--model DIR] [--out FILE.json]
 
 A process publishes the demo's frames on all cameras, one follows what the node publishes (this
 one), and the node has one standing query on each camera: objects that are followed, and so carried
 to every image between two answers. Latencies are from the stamp, which is the time of publication,
 to the arrival of the tracks. CPU times, memory, threads and handles are read from /proc. With
---churn a query is added and removed each second: run it for an hour to see what grows.
+--churn a query is added and removed each second, or so many times a second: run it for an hour to
+see what grows. Its own memory (anonymous) is listed apart from that which it shares with the
+cameras: the segments of Fast DDS are counted as far as they have been read.
 
 By the node's diagnostics the latency of carried tracks is divided: up to the callback it is that of
 the middleware and the executor, from there to the publication that of the node. --large-segment
@@ -38,7 +40,7 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 from rich.table import Table
 
-from benchmarks.process_costs import cpu_seconds, handles, resident_mib
+from benchmarks.process_costs import Memory, cpu_seconds, handles, memory_mib, thread_names
 from demo.domains import free_domain
 from llava_st_ros import action, msg, srv
 from llava_st_ros.atomic_files import write_text
@@ -174,18 +176,20 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
     """Follow the node for some time; return the figures."""
     follower.clear()
     start, cpu = time.monotonic(), cpu_seconds(process_id)
-    memory, counts = [resident_mib(process_id)], [handles(process_id)]
-    failures = seconds = 0
+    memory, counts = [memory_mib(process_id)], [handles(process_id)]
+    names, failures, queries = thread_names(process_id), 0, 0
     while time.monotonic() - start < options.seconds:
-        if options.churn:
-            query = msg.Query(id="churn", text=OBJECTS[seconds % len(OBJECTS)])
+        second = start + len(memory)
+        while options.churn and time.monotonic() < second:
+            query = msg.Query(id="churn", text=OBJECTS[queries % len(OBJECTS)])
             failures += not follower.call(srv.AddQuery.Request(query=query), srv.AddQuery)
-        follower.spin(0.5)
-        if options.churn:
+            follower.spin(0.5 / options.churn)
             removed = srv.RemoveQuery.Request(id="churn")
             failures += not follower.call(removed, srv.RemoveQuery)
-        follower.spin(max(0.0, start + (seconds := seconds + 1) - time.monotonic()))
-        memory.append(resident_mib(process_id))
+            queries += 1
+            follower.spin(start + queries / options.churn - time.monotonic())
+        follower.spin(second - time.monotonic())
+        memory.append(memory_mib(process_id))
         counts.append(handles(process_id))
     elapsed = time.monotonic() - start
     cpu_percent = 100 * (cpu_seconds(process_id) - cpu) / elapsed
@@ -208,10 +212,13 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         "stamps_that_go_back": follower.backwards,
         "cpu_percent": round(cpu_percent, 1),
         "cpu_percent_per_image_hz": round(cpu_percent / sum(rates), 2) if rates else None,
-        "resident_mib": [round(memory[0], 1), round(memory[settled], 1), round(memory[-1], 1)],
         "threads": [threads[0], threads[-1]],
+        "threads_started": dict(thread_names(process_id) - names),
         "files": [files[0], files[-1]],
     }
+    for kind in Memory._fields:
+        values = [round(getattr(memory[at], kind), 1) for at in (0, settled, -1)]
+        figures[f"{kind}_mib"] = values
     for figure, statuses, key in (
         ("stamp_to_callback_ms", reports, "delay from stamp to callback"),
         ("callback_ms", reports, "duration of callbacks"),
@@ -227,6 +234,7 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         for q in (50, 99):
             figures[f"stamp_to_tracks_ms_{kind}_p{q}"] = percentile(milliseconds, q)
     if options.churn:
+        figures["queries"] = queries
         figures["failed_service_calls"] = failures
     return figures
 
@@ -252,7 +260,15 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=30.0, help="Hz of each camera")
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--churn", action="store_true", help="add and remove a query each second")
+    parser.add_argument(
+        "--churn",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="RATE",
+        help="add and remove queries, so many a second (default: one)",
+    )
     parser.add_argument(
         "--best-effort", action="store_true", help="cameras publish best effort, not reliably"
     )

@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Memory(NamedTuple):
+    """Resident memory of a process in MiB.
+
+    Attributes:
+        anonymous: Its own: heaps, stacks.
+        shared: Shared memory, of which the segments of Fast DDS are a part. It grows while pages
+            that other processes have written are read for the first time, up to the segments' size.
+        mapped: Mapped files: libraries, weights.
+    """
+
+    anonymous: float
+    shared: float
+    mapped: float
 
 
 def cpu_seconds(process_id: int) -> float:
@@ -12,12 +30,21 @@ def cpu_seconds(process_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_mib(process_id: int) -> float:
+def memory_mib(process_id: int) -> Memory:
     """Return the resident memory of a process."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    values = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    kinds = ("RssAnon", "RssShmem", "RssFile")  # proc(5), in KiB
+    return Memory(*(int(values[kind].split()[0]) / 1024 for kind in kinds))
+
+
+def thread_names(process_id: int) -> Counter[str]:
+    """Return the numbers of threads of a process by name; Linux keeps 15 characters."""
+    names: Counter[str] = Counter()
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            names[(task / "comm").read_text().strip()] += 1
+    return names
 
 
 def handles(process_id: int) -> tuple[int, int]:

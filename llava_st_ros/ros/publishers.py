@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,8 +35,25 @@ from llava_st_ros.ros.deadline import Deadline
 from llava_st_ros.ros.track_outputs import TrackOutputs
 
 OVERLAY_EVENT_SECONDS = 3.0  # how long an ended event stays on the overlay
-RESET_SECONDS = 60.0  # a frame that is older than published tracks by more is of another stream
+RESET_SECONDS = 60.0  # a frame that is older than another by more is of another stream
 MAX_OVERLAY_EVENTS = 50  # per camera; more do not fit on an image
+
+
+class _Shown(NamedTuple):
+    """A frame with which something was published: its stamp and arrival (ns)."""
+
+    stamp: int
+    arrival: int | None
+
+    @classmethod
+    def of(cls, frame: Frame) -> _Shown:
+        return cls(frame.stamp, frame.arrival)
+
+    def is_after(self, frame: Frame) -> bool:
+        """Whether this is later than another frame of the same stream."""
+        if self.arrival is not None and frame.arrival is not None and self.arrival < frame.arrival:
+            return False  # the clock has jumped back
+        return 0 < self.stamp - frame.stamp < RESET_SECONDS * NANOSECONDS
 
 
 class OverlayEvents:
@@ -76,8 +94,10 @@ class ResultPublishers:
     tracks, or the events that have not ended, are published again. (Transient local would give them
     messages of the past, and nothing to those that request volatile.) May be used by any thread.
 
-    Tracks are published in the order of the frames that they are in: the boxes of a tick are chosen
-    and published under the same lock as those that ``publish_carried`` carries to newer frames.
+    Neither tracks nor the overlay go back in a stream: the boxes of a tick are chosen and published
+    under the same lock as those that ``publish_carried`` carries, and of the frames of ticks and of
+    carried tracks, each is used only while no later one was. Later is what has a later stamp and
+    has not arrived before, since the clock of a camera may jump.
 
     Args:
         node: The node that publishes.
@@ -100,14 +120,14 @@ class ResultPublishers:
         self._lock = threading.RLock()  # for all messages of tracks and events
         self._node = node
         self._outputs, self._carried = outputs, carried
-        self._newest: dict[str, int] = {}  # stamp (ns) of the last carried tracks, by camera
+        self._newest: dict[str, _Shown] = {}  # frame of the last tracks, by camera
         # By camera, with the boxes of the model and without confidence.
         self._last_tracks: dict[str, tuple[Track, ...]] = {}
         self._last_carried: dict[str, tuple[Track, ...]] = {}  # by camera
         self._events = {camera: OverlayEvents() for camera in cameras}
         self._arrays: dict[str, msg.GroundedTrackArray] = {}  # the last one of each camera
         self._open_events: dict[int, msg.GroundedEvent] = {}  # by id
-        self._overlay_shows: dict[str, int] = {}  # the stamp on each camera's overlay
+        self._overlay_shows: dict[str, Frame] = {}  # by camera
 
         def publisher(  # type: ignore[no-untyped-def]
             kind: type, topic: str, profile: QoSProfile, joined: Callable[[], None] | None = None
@@ -163,7 +183,10 @@ class ResultPublishers:
             carried = self._carried(tick.tracks)  # newer frames may have been published meanwhile
             for camera, frame in frames.items():
                 tracks = tuple(track for track in carried if track.camera == camera)
-                is_new = self._overlay_shows.get(camera) != frame.stamp
+                shown = self._overlay_shows.get(camera)
+                if shown is not None and _Shown.of(shown).is_after(frame):
+                    frame = shown  # of ``Worker.refresh``, while the model was busy
+                is_new = shown is None or shown.stamp != frame.stamp
                 model_tracks = tuple(map(_without_carried_box, tracks))
                 # Between answers only the confidence of carried boxes changes.
                 known = tuple(replace(track, confidence=0.0) for track in model_tracks)
@@ -172,7 +195,7 @@ class ResultPublishers:
                     attempt(partial(self._publish_tracks, tracks, frame))
                     is_new = True
                 if is_new:
-                    self._overlay_shows[camera] = frame.stamp
+                    self._overlay_shows[camera] = frame
                     overlays.append(partial(self._publish_overlay, frame, model_tracks))
         for publish_overlay in overlays:  # carried tracks do not wait for the encoding
             attempt(publish_overlay)
@@ -194,7 +217,8 @@ class ResultPublishers:
     ) -> None:
         """Carry the tracks of a camera to a frame, and publish them if there are any.
 
-        Tracks that are LOST are published once.
+        Tracks that are LOST are published once. Nothing is published if a tick's tracks were, with
+        a later frame: that one is carried next.
 
         Args:
             frame: The frame.
@@ -204,16 +228,18 @@ class ResultPublishers:
             tracks = propagate(frame)
             if tracks is None:
                 return
-            self._newest[frame.camera] = frame.stamp
+            newest = self._newest.get(frame.camera)
+            if newest is not None and newest.is_after(frame):
+                return
+            self._newest[frame.camera] = _Shown.of(frame)
             is_carried = any(track.state is TrackState.PROPAGATED for track in tracks)
             if is_carried or (tracks and tracks != self._last_carried.get(frame.camera)):
                 self._publish_tracks(tracks, frame)
             self._last_carried[frame.camera] = tracks
 
     def forget_carried(self) -> None:
-        """Forget the frames of ``publish_carried``: arrays have the stamps of ticks again."""
+        """Forget the tracks of ``publish_carried``."""
         with self._lock:
-            self._newest.clear()
             self._last_carried.clear()
 
     def reset(self) -> None:
@@ -221,6 +247,7 @@ class ResultPublishers:
         with self._lock:
             self._last_tracks.clear()
             self.forget_carried()
+            self._newest.clear()
             self._arrays.clear()
             self._open_events.clear()
             self._overlay_shows.clear()
@@ -279,10 +306,10 @@ class ResultPublishers:
                 self._event.publish(message)
 
     def _publish_tracks(self, tracks: Sequence[Track], frame: Frame) -> None:
-        newest = self._newest.get(frame.camera, 0)
-        is_older = 0 < newest - frame.stamp < RESET_SECONDS * NANOSECONDS
-        stamp = newest if is_older else frame.stamp
-        message = conversions.tracks_to_msg(tracks, frame.camera, stamp, frame.frame_id)
+        newest = self._newest.get(frame.camera)
+        if newest is None or not newest.is_after(frame):
+            newest = self._newest[frame.camera] = _Shown.of(frame)
+        message = conversions.tracks_to_msg(tracks, frame.camera, newest.stamp, frame.frame_id)
         self._arrays[frame.camera] = message
         self._tracks.publish(message)
         if self._outputs is not None:

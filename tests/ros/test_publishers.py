@@ -19,6 +19,7 @@ from llava_st_ros.errors import BackendError
 from llava_st_ros.records import (
     NANOSECONDS,
     Answer,
+    Box,
     BoxTube,
     Event,
     EventState,
@@ -28,7 +29,10 @@ from llava_st_ros.records import (
     Span,
     Task,
     Tick,
+    Track,
+    TrackState,
 )
+from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.publishers import MAX_OVERLAY_EVENTS, OverlayEvents, ResultPublishers
 
 pytestmark = pytest.mark.ros
@@ -130,6 +134,70 @@ def test_result_that_cannot_be_published_does_not_keep_back_the_others() -> None
     assert [answer.query.id for answer in answers.messages] == ["good"]
     assert len(node.publishers[msg.GroundedEvent].messages) == 1
     assert len(node.publishers[msg.GroundedTrackArray].messages) == 1
+
+
+def track(stamp: float, state: TrackState = TrackState.PROPAGATED) -> Track:
+    """A track whose box is in the frame with a stamp (s)."""
+    tube = BoxTube((round(stamp * NANOSECONDS),), (Box(0.1, 0.1, 0.5, 0.5),))
+    return Track("q", 1, "the red box", tube, state, 0.5, "camera", "optical", 640, 480)
+
+
+def arrived(seconds: float, arrival: float) -> Frame:
+    return replace(frame(seconds), arrival=round(arrival * NANOSECONDS))
+
+
+def stamps(publisher: FakePublisher) -> list[float]:
+    return [stamp_from_msg(m.header.stamp) / NANOSECONDS for m in publisher.messages]
+
+
+def test_a_frame_that_waits_to_be_carried_while_a_tick_shows_a_later_one_is_not_published() -> None:
+    """A tick has the newest frame at once; the thread that carries tracks is at the one before."""
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    arrays = node.publishers[msg.GroundedTrackArray]
+    publishers.publish(Tick(tracks=(track(1.0),)), {"camera": arrived(1.0, 1.0)})
+    publishers.publish(Tick(tracks=()), {"camera": arrived(3.0, 3.0)})  # a query was removed
+    publishers.publish_carried(arrived(2.0, 2.0), lambda frame: (track(2.0),))
+    assert stamps(arrays) == [1.0, 3.0]
+    publishers.publish_carried(arrived(3.0, 3.0), lambda frame: (track(3.0),))
+    publishers.publish(Tick((grounding("q"),)), {"camera": arrived(2.5, 2.5)})  # a slow answer
+    assert stamps(arrays) == [1.0, 3.0, 3.0, 3.0]
+    assert [len(array.tracks) for array in arrays.messages] == [1, 0, 1, 0]
+
+
+def test_tracks_that_are_lost_are_published_although_a_tick_was_ahead() -> None:
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    lost = (track(1.0, TrackState.LOST),)
+    publishers.publish(Tick((grounding("q"),)), {"camera": arrived(3.0, 3.0)})
+    for seconds in (2.0, 3.0, 4.0):
+        publishers.publish_carried(arrived(seconds, seconds), lambda frame: lost)
+    assert stamps(node.publishers[msg.GroundedTrackArray]) == [3.0, 3.0]
+
+
+def test_an_answer_that_took_long_shows_nothing_older_than_what_was_published_meanwhile() -> None:
+    """``Worker.refresh`` publishes with newer frames while the model is busy, and nothing carries
+    tracks."""
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    overlay, arrays = node.publishers[CompressedImage], node.publishers[msg.GroundedTrackArray]
+    overlay.get_subscription_count = lambda: 1  # type: ignore[method-assign]
+    publishers.publish(Tick((grounding("q"),)), {"camera": arrived(1.0, 1.0)})
+    publishers.publish(Tick(tracks=(track(1.0),)), {"camera": arrived(5.0, 5.0)})
+    publishers.publish(Tick((grounding("q"),)), {"camera": arrived(2.0, 2.0)})
+    publishers.forget_carried()
+    publishers.publish(Tick((grounding("q"),)), {"camera": arrived(3.0, 3.0)})
+    assert stamps(arrays) == stamps(overlay) == [1.0, 5.0, 5.0, 5.0]
+
+
+def test_stamps_go_back_where_the_clock_of_the_camera_does() -> None:
+    node = FakeNode()
+    publishers = ResultPublishers(node, ("camera",))
+    arrays = node.publishers[msg.GroundedTrackArray]
+    publishers.publish_carried(arrived(30.0, 1.0), lambda frame: (track(30.0),))
+    publishers.publish(Tick((grounding("q"),)), {"camera": arrived(20.0, 2.0)})
+    publishers.publish_carried(arrived(10.0, 3.0), lambda frame: (track(10.0),))
+    assert stamps(arrays) == [30.0, 20.0, 10.0]
 
 
 def test_carried_tracks_do_not_wait_for_an_overlay() -> None:
