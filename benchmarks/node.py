@@ -1,7 +1,8 @@
 """Print what the node does under load: raw cameras at camera rate, over DDS, in several processes.
 
 scripts/with_ros python -m benchmarks.node [--cameras 4] [--rate 30] [--size 640x480]
-    [--seconds 60] [--churn [RATE]] [--best-effort] [--large-segment] [--model DIR] [--out FILE.json]
+    [--seconds 60] [--churn [RATE]] [--best-effort] [--large-segment] [--model DIR]
+    [--out FILE.json]
 
 A process publishes the demo's frames on all cameras, one follows what the node publishes (this
 one), and the node has one standing query on each camera: objects that are followed, and so carried
@@ -40,7 +41,7 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 from rich.table import Table
 
-from benchmarks.process_costs import Memory, cpu_seconds, handles, memory_mib, thread_names
+from benchmarks.process_costs import Memory, cpu_seconds, handles, memory_mib
 from demo.domains import free_domain
 from llava_st_ros import action, msg, srv
 from llava_st_ros.atomic_files import write_text
@@ -177,7 +178,7 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
     follower.clear()
     start, cpu = time.monotonic(), cpu_seconds(process_id)
     memory, counts = [memory_mib(process_id)], [handles(process_id)]
-    names, failures, queries = thread_names(process_id), 0, 0
+    failures = queries = 0
     while time.monotonic() - start < options.seconds:
         second = start + len(memory)
         while options.churn and time.monotonic() < second:
@@ -213,7 +214,6 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
         "cpu_percent": round(cpu_percent, 1),
         "cpu_percent_per_image_hz": round(cpu_percent / sum(rates), 2) if rates else None,
         "threads": [threads[0], threads[-1]],
-        "threads_started": dict(thread_names(process_id) - names),
         "files": [files[0], files[-1]],
     }
     for kind in Memory._fields:

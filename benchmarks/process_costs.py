@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,15 +34,6 @@ def memory_mib(process_id: int) -> Memory:
     values = {name: value for name, _, value in (line.partition(":") for line in lines)}
     kinds = ("RssAnon", "RssShmem", "RssFile")  # proc(5), in KiB
     return Memory(*(int(values[kind].split()[0]) / 1024 for kind in kinds))
-
-
-def thread_names(process_id: int) -> Counter[str]:
-    """Return the numbers of threads of a process by name; Linux keeps 15 characters."""
-    names: Counter[str] = Counter()
-    for task in Path(f"/proc/{process_id}/task").iterdir():
-        with suppress(OSError):  # it has ended meanwhile
-            names[(task / "comm").read_text().strip()] += 1
-    return names
 
 
 def handles(process_id: int) -> tuple[int, int]:
