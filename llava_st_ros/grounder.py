@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 from llava_st_ros.backends.base import Backend
 from llava_st_ros.config import GrounderConfig
@@ -51,14 +52,21 @@ class Evaluations:
     failures: tuple[QueryFailure, ...] = ()
 
 
+class _TickView(NamedTuple):
+    """A view of one tick, and how often the model had hung when it was made."""
+
+    view: CameraView
+    hangs: int
+
+
 class Grounder:
     """Evaluates standing and one-shot queries on the streams of several cameras with one model.
 
     Thread safety: ``push``, ``propagate``, ``add_query``, ``remove_query``, ``counts`` and the
     properties can be used from any thread and do not wait for the model; so can ``set_silence``,
-    ``stop`` and ``collect``. ``tick``, ``evaluate`` and ``finish`` must be called from one thread
-    only. ``ask`` can be called from any thread and waits for at most the answers in progress and
-    those requested earlier.
+    ``set_hung``, ``stop`` and ``collect``. ``tick``, ``evaluate`` and ``finish`` must be called
+    from one thread only. ``ask`` can be called from any thread and waits for at most the answers in
+    progress and those requested earlier.
 
     Time is that of the stamps, in nanoseconds, and each camera has its own clock (see StreamTime):
     queries are due, tracks end and events begin by the stamps of their camera, so that a camera
@@ -91,6 +99,7 @@ class Grounder:
         self._events: list[Event] = []  # to be returned by the current or next tick
         self._time = StreamTime()
         self._silences: dict[str, int] = {}  # of silent cameras, ns
+        self._hangs = 0  # how often the model was reported as hung
         self._arrival_order: dict[str, None] = {}  # the camera of the latest frame is the last one
         self._propagations: dict[str, CameraPropagation] = {}
         self._track_ids = itertools.count()
@@ -181,12 +190,22 @@ class Grounder:
             is_new = camera not in self._silences
             self._silences[camera] = duration
             if is_new:
-                self._silence(camera)
+                now = self._advance(None)[camera].now
+                for standing in self._standing.values():
+                    self._events.extend(standing.interrupt(camera, now, EndReason.CAMERA_SILENT))
 
-    def _silence(self, camera: str) -> None:
-        now = self._advance(None)[camera].now
-        for standing in self._standing.values():
-            self._events.extend(standing.silence(camera, now))
+    def set_hung(self) -> None:
+        """Report that the model hangs; call it again while it does.
+
+        On all cameras events end and tracks are LOST. When the running evaluation ends after all,
+        its answer is about the time before: it opens no event and revives no track. Later ones do.
+        """
+        with self._state_lock:
+            self._hangs += 1
+            for camera, stream in self._advance(None).items():
+                for standing in self._standing.values():
+                    ended = standing.interrupt(camera, stream.now, EndReason.MODEL_HANGS)
+                    self._events.extend(ended)
 
     def propagate(self, frame: Frame) -> tuple[Track, ...] | None:
         """Carry the tracks of a frame's camera to the frame (see ``CameraPropagation``).
@@ -498,7 +517,7 @@ class Grounder:
                 for camera in standing.query.cameras or tuple(streams)
                 if camera in streams
             ]
-        views: dict[str, CameraView] = {}
+        views: dict[str, _TickView] = {}
         groundings: list[Grounding] = []
         failures: list[QueryFailure] = []
         for standing, camera in work:
@@ -537,7 +556,7 @@ class Grounder:
         camera: str,
         started: StreamState,
         is_due: Callable[[StandingQuery, str, StreamState], bool],
-        views: dict[str, CameraView],
+        views: dict[str, _TickView],
         cancelled: Callable[[], bool] | None,
     ) -> Grounding | None:
         def is_stale() -> bool:
@@ -556,7 +575,10 @@ class Grounder:
             if not is_due(standing, camera, stream):
                 return None
             standing.mark_evaluated(camera, stream)
-        view = views.setdefault(camera, CameraView(self._backend, buffer))
+            hangs = self._hangs
+        if camera not in views or views[camera].hangs != hangs:  # of before the model hung
+            views[camera] = _TickView(CameraView(self._backend, buffer), hangs)
+        view = views[camera].view
         grounding = self._runner.run(standing.prepared, view, cancelled=is_stale)
         if grounding is None:
             return None
@@ -569,8 +591,12 @@ class Grounder:
             is_same = newest is not None and newest.generation == window.generation
             delay = newest.newest - window.newest.stamp if newest and is_same else 0
             self._events.extend(standing.update(grounding, end, delay))
-            if camera in self._silences:  # the answer is about its last frames
-                self._silence(camera)
+            # The answer is about the last frames of a silent camera, or of before the model hung.
+            is_silent = camera in self._silences
+            if is_silent or self._hangs != hangs:
+                reason = EndReason.CAMERA_SILENT if is_silent else EndReason.MODEL_HANGS
+                now = self._advance(None)[camera].now
+                self._events.extend(standing.interrupt(camera, now, reason))
             return grounding
 
     def _make_standing(self, prepared: PreparedQuery) -> StandingQuery:

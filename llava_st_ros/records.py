@@ -499,6 +499,7 @@ class EndReason(Enum):
     QUERY_REPLACED = 5
     QUERY_EXPIRED = 6
     DEACTIVATED = 7
+    MODEL_HANGS = 8
 
 
 @dataclass(frozen=True)

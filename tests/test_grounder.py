@@ -33,6 +33,7 @@ from llava_st_ros.records import (
     Answer,
     Box,
     EndReason,
+    Event,
     EventState,
     Frame,
     Modality,
@@ -1068,6 +1069,97 @@ def test_what_is_true_is_collected_while_the_model_hangs(oracle):
     kinds = [state for state, _ in itertools.groupby(states)]
     assert kinds == [[TrackState.GROUNDED], [TrackState.LOST], []]
     assert [(e.state, e.reason) for e in events] == [(ENDED, EndReason.QUERY_REMOVED)]
+
+
+@pytest.mark.parametrize(("confirmations", "state"), [(1, ENDED), (6, EventState.RETRACTED)])
+def test_a_hung_model_ends_events_and_loses_tracks_on_all_cameras_once(
+    oracle, confirmations, state
+):
+    g = grounder(oracle, confirmations=confirmations, track_timeout_seconds=2.0)
+    g.add_query(CUP)
+    play(g, 0.0, 3.0, cameras=("left", "right"))
+    before = g.collect().tracks
+    assert len(before) == (2 if state is ENDED else 0)
+    events, tracks = [], []
+
+    def hang() -> None:
+        oracle.before_extend = lambda: None
+        for i in range(40, 80):
+            g.push(frame(i / 10, "left"))
+            g.push(frame(i / 10, "right"))
+            if i >= 45:  # the watchdog's checks
+                g.set_hung()
+            tick = g.collect()
+            events.append([(e.camera, e.state, e.reason) for e in tick.events])
+            tracks.append({t.state for t in tick.tracks})
+
+    oracle.before_extend = hang
+    g.push(frame(3.95, "left"))
+    g.tick()
+    assert events[:5] == [[]] * 5
+    ends = [(camera, state, EndReason.MODEL_HANGS) for camera in ("left", "right")]
+    assert events[5:] == [ends] + [[]] * 34
+    kinds = [state for state, _ in itertools.groupby(tracks)]
+    assert kinds == ([{TrackState.GROUNDED}, {TrackState.LOST}, set()] if before else [set()])
+    assert tracks[4:6] == ([{TrackState.GROUNDED}, {TrackState.LOST}] if before else [set()] * 2)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 60.0])
+def test_after_a_hang_of_the_model_events_are_new(oracle, seconds):
+    """Short hangs leave evidence of before, which must not revive what has ended."""
+    g = grounder(oracle, confirmations=1)
+    g.add_query(CUP)
+    (track,) = play(g, 0.0, 6.0)[-1].tracks
+    ended: list[Event] = []
+
+    def hang() -> None:
+        oracle.before_extend = lambda: None
+        g.set_hung()
+        ended.extend(g.collect().events)
+        for i in range(1, round(10 * seconds)):
+            g.push(frame(7.0 + i / 10))
+        g.set_hung()
+        assert g.collect().events == ()
+
+    oracle.before_extend = hang
+    g.push(frame(7.0))
+    late = g.tick()
+    assert [(e.state, e.reason) for e in ended] == [(ENDED, EndReason.MODEL_HANGS)]
+    assert [answer.window[-1] for answer in late.groundings] == [stamp(7.0)]
+    assert {t.state for t in late.tracks} == {TrackState.LOST}
+    last = {e.event_id: e for e in late.events}
+    assert {e.state for e in last.values()} <= {ENDED}  # of what its answer shows, none goes on
+    ticks = play(g, 7.0 + seconds, 15.0 + seconds)
+    assert {t.state for t in ticks[-1].tracks} == {TrackState.GROUNDED}
+    assert (ticks[-1].tracks[0].track_id == track.track_id) is (seconds < 30.0)
+    again = [e for tick in ticks for e in tick.events]
+    assert not {e.event_id for e in again} & {e.event_id for e in (*ended, *last.values())}
+    ends = [e.span.end for e in (*ended, *last.values())]
+    assert all(e.span.start > max(ends) for e in again)
+    assert {e.state for e in again} == {CONFIRMED}
+
+
+def test_the_evaluation_that_follows_a_hang_sees_new_frames(oracle):
+    """The queries of a tick share its windows, but not that of before the hang."""
+    g = grounder(oracle, confirmations=1)
+    g.add_query(CUP)
+    g.add_query(replace(CUP, id="second"))
+    play(g, 0.0, 3.0)
+    g.push(frame(4.0))
+
+    def hang() -> None:
+        oracle.before_extend = lambda: None
+        g.set_hung()
+        g.push(frame(5.0))
+
+    oracle.before_extend = hang
+    tick = g.tick()
+    assert [(a.query.id, a.window[-1]) for a in tick.groundings] == [
+        ("cup", stamp(4.0)),
+        ("second", stamp(5.0)),
+    ]
+    last = {e.event_id: (e.query_id, e.state) for e in tick.events}
+    assert [found for found in last.values() if found[1] is CONFIRMED] == [("second", CONFIRMED)]
 
 
 def test_a_slow_model_does_not_lose_its_tracks_between_two_answers(oracle):

@@ -191,7 +191,8 @@ class NodeParameters:
     watchdog_seconds: float = _parameter(
         60.0,
         "An inference that makes no progress for this many seconds (no frame encoded, no token "
-        "generated) is reported as hung, and one-shot queries that wait for it get an error",
+        "generated) is reported as hung: events end, and one-shot queries that wait for it get an "
+        "error",
         live=True,
         low=0.1,
         high=3600.0,

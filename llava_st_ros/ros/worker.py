@@ -217,10 +217,10 @@ class Worker:
     def refresh(self) -> Mapping[str, int]:
         """Pass to ``on_tick`` what has changed without an answer.
 
-        Tracks that nothing confirms any more are LOST and end, as do those of silent cameras;
-        events of silent cameras, ended streams and removed queries end. Call it about twice per
-        second, from a thread that does not wait for the model. Nothing is passed while results are
-        being published, and no camera is silent while the worker is paused.
+        Tracks that nothing confirms any more are LOST and end, as do those of silent cameras and of
+        a hung model; events of these, of ended streams and of removed queries end. Call it about
+        twice per second, from a thread that does not wait for the model. Nothing is passed while
+        results are being published, and no camera is silent while the worker is paused.
 
         Returns:
             How long each silent camera has sent no usable image (ns).
@@ -231,6 +231,8 @@ class Worker:
                 silent = self._silence.silent(to_nanoseconds(self.camera_timeout))
                 for camera, duration in silent.items():
                     self.grounder.set_silence(camera, duration)
+                if self._stall() is not None:
+                    self.grounder.set_hung()
         if self._results_lock.acquire(blocking=False):
             try:
                 with self._changed:

@@ -226,16 +226,21 @@ class StandingQuery:
             for event in self.enter_stream(camera, generations[camera])
         )
 
-    def silence(self, camera: str, now: int) -> tuple[Event, ...]:
-        """End the events of a camera that sends nothing, and lose its tracks.
+    def interrupt(self, camera: str, now: int, reason: EndReason) -> tuple[Event, ...]:
+        """End the events of a camera and lose its tracks: nothing shows any more that they go on.
 
-        Its stream goes on when it sends again: later answers continue its tracks, and what an event
-        shows after its end is a new event.
+        Its stream goes on: later answers continue its tracks, and what an event shows after its end
+        is a new event.
+
+        Args:
+            camera: The camera; nothing happens if the query was not evaluated on it.
+            now: The time on its clock.
+            reason: Why the events end.
         """
         state = self._cameras.get(camera)
         if state is None:
             return ()
-        ended = self._settle(state, state.events.end(EndReason.CAMERA_SILENT))
+        ended = self._settle(state, state.events.end(reason))
         state.tracks.lose(now)
         return ended
 

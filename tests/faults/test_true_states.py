@@ -280,6 +280,51 @@ def test_tracks_are_lost_and_services_respond_while_the_model_hangs(
     assert Event.REASON_QUERY_REMOVED in watcher.reasons()
 
 
+def test_a_hung_model_ends_the_events_of_all_cameras(watcher: Watcher, start_node, backend) -> None:
+    """Injected: a model that hangs in a tick past watchdog_seconds, and then goes on.
+    Published: LOST tracks, and ENDED events of all cameras with the reason; when it answers
+        again, tracks and new events.
+    Logged: ERROR that the inference is hung; INFO that it continues.
+    """
+    cameras = ["left", "right"]
+    node = start_node(cameras=cameras, camera_timeout=60.0, confirmations=1, **PARAMETERS)
+    publishers = [watcher.camera(name) for name in cameras]
+
+    def publish_images() -> None:
+        for publish_image in publishers:
+            publish_image()
+
+    def open_cameras() -> set[str]:
+        return {e.camera for e in watcher.open_events() if e.state == Event.CONFIRMED}
+
+    def are_lost() -> bool:
+        return all({t.state for t in a.tracks} <= {LOST} for a in watcher.last_arrays().values())
+
+    watcher.client.publish_until(
+        publish_images, lambda: open_cameras() == set(cameras), "an event on each camera"
+    )
+    backend.hold(0)
+    watcher.client.publish_until(
+        publish_images, lambda: node._worker._progress.step_name == "decode", "a tick"
+    )
+    node._worker.watchdog_seconds = 0.1
+    watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
+    watcher.client.wait(are_lost, "LOST tracks")
+    ended = watcher.last_events()
+    by_hang = [e for e in ended.values() if e.reason == Event.REASON_MODEL_HANGS]
+    assert {(e.camera, e.state) for e in by_hang} == {(name, Event.ENDED) for name in cameras}
+    watcher.client.wait_log("the inference is hung: no progress for", "in decode")
+    seen = len(watcher.events)
+    node._worker.watchdog_seconds = 60.0
+    backend.resume()
+    watcher.client.wait_log("the inference continues")
+    watcher.client.publish_until(
+        publish_images, lambda: open_cameras() == set(cameras), "a new event on each camera"
+    )
+    assert not {e.event_id for e in list(watcher.events)[seen:]} & ended.keys()
+    assert not are_lost()
+
+
 @pytest.fixture
 def late(context) -> Iterator[ClientNode]:
     from llava_st_ros.ros.spinning import Spinner

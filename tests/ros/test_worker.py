@@ -300,6 +300,32 @@ def test_progress_is_not_a_stall(grounder: FakeGrounder) -> None:
     assert worker.stop(TIMEOUT)
 
 
+def test_a_hung_inference_is_reported_to_the_grounder_while_the_worker_runs(
+    grounder: FakeGrounder,
+) -> None:
+    now = [0.0]
+    reports: list[float] = []
+    grounder.set_hung = lambda: reports.append(now[0])
+    progress = Progress(lambda: now[0])
+    worker = Worker(grounder, None, lambda *_: None, lambda error: None, 10.0, progress)
+    worker.start()
+    worker.resume()
+    caller = Caller(worker)
+    assert grounder.answering.wait(TIMEOUT)
+    for now[0] in (9.0, 11.0, 12.0):
+        worker.refresh()
+    progress.mark()
+    worker.refresh()
+    assert reports == [11.0, 12.0]
+    now[0] = 30.0
+    assert not worker.pause(0.01)  # the node ends all events itself
+    worker.refresh()
+    grounder.proceed.set()
+    caller.join_outcome()
+    assert worker.stop(TIMEOUT)
+    assert reports == [11.0, 12.0]
+
+
 @pytest.mark.parametrize("end", ["pause", "stop"])
 def test_callers_are_released_when_an_inference_does_not_end(
     grounder: FakeGrounder, end: str
