@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -20,13 +21,17 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: run through scripts/with_ros")
 pytest.importorskip("llava_st_ros.msg", reason="needs the built messages: scripts/build_messages")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
 
 from llava_st_ros import msg, srv
 from llava_st_ros.cli.__main__ import main
 from llava_st_ros.cli.view_actions import ViewActions
 from llava_st_ros.live_view.live_state import LiveState
 from llava_st_ros.ros import node_client, qos
+from llava_st_ros.ros.conversions import header
 from llava_st_ros.ros.node_client import NodeClient
 from support.chromium import open_page
 from support.paths import RED_BOX_NODE
@@ -325,6 +330,81 @@ def test_a_node_that_never_lists_its_queries_holds_up_nothing(
             longest = max(longest, time.monotonic() - began)
         assert longest < 1.0
     hung.destroy_node()
+
+
+def hostile_node(client: ClientNode) -> Callable[[], None]:
+    """Make the client a grounding node, and return what publishes long texts, all of them new."""
+
+    def list_queries(request: Any, response: Any) -> Any:
+        nan = float("nan")
+        query = {"text": "w" * 50_000, "task": "REC", "period": nan}
+        response.queries = [msg.Query(id=f"q{number}", **query) for number in range(200)]
+        return response
+
+    client.create_service(srv.AddQuery, "~/add_query", lambda request, response: response)
+    client.create_service(srv.ListQueries, "~/list_queries", list_queries)
+    client.create_subscription(Image, "/image", lambda image: None, qos_profile_sensor_data)
+    images = client.create_publisher(Image, "/image", qos_profile_sensor_data)
+    events = client.create_publisher(msg.GroundedEvent, "events", qos.EVENTS)
+    tracks = client.create_publisher(msg.GroundedTrackArray, "tracks", qos.EVENTS)
+    diagnostics = client.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    topic = [KeyValue(key="topic", value="/image")]
+    numbers = itertools.count(1)
+
+    def publish() -> None:
+        number = next(numbers)
+        stamp = header(10**18 + number * 2 * TENTH, "")
+        statuses = [
+            DiagnosticStatus(name=f"/client: {name}", message=f"{number} " * 10_000, values=topic)
+            for name in ("model", "camera front")
+        ]
+        diagnostics.publish(DiagnosticArray(status=statuses))
+        for event_id in range(5 * number, 5 * number + 5):
+            text = f"{event_id} " + "w" * 50_000
+            events.publish(msg.GroundedEvent(camera="front", event_id=event_id, text=text))
+        label = f"{number} " + "w" * 100_000
+        box = msg.Box(x_min=10.0, y_min=10.0, x_max=40.0, y_max=40.0)
+        found = [
+            msg.GroundedTrack(
+                track_id=track_id, label=label, box=box, image_width=96, image_height=64,
+                header=stamp,
+            )
+            for track_id in range(20)
+        ]  # fmt: skip
+        tracks.publish(msg.GroundedTrackArray(header=stamp, camera="front", tracks=found))
+        images.publish(image_message(red_box_image(10, 10, 40, 40), 10**18 + number * 2 * TENTH))
+
+    return publish
+
+
+def test_a_node_that_publishes_too_much_leaves_the_page_usable(
+    client: ClientNode, chromium: Browser
+) -> None:
+    """The page answers a script within 1 s while the node publishes five times per second."""
+    publish, is_over = hostile_node(client), threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(0.2):
+            publish()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        with viewing("--port", "0") as url, open_page(chromium, url) as page:
+            page.locator("rect.box").first.wait_for()
+            page.locator("#queries li").first.wait_for()
+            stamps, longest, seconds = set[str | None](), 0.0, 10.0
+            end = time.monotonic() + seconds
+            while (began := time.monotonic()) < end:
+                stamps.add(page.locator("canvas").get_attribute("data-stamp"))
+                longest = max(longest, time.monotonic() - began)
+                time.sleep(0.02)
+            print(f"answers within {longest:.2f} s, {len(stamps) / seconds:.1f} images/s")
+            assert longest < 1.0
+            assert len(stamps) > 0.6 * seconds
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_without_a_node_or_a_port_is_one_line(
