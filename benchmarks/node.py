@@ -7,13 +7,15 @@ scripts/with_ros python -m benchmarks.node [--cameras 4] [--rate 30] [--size 640
 A process publishes the demo's frames on all cameras, one follows what the node publishes (this
 one), and the node has one standing query on each camera: objects that are followed, and so carried
 to every image between two answers. Latencies are from the stamp, which is the time of publication,
-to the arrival of the tracks. CPU times, memory, threads and handles are read from /proc. With
+to the arrival of the tracks; the start is that of the process, up to the state ACTIVE and to the
+first tracks. CPU times, memory, threads and handles are read from /proc. With
 --churn a query is added and removed each second, or so many times a second: run it for an hour to
 see what grows. Its own memory (anonymous) is listed apart from that which it shares with the
 cameras: the segments of Fast DDS are counted as far as they have been read.
 
 By the node's diagnostics the latency of carried tracks is divided: up to the callback it is that of
-the middleware and the executor, from there to the publication that of the node. --large-segment
+the middleware and the executor, from there to the publication that of the node; of each, and of
+the callbacks, the 99th percentile is that of each camera's last 1,000 values. --large-segment
 gives the cameras config/fast_dds_large_images.xml. At the end actions are cancelled: in turn as
 soon as they are accepted, and at their first token.
 """
@@ -37,6 +39,7 @@ import numpy as np
 import rclpy
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State, TransitionEvent
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rich.table import Table
@@ -49,6 +52,7 @@ from llava_st_ros.cli.outputs import print_tables
 from llava_st_ros.records import NANOSECONDS
 from llava_st_ros.ros.child_processes import ChildProcesses
 from llava_st_ros.ros.conversions import stamp_from_msg
+from llava_st_ros.ros.diagnostics import RECENT_DURATIONS
 
 OBJECTS = ("the green ball", "the blue ball", "the red box")
 START_TIMEOUT = 60.0  # seconds
@@ -70,10 +74,14 @@ class Follower:
     last_stamps: dict[str, int] = field(default_factory=dict)
     backwards: int = 0
     statuses: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    active_at: float | None = None  # of time.monotonic()
 
     def __post_init__(self) -> None:
         self.node.create_subscription(msg.GroundedTrackArray, "tracks", self._on_tracks, 100)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.node.create_subscription(
+            TransitionEvent, "grounding/transition_event", self._on_transition, 10
+        )
         self._services = {
             kind: self.node.create_client(kind, f"grounding/{name}")
             for kind, name in ((srv.AddQuery, "add_query"), (srv.RemoveQuery, "remove_query"))
@@ -125,6 +133,10 @@ class Follower:
         is_canceled = result.result().status == GoalStatus.STATUS_CANCELED
         return time.monotonic() - started if is_canceled else None
 
+    def _on_transition(self, event: TransitionEvent) -> None:
+        if event.goal_state.id == State.PRIMARY_STATE_ACTIVE and self.active_at is None:
+            self.active_at = time.monotonic()
+
     def _on_tracks(self, array: msg.GroundedTrackArray) -> None:
         now, stamp = time.time_ns(), stamp_from_msg(array.header.stamp)
         self.backwards += stamp < self.last_stamps.get(array.camera, 0)
@@ -163,7 +175,7 @@ def parameters(cameras: int, model: Path | None) -> list[str]:
 
 
 def durations(statuses: Sequence[dict[str, str]], key: str, value: str) -> list[float]:
-    """Return the "mean" or the "max" of the durations in each report, in ms."""
+    """Return the "mean", "max" or "p99" of the durations in each report, in ms."""
     texts = [status[key] for status in statuses]
     return [1000 * float(t.split(f"{value} ")[1].split(" s")[0]) for t in texts if t != "none"]
 
@@ -222,13 +234,17 @@ def measure(follower: Follower, process_id: int, options: argparse.Namespace) ->
     for figure, statuses, key in (
         ("stamp_to_callback_ms", reports, "delay from stamp to callback"),
         ("callback_ms", reports, "duration of callbacks"),
-        ("callback_to_carried_tracks_ms", carried, "delay from callback to publication"),
+        ("callback_to_carried_ms", carried, "delay from callback to publication"),
     ):
         means = [value for report in statuses for value in durations(report, key, "mean")]
         longest = [value for report in statuses for value in durations(report, key, "max")]
         figures[f"{figure}_mean_of_a_second_p50"] = percentile(means, 50)
         figures[f"{figure}_longest_of_a_second_p50"] = percentile(longest, 50)
         figures[f"{figure}_longest_of_a_second_p99"] = percentile(longest, 99)
+        last = [durations(report, key, "p99")[-1:] for report in statuses]
+        figures[f"{figure}_last_{RECENT_DURATIONS}_p99"] = [
+            round(value, 2) for values in last for value in values
+        ]
     for kind, values in sorted(follower.latencies.items()):
         milliseconds = [1000 * value for value in values]
         for q in (50, 99):
@@ -306,6 +322,8 @@ def main() -> int:
             finally:
                 process.terminate()
                 rclpy.try_shutdown()
+    active = follower.active_at
+    figures["start_to_active_s"] = None if active is None else round(active - started, 1)
     figures["start_to_tracks_s"] = round(first_tracks, 1)
     table = Table("figure", "value", title="The node under load")
     for name, value in figures.items():

@@ -6,8 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
@@ -18,6 +19,7 @@ from llava_st_ros.ros.intake import IntakeCounts
 from llava_st_ros.streaming.frame_buffer import StreamCounts, StreamReport
 
 ARRIVAL_SHARE = 0.9  # a smaller share of the images is a warning
+RECENT_DURATIONS = 1000  # of which there is a 99th percentile
 OTHER_CLOCK = 3600.0  # seconds of latency beyond which stamps are of another clock
 
 
@@ -32,16 +34,30 @@ def seconds_since(stamp: int, clock: Clock) -> float | None:
 
 @dataclass(frozen=True)
 class DurationSummary:
-    """Number, mean and maximum of measured durations, in seconds."""
+    """Number, mean and maximum of measured durations, in seconds.
+
+    Attributes:
+        count: Number of durations.
+        mean: Their mean.
+        maximum: The longest.
+        recent: Number of the latest durations that ``p99`` is about, those of before included: a
+            second has too few for it.
+        p99: Their 99th percentile.
+    """
 
     count: int = 0
     mean: float = 0.0
     maximum: float = 0.0
+    recent: int = 0
+    p99: float = 0.0
 
     def __str__(self) -> str:
         if not self.count:
             return "none"
-        return f"mean {self.mean:.4f} s, max {self.maximum:.4f} s over {self.count}"
+        return (
+            f"mean {self.mean:.4f} s, max {self.maximum:.4f} s over {self.count}; "
+            f"p99 {self.p99:.4f} s of the last {self.recent}"
+        )
 
 
 class DurationMeter:
@@ -50,18 +66,23 @@ class DurationMeter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._summary = DurationSummary()
+        self._recent: deque[float] = deque(maxlen=RECENT_DURATIONS)
 
     def add(self, seconds: float) -> None:
         with self._lock:
             old, count = self._summary, self._summary.count + 1
             mean = old.mean + (seconds - old.mean) / count
             self._summary = DurationSummary(count, mean, max(old.maximum, seconds))
+            self._recent.append(seconds)
 
     def drain(self) -> DurationSummary:
         """Return the summary since the last call, and start over."""
         with self._lock:
             summary, self._summary = self._summary, DurationSummary()
-        return summary
+            recent = list(self._recent) if summary.count else []
+        if not recent:
+            return summary
+        return replace(summary, recent=len(recent), p99=float(np.percentile(recent, 99)))
 
 
 class RecentMaximum:

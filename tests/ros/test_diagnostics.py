@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from llava_st_ros import msg
 from llava_st_ros.records import Query, Task
 from llava_st_ros.ros.diagnostics import (
+    RECENT_DURATIONS,
     CameraHealth,
     DurationMeter,
     Reason,
@@ -92,8 +93,23 @@ def test_durations_are_summarized_since_the_last_drain() -> None:
     meter = DurationMeter()
     for seconds in (1.0, 4.0, 1.0):
         meter.add(seconds)
-    assert str(meter.drain()) == "mean 2.0000 s, max 4.0000 s over 3"
+    text = "mean 2.0000 s, max 4.0000 s over 3; p99 3.9400 s of the last 3"
+    assert str(meter.drain()) == text
     assert str(meter.drain()) == "none"
+
+
+def test_the_99th_percentile_of_durations_is_of_the_last_thousand() -> None:
+    meter = DurationMeter()
+    for _ in range(100):
+        meter.add(1e6)
+    meter.drain()
+    for seconds in range(RECENT_DURATIONS - 1):
+        meter.add(0.001 * seconds)
+    assert meter.drain().p99 < 1.0  # one of a thousand does not count
+    meter.add(0.5)
+    summary = meter.drain()
+    assert (summary.count, summary.maximum, summary.recent) == (1, 0.5, RECENT_DURATIONS)
+    assert summary.p99 == pytest.approx(0.988, abs=0.002)
 
 
 def test_wrong_stamps_are_warnings_with_their_counts() -> None:
@@ -157,7 +173,7 @@ def test_diagnostics_of_a_node_activated_again_and_of_stamps_of_another_clock(
     )
     cameras = [s for s in statuses() if "received" in s]
     callbacks = [s["duration of callbacks"] for s in cameras]
-    measured = [int(text.rpartition(" over ")[2]) for text in callbacks if text != "none"]
+    measured = [int(text.split(" over ")[1].split(";")[0]) for text in callbacks if text != "none"]
     assert sum(measured) == int(cameras[-1]["received"])  # each image once
     assert {s["delay from stamp to callback"] for s in cameras} == {"none"}  # stamps of 1970
     node.trigger_deactivate()
