@@ -60,6 +60,7 @@ class Calibration:
         model: The distortion model.
         binning: Pixels combined along x and y; 0 means 1.
         roi: x offset, y offset, width and height of the part that is read out; 0 x 0 means all.
+        r: The rotation [3, 3] from the camera to the rectified camera, row by row.
     """
 
     width: int
@@ -70,6 +71,55 @@ class Calibration:
     model: str
     binning: tuple[int, int] = (0, 0)
     roi: tuple[int, int, int, int] = (0, 0, 0, 0)
+    r: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of the images, with the binning and the roi."""
+        bin_x, bin_y = self._factors
+        _, _, width, height = self._window
+        return width // bin_x, height // bin_y
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise ConfigError if images of this size are not those of the calibration."""
+        if (width, height) != self.image_size:
+            expected = "{}x{}".format(*self.image_size)
+            raise ConfigError(
+                f"CameraInfo is for {expected} images (with its binning and roi), "
+                f"but the images are {width}x{height}"
+            )
+
+    def matrix(self, *, is_rectified: bool) -> np.ndarray:
+        """Return the camera matrix of the images, with the binning and the roi, float64 [3, 3].
+
+        Args:
+            is_rectified: Of the rectified images: the first columns of ``p``; else ``k``.
+
+        Raises:
+            ConfigError: The camera is not calibrated.
+        """
+        name, values = ("P", self.p) if is_rectified else ("K", self.k)
+        columns = 4 if is_rectified else 3
+        if len(values) != 3 * columns or not np.isfinite(values).all():
+            raise ConfigError(f"CameraInfo has the invalid {name} {_short(values)}")
+        matrix = np.array(values, np.float64).reshape(3, columns)[:, :3]
+        if not matrix[0, 0] > 0 or not matrix[1, 1] > 0:
+            raise ConfigError(
+                f"CameraInfo has no calibration: {name} is {_short(values)}", "calibrate the camera"
+            )
+        left, top, _, _ = self._window
+        matrix[:2, 2] -= left, top
+        matrix[:2] /= np.array(self._factors)[:, None]
+        return matrix
+
+    @property
+    def _factors(self) -> tuple[int, int]:
+        return max(1, self.binning[0]), max(1, self.binning[1])
+
+    @property
+    def _window(self) -> tuple[int, int, int, int]:
+        left, top, width, height = self.roi
+        return (left, top, width, height) if width and height else (0, 0, self.width, self.height)
 
 
 class CameraModel:
@@ -85,33 +135,16 @@ class CameraModel:
     """
 
     def __init__(self, calibration: Calibration, *, is_rectified: bool) -> None:
-        name, values = ("P", calibration.p) if is_rectified else ("K", calibration.k)
-        columns = 4 if is_rectified else 3
-        if len(values) != 3 * columns or not np.isfinite(values).all():
-            raise ConfigError(f"CameraInfo has the invalid {name} {_short(values)}")
-        matrix = np.array(values, np.float64).reshape(3, columns)[:, :3]
-        if not matrix[0, 0] > 0 or not matrix[1, 1] > 0:
-            raise ConfigError(
-                f"CameraInfo has no calibration: {name} is {_short(values)}", "calibrate the camera"
-            )
-        bin_x, bin_y = (max(1, factor) for factor in calibration.binning)
-        left, top, width, height = calibration.roi
-        if not (width and height):
-            left, top, width, height = 0, 0, calibration.width, calibration.height
-        matrix[:2, 2] -= left, top
-        matrix[0] /= bin_x
-        matrix[1] /= bin_y
-        self.width, self.height = width // bin_x, height // bin_y
-        self._matrix = matrix
-        self._distortion, self._is_fisheye = _lens(calibration, is_rectified)
+        self.width, self.height = calibration.image_size
+        self._calibration = calibration
+        self._matrix = calibration.matrix(is_rectified=is_rectified)
+        self._distortion, self._is_fisheye = (
+            (None, False) if is_rectified else distortion(calibration)
+        )
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ConfigError if images of this size are not those of the calibration."""
-        if (width, height) != (self.width, self.height):
-            raise ConfigError(
-                f"CameraInfo is for {self.width}x{self.height} images (with its binning and roi), "
-                f"but the images are {width}x{height}"
-            )
+        self._calibration.check_size(width, height)
 
     def rays(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
         """Return x/z and y/z of the rays through points on the image, float64 [N, 2].
@@ -140,9 +173,15 @@ class CameraModel:
         raise UnlocatedError("outside of the lens model")
 
 
-def _lens(calibration: Calibration, is_rectified: bool) -> tuple[np.ndarray | None, bool]:
-    """Return the distortion coefficients, or None, and whether it is a fisheye lens."""
-    if is_rectified or not any(calibration.d):
+def distortion(calibration: Calibration) -> tuple[np.ndarray | None, bool]:
+    """Return the distortion coefficients of raw images, and whether it is a fisheye lens.
+
+    None if all are 0, in every model, as image_geometry has it.
+
+    Raises:
+        ConfigError: The distortion model is not known, or a coefficient is not finite.
+    """
+    if not any(calibration.d):
         return None, False
     lengths = DISTORTION_LENGTHS.get(calibration.model)
     if lengths is None or len(calibration.d) not in lengths:

@@ -75,6 +75,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "records": ("coordinates", "errors", "noun_phrases", "query_rules"),
     "calibration": ("errors",),
     "camera_geometry": ("errors", "records"),
+    "rectification": ("camera_geometry", "errors"),
     "config": ("calibration", "coordinates", "errors"),
     "checkpoint_config": ("calibration", "config", "errors", "files"),
     "engine": ("atomic_files", "errors", "files"),
@@ -143,6 +144,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "ros": (
         *FOUNDATION,
         "camera_geometry",
+        "rectification",
         "standard_streams",
         "media",
         "text",

@@ -45,7 +45,7 @@ class DepthSource:
         name: The camera.
         depth_topic: Its registered depth images.
         info_topic: Its calibration.
-        is_rectified: Whether its images are rectified, by the name of their topic.
+        is_rectified: Whether its images are rectified, by the node or by the name of their topic.
     """
 
     name: str
@@ -143,8 +143,54 @@ def parse_camera_topics(
     return topics
 
 
+def parse_rectified(entries: Iterable[str], cameras: Collection[str]) -> tuple[str, ...]:
+    """Read the parameter ``rectify``: names of cameras. Blank ones are skipped.
+
+    Raises:
+        ConfigError: A camera is unknown. All problems are in the message.
+    """
+    names = tuple(filter(None, (entry.strip() for entry in entries)))
+    known = ", ".join(cameras) or "none"
+    problems = [
+        f"rectify has the unknown camera {name!r}; there is {known}"
+        for name in names
+        if name not in cameras
+    ]
+    if problems:
+        raise join_problems(problems)
+    return names
+
+
+def image_topic(node: Node, camera: CameraSource) -> str:
+    """Return the resolved topic of a camera's raw images, also of a compressed camera."""
+    return node.resolve_topic_name(camera.topic).removesuffix("/" + COMPRESSED)
+
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether a topic carries rectified images, by its name."""
+    return topic.rpartition("/")[2].startswith(RECTIFIED)
+
+
+def camera_info_topic(node: Node, camera: CameraSource, info_topic: str = "") -> str:
+    """Return the resolved topic of a camera's calibration.
+
+    Args:
+        node: The node.
+        camera: The camera.
+        info_topic: Empty for 'camera_info' beside the image topic, as cameras and image_transport
+            have it.
+    """
+    namespace = image_topic(node, camera).rpartition("/")[0]
+    return node.resolve_topic_name(info_topic or f"{namespace}/camera_info")
+
+
 def depth_source(
-    node: Node, camera: CameraSource, depth_topic: str, info_topic: str = ""
+    node: Node,
+    camera: CameraSource,
+    depth_topic: str,
+    info_topic: str = "",
+    *,
+    is_rectified: bool = False,
 ) -> DepthSource:
     """Resolve the topics of a camera with depth.
 
@@ -152,17 +198,47 @@ def depth_source(
         node: The node.
         camera: The camera.
         depth_topic: Its registered depth images.
-        info_topic: Its calibration; empty for 'camera_info' beside the image topic, as cameras and
-            image_transport have it.
+        info_topic: Its calibration; empty for the default of ``camera_info_topic``.
+        is_rectified: Whether the node rectifies its images.
     """
-    image_topic = node.resolve_topic_name(camera.topic).removesuffix("/" + COMPRESSED)
-    namespace, _, last = image_topic.rpartition("/")
     return DepthSource(
         camera.name,
         node.resolve_topic_name(depth_topic),
-        node.resolve_topic_name(info_topic or f"{namespace}/camera_info"),
-        last.startswith(RECTIFIED),
+        camera_info_topic(node, camera, info_topic),
+        is_rectified or is_rectified_topic(image_topic(node, camera)),
     )
+
+
+def check_rectified(
+    node: Node, cameras: Iterable[CameraSource], depth: Iterable[DepthSource]
+) -> None:
+    """Check that the cameras that the node rectifies are not rectified already, and their depth is.
+
+    Args:
+        node: The node.
+        cameras: Those that the node rectifies.
+        depth: The topics of all cameras with depth.
+
+    Raises:
+        ConfigError: By the name of its topic, an image is rectified or a depth image is not. All
+            problems are in the message.
+    """
+    depth_topics = {source.name: source.depth_topic for source in depth}
+    problems: list[str] = []
+    for camera in cameras:
+        topic = image_topic(node, camera)
+        if is_rectified_topic(topic):
+            problems.append(
+                f"rectify has camera {camera.name!r}, whose topic {topic} carries rectified images"
+            )
+        depth_topic = depth_topics.get(camera.name)
+        if depth_topic is not None and not is_rectified_topic(depth_topic):
+            problems.append(
+                f"depth has {depth_topic!r} of camera {camera.name!r}, which is rectified; "
+                f"expected a topic {RECTIFIED}* with depth registered to the rectified image"
+            )
+    if problems:
+        raise join_problems(problems)
 
 
 def check_topics(node: Node, topics: Iterable[tuple[str, str, str]]) -> None:

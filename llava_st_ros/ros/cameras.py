@@ -12,6 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from llava_st_ros.errors import FrameError
 from llava_st_ros.records import Frame
 from llava_st_ros.ros.arrival_rate import ArrivalRate
+from llava_st_ros.ros.calibrations import ImageRectifier
 from llava_st_ros.ros.conversions import stamp_from_msg
 from llava_st_ros.ros.diagnostics import (
     OTHER_CLOCK,
@@ -44,6 +45,7 @@ class CameraSubscription:
 
     Attributes:
         topic: The resolved image topic.
+        rectifier: Rectifies its images; None if they are used as they are.
         last_problem: Reason why the last bad message was dropped; empty if there was none.
         callbacks: Durations of the subscription's callbacks.
         delays: Seconds from the images' stamps to their callbacks, unless of another clock.
@@ -59,8 +61,15 @@ class CameraSubscription:
         throttle: LogThrottle,
     ) -> None:
         self.source = source
+        self.rectifier: ImageRectifier | None = None
+        if source in parameters.rectified_cameras:
+            info_topic = parameters.info_topic(node, source)
+            self.rectifier = ImageRectifier(node, source.name, info_topic, throttle)
         self.intake = FrameIntake(
-            source.name, parameters.max_frame_rate, round(parameters.max_megapixels * 1e6)
+            source.name,
+            parameters.max_frame_rate,
+            round(parameters.max_megapixels * 1e6),
+            None if self.rectifier is None else self.rectifier.apply,
         )
         self.last_problem = ""
         self.callbacks, self.delays = DurationMeter(), DurationMeter()
@@ -130,11 +139,15 @@ class CameraSubscription:
 
     def refresh(self) -> None:
         """Follow changes of publishers that were not reported; free old subscriptions."""
+        if self.rectifier is not None:
+            self.rectifier.refresh()
         if self._subscription.refresh():
             self.intake.arrivals.clear()  # the time without a publisher is not a loss
 
     def destroy(self) -> None:
         self._subscription.destroy()
+        if self.rectifier is not None:
+            self.rectifier.destroy()
 
     def _receive(self, message: Image | CompressedImage) -> None:
         now, last = time.monotonic(), self._last_arrival

@@ -25,6 +25,7 @@ from llava_st_ros.camera_geometry import (
 from llava_st_ros.errors import ConfigError, FrameError, LlavaStError, one_line
 from llava_st_ros.records import NANOSECONDS, Track, TrackState, to_nanoseconds
 from llava_st_ros.ros import qos
+from llava_st_ros.ros.calibrations import to_calibration
 from llava_st_ros.ros.camera_sources import DepthSource
 from llava_st_ros.ros.diagnostics import Reason, combine, make_status
 from llava_st_ros.ros.image_subscription import ImageSubscription
@@ -399,19 +400,6 @@ def stamp_of(message: bytes) -> int:
     """
     seconds, nanoseconds = struct.unpack_from("<iI" if message[1] & 1 else ">iI", message, 4)
     return int(seconds * NANOSECONDS + nanoseconds)
-
-
-def to_calibration(info: CameraInfo) -> Calibration:
-    return Calibration(
-        info.width,
-        info.height,
-        tuple(map(float, info.k)),
-        tuple(map(float, info.d)),
-        tuple(map(float, info.p)),
-        info.distortion_model,
-        (info.binning_x, info.binning_y),
-        (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height),
-    )
 
 
 def to_depth_image(message: Image) -> DepthImage:

@@ -159,6 +159,7 @@ class CameraHealth:
         previous_stream: The same ``interval`` seconds ago.
         callbacks: Of the subscription's callbacks, in which images are decoded, in this time.
         delays: From the stamps of images to their callbacks, in this time.
+        is_rectified: Whether the node rectifies the images.
     """
 
     name: str
@@ -176,6 +177,7 @@ class CameraHealth:
     previous_stream: StreamReport = field(default_factory=StreamReport)
     callbacks: DurationSummary = DurationSummary()
     delays: DurationSummary = DurationSummary()
+    is_rectified: bool = False
 
     @property
     def rate(self) -> float:
@@ -208,7 +210,8 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
         text = f"{lost.arrived:.1f} of {lost.stamped:.1f} Hz arrive"
         reasons.append(Reason(DiagnosticStatus.WARN, text))
     reasons.extend(stamp_reasons(health.stream, health.previous_stream))
-    level, message = combine(reasons, f"{health.rate:.1f} Hz")
+    summary = f"{health.rate:.1f} Hz{', rectified by the node' if health.is_rectified else ''}"
+    level, message = combine(reasons, summary)
     counts, stream = health.counts, health.stream.counts
     return make_status(
         f"{node}: camera {health.name}",
@@ -228,6 +231,7 @@ def camera_status(node: str, health: CameraHealth, silence_limit: float) -> Diag
             "delay from stamp to callback": health.delays,
             "duration of callbacks": health.callbacks,
             "dropped, unreadable": counts.unreadable,
+            "dropped, not rectified": counts.unrectified,
             "dropped, wrong size": counts.resized,
             "dropped, no stamp": counts.unstamped,
             "dropped, invalid stamp": counts.misstamped,

@@ -159,11 +159,14 @@ class DiagnosticsPublisher:
                 previous_stream,
                 camera.callbacks.drain(),
                 camera.delays.drain(),
+                camera.rectifier is not None,
             )
             self._previous_counts[name] = counts
             node = self._node.get_fully_qualified_name()
             limit = camera.silence_limit(self.silence_limit)
             statuses.append(diagnostics.camera_status(node, health, limit))
+            if camera.rectifier is not None:
+                statuses.append(camera.rectifier.status(node))
         if len(statuses) == 1:
             # Inactive: new subscriptions and streams start their counts at 0.
             self._previous_counts.clear()

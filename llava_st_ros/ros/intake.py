@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -27,6 +29,7 @@ class IntakeCounts:
         received: All messages.
         skipped: Arrived faster than ``max_frame_rate``.
         unreadable: Dropped: unsupported encoding, truncated, empty, corrupt or too large.
+        unrectified: Dropped: cannot be rectified as requested.
         resized: Dropped: another size than the stream's.
         unstamped: Dropped: the stamp was zero.
         misstamped: Dropped: the stamp is not a time (nanosec is a second or more).
@@ -35,13 +38,14 @@ class IntakeCounts:
     received: int = 0
     skipped: int = 0
     unreadable: int = 0
+    unrectified: int = 0
     resized: int = 0
     unstamped: int = 0
     misstamped: int = 0
 
     @property
     def dropped(self) -> int:
-        return self.unreadable + self.resized + self.unstamped + self.misstamped
+        return self.unreadable + self.unrectified + self.resized + self.unstamped + self.misstamped
 
 
 class FrameIntake:
@@ -54,13 +58,22 @@ class FrameIntake:
         camera: Name of the camera.
         max_rate: Hz, by stamp; 0 for no limit. May be changed later.
         max_pixels: Larger images are rejected, before memory is taken for them.
+        rectify: Returns an image, uint8 [H, W, 3], rectified, or raises FrameError; None to leave
+            images as they are. Called from the threads of both methods.
 
     Attributes:
         arrivals: Judges by the stamps how many of the images arrive.
     """
 
-    def __init__(self, camera: str, max_rate: float = 0.0, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        camera: str,
+        max_rate: float = 0.0,
+        max_pixels: int = MAX_PIXELS,
+        rectify: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         self.arrivals = ArrivalMeter()
+        self._rectify = rectify
         self._max_pixels = max_pixels
         self._camera = camera
         self._gate = FrameGate(max_rate)
@@ -94,11 +107,7 @@ class FrameIntake:
         if self._gate.is_too_soon(stamp):
             self._count(skipped=1)
             return None
-        try:
-            image = to_rgb(message, self._max_pixels)
-        except FrameError:
-            self._count(unreadable=1)
-            raise
+        image = self._rectified(self._decoded(message))
         try:
             self._gate.accept(stamp, (image.shape[1], image.shape[0]))
         except FrameError:
@@ -116,15 +125,28 @@ class FrameIntake:
         Raises:
             FrameError: The message is rejected. It has been counted.
         """
+        image = self._decoded(message)
+        if not self._gate.has_size((image.shape[1], image.shape[0])):
+            return None
+        image = self._rectified(image)
+        stamp = stamp_from_msg(message.header.stamp)
+        return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
+
+    def _decoded(self, message: Image | CompressedImage) -> np.ndarray:
         try:
-            image = to_rgb(message, self._max_pixels)
+            return to_rgb(message, self._max_pixels)
         except FrameError:
             self._count(unreadable=1)
             raise
-        if not self._gate.has_size((image.shape[1], image.shape[0])):
-            return None
-        stamp = stamp_from_msg(message.header.stamp)
-        return Frame(image, stamp, self._camera, message.header.frame_id, arrival)
+
+    def _rectified(self, image: np.ndarray) -> np.ndarray:
+        if self._rectify is None:
+            return image
+        try:
+            return self._rectify(image)
+        except FrameError:
+            self._count(unrectified=1)
+            raise
 
     def _checked_stamp(self, header_stamp: Time) -> int:
         stamp = stamp_from_msg(header_stamp)

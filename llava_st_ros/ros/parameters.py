@@ -19,10 +19,13 @@ from llava_st_ros.ros.camera_sources import (
     TRANSPORTS,
     CameraSource,
     DepthSource,
+    camera_info_topic,
+    check_rectified,
     check_topics,
     depth_source,
     parse_camera_topics,
     parse_cameras,
+    parse_rectified,
 )
 from llava_st_ros.ros.output_kinds import ALL, NAMES, NAMES_3D
 from llava_st_ros.ros.parameter_overrides import read_overrides
@@ -105,6 +108,11 @@ class NodeParameters:
         "QoS reliability of the image subscriptions: auto (reliable while every publisher of the "
         "topic is, else best_effort), reliable or best_effort",
     )
+    rectify: tuple[str, ...] = _parameter(
+        (),
+        "Names of the cameras whose images the node rectifies by their CameraInfo: boxes are then "
+        "those of the rectified image. Without a usable CameraInfo their images are dropped",
+    )
     depth: tuple[str, ...] = _parameter(
         (),
         "Depth topics for 3D boxes, each 'camera=topic', or 'topic' if there is one camera: images "
@@ -112,8 +120,8 @@ class NodeParameters:
     )
     camera_info: tuple[str, ...] = _parameter(
         (),
-        "CameraInfo topics of the cameras with depth, as in depth; default: camera_info beside the "
-        "image topic",
+        "CameraInfo topics of the cameras in depth and rectify, written as in depth; default: "
+        "camera_info beside the image topic",
     )
     depth_tolerance: float = _parameter(
         0.1,
@@ -339,20 +347,21 @@ class NodeParameters:
                 f"{self.evidence_on}"
             )
         try:
-            problems += self._depth_problems(parse_cameras(self.cameras, self.transport))
+            problems += self._camera_problems(parse_cameras(self.cameras, self.transport))
         except ConfigError as error:
             problems.append(str(error))
         if problems:
             raise join_problems(problems)
 
-    def _depth_problems(self, cameras: Iterable[CameraSource]) -> list[str]:
+    def _camera_problems(self, cameras: Iterable[CameraSource]) -> list[str]:
         """Raises ConfigError for what cannot be read at all."""
         names = [camera.name for camera in cameras]
         depth = parse_camera_topics("depth", self.depth, names)
+        rectified = parse_rectified(self.rectify, names)
         problems = [
-            f"camera_info has camera {name!r}, which has no depth topic"
+            f"camera_info has camera {name!r}, which has no depth topic and is not in rectify"
             for name in parse_camera_topics("camera_info", self.camera_info, names)
-            if name not in depth
+            if name not in depth and name not in rectified
         ]
         if wanted := [] if depth else sorted(set(self.outputs) & set(NAMES_3D)):
             problems.append(f"outputs has {', '.join(wanted)}, but no camera has a depth topic")
@@ -372,6 +381,12 @@ class NodeParameters:
         return tuple(source.name for source in self.camera_sources)
 
     @property
+    def rectified_cameras(self) -> tuple[CameraSource, ...]:
+        """Those whose images the node rectifies."""
+        names = parse_rectified(self.rectify, self.camera_names)
+        return tuple(source for source in self.camera_sources if source.name in names)
+
+    @property
     def topics(self) -> list[tuple[str, str, str]]:
         """All topics, as ``check_topics`` expects them."""
         entries = [("cameras", source.topic, source.suffix) for source in self.camera_sources]
@@ -380,12 +395,24 @@ class NodeParameters:
             entries += [(name, topic, "") for topic in topics.values()]
         return entries
 
+    def info_topic(self, node: Node, camera: CameraSource) -> str:
+        """The CameraInfo topic of a camera, as the node resolves it."""
+        infos = parse_camera_topics("camera_info", self.camera_info, self.camera_names)
+        return camera_info_topic(node, camera, infos.get(camera.name, ""))
+
     def depth_sources(self, node: Node) -> tuple[DepthSource, ...]:
         """The cameras with depth, with their topics as the node resolves them."""
         depth = parse_camera_topics("depth", self.depth, self.camera_names)
         infos = parse_camera_topics("camera_info", self.camera_info, self.camera_names)
+        rectified = self.rectified_cameras
         return tuple(
-            depth_source(node, camera, depth[camera.name], infos.get(camera.name, ""))
+            depth_source(
+                node,
+                camera,
+                depth[camera.name],
+                infos.get(camera.name, ""),
+                is_rectified=camera in rectified,
+            )
             for camera in self.camera_sources
             if camera.name in depth
         )
@@ -433,6 +460,7 @@ def declare_parameters(node: Node, sources: ParameterSources = NO_SOURCES) -> No
     try:
         parameters = NodeParameters(**values)
         check_topics(node, parameters.topics)
+        check_rectified(node, parameters.rectified_cameras, parameters.depth_sources(node))
     except ConfigError as error:
         problems.append(str(error))
     if problems:
