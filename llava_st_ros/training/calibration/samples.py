@@ -111,6 +111,7 @@ class _Worker:
             found = clip_samples(backend, tokenizer, split.split, job.clips)
             return [sample for of_clip in found for sample in of_clip]
         bag = record_streams(split, range(job.stream, job.stream + 1), self.source.store)[0]
-        config = GrounderConfig(stream=StreamConfig(history=HISTORY))
+        # Without events that wait for a confirmation, all windows are a period apart.
+        config = GrounderConfig(stream=StreamConfig(history=HISTORY), confirmations=1)
         name = f"{split.split} stream {job.stream}"
         return stream_samples(backend, tokenizer, bag, config, name)
