@@ -51,7 +51,8 @@ class StreamingResult(ReplayResult):
     """The output of a streaming replay.
 
     Attributes:
-        due: Number of evaluations that a model would make that takes no time.
+        due: Number of evaluations that a model would make that takes no time, and of those that
+            were made early as an event waited for confirmation.
         missed: Those of them that were not made. An evaluation makes up for the last one that was
             due before it.
         skipped: Number of frames that came faster than ``max_frame_rate``.
@@ -179,9 +180,17 @@ class _Schedule:
             self._outstanding.setdefault(camera, []).append(stream.newest)
             self.due += 1
 
-    def evaluate(self, camera: str) -> None:
-        """An evaluation makes up for the last one that was due; those before it are missed."""
-        self._miss(camera, self._outstanding.pop(camera, [])[:-1])
+    def evaluate(self, grounder: Grounder, camera: str) -> None:
+        """An evaluation makes up for the last one that was due; those before it are missed.
+
+        One that was not due by the period follows from an answer: an event waits for confirmation.
+        """
+        outstanding = self._outstanding.pop(camera, [])
+        self._miss(camera, outstanding[:-1])
+        stream = grounder.stream_state(camera)
+        if not outstanding and stream is not None:
+            self._standing.mark_evaluated(camera, stream)
+            self.due += 1
 
     def end(self) -> None:
         """What is outstanding is missed."""
@@ -258,7 +267,7 @@ class _Worker:
         seconds = self._latency.seconds(query.id, camera, number, measured)
         self._result.answer_seconds.append(seconds)
         if query.id in self._schedules:
-            self._schedules[query.id].evaluate(camera)
+            self._schedules[query.id].evaluate(self._grounder, camera)
         self._now += to_nanoseconds(seconds)
         self._receive()
         self._resume_timer()

@@ -52,7 +52,11 @@ def run(
     *queries: Query,
     **options,
 ) -> StreamingResult:
-    config = GrounderConfig(constrained=False, stream=options.pop("stream", StreamConfig()))
+    config = GrounderConfig(
+        constrained=False,
+        stream=options.pop("stream", StreamConfig()),
+        confirmations=options.pop("confirmations", 1),  # no event has its query evaluated early
+    )
     grounder = Grounder(oracle, oracle.tokenizer, config)
     footage = options.pop("footage", None) or Footage(stamps)
     result = replay_streaming(grounder, footage, queries or (CUP,), latency, **options)
@@ -74,6 +78,12 @@ def test_a_worker_that_takes_no_time_evaluates_what_offline_replay_does(oracle) 
     assert ends(result) == answered_at(result) == [float(t) for t in range(11)]
     assert (result.due, result.missed, result.busy) == (11, [], 0.0)
     assert result.stamp_to_answer == [0.0] * 11
+
+
+def test_evaluations_that_an_event_brings_forward_are_due_and_leave_none_missed(oracle) -> None:  # noqa: F811
+    result = run(oracle, TEN_SECONDS, FixedLatency(0.0), confirmations=2)
+    assert ends(result) == [0.0, *(t + 0.5 for t in range(10))]
+    assert (result.due, result.missed) == (11, [])
 
 
 def test_a_worker_that_is_slower_than_the_period_sees_the_newest_window(oracle) -> None:  # noqa: F811
