@@ -1077,7 +1077,7 @@ def test_a_hung_model_ends_events_and_loses_tracks_on_all_cameras_once(
 ):
     g = grounder(oracle, confirmations=confirmations, track_timeout_seconds=2.0)
     g.add_query(CUP)
-    play(g, 0.0, 3.0, cameras=("left", "right"))
+    play(g, 1.0, 3.0, cameras=("left", "right"))
     before = g.collect().tracks
     assert len(before) == (2 if state is ENDED else 0)
     events, tracks = [], []

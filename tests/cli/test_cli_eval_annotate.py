@@ -19,7 +19,7 @@ import pytest
 
 from llava_st_ros.annotations.annotation_file import read_annotations, write_annotations
 from llava_st_ros.annotations.records import AnnotatedCamera, GroundTruth
-from llava_st_ros.cli import eval_annotate
+from llava_st_ros.cli import browser
 from llava_st_ros.cli.__main__ import main
 from support.bags import TOPIC, images, write_mcap
 from support.paths import ROOT
@@ -129,7 +129,7 @@ def test_a_browser_is_opened_where_there_is_a_desktop(
     monkeypatch.setattr(sys, "platform", "linux")
     urls: list[str] = []
     monkeypatch.setattr(webbrowser, "open", urls.append)
-    eval_annotate._open_browser("http://127.0.0.1/")
+    browser.open_browser("http://127.0.0.1/")
     assert urls == opened
 
 

@@ -58,9 +58,10 @@ def test_video_gives_tracks_events_and_an_overlay(
     result = json.loads(capsys.readouterr().out)
     assert result["frames"] == FRAMES
     assert [q["text"] for q in result["queries"]] == ["the red square", "what [moves]?"]
-    # Evaluated when 0.9 of the window is filled, then every 2 s of the stamps, and at the end.
+    # Evaluated when 0.9 of the window is filled, 1 s later as the event is PROVISIONAL, then every
+    # 2 s of the stamps, and at the end.
     evaluated = [a["window"][1] for a in result["answers"] if a["query_id"] == "q1"]
-    assert evaluated == [round(s * NANOSECONDS) for s in (5.2, 7.2, 8.9)]
+    assert evaluated == [round(s * NANOSECONDS) for s in (5.2, 6.2, 8.2, 8.9)]
     stamps = {round(i * NANOSECONDS / FPS) for i in range(FRAMES)}
     for track in result["tracks"]:
         assert {row["stamp"] for row in track["tube"]} <= stamps
