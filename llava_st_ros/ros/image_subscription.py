@@ -59,6 +59,7 @@ class ImageSubscription:
         self._known_publishers: set[bytes] = set()  # their GIDs
         self._retired: dict[int, Subscription] = {}  # by number; replaced since the last refresh
         self._expired: dict[int, Subscription] = {}  # replaced before
+        self._freed: frozenset[int] = frozenset()  # numbers of those freed by the last refresh
         # Messages of one topic in order, in parallel with other topics.
         self._group = MutuallyExclusiveCallbackGroup()
         with self._lock:
@@ -116,7 +117,9 @@ class ImageSubscription:
         # A bag that is played again has the same stamps.
         with self._seen_lock:
             seen = self._seen.items()
-            self._seen = {key: number for key, number in seen if number not in expired}
+            self._seen = {key: number for key, number in seen if number not in self._freed}
+            # Its successor may still have to receive, late, what a freed one had.
+            self._freed = frozenset(expired)
         self.update_profile()
         publishers = {bytes(endpoint.endpoint_gid) for endpoint in self._publishers()}
         previous, self._known_publishers = self._known_publishers, publishers

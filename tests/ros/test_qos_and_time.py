@@ -233,6 +233,23 @@ def test_no_image_is_lost_or_repeated_while_the_reliability_changes(
     assert len(received) == len(set(received))
 
 
+def test_an_image_that_a_freed_subscription_had_is_not_repeated_by_a_late_one(
+    start_node, monkeypatch
+) -> None:
+    """Until the refresh after the one that freed it: a bag that is played again has its stamps."""
+    (camera,) = start_node()._cameras
+    subscription = camera._subscription
+    monkeypatch.setattr(subscription, "_free", lambda subscriptions: None)
+    message = image_message(red_box_image(1, 1, 2, 2), 10**12)
+    old, new = 101, 102  # numbers of subscriptions
+    assert subscription._accepts(old, message)
+    subscription._expired = {old: None}
+    subscription.refresh()  # frees it
+    assert not subscription._accepts(new, message)
+    subscription.refresh()
+    assert subscription._accepts(new, message)
+
+
 def test_lost_messages_are_counted_in_the_diagnostics(client: ClientNode, start_node) -> None:
     diagnostics = client.collect(DiagnosticArray, "/diagnostics")
     (camera,) = start_node()._cameras
