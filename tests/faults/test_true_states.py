@@ -245,9 +245,7 @@ def test_a_deactivation_in_the_middle_of_a_tick_ends_what_was_published(
     publish_image = watcher.camera()
     watcher.client.publish_until(publish_image, watcher.is_confirmed, "a confirmed event")
     backend.hold(0)
-    watcher.client.publish_until(
-        publish_image, lambda: node._worker._progress.step_name == "decode", "a tick"
-    )
+    watcher.client.publish_until(publish_image, lambda: backend.is_blocked, "a tick")
     node.trigger_deactivate()
     watcher.client.wait(lambda: not watcher.open_events(), "the end of the events")
     watcher.client.wait(lambda: watcher.states()[-1:] == [[]], "an empty array")

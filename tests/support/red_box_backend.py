@@ -48,6 +48,7 @@ class RedBoxBackend:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._gate: threading.Semaphore | None = None
+        self.is_blocked = False  # a decoding step waits for ``step`` or ``resume``
         self.threads: set[str] = set()
         self.model = stream_config(tokenizer)
 
@@ -65,6 +66,15 @@ class RedBoxBackend:
         gate, self._gate = self._gate, None
         if gate is not None:
             gate.release(1_000)
+
+    def _acquire(self, gate: threading.Semaphore) -> bool:
+        if gate.acquire(blocking=False):
+            return True
+        self.is_blocked = True
+        try:
+            return gate.acquire(timeout=60)
+        finally:
+            self.is_blocked = False
 
     def describe(self) -> BackendDescription:
         return BackendDescription("red box", self.model, "cpu", "exact")
@@ -102,7 +112,7 @@ class RedBoxBackend:
 
     def extend(self, token_ids, cache) -> np.ndarray:
         gate = self._gate
-        if gate is not None and not gate.acquire(timeout=60):
+        if gate is not None and not self._acquire(gate):
             raise TimeoutError("no decoding step was allowed for 60 s")
         logits = []
         for token in token_ids:
