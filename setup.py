@@ -35,7 +35,7 @@ setup(
     ],
     package_dir=FOLDERS,
     package_data={
-        "llava_st_ros": ["py.typed"],
+        "llava_st_ros": ["py.typed", "page_base.css"],
         "llava_st_ros.annotations": ["*.json"],
         "llava_st_ros.evaluation.annotate": ["page/*"],
         "llava_st_ros.evaluation.report_page": ["*.css", "*.html", "*.js"],

@@ -28,6 +28,7 @@ HOST = "127.0.0.1"
 MAX_CONNECTIONS = 64  # each has a thread
 JSON = "application/json"
 _INDEX = "page.html"
+_BASE, _BASE_FILE = "base.css", "page_base.css"  # what the pages look like alike: address, file
 _KINDS = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -57,7 +58,8 @@ class PageServer(ThreadingHTTPServer):
 
     Args:
         handler: Answers the requests of the page's scripts.
-        package: The package whose folder ``page`` has the page's files, page.html among them.
+        package: The package whose folder ``page`` has the page's files, page.html among them. They
+            can use base.css of all pages.
         names: Their names.
         host: The address to listen on.
         port: The port; 0 chooses a free one.
@@ -83,12 +85,11 @@ class PageServer(ThreadingHTTPServer):
     ) -> None:
         self.secret = secret
         folder = files(package) / "page"
+        sources = {"" if name == _INDEX else name: folder / name for name in names}
+        sources[_BASE] = files("llava_st_ros") / _BASE_FILE
         self.page = {
-            "" if name == _INDEX else name: (
-                (folder / name).read_bytes(),
-                _KINDS[PurePath(name).suffix],
-            )
-            for name in names
+            path: (source.read_bytes(), _KINDS[PurePath(source.name).suffix])
+            for path, source in sources.items()
         }
         self._free_connections = threading.Semaphore(MAX_CONNECTIONS)
         if ":" in host:

@@ -57,7 +57,8 @@ def test_the_page_and_its_files_are_served(server: AnnotationServer) -> None:
         assert "default-src 'none'" in headers["Content-Security-Policy"]
     # Everything in the page's folder is served: nothing was forgotten.
     folder = Path(__file__).parents[3] / "llava_st_ros/evaluation/annotate/page"
-    assert {file.name for file in folder.iterdir()} == {*server.page, "page.html"} - {""}
+    names = {file.name for file in folder.iterdir()} | {"base.css"}  # that of all pages
+    assert names == {*server.page, "page.html"} - {""}
 
 
 def test_frames_are_those_of_the_bag(server: AnnotationServer, bag: Path) -> None:
