@@ -19,7 +19,7 @@ from rosgraph_msgs.msg import Clock
 from llava_st_ros import msg, srv
 from llava_st_ros.ros.conversions import stamp_to_msg
 from support.red_box_backend import red_box_image
-from support.ros_client import ClientNode, image_message
+from support.ros_client import ClientNode, image_message, spinning_client
 
 pytestmark = pytest.mark.ros
 SECOND = 10**9
@@ -325,14 +325,8 @@ def test_a_hung_model_ends_the_events_of_all_cameras(watcher: Watcher, start_nod
 
 @pytest.fixture
 def late(context) -> Iterator[ClientNode]:
-    from llava_st_ros.ros.spinning import Spinner
-
-    node = ClientNode(context)
-    spinner = Spinner(context, 2)
-    spinner.add(node)
-    yield node
-    spinner.close()
-    node.destroy_node()
+    with spinning_client(context) as node:
+        yield node
 
 
 @pytest.mark.parametrize("reliability", ["RELIABLE", "BEST_EFFORT"])

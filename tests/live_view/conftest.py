@@ -1,4 +1,4 @@
-"""A served page without a node."""
+"""A served page without a node, and a clock of the test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.manual_clock import ManualClock
 from support.served_view import Served
 
 
@@ -14,3 +15,8 @@ def served() -> Iterator[Served]:
     served = Served()
     yield served
     served.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()

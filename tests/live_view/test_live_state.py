@@ -19,24 +19,13 @@ from llava_st_ros.live_view.live_state import (
     LiveState,
     Update,
 )
+from support.manual_clock import ManualClock
 
 TENTH = 100_000_000
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def state(clock: Clock) -> LiveState:
+def state(clock: ManualClock) -> LiveState:
     return LiveState(10.0, clock)
 
 
@@ -87,7 +76,7 @@ def test_a_page_gets_what_has_changed(state: LiveState) -> None:
 
 
 def test_a_slow_page_gets_the_newest_image_and_the_number_of_the_others(
-    state: LiveState, clock: Clock
+    state: LiveState, clock: ManualClock
 ) -> None:
     page, calls = Reader(state), list[bytes]()
     page.update()
@@ -111,7 +100,7 @@ def test_an_image_is_encoded_once_and_only_if_a_page_asks(state: LiveState) -> N
     assert calls == [b"a"]
 
 
-def test_tracks_belong_to_their_image(state: LiveState, clock: Clock) -> None:
+def test_tracks_belong_to_their_image(state: LiveState, clock: ManualClock) -> None:
     page = Reader(state)
     state.add_tracks(tracks(TENTH, "PROPAGATED"))
     state.add_image("front", TENTH, jpeg(b"a", []))
@@ -132,7 +121,9 @@ def test_tracks_belong_to_their_image(state: LiveState, clock: Clock) -> None:
     assert update.images == (b"b",)
 
 
-def test_an_unreadable_image_is_counted_with_its_reason(state: LiveState, clock: Clock) -> None:
+def test_an_unreadable_image_is_counted_with_its_reason(
+    state: LiveState, clock: ManualClock
+) -> None:
     def fail() -> bytes:
         raise FrameError("the JPEG is truncated at 7 bytes")
 
@@ -148,7 +139,7 @@ def test_an_unreadable_image_is_counted_with_its_reason(state: LiveState, clock:
     assert (camera["unreadable"], camera["problem"], camera["jpeg"]) == (1, "", 4)
 
 
-def test_the_age_of_the_last_image_grows(state: LiveState, clock: Clock) -> None:
+def test_the_age_of_the_last_image_grows(state: LiveState, clock: ManualClock) -> None:
     page = Reader(state)
     state.set_health({"front": {"level": "ok"}})
     assert page.update().values["cameras"][0]["age"] is None
@@ -157,7 +148,7 @@ def test_the_age_of_the_last_image_grows(state: LiveState, clock: Clock) -> None
     assert page.update().values["cameras"][0]["age"] == 7.5
 
 
-def test_the_end_of_the_node_clears_tracks_and_events(state: LiveState, clock: Clock) -> None:
+def test_the_end_of_the_node_clears_tracks_and_events(state: LiveState, clock: ManualClock) -> None:
     page = Reader(state)
     state.add_event(event(1))
     state.add_tracks(tracks(TENTH, "GROUNDED"))
@@ -189,7 +180,7 @@ def test_a_request_waits_for_a_change_or_the_end(state: LiveState) -> None:
     assert not waiting.is_alive()
 
 
-def test_who_watches(state: LiveState, clock: Clock) -> None:
+def test_who_watches(state: LiveState, clock: ManualClock) -> None:
     assert not state.is_watched
     Reader(state).update()
     assert state.is_watched
@@ -215,7 +206,9 @@ def test_the_bytes_are_the_json_and_the_images() -> None:
     assert data[4 + length :] == b"firstsecond"
 
 
-def test_what_a_message_has_too_much_of_is_cut_with_a_mark(state: LiveState, clock: Clock) -> None:
+def test_what_a_message_has_too_much_of_is_cut_with_a_mark(
+    state: LiveState, clock: ManualClock
+) -> None:
     text = "é" * 5000
     state.set_part("node", {"name": text, "problem": "short"})
     state.set_queries([{"id": text, "text": text, "cameras": ["a"] * 150}] * 103)
@@ -251,7 +244,7 @@ def test_a_valid_query_is_not_cut(state: LiveState) -> None:
     assert Reader(state).update().values["queries"] == [query]
 
 
-def test_what_is_as_before_is_not_sent_again(state: LiveState, clock: Clock) -> None:
+def test_what_is_as_before_is_not_sent_again(state: LiveState, clock: ManualClock) -> None:
     nan = float("nan")
 
     def publish() -> None:

@@ -7,25 +7,13 @@ from typing import Any
 import pytest
 
 from llava_st_ros.live_view.picture_choice import HOLD_S, MAX_WAITING, Picture, PictureChoice
+from support.manual_clock import ManualClock
 
 TENTH = 100_000_000
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def choice(clock: Clock) -> PictureChoice:
+def choice(clock: ManualClock) -> PictureChoice:
     return PictureChoice(10.0, clock)
 
 
@@ -48,7 +36,7 @@ def show(choice: PictureChoice) -> tuple[int | None, int | None] | None:
     )
 
 
-def test_without_tracks_no_image_waits(choice: PictureChoice, clock: Clock) -> None:
+def test_without_tracks_no_image_waits(choice: PictureChoice, clock: ManualClock) -> None:
     choice.add_picture(picture(TENTH))
     assert show(choice) == (TENTH, None)
     assert show(choice) is None
@@ -60,7 +48,7 @@ def test_without_tracks_no_image_waits(choice: PictureChoice, clock: Clock) -> N
     assert show(choice) == (2 * TENTH, TENTH)
 
 
-def test_an_image_waits_for_its_tracks(choice: PictureChoice, clock: Clock) -> None:
+def test_an_image_waits_for_its_tracks(choice: PictureChoice, clock: ManualClock) -> None:
     choice.add_tracks(tracks(TENTH))
     choice.add_picture(picture(TENTH))
     assert show(choice) == (TENTH, TENTH)
@@ -78,7 +66,7 @@ def test_an_image_waits_for_its_tracks(choice: PictureChoice, clock: Clock) -> N
 
 @pytest.mark.parametrize("state", ["PROPAGATED", "GROUNDED"])
 def test_an_image_whose_tracks_do_not_come_is_shown_later(
-    choice: PictureChoice, clock: Clock, state: str
+    choice: PictureChoice, clock: ManualClock, state: str
 ) -> None:
     choice.add_tracks(tracks(TENTH, state))
     choice.add_picture(picture(TENTH))
@@ -91,13 +79,15 @@ def test_an_image_whose_tracks_do_not_come_is_shown_later(
     assert show(choice) == (2 * TENTH, TENTH)  # the boxes of an older image: the page says so
 
 
-def test_no_image_waits_for_lost_tracks(choice: PictureChoice, clock: Clock) -> None:
+def test_no_image_waits_for_lost_tracks(choice: PictureChoice, clock: ManualClock) -> None:
     choice.add_tracks(tracks(TENTH, "LOST"))
     choice.add_picture(picture(3 * TENTH))
     assert show(choice) == (3 * TENTH, TENTH)
 
 
-def test_images_between_those_with_tracks_are_left_out(choice: PictureChoice, clock: Clock) -> None:
+def test_images_between_those_with_tracks_are_left_out(
+    choice: PictureChoice, clock: ManualClock
+) -> None:
     """Tracks at 10 Hz of a camera at 30 Hz: the images that have tracks are shown."""
     third = TENTH // 3
     shown = []
@@ -113,7 +103,7 @@ def test_images_between_those_with_tracks_are_left_out(choice: PictureChoice, cl
     ]
 
 
-def test_the_rate_is_limited(choice: PictureChoice, clock: Clock) -> None:
+def test_the_rate_is_limited(choice: PictureChoice, clock: ManualClock) -> None:
     shown = 0
     for number in range(1, 301):  # 10 s of 30 Hz
         choice.add_picture(picture(number * TENTH // 3))
@@ -127,7 +117,9 @@ def test_the_rate_is_limited(choice: PictureChoice, clock: Clock) -> None:
     assert shown == 200
 
 
-def test_tracks_of_the_shown_image_are_shown_at_once(choice: PictureChoice, clock: Clock) -> None:
+def test_tracks_of_the_shown_image_are_shown_at_once(
+    choice: PictureChoice, clock: ManualClock
+) -> None:
     """A camera that is silent: its tracks become LOST on the last image, then there are none."""
     choice.add_tracks(tracks(TENTH))
     choice.add_picture(picture(TENTH))
@@ -140,7 +132,9 @@ def test_tracks_of_the_shown_image_are_shown_at_once(choice: PictureChoice, cloc
     assert show(choice) is None
 
 
-def test_tracks_wait_for_their_image_but_not_long(choice: PictureChoice, clock: Clock) -> None:
+def test_tracks_wait_for_their_image_but_not_long(
+    choice: PictureChoice, clock: ManualClock
+) -> None:
     choice.add_picture(picture(TENTH))
     assert show(choice) == (TENTH, None)
     clock.now += 0.1
@@ -150,7 +144,7 @@ def test_tracks_wait_for_their_image_but_not_long(choice: PictureChoice, clock: 
     assert show(choice) == (None, 2 * TENTH)
 
 
-def test_another_stream_starts(choice: PictureChoice, clock: Clock) -> None:
+def test_another_stream_starts(choice: PictureChoice, clock: ManualClock) -> None:
     choice.add_tracks(tracks(50 * TENTH))
     choice.add_picture(picture(50 * TENTH))
     assert show(choice) == (50 * TENTH, 50 * TENTH)
@@ -163,7 +157,7 @@ def test_another_stream_starts(choice: PictureChoice, clock: Clock) -> None:
     assert show(choice) == (2 * TENTH, 2 * TENTH)
 
 
-def test_images_without_stamps_are_shown(choice: PictureChoice, clock: Clock) -> None:
+def test_images_without_stamps_are_shown(choice: PictureChoice, clock: ManualClock) -> None:
     for _ in range(3):
         choice.add_picture(picture(0))
         assert show(choice) == (0, None)

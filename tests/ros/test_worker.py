@@ -65,6 +65,17 @@ def worker(grounder: FakeGrounder) -> Iterator[Worker]:
     assert worker.stop(TIMEOUT)
 
 
+def supervised_worker(
+    grounder: FakeGrounder, clock: Callable[[], float]
+) -> tuple[Worker, Progress]:
+    """A running worker whose inference hangs after 10 s without progress by the clock."""
+    progress = Progress(clock)
+    worker = Worker(grounder, None, lambda *_: None, lambda error: None, 10.0, progress)
+    worker.start()
+    worker.resume()
+    return worker, progress
+
+
 class Caller(threading.Thread):
     """Calls ``ask`` in a thread of its own."""
 
@@ -283,10 +294,7 @@ def test_stalled_inference_is_reported_and_its_callers_are_released(
 
 def test_progress_is_not_a_stall(grounder: FakeGrounder) -> None:
     now = [0.0]
-    progress = Progress(lambda: now[0])
-    worker = Worker(grounder, None, lambda *_: None, lambda error: None, 10.0, progress)
-    worker.start()
-    worker.resume()
+    worker, progress = supervised_worker(grounder, lambda: now[0])
     caller = Caller(worker)
     assert grounder.answering.wait(TIMEOUT)
     for _ in range(3):
@@ -306,10 +314,7 @@ def test_a_hung_inference_is_reported_to_the_grounder_while_the_worker_runs(
     now = [0.0]
     reports: list[float] = []
     grounder.set_hung = lambda: reports.append(now[0])
-    progress = Progress(lambda: now[0])
-    worker = Worker(grounder, None, lambda *_: None, lambda error: None, 10.0, progress)
-    worker.start()
-    worker.resume()
+    worker, progress = supervised_worker(grounder, lambda: now[0])
     caller = Caller(worker)
     assert grounder.answering.wait(TIMEOUT)
     for now[0] in (9.0, 11.0, 12.0):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from llava_st_ros import action, msg
 from llava_st_ros.ros.conversions import header
+from llava_st_ros.ros.spinning import Spinner
 
 TIMEOUT = 30.0  # seconds; far longer than anything here takes
 
@@ -144,6 +146,17 @@ class Goal:
     def cancel(self) -> None:
         future = self.handle.cancel_goal_async()
         self._client.poll(lambda: future.done() and future.result(), "the cancel response")
+
+
+@contextmanager
+def spinning_client(context: Context) -> Iterator[ClientNode]:
+    """A node with an executor of its own."""
+    node = ClientNode(context)
+    spinner = Spinner(context, 2)
+    spinner.add(node)
+    yield node
+    spinner.close()
+    node.destroy_node()
 
 
 def image_message(

@@ -29,7 +29,7 @@ if TYPE_CHECKING or not missing:
     from llava_st_ros.ros.node import GroundingNode
     from llava_st_ros.ros.spinning import Spinner
     from support.red_box_backend import RedBoxBackend, load_red_box
-    from support.ros_client import ClientNode
+    from support.ros_client import ClientNode, spinning_client
 
 FIRST_PORT = 23410  # bound sockets are the locks that keep test runs in different domains
 _numbers = itertools.count(os.getpid())
@@ -68,12 +68,8 @@ def context(domain: int) -> Iterator[Context]:
 @pytest.fixture
 def client(context: Context) -> Iterator[ClientNode]:
     """A second node in this process, with its own executor."""
-    node = ClientNode(context)
-    spinner = Spinner(context, 2)
-    spinner.add(node)
-    yield node
-    spinner.close()
-    node.destroy_node()
+    with spinning_client(context) as node:
+        yield node
 
 
 @pytest.fixture
